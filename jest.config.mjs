@@ -1,27 +1,25 @@
 import { existsSync, readdirSync } from 'node:fs';
+import { swcOptions } from './tools/swc-options.mjs';
+
+const { configFile: _, ...swc } = swcOptions;
+const folder = (path) => new URL(`./${path}`, import.meta.url).pathname;
+const projects = ['apps', 'libs'].flatMap((kind) => readdirSync(folder(kind)).map((name) => `${kind}/${name}`)).filter((path) => existsSync(folder(`${path}/src`)));
 
 /** @type {import('jest').Config} */
-const base = {
+const project = {
   testEnvironment: 'node',
   testEnvironmentOptions: { customExportConditions: ['@keyledger/source', 'node', 'node-addons'] },
   extensionsToTreatAsEsm: ['.ts'],
-  transform: { '^.+\\.ts$': ['@swc/jest', {
-    jsc: {
-      target: 'es2024',
-      parser: { syntax: 'typescript', decorators: true },
-      transform: { legacyDecorator: true, decoratorMetadata: true, useDefineForClassFields: false },
-      keepClassNames: true,
-    },
-    module: { type: 'es6' },
-    sourceMaps: 'inline',
-    swcrc: false,
-  }] },
-  testMatch: ['<rootDir>/src/**/*.spec.ts', '<rootDir>/test/**/*.spec.ts'],
+  transform: { '^.+\\.ts$': ['@swc/jest', swc] },
 };
-const dirs = ['apps', 'libs'].flatMap((d) => readdirSync(new URL(`./${d}/`, import.meta.url)).map((n) => `${d}/${n}`));
+
+/** @type {import('jest').Config} */
 export default {
+  // A worker that has loaded Nest many times keeps memory; it is replaced when it has grown (jest#14605).
   workerIdleMemoryLimit: '512MB',
-  projects: dirs
-    .filter((d) => existsSync(new URL(`./${d}/src`, import.meta.url)))
-    .map((d) => ({ ...base, displayName: d, rootDir: new URL(`./${d}`, import.meta.url).pathname })),
+  testTimeout: 60_000,
+  projects: [
+    ...projects.map((path) => ({ ...project, displayName: path, rootDir: folder(path), testMatch: ['<rootDir>/src/**/*.spec.ts'] })),
+    { ...project, displayName: 'tools', rootDir: folder('tools'), testMatch: ['<rootDir>/*.spec.ts'] },
+  ],
 };

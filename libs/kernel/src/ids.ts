@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { v5 as uuidV5, v7 as uuidV7, validate } from 'uuid';
 import type { Instant } from './time.ts';
 
@@ -35,4 +35,4 @@ export const eventId = (commandId: string, index: number): string => uuidV5(Stri
 
 /** A command id that any retry of the same claim finds again. */
 export const claimedCommandId = (claim: string): string => uuidV5(claim, uuidV5.URL);
-export const newCommandId = (): string => uuidV7();
+export const newCommandId = (): string => randomUUID();

@@ -1,0 +1,28 @@
+/** What the gateway can be told from outside. Every limit is per minute; 0 switches it off. */
+export interface GatewayConfig {
+  host: string;
+  port: number;
+  trustProxy: boolean;
+  rateLimits: { perLicenseKey: number; unknownKeysPerAddress: number; perApiKey: number };
+}
+
+export function gatewayConfig(env: NodeJS.ProcessEnv = process.env): GatewayConfig {
+  return {
+    host: env['HOST'] || '127.0.0.1',
+    port: whole(env, 'PORT', 3000),
+    trustProxy: env['KEYLEDGER_TRUST_PROXY'] === 'true',
+    rateLimits: {
+      perLicenseKey: whole(env, 'KEYLEDGER_RATE_LIMIT_PER_KEY', 600),
+      unknownKeysPerAddress: whole(env, 'KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS', 30),
+      perApiKey: whole(env, 'KEYLEDGER_RATE_LIMIT_PER_API_KEY', 6000),
+    },
+  };
+}
+
+function whole(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
+  const text = env[name];
+  if (text === undefined || text === '') return fallback;
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 0) throw new Error(`${name} must be a whole number of at least 0, not "${text}"`);
+  return value;
+}

@@ -1,0 +1,52 @@
+import { Delete, Get, HttpCode, Patch, Post } from '@nestjs/common';
+import { RouteConfig, RouteSchema } from '@nestjs/platform-fastify';
+import type { ErrorCode, Permission } from '@keyledger/kernel';
+import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
+
+/** Who may call: a permission of the API key; any API key; the holder of a license key; everybody. */
+export type Access = Permission | 'any-api-key' | 'license-key' | 'public';
+
+export interface OperationOptions {
+  /** The row of the permission table. */
+  needs: Access;
+  summary: string;
+  body?: TObject;
+  query?: TProperties;
+  /** Undefined: no body (204). */
+  answer?: TSchema;
+  status?: number;
+  /** Further statuses with the same body, e.g. 200 beside 201. */
+  alsoStatus?: number;
+  refuses?: readonly ErrorCode[];
+  /** A single resource: its revision becomes the ETag, If-Match is honoured. */
+  versioned?: boolean;
+  contentType?: string;
+  /** Serialise through the answer's schema: quicker, and what the schema does not name stays inside. */
+  strictAnswer?: boolean;
+}
+
+export interface Operation extends OperationOptions {
+  id: string;
+  method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  path: string;
+}
+
+/** One place for all that is to be known of a route: method, path, permission, schemas, documentation. */
+export function Route(route: `${Operation['method']} /${string}`, options: OperationOptions): MethodDecorator {
+  const [method, path] = route.split(' ') as [Operation['method'], string];
+  const verb = { GET: Get, POST: Post, PATCH: Patch, DELETE: Delete }[method];
+  return (target, key, descriptor) => {
+    const operation: Operation = { ...options, id: String(key), method, path };
+    const schema = {
+      ...(options.body && { body: options.body }),
+      ...(options.query && { querystring: Type.Object(options.query, { additionalProperties: false }) }),
+      ...(options.strictAnswer && options.answer && { response: { [options.status ?? 200]: options.answer } }),
+    };
+    for (const decorate of [verb(path), HttpCode(statusOf(operation)), RouteConfig({ operation }), RouteSchema(schema)]) {
+      (decorate as MethodDecorator)(target, key, descriptor);
+    }
+  };
+}
+
+export const statusOf = ({ status, answer }: OperationOptions): number => status ?? (answer ? 200 : 204);
+export const isMutation = ({ method, needs }: Operation): boolean => method !== 'GET' && needs !== 'public';

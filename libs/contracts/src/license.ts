@@ -1,0 +1,265 @@
+import Type, { type Static } from 'typebox';
+import { anything, instant, json, name, named, nullable, oneOf, optional, pageOf, paging, reason, text } from './fields.ts';
+import { command, query } from './message.ts';
+import { features, ids, quotas, termsFields } from './terms.ts';
+
+const status = oneOf('available', 'assigned', 'active', 'suspended', 'inactive', 'expired', 'revoked');
+const enforcement = oneOf('FULL', 'WARN', 'READ_ONLY', 'LOCKED');
+const cause = oneOf('abuse', 'payment', 'subscription', 'heartbeat', 'manual');
+const quotaStates = Type.Array(
+  Type.Object({ meter: Type.String(), limit: Type.Number(), state: oneOf('normal', 'exceeded', 'restricted'), lastPeak: nullable(Type.Number()), graceEndsAt: nullable(instant) }),
+);
+/** name → true, a number, or {limit, per, used, remaining}. */
+const featureStates = Type.Record(
+  Type.String(),
+  Type.Union([Type.Literal(true), Type.Number(), Type.Object({ limit: Type.Number(), per: oneOf('day', 'month'), used: Type.Number(), remaining: Type.Number() })]),
+);
+
+export const LicenseView = named('License', Type.Object({
+  id: ids.license,
+  key: nullable(Type.String()),
+  keyPrefix: Type.String(),
+  status,
+  productId: ids.product,
+  planId: nullable(ids.plan),
+  customerId: nullable(ids.customer),
+  orderId: nullable(ids.order),
+  environment: Type.String(),
+  activationLimit: Type.Integer(),
+  activationCount: Type.Integer(),
+  expiresAt: nullable(instant),
+  effectiveAt: nullable(instant),
+  graceEndsAt: nullable(instant),
+  holds: Type.Array(Type.Object({
+    kind: oneOf('suspended', 'inactive'), cause, reason: nullable(Type.String()), at: instant,
+    actor: Type.Object({ type: Type.String(), id: Type.String(), role: optional(Type.String()) }),
+  })),
+  features: featureStates,
+  featureFlags: json,
+  quotas: quotaStates,
+  metadata: nullable(json),
+  createdAt: instant,
+  revision: Type.Integer({ description: 'Revision of the license stream; also the ETag' }),
+  allowedActions: Type.Array(oneOf('assign', 'edit', 'inactivate', 'reactivate', 'suspend', 'unsuspend', 'renew', 'regenerateKey', 'revoke', 'erase')),
+}));
+export type LicenseView = Static<typeof LicenseView>;
+
+const InstanceView = named('Instance', Type.Object({
+  id: ids.activation,
+  name: nullable(Type.String()),
+  fingerprint: nullable(Type.String()),
+  installationId: nullable(Type.String()),
+  deploymentId: nullable(Type.String()),
+  metadata: nullable(json),
+  createdAt: instant,
+  lastSeenAt: nullable(instant),
+  endedAt: nullable(instant),
+  endedBy: nullable(Type.String()),
+}));
+export type InstanceView = Static<typeof InstanceView>;
+
+export const LicenseEventView = named('LicenseEvent', Type.Object({
+  revision: Type.Integer(),
+  type: Type.String(),
+  at: instant,
+  recordedAt: instant,
+  actor: Type.Object({ type: Type.String(), id: Type.String(), role: optional(Type.String()) }),
+  correlationId: Type.String(),
+  data: json,
+}));
+
+// ---- control plane ----
+
+/** Without generator and plan: a Crockford key and the default terms (unlimited, lifetime). */
+export class IssueLicense extends command('license.issue', {
+  productId: ids.product,
+  generatorId: optional(ids.generator),
+  planId: optional(ids.plan),
+  customerId: optional(ids.customer),
+  metadata: optional(json),
+  ...termsFields,
+}, LicenseView) {}
+
+/** One license of an order, with the ids and terms that the order has fixed. Repeating it is harmless. */
+export class IssueOrderedLicense extends command('license.issue-ordered', {
+  licenseId: ids.license,
+  orderId: ids.order,
+  productId: ids.product,
+  planId: ids.plan,
+  customerId: ids.customer,
+  purchasedAt: instant,
+  terms: Type.Object(termsFields),
+}, LicenseView) {}
+
+export class GetLicense extends query('license.get', { licenseId: ids.license }, LicenseView) {}
+
+export const licenseFilters = {
+  q: optional(Type.String({ maxLength: 200, description: 'Part of a key, customer name, e-mail address or domain, or product name' })),
+  status: optional(Type.Array(status)),
+  productId: optional(ids.product),
+  planId: optional(ids.plan),
+  customerId: optional(ids.customer),
+  createdAfter: optional(instant),
+  createdBefore: optional(instant),
+  expiresAfter: optional(instant),
+  expiresBefore: optional(instant),
+};
+const licenseSorts = ['key', 'product', 'customer', 'status', 'activations', 'expiresAt', 'createdAt'] as const;
+export type LicenseSort = (typeof licenseSorts)[number];
+export class ListLicenses extends query('license.list', {
+  ...licenseFilters,
+  sort: optional(oneOf(...licenseSorts, ...licenseSorts.map((field) => `-${field}` as const))),
+  ...paging,
+}, pageOf(LicenseView)) {}
+
+export class SuggestLicenses extends query('license.suggest', { q: Type.String({ minLength: 1, maxLength: 200 }) }, Type.Object({
+  data: Type.Array(Type.Object({ kind: oneOf('key', 'customer', 'product'), text: Type.String(), licenseId: optional(ids.license) })),
+})) {}
+
+export class TotalLicenses extends query('license.totals', licenseFilters, Type.Object({
+  licenses: Type.Integer(),
+  byStatus: Type.Record(Type.String(), Type.Integer()),
+  averageLimit: nullable(Type.Number({ description: 'Over licenses with a limit; null when there is none' })),
+  maximumActivations: nullable(Type.Integer({ description: 'Sum of the limits; null when one is unlimited' })),
+})) {}
+
+export class AssignLicense extends command('license.assign', { licenseId: ids.license, customerId: ids.customer }, LicenseView) {
+  readonly type = 'Assign';
+}
+
+export class EditLicense extends command('license.edit', {
+  licenseId: ids.license,
+  customerId: optional(ids.customer),
+  activationLimit: termsFields.activationLimit,
+  expiresAt: termsFields.expiresAt,
+  features: optional(features),
+  featureFlags: optional(json),
+  quotas: optional(quotas),
+  metadata: optional(json),
+  id: optional(anything), key: optional(anything), productId: optional(anything), environment: optional(anything),
+}, LicenseView) {
+  readonly type = 'Edit';
+}
+
+const hold = { licenseId: ids.license, cause: optional(cause), reason: optional(reason) };
+export class InactivateLicense extends command('license.inactivate', hold, LicenseView) {
+  readonly type = 'Inactivate';
+}
+export class ReactivateLicense extends command('license.reactivate', hold, LicenseView) {
+  readonly type = 'Reactivate';
+}
+export class SuspendLicense extends command('license.suspend', hold, LicenseView) {
+  readonly type = 'Suspend';
+}
+export class UnsuspendLicense extends command('license.unsuspend', hold, LicenseView) {
+  readonly type = 'Unsuspend';
+}
+export class RevokeLicense extends command('license.revoke', { licenseId: ids.license, reason: optional(reason), cause: optional(cause) }, LicenseView) {
+  readonly type = 'Revoke';
+}
+export class RenewLicense extends command('license.renew', { licenseId: ids.license, expiresAt: instant, reason: Type.String({ minLength: 1, maxLength: 1000 }) }, LicenseView) {
+  readonly type = 'Renew';
+}
+export class RegenerateKey extends command('license.regenerate-key', { licenseId: ids.license, reason: optional(reason) }, LicenseView) {}
+export class EraseLicense extends command('license.erase', { licenseId: ids.license, reason: Type.String({ minLength: 1, maxLength: 1000 }), force: optional(Type.Boolean()) }, Type.Null()) {}
+
+export class ListActivations extends query('license.activations', {
+  licenseId: ids.license,
+  include: optional(oneOf('ended')),
+  ...paging,
+}, pageOf(InstanceView)) {}
+export class RevokeActivation extends command('license.revoke-activation', { licenseId: ids.license, activationId: Type.String() }, Type.Null()) {}
+export class ListLicenseEvents extends query('license.events', { licenseId: ids.license, ...paging }, pageOf(LicenseEventView)) {}
+
+// ---- the client license API: the license key is the credential ----
+
+const licenseKey = Type.String({ minLength: 1, maxLength: 255 });
+
+/** The license as its own software sees it: nothing of the vendor's side. */
+export const ClientLicense = named('ClientLicense', Type.Object({
+  id: ids.license,
+  status,
+  productId: ids.product,
+  planId: nullable(ids.plan),
+  expiresAt: nullable(instant),
+  effectiveAt: nullable(instant),
+  activationLimit: Type.Integer(),
+  activationCount: Type.Integer(),
+  features: featureStates,
+  featureFlags: json,
+  quotas: quotaStates,
+  metadata: nullable(json),
+}));
+export type ClientLicense = Static<typeof ClientLicense>;
+
+export const Activated = named('Activated', Type.Object({
+  activated: Type.Literal(true),
+  instance: Type.Object({
+    id: ids.activation, name: nullable(Type.String()), fingerprint: nullable(Type.String()), createdAt: instant, lastSeenAt: instant, metadata: nullable(json),
+  }),
+  license: ClientLicense,
+  heartbeatIntervalSeconds: optional(Type.Integer()),
+}));
+
+export class ActivateLicense extends command('license.activate', {
+  licenseKey,
+  instanceName: optional(name),
+  fingerprint: optional(Type.String({ minLength: 1, maxLength: 512 })),
+  installationId: optional(Type.String({ minLength: 1, maxLength: 255 })),
+  hardwareId: optional(Type.String({ minLength: 1, maxLength: 255 })),
+  deploymentId: optional(text(255)),
+  deploymentMode: optional(text(100)),
+  productId: optional(text(64)),
+  metadata: optional(json),
+}, Type.Object({
+  ...Activated.properties,
+  /** Between services only. False when this instance had its seat already: the gateway answers 200 instead of 201. */
+  created: Type.Boolean(),
+})) {}
+
+export class DeactivateLicense extends command('license.deactivate', { licenseKey, instanceId: Type.String({ maxLength: 64 }) }, named('Deactivated', Type.Object({
+  deactivated: Type.Literal(true),
+  activationCount: Type.Integer(),
+  activationLimit: Type.Integer(),
+}))) {}
+
+/** Which license has this key now; null when none. */
+export class ResolveKey extends query('license.resolve-key', { keyHash: Type.String() }, nullable(Type.Object({ licenseId: ids.license }))) {
+  static override readonly direct = true;
+}
+
+export const Verdict = named('Verdict', Type.Object({
+  valid: Type.Boolean(),
+  code: Type.String({ description: 'The first failing or warning rule, or VALID' }),
+  detail: Type.String(),
+  reasons: Type.Array(Type.String()),
+  conclusive: Type.Boolean({ description: 'False when the log could not be asked just now: the rest is then the last known answer' }),
+  enforcement,
+  graceEndsAt: nullable(instant),
+  decisionId: Type.String({ description: 'License, revision, instant and hash of the question' }),
+  seq: Type.Integer({ description: 'Revision of the license stream; refuse a state older than one you have seen' }),
+  checkedAt: instant,
+  license: nullable(ClientLicense),
+  instance: nullable(Type.Object({ id: ids.activation, name: nullable(Type.String()), lastSeenAt: instant })),
+}));
+export type Verdict = Static<typeof Verdict>;
+
+export class ValidateLicense extends query('activation.validate', {
+  licenseKey,
+  instanceId: optional(text(64)),
+  fingerprint: optional(text(512)),
+  productId: optional(text(64)),
+  deploymentId: optional(text(255)),
+  deploymentMode: optional(text(100)),
+  features: optional(Type.Array(Type.String({ minLength: 1, maxLength: 100 }), { maxItems: 100 })),
+  nonce: optional(Type.String({ minLength: 1, maxLength: 255 })),
+}, Type.Object({
+  ...Verdict.properties,
+  /** Between services only. An unknown key that once was a license's: nobody is guessing. */
+  retired: optional(Type.Boolean()),
+})) {
+  static override readonly direct = true;
+}
+
+/** Last-seen times of a license's instances, as far as they have been seen. */
+export class LastSeen extends query('activation.last-seen', { activationIds: Type.Array(ids.activation) }, Type.Record(Type.String(), instant)) {}

@@ -1,0 +1,10 @@
+// `npm test`: builds (the end-to-end tests run the built product), then runs every spec. Arguments go to Jest.
+import { spawnSync } from 'node:child_process';
+
+run('tsc', ['-b']);
+run(process.execPath, ['--experimental-vm-modules', '--no-warnings', 'node_modules/jest/bin/jest.js', ...process.argv.slice(2)]);
+
+function run(command, args) {
+  const { status } = spawnSync(command, args, { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}
