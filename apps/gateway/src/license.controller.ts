@@ -26,7 +26,7 @@ export class LicenseController {
   }
 
   @Route('POST /license/validate', {
-    needs: 'license-key', summary: 'Is this license good? Always 200 for a well-formed request', body: bodyOf(ValidateLicense), answer: Verdict, strictAnswer: true,
+    needs: 'license-key', summary: 'Is this license good? Always 200 for a well-formed request', body: bodyOf(ValidateLicense), answer: Verdict, strictAnswer: true, safe: true,
   })
   async validate(@Body() body: ValidateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
     this.limits.unknownKeys.admit(request.ip, body.licenseKey);

@@ -21,6 +21,8 @@ export interface OperationOptions {
   /** A single resource: its revision becomes the ETag, If-Match is honoured. */
   versioned?: boolean;
   contentType?: string;
+  /** Changes nothing, whatever its method is. */
+  safe?: boolean;
   /** Serialise through the answer's schema: quicker, and what the schema does not name stays inside. */
   strictAnswer?: boolean;
 }
@@ -49,4 +51,4 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
 }
 
 export const statusOf = ({ status, answer }: OperationOptions): number => status ?? (answer ? 200 : 204);
-export const isMutation = ({ method, needs }: Operation): boolean => method !== 'GET' && needs !== 'public';
+export const isMutation = ({ method, safe }: Operation): boolean => method !== 'GET' && !safe;

@@ -1,5 +1,5 @@
 import { runIn, type MessageContext } from '@keyledger/kernel';
-import { traced, withRemoteParent, type Metrics } from '@keyledger/observability';
+import { isTracing, traced, withRemoteParent, type Metrics } from '@keyledger/observability';
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify';
 import type { Admission } from './admission.ts';
 import type { Idempotency } from './idempotency.ts';
@@ -19,7 +19,6 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
     const operation = route.config?.operation;
     if (!operation || route.method === 'HEAD') return;
     operations.push(operation);
-    const observe = metrics.request(operation.method, operation.path);
     prepend(route, 'onRequest', (request, reply, done) => {
       void reply.header('Request-Id', request.id);
       if (operation.needs !== 'public' && operation.needs !== 'license-key') return void admission.apiKey(request, reply, operation).then(() => done(), done);
@@ -37,7 +36,7 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
       });
     }
     prepend(route, 'preHandler', (request, reply, done) => {
-      const enter = () => runIn(request.context as MessageContext, done);
+      const enter = () => runIn(request.context as MessageContext, () => span(operation, request, reply, done));
       if (request.headers['idempotency-key'] === undefined || !isMutation(operation)) return enter();
       idempotency.begin(request, reply).then((answered) => answered || enter(), done);
     });
@@ -55,10 +54,19 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
       });
     }
     prepend(route, 'onResponse', (_request, reply, done) => {
-      observe(reply.statusCode, reply.elapsedTime / 1000);
+      metrics.request(operation.method, operation.path, reply.statusCode, reply.elapsedTime / 1000);
       done();
     });
   });
+}
+
+/** The request's span stays open until the answer is on its way; without tracing this is a plain call. */
+function span({ method, path }: Operation, request: FastifyRequest, reply: FastifyReply, done: () => void): void {
+  withRemoteParent(request.headers['traceparent'] as string | undefined, () =>
+    traced(`${method} ${path}`, { 'http.request.method': method, 'http.route': path }, () => {
+      done();
+      return isTracing() ? new Promise<void>((resolve) => reply.raw.once('close', resolve)) : undefined;
+    }));
 }
 
 type HookName = 'onRequest' | 'preValidation' | 'preHandler' | 'preSerialization' | 'onSend' | 'onResponse';

@@ -1,11 +1,11 @@
 import { permissions as allPermissions, roles, type Permission, type Role } from '@keyledger/kernel';
 import Type, { type Static } from 'typebox';
-import { instant, name, named, nullable, optional, pageOf, paging } from './fields.ts';
+import { instant, listOf, name, named, nullable, optional, pageOf, paging } from './fields.ts';
 import { command, query } from './message.ts';
 import { ids } from './terms.ts';
 
 const role = Type.Unsafe<Role>(Type.String({ enum: Object.keys(roles) }));
-const permissions = Type.Array(Type.Unsafe<Permission>(Type.String({ enum: [...allPermissions] })));
+const permissions = listOf(Type.Unsafe<Permission>(Type.String({ enum: [...allPermissions] })));
 
 export const ApiKeyView = named('ApiKey', Type.Object({
   id: ids.apiKey, name: Type.String(), role: nullable(role), permissions, environment: Type.String(),
@@ -24,7 +24,7 @@ export class RotateApiKey extends command('api-key.rotate', { apiKeyId: ids.apiK
 export class DeleteApiKey extends command('api-key.delete', { apiKeyId: ids.apiKey }, Type.Null()) {}
 
 export class ListEnvironments extends query('environment.list', {}, Type.Object({
-  data: Type.Array(Type.Object({ name: Type.String(), createdAt: instant })),
+  data: listOf(Type.Object({ name: Type.String(), createdAt: instant })),
 })) {}
 
 /** Whose secret this is; null when nobody's, or no longer. `environment` is null for a root key, which reaches all of them. */

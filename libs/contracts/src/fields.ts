@@ -1,5 +1,5 @@
-import { idPattern, type Id, type IdPrefix } from '@keyledger/kernel';
-import Type, { type TSchema } from 'typebox';
+import { idPattern, type Id, type IdPrefix, type JsonObject } from '@keyledger/kernel';
+import Type, { type Static, type TSchema } from 'typebox';
 
 /** The building blocks of bodies and answers. What a schema can say is refused at the edge with 400; what needs a rule is not said here. */
 
@@ -15,11 +15,12 @@ export const idOf = <P extends IdPrefix>(prefix: P) => Type.Unsafe<Id<P>>(Type.S
 export const instant = Type.String({ format: 'date-time', description: 'RFC 3339' });
 export const nullable = <S extends TSchema>(schema: S) => Type.Union([schema, Type.Null()]);
 export const optional = Type.Optional;
+export const listOf = <S extends TSchema>(item: S, options?: { maxItems?: number }) => Type.Unsafe<readonly Static<S>[]>(Type.Array(item, options));
 export const name = Type.String({ minLength: 1, maxLength: 255 });
 export const text = (maxLength: number) => Type.String({ maxLength });
 export const email = Type.String({ format: 'email', maxLength: 254 });
 /** A JSON object of the caller's own; its size is a rule (10 KB). */
-export const json = Type.Unsafe<Readonly<Record<string, import('@keyledger/kernel').Json>>>(Type.Object({}, { additionalProperties: true }));
+export const json = Type.Unsafe<JsonObject>(Type.Object({}, { additionalProperties: true }));
 export const reason = Type.String({ maxLength: 1000, description: 'Free text; it is kept in clear in the log, also after an erasure' });
 export const oneOf = <const V extends readonly string[]>(...values: V) => Type.Unsafe<V[number]>(Type.String({ enum: [...values] }));
 /** Any value, refused by a rule with a code of its own. */
@@ -33,6 +34,6 @@ export const paging = {
 
 export const pageOf = <S extends TSchema>(item: S) =>
   Type.Object({
-    data: Type.Array(item),
+    data: listOf(item),
     page: Type.Object({ next: nullable(Type.String()), total: nullable(Type.Integer()) }),
   });

@@ -1,12 +1,12 @@
 import Type, { type Static } from 'typebox';
-import { anything, instant, json, name, named, nullable, oneOf, optional, pageOf, paging, reason, text } from './fields.ts';
+import { anything, instant, json, listOf, name, named, nullable, oneOf, optional, pageOf, paging, reason, text } from './fields.ts';
 import { command, query } from './message.ts';
 import { features, ids, quotas, termsFields } from './terms.ts';
 
 const status = oneOf('available', 'assigned', 'active', 'suspended', 'inactive', 'expired', 'revoked');
 const enforcement = oneOf('FULL', 'WARN', 'READ_ONLY', 'LOCKED');
 const cause = oneOf('abuse', 'payment', 'subscription', 'heartbeat', 'manual');
-const quotaStates = Type.Array(
+const quotaStates = listOf(
   Type.Object({ meter: Type.String(), limit: Type.Number(), state: oneOf('normal', 'exceeded', 'restricted'), lastPeak: nullable(Type.Number()), graceEndsAt: nullable(instant) }),
 );
 /** name → true, a number, or {limit, per, used, remaining}. */
@@ -30,7 +30,7 @@ export const LicenseView = named('License', Type.Object({
   expiresAt: nullable(instant),
   effectiveAt: nullable(instant),
   graceEndsAt: nullable(instant),
-  holds: Type.Array(Type.Object({
+  holds: listOf(Type.Object({
     kind: oneOf('suspended', 'inactive'), cause, reason: nullable(Type.String()), at: instant,
     actor: Type.Object({ type: Type.String(), id: Type.String(), role: optional(Type.String()) }),
   })),
@@ -40,7 +40,7 @@ export const LicenseView = named('License', Type.Object({
   metadata: nullable(json),
   createdAt: instant,
   revision: Type.Integer({ description: 'Revision of the license stream; also the ETag' }),
-  allowedActions: Type.Array(oneOf('assign', 'edit', 'inactivate', 'reactivate', 'suspend', 'unsuspend', 'renew', 'regenerateKey', 'revoke', 'erase')),
+  allowedActions: listOf(oneOf('assign', 'edit', 'inactivate', 'reactivate', 'suspend', 'unsuspend', 'renew', 'regenerateKey', 'revoke', 'erase')),
 }));
 export type LicenseView = Static<typeof LicenseView>;
 
@@ -95,7 +95,7 @@ export class GetLicense extends query('license.get', { licenseId: ids.license },
 
 export const licenseFilters = {
   q: optional(Type.String({ maxLength: 200, description: 'Part of a key, customer name, e-mail address or domain, or product name' })),
-  status: optional(Type.Array(status)),
+  status: optional(listOf(status)),
   productId: optional(ids.product),
   planId: optional(ids.plan),
   customerId: optional(ids.customer),
@@ -113,7 +113,7 @@ export class ListLicenses extends query('license.list', {
 }, pageOf(LicenseView)) {}
 
 export class SuggestLicenses extends query('license.suggest', { q: Type.String({ minLength: 1, maxLength: 200 }) }, Type.Object({
-  data: Type.Array(Type.Object({ kind: oneOf('key', 'customer', 'product'), text: Type.String(), licenseId: optional(ids.license) })),
+  data: listOf(Type.Object({ kind: oneOf('key', 'customer', 'product'), text: Type.String(), licenseId: optional(ids.license) })),
 })) {}
 
 export class TotalLicenses extends query('license.totals', licenseFilters, Type.Object({
@@ -223,8 +223,8 @@ export class DeactivateLicense extends command('license.deactivate', { licenseKe
   activationLimit: Type.Integer(),
 }))) {}
 
-/** Which license has this key now; null when none. */
-export class ResolveKey extends query('license.resolve-key', { keyHash: Type.String() }, nullable(Type.Object({ licenseId: ids.license }))) {
+/** Which license has this key now. `retired`: none, but one had it before. */
+export class ResolveKey extends query('license.resolve-key', { keyHash: Type.String() }, Type.Object({ licenseId: nullable(ids.license), retired: Type.Boolean() })) {
   static override readonly direct = true;
 }
 
@@ -232,7 +232,7 @@ export const Verdict = named('Verdict', Type.Object({
   valid: Type.Boolean(),
   code: Type.String({ description: 'The first failing or warning rule, or VALID' }),
   detail: Type.String(),
-  reasons: Type.Array(Type.String()),
+  reasons: listOf(Type.String()),
   conclusive: Type.Boolean({ description: 'False when the log could not be asked just now: the rest is then the last known answer' }),
   enforcement,
   graceEndsAt: nullable(instant),
@@ -251,7 +251,7 @@ export class ValidateLicense extends query('activation.validate', {
   productId: optional(text(64)),
   deploymentId: optional(text(255)),
   deploymentMode: optional(text(100)),
-  features: optional(Type.Array(Type.String({ minLength: 1, maxLength: 100 }), { maxItems: 100 })),
+  features: optional(listOf(Type.String({ minLength: 1, maxLength: 100 }), { maxItems: 100 })),
   nonce: optional(Type.String({ minLength: 1, maxLength: 255 })),
 }, Type.Object({
   ...Verdict.properties,
@@ -262,4 +262,4 @@ export class ValidateLicense extends query('activation.validate', {
 }
 
 /** Last-seen times of a license's instances, as far as they have been seen. */
-export class LastSeen extends query('activation.last-seen', { activationIds: Type.Array(ids.activation) }, Type.Record(Type.String(), instant)) {}
+export class LastSeen extends query('activation.last-seen', { activationIds: listOf(ids.activation) }, Type.Record(Type.String(), instant)) {}

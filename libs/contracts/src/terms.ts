@@ -1,5 +1,5 @@
 import Type from 'typebox';
-import { idOf, instant, json, name, named, nullable, oneOf, optional, text } from './fields.ts';
+import { idOf, instant, json, listOf, name, named, nullable, oneOf, optional, text } from './fields.ts';
 
 export const features = Type.Record(
   Type.String({ minLength: 1, maxLength: 100 }),
@@ -11,7 +11,7 @@ export const features = Type.Record(
   { description: 'name → true, a number cap, or {limit, per}' },
 );
 
-export const quotas = Type.Array(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }) }, { additionalProperties: false }), { maxItems: 50 });
+export const quotas = listOf(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }) }, { additionalProperties: false }), { maxItems: 50 });
 
 export const expiry = nullable(
   Type.Object({ value: Type.Integer({ minimum: 1, maximum: 36_500 }), unit: oneOf('days', 'months', 'years') }, { additionalProperties: false }),

@@ -1,1 +1,30 @@
-export {};
+export {
+  ApiKey, apiKeyView, mayGrant, permissionsOf, type ApiKeyCommand, type ApiKeyEvent, type ApiKeyState,
+} from './access/apiKey.ts';
+export { Environment, environmentNamePattern, environmentView, type EnvironmentCommand, type EnvironmentEvent, type EnvironmentState } from './access/environment.ts';
+export {
+  Customer, customerView, isErased, normaliseEmail, type CustomerCommand, type CustomerEvent, type CustomerState,
+} from './catalog/customer.ts';
+export { Generator, generatorView, type GeneratorCommand, type GeneratorEvent, type GeneratorState } from './catalog/generator.ts';
+export { MAXIMUM_QUANTITY, Order, orderView, type OrderCommand, type OrderEvent, type OrderState } from './catalog/order.ts';
+export { Plan, planView, type Licensing, type PlanCommand, type PlanEvent, type PlanState } from './catalog/plan.ts';
+export { mustBeActive, Product, productView, type ProductCommand, type ProductEvent, type ProductState } from './catalog/product.ts';
+export { CLAIM_SETTLES_SECONDS, Unique, uniqueId, type UniqueCommand, type UniqueEvent, type UniqueState } from './catalog/unique.ts';
+export {
+  checkKeyFormat, DEFAULT_KEY_FORMAT, entropyBits, generateKey, hasValidCheck, keyPrefix, MINIMUM_KEY_BITS, normaliseKey, type KeyFormat, type RandomBytes,
+} from './license-key.ts';
+export { checkMetadata, METADATA_LIMIT, sameJson } from './metadata.ts';
+export { licenseShapes, type LicenseEvent, type LicenseEventType } from './license/events.ts';
+export { License, type LicenseCommand, type LicenseKey } from './license/license.ts';
+export {
+  allowedActions, canActivate, graceEndOf, holdCauses, instanceLike, isExpired, isInExpiryGrace, isLive, issued, meterState, reminderDays, reminderDue, statusOf,
+  type Activation, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState, type ReminderDays,
+} from './license/state.ts';
+export {
+  defaultTerms, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, UNLIMITED, type Expiry, type Feature, type Features, type Quota, type Terms, type TermsInput,
+} from './license/terms.ts';
+export { licenseActions, licenseStatuses, transitions, type LicenseAction, type LicenseStatus } from './license/transitions.ts';
+export {
+  enforcements, instanceAsked, verdictDetails, verdictOf, verdictRules, verdictWarnings, type Enforcement, type Lease, type Question, type Verdict, type VerdictCode,
+} from './license/verdict.ts';
+export { clientLicenseView, instanceView, licenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';

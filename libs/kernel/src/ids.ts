@@ -30,9 +30,7 @@ export function derivedId<P extends IdPrefix>(prefix: P, commandId: string, comm
   return `${prefix}_${uuidV7({ msecs: Date.parse(commandAt), random, seq: random.readUInt32BE(0) })}`;
 }
 
-/** UUIDv5 of command and index: the event store drops an event it already has. */
-export const eventId = (commandId: string, index: number): string => uuidV5(String(index), commandId);
+/** UUIDv5 of command and index (or another name within the command): the event store drops an event it already has. */
+export const eventId = (commandId: string, index: number | string): string => uuidV5(String(index), commandId);
 
-/** A command id that any retry of the same claim finds again. */
-export const claimedCommandId = (claim: string): string => uuidV5(claim, uuidV5.URL);
 export const newCommandId = (): string => randomUUID();

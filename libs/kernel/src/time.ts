@@ -29,8 +29,8 @@ function daysInMonth(date: Date): number {
 }
 
 /** Time, per environment: a non-production environment may get a clock that tests can set. */
-export interface Clock {
-  now(environment: string): Instant;
+export abstract class Clock {
+  abstract now(environment: string): Instant;
 }
 
 export const systemClock: Clock = { now: () => new Date().toISOString() };

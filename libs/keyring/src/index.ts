@@ -1,1 +1,4 @@
-export {};
+export { dataKeysMigration, MemoryDataKeys, StoredDataKeys, type DataKeyStore, type WrappedKeys } from './data-keys.ts';
+export { Keyring, type KeyringOptions } from './keyring.ts';
+export { loadMasterKey } from './master-key.ts';
+export { Keyrings } from './keyrings.ts';

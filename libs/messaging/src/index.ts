@@ -1,1 +1,6 @@
-export {};
+export * from './client.ts';
+export * from './in-process.ts';
+export * from './message.ts';
+export * from './nest.ts';
+export { handlerOf, type ServeOptions } from './server.ts';
+export * from './transport.ts';

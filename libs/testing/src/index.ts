@@ -1,1 +1,2 @@
-export {};
+export * from './license.ts';
+export * from './scenarios.ts';

@@ -1,0 +1,76 @@
+import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { EventStores } from '@keyledger/event-store';
+import { Clock, runIn, systemContext } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Log } from '@keyledger/observability';
+import { Projectors, ReadDatabases } from '@keyledger/read-models';
+import { ApiKeyCommands, ApiKeyQuery, Authentication, EnvironmentQuery } from './api-keys.handlers.ts';
+import { ApiKeyList, apiKeys, ApiKeyTable } from './api-keys.queries.ts';
+import type { AccessConfig } from './config.ts';
+import { environments, firstStart } from './first-start.ts';
+import { oldestKept, RequestCommands, Requests } from './idempotency.handlers.ts';
+import { AccessStreams } from './streams.ts';
+
+const tidyEveryMs = 3_600_000;
+const settings = Symbol('access settings');
+interface Settings {
+  config: AccessConfig;
+  /** Shows a new root key to whoever starts the product, once. */
+  print: (secret: string) => void;
+}
+
+/** Who may do what, and once: environments, API keys, idempotency records. */
+@Module({})
+export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
+  #tidying: NodeJS.Timeout | undefined;
+
+  constructor(private readonly projectors: Projectors, private readonly requests: Requests, private readonly clock: Clock, private readonly log: Log) {}
+
+  static with(platform: readonly Provider[], config: AccessConfig, print: (secret: string) => void): DynamicModule {
+    return {
+      module: AccessModule,
+      imports: [CqrsModule.forRoot()],
+      providers: [
+        ...platform,
+        ApiKeyCommands, ApiKeyQuery, ApiKeyList, ApiKeyTable, Authentication, EnvironmentQuery, Requests, RequestCommands,
+        { provide: settings, useValue: { config, print } satisfies Settings },
+        {
+          provide: AccessStreams,
+          useFactory: async (events: EventStores, keyrings: Keyrings, clock: Clock, { config, print }: Settings) => {
+            const streams = new AccessStreams(events, keyrings);
+            await firstStart(streams, clock, config, print);
+            return streams;
+          },
+          inject: [EventStores, Keyrings, Clock, settings],
+        },
+        {
+          provide: Projectors,
+          useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>
+            Projectors.start({ name: 'access', projections: [apiKeys], events, databases, sealings, parked: (parked) => log.error(parked, 'stream parked') }),
+          inject: [EventStores, ReadDatabases, Keyrings, Log],
+        },
+      ],
+    };
+  }
+
+  onApplicationBootstrap(): void {
+    this.#tidying = setInterval(() => void this.#tidy(), tidyEveryMs).unref();
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    clearInterval(this.#tidying);
+    await this.projectors.close();
+  }
+
+  async #tidy(): Promise<void> {
+    for (const environment of environments) {
+      const now = this.clock.now(environment);
+      try {
+        await runIn(systemContext(environment, now), () => this.requests.forgetOld(oldestKept(now)));
+      } catch (error) {
+        this.log.error({ err: error, environment }, 'old idempotency records not removed');
+      }
+    }
+  }
+}

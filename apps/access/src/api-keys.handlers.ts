@@ -1,0 +1,112 @@
+import { Authenticate, CreateApiKey, DeleteApiKey, GetApiKey, ListEnvironments, RotateApiKey } from '@keyledger/contracts';
+import { apiKeyView, environmentView, mayGrant, permissionsOf, type ApiKeyState } from '@keyledger/domain';
+import { context, instantOf, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Handles } from '@keyledger/messaging';
+import { LRUCache } from 'lru-cache';
+import { ApiKeyTable } from './api-keys.queries.ts';
+import { controlEnvironment, environments } from './first-start.ts';
+import { secretHash } from './secrets.ts';
+import { AccessStreams } from './streams.ts';
+
+const view = (state: ApiKeyState | null, revision: number) => {
+  if (!state || state.deleted) throw refuse('API_KEY_NOT_FOUND');
+  return { ...apiKeyView(state), permissions: [...apiKeyView(state).permissions], revision };
+};
+
+@Handles(CreateApiKey, RotateApiKey, DeleteApiKey)
+export class ApiKeyCommands {
+  constructor(private readonly streams: AccessStreams, private readonly keyrings: Keyrings) {}
+
+  async execute(command: CreateApiKey | RotateApiKey | DeleteApiKey) {
+    if (command instanceof CreateApiKey) return this.#create(command);
+    if (command instanceof RotateApiKey) return this.#rotate(command);
+    await this.streams.apiKeys.run(command.apiKeyId, { type: 'Delete' });
+    return null;
+  }
+
+  /** In the environment that the key is for: a root key may make keys for any. */
+  async #create({ environment = context().environment, expiresAt, ...command }: CreateApiKey) {
+    const { actor, environment: own } = context();
+    mayGrant(actor.permissions, command);
+    if (!(environments as readonly string[]).includes(environment)) throw refuse('ENVIRONMENT_NOT_FOUND');
+    if (environment !== own && !(await this.#isRoot(actor.id as ApiKeyId))) throw refuse('ENVIRONMENT_FORBIDDEN');
+    return runIn({ ...context(), environment }, async () => {
+      const apiKeyId = newId('key');
+      const secret = this.#secret(apiKeyId);
+      const expiry = expiresAt ? instantOf(expiresAt) : undefined;
+      const answer = await this.streams.apiKeys.run(
+        apiKeyId, { type: 'Create', apiKeyId, ...command, environment, secretHash: secretHash(secret), ...(expiry && { expiresAt: expiry }) }, view);
+      return { ...answer, secret };
+    });
+  }
+
+  async #rotate({ apiKeyId }: RotateApiKey) {
+    const secret = this.#secret(apiKeyId);
+    return { ...(await this.streams.apiKeys.run(apiKeyId, { type: 'Rotate', secretHash: secretHash(secret) }, view)), secret };
+  }
+
+  /** Derived from the command, so that the retry of a request whose answer was lost shows the secret that is in force. */
+  #secret(apiKeyId: ApiKeyId): string {
+    const { environment, commandId } = context();
+    return `lk_${environment}_${apiKeyId.slice(4, 12)}_${this.keyrings.here().hmac('api-key-secret', `${commandId}/${apiKeyId}`)}`;
+  }
+
+  async #isRoot(apiKeyId: ApiKeyId): Promise<boolean> {
+    return runIn({ ...context(), environment: controlEnvironment }, async () => (await this.streams.apiKeys.load(apiKeyId)).state?.root === true);
+  }
+}
+
+@Handles(GetApiKey)
+export class ApiKeyQuery {
+  constructor(private readonly streams: AccessStreams) {}
+
+  execute({ apiKeyId }: GetApiKey) {
+    return this.streams.apiKeys.load(apiKeyId, view);
+  }
+}
+
+/**
+ * Whose secret is it? Where to look is remembered; whether the key is still good is read from its stream every time,
+ * so a deleted or rotated key is dead at the next request.
+ */
+@Handles(Authenticate)
+export class Authentication {
+  readonly #known = new LRUCache<string, { environment: string; apiKeyId: ApiKeyId }>({ max: 10_000 });
+
+  constructor(private readonly streams: AccessStreams, private readonly table: ApiKeyTable) {}
+
+  async execute({ secret }: Authenticate) {
+    const hash = secretHash(secret);
+    const place = this.#known.get(hash) ?? (await this.#look(secret, hash));
+    if (!place) return null;
+    const { environment, apiKeyId } = place;
+    const { now } = context();
+    return runIn({ ...context(), environment }, () => this.streams.apiKeys.load(apiKeyId, (key) => {
+      if (key?.secretHash !== hash) return null;
+      const permissions = [...permissionsOf(key, now)];
+      return permissions.length > 0 ? { apiKeyId, environment: key.root ? null : key.environment, role: key.role, permissions } : null;
+    }));
+  }
+
+  async #look(secret: string, hash: string) {
+    const environment = environments.find((name) => secret.startsWith(`lk_${name}_`)) ?? controlEnvironment;
+    const apiKeyId = await runIn({ ...context(), environment }, () => this.table.bySecretHash(hash));
+    if (!apiKeyId) return undefined;
+    const place = { environment, apiKeyId };
+    this.#known.set(hash, place);
+    return place;
+  }
+}
+
+@Handles(ListEnvironments)
+export class EnvironmentQuery {
+  constructor(private readonly streams: AccessStreams) {}
+
+  async execute() {
+    return runIn({ ...context(), environment: controlEnvironment }, async () => {
+      const states = await Promise.all(environments.map((name) => this.streams.environments.load(name)));
+      return { data: states.flatMap(({ state }) => (state ? [environmentView(state)] : [])) };
+    });
+  }
+}

@@ -1,0 +1,10 @@
+export interface AccessConfig {
+  /** Sets the root key; without it one is made at the first start and printed once. */
+  rootApiKey: string | undefined;
+}
+
+export function accessConfig(env: NodeJS.ProcessEnv = process.env): AccessConfig {
+  const rootApiKey = env['KEYLEDGER_ROOT_API_KEY'] || undefined;
+  if (rootApiKey !== undefined && rootApiKey.length < 32) throw new Error('KEYLEDGER_ROOT_API_KEY must have at least 32 characters');
+  return { rootApiKey };
+}

@@ -1,0 +1,26 @@
+import { derivedId, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { randomBytes } from 'node:crypto';
+import type { AccessConfig } from './config.ts';
+import { secretHash } from './secrets.ts';
+import type { AccessStreams } from './streams.ts';
+
+/** Worlds that are there from the first start on. `control` holds what spans them and is nobody's to ask for. */
+export const environments = ['production', 'staging'] as const;
+export const controlEnvironment = 'control';
+
+/** There is one root key, under one id, in every installation. */
+const rootId = derivedId('key', '6b65796c-6564-4765-8000-726f6f742121', '2026-01-01T00:00:00.000Z');
+
+/** Environments and root key, made when they are missing. Repeating it changes nothing; another KEYLEDGER_ROOT_API_KEY replaces the root key's secret. */
+export function firstStart(streams: AccessStreams, clock: Clock, { rootApiKey }: AccessConfig, print: (secret: string) => void): Promise<void> {
+  return runIn(systemContext(controlEnvironment, clock.now(controlEnvironment)), async () => {
+    for (const name of environments) await streams.environments.run(name, { type: 'Create', name });
+    const { state: root } = await streams.apiKeys.load(rootId);
+    if (root && rootApiKey === undefined) return;
+    const secret = rootApiKey ?? `lk_root_${randomBytes(32).toString('base64url')}`;
+    const hash = secretHash(secret);
+    if (root) await streams.apiKeys.run(rootId, { type: 'Rotate', secretHash: hash });
+    else await streams.apiKeys.run(rootId, { type: 'Create', apiKeyId: rootId, name: 'root', role: 'super_admin', environment: controlEnvironment, secretHash: hash, root: true });
+    if (rootApiKey === undefined) print(secret);
+  });
+}

@@ -1,0 +1,2 @@
+export { ActivationModule } from './activation.module.ts';
+export { lastSeenTable } from './last-seen.ts';

@@ -1,0 +1,49 @@
+import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { EventStores } from '@keyledger/event-store';
+import { Clock } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Log } from '@keyledger/observability';
+import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { CustomerList, GeneratorList, OrderList, PlanList, ProductList } from './catalog.queries.ts';
+import { catalogProjections } from './catalog.tables.ts';
+import { CustomerCommands, CustomerQueries, CustomerReferences, Customers } from './customer.handlers.ts';
+import { GeneratorCommands, GeneratorQueries, Offers } from './generator.handlers.ts';
+import { Fulfilment, OrderCommands, OrderQueries } from './order.handlers.ts';
+import { PlanCommands, PlanQueries } from './plan.handlers.ts';
+import { ProductCommands, ProductQueries } from './product.handlers.ts';
+import { OrderCompletion } from './reactions.ts';
+import { CatalogStreams } from './streams.ts';
+import { UniqueValues } from './unique-values.ts';
+
+/** What is sold, to whom, and the orders that issue licenses. */
+@Module({})
+export class CatalogModule implements OnModuleDestroy {
+  constructor(private readonly projectors: Projectors, private readonly completion: OrderCompletion) {}
+
+  static with(platform: readonly Provider[]): DynamicModule {
+    return {
+      module: CatalogModule,
+      imports: [CqrsModule.forRoot()],
+      providers: [
+        ...platform,
+        UniqueValues, Customers, Fulfilment,
+        ProductCommands, ProductQueries, ProductList, PlanCommands, PlanQueries, PlanList, CustomerCommands, CustomerQueries, CustomerReferences, CustomerList,
+        OrderCommands, OrderQueries, OrderList, GeneratorCommands, GeneratorQueries, GeneratorList, Offers,
+        { provide: CatalogStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new CatalogStreams(events, keyrings), inject: [EventStores, Keyrings] },
+        {
+          provide: Projectors,
+          useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>
+            Projectors.start({ name: 'catalog', projections: catalogProjections, events, databases, sealings, parked: (parked) => log.error(parked, 'stream parked') }),
+          inject: [EventStores, ReadDatabases, Keyrings, Log],
+        },
+        { provide: OrderCompletion, useFactory: OrderCompletion.start, inject: [EventStores, StateDatabases, Clock, CatalogStreams, Fulfilment, Log] },
+      ],
+    };
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    await this.completion.close();
+    await this.projectors.close();
+  }
+}

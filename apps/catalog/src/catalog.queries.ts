@@ -1,0 +1,86 @@
+import { ListCustomers, ListGenerators, ListOrders, ListPlans, ListProducts } from '@keyledger/contracts';
+import { customerView, generatorView, orderView, planView, productView } from '@keyledger/domain';
+import { refuse } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { matching, page, Projectors, type Database, type Projection, type Sort } from '@keyledger/read-models';
+import { sql, type Expression, type SqlBool } from 'kysely';
+import { customers, products } from './catalog.tables.ts';
+import { CatalogStreams } from './streams.ts';
+
+const sorts: Readonly<Record<string, Sort>> = {
+  name: { column: 'name', kind: 'text' }, createdAt: { column: 'created_at', kind: 'text' }, purchasedAt: { column: 'purchased_at', kind: 'text' },
+};
+
+interface Listing<State, View extends object> {
+  readonly database: Database;
+  readonly table: string;
+  readonly request: { sort?: string; limit?: number; cursor?: string };
+  readonly where: readonly (Expression<SqlBool> | undefined)[];
+  readonly load: (id: string) => Promise<{ state: State | null; revision: number }>;
+  readonly view: (state: State) => View;
+}
+
+/** The table says which and in what order; what is shown comes from the streams. */
+async function list<State, View extends object>({ database, table, request: { sort = '-createdAt', limit = 25, cursor }, where, load, view }: Listing<State, View>) {
+  const all = database.sql<Record<string, { id: string }>>().selectFrom(table).select('id');
+  const query = where.filter((condition) => condition !== undefined).reduce((rest, condition) => rest.where(condition), all);
+  const { data, page: position } = await page(query, sorts, { sort, limit, cursor });
+  const found = await Promise.all(data.map(({ id }) => load(id)));
+  return { data: found.flatMap(({ state, revision }) => (state === null ? [] : [{ ...view(state), revision }])), page: position };
+}
+
+const equals = (column: string, value: string | undefined): Expression<SqlBool> | undefined => (value === undefined ? undefined : sql<SqlBool>`${sql.ref(column)} = ${value}`);
+const contains = (database: Database, projection: Projection, q: string | undefined) => (q === undefined ? undefined : matching(database, projection, q));
+
+@Handles(ListProducts)
+export class ProductList {
+  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
+
+  async execute({ q, status, ...request }: ListProducts) {
+    const database = await this.projectors.current();
+    const where = [equals('status', status), contains(database, products, q)];
+    return list({ database, table: 'catalog_product', request, where, load: (id) => this.streams.products.load(id), view: productView });
+  }
+}
+
+@Handles(ListPlans)
+export class PlanList {
+  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
+
+  async execute({ productId, ...request }: ListPlans) {
+    if (productId && !(await this.streams.products.load(productId)).state) throw refuse('PRODUCT_NOT_FOUND');
+    const database = await this.projectors.current();
+    return list({ database, table: 'catalog_plan', request, where: [equals('product_id', productId)], load: (id) => this.streams.plans.load(id), view: planView });
+  }
+}
+
+@Handles(ListCustomers)
+export class CustomerList {
+  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
+
+  async execute({ q, ...request }: ListCustomers) {
+    const database = await this.projectors.current();
+    return list({ database, table: 'catalog_customer', request, where: [contains(database, customers, q)], load: (id) => this.streams.customers.load(id), view: customerView });
+  }
+}
+
+@Handles(ListOrders)
+export class OrderList {
+  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
+
+  async execute({ customerId, planId, ...request }: ListOrders) {
+    const database = await this.projectors.current();
+    const where = [equals('customer_id', customerId), equals('plan_id', planId)];
+    return list({ database, table: 'catalog_order', request, where, load: (id) => this.streams.orders.load(id), view: orderView });
+  }
+}
+
+@Handles(ListGenerators)
+export class GeneratorList {
+  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
+
+  async execute({ productId, ...request }: ListGenerators) {
+    const database = await this.projectors.current();
+    return list({ database, table: 'catalog_generator', request, where: [equals('product_id', productId)], load: (id) => this.streams.generators.load(id), view: generatorView });
+  }
+}

@@ -1,0 +1,65 @@
+import { CreateGenerator, GetGenerator, ResolveOffer, UpdateGenerator } from '@keyledger/contracts';
+import { DEFAULT_KEY_FORMAT, generatorView, mustBeActive, type Terms } from '@keyledger/domain';
+import { newId, refuse, type PlanId, type ProductId } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { Customers } from './customer.handlers.ts';
+import { CatalogStreams, shown } from './streams.ts';
+
+const view = shown(generatorView);
+
+@Handles(CreateGenerator, UpdateGenerator)
+export class GeneratorCommands {
+  constructor(private readonly streams: CatalogStreams) {}
+
+  async execute(command: CreateGenerator | UpdateGenerator) {
+    if (command instanceof UpdateGenerator) {
+      const { state } = await this.streams.generators.load(command.generatorId);
+      if (state && command.planId) await planOf(this.streams, command.planId, state.productId);
+      return this.streams.generators.run(command.generatorId, command, view);
+    }
+    mustBeActive((await this.streams.products.load(command.productId)).state);
+    if (command.planId) await planOf(this.streams, command.planId, command.productId);
+    const generatorId = newId('gen');
+    return this.streams.generators.run(generatorId, { ...command, generatorId }, view);
+  }
+}
+
+@Handles(GetGenerator)
+export class GeneratorQueries {
+  constructor(private readonly streams: CatalogStreams) {}
+
+  async execute({ generatorId }: GetGenerator) {
+    const { state, revision } = await this.streams.generators.load(generatorId);
+    if (!state) throw refuse('GENERATOR_NOT_FOUND');
+    return view(state, revision);
+  }
+}
+
+/** What a new license is made of. The generator's terms go before its plan's. */
+@Handles(ResolveOffer)
+export class Offers {
+  constructor(private readonly streams: CatalogStreams, private readonly customers: Customers) {}
+
+  async execute({ productId, generatorId, planId, customerId }: ResolveOffer) {
+    mustBeActive((await this.streams.products.load(productId)).state);
+    if (customerId) await this.customers.require(customerId, 'REFERENCE_NOT_FOUND');
+    const generator = generatorId ? (await this.streams.generators.load(generatorId)).state : undefined;
+    if (generatorId && generator?.productId !== productId) throw noReference('generatorId');
+    const plan = planId ?? generator?.planId ?? null;
+    const planTerms = plan ? termsOf(await planOf(this.streams, plan, productId)) : {};
+    return { planId: plan, terms: { ...planTerms, ...generator?.terms } as Partial<Terms>, keyFormat: generator?.keyFormat ?? DEFAULT_KEY_FORMAT };
+  }
+}
+
+export async function planOf(streams: CatalogStreams, planId: PlanId, productId?: ProductId) {
+  const { state } = await streams.plans.load(planId);
+  if (!state || (productId !== undefined && state.productId !== productId)) throw noReference('planId');
+  return state;
+}
+
+/** The terms that a plan gives to new licenses. */
+export function termsOf({ licensing: { enabled: _, ...terms } }: Awaited<ReturnType<typeof planOf>>): Partial<Terms> {
+  return terms;
+}
+
+const noReference = (field: string) => refuse('REFERENCE_NOT_FOUND', `${field} names nothing of this product`, { field });

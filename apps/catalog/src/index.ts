@@ -1,0 +1,4 @@
+import { CustomerEntity, GeneratorEntity, OrderEntity, PlanEntity, ProductEntity } from './catalog.tables.ts';
+
+export { CatalogModule } from './catalog.module.ts';
+export const catalogEntities = [ProductEntity, PlanEntity, CustomerEntity, OrderEntity, GeneratorEntity];

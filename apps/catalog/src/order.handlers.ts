@@ -1,0 +1,97 @@
+import { GetLicense, GetOrder, IssueOrderedLicense, PlaceOrder, type LicenseView } from '@keyledger/contracts';
+import { License, mustBeActive, orderView, type OrderState, type PlanState } from '@keyledger/domain';
+import { context, instantOf, newId, Refusal, refuse, type LicenseId, type OrderId } from '@keyledger/kernel';
+import { Handles, MessageClient } from '@keyledger/messaging';
+import { Injectable } from '@nestjs/common';
+import { LRUCache } from 'lru-cache';
+import { Customers } from './customer.handlers.ts';
+import { planOf, termsOf } from './generator.handlers.ts';
+import { CatalogStreams } from './streams.ts';
+
+/** Issues what an order says. The order fixes the ids, so this can be repeated until every license is there. */
+@Injectable()
+export class Fulfilment {
+  /** What this process has done, or is doing, by itself: the reaction to the order leaves it alone. */
+  readonly #own = new LRUCache<OrderId, Promise<unknown>>({ max: 20_000 });
+
+  constructor(private readonly messages: MessageClient) {}
+
+  licensesOf(order: OrderState): Promise<LicenseView[]> {
+    const issued = Promise.all(order.licenseIds.map((licenseId) => this.messages.send(IssueOrderedLicense, { licenseId, orderId: order.id, ...issueOf(order) })));
+    this.#own.set(order.id, issued.catch(() => undefined));
+    return issued;
+  }
+
+  async wasDone(orderId: OrderId): Promise<boolean> {
+    return (await this.#own.get(orderId)) !== undefined;
+  }
+}
+
+/** What of an order goes into each of its licenses. */
+function issueOf({ productId, planId, customerId, purchasedAt, terms, deploymentId, deploymentMode }: Pick<OrderState, 'productId' | 'planId' | 'customerId' | 'purchasedAt' | 'terms' | 'deploymentId' | 'deploymentMode'>) {
+  const deployment = { ...(deploymentId !== null && { deploymentId }), ...(deploymentMode !== null && { deploymentMode }) };
+  return { productId, planId, customerId, purchasedAt, terms: { ...terms, ...deployment } };
+}
+
+@Handles(PlaceOrder)
+export class OrderCommands {
+  constructor(private readonly streams: CatalogStreams, private readonly customers: Customers, private readonly fulfilment: Fulfilment) {}
+
+  async execute(command: PlaceOrder) {
+    const plan = await planOf(this.streams, command.planId);
+    mustBeActive((await this.streams.products.load(plan.productId)).state);
+    const customerId = await this.#customer(command);
+    const { quantity = 1 } = command;
+    const { enabled: licensingEnabled } = plan.licensing;
+    const licenseIds = licensingEnabled ? Array.from({ length: quantity }, (_, index) => newId('lic', index)) : [];
+    const orderId = newId('ord');
+    const purchasedAt = command.purchasedAt && instantOf(command.purchasedAt);
+    if (licensingEnabled) mustBeIssuable(plan);
+    const { order, revision } = await this.streams.orders.run(
+      orderId,
+      { ...command, orderId, productId: plan.productId, customerId, quantity, licensingEnabled, licenseIds, terms: termsOf(plan), ...(purchasedAt && { purchasedAt }) },
+      (state, at) => ({ order: state as OrderState, revision: at }),
+    );
+    const licenses = await this.fulfilment.licensesOf(order);
+    const { licenseIds: _, ...summary } = orderView(order);
+    return { ...summary, licenses, revision };
+  }
+
+  async #customer({ customerId, customer }: PlaceOrder) {
+    if ((customerId === undefined) === (customer === undefined)) {
+      throw refuse('VALIDATION_FAILED', 'Either customerId or customer', { errors: [{ pointer: '/customerId', detail: 'either customerId or customer must be given' }] });
+    }
+    if (customer) return this.customers.findOrCreate(customer);
+    return (await this.customers.require(customerId as NonNullable<typeof customerId>, 'REFERENCE_NOT_FOUND')).id;
+  }
+}
+
+@Handles(GetOrder)
+export class OrderQueries {
+  constructor(private readonly streams: CatalogStreams, private readonly messages: MessageClient) {}
+
+  async execute({ orderId }: GetOrder) {
+    const { state, revision } = await this.streams.orders.load(orderId);
+    if (!state) throw refuse('ORDER_NOT_FOUND');
+    const { licenseIds, ...summary } = orderView(state);
+    const licenses = await Promise.all(licenseIds.map((id) => this.#license(id)));
+    return { ...summary, licenses: licenses.filter((license) => license !== undefined), revision };
+  }
+
+  /** An erased license is gone from its order too. */
+  async #license(licenseId: LicenseId): Promise<LicenseView | undefined> {
+    try {
+      return await this.messages.send(GetLicense, { licenseId });
+    } catch (error) {
+      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
+      throw error;
+    }
+  }
+}
+
+/** Asks the rule that will issue the licenses before the order is taken: an order whose licenses are refused would help nobody. */
+function mustBeIssuable(plan: PlanState): void {
+  const { environment, now } = context();
+  const key = { value: '', hash: '', prefix: '' };
+  License.decide(License.initial(), { type: 'Issue', licenseId: newId('lic'), productId: plan.productId, environment, terms: termsOf(plan), key }, now);
+}

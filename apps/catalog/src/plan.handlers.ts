@@ -1,0 +1,30 @@
+import { CreatePlan, GetPlan, UpdatePlan } from '@keyledger/contracts';
+import { mustBeActive, planView } from '@keyledger/domain';
+import { newId, refuse } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { CatalogStreams, shown } from './streams.ts';
+
+const view = shown(planView);
+
+@Handles(CreatePlan, UpdatePlan)
+export class PlanCommands {
+  constructor(private readonly streams: CatalogStreams) {}
+
+  async execute(command: CreatePlan | UpdatePlan) {
+    if (command instanceof UpdatePlan) return this.streams.plans.run(command.planId, command, view);
+    mustBeActive((await this.streams.products.load(command.productId)).state, 'PRODUCT_NOT_FOUND');
+    const planId = newId('pln');
+    return this.streams.plans.run(planId, { ...command, planId }, view);
+  }
+}
+
+@Handles(GetPlan)
+export class PlanQueries {
+  constructor(private readonly streams: CatalogStreams) {}
+
+  async execute({ planId }: GetPlan) {
+    const { state, revision } = await this.streams.plans.load(planId);
+    if (!state) throw refuse('PLAN_NOT_FOUND');
+    return view(state, revision);
+  }
+}

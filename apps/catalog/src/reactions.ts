@@ -1,0 +1,39 @@
+import { Injectable } from '@nestjs/common';
+import { EventStores, subjectOf } from '@keyledger/event-store';
+import { Clock, Refusal, type OrderId } from '@keyledger/kernel';
+import { Log } from '@keyledger/observability';
+import { Reaction, StateDatabases } from '@keyledger/read-models';
+import { Fulfilment } from './order.handlers.ts';
+import { CatalogStreams } from './streams.ts';
+
+/** Every order gets its licenses, even if the process that took it died before it had issued them all. */
+@Injectable()
+export class OrderCompletion {
+  readonly #reaction: Reaction;
+
+  private constructor(reaction: Reaction) {
+    this.#reaction = reaction;
+  }
+
+  static async start(events: EventStores, databases: StateDatabases, clock: Clock, streams: CatalogStreams, fulfilment: Fulfilment, log: Log): Promise<OrderCompletion> {
+    return new OrderCompletion(await Reaction.start({
+      name: 'catalog-order-completion', events, databases, clock,
+      isFor: ({ type }) => type === 'OrderPlaced',
+      async react({ stream }) {
+        const orderId = subjectOf(stream) as OrderId;
+        if (await fulfilment.wasDone(orderId)) return;
+        try {
+          const { state } = await streams.orders.load(orderId);
+          if (state) await fulfilment.licensesOf(state);
+        } catch (error) {
+          if (!(error instanceof Refusal) || error.status >= 500) throw error;
+          log.error({ orderId, code: error.code }, 'an order asks for a license that cannot be issued');
+        }
+      },
+    }));
+  }
+
+  close(): Promise<void> {
+    return this.#reaction.close();
+  }
+}

@@ -1,0 +1,87 @@
+import type { IncomingMessage } from 'node:http';
+import { Module, type DynamicModule } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import { ListEnvironments } from '@keyledger/contracts';
+import { runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { MessageClient } from '@keyledger/messaging';
+import { Health, Metrics, type Log } from '@keyledger/observability';
+import type { FastifyInstance } from 'fastify';
+import { AccessController } from './access.controller.ts';
+import { Admission, requestIdOf } from './admission.ts';
+import { CatalogController } from './catalog.controller.ts';
+import type { GatewayConfig } from './config.ts';
+import { ApiDocument, serveDocs } from './docs.ts';
+import { Edge } from './edge.ts';
+import { Idempotency } from './idempotency.ts';
+import { acceptJson } from './json-body.ts';
+import { LicenseController } from './license.controller.ts';
+import { LicensesController } from './licenses.controller.ts';
+import type { Operation } from './operation.ts';
+import { assemblePipeline } from './pipeline.ts';
+import { ProblemFilter, validationRefusal } from './problems.ts';
+import { RateLimits } from './rate-limits.ts';
+import { SystemController } from './system.controller.ts';
+import { validatorCompiler } from './validation.ts';
+
+/** What the gateway needs of the process it runs in. */
+export interface GatewayPlatform {
+  messages: MessageClient;
+  clock: Clock;
+  metrics: Metrics;
+  health: Health;
+  log: Log;
+  config: GatewayConfig;
+}
+
+@Module({})
+class GatewayModule {
+  static with({ messages, metrics, health }: GatewayPlatform, limits: RateLimits, document: ApiDocument): DynamicModule {
+    return {
+      module: GatewayModule,
+      controllers: [LicenseController, LicensesController, CatalogController, AccessController, SystemController],
+      providers: [
+        Edge,
+        { provide: MessageClient, useValue: messages },
+        { provide: RateLimits, useValue: limits },
+        { provide: Metrics, useValue: metrics },
+        { provide: Health, useValue: health },
+        { provide: ApiDocument, useValue: document },
+      ],
+    };
+  }
+}
+
+/** The REST edge, not yet listening. The services that it asks must be there. */
+export async function createGateway(platform: GatewayPlatform): Promise<NestFastifyApplication> {
+  const { messages, clock, metrics, log, config } = platform;
+  const operations: Operation[] = [];
+  const limits = new RateLimits(config.rateLimits);
+  const environments = await environmentNames(messages, clock);
+  const adapter = fastifyAdapter(config);
+  const app = await NestFactory.create<NestFastifyApplication>(GatewayModule.with(platform, limits, new ApiDocument(operations)), adapter, { bodyParser: false, logger: false, abortOnError: false });
+  const fastify = adapter.getInstance() as unknown as FastifyInstance;
+  acceptJson(fastify);
+  assemblePipeline(fastify, { admission: new Admission(messages, clock, limits, () => environments), idempotency: new Idempotency(messages), metrics, operations });
+  app.useGlobalFilters(new ProblemFilter((error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed')));
+  await serveDocs(fastify);
+  await app.init();
+  return app;
+}
+
+/** Environments are made at the first start and never again, so asking once is enough. */
+async function environmentNames(messages: MessageClient, clock: Clock): Promise<ReadonlySet<string>> {
+  const { data } = await runIn(systemContext('control', clock.now('control')), () => messages.send(ListEnvironments, {}));
+  return new Set(data.map(({ name }) => name));
+}
+
+const bodyLimit = 256 * 1024;
+
+function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {
+  const adapter = new FastifyAdapter({
+    bodyLimit, trustProxy, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 200 },
+    schemaErrorFormatter: validationRefusal,
+  });
+  adapter.getInstance().setValidatorCompiler(validatorCompiler());
+  return adapter;
+}

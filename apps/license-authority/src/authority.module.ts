@@ -1,0 +1,47 @@
+import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { EventStores } from '@keyledger/event-store';
+import { Clock } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Log } from '@keyledger/observability';
+import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { LicenseKeys } from './keys.ts';
+import {
+  ActivateCommand, DeactivateCommand, EraseCommand, IssueCommands, LicenseCommands, LicenseQuery, RegenerateKeyCommand, ResolveKeyQuery, RevokeActivationCommand,
+} from './license.handlers.ts';
+import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals } from './license.queries.ts';
+import { licenseProjections } from './license.tables.ts';
+import { Erasure } from './reactions.ts';
+import { Licenses } from './streams.ts';
+
+/** Decides about licenses: the only writer of their streams, and where they are searched. */
+@Module({})
+export class LicenseAuthorityModule implements OnModuleDestroy {
+  constructor(private readonly projectors: Projectors, private readonly erasure: Erasure) {}
+
+  static with(platform: readonly Provider[]): DynamicModule {
+    return {
+      module: LicenseAuthorityModule,
+      imports: [CqrsModule.forRoot()],
+      providers: [
+        ...platform,
+        LicenseKeys, LicenseTable,
+        IssueCommands, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
+        LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
+        { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings) => new Licenses(events, keyrings), inject: [EventStores, Keyrings] },
+        {
+          provide: Projectors,
+          useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>
+            Projectors.start({ name: 'license-authority', projections: licenseProjections, events, databases, sealings, parked: (parked) => log.error(parked, 'stream parked') }),
+          inject: [EventStores, ReadDatabases, Keyrings, Log],
+        },
+        { provide: Erasure, useFactory: Erasure.start, inject: [EventStores, StateDatabases, ReadDatabases, Keyrings, Clock, Licenses, Projectors] },
+      ],
+    };
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    await this.erasure.close();
+    await this.projectors.close();
+  }
+}

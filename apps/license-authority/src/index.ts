@@ -1,0 +1,5 @@
+import { CustomerEntity, LicenseEntity, ProductEntity, retiredKeys } from './license.tables.ts';
+
+export { LicenseAuthorityModule } from './authority.module.ts';
+export const authorityEntities = [LicenseEntity, ProductEntity, CustomerEntity];
+export const authorityTables = [retiredKeys];

@@ -1,0 +1,157 @@
+import {
+  ActivateLicense, AssignLicense, DeactivateLicense, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, IssueOrderedLicense,
+  ReactivateLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
+  SuspendLicense, UnsuspendLicense, type LicenseView,
+} from '@keyledger/contracts';
+import {
+  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
+} from '@keyledger/domain';
+import { context, isId, newId, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
+import { Handles, MessageClient } from '@keyledger/messaging';
+import { LicenseKeys } from './keys.ts';
+import { Erasure } from './reactions.ts';
+import { Licenses } from './streams.ts';
+
+/**
+ * The license as the control plane sees it, at the revision of the answer. A view is taken when the state is that of the command,
+ * in whatever context the stream is worked on then, so the time comes along.
+ */
+function viewNow() {
+  const { now } = context();
+  return (state: LicenseState, revision: number): LicenseView => ({ ...licenseView(issued(state), now), revision });
+}
+
+@Handles(IssueLicense, IssueOrderedLicense)
+export class IssueCommands {
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly messages: MessageClient) {}
+
+  async execute(command: IssueLicense | IssueOrderedLicense) {
+    const { environment } = context();
+    if (command instanceof IssueOrderedLicense) return this.#issue({ ...command, environment, key: this.keys.make(DEFAULT_KEY_FORMAT) });
+    const { productId, generatorId, planId, customerId, metadata, ...terms } = command;
+    const offer = await this.messages.send(ResolveOffer, { productId, generatorId, planId, customerId });
+    return this.#issue({
+      licenseId: newId('lic'), productId, generatorId, planId: offer.planId, customerId, metadata, environment,
+      terms: { ...offer.terms, ...terms }, key: this.keys.make(offer.keyFormat),
+    });
+  }
+
+  async #issue(command: Omit<Extract<LicenseCommand, { type: 'Issue' }>, 'type'>) {
+    const view = viewNow();
+    const answer = await this.licenses.run(command.licenseId, { ...command, type: 'Issue' }, (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
+    this.keys.remember(answer.hash, answer.license.id);
+    return answer.license;
+  }
+}
+
+/** Every command on an existing license: the message is the domain command. */
+@Handles(AssignLicense, EditLicense, InactivateLicense, ReactivateLicense, SuspendLicense, UnsuspendLicense, RevokeLicense, RenewLicense)
+export class LicenseCommands {
+  constructor(private readonly licenses: Licenses, private readonly messages: MessageClient) {}
+
+  async execute(command: AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense) {
+    if ('customerId' in command && command.customerId) await this.messages.send(RequireCustomer, { customerId: command.customerId });
+    return this.licenses.run(command.licenseId, command, viewNow());
+  }
+}
+
+@Handles(RegenerateKey)
+export class RegenerateKeyCommand {
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys) {}
+
+  async execute({ licenseId, reason }: RegenerateKey) {
+    const view = viewNow();
+    await this.keys.retire(await this.licenses.load(licenseId, (state) => issued(state).keyHash), licenseId);
+    const answer = await this.licenses.run(licenseId, { type: 'RegenerateKey', key: this.keys.make(DEFAULT_KEY_FORMAT), ...(reason !== undefined && { reason }) },
+      (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
+    this.keys.remember(answer.hash, licenseId);
+    return answer.license;
+  }
+}
+
+@Handles(EraseLicense)
+export class EraseCommand {
+  constructor(private readonly licenses: Licenses, private readonly erasure: Erasure) {}
+
+  async execute({ licenseId, reason, force }: EraseLicense) {
+    const mayEraseActivated = context().actor.permissions.includes('license.erase');
+    await this.licenses.run(licenseId, { type: 'Erase', reason, mayEraseActivated, ...(force !== undefined && { force }) });
+    await this.erasure.done();
+    return null;
+  }
+}
+
+/** The customer's software takes a seat. */
+@Handles(ActivateLicense)
+export class ActivateCommand {
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys) {}
+
+  async execute({ licenseKey, ...instance }: ActivateLicense) {
+    const keyHash = this.keys.hashOf(licenseKey);
+    const licenseId = await this.keys.find(keyHash);
+    if (!licenseId) throw await this.keys.notFound(keyHash);
+    const activationId = newId('act');
+    const { now } = context();
+    return this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance },
+      (state, _revision, events) => activated(issued(state), instance, activationId, events, now));
+  }
+}
+
+function activated(license: IssuedLicense, instance: Parameters<typeof instanceLike>[1], activationId: ActivationId, events: readonly LicenseEvent[], now: Instant) {
+  const activation = license.activations.get(activationId) ?? instanceLike(license, instance);
+  if (!activation) throw new Error(`${license.id} was activated, and yet the instance is not there`);
+  const { id, name, fingerprint, metadata, createdAt } = instanceView(activation);
+  const { terms: { validationMode, heartbeatIntervalSeconds } } = license;
+  return {
+    activated: true as const,
+    created: events.length > 0,
+    instance: { id, name, fingerprint, createdAt, lastSeenAt: now, metadata },
+    license: clientLicenseView(license, now),
+    ...(validationMode === 'heartbeat' && { heartbeatIntervalSeconds }),
+  };
+}
+
+@Handles(DeactivateLicense)
+export class DeactivateCommand {
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys) {}
+
+  async execute({ licenseKey, instanceId }: DeactivateLicense) {
+    const keyHash = this.keys.hashOf(licenseKey);
+    const licenseId = await this.keys.find(keyHash);
+    if (!licenseId) throw await this.keys.notFound(keyHash);
+    if (!isId('act', instanceId)) throw refuse('INSTANCE_NOT_FOUND');
+    return this.licenses.run(licenseId, { type: 'Deactivate', activationId: instanceId, keyHash, by: 'client' }, (state) => {
+      const { activationCount, terms: { activationLimit } } = issued(state);
+      return { deactivated: true as const, activationCount, activationLimit };
+    });
+  }
+}
+
+@Handles(RevokeActivation)
+export class RevokeActivationCommand {
+  constructor(private readonly licenses: Licenses) {}
+
+  async execute({ licenseId, activationId }: RevokeActivation) {
+    await this.licenses.run(licenseId, { type: 'Deactivate', activationId: activationId as ActivationId, by: 'admin' });
+    return null;
+  }
+}
+
+@Handles(GetLicense)
+export class LicenseQuery {
+  constructor(private readonly licenses: Licenses) {}
+
+  execute({ licenseId }: GetLicense) {
+    return this.licenses.load(licenseId, viewNow());
+  }
+}
+
+@Handles(ResolveKey)
+export class ResolveKeyQuery {
+  constructor(private readonly keys: LicenseKeys) {}
+
+  async execute({ keyHash }: ResolveKey) {
+    const licenseId = await this.keys.find(keyHash);
+    return licenseId ? { licenseId, retired: false } : { licenseId: null, retired: await this.keys.wasKey(keyHash) };
+  }
+}

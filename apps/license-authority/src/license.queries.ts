@@ -1,0 +1,207 @@
+import { ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
+import { instanceView, issued, licenseStatuses, licenseView } from '@keyledger/domain';
+import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
+import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
+import { Injectable } from '@nestjs/common';
+import { sql, type Expression, type SqlBool } from 'kysely';
+import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
+import { Licenses } from './streams.ts';
+
+/** Look-ups by key. */
+@Injectable()
+export class LicenseTable {
+  constructor(private readonly projectors: Projectors, private readonly state: StateDatabases) {}
+
+  async byKeyHash(hash: string): Promise<LicenseId | undefined> {
+    const database = await this.projectors.current();
+    const { rows: [row] } = await database.run<{ id: LicenseId }>('select id from authority_license where key_hash = ?', [hash]);
+    return row?.id;
+  }
+
+  async wasKey(hash: string): Promise<boolean> {
+    const { rows } = await this.state.here().run<RetiredKey>('select key_hash from authority_retired_keys where key_hash = ?', [hash]);
+    return rows.length > 0;
+  }
+
+  async retireKey(hash: string, licenseId: LicenseId): Promise<void> {
+    await this.state.here().run('insert into authority_retired_keys (key_hash, license_id) values (?, ?) on conflict (key_hash) do nothing', [hash, licenseId]);
+  }
+}
+
+const sorts: Readonly<Record<string, Sort>> = {
+  key: { column: 'license_key', kind: 'text' },
+  product: { column: 'product_name', kind: 'text' },
+  customer: { column: 'customer_name', kind: 'text' },
+  status: { column: 'status_rank', kind: 'number' },
+  activations: { column: 'limit_rank', kind: 'number' },
+  expiresAt: { column: 'expires_at', kind: 'text' },
+  createdAt: { column: 'created_at', kind: 'text' },
+};
+
+interface Listed {
+  id: LicenseId;
+  product_name: string | null;
+  customer_name: string | null;
+  [column: string]: unknown;
+}
+type Filters = Pick<ListLicenses, 'q' | 'status' | 'productId' | 'planId' | 'customerId' | 'createdAfter' | 'createdBefore' | 'expiresAfter' | 'expiresBefore'>;
+
+/** Licenses that fit, as rows to page over. Names are joined in only where they are sorted by. */
+function filtered(database: Database, { q, status, createdAfter, createdBefore, expiresAfter, expiresBefore, ...references }: Filters, now: Instant, sortedBy = '') {
+  const names = {
+    product: sql`select l.*, n.name as product_name from authority_license l left join authority_product n on n.id = l.product_id`,
+    customer: sql`select l.*, n.name as customer_name from authority_license l left join authority_customer n on n.id = l.customer_id`,
+  }[sortedBy];
+  const rows = database.sql<{ l: Listed }>();
+  const conditions: (Expression<SqlBool> | undefined)[] = [
+    references.productId && sql`product_id = ${references.productId}`,
+    references.planId && sql`plan_id = ${references.planId}`,
+    references.customerId && sql`customer_id = ${references.customerId}`,
+    createdAfter && sql`created_at > ${instant('createdAfter', createdAfter)}`,
+    createdBefore && sql`created_at < ${instant('createdBefore', createdBefore)}`,
+    expiresAfter && sql`expires_at > ${instant('expiresAfter', expiresAfter)}`,
+    expiresBefore && sql`expires_at < ${instant('expiresBefore', expiresBefore)}`,
+    status?.length ? anyOf(status.map((one) => hasStatus(one, now))) : undefined,
+    q === undefined ? undefined : contains(database, q),
+  ].map((condition) => condition as Expression<SqlBool> | undefined || undefined);
+  const source = names ? sql<Listed>`(${names})`.as('l') : sql<Listed>`authority_license`.as('l');
+  return conditions.filter((condition) => condition !== undefined).reduce((query, condition) => query.where(condition), rows.selectFrom(source).select('id'));
+}
+
+/** Part of a key, of a customer's name or e-mail address, or of a product's name. */
+function contains(database: Database, q: string): Expression<SqlBool> | undefined {
+  const places = [matching(database, licenseTable, q), matching(database, customerNames, q, 'customer_id'), matching(database, productNames, q, 'product_id')];
+  return anyOf(places.filter((place) => place !== undefined));
+}
+
+const anyOf = (conditions: readonly Expression<SqlBool>[]): Expression<SqlBool> | undefined =>
+  conditions.length > 0 ? sql<SqlBool>`(${sql.join(conditions, sql` or `)})` : undefined;
+
+/** Time acts at once: what is past its time counts as expired, whether or not that has been made explicit. */
+function hasStatus(status: string, now: Instant): Expression<SqlBool> {
+  if (status === 'revoked') return sql<SqlBool>`status = 'revoked'`;
+  if (status === 'expired') return sql<SqlBool>`(status = 'expired' or (works_until <= ${now} and status <> 'revoked'))`;
+  return sql<SqlBool>`(status = ${status} and (works_until is null or works_until > ${now}))`;
+}
+
+function instant(name: string, text: string): Instant {
+  const value = instantOf(text);
+  if (!value) throw refuse('VALIDATION_FAILED', `${name} is not an instant`);
+  return value;
+}
+
+@Handles(ListLicenses)
+export class LicenseList {
+  constructor(private readonly licenses: Licenses, private readonly projectors: Projectors) {}
+
+  /** The table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */
+  async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
+    const { now } = context();
+    const database = await this.projectors.current();
+    const { data, page: position } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit, cursor });
+    const views = await Promise.all(data.map(({ id }) => this.#view(id, now)));
+    return { data: views.filter((view) => view !== undefined), page: position };
+  }
+
+  /** Erased since: not there any more. */
+  async #view(id: LicenseId, now: Instant): Promise<LicenseView | undefined> {
+    try {
+      return await this.licenses.load(id, (state, revision) => ({ ...licenseView(issued(state), now), revision }));
+    } catch (error) {
+      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
+      throw error;
+    }
+  }
+}
+
+const suggestions = 10;
+
+@Handles(SuggestLicenses)
+export class LicenseSuggestions {
+  constructor(private readonly projectors: Projectors) {}
+
+  async execute({ q }: SuggestLicenses) {
+    const database = await this.projectors.current();
+    const find = async (projection: Parameters<typeof matching>[1], table: string, column: string) => {
+      const where = matching(database, projection, q);
+      if (!where) return [];
+      const { rows } = await sql<{ id: string; text: string }>`select id, ${sql.ref(column)} as text from ${sql.table(table)} where ${where} limit ${suggestions}`.execute(database.sql());
+      return rows;
+    };
+    const [keys, customers, products] = await Promise.all([
+      find(licenseTable, 'authority_license', 'license_key'), find(customerNames, 'authority_customer', 'name'), find(productNames, 'authority_product', 'name'),
+    ]);
+    return {
+      data: [
+        ...keys.map(({ id, text }) => ({ kind: 'key' as const, text, licenseId: id as LicenseId })),
+        ...customers.map(({ text }) => ({ kind: 'customer' as const, text })),
+        ...products.map(({ text }) => ({ kind: 'product' as const, text })),
+      ].slice(0, suggestions),
+    };
+  }
+}
+
+@Handles(TotalLicenses)
+export class LicenseTotals {
+  constructor(private readonly projectors: Projectors) {}
+
+  async execute(filters: TotalLicenses) {
+    const { now } = context();
+    const database = await this.projectors.current();
+    const status = sql<string>`case when works_until <= ${now} and status <> 'revoked' then 'expired' else status end`;
+    const rows = await filtered(database, filters, now).clearSelect()
+      .select([status.as('status'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
+        sql<number>`sum(case when activation_limit > 0 then 1 else 0 end)`.as('limited')])
+      .groupBy(status).execute();
+    const sum = (pick: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + Number(pick(row)), 0);
+    const [licenses, limits, limited] = [sum(({ n }) => n), sum((row) => row.limits), sum((row) => row.limited)];
+    const counts = new Map(rows.map((row) => [row.status, Number(row.n)]));
+    return {
+      licenses,
+      byStatus: Object.fromEntries(licenseStatuses.map((name) => [name, counts.get(name) ?? 0])),
+      averageLimit: limited > 0 ? limits / limited : null,
+      maximumActivations: limited === licenses ? limits : null,
+    };
+  }
+}
+
+@Handles(ListActivations)
+export class ActivationList {
+  constructor(private readonly licenses: Licenses) {}
+
+  async execute({ licenseId, include, limit = 25, cursor }: ListActivations) {
+    const instances = await this.licenses.load(licenseId, (state) =>
+      [...issued(state).activations.values()].filter(({ endedAt }) => include === 'ended' || endedAt === null).map(instanceView));
+    const newestFirst = instances.map((instance) => ({ ...instance, lastSeenAt: null })).sort((a, b) => (a.id < b.id ? 1 : -1));
+    const from = cursor ? newestFirst.findIndex(({ id }) => id < cursor) : 0;
+    const data = from < 0 ? [] : newestFirst.slice(from, from + limit);
+    const more = from >= 0 && from + limit < newestFirst.length;
+    return { data, page: { next: more ? (data.at(-1)?.id ?? null) : null, total: newestFirst.length } };
+  }
+}
+
+/** Nothing of a key but what lists show of it, nothing that is sealed. */
+const secret = new Set(['sealed', 'keyHash', 'key']);
+
+@Handles(ListLicenseEvents)
+export class LicenseEvents {
+  constructor(private readonly licenses: Licenses, private readonly events: EventStores) {}
+
+  async execute({ licenseId, limit = 25, cursor }: ListLicenseEvents) {
+    const { revision } = await this.licenses.load(licenseId, (state, at) => ({ revision: at, license: issued(state).id }));
+    const from = cursor === undefined ? 0 : Number(cursor);
+    if (!Number.isSafeInteger(from) || from < 0) throw refuse('VALIDATION_FAILED', 'cursor is not from a page of events');
+    const recorded = await this.events.here().readStream(`license-${licenseId}`, { from, limit });
+    const next = from + recorded.length;
+    return { data: recorded.map(timelineOf), page: { next: next <= revision ? String(next) : null, total: revision + 1 } };
+  }
+}
+
+function timelineOf({ revision, type, recordedAt, data, metadata }: RecordedEvent) {
+  const { occurredAt: at, actor, correlationId } = metadata as unknown as EventMetadata;
+  const open = Object.fromEntries(Object.entries(data).filter(([name, value]) => !secret.has(name) && value !== undefined)) as Record<string, Json>;
+  return { revision, type, at, recordedAt, actor, correlationId, data: open };
+}
+

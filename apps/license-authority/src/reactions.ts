@@ -1,0 +1,45 @@
+import { Injectable } from '@nestjs/common';
+import { EventStores, subjectOf } from '@keyledger/event-store';
+import { Clock, type LicenseId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Projectors, Reaction, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { Licenses } from './streams.ts';
+
+/**
+ * What follows from an erasure: the license's data key is destroyed, and nothing of what it had sealed stays readable in any file.
+ * It is a reaction to the event, so that it happens even if the process dies right after the event was stored.
+ */
+@Injectable()
+export class Erasure {
+  readonly #reaction: Reaction;
+
+  private constructor(reaction: Reaction) {
+    this.#reaction = reaction;
+  }
+
+  static async start(
+    events: EventStores, state: StateDatabases, read: ReadDatabases, keyrings: Keyrings, clock: Clock, licenses: Licenses, projectors: Projectors,
+  ): Promise<Erasure> {
+    return new Erasure(await Reaction.start({
+      name: 'authority-erasure', events, databases: state, clock,
+      isFor: ({ type }) => type === 'LicenseErased',
+      async react({ stream }) {
+        const licenseId = subjectOf(stream) as LicenseId;
+        await keyrings.here().shred(licenseId);
+        licenses.forget(licenseId);
+        await state.here().run('delete from authority_retired_keys where license_id = ?', [licenseId]);
+        await projectors.current();
+        await Promise.all([state.here().scrub(), read.here().scrub()]);
+      },
+    }));
+  }
+
+  /** Resolves when every erasure up to now is complete. */
+  done(): Promise<void> {
+    return this.#reaction.current();
+  }
+
+  close(): Promise<void> {
+    return this.#reaction.close();
+  }
+}

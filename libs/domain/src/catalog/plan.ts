@@ -1,0 +1,78 @@
+import { refuse, type Aggregate, type Instant, type PlanId, type ProductId } from '@keyledger/kernel';
+import { termsOf, type Terms, type TermsInput } from '../license/terms.ts';
+import { changes } from '../metadata.ts';
+
+/** Whether orders issue licenses, and with which terms. What is not said keeps the default of a license. */
+export type Licensing = Readonly<{ enabled: boolean } & Partial<Terms>>;
+type LicensingInput = Readonly<{ enabled?: boolean } & TermsInput>;
+
+/** What of a product is sold under which terms. null before it was created. */
+export type PlanState = Readonly<{ id: PlanId; productId: ProductId; name: string; licensing: Licensing; createdAt: Instant }>;
+
+export type PlanCommand =
+  | { readonly type: 'Create'; readonly planId: PlanId; readonly productId: ProductId; readonly name: string; readonly licensing?: LicensingInput }
+  /** `licensing` names what changes; the rest of it stays. Licenses and orders that exist keep the terms they were given. */
+  | { readonly type: 'Update'; readonly name?: string; readonly licensing?: LicensingInput };
+
+export type PlanEvent =
+  | { readonly type: 'PlanCreated'; readonly planId: PlanId; readonly productId: ProductId; readonly name: string; readonly licensing: Licensing }
+  /** `licensing` is the whole of it, not the difference. */
+  | { readonly type: 'PlanChanged'; readonly name?: string; readonly licensing?: Licensing };
+
+/** Unlimited activations, for a lifetime. */
+const defaults: Licensing = { enabled: false, activationLimit: -1, expiry: null };
+
+export const Plan: Aggregate<PlanState | null, PlanCommand, PlanEvent> = {
+  category: 'plan',
+  stateVersion: 1,
+  shapes: { PlanCreated: { schema: 1 }, PlanChanged: { schema: 1 } },
+  initial: () => null,
+
+  decide(plan, command) {
+    switch (command.type) {
+      case 'Create': return plan ? [] : [created(command)];
+      case 'Update': {
+        if (!plan) throw refuse('PLAN_NOT_FOUND');
+        return changed(plan, command);
+      }
+    }
+  },
+
+  evolve(plan, event, { at }) {
+    switch (event.type) {
+      case 'PlanCreated': {
+        const { planId, productId, name, licensing } = event;
+        return { id: planId, productId, name, licensing, createdAt: at };
+      }
+      case 'PlanChanged': {
+        const { type: _, ...change } = event;
+        return plan && { ...plan, ...change };
+      }
+    }
+  },
+};
+
+function created({ planId, productId, name, licensing }: PlanCommand & { type: 'Create' }): PlanEvent {
+  return { type: 'PlanCreated', planId, productId, name, licensing: checked(defaults, licensing) };
+}
+
+function changed(plan: PlanState, { name, licensing }: PlanCommand & { type: 'Update' }): PlanEvent[] {
+  const change = changes<Omit<PlanEvent & { type: 'PlanChanged' }, 'type'>>(plan, { name, licensing: licensing && checked(plan.licensing, licensing) });
+  return change ? [{ type: 'PlanChanged', ...change }] : [];
+}
+
+function checked(present: Licensing, { enabled = present.enabled, ...terms }: LicensingInput = {}): Licensing {
+  const { enabled: _, ...before } = present;
+  return { enabled, ...termsGiven({ ...before, ...defined(terms) }) };
+}
+
+/** Of the terms only those that were asked for, in the spelling used inside. The others are left to whoever makes terms complete. */
+export function termsGiven(input: TermsInput): Partial<Terms> {
+  const complete = termsOf(input);
+  const names = (Object.keys(complete) as (keyof Terms)[]).filter((name) => input[name] !== undefined);
+  return Object.fromEntries(names.map((name) => [name, complete[name]]));
+}
+
+const defined = (terms: TermsInput): TermsInput => Object.fromEntries(Object.entries(terms).filter(([, value]) => value !== undefined));
+
+export const planView = ({ id, productId, name, licensing, createdAt }: PlanState) => ({ id, productId, name, licensing, createdAt });

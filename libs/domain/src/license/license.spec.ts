@@ -1,0 +1,419 @@
+import { describe, expect, it } from '@jest/globals';
+import {
+  activate, ada, assign, at, compiler, deactivate, desktop, edit, editor, erase, exceedQuota, expire, grace, idOf, inactivate, issue, laptop, licenseKey,
+  loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, remind, renew, restoreQuota, restrict, revoke, scenarios, server, suspend,
+  unsuspend,
+} from '@keyledger/testing';
+import { License } from './license.ts';
+import { allowedActions, canActivate, isLive, issued, meterState, statusOf, type LicenseState } from './state.ts';
+
+const now = '2026-11-21T12:00:00.000Z';
+const nextYear = '2027-11-21T12:00:00.000Z';
+const later = '2028-01-31T00:00:00.000Z';
+const aYear = { value: 1, unit: 'years' } as const;
+const { story, given, stateOf } = scenarios(License, now);
+const status = (state: LicenseState, instant = now) => statusOf(issued(state), instant);
+
+describe('Issuing', () => {
+  it('starts a license that anybody may be given', () => given().when(issue()).thenEvents({ type: 'LicenseIssued', purchasedAt: now, customerId: null }, (license) => expect(status(license)).toBe('available')));
+  it('can hand it to its holder at once', () => given().when(issue({ customerId: ada })).thenEvents({ type: 'LicenseIssued', customerId: ada }, (license) => expect(status(license)).toBe('assigned')));
+  it('is already so the second time', () => given(story(issue())).when(issue({ key: licenseKey(2) })).thenNothing());
+  it('keeps the key sealed, its hash and its first characters readable', () => given().when(issue())
+    .thenEvents({ type: 'LicenseIssued', key: licenseKey().value, keyHash: licenseKey().hash, keyPrefix: licenseKey().prefix }));
+  it('counts the term from the purchase', () => given().when(issue({ purchasedAt: '2026-08-31T08:00:00+02:00', terms: { expiry: { value: 6, unit: 'months' } } }))
+    .thenEvents({ type: 'LicenseIssued', purchasedAt: '2026-08-31T06:00:00.000Z', terms: { expiresAt: '2027-02-28T06:00:00.000Z' } }));
+  it('of a purchase long ago makes a license that is expired', () => given().when(issue({ customerId: ada, purchasedAt: '2024-01-01T00:00:00Z', terms: { expiry: aYear } }))
+    .thenEvents({ type: 'LicenseIssued' }, (license) => expect(status(license)).toBe('expired')));
+  it('with a date in the past is refused', () => given().when(issue({ terms: { expiresAt: '2026-11-21T11:59:59Z' } })).thenRefused('EXPIRY_IN_PAST'));
+  it('with 10 KB of metadata is fine, with a byte more is not', () => {
+    const metadata = (size: number) => ({ a: 'x'.repeat(size - '{"a":""}'.length) });
+    given().when(issue({ metadata: metadata(10_240) })).thenEvents({ type: 'LicenseIssued' });
+    given().when(issue({ metadata: metadata(10_241) })).thenRefused('METADATA_TOO_LARGE');
+  });
+  it.each([0, -2, 1.5, 10_001, Number.NaN])('with an activation limit of %p is refused', (activationLimit) =>
+    given().when(issue({ terms: { activationLimit } })).thenRefused('LIMIT_OUT_OF_RANGE'));
+});
+
+describe('A license that is not there', () => {
+  it('answers every command alike', () => {
+    for (const command of [assign(), edit({}), activate(), suspend(), renew(nextYear), revoke(), erase(), expire]) given().when(command).thenRefused('LICENSE_NOT_FOUND');
+  });
+});
+
+describe('A holder', () => {
+  const assigned = story(issue(), assign(ada));
+  it('gets an available license', () => given(story(issue())).when(assign(ada)).thenEvents({ type: 'LicenseAssigned', customerId: ada }));
+  it('can be another one later', () => given(assigned).when(assign(grace)).thenEvents({ type: 'LicenseAssigned', customerId: grace }));
+  it('that has it already keeps it', () => given(assigned).when(assign(ada)).thenNothing());
+  it('can be changed by an edit as well', () => given(assigned).when(edit({ customerId: grace })).thenEvents({ type: 'LicenseAssigned', customerId: grace }));
+  it('cannot be taken away', () => given(assigned).when(edit({ customerId: null as never })).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/customerId' }] }));
+  it('does not change once the license is expired, not by an edit either', () => {
+    const expired = given(story(issue({ terms: { expiry: aYear } }), assign(ada)), later);
+    expired.when(assign(grace)).thenRefused('INVALID_TRANSITION', { from: 'expired', requested: 'assign' });
+    expired.when(edit({ customerId: grace })).thenRefused('INVALID_TRANSITION', { from: 'expired', requested: 'assign' });
+    expired.when(assign(ada)).thenNothing();
+  });
+});
+
+describe('An edit', () => {
+  const active = story(issue({ terms: { activationLimit: 2, expiry: aYear } }), assign(), activate(laptop), activate(desktop));
+  it('writes one event for each fact that changes', () => given(active)
+    .when(edit({ activationLimit: 3, expiresAt: '2027-01-01T01:00:00+01:00', features: { export: true }, featureFlags: { beta: { on: true } }, quotas: [{ meter: 'cores', limit: 8 }], metadata: { crm: 7 } }))
+    .thenEvents(
+      { type: 'ActivationLimitChanged', activationLimit: 3 }, { type: 'ExpiryChanged', expiresAt: '2027-01-01T00:00:00.000Z', by: 'edit' },
+      { type: 'FeaturesChanged', features: { export: true } }, { type: 'FeatureFlagsChanged', featureFlags: { beta: { on: true } } },
+      { type: 'QuotaChanged', quotas: [{ meter: 'cores', limit: 8 }] }, { type: 'MetadataChanged', metadata: { crm: 7 } },
+    ));
+  it('writes nothing when all is as asked for, however it is spelled', () => {
+    const edited = story(active, edit({ metadata: { a: 1, b: [2] }, featureFlags: { x: null } }));
+    given(edited).when(edit({ activationLimit: 2, expiresAt: '2027-11-21T13:00:00+01:00', metadata: { b: [2], a: 1 }, featureFlags: { x: null }, customerId: ada })).thenNothing();
+    given(edited).when(edit({})).thenNothing();
+  });
+  it('that lowers the limit below the live instances evicts nobody and blocks new ones', () => {
+    const lowered = story(active, edit({ activationLimit: 1 }));
+    given(lowered).when(activate(laptop)).thenNothing();
+    given(lowered).when(activate(server)).thenRefused('ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 2 });
+  });
+  it('makes it a lifetime license with a null', () => given(active).when(edit({ expiresAt: null })).thenEvents({ type: 'ExpiryChanged', expiresAt: null }));
+  it('does not end it in the past, nor right now', () => {
+    given(active).when(edit({ expiresAt: '2026-11-21T12:00:00Z' })).thenRefused('EXPIRY_IN_PAST');
+    given(active).when(edit({ expiresAt: '2020-01-01T00:00:00Z' })).thenRefused('EXPIRY_IN_PAST');
+  });
+  it('is refused whole when one field is wrong', () => {
+    given(active).when(edit({ metadata: {}, activationLimit: 0 })).thenRefused('LIMIT_OUT_OF_RANGE');
+    given(active).when(edit({ expiresAt: 'tomorrow' })).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/expiresAt' }] });
+    given(active).when(edit({ metadata: { a: 'x'.repeat(10_240) } })).thenRefused('METADATA_TOO_LARGE');
+    given(active).when(edit({ quotas: [{ meter: 'cores', limit: 1 }, { meter: 'cores', limit: 2 }] })).thenRefused('VALIDATION_FAILED');
+    given(active).when(edit({ features: { seats: -1 } })).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/features/seats' }] });
+  });
+  it.each(['id', 'key', 'productId', 'environment'])('never changes the %s', (field) => given(active).when(edit({ [field]: 'other' })).thenRefused('IMMUTABLE_FIELD', { field }));
+  it('cannot move the expiry of an expired license, but everything else', () => {
+    given(active, later).when(edit({ expiresAt: '2029-01-01T00:00:00Z' })).thenRefused('INVALID_TRANSITION', { from: 'expired', requested: 'edit' });
+    given(active, later).when(edit({ expiresAt: nextYear, activationLimit: 9 })).thenEvents({ type: 'ActivationLimitChanged' });
+  });
+  it('can still move the expiry during the grace after it', () => {
+    const graceful = story(issue({ terms: { expiry: aYear, expiryGraceDays: 14 } }), assign());
+    given(graceful, '2027-12-05T11:59:59.999Z').when(edit({ expiresAt: later })).thenEvents({ type: 'ExpiryChanged' });
+    given(graceful, '2027-12-05T12:00:00.000Z').when(edit({ expiresAt: later })).thenRefused('INVALID_TRANSITION');
+  });
+});
+
+describe('An instance', () => {
+  const assigned = story(issue({ terms: { activationLimit: 2 } }), assign());
+  const active = story(assigned, activate(laptop));
+
+  it('gets a seat, and the first one makes the license active', () => given(assigned).when(activate(laptop)).thenEvents({ type: 'InstanceActivated', fingerprint: 'fp-laptop', name: 'laptop' }, (license) => expect(status(license)).toBe('active')));
+  it('is known by its fingerprint: the same machine has its seat already', () => given(active).when(activate(laptop, { activationId: idOf('act', 77) })).thenNothing());
+  it('is known by its installation id when it has no fingerprint', () =>
+    given(story(active, activate(server))).when(activate(server, { activationId: idOf('act', 77) })).thenNothing());
+  it('with neither is a new one each time, but the same activation never counts twice', () => {
+    const anonymous = { activationId: idOf('act', 5) };
+    given(story(active, activate(anonymous))).when(activate(anonymous)).thenNothing();
+    given(active).when(activate(anonymous)).thenEvents({ type: 'InstanceActivated' });
+  });
+  it('too many is refused, with the numbers', () => given(story(active, activate(desktop))).when(activate(server)).thenRefused('ACTIVATION_LIMIT_EXCEEDED', { limit: 2, used: 2 }));
+  it('gives its seat back once, and may take it again', () => {
+    const gone = story(active, activate(desktop), deactivate(laptop));
+    given(gone).when(deactivate(laptop)).thenNothing();
+    given(gone).when(activate(laptop, { activationId: idOf('act', 78) })).thenEvents({ type: 'InstanceActivated' });
+    given(gone).when(activate(machine(3))).thenEvents({ type: 'InstanceActivated' });
+  });
+  it('that never was cannot be deactivated', () => given(active).when(deactivate(desktop)).thenRefused('INSTANCE_NOT_FOUND'));
+  it('keeps its record when it has ended, without what identifies the machine', () => {
+    const license = issued(stateOf(story(active, deactivate(laptop, 'admin'))));
+    expect(license.activations.get(laptop.activationId)).toMatchObject({ name: 'laptop', fingerprint: null, endedAt: now, endedBy: 'admin' });
+    expect(license.activationCount).toBe(0);
+    expect(status(license)).toBe('active');
+  });
+  it('without a limit there is always one more', () => {
+    const many = story(issue(), assign(), ...Array.from({ length: 40 }, (_, n) => activate(machine(n))));
+    given(many).when(activate(laptop)).thenEvents({ type: 'InstanceActivated' });
+  });
+  it.each([
+    ['a license nobody holds', story(issue()), 'LICENSE_NOT_ASSIGNED'],
+    ['a license that starts later', story(issue({ customerId: ada, terms: { effectiveAt: nextYear } })), 'LICENSE_NOT_YET_EFFECTIVE'],
+    ['a suspended license', story(active, suspend()), 'LICENSE_SUSPENDED'],
+    ['an inactive license', story(active, inactivate()), 'LICENSE_INACTIVE'],
+    ['a license that is both', story(active, inactivate(), suspend()), 'LICENSE_SUSPENDED'],
+    ['a revoked license', story(active, suspend(), revoke()), 'LICENSE_REVOKED'],
+    ['an erased license', story(assigned, erase()), 'LICENSE_NOT_FOUND'],
+  ] as const)('cannot be activated on %s', (_, history, code) => {
+    given(history).when(activate(desktop)).thenRefused(code);
+    given(history).when(activate(laptop)).thenRefused(code);
+  });
+  it('works through the grace after expiry and not a millisecond longer', () => {
+    const graceful = story(issue({ customerId: ada, terms: { expiry: aYear, expiryGraceDays: 7 } }));
+    given(graceful, '2027-11-28T11:59:59.999Z').when(activate()).thenEvents({ type: 'InstanceActivated' });
+    given(graceful, '2027-11-28T12:00:00.000Z').when(activate()).thenRefused('LICENSE_EXPIRED');
+  });
+  it('starts at the very instant at which the license does', () => {
+    const future = story(issue({ customerId: ada, terms: { effectiveAt: nextYear } }));
+    given(future, nextYear).when(activate()).thenEvents({ type: 'InstanceActivated' });
+  });
+  it('must be of the product and deployment that the license is for, as far as it says', () => {
+    const bound = story(issue({ customerId: ada, terms: { deploymentId: 'dep-1', deploymentMode: 'on-premises' } }));
+    given(bound).when(activate(laptop, { productId: compiler, deploymentId: 'dep-2', deploymentMode: 'cloud' })).thenRefused('PRODUCT_MISMATCH');
+    given(bound).when(activate(laptop, { deploymentId: 'dep-2', deploymentMode: 'cloud' })).thenRefused('DEPLOYMENT_MODE_MISMATCH');
+    given(bound).when(activate(laptop, { deploymentId: 'dep-2', deploymentMode: 'on-premises' })).thenRefused('DEPLOYMENT_MISMATCH');
+    given(bound).when(activate(laptop, { productId: editor, deploymentId: 'dep-1', deploymentMode: 'on-premises' })).thenEvents({ type: 'InstanceActivated', deploymentId: 'dep-1' });
+    given(bound).when(activate(laptop)).thenEvents({ type: 'InstanceActivated' });
+  });
+  it('must show a fingerprint when the license is bound to it', () =>
+    given(story(issue({ customerId: ada, terms: { binding: 'fingerprint' } }))).when(activate(server)).thenRefused('FINGERPRINT_REQUIRED'));
+  it('hears what is wrong with the license before what is wrong with itself', () =>
+    given(story(issue({ terms: { binding: 'fingerprint' } }))).when(activate(server, { productId: compiler })).thenRefused('LICENSE_NOT_ASSIGNED'));
+  it('has a seat to hope for exactly when one would be given', () => {
+    expect(canActivate(issued(stateOf(active)), now)).toBe(true);
+    expect(canActivate(issued(stateOf(story(active, activate(desktop)))), now)).toBe(false);
+    expect(canActivate(issued(stateOf(story(issue()))), now)).toBe(false);
+    expect(canActivate(issued(stateOf(story(active, suspend()))), now)).toBe(false);
+  });
+});
+
+describe('Moving an instance to new hardware', () => {
+  const active = story(issue({ terms: { activationLimit: 2 } }), assign(), activate(laptop));
+  it('keeps the seat, and the old machine loses it', () => {
+    const moved = story(active, activate(desktop), rebind('fp-new', laptop));
+    given(moved).when(activate({ activationId: idOf('act', 9), fingerprint: 'fp-new' })).thenNothing();
+    given(moved).when(activate({ activationId: idOf('act', 9), fingerprint: 'fp-laptop' })).thenRefused('ACTIVATION_LIMIT_EXCEEDED');
+    expect(issued(stateOf(moved)).activations.get(laptop.activationId)).toMatchObject({ fingerprint: 'fp-new', reboundAt: now });
+  });
+  it('needs no name when there is only one', () => given(active).when(rebind()).thenEvents({ type: 'InstanceRebound', activationId: laptop.activationId, fingerprint: 'fp-new' }));
+  it('needs one when there are more', () => given(story(active, activate(desktop))).when(rebind()).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/activationId' }] }));
+  it('to the hardware it has is already so', () => given(active).when(rebind('fp-laptop')).thenNothing());
+  it('to the hardware of another instance is refused', () => given(story(active, activate(desktop))).when(rebind('fp-desktop', laptop)).thenRefused('FINGERPRINT_MISMATCH'));
+  it('is not possible for one that has ended or never was', () => {
+    given(story(active, deactivate(laptop))).when(rebind('fp-new', laptop)).thenRefused('INSTANCE_NOT_FOUND');
+    given(story(active, deactivate(laptop))).when(rebind()).thenRefused('INSTANCE_NOT_FOUND');
+    given(active).when(rebind('fp-new', desktop)).thenRefused('INSTANCE_NOT_FOUND');
+    given(story(active, revoke())).when(rebind('fp-new', laptop)).thenRefused('TERMINAL_STATE');
+  });
+});
+
+describe('Holds', () => {
+  const active = story(issue({ terms: { expiry: aYear } }), assign(), activate());
+  it('are manual unless a cause is said, and remember who, why and when', () => {
+    const license = issued(stateOf(story(active, suspend({ reason: 'odd traffic' }))));
+    expect(license.holds).toEqual([{ kind: 'suspended', cause: 'manual', reason: 'odd traffic', at: now, actor: { type: 'api-key', id: 'key_tester', role: 'super_admin' } }]);
+  });
+  it('are lifted one by one: restoring a subscription leaves the abuse', () => {
+    const held = story(active, suspend({ cause: 'subscription' }), suspend({ cause: 'abuse' }));
+    given(held).when(unsuspend({ cause: 'subscription' })).thenEvents({ type: 'LicenseUnsuspended', cause: 'subscription' }, (license) => expect(status(license)).toBe('suspended'));
+    given(story(held, unsuspend({ cause: 'subscription' }))).when(unsuspend({ cause: 'abuse' })).thenEvents({ type: 'LicenseUnsuspended' }, (license) => expect(status(license)).toBe('active'));
+  });
+  it('of the same kind and cause are one', () => given(story(active, suspend({ cause: 'abuse' }))).when(suspend({ cause: 'abuse', reason: 'again' })).thenNothing());
+  it('that are not there are lifted already', () => {
+    given(story(active, suspend({ cause: 'abuse' }))).when(unsuspend()).thenNothing();
+    given(active).when(reactivate()).thenNothing();
+  });
+  it('of both kinds: suspended shows, inactive is underneath', () => {
+    const both = story(active, inactivate(), suspend());
+    expect(status(stateOf(both))).toBe('suspended');
+    expect(status(stateOf(story(both, unsuspend())))).toBe('inactive');
+    expect(status(stateOf(story(both, reactivate())))).toBe('suspended');
+    expect(status(stateOf(story(both, reactivate(), unsuspend())))).toBe('active');
+  });
+  it('lead back to what the license was before, also when it was never activated', () =>
+    expect(status(stateOf(story(issue(), assign(), inactivate(), reactivate())))).toBe('assigned'));
+  it('leave the instances their seats', () => expect(issued(stateOf(story(active, inactivate()))).activationCount).toBe(1));
+  it('do not stop the clock', () => expect(status(stateOf(story(active, suspend())), later)).toBe('expired'));
+  it('can be lifted while the license is expired, and stay lifted after the renewal', () => {
+    const held = story(active, suspend({ cause: 'subscription' }));
+    const restored = story(held, at(later, unsuspend({ cause: 'subscription' })));
+    expect(status(stateOf(restored), later)).toBe('expired');
+    expect(status(stateOf(story(restored, at(later, renew('2029-01-01T00:00:00Z')))), later)).toBe('active');
+    expect(status(stateOf(story(held, at(later, renew('2029-01-01T00:00:00Z')))), later)).toBe('suspended');
+  });
+});
+
+describe('Time', () => {
+  const active = story(issue({ terms: { expiry: aYear, expiryGraceDays: 14 } }), assign(), activate());
+  const graceOver = '2027-12-05T12:00:00.000Z';
+  it('ends a license by itself, to the millisecond', () => {
+    expect(status(stateOf(active), '2027-12-05T11:59:59.999Z')).toBe('active');
+    expect(status(stateOf(active), graceOver)).toBe('expired');
+  });
+  it('is made explicit once, and not early', () => {
+    given(active, '2027-12-05T11:59:59.999Z').when(expire).thenNothing();
+    given(active, graceOver).when(expire).thenEvents({ type: 'LicenseExpired', expiresAt: nextYear, graceEndedAt: graceOver });
+    given(story(active, at(graceOver, expire)), later).when(expire).thenNothing();
+  });
+  it('does nothing to a lifetime license', () => given(story(issue())).at('2099-01-01T00:00:00.000Z').when(expire).thenNothing());
+  it('reminds 30, 14 and 7 days before, once each', () => {
+    const day = (days: number) => new Date(Date.parse(nextYear) - days * 86_400_000).toISOString();
+    given(active, day(31)).when(remind(30)).thenNothing();
+    given(active, day(30)).when(remind(30)).thenEvents({ type: 'ExpiryReminderDue', days: 30, expiresAt: nextYear });
+    const reminded = story(active, at(day(30), remind(30)));
+    given(reminded, day(29)).when(remind(30)).thenNothing();
+    given(reminded, day(14)).when(remind(14)).thenEvents({ type: 'ExpiryReminderDue', days: 14 });
+    given(story(reminded, at(day(14), remind(14))), day(7)).when(remind(7)).thenEvents({ type: 'ExpiryReminderDue', days: 7 });
+    given(active, nextYear).when(remind(7)).thenNothing();
+  });
+  it('does not make up for reminders that were missed', () => {
+    given(active, '2027-11-20T12:00:00.000Z').when(remind(30)).thenNothing();
+    given(active, '2027-11-20T12:00:00.000Z').when(remind(7)).thenEvents({ type: 'ExpiryReminderDue' });
+  });
+  it('reminds again of a new expiry', () => {
+    const extended = story(active, at('2027-11-20T12:00:00.000Z', remind(7)), at('2027-11-20T12:00:00.000Z', edit({ expiresAt: later })));
+    given(extended, '2028-01-30T00:00:00.000Z').when(remind(7)).thenEvents({ type: 'ExpiryReminderDue' });
+  });
+  it('counts from the first activation where the terms say so', () => {
+    const pending = story(issue({ customerId: ada, terms: { expiry: { value: 1, unit: 'months' }, expiryBasis: 'firstActivation' } }));
+    expect(status(stateOf(pending), later)).toBe('assigned');
+    given(pending, '2027-01-31T00:00:00.000Z').when(activate())
+      .thenEvents({ type: 'InstanceActivated' }, { type: 'ExpiryChanged', expiresAt: '2027-02-28T00:00:00.000Z', by: 'firstActivation' });
+    const started = story(pending, at('2027-01-31T00:00:00.000Z', activate()));
+    given(started, '2027-02-01T00:00:00.000Z').when(activate(desktop)).thenEvents({ type: 'InstanceActivated' });
+  });
+  it('does not start a term over that an edit has set', () => {
+    const dated = story(issue({ customerId: ada, terms: { expiry: aYear, expiryBasis: 'firstActivation' } }), edit({ expiresAt: nextYear }));
+    given(dated).when(activate()).thenEvents({ type: 'InstanceActivated' });
+  });
+});
+
+describe('A trial', () => {
+  const trial = story(issue({ customerId: ada, terms: { trial: { days: 30 } } }));
+  const started = story(trial, activate());
+  it('starts with the first activation', () => given(trial).when(activate()).thenEvents({ type: 'InstanceActivated' }, { type: 'ExpiryChanged', expiresAt: '2026-12-21T12:00:00.000Z' }));
+  it('does not outlast a date that comes earlier', () =>
+    given(story(issue({ customerId: ada, terms: { trial: { days: 30 }, expiresAt: '2026-12-01T00:00:00Z' } }))).when(activate()).thenEvents({ type: 'InstanceActivated' }));
+  it('is 90 days at most, extended or renewed', () => {
+    given().when(issue({ terms: { trial: { days: 91 } } })).thenRefused('TRIAL_TOO_LONG');
+    given(started).when(edit({ expiresAt: '2027-02-19T12:00:00.000Z' })).thenEvents({ type: 'ExpiryChanged' });
+    given(started).when(edit({ expiresAt: '2027-02-19T12:00:00.001Z' })).thenRefused('TRIAL_TOO_LONG');
+    given(started).when(renew('2027-02-19T12:00:00.001Z')).thenRefused('TRIAL_TOO_LONG');
+    given(started).when(edit({ expiresAt: null })).thenRefused('TRIAL_TOO_LONG');
+  });
+});
+
+describe('A renewal', () => {
+  const active = story(issue({ terms: { expiry: aYear } }), assign(), activate());
+  const said = story(active, at(nextYear, expire));
+  it('moves the expiry later', () => given(active).when(renew('2028-11-21T12:00:00Z')).thenEvents({ type: 'LicenseRenewed', expiresAt: '2028-11-21T12:00:00.000Z' }));
+  it('brings an expired license back to what it was, with its seats', () => {
+    for (const expired of [active, said]) {
+      given(expired, later).when(renew('2029-01-01T00:00:00Z')).thenEvents({ type: 'LicenseRenewed' }, (license) => {
+        expect(status(license, later)).toBe('active');
+        expect(issued(license).activationCount).toBe(1);
+      });
+    }
+  });
+  it('that does not end later is refused', () => {
+    given(active).when(renew(nextYear)).thenRefused('EXPIRY_NOT_LATER', { expiresAt: nextYear });
+    given(active).when(renew('2027-01-01T00:00:00Z')).thenRefused('EXPIRY_NOT_LATER');
+  });
+  it('that ends later, but in the past all the same, is refused', () => given(active, later).when(renew('2028-01-01T00:00:00Z')).thenRefused('EXPIRY_IN_PAST'));
+  it('given twice is one', () => given(story(active, renew(later))).when(renew('2028-01-31T01:00:00+01:00')).thenNothing());
+  it('given again after that one has run out is refused', () => given(story(active, renew(later)), later).when(renew(later)).thenRefused('EXPIRY_NOT_LATER'));
+  it('of a lifetime license makes no sense', () => {
+    given(story(issue())).when(renew(later)).thenRefused('INVALID_TRANSITION', { from: 'available', requested: 'renew', allowed: ['assign', 'edit', 'regenerateKey', 'revoke', 'erase'] });
+  });
+});
+
+describe('A new key', () => {
+  const active = story(issue(), assign(), activate(laptop), activate(desktop));
+  it('replaces the old one and ends every activation', () => given(active).when(regenerateKey())
+    .thenEvents({ type: 'KeyRegenerated', keyHash: licenseKey(2).hash, keyPrefix: licenseKey(2).prefix, keyVersion: 2, activationsEnded: 2 }, (license) => {
+      expect(issued(license)).toMatchObject({ key: licenseKey(2).value, keyHash: licenseKey(2).hash, keyVersion: 2, activationCount: 0 });
+      expect([...issued(license).activations.values()].map(({ endedBy }) => endedBy)).toEqual(['regenerated', 'regenerated']);
+      expect(status(license)).toBe('active');
+    }));
+  it('is the key already, when it comes twice', () => given(story(active, regenerateKey())).when(regenerateKey()).thenNothing());
+  it('lets the same machines in again', () => given(story(active, regenerateKey())).when(activate(laptop, { activationId: idOf('act', 6) })).thenEvents({ type: 'InstanceActivated' }));
+});
+
+describe('A revoked license', () => {
+  const active = story(issue({ terms: { expiry: aYear } }), assign(), activate(laptop), activate(desktop), suspend({ cause: 'abuse' }));
+  const revoked = story(active, revoke());
+  it('has lost every instance', () => {
+    const license = issued(stateOf(revoked));
+    expect(license.activationCount).toBe(0);
+    expect([...license.activations.values()].some(isLive)).toBe(false);
+    given(revoked).when(deactivate(laptop)).thenNothing();
+  });
+  it('stays revoked', () => {
+    for (const command of [assign(), edit({}), suspend({ cause: 'abuse' }), unsuspend({ cause: 'abuse' }), inactivate(), reactivate(), renew(later), regenerateKey()]) {
+      given(revoked).when(command).thenRefused('TERMINAL_STATE', { from: 'revoked', allowed: ['erase'] });
+    }
+    expect(status(stateOf(revoked), later)).toBe('revoked');
+  });
+  it('is not bothered by the clock', () => given(revoked, later).when(expire).thenNothing());
+  it('is revoked once', () => given(revoked).when(revoke('again')).thenNothing());
+});
+
+describe('Erasing', () => {
+  const used = story(issue(), assign(), activate(), deactivate());
+  it('leaves nothing but a trace', () => given(story(issue(), assign())).when(erase()).thenEvents({ type: 'LicenseErased', keyPrefix: licenseKey().prefix, everActivated: false }, (license) => expect(license).toEqual({ existence: 'erased', id: idOf('lic'), keyPrefix: licenseKey().prefix, erasedAt: now })));
+  it('needs force once the license was ever activated', () => given(used).when(erase()).thenRefused('LICENSE_EVER_ACTIVATED'));
+  it('with force needs the permission', () => given(used).when(erase({ force: true })).thenRefused('PERMISSION_DENIED', { permission: 'license.erase' }));
+  it('with both is done', () => given(used).when(erase({ force: true, mayEraseActivated: true })).thenEvents({ type: 'LicenseErased', everActivated: true }));
+  it('makes it unknown to everybody, for ever', () => {
+    for (const command of [issue(), assign(), erase(), revoke(), expire]) given(story(issue(), erase())).when(command).thenRefused('LICENSE_NOT_FOUND');
+  });
+});
+
+describe('Heartbeats that stay out', () => {
+  const active = story(issue(), assign(), activate(laptop), activate(desktop));
+  it('make an instance late, once', () => {
+    given(active).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost', activationId: laptop.activationId });
+    given(story(active, loseHeartbeat())).when(loseHeartbeat()).thenNothing();
+  });
+  it('come back, once', () => {
+    given(story(active, loseHeartbeat())).when(recoverHeartbeat()).thenEvents({ type: 'HeartbeatRecovered', activationId: laptop.activationId });
+    given(active).when(recoverHeartbeat()).thenNothing();
+  });
+  it('are nobody’s business once the instance has ended', () => {
+    given(story(active, deactivate(laptop))).when(loseHeartbeat()).thenNothing();
+    given(active).when(loseHeartbeat(server)).thenRefused('INSTANCE_NOT_FOUND');
+  });
+});
+
+describe('A quota', () => {
+  const meter = 'max_dp_cores';
+  const licensed = story(issue({ terms: { quotas: [{ meter, limit: 8 }], overageGraceDays: 7 } }), assign(), activate());
+  const exceeded = story(licensed, exceedQuota(10, 8));
+  const graceOver = '2026-11-28T12:00:00.000Z';
+  const stateAt = (history: typeof licensed, instant = now) => meterState(issued(stateOf(history)), meter, instant).state;
+
+  it('is exceeded by a peak above it, with a grace of seven days', () =>
+    given(licensed).when(exceedQuota(10, 8)).thenEvents({ type: 'QuotaExceeded', meter, peak: 10, limit: 8, graceEndsAt: graceOver }));
+  it('is not exceeded by a peak that just fits, whatever limit the metering had in mind', () => given(licensed).when(exceedQuota(8, 4)).thenNothing());
+  it('is exceeded once: the same peak is no news, another one does not start the grace again', () => {
+    given(exceeded, '2026-11-22T00:00:00.000Z').when(exceedQuota(10, 8)).thenNothing();
+    given(exceeded, '2026-11-22T00:00:00.000Z').when(exceedQuota(12, 8)).thenEvents({ type: 'QuotaExceeded', peak: 12, graceEndsAt: graceOver });
+  });
+  it('restricts when the grace is over, to the millisecond, and says so once', () => {
+    expect(stateAt(exceeded, '2026-11-28T11:59:59.999Z')).toBe('exceeded');
+    expect(stateAt(exceeded, graceOver)).toBe('restricted');
+    given(exceeded, '2026-11-28T11:59:59.999Z').when(restrict()).thenNothing();
+    given(exceeded, graceOver).when(restrict()).thenEvents({ type: 'LicenseRestricted', meter });
+    given(story(exceeded, at(graceOver, restrict())), later).when(restrict()).thenNothing();
+  });
+  it('is back to normal after a lower peak', () => {
+    given(exceeded).when(restoreQuota(7)).thenEvents({ type: 'QuotaRestored', meter, peak: 7, limit: 8 }, (license) => expect(meterState(issued(license), meter, now).state).toBe('normal'));
+    given(exceeded).when(restoreQuota(9)).thenNothing();
+    given(licensed).when(restoreQuota(7)).thenNothing();
+    given(story(exceeded, restoreQuota(7))).when(restoreQuota(7)).thenNothing();
+  });
+  it('is back to normal at once when it is raised to the peak, or goes away', () => {
+    for (const history of [exceeded, story(exceeded, at(graceOver, restrict()))]) {
+      given(history, graceOver).when(edit({ quotas: [{ meter, limit: 10 }] })).thenEvents({ type: 'QuotaChanged' }, { type: 'QuotaRestored', meter, limit: 10 });
+      given(history, graceOver).when(edit({ quotas: [] })).thenEvents({ type: 'QuotaChanged' }, { type: 'QuotaRestored', meter, limit: null });
+      given(history, graceOver).when(edit({ quotas: [{ meter, limit: 9 }] })).thenEvents({ type: 'QuotaChanged' });
+    }
+  });
+  it('that a license does not have cannot be exceeded', () => given(licensed).when(exceedQuota(10, 8, 'users')).thenNothing());
+});
+
+it('offers what the state allows, in one order', () => {
+  const offered = (history: ReturnType<typeof story>, instant = now) => allowedActions(issued(stateOf(history)), instant).join(' ');
+  const active = story(issue({ terms: { expiry: aYear } }), assign(), activate());
+  expect(offered(story(issue({ terms: { expiry: aYear } })))).toBe('assign edit renew regenerateKey revoke erase');
+  expect(offered(story(issue(), assign()))).toBe('assign edit inactivate suspend regenerateKey revoke erase');
+  expect(offered(active)).toBe('assign edit inactivate suspend renew regenerateKey revoke erase');
+  expect(offered(story(active, inactivate()))).toBe('assign edit inactivate reactivate suspend renew regenerateKey revoke erase');
+  expect(offered(story(active, suspend()))).toBe('assign edit inactivate suspend unsuspend renew regenerateKey revoke erase');
+  expect(offered(active, later)).toBe('edit renew regenerateKey revoke erase');
+  expect(offered(story(active, suspend()), later)).toBe('edit unsuspend renew regenerateKey revoke erase');
+  expect(offered(story(active, revoke()))).toBe('erase');
+});

@@ -1,0 +1,356 @@
+import {
+  addDays, refuse, type ActivationId, type Aggregate, type CustomerId, type GeneratorId, type Instant, type Json, type JsonObject,
+  type LicenseId, type OrderId, type PlanId, type ProductId, type Refusal,
+} from '@keyledger/kernel';
+import { checkMetadata, sameJson } from '../metadata.ts';
+import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
+import {
+  allowedActions, differs, hasFreeSeat, hasHold, instanceLike, isEffective, isExpired, isLive, issued, meterState, reminderDue, statusOf,
+  type Activation, type HoldCause, type IssuedLicense, type LicenseState, type ReminderDays,
+} from './state.ts';
+import {
+  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, graceEnd, instantIn, malformed, MAX_TRIAL_DAYS,
+  termsOf, trialTooLong, type Features, type Quota, type TermsInput,
+} from './terms.ts';
+import { leads, type LicenseAction } from './transitions.ts';
+
+/** A license key: as shown to its holder, as looked up, and as much of it as lists and logs may show. */
+export interface LicenseKey {
+  value: string;
+  hash: string;
+  prefix: string;
+}
+
+interface Issue {
+  type: 'Issue'; licenseId: LicenseId; productId: ProductId; planId?: PlanId | null; generatorId?: GeneratorId | null; orderId?: OrderId | null;
+  customerId?: CustomerId | null; environment: string;
+  /** When the license was bought; now, when not said. */
+  purchasedAt?: Instant;
+  terms: TermsInput; metadata?: JsonObject; key: LicenseKey;
+}
+interface Assign { type: 'Assign'; customerId: CustomerId }
+/** What is not said stays as it is. `expiresAt: null` is lifetime. The last four cannot change; asking for it is refused. */
+interface Edit {
+  type: 'Edit'; customerId?: CustomerId; activationLimit?: number; expiresAt?: Instant | null; features?: Features; featureFlags?: JsonObject;
+  quotas?: readonly Quota[]; metadata?: JsonObject;
+  id?: unknown; key?: unknown; productId?: unknown; environment?: unknown;
+}
+/** One instance asks for a seat. What it says about product and deployment must fit; what it does not say is not checked. */
+interface Activate {
+  type: 'Activate'; activationId: ActivationId; instanceName?: string; fingerprint?: string; installationId?: string; hardwareId?: string;
+  metadata?: JsonObject; deploymentId?: string; deploymentMode?: string; productId?: string;
+  /** The key that was used: it must be the one in force now. */
+  keyHash?: string;
+}
+interface Deactivate { type: 'Deactivate'; activationId: ActivationId; by: 'client' | 'admin' | 'lapse'; keyHash?: string }
+/** Without `activationId` it is the only live one. */
+interface Rebind { type: 'Rebind'; activationId?: ActivationId; fingerprint: string; reason: string }
+/** Without `cause` it is `manual`. */
+interface ChangeHold { type: 'Suspend' | 'Unsuspend' | 'Inactivate' | 'Reactivate'; cause?: HoldCause; reason?: string | null }
+interface Renew { type: 'Renew'; expiresAt: Instant; reason: string }
+interface RegenerateKey { type: 'RegenerateKey'; key: LicenseKey; reason?: string }
+interface Revoke { type: 'Revoke'; reason?: string; cause?: HoldCause }
+/** `mayEraseActivated`: whether the actor holds the permission `license.erase`. */
+interface Erase { type: 'Erase'; reason: string; force?: boolean; mayEraseActivated: boolean }
+
+/** What time and usage bring about. Each may be asked at any time: when nothing is due, nothing happens. */
+interface Expire { type: 'Expire' }
+interface RemindExpiry { type: 'RemindExpiry'; days: ReminderDays }
+interface ReportHeartbeat { type: 'LoseHeartbeat' | 'RecoverHeartbeat'; activationId: ActivationId }
+/** `limit` is the one that the metering compared with; the limit of the license decides. `readings` explain the peak. */
+interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; readings?: JsonObject }
+interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
+interface Restrict { type: 'Restrict'; meter: string }
+
+export type LicenseCommand =
+  | Issue | Assign | Edit | Activate | Deactivate | Rebind | ChangeHold | Renew | RegenerateKey | Revoke | Erase
+  | Expire | RemindExpiry | ReportHeartbeat | ExceedQuota | RestoreQuota | Restrict;
+
+/**
+ * What should happen. An empty list means "already so", which makes every command safe to retry.
+ * Throws a Refusal; LICENSE_NOT_FOUND for a license that never was or has been erased.
+ */
+function decide(state: LicenseState, command: LicenseCommand, now: Instant): readonly LicenseEvent[] {
+  if (command.type === 'Issue' && state.existence !== 'erased') return issue(state, command, now);
+  const license = issued(state);
+  if ('keyHash' in command && command.keyHash !== undefined && command.keyHash !== license.keyHash) throw keyReplaced();
+  switch (command.type) {
+    case 'Issue': return [];
+    case 'Assign': return assign(license, command.customerId, now);
+    case 'Edit': return edit(license, command, now);
+    case 'Activate': return activate(license, command, now);
+    case 'Deactivate': return isLive(instance(license, command.activationId)) ? [{ type: 'InstanceDeactivated', activationId: command.activationId, by: command.by }] : [];
+    case 'Rebind': return rebind(license, command, now);
+    case 'Suspend': case 'Inactivate': return changeHold(license, command, true, now);
+    case 'Unsuspend': case 'Reactivate': return changeHold(license, command, false, now);
+    case 'Renew': return renew(license, command, now);
+    case 'RegenerateKey': return regenerateKey(license, command, now);
+    case 'Revoke':
+      return license.revokedAt ? [] : [{ type: 'LicenseRevoked', reason: command.reason ?? null, cause: command.cause ?? null, activationsEnded: license.activationCount }];
+    case 'Erase': return erase(license, command);
+    case 'Expire': return expire(license, now);
+    case 'RemindExpiry': return remind(license, command.days, now);
+    case 'LoseHeartbeat': return isLate(license, command.activationId) === false ? [{ type: 'HeartbeatLost', activationId: command.activationId }] : [];
+    case 'RecoverHeartbeat': return isLate(license, command.activationId) === true ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
+    case 'ExceedQuota': return exceedQuota(license, command, now);
+    case 'RestoreQuota': return restoreQuota(license, command);
+    case 'Restrict': return restrict(license, command.meter, now);
+  }
+}
+
+/** A key that is no longer in force answers like one that never was; `retired` tells other services that nobody is guessing. */
+const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true });
+
+/** The license and its rules. */
+export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
+  category: 'license', stateVersion: 1, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+};
+
+// ---- issue, assign, edit ----
+
+function issue(state: LicenseState, command: Issue, now: Instant): LicenseEvent[] {
+  if (state.existence === 'issued') return [];
+  const { licenseId, productId, planId = null, generatorId = null, orderId = null, customerId = null, environment, metadata = {}, key } = command;
+  const terms = termsOf(command.terms);
+  if (terms.expiresAt && terms.expiresAt <= now) throw expiryInPast(terms.expiresAt);
+  checkMetadata(metadata);
+  const purchasedAt = command.purchasedAt ? instantIn('purchasedAt', command.purchasedAt) : now;
+  return [{
+    type: 'LicenseIssued', licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt,
+    terms: { ...terms, expiresAt: expiresAtIssue(terms, purchasedAt) }, metadata, key: key.value, keyHash: key.hash, keyPrefix: key.prefix,
+  }];
+}
+
+function assign(license: IssuedLicense, customerId: CustomerId, now: Instant): LicenseEvent[] {
+  if (!customerId) throw malformed('customerId', 'cannot be taken away');
+  if (license.customerId === customerId && !license.revokedAt) return [];
+  must(license, 'assign', now);
+  return [{ type: 'LicenseAssigned', customerId }];
+}
+
+const immutableFields = ['id', 'key', 'productId', 'environment'] as const;
+
+/** One event for each fact that changes, and none when everything is as asked for. */
+function edit(license: IssuedLicense, wanted: Edit, now: Instant): LicenseEvent[] {
+  must(license, 'edit', now);
+  const immutable = immutableFields.find((name) => wanted[name] !== undefined);
+  if (immutable) throw refuse('IMMUTABLE_FIELD', `${immutable} cannot be changed`, { field: immutable });
+  const { customerId, activationLimit, features, featureFlags, quotas, metadata } = wanted;
+  if (activationLimit !== undefined) checkActivationLimit(activationLimit);
+  if (features !== undefined) checkFeatures(features);
+  if (quotas !== undefined) checkQuotas(quotas);
+  checkMetadata(metadata);
+  const { terms } = license;
+  return [
+    ...(customerId === undefined ? [] : assign(license, customerId, now)),
+    ...changed(terms.activationLimit, activationLimit, (value) => ({ type: 'ActivationLimitChanged', activationLimit: value })),
+    ...editExpiry(license, wanted.expiresAt, now),
+    ...changed(terms.features, features, (value) => ({ type: 'FeaturesChanged', features: value })),
+    ...changed(terms.featureFlags, featureFlags, (value) => ({ type: 'FeatureFlagsChanged', featureFlags: value })),
+    ...editQuotas(license, quotas),
+    ...changed(license.metadata, metadata, (value) => ({ type: 'MetadataChanged', metadata: value })),
+  ];
+}
+
+function changed<T extends Json>(present: T, wanted: T | undefined, event: (value: T) => LicenseEvent): LicenseEvent[] {
+  return wanted === undefined || sameJson(present, wanted) ? [] : [event(wanted)];
+}
+
+function editExpiry(license: IssuedLicense, wanted: Instant | null | undefined, now: Instant): LicenseEvent[] {
+  if (wanted === undefined) return [];
+  const expiresAt = wanted && instantIn('expiresAt', wanted);
+  if (expiresAt === license.terms.expiresAt) return [];
+  if (isExpired(license, now)) throw notPossible(license, 'edit', now, 'The license is expired: renew moves its expiry, an edit does not');
+  if (expiresAt && expiresAt <= now) throw expiryInPast(expiresAt);
+  checkTrial(license, expiresAt);
+  return [{ type: 'ExpiryChanged', expiresAt, by: 'edit' }];
+}
+
+/** A quota raised to the last peak, or taken away, is not exceeded any more, at once. */
+function editQuotas(license: IssuedLicense, quotas: readonly Quota[] | undefined): LicenseEvent[] {
+  const events = changed(license.terms.quotas, quotas, (value) => ({ type: 'QuotaChanged', quotas: value }));
+  if (!quotas || !events.length) return [];
+  for (const [meter, { state, lastPeak }] of license.meters) {
+    if (state === 'normal') continue;
+    const limit = quotas.find((quota) => quota.meter === meter)?.limit ?? null;
+    if (limit === null || (lastPeak ?? 0) <= limit) events.push({ type: 'QuotaRestored', meter, peak: lastPeak, limit });
+  }
+  return events;
+}
+
+// ---- instances ----
+
+function activate(license: IssuedLicense, command: Activate, now: Instant): LicenseEvent[] {
+  const no = whyNoActivation(license, command, now);
+  if (no) throw no;
+  if (license.activations.has(command.activationId) || instanceLike(license, command)) return [];
+  if (!hasFreeSeat(license)) {
+    const [limit, used] = [license.terms.activationLimit, license.activationCount];
+    throw refuse('ACTIVATION_LIMIT_EXCEEDED', `${used} of ${limit} activations are used`, { limit, used });
+  }
+  checkMetadata(command.metadata);
+  const expiresAt = license.used ? license.terms.expiresAt : expiresAtFirstActivation(license.terms, now);
+  const { activationId, instanceName, fingerprint, installationId, hardwareId, metadata, deploymentId, deploymentMode } = command;
+  return [
+    {
+      type: 'InstanceActivated', activationId, name: instanceName ?? null, fingerprint: fingerprint ?? null, installationId: installationId ?? null,
+      hardwareId: hardwareId ?? null, metadata: metadata ?? null, deploymentId: deploymentId ?? null, deploymentMode: deploymentMode ?? null,
+    },
+    ...changed(license.terms.expiresAt, expiresAt, (value) => ({ type: 'ExpiryChanged', expiresAt: value, by: 'firstActivation' })),
+  ];
+}
+
+/** The order of the lines is the order in which an instance hears of them. */
+function whyNoActivation(license: IssuedLicense, { productId, deploymentMode, deploymentId, fingerprint }: Activate, now: Instant): Refusal | undefined {
+  const { terms } = license;
+  switch (statusOf(license, now)) {
+    case 'revoked': return refuse('LICENSE_REVOKED');
+    case 'expired': return refuse('LICENSE_EXPIRED', undefined, { expiresAt: terms.expiresAt });
+    case 'suspended': return refuse('LICENSE_SUSPENDED');
+    case 'inactive': return refuse('LICENSE_INACTIVE');
+    case 'available': return refuse('LICENSE_NOT_ASSIGNED');
+    case 'assigned': case 'active': break;
+  }
+  if (!isEffective(license, now)) return refuse('LICENSE_NOT_YET_EFFECTIVE', undefined, { effectiveAt: terms.effectiveAt });
+  if (productId && productId !== license.productId) return refuse('PRODUCT_MISMATCH');
+  if (differs(terms.deploymentMode, deploymentMode)) return refuse('DEPLOYMENT_MODE_MISMATCH', undefined, { deploymentMode: terms.deploymentMode });
+  if (differs(terms.deploymentId, deploymentId)) return refuse('DEPLOYMENT_MISMATCH');
+  if (terms.binding === 'fingerprint' && !fingerprint) return refuse('FINGERPRINT_REQUIRED');
+  return undefined;
+}
+
+/** The activation, live or ended. */
+function instance(license: IssuedLicense, id: ActivationId): Activation {
+  const activation = license.activations.get(id);
+  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
+  return activation;
+}
+
+/** undefined for an instance that has ended: it is nobody's business any more. */
+function isLate(license: IssuedLicense, id: ActivationId): boolean | undefined {
+  const activation = instance(license, id);
+  return isLive(activation) ? activation.late : undefined;
+}
+
+function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: Rebind, now: Instant): LicenseEvent[] {
+  if (license.revokedAt) throw notPossible(license, 'rebind', now);
+  if (!fingerprint) throw malformed('fingerprint', 'is needed');
+  const activation = activationId ? instance(license, activationId) : onlyInstance(license);
+  if (!isLive(activation)) throw refuse('INSTANCE_NOT_FOUND', 'The instance has given up its seat');
+  if (activation.fingerprint === fingerprint) return [];
+  const other = instanceLike(license, { fingerprint });
+  if (other) throw refuse('FINGERPRINT_MISMATCH', 'Another instance of this license has that fingerprint', { activationId: other.id });
+  return [{ type: 'InstanceRebound', activationId: activation.id, fingerprint, reason }];
+}
+
+function onlyInstance(license: IssuedLicense): Activation {
+  if (license.activationCount > 1) throw malformed('activationId', `is needed: the license has ${license.activationCount} live instances`);
+  const only = [...license.activations.values()].find(isLive);
+  if (!only) throw refuse('INSTANCE_NOT_FOUND', 'The license has no live instance');
+  return only;
+}
+
+// ---- holds, renewal, the end ----
+
+const holdSteps = {
+  Suspend: { kind: 'suspended', action: 'suspend', happened: 'LicenseSuspended' },
+  Unsuspend: { kind: 'suspended', action: 'unsuspend', happened: 'LicenseUnsuspended' },
+  Inactivate: { kind: 'inactive', action: 'inactivate', happened: 'LicenseInactivated' },
+  Reactivate: { kind: 'inactive', action: 'reactivate', happened: 'LicenseReactivated' },
+} as const;
+
+/** Adding a hold that is there, or lifting one that is not, is already so. */
+function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = null }: ChangeHold, there: boolean, now: Instant): LicenseEvent[] {
+  const { kind, action, happened } = holdSteps[type];
+  if (hasHold(license, kind, cause) === there && !license.revokedAt) return [];
+  must(license, action, now);
+  return [{ type: happened, cause, reason }];
+}
+
+/** The same renewal again is already so; any other must end later than the license does. */
+function renew(license: IssuedLicense, command: Renew, now: Instant): LicenseEvent[] {
+  must(license, 'renew', now);
+  const { expiresAt: present } = license.terms;
+  if (!present) throw notPossible(license, 'renew', now, 'The license has no expiry to renew');
+  const expiresAt = instantIn('expiresAt', command.expiresAt);
+  if (expiresAt === present && expiresAt === license.renewedTo && !isExpired(license, now)) return [];
+  if (expiresAt <= present) throw refuse('EXPIRY_NOT_LATER', `The license ends at ${present} already`, { expiresAt: present });
+  if (expiresAt <= now) throw expiryInPast(expiresAt);
+  checkTrial(license, expiresAt);
+  return [{ type: 'LicenseRenewed', expiresAt, reason: command.reason }];
+}
+
+function checkTrial({ terms, firstActivatedAt }: IssuedLicense, expiresAt: Instant | null): void {
+  if (!terms.trial || !firstActivatedAt) return;
+  if (!expiresAt || expiresAt > addDays(firstActivatedAt, MAX_TRIAL_DAYS)) throw trialTooLong('A trial until then');
+}
+
+const expiryInPast = (expiresAt: Instant) => refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });
+
+function regenerateKey(license: IssuedLicense, { key, reason }: RegenerateKey, now: Instant): LicenseEvent[] {
+  must(license, 'regenerateKey', now);
+  if (key.hash === license.keyHash) return [];
+  return [{
+    type: 'KeyRegenerated', key: key.value, keyHash: key.hash, keyPrefix: key.prefix, keyVersion: license.keyVersion + 1, reason: reason ?? null,
+    activationsEnded: license.activationCount,
+  }];
+}
+
+function erase({ used, keyPrefix }: IssuedLicense, { reason, force, mayEraseActivated }: Erase): LicenseEvent[] {
+  if (used && !force) throw refuse('LICENSE_EVER_ACTIVATED');
+  if (used && !mayEraseActivated) throw refuse('PERMISSION_DENIED', 'Erasing a license that has been activated needs license.erase', { permission: 'license.erase' });
+  return [{ type: 'LicenseErased', keyPrefix, reason, everActivated: used }];
+}
+
+// ---- time and usage ----
+
+function expire(license: IssuedLicense, now: Instant): LicenseEvent[] {
+  const { expired, revokedAt, terms: { expiresAt }, worksUntil } = license;
+  if (expired || revokedAt || !expiresAt || !worksUntil || worksUntil > now) return [];
+  return [{ type: 'LicenseExpired', expiresAt, graceEndedAt: worksUntil }];
+}
+
+function remind(license: IssuedLicense, days: ReminderDays, now: Instant): LicenseEvent[] {
+  const { expiresAt } = license.terms;
+  return expiresAt && reminderDue(license, now) === days ? [{ type: 'ExpiryReminderDue', days, expiresAt }] : [];
+}
+
+const quotaOf = ({ terms }: IssuedLicense, meter: string): Quota | undefined => terms.quotas.find((quota) => quota.meter === meter);
+
+function exceedQuota(license: IssuedLicense, { meter, peak, readings }: ExceedQuota, now: Instant): LicenseEvent[] {
+  const quota = quotaOf(license, meter);
+  if (!quota || license.revokedAt || peak <= quota.limit) return [];
+  const { state, lastPeak, graceEndsAt } = license.meters.get(meter) ?? { state: 'normal', lastPeak: null, graceEndsAt: null };
+  if (state !== 'normal' && lastPeak === peak) return [];
+  const ends = (state !== 'normal' && graceEndsAt) || graceEnd(now, license.terms.overageGraceDays);
+  return [{ type: 'QuotaExceeded', meter, peak, limit: quota.limit, graceEndsAt: ends, readings: readings ?? null }];
+}
+
+function restoreQuota(license: IssuedLicense, { meter, peak }: RestoreQuota): LicenseEvent[] {
+  const quota = quotaOf(license, meter);
+  const known = license.meters.get(meter);
+  if (!quota || license.revokedAt || !known || known.state === 'normal') return [];
+  return peak !== undefined && peak > quota.limit ? [] : [{ type: 'QuotaRestored', meter, peak: peak ?? null, limit: quota.limit }];
+}
+
+function restrict(license: IssuedLicense, meter: string, now: Instant): LicenseEvent[] {
+  const said = license.meters.get(meter)?.state === 'restricted';
+  return said || license.revokedAt || meterState(license, meter, now).state !== 'restricted' ? [] : [{ type: 'LicenseRestricted', meter }];
+}
+
+// ---- what the state machine says ----
+
+/** Refuses what the state machine does not have: TERMINAL_STATE or INVALID_TRANSITION {from, requested, allowed}. */
+function must(license: IssuedLicense, action: LicenseAction, now: Instant): void {
+  if (!leads(statusOf(license, now), action)) throw notPossible(license, action, now);
+}
+
+function notPossible(license: IssuedLicense, requested: LicenseAction | 'rebind', now: Instant, detail?: string): Refusal {
+  const from = statusOf(license, now);
+  const allowed = allowedActions(license, now);
+  return refuse(
+    from === 'revoked' ? 'TERMINAL_STATE' : 'INVALID_TRANSITION',
+    detail ?? `${requested} is not possible while the license is ${from}; possible are ${allowed.join(', ')}`,
+    { from, requested, allowed },
+  );
+}

@@ -1,0 +1,177 @@
+import {
+  refuse, type ActivationId, type CustomerId, type EventOrigin, type GeneratorId, type Instant, type JsonObject, type LicenseId, type OrderId,
+  type PlanId, type ProductId,
+} from '@keyledger/kernel';
+import type { Terms } from './terms.ts';
+import { leads, licenseActions, type LicenseAction, type LicenseStatus } from './transitions.ts';
+
+export const holdCauses = ['abuse', 'payment', 'subscription', 'heartbeat', 'manual'] as const;
+export type HoldCause = (typeof holdCauses)[number];
+export type HoldKind = 'suspended' | 'inactive';
+/** Something that stops a license until it is lifted. At most one per kind and cause. */
+export interface Hold {
+  readonly kind: HoldKind;
+  readonly cause: HoldCause;
+  readonly reason: string | null;
+  readonly actor: EventOrigin['actor'];
+  readonly at: Instant;
+}
+
+export type EndedBy = 'client' | 'admin' | 'lapse' | 'regenerated' | 'revoked';
+/** One instance that has, or had, a seat. What identifies a machine is dropped when the seat is given up. */
+export interface Activation {
+  readonly id: ActivationId;
+  readonly name: string | null;
+  readonly fingerprint: string | null;
+  readonly installationId: string | null;
+  readonly hardwareId: string | null;
+  readonly metadata: JsonObject | null;
+  readonly deploymentId: string | null;
+  readonly deploymentMode: string | null;
+  readonly createdAt: Instant;
+  /** When it was last moved to other hardware. */
+  readonly reboundAt: Instant | null;
+  /** Its heartbeats stay out. */
+  readonly late: boolean;
+  readonly endedAt: Instant | null;
+  readonly endedBy: EndedBy | null;
+}
+
+/** What the daily peaks of a meter have led to. */
+export interface MeterState {
+  readonly state: 'normal' | 'exceeded' | 'restricted';
+  /** The last peak that changed anything. */
+  readonly lastPeak: number | null;
+  readonly graceEndsAt: Instant | null;
+}
+
+/**
+ * The facts of a license. They overlap (suspended *and* expired), so the status is derived, never stored.
+ * Only plain objects, arrays and Maps: a snapshot is a structured clone. Only `evolve` writes to it.
+ */
+export interface IssuedLicense {
+  readonly existence: 'issued';
+  readonly id: LicenseId;
+  readonly productId: ProductId;
+  readonly planId: PlanId | null;
+  readonly generatorId: GeneratorId | null;
+  readonly orderId: OrderId | null;
+  readonly environment: string;
+  readonly purchasedAt: Instant;
+  readonly issuedAt: Instant;
+  readonly key: string | null;
+  readonly keyHash: string;
+  readonly keyPrefix: string;
+  readonly keyVersion: number;
+  readonly customerId: CustomerId | null;
+  readonly terms: Terms;
+  readonly metadata: JsonObject;
+  /** From `terms`, kept because every verdict asks: until when it works. Null when it does not expire. */
+  readonly worksUntil: Instant | null;
+  readonly holds: readonly Hold[];
+  /** Somebody has made it explicit that time is up. */
+  readonly expired: boolean;
+  readonly revokedAt: Instant | null;
+  /** Has ever been activated. */
+  readonly used: boolean;
+  readonly firstActivatedAt: Instant | null;
+  /** Where the last renewal moved the expiry to. */
+  readonly renewedTo: Instant | null;
+  /** The last reminder of the present expiry, in days before it. */
+  readonly reminded: number | null;
+  /** Live and ended ones, oldest first. */
+  readonly activations: ReadonlyMap<ActivationId, Activation>;
+  /** Live ones. A fact of its own, because nothing on the hot path may walk through 10,000 activations; so are the two indexes. */
+  readonly activationCount: number;
+  readonly byFingerprint: ReadonlyMap<string, ActivationId>;
+  readonly byInstallationId: ReadonlyMap<string, ActivationId>;
+  readonly meters: ReadonlyMap<string, MeterState>;
+}
+
+/** What is left of an erased license. */
+export interface ErasedLicense {
+  readonly existence: 'erased';
+  readonly id: LicenseId;
+  readonly keyPrefix: string;
+  readonly erasedAt: Instant;
+}
+export type LicenseState = { readonly existence: 'none' } | IssuedLicense | ErasedLicense;
+
+/** The license, if there is one. An erased license answers everybody as one that never was: LICENSE_NOT_FOUND. */
+export function issued(state: LicenseState): IssuedLicense {
+  if (state.existence !== 'issued') throw refuse('LICENSE_NOT_FOUND');
+  return state;
+}
+
+/** The order of the lines is the order of precedence. */
+export function statusOf(license: IssuedLicense, now: Instant): LicenseStatus {
+  if (license.revokedAt) return 'revoked';
+  if (isExpired(license, now)) return 'expired';
+  if (isHeld(license, 'suspended')) return 'suspended';
+  if (isHeld(license, 'inactive')) return 'inactive';
+  if (license.used) return 'active';
+  return license.customerId ? 'assigned' : 'available';
+}
+
+/** Time acts at once: a license is expired from the very instant at which expiry and grace are over, whether or not anybody has said so. */
+export const isExpired = ({ expired, worksUntil }: IssuedLicense, now: Instant): boolean => expired || (worksUntil !== null && worksUntil <= now);
+export const isInExpiryGrace = (license: IssuedLicense, now: Instant): boolean =>
+  license.terms.expiresAt !== null && license.terms.expiresAt <= now && !isExpired(license, now);
+/** The end of the grace after expiry; without a grace the expiry itself, null when the license does not expire. */
+export const graceEndOf = (license: IssuedLicense): Instant | null => license.worksUntil;
+
+export function isHeld({ holds }: IssuedLicense, kind: HoldKind): boolean {
+  for (const hold of holds) if (hold.kind === kind) return true;
+  return false;
+}
+export const hasHold = ({ holds }: IssuedLicense, kind: HoldKind, cause: HoldCause): boolean =>
+  holds.some((hold) => hold.kind === kind && hold.cause === cause);
+
+export const isEffective = ({ terms }: IssuedLicense, now: Instant): boolean => terms.effectiveAt === null || terms.effectiveAt <= now;
+export const hasFreeSeat = ({ terms, activationCount }: IssuedLicense): boolean => terms.activationLimit < 0 || activationCount < terms.activationLimit;
+/** Whether a new instance would get a seat. */
+export const canActivate = (license: IssuedLicense, now: Instant): boolean =>
+  leads(statusOf(license, now), 'activate') && isEffective(license, now) && hasFreeSeat(license);
+
+/** The live activation that an instance has already. It is known by its fingerprint, else by its installation id. */
+export function instanceLike(license: IssuedLicense, { fingerprint, installationId }: { fingerprint?: string | null; installationId?: string | null }): Activation | undefined {
+  const id = fingerprint ? license.byFingerprint.get(fingerprint) : installationId ? license.byInstallationId.get(installationId) : undefined;
+  return id && license.activations.get(id);
+}
+export const isLive = (activation: Activation | undefined): activation is Activation => activation?.endedAt === null;
+
+/** Whether the license is for one and the other was asked for. What is not said is not checked. */
+export const differs = (licensed: string | null, asked: string | null | undefined): boolean => Boolean(licensed && asked && licensed !== asked);
+
+/** A quota that is exceeded for longer than its grace is restricted, from that very instant. */
+export function meterState({ meters }: IssuedLicense, meter: string, now: Instant): MeterState {
+  const known = meters.get(meter) ?? normal;
+  return known.state === 'exceeded' && known.graceEndsAt !== null && known.graceEndsAt <= now ? { ...known, state: 'restricted' } : known;
+}
+const normal: MeterState = { state: 'normal', lastPeak: null, graceEndsAt: null };
+
+/** What a person may do with it now. */
+export function allowedActions(license: IssuedLicense, now: Instant): LicenseAction[] {
+  const status = statusOf(license, now);
+  return licenseActions.filter((action) => leads(status, action) && makesSense(license, action));
+}
+
+function makesSense(license: IssuedLicense, action: LicenseAction): boolean {
+  switch (action) {
+    case 'unsuspend': return isHeld(license, 'suspended');
+    case 'reactivate': return isHeld(license, 'inactive');
+    case 'renew': return license.terms.expiresAt !== null;
+    default: return true;
+  }
+}
+
+/** The reminder that is due: the closest of those reached, once per expiry. Reminders missed while nothing ran are not made up for. */
+export function reminderDue(license: IssuedLicense, now: Instant): ReminderDays | undefined {
+  const { expiresAt } = license.terms;
+  if (!expiresAt || license.revokedAt || expiresAt <= now) return undefined;
+  const daysLeft = (Date.parse(expiresAt) - Date.parse(now)) / 86_400_000;
+  const reached = [...reminderDays].reverse().find((days) => daysLeft <= days);
+  return reached !== undefined && (license.reminded === null || reached < license.reminded) ? reached : undefined;
+}
+export const reminderDays = [30, 14, 7] as const;
+export type ReminderDays = (typeof reminderDays)[number];

@@ -1,0 +1,43 @@
+import type { Instant } from '@keyledger/kernel';
+import { allowedActions, graceEndOf, meterState, statusOf, type Activation, type IssuedLicense } from './state.ts';
+import type { Features } from './terms.ts';
+
+export type LicenseView = ReturnType<typeof licenseView>;
+export type InstanceView = ReturnType<typeof instanceView>;
+
+/** The license as `GET /licenses/:id` answers it, without the revision. `key` is in clear; `graceEndsAt` is null without a grace after expiry. */
+export function licenseView(license: IssuedLicense, now: Instant) {
+  const { id, key, keyPrefix, keyVersion, productId, planId, generatorId, customerId, orderId, environment, purchasedAt, terms, metadata, holds, activationCount } = license;
+  return {
+    id, key, keyPrefix, keyVersion, status: statusOf(license, now), productId, planId, generatorId, customerId, orderId, environment, purchasedAt,
+    ...terms,
+    activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? graceEndOf(license) : null, holds,
+    features: featuresView(terms.features), quotas: quotasView(license, now), metadata,
+    createdAt: license.issuedAt, allowedActions: allowedActions(license, now),
+  };
+}
+
+/** The license as its own software sees it: nothing of the vendor's side. */
+export function clientLicenseView(license: IssuedLicense, now: Instant) {
+  const { id, productId, planId, terms: { expiresAt, effectiveAt, activationLimit, features, featureFlags }, activationCount, metadata } = license;
+  return {
+    id, status: statusOf(license, now), productId, planId, expiresAt, effectiveAt, activationLimit, activationCount,
+    features: featuresView(features), featureFlags, quotas: quotasView(license, now), metadata,
+  };
+}
+
+/** name → true, a cap, or a cap per day or month with what is left of it. Nothing is used up as long as nothing is metered. */
+export type FeatureView = true | number | { readonly limit: number; readonly per: 'day' | 'month'; readonly used: number; readonly remaining: number };
+
+function featuresView(features: Features): Readonly<Record<string, FeatureView>> {
+  return Object.fromEntries(
+    Object.entries(features).map(([name, feature]) => [name, typeof feature === 'object' ? { ...feature, used: 0, remaining: feature.limit } : feature]),
+  );
+}
+
+const quotasView = (license: IssuedLicense, now: Instant) => license.terms.quotas.map((quota) => ({ ...quota, ...meterState(license, quota.meter, now) }));
+
+/** One instance, without when it was last seen, which the log does not know. */
+export function instanceView({ id, name, fingerprint, installationId, hardwareId, deploymentId, deploymentMode, metadata, createdAt, reboundAt, late, endedAt, endedBy }: Activation) {
+  return { id, name, fingerprint, installationId, hardwareId, deploymentId, deploymentMode, metadata, createdAt, reboundAt, late, endedAt, endedBy };
+}

@@ -1,0 +1,78 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Position, RecordedEvent, Subscription } from './port.ts';
+
+type Events = readonly RecordedEvent[];
+/** Events after a position, oldest first; none when there are none yet. Answered at once where they are at hand. */
+export type Source = (after: Position) => Events | Promise<Events>;
+export type Handler = (events: Events) => void | Promise<void>;
+
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+
+/**
+ * A subscription over a source that is asked for more each time the adapter calls `wake()`.
+ * As long as neither source nor handler makes it wait, everything happens within that call: views fed by it are current when it returns.
+ */
+export class Follower implements Subscription {
+  readonly #source: Source;
+  readonly #handler: Handler;
+  readonly #failed: (error: unknown) => void;
+  readonly #closed = new AbortController();
+  #position: Position;
+  /** The batch that the handler has not got through yet. */
+  #batch: Events = [];
+  #woken = false;
+  #busy = false;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(after: Position, source: Source, handler: Handler, failed: (error: unknown) => void) {
+    this.#position = after;
+    this.#source = source;
+    this.#handler = handler;
+    this.#failed = failed;
+  }
+
+  get position(): Position {
+    return this.#position;
+  }
+
+  wake(): void {
+    this.#woken = true;
+    if (!this.#busy && !this.#closed.signal.aborted) this.#running = this.#follow();
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await this.#running;
+  }
+
+  async #follow(): Promise<void> {
+    this.#busy = true;
+    let failures = 0;
+    while (this.#woken && !this.#closed.signal.aborted) {
+      try {
+        this.#woken = false;
+        if (this.#batch.length === 0) {
+          const found = this.#source(this.#position);
+          this.#batch = isHere(found) ? found : await found;
+        }
+        const last = this.#batch.at(-1);
+        if (!last || this.#closed.signal.aborted) continue;
+        this.#woken = true;
+        const handled = this.#handler(this.#batch);
+        if (handled) handled.catch(() => 0);
+        this.#position = last.position;
+        this.#batch = [];
+        failures = 0;
+      } catch (error) {
+        this.#woken = true;
+        this.#failed(error);
+        const pause = Math.min(FIRST_PAUSE_MS * 2 ** failures++, LONGEST_PAUSE_MS);
+        await sleep(pause, undefined, { signal: this.#closed.signal }).catch(() => undefined);
+      }
+    }
+    this.#busy = false;
+  }
+}
+
+const isHere = (found: Events | Promise<Events>): found is Events => Array.isArray(found);

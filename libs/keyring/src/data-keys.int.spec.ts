@@ -1,0 +1,61 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { Database } from '@keyledger/read-models';
+import { dataKeyStoreContract } from './data-keys.contract.ts';
+import { dataKeysMigration, StoredDataKeys } from './data-keys.ts';
+import { Keyring } from './keyring.ts';
+
+const ends: (() => Promise<void> | void)[] = [];
+afterEach(async () => {
+  for (const end of ends.splice(0).toReversed()) await end();
+});
+
+function temporaryDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), 'data-keys-'));
+  ends.push(() => rmSync(directory, { recursive: true }));
+  return directory;
+}
+
+async function open(directory: string): Promise<Database> {
+  const database = await Database.open({
+    kind: 'state', environment: 'production', entities: [], migrations: [dataKeysMigration], at: { sqliteFile: join(directory, 'state.db') },
+  });
+  ends.push(() => database.close());
+  return database;
+}
+
+dataKeyStoreContract('StoredDataKeys on SQLite', async () => new StoredDataKeys(await open(temporaryDirectory())));
+
+describe('A keyring on SQLite', () => {
+  const masterKey = Buffer.alloc(32, 3);
+  const start = async (directory: string) => {
+    const database = await open(directory);
+    return { database, keyring: await Keyring.open({ masterKey, environment: 'production', dataKeys: new StoredDataKeys(database) }) };
+  };
+
+  it('opens after a restart what was sealed before, and nothing of what was shredded', async () => {
+    const directory = temporaryDirectory();
+    const { database, keyring } = await start(directory);
+    const sealer = await keyring.prepare(['cus_1', 'cus_2'], true);
+    const [one, two] = [sealer.seal('cus_1', { name: 'Ada' }), sealer.seal('cus_2', { name: 'Grace' })];
+    await keyring.shred('cus_2');
+    await database.close();
+    ends.pop();
+    const again = await (await start(directory)).keyring.prepare(['cus_1', 'cus_2'], true);
+    expect(again.open('cus_1', one)).toEqual({ name: 'Ada' });
+    expect(again.open('cus_2', two)).toBeNull();
+  });
+
+  it('leaves no trace of a destroyed key in any file', async () => {
+    const directory = temporaryDirectory();
+    const { database, keyring } = await start(directory);
+    await keyring.prepare(['cus_1'], true);
+    const { rows: [row] } = await database.run<{ wrapped: string }>('select wrapped from keyring_data_keys where subject = ?', ['cus_1']);
+    const inFiles = () => readdirSync(directory).some((file) => readFileSync(join(directory, file)).includes(row?.wrapped ?? 'no row'));
+    expect(inFiles()).toBe(true);
+    await keyring.shred('cus_1');
+    expect(inFiles()).toBe(false);
+  });
+});

@@ -1,0 +1,79 @@
+import type { Database, Migration } from '@keyledger/read-models';
+
+/** subject → its wrapped data key, or null when that was destroyed for good. */
+export type WrappedKeys = ReadonlyMap<string, string | null>;
+
+/**
+ * Where the wrapped data keys of one environment live. A row lost is data lost, and a row kept in a backup is data not erased,
+ * so this is neither in the event log nor in a read model that could be built again.
+ */
+export interface DataKeyStore {
+  /** Those that there are; a subject that never had a key is not in the answer. */
+  get(subjects: readonly string[]): Promise<WrappedKeys>;
+  /** Adds, in one go and durably, those that are not there; answers what is stored then for every subject asked about: the first to come won. */
+  insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys>;
+  /** Durably replaces the key by a mark that there must never be one again, also where there was none. */
+  destroy(subject: string): Promise<void>;
+}
+
+/** For specs: everything is gone with the process. */
+export class MemoryDataKeys implements DataKeyStore {
+  readonly rows = new Map<string, string | null>();
+
+  async get(subjects: readonly string[]): Promise<WrappedKeys> {
+    return new Map(subjects.flatMap((subject) => (this.rows.has(subject) ? [[subject, this.rows.get(subject) ?? null] as const] : [])));
+  }
+
+  async insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys> {
+    for (const [subject, wrapped] of keys) if (!this.rows.has(subject)) this.rows.set(subject, wrapped);
+    return this.get([...keys.keys()]);
+  }
+
+  async destroy(subject: string): Promise<void> {
+    this.rows.set(subject, null);
+  }
+}
+
+/** For the state database of each environment: SQLite or PostgreSQL. */
+export const dataKeysMigration: Migration = {
+  name: 'keyring-1-data-keys',
+  up: ({ run }) => run('create table keyring_data_keys (subject text primary key, wrapped text)'),
+};
+
+/** Well under what either database takes as parameters of one statement. */
+const ROWS_PER_STATEMENT = 500;
+
+export class StoredDataKeys implements DataKeyStore {
+  readonly #database: Pick<Database, 'run' | 'scrub'>;
+
+  constructor(database: Pick<Database, 'run' | 'scrub'>) {
+    this.#database = database;
+  }
+
+  async get(subjects: readonly string[]): Promise<WrappedKeys> {
+    const found = new Map<string, string | null>();
+    for (const some of inParts(subjects)) {
+      const { rows } = await this.#database.run<{ subject: string; wrapped: string | null }>(
+        `select subject, wrapped from keyring_data_keys where subject in (${some.map(() => '?').join(', ')})`, some);
+      for (const { subject, wrapped } of rows) found.set(subject, wrapped);
+    }
+    return found;
+  }
+
+  async insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys> {
+    for (const some of inParts([...keys])) {
+      await this.#database.run(
+        `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, ?)').join(', ')} on conflict (subject) do nothing`, some.flat());
+    }
+    return this.get([...keys.keys()]);
+  }
+
+  async destroy(subject: string): Promise<void> {
+    await this.#database.run('insert into keyring_data_keys (subject, wrapped) values (?, null) on conflict (subject) do update set wrapped = null', [subject]);
+    await this.#database.scrub();
+  }
+}
+
+function inParts<T>(all: readonly T[]): T[][] {
+  return Array.from({ length: Math.ceil(all.length / ROWS_PER_STATEMENT) }, (_, i) => all.slice(i * ROWS_PER_STATEMENT, (i + 1) * ROWS_PER_STATEMENT));
+}

@@ -1,0 +1,50 @@
+import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { loadMasterKey } from './master-key.ts';
+
+describe('The master key', () => {
+  let dataDir: string;
+  beforeEach(() => {
+    dataDir = mkdtempSync(join(tmpdir(), 'keyring-'));
+  });
+  afterEach(() => rmSync(dataDir, { recursive: true }));
+
+  const bytes = Buffer.from(Array.from({ length: 32 }, (_, i) => i * 7 + 128));
+  const inFile = (content: string | Uint8Array) => {
+    const file = join(dataDir, 'given');
+    writeFileSync(file, content);
+    return file;
+  };
+
+  it.each([['hex', bytes.toString('hex')], ['base64', bytes.toString('base64')], ['base64url', bytes.toString('base64url')]])('is read as %s', (_, text) => {
+    expect(loadMasterKey({ value: text, dataDir })).toEqual(bytes);
+    expect(loadMasterKey({ file: inFile(`${text}\n`), dataDir })).toEqual(bytes);
+  });
+
+  it('is read from a file of bare bytes', () => expect(loadMasterKey({ file: inFile(bytes), dataDir })).toEqual(bytes));
+
+  it.each(['short', bytes.toString('hex').slice(2), bytes.subarray(1).toString('base64'), 'not base64 at all, is it?', Buffer.alloc(33).toString('base64')])('is refused by name when it is %j', (text) => {
+    expect(() => loadMasterKey({ value: text, dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY must be 32 bytes/);
+    expect(() => loadMasterKey({ file: inFile(text), dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY_FILE .* must be 32 bytes/);
+  });
+
+  it('is missed by name when its file is not there', () => {
+    expect(() => loadMasterKey({ file: join(dataDir, 'nowhere'), dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY_FILE: cannot read/);
+  });
+
+  it('is made at the first start, for nobody else to read, and found at the second', () => {
+    const made = loadMasterKey({ dataDir: join(dataDir, 'new') });
+    expect(made).toHaveLength(32);
+    expect(statSync(join(dataDir, 'new', 'master.key')).mode & 0o777).toBe(0o600);
+    expect(readdirSync(join(dataDir, 'new'))).toEqual(['master.key']);
+    expect(loadMasterKey({ dataDir: join(dataDir, 'new') })).toEqual(made);
+    expect(loadMasterKey({ dataDir })).not.toEqual(made);
+  });
+
+  it('is not made anew over one that is damaged', () => {
+    writeFileSync(join(dataDir, 'master.key'), 'damaged');
+    expect(() => loadMasterKey({ dataDir })).toThrow(/master\.key must be 32 bytes/);
+  });
+});

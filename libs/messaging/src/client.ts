@@ -1,0 +1,63 @@
+import { context, hasContext, type MessageContext } from '@keyledger/kernel';
+import { currentTraceparent } from '@keyledger/observability';
+import { revive, type Fields, type Message, type MessageType, type ResultOf } from './message.ts';
+import { openAnswer, requestEnvelope, type SentContext, type Transport } from './transport.ts';
+
+export interface SendOptions {
+  /** 5000 ms by default. */
+  readonly timeoutMs?: number;
+  /** Another environment than the caller's. */
+  readonly environment?: string;
+  /** What differs from the caller's context; all of it where there is no caller's. `now` is always the receiver's own. */
+  readonly context?: Partial<MessageContext>;
+}
+
+const inherit: SendOptions = {};
+
+/** The one way from process to process, whatever carries the messages. */
+export class MessageClient {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /**
+   * Sends a message to whoever serves it and resolves with the answer, under the caller's context.
+   * Rejects with the Refusal that the handler threw; with UNAVAILABLE when nobody serves it, or not in time; with INTERNAL when the handler crashed.
+   */
+  async send<M extends Message>(type: MessageType<M>, fields: Fields<M>, options: SendOptions = inherit): Promise<ResultOf<M>> {
+    const sent = contextFor(options);
+    const timeoutMs = options.timeoutMs ?? 5000;
+    if (type.direct && this.#transport.handOver) {
+      return this.#transport.handOver(type.subject, revive(type, fields), sent, timeoutMs) as Promise<ResultOf<M>>;
+    }
+    return openAnswer(await this.#transport.request(type.subject, requestEnvelope(fields, sent), timeoutMs)) as ResultOf<M>;
+  }
+}
+
+/** If-Match is about the message that the caller got, so only an explicit one is sent on. */
+function contextFor({ environment, context: given }: SendOptions): SentContext {
+  if (!hasContext()) return complete({ ...given, environment: environment ?? given?.environment });
+  const caller = context();
+  const sent: SentContext = {
+    environment: caller.environment,
+    actor: caller.actor,
+    commandId: caller.commandId,
+    commandAt: caller.commandAt,
+    correlationId: caller.correlationId,
+    causationId: caller.causationId,
+    retry: caller.retry,
+    traceparent: currentTraceparent() ?? caller.traceparent,
+  };
+  if (!given && !environment) return sent;
+  const isAnother = given?.commandId !== undefined && given.commandId !== caller.commandId;
+  return { ...sent, ...(isAnother && { causationId: caller.commandId }), ...given, environment: environment ?? given?.environment ?? caller.environment };
+}
+
+/** Outside of any message, whoever sends must say on whose behalf. */
+function complete(given: Partial<SentContext>): SentContext {
+  const { environment, actor, commandId, commandAt, correlationId } = given;
+  if (!environment || !actor || !commandId || !commandAt || !correlationId) throw new Error('A message sent outside of runIn() needs a complete context');
+  return { ...given, environment, actor, commandId, commandAt, correlationId, traceparent: currentTraceparent() ?? given.traceparent };
+}

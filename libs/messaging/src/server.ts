@@ -1,0 +1,88 @@
+import { types } from 'node:util';
+import { Refusal, refuse, runIn, type Clock, type Instant, type MessageContext } from '@keyledger/kernel';
+import { traced, withRemoteParent, type Outcome } from '@keyledger/observability';
+import { revive, type Message, type MessageType, type ResultOf } from './message.ts';
+import { answerEnvelope, openRequest, refusalEnvelope, type MessageHandler, type SentContext } from './transport.ts';
+
+export interface ServeOptions {
+  /** The service's name: processes of one service share its requests. */
+  readonly queue: string;
+  readonly clock: Clock;
+  /** Gets what was thrown and was no Refusal, within the context of the message if it came to that. The caller learns nothing but INTERNAL. */
+  readonly onError: (error: unknown, subject: string) => void;
+  readonly onHandled?: (subject: string, outcome: Outcome) => void;
+}
+
+/** On the context of a message that is being handled: what it sends on is part of it, so a draining transport lets it through. */
+const underway = Symbol('underway');
+export const isUnderway = (context: MessageContext): boolean => underway in context;
+
+/** Field by field: it runs for every message, and a spread is measurably slower. */
+function opened({ environment, actor, commandId, commandAt, correlationId, causationId, retry, ifRevision, traceparent }: SentContext, now: Instant): MessageContext {
+  const context = { environment, actor, commandId, commandAt, now, correlationId, causationId, retry, ifRevision, traceparent, [underway]: true };
+  return context;
+}
+
+/** Opens the context of each message, runs its handler there, and turns whatever happens into an answer. */
+export function handlerOf<M extends Message>(
+  type: MessageType<M>,
+  execute: (message: M) => ResultOf<M> | Promise<ResultOf<M>>,
+  { clock, onError, onHandled }: Omit<ServeOptions, 'queue'>,
+): MessageHandler {
+  const { subject } = type;
+  const attributes = { 'messaging.destination.name': subject };
+
+  function handled<T>(result: T): T {
+    onHandled?.(subject, 'answered');
+    return result;
+  }
+
+  function thrown(error: unknown): never {
+    onHandled?.(subject, error instanceof Refusal ? 'refused' : 'failed');
+    throw refusalFor(error);
+  }
+
+  function inContext<T>(sent: SentContext, work: () => T): T {
+    return withRemoteParent(sent.traceparent, () => runIn(opened(sent, clock.now(sent.environment)), work));
+  }
+
+  function run(message: M): unknown {
+    try {
+      const result = traced(subject, attributes, () => execute(message));
+      return types.isPromise(result) ? result.then(handled, thrown) : handled(result);
+    } catch (error) {
+      return thrown(error);
+    }
+  }
+
+  /** What breaks around the handler, on the way in or out, is a crash as well. */
+  function refusalFor(error: unknown): Refusal {
+    if (error instanceof Refusal) return error;
+    onError(error, subject);
+    return refuse('INTERNAL');
+  }
+
+  return {
+    execute(message, sent) {
+      try {
+        return inContext(sent, () => run(message as M));
+      } catch (error) {
+        throw refusalFor(error);
+      }
+    },
+    async answer(envelope) {
+      try {
+        const { sent, fields } = openRequest(envelope);
+        return await inContext(sent, async () => {
+          try {
+            return answerEnvelope(await run(revive(type, fields)));
+          } catch (error) {
+            return refusalEnvelope(refusalFor(error));
+          }
+        });
+      } catch (error) {
+        return refusalEnvelope(refusalFor(error));
+      }
+    },
+  };
+}

@@ -1,0 +1,63 @@
+import { errors, refuse, Refusal, type MessageContext } from '@keyledger/kernel';
+import type { Message } from './message.ts';
+
+/** All that crosses a wire, in either direction: headers are strings of printable ASCII, the body is JSON (empty for undefined). */
+export interface Envelope {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
+/** The context as the sender gives it. The receiving side reads its own clock: one decision time per message. */
+export type SentContext = Omit<MessageContext, 'now'>;
+
+/** One served message class, as a transport sees it. */
+export interface MessageHandler {
+  /** Never rejects: a refusal and a crash are answers too. */
+  answer(request: Envelope): Promise<Envelope>;
+  /** The same without the wire: throws or rejects with a Refusal, and with nothing else. */
+  execute(message: Message, sent: SentContext): unknown;
+}
+
+/** Carries requests to whoever serves their subject. Rejects with Refusal UNAVAILABLE when nobody does, or not in time. */
+export interface Transport {
+  request(subject: string, request: Envelope, timeoutMs: number): Promise<Envelope>;
+  /** Servers of one subject share a queue by name; each request goes to one of them. */
+  serve(subject: string, queue: string, handler: MessageHandler): void | Promise<void>;
+  /** Hands a message over as it is, where caller and server share a process. A transport without it always copies. */
+  handOver?(subject: string, message: Message, sent: SentContext, timeoutMs: number): Promise<unknown>;
+  /**
+   * Drains: what comes from outside is refused from now on, what is being handled is finished, including what it asks of others on the way.
+   * Resolves when that is done, or after the transport's drain limit.
+   */
+  close(): Promise<void>;
+}
+
+export const nobody = (subject: string): Refusal => refuse('UNAVAILABLE', `Nobody answers ${subject} at the moment`);
+export const tooLate = (subject: string, timeoutMs: number): Refusal => refuse('UNAVAILABLE', `${subject} was not answered within ${timeoutMs} ms`);
+
+const jsonOf = (value: unknown): string => JSON.stringify(value) ?? '';
+const valueOf = (json: string): unknown => (json === '' ? undefined : JSON.parse(json));
+/** JSON that any header may carry. */
+const asciiJson = (value: unknown): string => JSON.stringify(value).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
+/** `traceparent` travels under its standard name, so that tools on the way understand it; the rest is ours. */
+export function requestEnvelope(fields: object, { traceparent, ...context }: SentContext): Envelope {
+  const headers = { context: asciiJson(context) };
+  return { headers: traceparent ? { ...headers, traceparent } : headers, body: jsonOf(fields) };
+}
+
+export function openRequest({ headers, body }: Envelope): { fields: object; sent: SentContext } {
+  const sent = JSON.parse(headers['context'] ?? 'null') as SentContext | null;
+  const fields = valueOf(body);
+  if (!sent?.environment || fields === null || typeof fields !== 'object') throw new Error('Not a message: it has no context or no fields');
+  return { fields, sent: headers['traceparent'] ? { ...sent, traceparent: headers['traceparent'] } : sent };
+}
+
+export const answerEnvelope = (result: unknown): Envelope => ({ headers: {}, body: jsonOf(result) });
+export const refusalEnvelope = (refusal: Refusal): Envelope => ({ headers: { refused: refusal.code }, body: JSON.stringify(refusal) });
+
+/** The result, or throws the Refusal that the other side threw. A code from a newer release than ours is still a refusal. */
+export function openAnswer({ headers, body }: Envelope): unknown {
+  if (headers['refused'] === undefined) return valueOf(body);
+  throw Object.hasOwn(errors, headers['refused']) ? Refusal.from(JSON.parse(body) as ReturnType<Refusal['toJSON']>) : refuse('INTERNAL');
+}

@@ -1,0 +1,38 @@
+import { context, hasContext } from '@keyledger/kernel';
+import { destination as openDestination, pino, stdSerializers, stdTimeFunctions, type DestinationStream, type Level, type Logger } from 'pino';
+import { maskLine } from './mask.ts';
+import { currentTraceId } from './tracing.ts';
+
+/** pino's logger, as a class too, so that it can be asked for where dependencies are injected. */
+export abstract class Log {}
+export interface Log extends Logger {}
+
+export interface LogOptions {
+  readonly level: Level | 'silent';
+  readonly service: string;
+  /** Where the lines go, one JSON object each; standard output by default. */
+  readonly destination?: DestinationStream;
+}
+
+/** What every line says about the message being handled, without anybody passing it on. */
+function aboutTheMessage(): object {
+  const traceId = currentTraceId();
+  if (!hasContext()) return traceId ? { traceId } : {};
+  const { environment, correlationId } = context();
+  return traceId ? { environment, correlationId, traceId } : { environment, correlationId };
+}
+
+/** Lines of `{time, level, service, environment?, correlationId?, traceId?, …, msg}`; no secret survives in them beyond its first 8 characters. */
+export function createLog({ level, service, destination = openDestination(1) }: LogOptions): Log {
+  return pino(
+    {
+      level,
+      base: { service },
+      timestamp: stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      mixin: aboutTheMessage,
+      serializers: { err: stdSerializers.errWithCause, error: stdSerializers.errWithCause },
+    },
+    { write: (line: string) => destination.write(maskLine(line)) },
+  );
+}

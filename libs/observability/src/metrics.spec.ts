@@ -1,0 +1,54 @@
+import { describe, expect, it } from '@jest/globals';
+import { Metrics, type ProjectionLag } from './metrics.ts';
+
+describe('Metrics', () => {
+  const fresh = () => new Metrics('gateway', { processMetrics: false });
+  const line = (text: string, start: string) => text.split('\n').filter((each) => each.startsWith(start));
+
+  it('count requests by route, method and status, with their duration', async () => {
+    const metrics = fresh();
+    metrics.request('POST', '/license/validate', 200, 0.002);
+    metrics.request('POST', '/license/validate', 200, 0.2);
+    metrics.request('POST', '/license/validate', 429, 0.001);
+    const text = await metrics.expose();
+    expect(line(text, 'keyledger_http_request_duration_seconds_count')).toEqual([
+      'keyledger_http_request_duration_seconds_count{service="gateway",method="POST",route="/license/validate",status="200"} 2',
+      'keyledger_http_request_duration_seconds_count{service="gateway",method="POST",route="/license/validate",status="429"} 1',
+    ]);
+    expect(text).toContain('keyledger_http_request_duration_seconds_bucket{le="0.0025",service="gateway",method="POST",route="/license/validate",status="200"} 1');
+  });
+
+  it('count decisions, messages and appends', async () => {
+    const metrics = fresh();
+    for (const code of ['VALID', 'LICENSE_EXPIRED', 'VALID']) metrics.decision(code);
+    metrics.message('license.assign', 'answered');
+    metrics.message('license.assign', 'failed');
+    metrics.message('license.assign', 'failed');
+    metrics.append(0.004);
+    const text = await metrics.expose();
+    expect(text).toContain('keyledger_decisions_total{code="VALID",service="gateway"} 2');
+    expect(text).toContain('keyledger_decisions_total{code="LICENSE_EXPIRED",service="gateway"} 1');
+    expect(text).toContain('keyledger_messages_total{subject="license.assign",outcome="answered",service="gateway"} 1');
+    expect(text).toContain('keyledger_messages_total{subject="license.assign",outcome="failed",service="gateway"} 2');
+    expect(text).toContain('keyledger_append_duration_seconds_count{service="gateway"} 1');
+  });
+
+  it('ask how far projections are behind at every scrape, and forget those that are gone', async () => {
+    const metrics = fresh();
+    let lags: ProjectionLag[] = [{ environment: 'staging', projection: 'license-list', positions: 7, seconds: 1.5, parked: 2 }];
+    metrics.watchProjections(async () => lags);
+    const text = await metrics.expose();
+    const labels = '{environment="staging",projection="license-list",service="gateway"}';
+    expect(text).toContain(`keyledger_projection_lag_positions${labels} 7`);
+    expect(text).toContain(`keyledger_projection_lag_seconds${labels} 1.5`);
+    expect(text).toContain(`keyledger_parked_streams${labels} 2`);
+    lags = [];
+    expect(line(await metrics.expose(), 'keyledger_projection_lag_positions{')).toEqual([]);
+  });
+
+  it('tell about the process itself', async () => {
+    const metrics = new Metrics('gateway');
+    expect(await metrics.expose()).toMatch(/process_cpu_user_seconds_total\{service="gateway"\} \d[\s\S]*nodejs_eventloop_lag_p99_seconds/);
+    expect(metrics.contentType).toMatch('text/plain');
+  });
+});

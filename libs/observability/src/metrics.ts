@@ -1,0 +1,95 @@
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+
+/** How far a projection is behind the log. `/health/ready` judges by the same numbers. */
+export interface ProjectionLag {
+  readonly environment: string;
+  readonly projection: string;
+  /** Log head minus checkpoint. */
+  readonly positions: number;
+  /** Age of the oldest event that is not applied yet; 0 when there is none. */
+  readonly seconds: number;
+  /** Streams set aside because one of their events could not be applied. */
+  readonly parked: number;
+}
+
+export type Outcome = 'answered' | 'refused' | 'failed';
+
+const requestBuckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+const appendBuckets = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5];
+
+/** The numbers of one process in Prometheus' format. Labels hold names out of the code (routes, codes, subjects), never values out of a request. */
+export class Metrics {
+  readonly #registry = new Registry();
+  readonly #requests = this.#histogram('keyledger_http_request_duration_seconds', 'Time to answer a request', requestBuckets, ['method', 'route', 'status']);
+  readonly #appends = this.#histogram('keyledger_append_duration_seconds', 'Time until appended events are durable', appendBuckets, []);
+  readonly #decisions = this.#counter('keyledger_decisions_total', 'Verdicts and refusals by code', ['code']);
+  readonly #messages = this.#counter('keyledger_messages_total', 'Messages handled by subject and outcome', ['subject', 'outcome']);
+  readonly #observe = new Map<string, (seconds: number) => void>();
+  readonly #count = new Map<string, () => void>();
+
+  /** `processMetrics: false` leaves out memory, CPU, event loop and garbage collection. */
+  constructor(service: string, { processMetrics = true } = {}) {
+    this.#registry.setDefaultLabels({ service });
+    if (processMetrics) collectDefaultMetrics({ register: this.#registry });
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** `route` is the pattern, `/licenses/:id`, never the URL. */
+  request(method: string, route: string, status: number, seconds: number): void {
+    const key = `${method} ${status} ${route}`;
+    let observe = this.#observe.get(key);
+    if (!observe) this.#observe.set(key, (observe = this.#requests.labels(method, route, String(status)).observe));
+    observe(seconds);
+  }
+
+  append(seconds: number): void {
+    this.#appends.observe(seconds);
+  }
+
+  decision(code: string): void {
+    let count = this.#count.get(code);
+    if (!count) this.#count.set(code, (count = bound(this.#decisions.labels(code))));
+    count();
+  }
+
+  message(subject: string, outcome: Outcome): void {
+    const key = `${outcome} ${subject}`;
+    let count = this.#count.get(key);
+    if (!count) this.#count.set(key, (count = bound(this.#messages.labels(subject, outcome))));
+    count();
+  }
+
+  /** Asked at every scrape, so that the lag of a projection that is stuck grows. Call once. */
+  watchProjections(lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>): void {
+    const labelNames = ['environment', 'projection'] as const;
+    const gauge = (name: string, help: string, read: (lag: ProjectionLag) => number) =>
+      new Gauge({
+        name, help, labelNames, registers: [this.#registry],
+        async collect() {
+          this.reset();
+          for (const lag of await lags()) this.set({ environment: lag.environment, projection: lag.projection }, read(lag));
+        },
+      });
+    gauge('keyledger_projection_lag_positions', 'Log positions not applied yet', ({ positions }) => positions);
+    gauge('keyledger_projection_lag_seconds', 'Age of the oldest event not applied yet', ({ seconds }) => seconds);
+    gauge('keyledger_parked_streams', 'Streams set aside after an event could not be applied', ({ parked }) => parked);
+  }
+
+  /** What `GET /metrics` answers. */
+  expose(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  #histogram<L extends string>(name: string, help: string, buckets: number[], labelNames: L[]) {
+    return new Histogram({ name, help, buckets, labelNames, registers: [this.#registry] });
+  }
+
+  #counter<L extends string>(name: string, help: string, labelNames: L[]) {
+    return new Counter({ name, help, labelNames, registers: [this.#registry] });
+  }
+}
+
+const bound = (counter: { inc(): void }) => () => counter.inc();

@@ -1,0 +1,232 @@
+import { join } from 'node:path';
+import { PerEnvironment } from '@keyledger/kernel';
+import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type SqlEntityManager } from '@mikro-orm/sql';
+import { PostgreSqlDriver } from '@mikro-orm/postgresql';
+import { CompiledQuery, type Kysely, type Transaction } from 'kysely';
+import { objectOf, SqlFailure, SqliteFile, sqliteDialect, type DatabaseKind } from './sqlite-dialect.ts';
+import type { SqlValue, Statement } from './sqlite.worker.ts';
+
+export type { DatabaseKind } from './sqlite-dialect.ts';
+export { SqlFailure } from './sqlite-dialect.ts';
+export type { SqlValue, Statement } from './sqlite.worker.ts';
+export type Dialect = 'sqlite' | 'postgres';
+export type Row = Readonly<Record<string, unknown>>;
+/** Any table, any column. */
+export type Tables = Record<string, Record<string, unknown>>;
+
+/** A step of a schema's history, written by hand for both dialects. Its name is `<service>-<number>-<what>` and, once released, fixed. */
+export interface Migration {
+  readonly name: string;
+  up(sql: { readonly dialect: Dialect; run(text: string): Promise<void> }): Promise<void>;
+}
+
+export interface DatabaseOptions {
+  readonly kind: DatabaseKind;
+  readonly environment: string;
+  readonly entities: readonly EntityName<object>[];
+  readonly migrations?: readonly Migration[];
+  readonly at: { readonly sqliteFile: string } | { readonly postgresUrl: string; readonly schema?: string };
+}
+
+export interface Answer<R = Row> {
+  readonly rows: readonly R[];
+  readonly changes: number;
+}
+
+/** What a database can do in its dialect beyond Kysely. */
+interface Engine {
+  readonly dialect: Dialect;
+  batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
+  scrub(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * State tables or read models of one environment: a MikroORM, and below it plain SQL with bound parameters for what has to be fast.
+ * SQL given to `run` and `batch` has `?` for a parameter in both dialects.
+ */
+export class Database {
+  readonly kind: DatabaseKind;
+  readonly environment: string;
+  readonly orm: MikroORM;
+  readonly #engine: Engine;
+
+  /** Resolves when all migrations have been applied. */
+  static async open({ kind, environment, entities, migrations = [], at }: DatabaseOptions): Promise<Database> {
+    const { orm, engine } = 'sqliteFile' in at
+      ? await openSqlite(kind, entities, at.sqliteFile)
+      : await openPostgres(entities, at.postgresUrl, at.schema ?? `${environment}_${kind}`.replaceAll('-', '_'));
+    const database = new Database(kind, environment, orm, engine);
+    try {
+      await migrate(database, migrations);
+      return database;
+    } catch (error) {
+      await database.close();
+      throw error;
+    }
+  }
+
+  private constructor(kind: DatabaseKind, environment: string, orm: MikroORM, engine: Engine) {
+    this.kind = kind;
+    this.environment = environment;
+    this.orm = orm;
+    this.#engine = engine;
+  }
+
+  get dialect(): Dialect {
+    return this.#engine.dialect;
+  }
+
+  /** A unit of work of its own. Its SQL holds values as literals: fine for a few rows, not for a hot path. */
+  em(): SqlEntityManager {
+    return this.orm.em.fork() as SqlEntityManager;
+  }
+
+  /** The query builder: parameters are bound, names are those of tables and columns. `T` says which tables there are. */
+  sql<T = Tables>(): Kysely<T> {
+    return (this.orm.em as SqlEntityManager).getKysely<T>() as Kysely<T>;
+  }
+
+  /** One statement, committed by itself; on SQLite together with those that arrive at the same time. */
+  async run<R = Row>(text: string, params: readonly unknown[] = []): Promise<Answer<R>> {
+    const { rows, numAffectedRows } = await this.sql().executeQuery<R>(CompiledQuery.raw(placeholders(this.dialect, text), [...params]));
+    return { rows, changes: Number(numAffectedRows ?? rows.length) };
+  }
+
+  /** All statements or none, in one transaction and (on SQLite) one round trip. A statement that misses its `expect` rejects with SqlFailure.unexpected. */
+  batch(statements: readonly Statement[]): Promise<readonly Answer[]> {
+    return this.#engine.batch(statements);
+  }
+
+  /** Statements that depend on each other's answers. Nothing else is answered meanwhile: keep it short, and use only what it is given. */
+  transaction<T>(work: (sql: Transaction<Tables>) => Promise<T>): Promise<T> {
+    return this.sql().transaction().execute(work);
+  }
+
+  /** After a deletion: nothing of what was deleted stays readable in the files. On PostgreSQL the space is freed, its write-ahead log ages out by itself. */
+  scrub(): Promise<void> {
+    return this.#engine.scrub();
+  }
+
+  async close(): Promise<void> {
+    await this.orm.close();
+    await this.#engine.close();
+  }
+}
+
+export type Databases = PerEnvironment<Database>;
+
+/** `<directory>/<environment>/<kind>.db`, or a schema `<environment>_<kind>` each. `here()` is the one of the current message's environment. */
+export async function openDatabases(
+  { environments, at, ...options }: Omit<DatabaseOptions, 'environment' | 'at'>
+    & { readonly environments: readonly string[]; readonly at: { readonly directory: string } | { readonly postgresUrl: string } },
+): Promise<Databases> {
+  const open = async (environment: string) => [environment, await Database.open({
+    ...options, environment, at: 'directory' in at ? { sqliteFile: join(at.directory, environment, `${options.kind}.db`) } : at,
+  })] as const;
+  return new PerEnvironment(await Promise.all(environments.map(open)));
+}
+
+const common = { dbName: '', namingStrategy: UnderscoreNamingStrategy, allowGlobalContext: true, discovery: { warnWhenNoEntities: false } } as const;
+
+async function openSqlite(kind: DatabaseKind, entities: readonly EntityName<object>[], path: string): Promise<{ orm: MikroORM; engine: Engine }> {
+  const file = await SqliteFile.open(path, kind);
+  const orm = new MikroORM({ ...common, dbName: path, entities: [...entities], driver: SqliteDriver, driverOptions: sqliteDialect(file) });
+  await orm.connect();
+  const engine: Engine = {
+    dialect: 'sqlite',
+    async batch(statements) {
+      const results = await file.batch(statements);
+      return results.map(({ columns, rows, changes }) => ({ rows: rows.map((row) => objectOf(columns, row)), changes }));
+    },
+    scrub: () => file.scrub(),
+    close: () => file.close(),
+  };
+  return { orm, engine };
+}
+
+async function openPostgres(entities: readonly EntityName<object>[], url: string, schema: string): Promise<{ orm: MikroORM; engine: Engine }> {
+  const orm = new MikroORM({
+    ...common, dbName: undefined, clientUrl: url, entities: [...entities], driver: PostgreSqlDriver,
+    // public comes second for the operator classes of pg_trgm.
+    driverOptions: {
+      options: `-c search_path=${schema},public`,
+      // bigint as number, as in SQLite: none of ours exceeds 2^53.
+      onPoolCreated: ({ options: { types } }: { options: { types: { setTypeParser(oid: number, parse: typeof Number): void } } }) => types.setTypeParser(20, Number),
+    },
+  });
+  await orm.connect();
+  const sql = (orm.em as SqlEntityManager).getKysely<Tables>();
+  const raw = (text: string) => sql.executeQuery(CompiledQuery.raw(text));
+  await oneAtATime(sql, async (alone) => {
+    await alone.executeQuery(CompiledQuery.raw(`create schema if not exists "${schema}"`));
+    await alone.executeQuery(CompiledQuery.raw('create extension if not exists pg_trgm with schema public'));
+  });
+  const engine: Engine = {
+    dialect: 'postgres',
+    batch: (statements) => sql.transaction().execute(async (transaction) => {
+      const answers: Answer[] = [];
+      for (const statement of statements) answers.push(await runOnPostgres(transaction, statement));
+      return answers;
+    }),
+    async scrub() {
+      await raw('vacuum');
+    },
+    close: async () => {},
+  };
+  return { orm, engine };
+}
+
+async function runOnPostgres(sql: Kysely<Tables>, { sql: text, params = [], many, expect }: Statement): Promise<Answer> {
+  let changes = 0;
+  let rows: readonly Row[] = [];
+  for (const [own, values] of many ? multiplied(text, many) : [[text, params] as const]) {
+    const result = await sql.executeQuery<Row>(CompiledQuery.raw(placeholders('postgres', own), [...values]));
+    changes += Number(result.numAffectedRows ?? result.rows.length);
+    rows = result.rows;
+  }
+  if (expect !== undefined && changes !== expect) throw new SqlFailure({ message: `${changes} rows changed instead of ${expect}: ${text}`, unexpected: true });
+  return { rows, changes };
+}
+
+/** `values (?, ?)` once for all rows of a message, instead of a message for each row. */
+function* multiplied(text: string, many: readonly (readonly SqlValue[])[]): Generator<readonly [string, readonly SqlValue[]]> {
+  const one = /values (\([?, ]+\))/.exec(text)?.[1];
+  const atOnce = one ? Math.floor(MAX_PARAMETERS / Math.max(1, many[0]?.length ?? 1)) : 1;
+  for (let from = 0; from < many.length; from += atOnce) {
+    const rows = many.slice(from, from + atOnce);
+    yield [one ? text.replace(one, rows.map(() => one).join(', ')) : text, rows.flat()];
+  }
+}
+const MAX_PARAMETERS = 60_000;
+
+/** `?` → `$1`, `$2`, … No statement of ours has a question mark in a literal. */
+const placeholders = (dialect: Dialect, text: string): string => {
+  let n = 0;
+  return dialect === 'sqlite' ? text : text.replaceAll('?', () => `$${++n}`);
+};
+
+/** Several processes start at the same moment; the lock ends with the transaction. */
+function oneAtATime<T>(sql: Kysely<Tables>, work: (sql: Kysely<Tables>) => Promise<T>): Promise<T> {
+  return sql.transaction().execute(async (transaction) => {
+    await transaction.executeQuery(CompiledQuery.raw('select pg_advisory_xact_lock(5280017)'));
+    return work(transaction);
+  });
+}
+
+/** MikroORM's own migrator takes longer than everything else together when a process starts. */
+async function migrate(database: Database, migrations: readonly Migration[]): Promise<void> {
+  const { dialect } = database;
+  const apply = async (sql: Kysely<Tables>) => {
+    const run = async (text: string) => void await sql.executeQuery(CompiledQuery.raw(text));
+    await run('create table if not exists migrations (name text primary key)');
+    const { rows } = await sql.executeQuery<{ name: string }>(CompiledQuery.raw('select name from migrations'));
+    const applied = new Set(rows.map(({ name }) => name));
+    for (const { name, up } of migrations.filter((migration) => !applied.has(migration.name))) {
+      await up({ dialect, run });
+      await sql.executeQuery(CompiledQuery.raw(placeholders(dialect, 'insert into migrations (name) values (?)'), [name]));
+    }
+  };
+  if (dialect === 'postgres') await oneAtATime(database.sql(), apply);
+  else await database.transaction(apply);
+}

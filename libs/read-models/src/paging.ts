@@ -1,0 +1,105 @@
+import { refuse } from '@keyledger/kernel';
+import { sql, type SelectQueryBuilder } from 'kysely';
+
+/** A column that may be sorted by, and what is in it. An index on (column, id) makes every page cost the same. */
+export interface Sort {
+  readonly column: string;
+  readonly kind: 'text' | 'number';
+}
+
+export interface PageRequest {
+  /** Name of a sort, descending with `-` before it. Rows without a value come last, descending first. */
+  readonly sort: string;
+  /** Rows per page, 1 or more. */
+  readonly limit: number;
+  /** `next` of the page before. */
+  readonly cursor?: string | null;
+  /** Count all rows of the query as well. Default true. */
+  readonly total?: boolean;
+}
+
+export interface Page<Row> {
+  readonly data: Row[];
+  readonly page: { readonly next: string | null; readonly total: number | null };
+}
+
+interface Place {
+  readonly value: string | number | null;
+  readonly id: string;
+}
+
+/**
+ * One page of a query that has a column `id`. A page starts behind the last row of the page before, wherever that is by now: rows that
+ * come or go in between shift nothing. Refuses an unknown sort, and a cursor that is not from a page of this sort, with VALIDATION_FAILED.
+ */
+export async function page<DB, TB extends keyof DB, Row extends { readonly id: string }>(
+  query: SelectQueryBuilder<DB, TB, Row>, sorts: Readonly<Record<string, Sort>>, { sort, limit, cursor, total = true }: PageRequest,
+): Promise<Page<Row>> {
+  const descending = sort.startsWith('-');
+  const name = descending ? sort.slice(1) : sort;
+  const by = Object.hasOwn(sorts, name) ? sorts[name] : undefined;
+  if (!by) throw refuse('VALIDATION_FAILED', `sort must be one of ${Object.keys(sorts).join(', ')}, or one of them after a -`);
+  const after = cursor ? placeOf(cursor, sort, by) : undefined;
+  const counting = total ? count(query) : null;
+  // Two ranges of one index, instead of an order that puts the empty ones at an end and that no index has.
+  const filled = (rows: number) => range(query, by.column, descending, rows, after?.value === null ? undefined : after);
+  const empty = (rows: number) => emptyRange(query, by.column, descending, rows, after?.value === null ? after.id : undefined);
+  const parts = descending ? [empty, filled] : [filled, empty];
+  // A cursor in the second range has the first one behind it.
+  const isInEmpty = after && after.value === null;
+  const left = after && isInEmpty !== descending ? parts.slice(1) : parts;
+  const data: (Row & Named)[] = [];
+  for (const part of left) {
+    if (data.length <= limit) data.push(...await part(limit + 1 - data.length));
+  }
+  const more = data.length > limit;
+  const rows = data.slice(0, limit);
+  const last = rows.at(-1);
+  return {
+    data: rows.map(({ _sort, ...row }) => row as unknown as Row),
+    page: { next: more && last ? cursorOf(sort, { value: last._sort, id: last.id }) : null, total: await counting },
+  };
+}
+
+type Named = { readonly _sort: string | number | null };
+
+function range<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, Row>, column: string, descending: boolean, rows: number, after?: Place) {
+  const [ref, id] = [sql.ref(column), sql.ref('id')];
+  const direction = sql.raw(descending ? 'desc' : 'asc');
+  const beyond = after ? sql<boolean>`(${ref}, ${id}) ${sql.raw(descending ? '<' : '>')} (${after.value}, ${after.id})` : sql<boolean>`${ref} is not null`;
+  return query.select(sql<Named['_sort']>`${ref}`.as('_sort')).where(beyond)
+    .orderBy(sql`${ref} ${direction}, ${id} ${direction}`).limit(rows).execute() as Promise<(Row & Named)[]>;
+}
+
+function emptyRange<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, Row>, column: string, descending: boolean, rows: number, after?: string) {
+  const id = sql.ref('id');
+  const direction = sql.raw(descending ? 'desc' : 'asc');
+  const all = query.select(sql<null>`null`.as('_sort')).where(sql<boolean>`${sql.ref(column)} is null`);
+  const beyond = after === undefined ? all : all.where(sql<boolean>`${id} ${sql.raw(descending ? '<' : '>')} ${after}`);
+  return beyond.orderBy(sql`${id} ${direction}`).limit(rows).execute() as Promise<(Row & Named)[]>;
+}
+
+async function count<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, Row>): Promise<number> {
+  const [counted] = await query.clearSelect().select(sql<number>`count(*)`.as('n')).execute() as unknown as [{ n: number }];
+  return counted.n;
+}
+
+const cursorOf = (sort: string, { value, id }: Place): string => Buffer.from(JSON.stringify([sort, value, id])).toString('base64url');
+
+function placeOf(cursor: string, sort: string, { kind }: Sort): Place {
+  const [of, value, id, ...rest] = parsed(cursor);
+  const fits = value === null || (kind === 'text' ? isText(value) : Number.isFinite(value));
+  if (of !== sort || !fits || !isText(id) || rest.length > 0) throw refuse('VALIDATION_FAILED', `cursor is not from a page sorted by ${sort}`);
+  return { value: value as Place['value'], id };
+}
+
+const isText = (value: unknown): value is string => typeof value === 'string' && !value.includes('\0');
+
+function parsed(cursor: string): readonly unknown[] {
+  try {
+    const content: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString());
+    return Array.isArray(content) ? content : [];
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,83 @@
+import type { EventStore } from '@keyledger/event-store';
+import { PerEnvironment, type Sealing } from '@keyledger/kernel';
+import type { Database } from './database.ts';
+import type { Projection } from './projection.ts';
+import { Projector, type Parked } from './projector.ts';
+import { ReadIndex } from './read-index.ts';
+
+/** State tables and read models, each as what it is called where dependencies are injected. */
+export class StateDatabases extends PerEnvironment<Database> {}
+export class ReadDatabases extends PerEnvironment<Database> {}
+
+/** How far one projector is behind its log. */
+export interface Lag {
+  readonly environment: string;
+  readonly projection: string;
+  readonly positions: number;
+  readonly seconds: number;
+  readonly parked: number;
+}
+
+interface Kept {
+  readonly projector: Projector;
+  readonly index: ReadIndex;
+  readonly store: EventStore;
+  readonly database: Database;
+}
+
+/** A service's read models in all environments. */
+export class Projectors {
+  readonly #kept: PerEnvironment<Kept>;
+  readonly #name: string;
+
+  private constructor(name: string, kept: PerEnvironment<Kept>) {
+    this.#name = name;
+    this.#kept = kept;
+  }
+
+  static async start({ name, projections, events, databases, sealings, parked }: {
+    /** The service's, for metrics. */
+    readonly name: string;
+    readonly projections: readonly Projection[];
+    readonly events: PerEnvironment<EventStore>;
+    readonly databases: PerEnvironment<Database>;
+    readonly sealings: PerEnvironment<Sealing>;
+    readonly parked: (parked: Parked) => void;
+  }): Promise<Projectors> {
+    const kept = await Promise.all([...events.entries()].map(async ([environment, store]) => {
+      const database = databases.of(environment);
+      const projector = await Projector.start({ store, database, projections, sealing: sealings.of(environment), parked });
+      return [environment, { projector, store, database, index: new ReadIndex(store, projector) }] as const;
+    }));
+    return new Projectors(name, new PerEnvironment(kept));
+  }
+
+  /** The read models of the current message's environment, once they show every write that was answered before this call. */
+  async current(): Promise<Database> {
+    const { index, database } = this.#kept.here();
+    if (!index.isCurrent()) await index.current();
+    return database;
+  }
+
+  here(): Projector {
+    return this.#kept.here().projector;
+  }
+
+  parked(): Promise<readonly Parked[]> {
+    return this.here().parked();
+  }
+
+  /** For metrics and readiness. */
+  async lags(): Promise<readonly Lag[]> {
+    return Promise.all([...this.#kept.entries()].map(async ([environment, { projector, store }]) => {
+      const positions = Math.max(0, (await store.head()) - projector.position);
+      const [oldest] = positions > 0 ? await store.readAll(projector.position, 1) : [];
+      const seconds = oldest ? Math.max(0, (Date.now() - Date.parse(oldest.recordedAt)) / 1000) : 0;
+      return { environment, projection: this.#name, positions, seconds, parked: (await projector.parked()).length };
+    }));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#kept.entries()].map(([, { projector }]) => projector.close()));
+  }
+}

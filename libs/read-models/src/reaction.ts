@@ -1,0 +1,108 @@
+import type { EventStore, Position, RecordedEvent, Subscription } from '@keyledger/event-store';
+import { PerEnvironment, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import type { Database, Migration } from './database.ts';
+import { ReadIndex, type View } from './read-index.ts';
+
+export const reactionsTable: Migration = {
+  name: 'read-models-1-reactions',
+  up: ({ run }) => run('create table reactions (name text primary key, position bigint not null)'),
+};
+
+/** Positions without anything to do after which the checkpoint is saved all the same. */
+const UNSAVED_POSITIONS = 5_000;
+
+export interface ReactionOptions {
+  /** Fixed once released: the checkpoint bears it. */
+  readonly name: string;
+  readonly events: PerEnvironment<EventStore>;
+  /** State tables: the checkpoint must outlive the read models. */
+  readonly databases: PerEnvironment<Database>;
+  readonly clock: Clock;
+  readonly isFor: (event: RecordedEvent) => boolean;
+  /** What follows. It may be asked again for the same event, and events that arrive together are handled together. When it throws, they come again. */
+  readonly react: (event: RecordedEvent) => Promise<void>;
+}
+
+/** Follows one log from its checkpoint. */
+class Follower implements View {
+  readonly #options: ReactionOptions;
+  readonly #environment: string;
+  readonly #database: Database;
+  readonly #subscription: Subscription;
+  readonly #listeners: (() => void)[] = [];
+  #saved: Position;
+  position: Position;
+
+  constructor(options: ReactionOptions, environment: string, store: EventStore, database: Database, position: Position) {
+    this.#options = options;
+    this.#environment = environment;
+    this.#database = database;
+    this.position = this.#saved = position;
+    this.#subscription = store.subscribe(position, (events) => this.#follow(events));
+  }
+
+  onAdvance(listener: () => void): void {
+    this.#listeners.push(listener);
+  }
+
+  async close(): Promise<void> {
+    await this.#subscription.close();
+    if (this.position > this.#saved) await this.#save(this.position);
+  }
+
+  #follow(events: readonly RecordedEvent[]): void | Promise<void> {
+    const due = events.filter(this.#options.isFor);
+    const { position } = events.at(-1) as RecordedEvent;
+    if (due.length === 0 && position - this.#saved < UNSAVED_POSITIONS) return this.#advance(position);
+    return this.#react(due, position);
+  }
+
+  async #react(due: readonly RecordedEvent[], position: Position): Promise<void> {
+    const now = this.#options.clock.now(this.#environment);
+    await Promise.all(due.map((event) => runIn(systemContext(this.#environment, now), () => this.#options.react(event))));
+    await this.#save(position);
+    this.#advance(position);
+  }
+
+  async #save(position: Position): Promise<void> {
+    await this.#database.run(
+      'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position', [this.#options.name, position]);
+    this.#saved = position;
+  }
+
+  #advance(position: Position): void {
+    this.position = position;
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+type Followers = PerEnvironment<{ readonly follower: Follower; readonly index: ReadIndex }>;
+
+/** What a service does because something has happened, at least once for every event, in every environment. */
+export class Reaction {
+  readonly #followers: Followers;
+
+  private constructor(followers: Followers) {
+    this.#followers = followers;
+  }
+
+  static async start(options: ReactionOptions): Promise<Reaction> {
+    const followers = await Promise.all([...options.events.entries()].map(async ([environment, store]) => {
+      const database = options.databases.of(environment);
+      const { rows: [row] } = await database.run<{ position: number }>('select position from reactions where name = ?', [options.name]);
+      const follower = new Follower(options, environment, store, database, Number(row?.position ?? 0));
+      return [environment, { follower, index: new ReadIndex(store, follower) }] as const;
+    }));
+    return new Reaction(new PerEnvironment(followers));
+  }
+
+  /** Resolves when everything appended before this call, in the current environment, has been reacted to. */
+  async current(): Promise<void> {
+    const { index } = this.#followers.here();
+    if (!index.isCurrent()) await index.current();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#followers.entries()].map(([, { follower }]) => follower.close()));
+  }
+}

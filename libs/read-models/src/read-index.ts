@@ -1,0 +1,110 @@
+import type { EventStore, Position } from '@keyledger/event-store';
+import { refuse } from '@keyledger/kernel';
+
+/** Anything that follows a log: a projector, one of its projections, a view in memory. */
+export interface View {
+  /** Every event up to here is in what is shown. */
+  readonly position: Position;
+  /** Calls after each change of the position. */
+  onAdvance(listener: () => void): void;
+}
+
+interface Waiting {
+  position: Position;
+  readonly done: () => void;
+}
+
+const TIMEOUT_MS = 1_000;
+
+/**
+ * Lets a reader wait until its view shows everything that was answered to anybody before it asked: `await index.current()`, or
+ * `if (!index.isCurrent()) await index.current()` where every microsecond counts.
+ */
+export class ReadIndex {
+  readonly #store: Pick<EventStore, 'head'>;
+  readonly #view: View;
+  readonly #timeout: number;
+  readonly #waiting = new Set<Waiting>();
+  #isRemote = false;
+  #asking: Promise<Position> | undefined;
+  #next: Promise<Position> | undefined;
+
+  /** `timeout` in milliseconds. */
+  constructor(store: Pick<EventStore, 'head'>, view: View, timeout = TIMEOUT_MS) {
+    this.#store = store;
+    this.#view = view;
+    this.#timeout = timeout;
+    view.onAdvance(() => this.#advanced());
+  }
+
+  /** False, too, when that cannot be known without asking over a network. */
+  isCurrent(): boolean {
+    if (this.#isRemote) return false;
+    const head = this.#store.head();
+    if (typeof head === 'number') return this.#view.position >= head;
+    this.#ask(head);
+    return false;
+  }
+
+  /** Nothing to wait for: undefined. Refuses with READ_MODEL_BEHIND when the view is not there in time, or the store does not answer. */
+  current(): Promise<void> | undefined {
+    const head = this.#head();
+    return typeof head === 'number' && this.#view.position >= head ? undefined : this.#reached(head);
+  }
+
+  /** A question that is under way may have been answered before the newcomer's write: all newcomers share the one after it. */
+  #head(): Position | Promise<Position> {
+    if (!this.#asking) {
+      const head = this.#store.head();
+      return typeof head === 'number' ? head : this.#ask(head);
+    }
+    this.#next ??= this.#asking.catch(() => undefined).then(() => {
+      this.#next = undefined;
+      return this.#ask(Promise.resolve(this.#store.head()));
+    });
+    return this.#next;
+  }
+
+  #ask(head: Promise<Position>): Promise<Position> {
+    this.#isRemote = true;
+    const asking = head.finally(() => {
+      if (this.#asking === asking) this.#asking = undefined;
+    });
+    asking.catch(() => undefined);
+    this.#asking = asking;
+    return asking;
+  }
+
+  #reached(head: Position | Promise<Position>): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const behind = (cause?: unknown) => {
+        clearTimeout(timer);
+        this.#waiting.delete(waiting);
+        reject(Object.assign(refuse('READ_MODEL_BEHIND'), { cause }));
+      };
+      const timer = setTimeout(behind, this.#timeout);
+      const waiting: Waiting = {
+        position: Infinity,
+        done: () => {
+          clearTimeout(timer);
+          resolve();
+        },
+      };
+      this.#waiting.add(waiting);
+      const known = (position: Position) => {
+        waiting.position = position;
+        this.#advanced();
+      };
+      if (typeof head === 'number') known(head);
+      else head.then(known, behind);
+    });
+  }
+
+  #advanced(): void {
+    for (const waiting of this.#waiting) {
+      if (waiting.position > this.#view.position) continue;
+      this.#waiting.delete(waiting);
+      waiting.done();
+    }
+  }
+}
