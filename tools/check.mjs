@@ -1,4 +1,4 @@
-// `npm run check`: types (specs included), lint, house rules, a complete lock file. Under a minute.
+// `npm run check`: types (specs included), lint, house rules, printed docs, a complete lock file. Under a minute.
 import { spawnSync } from 'node:child_process';
 
 const steps = [
@@ -6,6 +6,7 @@ const steps = [
   ['types of the specs', 'tsc', ['-p', 'tsconfig.spec.json']],
   ['lint', 'oxlint', ['--deny-warnings', 'apps', 'libs', 'tools']],
   ['house rules', process.execPath, ['tools/house-rules.mjs']],
+  ['printed docs', process.execPath, ['tools/docs.mjs', '--check']],
   ['lock file', process.execPath, ['tools/complete-lock.mjs', '--check']],
 ];
 for (const [name, command, args] of steps) {

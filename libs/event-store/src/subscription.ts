@@ -60,7 +60,7 @@ export class Follower implements Subscription {
         if (!last || this.#closed.signal.aborted) continue;
         this.#woken = true;
         const handled = this.#handler(this.#batch);
-        if (handled) handled.catch(() => 0);
+        if (handled) await handled;
         this.#position = last.position;
         this.#batch = [];
         failures = 0;

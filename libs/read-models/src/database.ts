@@ -23,7 +23,7 @@ export interface Migration {
 export interface DatabaseOptions {
   readonly kind: DatabaseKind;
   readonly environment: string;
-  readonly entities: readonly EntityName<object>[];
+  readonly entities: readonly EntityName[];
   readonly migrations?: readonly Migration[];
   readonly at: { readonly sqliteFile: string } | { readonly postgresUrl: string; readonly schema?: string };
 }
@@ -129,7 +129,7 @@ export async function openDatabases(
 
 const common = { dbName: '', namingStrategy: UnderscoreNamingStrategy, allowGlobalContext: true, discovery: { warnWhenNoEntities: false } } as const;
 
-async function openSqlite(kind: DatabaseKind, entities: readonly EntityName<object>[], path: string): Promise<{ orm: MikroORM; engine: Engine }> {
+async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], path: string): Promise<{ orm: MikroORM; engine: Engine }> {
   const file = await SqliteFile.open(path, kind);
   const orm = new MikroORM({ ...common, dbName: path, entities: [...entities], driver: SqliteDriver, driverOptions: sqliteDialect(file) });
   await orm.connect();
@@ -145,11 +145,13 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName<obje
   return { orm, engine };
 }
 
-async function openPostgres(entities: readonly EntityName<object>[], url: string, schema: string): Promise<{ orm: MikroORM; engine: Engine }> {
+async function openPostgres(entities: readonly EntityName[], url: string, schema: string): Promise<{ orm: MikroORM; engine: Engine }> {
   const orm = new MikroORM({
     ...common, dbName: undefined, clientUrl: url, entities: [...entities], driver: PostgreSqlDriver,
     // public comes second for the operator classes of pg_trgm.
     driverOptions: {
+      // As a whole, because MikroORM drops what comes after the `?` (a socket's folder, sslmode).
+      connectionString: url,
       options: `-c search_path=${schema},public`,
       // bigint as number, as in SQLite: none of ours exceeds 2^53.
       onPoolCreated: ({ options: { types } }: { options: { types: { setTypeParser(oid: number, parse: typeof Number): void } } }) => types.setTypeParser(20, Number),

@@ -34,8 +34,10 @@ export interface ProjectorOptions {
 }
 
 const MAX_FOLDS = 5_000;
+/** Some ten milliseconds, on either thread. */
 const EVENTS_PER_BATCH = 500;
 const PAGE = 1_000;
+const PAGE_TO_CATCH_UP = 4 * PAGE;
 /** A batch this large means that there is more to come; then it pays to read a stream to its end at first sight. */
 const CATCHING_UP = 100;
 /** Positions that may pass without a row before the checkpoint is saved for their sake. */
@@ -274,7 +276,7 @@ export class Projector implements View {
     const folds = this.#newFolds();
     while (!this.#stop.signal.aborted) {
       try {
-        const events = await this.#options.store.readAll(lane.position, PAGE);
+        const events = await this.#options.store.readAll(lane.position, PAGE_TO_CATCH_UP);
         await this.#applyAll([lane], events, folds, true);
         if (events.length < PAGE && await this.#alone(() => this.#join(lane, folds))) return;
       } catch (error) {
@@ -336,23 +338,37 @@ export class Projector implements View {
     }
   }
 
+  /** While the database writes one batch, the next is read and folded. */
   async #applyAll(lanes: readonly Lane[], events: readonly RecordedEvent[], folds: Folds, behind: boolean): Promise<void> {
-    for (let from = 0; from < events.length; from += EVENTS_PER_BATCH) {
-      await this.#apply(lanes, events.slice(from, from + EVENTS_PER_BATCH), folds, behind);
+    let writing: Promise<void> | undefined;
+    try {
+      for (let from = 0; from < events.length; from += EVENTS_PER_BATCH) {
+        const batch = events.slice(from, from + EVENTS_PER_BATCH);
+        const startedAt = performance.now();
+        const changes = await this.#changes(lanes, batch, folds, behind);
+        await writing;
+        writing = this.#apply(changes, batch, startedAt);
+        // It is awaited below, perhaps not before it has failed.
+        writing.catch(() => undefined);
+      }
+    } finally {
+      await writing;
     }
   }
 
-  async #apply(all: readonly Lane[], batch: readonly RecordedEvent[], folds: Folds, behind: boolean): Promise<void> {
-    const startedAt = performance.now();
-    const last = batch.reduce((highest, { position }) => Math.max(highest, position), 0);
-    for (const lane of all.filter(({ following }) => following)) await this.#waitFor(lane, batch);
-    const lanes = all.filter(({ following }) => !following);
-    const changes = new Map(lanes.map((lane) => [lane, newChanges()]));
-    for (const [source, own] of Map.groupBy(lanes, ({ projection }) => projection.source)) {
+  async #changes(lanes: readonly Lane[], batch: readonly RecordedEvent[], folds: Folds, behind: boolean): Promise<Map<Lane, Changes>> {
+    for (const lane of lanes.filter(({ following }) => following)) await this.#waitFor(lane, batch);
+    const changes = new Map(lanes.filter(({ following }) => !following).map((lane) => [lane, newChanges()]));
+    for (const [source, own] of Map.groupBy(changes.keys(), ({ projection }) => projection.source)) {
       await this.#foldBatch(source, own, batch, folds, behind, changes);
     }
+    return changes;
+  }
+
+  async #apply(changes: ReadonlyMap<Lane, Changes>, batch: readonly RecordedEvent[], startedAt: number): Promise<void> {
+    const last = batch.reduce((highest, { position }) => Math.max(highest, position), 0);
     await this.#write(changes, last);
-    for (const lane of lanes) lane.advance(last);
+    for (const lane of changes.keys()) lane.advance(last);
     const rows = [...changes.values()].reduce((sum, { rows: { size }, gone }) => sum + size + gone.size, 0);
     this.#options.observe?.({ events: batch.length, rows, seconds: (performance.now() - startedAt) / 1000 });
   }
@@ -373,7 +389,8 @@ export class Projector implements View {
       const [first] = news ?? events;
       if (news?.length === 0 || !first) continue;
       const isNew = lanes.every((lane) => first.position > lane.position);
-      if (news && (known || isNew && !behind)) fresh.push([stream, known, news]);
+      // The later events of a stream that is all in this batch so far are likely to be there, too.
+      if (news && (known || isNew && (!behind || news.length > 1))) fresh.push([stream, known, news]);
       else toRead.push([stream, known, first]);
     }
     const stale = behind ? await this.#stale(lanes, toRead) : toRead;

@@ -65,7 +65,7 @@ describe('A question that is answered with', () => {
     ['VALID', story(active, activate(server)), { instanceId: server.activationId, fingerprint: 'fp-first-seen' }, 'FULL'],
     ['VALID', active, { fingerprint: 'fp-stranger' }, 'FULL'],
   ];
-  it.each(cases)('%s', (code, history, question, enforcement, instant, lease) => {
+  it.each(cases.map((asked) => [asked[0], asked] as const))('%s', (_, [code, history, question, enforcement, instant, lease]) => {
     const verdict = ask(history, question, instant, lease);
     expect(verdict).toMatchObject({ code, enforcement, reasons: code === 'VALID' ? [] : expect.arrayContaining([code]), valid: code === 'VALID' || verdictWarnings.has(code) });
     expect(verdict.reasons[0] ?? 'VALID').toBe(code);

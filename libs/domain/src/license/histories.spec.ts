@@ -1,0 +1,233 @@
+import { deserialize, serialize } from 'node:v8';
+import { describe, expect, it } from '@jest/globals';
+import { addDays, addSeconds, Refusal, type ActivationId, type EventOrigin, type Instant } from '@keyledger/kernel';
+import { ada, grace, idOf, issue, licenseKey } from '@keyledger/testing';
+import fc from 'fast-check';
+import type { LicenseEvent } from './events.ts';
+import { License, type LicenseCommand } from './license.ts';
+import { allowedActions, canActivate, holdCauses, isLive, issued, statusOf, type LicenseState } from './state.ts';
+import type { LicenseStatus } from './transitions.ts';
+import { verdictOf, verdictWarnings } from './verdict.ts';
+import { licenseView } from './view.ts';
+
+/** Whatever is asked, in whatever order, at whatever time. */
+
+const start = '2026-01-31T00:00:00.000Z';
+const limits = fc.constantFrom(-1, 1, 1, 2, 3);
+const activationIds = Array.from({ length: 12 }, (_, n) => idOf('act', n + 1));
+const activationId = fc.constantFrom(...activationIds);
+const fingerprints = ['fp-1', 'fp-2', 'fp-3', 'fp-4'];
+const fingerprint = fc.constantFrom(...fingerprints);
+const quotas = fc.subarray([{ meter: 'cores', limit: 8 }, { meter: 'users', limit: 3 }]).chain((list) =>
+  fc.tuple(...list.map((quota) => fc.integer({ min: 0, max: 9 }).map((limit) => ({ ...quota, limit })))));
+const meter = fc.constantFrom('cores', 'users', 'unknown');
+const cause = fc.option(fc.constantFrom(...holdCauses), { nil: undefined });
+const expiresAt = fc.integer({ min: -5, max: 400 }).map((days) => addDays(start, days));
+const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
+
+const issuing: fc.Arbitrary<LicenseCommand> = fc.record({
+  customerId: maybe(fc.constantFrom(ada, grace)),
+  terms: fc.record({
+    activationLimit: limits, expiryGraceDays: fc.constantFrom(0, 7), binding: fc.constantFrom('none', 'none', 'fingerprint'), quotas,
+    expiry: fc.option(fc.record({ value: fc.integer({ min: 1, max: 90 }), unit: fc.constant('days') })),
+    expiryBasis: fc.constantFrom('purchase', 'firstActivation'), trial: fc.constantFrom(null, null, { days: 30 }),
+    effectiveAt: fc.constantFrom(null, null, addDays(start, 10)),
+  }),
+}).map((fields) => issue(fields as Parameters<typeof issue>[0]));
+
+const seats: fc.Arbitrary<LicenseCommand>[] = [
+  fc.record({ type: fc.constant('Activate'), activationId, fingerprint: maybe(fingerprint), installationId: maybe(fc.constantFrom('in-1', 'in-2')) }),
+  fc.record({ type: fc.constant('Deactivate'), activationId, by: fc.constantFrom('client', 'admin', 'lapse') }),
+  fc.record({ type: fc.constant('Rebind'), activationId: maybe(activationId), fingerprint, reason: fc.constant('new box') }),
+  fc.record({ type: fc.constantFrom('LoseHeartbeat', 'RecoverHeartbeat'), activationId }),
+];
+const others: fc.Arbitrary<LicenseCommand>[] = [
+  fc.record({ type: fc.constant('Assign'), customerId: fc.constantFrom(ada, grace) }),
+  fc.record({ type: fc.constant('Edit'), activationLimit: maybe(limits), expiresAt: maybe(fc.option(expiresAt)), quotas: maybe(quotas), customerId: maybe(fc.constantFrom(ada, grace)), metadata: maybe(fc.constantFrom({}, { a: 1 })) }),
+  fc.record({ type: fc.constantFrom('Suspend', 'Unsuspend', 'Inactivate', 'Reactivate'), cause }),
+  fc.record({ type: fc.constant('Renew'), expiresAt, reason: fc.constant('paid') }),
+  fc.record({ type: fc.constant('ExceedQuota'), meter, peak: fc.integer({ min: 0, max: 12 }), limit: fc.constant(8) }),
+  fc.record({ type: fc.constant('RestoreQuota'), meter, peak: maybe(fc.integer({ min: 0, max: 12 })) }),
+  fc.record({ type: fc.constant('Restrict'), meter }),
+  fc.constant<LicenseCommand>({ type: 'Expire' }),
+  fc.record({ type: fc.constant('RemindExpiry'), days: fc.constantFrom(30, 14, 7) }),
+];
+const endings: fc.Arbitrary<LicenseCommand>[] = [
+  fc.integer({ min: 1, max: 4 }).map((n) => ({ type: 'RegenerateKey', key: licenseKey(n) })),
+  fc.constant<LicenseCommand>({ type: 'Revoke' }),
+  fc.record({ type: fc.constant('Erase'), reason: fc.constant('gone'), force: fc.boolean(), mayEraseActivated: fc.boolean() }),
+];
+const command: fc.Arbitrary<LicenseCommand> = fc.oneof(
+  { weight: 12, arbitrary: fc.oneof(...seats) }, { weight: 12, arbitrary: fc.oneof(...others) }, { weight: 1, arbitrary: fc.oneof(...endings) }, { weight: 1, arbitrary: issuing },
+);
+/** Seconds that pass before a command: usually some minutes, sometimes weeks. */
+const pause = fc.oneof({ weight: 3, arbitrary: fc.integer({ min: 0, max: 600 }) }, { weight: 1, arbitrary: fc.integer({ min: 0, max: 20 * 86_400 }) });
+const asked = fc.tuple(issuing, fc.array(fc.record({ command, pause }), { maxLength: 30 }));
+
+/** The facts again, told the simplest way, by somebody who does not know the rules. */
+interface Facts { live: Map<ActivationId, string | null>; limit: number; holder: boolean; used: boolean; holds: Set<string>; expiresAt: Instant | null; graceDays: number; effectiveAt: Instant | null; expired: boolean; revoked: boolean }
+
+function note(facts: Facts | undefined, event: LicenseEvent): Facts | undefined {
+  if (event.type === 'LicenseIssued') {
+    const { activationLimit: limit, expiresAt: end, expiryGraceDays: graceDays, effectiveAt } = event.terms;
+    return { live: new Map(), limit, holder: event.customerId !== null, used: false, holds: new Set(), expiresAt: end, graceDays, effectiveAt, expired: false, revoked: false };
+  }
+  if (!facts) return facts;
+  switch (event.type) {
+    case 'LicenseAssigned': facts.holder = true; break;
+    case 'InstanceActivated': facts.live.set(event.activationId, event.fingerprint); facts.used = true; break;
+    case 'InstanceDeactivated': facts.live.delete(event.activationId); break;
+    case 'InstanceRebound': facts.live.set(event.activationId, event.fingerprint); break;
+    case 'ActivationLimitChanged': facts.limit = event.activationLimit; break;
+    case 'ExpiryChanged': facts.expiresAt = event.expiresAt; break;
+    case 'LicenseRenewed': facts.expiresAt = event.expiresAt; facts.expired = false; break;
+    case 'LicenseSuspended': facts.holds.add(`suspended ${event.cause}`); break;
+    case 'LicenseUnsuspended': facts.holds.delete(`suspended ${event.cause}`); break;
+    case 'LicenseInactivated': facts.holds.add(`inactive ${event.cause}`); break;
+    case 'LicenseReactivated': facts.holds.delete(`inactive ${event.cause}`); break;
+    case 'LicenseExpired': facts.expired = true; break;
+    case 'KeyRegenerated': facts.live.clear(); break;
+    case 'LicenseRevoked': facts.revoked = true; facts.live.clear(); break;
+    case 'LicenseErased': return undefined;
+  }
+  return facts;
+}
+
+function statusTold({ revoked, expired, expiresAt: end, graceDays, holds, used, holder }: Facts, now: Instant): LicenseStatus {
+  const over = end !== null && Date.parse(now) >= Date.parse(end) + graceDays * 86_400_000;
+  const held = (kind: string) => [...holds].some((hold) => hold.startsWith(kind));
+  if (revoked) return 'revoked';
+  return expired || over ? 'expired' : held('suspended') ? 'suspended' : held('inactive') ? 'inactive' : used ? 'active' : holder ? 'assigned' : 'available';
+}
+
+interface Step {
+  command: LicenseCommand; now: Instant; state: LicenseState; events: readonly LicenseEvent[]; refusal: Refusal | undefined;
+  before: Facts | undefined; facts: Facts | undefined;
+}
+const actor: EventOrigin['actor'] = { type: 'system', id: 'keyledger' };
+
+function attempt(state: LicenseState, asking: LicenseCommand, now: Instant): { events: readonly LicenseEvent[]; refusal?: Refusal } {
+  try {
+    return { events: License.decide(state, asking, now) };
+  } catch (error) {
+    if (error instanceof Refusal) return { events: [], refusal: error };
+    throw error;
+  }
+}
+
+/** Tells one history and looks at it after every command. */
+function tell([first, rest]: typeof asked extends fc.Arbitrary<infer T> ? T : never, look: (step: Step) => void): { events: LicenseEvent[]; now: Instant; state: LicenseState } {
+  let state = License.initial();
+  let facts: Facts | undefined;
+  let now: Instant = start;
+  const all: LicenseEvent[] = [];
+  for (const { command: asking, pause: seconds } of [{ command: first, pause: 0 }, ...rest]) {
+    now = addSeconds(now, seconds);
+    const { events, refusal } = attempt(state, asking, now);
+    const before = facts && { ...facts, live: new Map(facts.live) };
+    for (const event of events) {
+      state = License.evolve(state, event, { at: now, actor });
+      facts = note(facts, event);
+    }
+    all.push(...events);
+    look({ command: asking, now, state, events, refusal, before, facts });
+  }
+  return { events: all, now, state };
+}
+
+const always = (numRuns: number, check: (history: Parameters<typeof tell>[0]) => void) => fc.assert(fc.property(asked, check), { numRuns });
+
+describe('In every history', () => {
+  it('no seat is oversold, and every machine has one at most', () => always(5000, (history) => {
+    tell(history, ({ events, before, facts, state }) => {
+      if (events.some(({ type }) => type === 'InstanceActivated') && before) expect(before.limit === -1 || before.live.size < before.limit).toBe(true);
+      if (!facts) return;
+      const prints = [...facts.live.values()].filter((print) => print !== null);
+      expect(new Set(prints).size).toBe(prints.length);
+      const { activationCount, activations } = issued(state);
+      expect(activationCount).toBe(facts.live.size);
+      expect([...activations.values()].filter(isLive).map(({ id }) => id).sort()).toEqual([...facts.live.keys()].sort());
+    });
+  }));
+
+  it('nothing follows a revocation but an erasure', () => always(3000, (history) => {
+    const { events } = tell(history, () => {});
+    const revoked = events.findIndex(({ type }) => type === 'LicenseRevoked');
+    if (revoked >= 0) expect(events.slice(revoked + 1).map(({ type }) => type).filter((type) => type !== 'LicenseErased')).toEqual([]);
+  }));
+
+  it('a command given twice does nothing the second time, or is refused for the same reason', () => always(5000, (history) => {
+    tell(history, ({ command: asking, state, now, refusal }) => {
+      const again = attempt(state, asking, now);
+      expect(again.events).toEqual([]);
+      const gone = asking.type === 'Erase' && state.existence === 'erased' ? 'LICENSE_NOT_FOUND' : undefined;
+      expect(again.refusal?.code).toBe(refusal?.code ?? gone);
+    });
+  }));
+
+  it('the status follows from the facts, the strongest first', () => always(4000, (history) => {
+    tell(history, ({ state, facts, now }) => {
+      expect(state.existence === 'issued').toBe(facts !== undefined);
+      if (!facts) return;
+      for (const instant of [now, addDays(now, 8), addDays(now, 400)]) expect(statusOf(issued(state), instant)).toBe(statusTold(facts, instant));
+    });
+  }));
+
+  it('the verdict is valid exactly for licenses that may be used and machines that have a seat', () => always(4000, (history) => {
+    const { state, now } = tell(history, ({ state: license, facts, now: instant, events }) => {
+      const bare = verdictOf(license, undefined, {}, instant);
+      if (!facts) return expect(bare.reasons).toEqual(['NOT_FOUND']);
+      const usable = ['assigned', 'active'].includes(statusTold(facts, instant)) && (!facts.effectiveAt || facts.effectiveAt <= instant);
+      if (issued(license).terms.binding === 'none') expect(bare.valid).toBe(usable);
+      for (const [instanceId, print] of facts.live) expect(verdictOf(license, undefined, { instanceId, fingerprint: print ?? 'any' }, instant).valid).toBe(usable && (print !== null || issued(license).terms.binding === 'none'));
+      for (const instanceId of activationIds) if (!facts.live.has(instanceId)) expect(verdictOf(license, undefined, { instanceId, fingerprint: 'fp-1' }, instant).valid).toBe(false);
+      expect(bare.valid).toBe(bare.reasons.every((code) => verdictWarnings.has(code)));
+      if (events.some(({ type }) => type === 'InstanceActivated')) expect(usable).toBe(true);
+    });
+    if (state.existence === 'issued') expect(canActivate(state, now)).toBe(attempt(state, { type: 'Activate', activationId: idOf('act', 99), fingerprint: 'fp-99' }, now).events.length > 0);
+  }));
+
+  it('what is offered is possible, and what is refused as impossible was not offered', () => always(3000, (history) => {
+    const { state, now } = tell(history, ({ refusal, command: { type } }) => {
+      if (refusal?.code === 'INVALID_TRANSITION' && type !== 'Edit') expect(refusal.members['allowed']).not.toContain(refusal.members['requested']);
+    });
+    if (state.existence !== 'issued') return;
+    const offered = allowedActions(state, now);
+    const trial = state.terms.trial !== null;
+    const possible = (asking: LicenseCommand) => attempt(state, asking, now).refusal === undefined;
+    expect(possible({ type: 'Assign', customerId: idOf('cus', 9) })).toBe(offered.includes('assign'));
+    expect(possible({ type: 'RegenerateKey', key: licenseKey(9) })).toBe(offered.includes('regenerateKey'));
+    expect(possible({ type: 'Edit', activationLimit: 7 })).toBe(offered.includes('edit'));
+    if (!trial) expect(possible({ type: 'Renew', expiresAt: '2099-01-01T00:00:00.000Z', reason: 'paid' })).toBe(offered.includes('renew'));
+  }));
+
+  it('folds whatever was sealed away, from a snapshot, and out of order', () => always(4000, (history) => {
+    const { events, now, state } = tell(history, () => {});
+    const origin = { at: now, actor };
+    const fold = (list: readonly LicenseEvent[], from = License.initial()) => list.reduce((license, event) => License.evolve(license, event, origin), from);
+    const shredded = events.map((event) => ({ ...event, ...Object.fromEntries(((License.shapes[event.type].sealed ?? [])).map((name) => [name, null])) }) as LicenseEvent);
+    const forgotten = fold(shredded);
+    if (forgotten.existence === 'issued') expect(forgotten.activationCount).toBe(issued(state).activationCount);
+    fold([...events].reverse());
+    fold(events.slice(1));
+
+    const half = Math.floor(events.length / 2);
+    const resumed = fold(events.slice(half), deserialize(serialize(fold(events.slice(0, half)))) as LicenseState);
+    expect(resumed).toEqual(fold(events));
+    if (state.existence === 'issued') expect(JSON.parse(JSON.stringify(licenseView(state, now)))).toEqual(licenseView(state, now));
+  }));
+
+  it('the sweep has nothing left to do once it has run', () => always(2000, (history) => {
+    let { state, now } = tell(history, () => {});
+    now = addDays(now, 20);
+    const sweep = (): readonly LicenseEvent[] => {
+      const due: LicenseCommand[] = [{ type: 'Expire' }, ...([30, 14, 7] as const).map((days) => ({ type: 'RemindExpiry', days }) as const), ...['cores', 'users'].map((name) => ({ type: 'Restrict', meter: name }) as const)];
+      return due.flatMap((asking) => attempt(state, asking, now).events.map((event) => {
+        state = License.evolve(state, event, { at: now, actor });
+        return event;
+      }));
+    };
+    sweep();
+    expect(sweep()).toEqual([]);
+  }));
+});
