@@ -1,4 +1,4 @@
-import { GetLicense, GetOrder, IssueOrderedLicense, PlaceOrder, type LicenseView } from '@keyledger/contracts';
+import { GetLicense, GetOrder, IssueOrderedLicense, PlaceOrder, PrepareLicenses, type LicenseView } from '@keyledger/contracts';
 import { License, mustBeActive, orderView, type OrderState, type PlanState } from '@keyledger/domain';
 import { context, instantOf, newId, Refusal, refuse, type LicenseId, type OrderId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
@@ -35,7 +35,7 @@ function issueOf({ productId, planId, customerId, purchasedAt, terms, deployment
 
 @Handles(PlaceOrder)
 export class OrderCommands {
-  constructor(private readonly streams: CatalogStreams, private readonly customers: Customers, private readonly fulfilment: Fulfilment) {}
+  constructor(private readonly streams: CatalogStreams, private readonly customers: Customers, private readonly fulfilment: Fulfilment, private readonly messages: MessageClient) {}
 
   async execute(command: PlaceOrder) {
     const plan = await planOf(this.streams, command.planId);
@@ -47,11 +47,14 @@ export class OrderCommands {
     const orderId = newId('ord');
     const purchasedAt = command.purchasedAt && instantOf(command.purchasedAt);
     if (licensingEnabled) mustBeIssuable(plan);
-    const { order, revision } = await this.streams.orders.run(
+    // Two durable writes that do not depend on each other; the licenses' events need both.
+    const prepared = licenseIds.length > 0 ? this.messages.send(PrepareLicenses, { licenseIds }) : undefined;
+    const placed = this.streams.orders.run(
       orderId,
       { ...command, orderId, productId: plan.productId, customerId, quantity, licensingEnabled, licenseIds, terms: termsOf(plan), ...(purchasedAt && { purchasedAt }) },
       (state, at) => ({ order: state as OrderState, revision: at }),
     );
+    const [{ order, revision }] = await Promise.all([placed, prepared]);
     const licenses = await this.fulfilment.licensesOf(order);
     const { licenseIds: _, ...summary } = orderView(order);
     return { ...summary, licenses, revision };

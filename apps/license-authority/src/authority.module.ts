@@ -7,7 +7,7 @@ import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
 import { LicenseKeys } from './keys.ts';
 import {
-  ActivateCommand, DeactivateCommand, EraseCommand, IssueCommands, LicenseCommands, LicenseQuery, RegenerateKeyCommand, ResolveKeyQuery, RevokeActivationCommand,
+  ActivateCommand, DeactivateCommand, EraseCommand, IssueCommands, LicenseCommands, LicenseQuery, PrepareCommand, RegenerateKeyCommand, ResolveKeyQuery, RevokeActivationCommand,
 } from './license.handlers.ts';
 import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals } from './license.queries.ts';
 import { licenseProjections } from './license.tables.ts';
@@ -26,7 +26,7 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
       providers: [
         ...platform,
         LicenseKeys, LicenseTable,
-        IssueCommands, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
+        IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings) => new Licenses(events, keyrings), inject: [EventStores, Keyrings] },
         {

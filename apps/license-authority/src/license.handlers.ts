@@ -1,12 +1,13 @@
 import {
   ActivateLicense, AssignLicense, DeactivateLicense, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, IssueOrderedLicense,
-  ReactivateLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
+  PrepareLicenses, ReactivateLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
   SuspendLicense, UnsuspendLicense, type LicenseView,
 } from '@keyledger/contracts';
 import {
   clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { LicenseKeys } from './keys.ts';
 import { Erasure } from './reactions.ts';
@@ -41,6 +42,16 @@ export class IssueCommands {
     const answer = await this.licenses.run(command.licenseId, { ...command, type: 'Issue' }, (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
     this.keys.remember(answer.hash, answer.license.id);
     return answer.license;
+  }
+}
+
+@Handles(PrepareLicenses)
+export class PrepareCommand {
+  constructor(private readonly keyrings: Keyrings) {}
+
+  async execute({ licenseIds }: PrepareLicenses) {
+    await this.keyrings.here().prepare(licenseIds, true);
+    return null;
   }
 }
 

@@ -174,7 +174,7 @@ export class ActivationList {
   async execute({ licenseId, include, limit = 25, cursor }: ListActivations) {
     const instances = await this.licenses.load(licenseId, (state) =>
       [...issued(state).activations.values()].filter(({ endedAt }) => include === 'ended' || endedAt === null).map(instanceView));
-    const newestFirst = instances.map((instance) => ({ ...instance, lastSeenAt: null })).sort((a, b) => (a.id < b.id ? 1 : -1));
+    const newestFirst = instances.map((instance) => ({ ...instance, lastSeenAt: instance.createdAt })).sort((a, b) => (a.id < b.id ? 1 : -1));
     const from = cursor ? newestFirst.findIndex(({ id }) => id < cursor) : 0;
     const data = from < 0 ? [] : newestFirst.slice(from, from + limit);
     const more = from >= 0 && from + limit < newestFirst.length;

@@ -66,6 +66,10 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   };
   metrics.watchProjections(lags);
   health.add('ready', 'read models', projectionsKeepUp(lags, lagLimits));
+  health.add('ready', 'parked streams', async () => {
+    const parked = (await lags()).reduce((sum, lag) => sum + lag.parked, 0);
+    return parked > 0 ? `${parked} streams could not be applied and are set aside; the log names them` : undefined;
+  });
 
   const gateway = await createGateway({ messages, clock: systemClock, metrics, health, log, config: config.gateway });
   await gateway.listen(config.gateway.port, config.gateway.host);

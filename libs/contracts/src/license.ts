@@ -91,6 +91,9 @@ export class IssueOrderedLicense extends command('license.issue-ordered', {
   terms: Type.Object(termsFields),
 }, LicenseView) {}
 
+/** Makes the data keys of licenses that are about to be issued, while the order that wants them is still being written. */
+export class PrepareLicenses extends command('license.prepare', { licenseIds: listOf(ids.license) }, Type.Null()) {}
+
 export class GetLicense extends query('license.get', { licenseId: ids.license }, LicenseView) {}
 
 export const licenseFilters = {
