@@ -16,41 +16,41 @@ export class AccessController {
     needs: 'any-api-key', summary: 'The caller: environment, role, permissions',
     answer: Type.Object({ id: Type.String(), environment: Type.String(), role: Type.Union([Type.String(), Type.Null()]), permissions: Type.Array(Type.String()) }),
   })
-  me() {
+  getCaller() {
     const { environment, actor: { id, role, permissions } } = context();
     return { id, environment, role: role ?? null, permissions };
   }
 
   @Route('GET /environments', { needs: 'any-api-key', summary: 'The environments of this installation', answer: ListEnvironments.answer })
-  environments() {
+  listEnvironments() {
     return this.edge.send(ListEnvironments, {});
   }
 
   @Route('POST /api-keys', {
-    needs: 'access.manage', summary: 'Create an API key; its secret is shown once', body: bodyOf(CreateApiKey), answer: CreateApiKey.answer, status: 201,
+    needs: 'access.manage', summary: 'Create an API key; its secret is shown once', body: bodyOf(CreateApiKey), answer: CreateApiKey.answer, status: 201, versioned: true,
     refuses: ['ENVIRONMENT_NOT_FOUND', 'ENVIRONMENT_FORBIDDEN', 'PERMISSION_DENIED', 'EXPIRY_IN_PAST'],
   })
-  create(@Body() body: CreateApiKey) {
+  createApiKey(@Body() body: CreateApiKey) {
     return this.edge.send(CreateApiKey, body);
   }
 
   @Route('GET /api-keys', { needs: 'access.manage', summary: 'API keys of the environment, without their secrets', query: ListApiKeys.fields, answer: ListApiKeys.answer })
-  list(@Query() query: ListApiKeys) {
+  listApiKeys(@Query() query: ListApiKeys) {
     return this.edge.send(ListApiKeys, query);
   }
 
   @Route('GET /api-keys/:id', { needs: 'access.manage', summary: 'One API key', answer: ApiKeyView, versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
-  get(@ApiKeyParam() apiKeyId: ApiKeyId) {
+  getApiKey(@ApiKeyParam() apiKeyId: ApiKeyId) {
     return this.edge.send(GetApiKey, { apiKeyId });
   }
 
-  @Route('POST /api-keys/:id/rotate', { needs: 'access.manage', summary: 'A new secret; the old one is dead at once', answer: RotateApiKey.answer, refuses: ['API_KEY_NOT_FOUND'] })
-  rotate(@ApiKeyParam() apiKeyId: ApiKeyId) {
+  @Route('POST /api-keys/:id/rotate', { needs: 'access.manage', summary: 'A new secret; the old one is dead at once', answer: RotateApiKey.answer, versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
+  rotateApiKey(@ApiKeyParam() apiKeyId: ApiKeyId) {
     return this.edge.send(RotateApiKey, { apiKeyId });
   }
 
-  @Route('DELETE /api-keys/:id', { needs: 'access.manage', summary: 'Delete; dead at the next request', refuses: ['API_KEY_NOT_FOUND'] })
-  async delete(@ApiKeyParam() apiKeyId: ApiKeyId) {
+  @Route('DELETE /api-keys/:id', { needs: 'access.manage', summary: 'Delete; dead at the next request', versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
+  async deleteApiKey(@ApiKeyParam() apiKeyId: ApiKeyId) {
     await this.edge.send(DeleteApiKey, { apiKeyId });
   }
 }

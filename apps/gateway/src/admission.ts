@@ -1,9 +1,9 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { Authenticate } from '@keyledger/contracts';
 import { newCommandId, refuse, runIn, systemContext, type Actor, type Clock, type MessageContext } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { Operation } from './operation.ts';
+import { honoursIfMatch, type Operation } from './operation.ts';
 import type { RateLimits } from './rate-limits.ts';
 
 declare module 'fastify' {
@@ -24,54 +24,71 @@ export function requestIdOf(headers: FastifyRequest['headers']): string {
 
 const client: Actor = { type: 'client', id: 'client', permissions: [] };
 
-/** Who asks, and in which environment: answered before the body is read. */
+/** Who asks, how often, and in which environment. */
 export class Admission {
   constructor(
     private readonly messages: MessageClient,
     private readonly clock: Clock,
     private readonly limits: RateLimits,
-    private readonly environments: () => ReadonlySet<string>,
+    private readonly environments: ReadonlySet<string>,
   ) {}
 
   /** For routes that need no API key. */
-  public(request: FastifyRequest): void {
-    request.context = this.#context(request, this.#chosen(request) ?? 'production', client);
+  public(request: FastifyRequest, operation: Operation): void {
+    request.context = this.#context(request, operation, this.#chosen(request) ?? 'production', client);
   }
 
-  async apiKey(request: FastifyRequest, reply: FastifyReply, { needs }: Operation): Promise<void> {
-    const secret = bearerOf(request);
+  /** Before the body is read. */
+  async apiKey(request: FastifyRequest, reply: FastifyReply, operation: Operation): Promise<void> {
+    const { needs } = operation;
     const chosen = this.#chosen(request);
-    const caller = secret === undefined ? null : await runIn(this.#system(), () => this.messages.send(Authenticate, { secret }));
-    if (!caller) throw refuse('UNAUTHENTICATED');
+    const caller = await this.#callerOf(request, reply);
     if (caller.environment !== null && chosen !== undefined && chosen !== caller.environment) throw refuse('ENVIRONMENT_FORBIDDEN');
-    await this.limits.apiKeys.take(caller.apiKeyId, reply);
+    this.limits.apiKeys.take(caller.apiKeyId, reply);
     if (needs !== 'any-api-key' && !caller.permissions.includes(needs as never)) {
       throw refuse('PERMISSION_DENIED', `This needs the permission ${needs}`, { permission: needs });
     }
     const actor: Actor = { type: 'api-key', id: caller.apiKeyId, permissions: caller.permissions, ...(caller.role && { role: caller.role }) };
-    request.context = this.#context(request, caller.environment ?? chosen ?? 'production', actor);
+    request.context = this.#context(request, operation, caller.environment ?? chosen ?? 'production', actor);
   }
 
-  #system(): MessageContext {
-    return systemContext('control', this.clock.now('control'));
+  /** Once the body is known, and before anything is stored for it. However a key is spelled, it is one key to the limit. */
+  licenseKey({ ip, body, context }: FastifyRequest, reply: FastifyReply): void {
+    const { licenseKey } = body as { licenseKey: string };
+    this.limits.unknownLicenseKeys.admit(ip, licenseKey, reply);
+    this.limits.licenseKeys.take(`${context?.environment} ${licenseKey.replace(/[^0-9A-Za-z]+/g, '').toUpperCase()}`, reply);
   }
 
-  #chosen(request: FastifyRequest): string | undefined {
-    const name = request.headers['x-environment'];
+  async #callerOf(request: FastifyRequest, reply: FastifyReply) {
+    const secret = bearerOf(request);
+    if (secret === undefined) throw refuse('UNAUTHENTICATED');
+    const credential = createHash('sha256').update(secret).digest('base64url');
+    this.limits.unknownApiKeys.admit(request.ip, credential, reply);
+    const caller = await runIn(systemContext('control', this.clock.now('control')), () => this.messages.send(Authenticate, { secret }));
+    if (!caller) {
+      this.limits.unknownApiKeys.wrong(request.ip, credential, reply);
+      throw refuse('UNAUTHENTICATED');
+    }
+    this.limits.unknownApiKeys.right(request.ip, credential);
+    return caller;
+  }
+
+  #chosen({ headers }: FastifyRequest): string | undefined {
+    const name = headers['x-environment'];
     if (name === undefined) return undefined;
-    if (typeof name !== 'string' || !this.environments().has(name)) throw refuse('ENVIRONMENT_NOT_FOUND');
+    if (typeof name !== 'string' || !this.environments.has(name)) throw refuse('ENVIRONMENT_NOT_FOUND');
     return name;
   }
 
-  #context(request: FastifyRequest, environment: string, actor: Actor): MessageContext {
+  #context({ headers, id }: FastifyRequest, operation: Operation, environment: string, actor: Actor): MessageContext {
     const now = this.clock.now(environment);
-    const ifRevision = revisionFrom(request.headers['if-match']);
-    return { environment, actor, commandId: newCommandId(), commandAt: now, now, correlationId: request.id, ...(ifRevision !== undefined && { ifRevision }) };
+    const ifRevision = honoursIfMatch(operation) ? revisionFrom(headers['if-match']) : undefined;
+    return { environment, actor, commandId: newCommandId(), commandAt: now, now, correlationId: id, ...(ifRevision !== undefined && { ifRevision }) };
   }
 }
 
 function bearerOf({ headers: { authorization } }: FastifyRequest): string | undefined {
-  return authorization !== undefined && /^bearer /i.test(authorization) ? authorization.slice(7).trim() : undefined;
+  return /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
 }
 
 /** `"17"` → 17; `*` asks for nothing in particular; anything else matches no revision. */

@@ -38,13 +38,13 @@ export class CatalogController {
 
   @Route('PATCH /products/:id', {
     needs: 'catalog.manage', summary: 'Change a product', body: bodyOf(UpdateProduct, 'productId'), answer: ProductView, versioned: true,
-    refuses: ['PRODUCT_NOT_FOUND', 'PRODUCT_CODE_TAKEN', 'METADATA_TOO_LARGE', 'VERSION_CONFLICT'],
+    refuses: ['PRODUCT_NOT_FOUND', 'PRODUCT_CODE_TAKEN', 'METADATA_TOO_LARGE'],
   })
   updateProduct(@ProductParam() productId: ProductId, @Body() body: UpdateProduct) {
     return this.edge.send(UpdateProduct, { ...body, productId });
   }
 
-  @Route('POST /products/:id/archive', { needs: 'catalog.manage', summary: 'Sell it no longer; licenses live on', answer: ProductView, versioned: true, refuses: ['PRODUCT_NOT_FOUND', 'VERSION_CONFLICT'] })
+  @Route('POST /products/:id/archive', { needs: 'catalog.manage', summary: 'Sell it no longer; licenses live on', answer: ProductView, versioned: true, refuses: ['PRODUCT_NOT_FOUND'] })
   archiveProduct(@ProductParam() productId: ProductId) {
     return this.edge.send(ArchiveProduct, { productId });
   }
@@ -69,7 +69,7 @@ export class CatalogController {
 
   @Route('PATCH /plans/:id', {
     needs: 'catalog.manage', summary: 'Change a plan, for future orders', body: bodyOf(UpdatePlan, 'planId'), answer: PlanView, versioned: true,
-    refuses: ['PLAN_NOT_FOUND', 'VERSION_CONFLICT', ...termsRefusals],
+    refuses: ['PLAN_NOT_FOUND', ...termsRefusals],
   })
   updatePlan(@PlanParam() planId: PlanId, @Body() body: UpdatePlan) {
     return this.edge.send(UpdatePlan, { ...body, planId });
@@ -94,7 +94,7 @@ export class CatalogController {
 
   @Route('PATCH /customers/:id', {
     needs: 'license.issue', summary: 'Change a customer', body: bodyOf(UpdateCustomer, 'customerId'), answer: CustomerView, versioned: true,
-    refuses: ['CUSTOMER_NOT_FOUND', 'CUSTOMER_EXISTS', 'METADATA_TOO_LARGE', 'VERSION_CONFLICT'],
+    refuses: ['CUSTOMER_NOT_FOUND', 'CUSTOMER_EXISTS', 'METADATA_TOO_LARGE'],
   })
   updateCustomer(@CustomerParam() customerId: CustomerId, @Body() body: UpdateCustomer) {
     return this.edge.send(UpdateCustomer, { ...body, customerId });
@@ -138,7 +138,7 @@ export class CatalogController {
 
   @Route('PATCH /generators/:id', {
     needs: 'catalog.manage', summary: 'Change a generator', body: bodyOf(UpdateGenerator, 'generatorId'), answer: GeneratorView, versioned: true,
-    refuses: ['GENERATOR_NOT_FOUND', 'REFERENCE_NOT_FOUND', 'KEY_FORMAT_TOO_WEAK', 'VERSION_CONFLICT', ...termsRefusals],
+    refuses: ['GENERATOR_NOT_FOUND', 'REFERENCE_NOT_FOUND', 'KEY_FORMAT_TOO_WEAK', ...termsRefusals],
   })
   updateGenerator(@GeneratorParam() generatorId: GeneratorId, @Body() body: UpdateGenerator) {
     return this.edge.send(UpdateGenerator, { ...body, generatorId });

@@ -2,7 +2,8 @@
 export interface GatewayConfig {
   host: string;
   port: number;
-  trustProxy: boolean;
+  /** Addresses of the proxies whose X-Forwarded-For is believed. */
+  trustProxy: false | string;
   rateLimits: { perLicenseKey: number; unknownKeysPerAddress: number; perApiKey: number };
 }
 
@@ -10,13 +11,19 @@ export function gatewayConfig(env: NodeJS.ProcessEnv = process.env): GatewayConf
   return {
     host: env['HOST'] || '127.0.0.1',
     port: whole(env, 'PORT', 3000),
-    trustProxy: env['KEYLEDGER_TRUST_PROXY'] === 'true',
+    trustProxy: trustedProxies(env['KEYLEDGER_TRUST_PROXY']),
     rateLimits: {
       perLicenseKey: whole(env, 'KEYLEDGER_RATE_LIMIT_PER_KEY', 600),
       unknownKeysPerAddress: whole(env, 'KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS', 30),
       perApiKey: whole(env, 'KEYLEDGER_RATE_LIMIT_PER_API_KEY', 6000),
     },
   };
+}
+
+/** Addresses or networks, `10.0.0.5,fd00::/8`; `true` is any private one. Never everybody, or a caller could choose its address. */
+function trustedProxies(text = 'false'): GatewayConfig['trustProxy'] {
+  if (text === '' || text === 'false') return false;
+  return text === 'true' ? 'loopback,linklocal,uniquelocal' : text;
 }
 
 function whole(env: NodeJS.ProcessEnv, name: string, fallback: number): number {

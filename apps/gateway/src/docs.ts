@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { dirname } from 'node:path';
 import fastifyStatic from '@fastify/static';
 import { errors } from '@keyledger/kernel';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 import { openApi } from './openapi.ts';
 import type { Operation } from './operation.ts';
 
@@ -20,7 +20,7 @@ export class ApiDocument {
   }
 }
 
-const policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+const policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const page = `<!doctype html>
 <html lang="en">
@@ -38,11 +38,12 @@ ${Object.entries(errors).map(([code, { status, title }]) => `<tr id="${code}"><t
 
 /** `/docs`, from our own origin: nothing is fetched from anywhere else. */
 export async function serveDocs(fastify: FastifyInstance): Promise<void> {
-  const assets = createRequire(import.meta.url).resolve('swagger-ui-dist/package.json');
-  await fastify.register(fastifyStatic, { root: join(assets, '..'), prefix: '/docs/assets/', index: false, decorateReply: false, allowedPath: (path) => /^\/swagger-ui(-bundle)?\.(css|js)$/.test(path) });
-  const html = (body: () => string) => (_request: unknown, reply: { header(name: string, value: string): { header(name: string, value: string): { send(body: string): unknown } } }) =>
-    reply.header('Content-Type', 'text/html; charset=utf-8').header('Content-Security-Policy', policy).send(body());
-  fastify.get('/docs', html(() => page));
-  fastify.get('/docs/errors', html(errorsPage));
-  fastify.get('/docs/start.js', (_request, reply) => reply.header('Content-Type', 'text/javascript; charset=utf-8').send(start));
+  const root = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
+  await fastify.register(fastifyStatic, { root, prefix: '/docs/assets/', index: false, decorateReply: false, allowedPath: (path) => /^\/swagger-ui(-bundle)?\.(css|js)$/.test(path) });
+  fastify.get('/docs', (_request, reply) => text(reply, 'html', page));
+  fastify.get('/docs/errors', (_request, reply) => text(reply, 'html', errorsPage()));
+  fastify.get('/docs/start.js', (_request, reply) => text(reply, 'javascript', start));
 }
+
+const text = (reply: FastifyReply, type: 'html' | 'javascript', body: string) =>
+  reply.headers({ 'Content-Type': `text/${type}; charset=utf-8`, 'Content-Security-Policy': policy, 'X-Content-Type-Options': 'nosniff' }).send(body);

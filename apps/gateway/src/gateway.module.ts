@@ -19,7 +19,7 @@ import { LicenseController } from './license.controller.ts';
 import { LicensesController } from './licenses.controller.ts';
 import type { Operation } from './operation.ts';
 import { assemblePipeline } from './pipeline.ts';
-import { ProblemFilter, validationRefusal } from './problems.ts';
+import { ProblemFilter, refuseBytes, refuseUrl, validationRefusal } from './problems.ts';
 import { RateLimits } from './rate-limits.ts';
 import { SystemController } from './system.controller.ts';
 import { validatorCompiler } from './validation.ts';
@@ -62,7 +62,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   const app = await NestFactory.create<NestFastifyApplication>(GatewayModule.with(platform, limits, new ApiDocument(operations)), adapter, { bodyParser: false, logger: false, abortOnError: false });
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   acceptJson(fastify);
-  assemblePipeline(fastify, { admission: new Admission(messages, clock, limits, () => environments), idempotency: new Idempotency(messages), metrics, operations });
+  assemblePipeline(fastify, { admission: new Admission(messages, clock, limits, environments), idempotency: new Idempotency(messages), metrics, operations });
   app.useGlobalFilters(new ProblemFilter((error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed')));
   await serveDocs(fastify);
   await app.init();
@@ -76,11 +76,14 @@ async function environmentNames(messages: MessageClient, clock: Clock): Promise<
 }
 
 const bodyLimit = 256 * 1024;
+/** For a whole request to arrive, and for its headers: whoever is slower holds a connection open for nothing. */
+const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 
 function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {
   const adapter = new FastifyAdapter({
-    bodyLimit, trustProxy, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 200 },
-    schemaErrorFormatter: validationRefusal,
+    bodyLimit, trustProxy, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
+    requestTimeout: slowest.request, http: { headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery },
+    schemaErrorFormatter: validationRefusal, frameworkErrors: refuseUrl, clientErrorHandler: refuseBytes,
   });
   adapter.getInstance().setValidatorCompiler(validatorCompiler());
   return adapter;

@@ -1,8 +1,9 @@
 import { Body, Controller, Req, Res } from '@nestjs/common';
 import { Activated, ActivateLicense, bodyOf, DeactivateLicense, ValidateLicense, Verdict } from '@keyledger/contracts';
-import { Refusal, refuse } from '@keyledger/kernel';
+import { Refusal } from '@keyledger/kernel';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
+import * as examples from './examples.ts';
 import { Route } from './operation.ts';
 import { RateLimits } from './rate-limits.ts';
 
@@ -18,45 +19,42 @@ export class LicenseController {
   @Route('POST /license/activate', {
     needs: 'license-key', summary: 'Bind an instance to the license and take a seat', body: bodyOf(ActivateLicense), answer: Activated, status: 201, alsoStatus: 200,
     refuses: [...refusals, 'ACTIVATION_LIMIT_EXCEEDED', 'PRODUCT_MISMATCH', 'DEPLOYMENT_MISMATCH', 'DEPLOYMENT_MODE_MISMATCH', 'FINGERPRINT_REQUIRED', 'METADATA_TOO_LARGE'],
+    example: examples.activate,
   })
-  async activate(@Body() body: ActivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    const { created, ...answer } = await this.#withKey(body.licenseKey, request, reply, () => this.edge.send(ActivateLicense, body));
+  async activateLicense(@Body() body: ActivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
+    const { created, ...answer } = await this.#watching(body.licenseKey, request, reply, () => this.edge.send(ActivateLicense, body));
     if (!created) void reply.status(200);
     return answer;
   }
 
   @Route('POST /license/validate', {
     needs: 'license-key', summary: 'Is this license good? Always 200 for a well-formed request', body: bodyOf(ValidateLicense), answer: Verdict, strictAnswer: true, safe: true,
+    example: examples.validate,
   })
-  async validate(@Body() body: ValidateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    this.limits.unknownKeys.admit(request.ip, body.licenseKey);
-    await this.limits.licenseKeys.take(body.licenseKey, reply);
+  async validateLicense(@Body() body: ValidateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
     const verdict = await this.edge.send(ValidateLicense, body);
-    if (verdict.license) this.limits.unknownKeys.known(request.ip, body.licenseKey);
-    else if (!verdict.retired) await this.limits.unknownKeys.unknown(request.ip);
+    if (verdict.license) this.limits.unknownLicenseKeys.right(request.ip, body.licenseKey);
+    else if (!verdict.retired) this.limits.unknownLicenseKeys.wrong(request.ip, body.licenseKey, reply);
     return verdict;
   }
 
   @Route('POST /license/deactivate', {
     needs: 'license-key', summary: 'Give the seat of an instance back', body: bodyOf(DeactivateLicense), answer: DeactivateLicense.answer,
-    refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'],
+    refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'], example: examples.deactivate,
   })
-  deactivate(@Body() body: DeactivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    return this.#withKey(body.licenseKey, request, reply, () => this.edge.send(DeactivateLicense, body));
+  deactivateLicense(@Body() body: DeactivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
+    return this.#watching(body.licenseKey, request, reply, () => this.edge.send(DeactivateLicense, body));
   }
 
-  async #withKey<T>(licenseKey: string, request: FastifyRequest, reply: FastifyReply, work: () => Promise<T>): Promise<T> {
-    this.limits.unknownKeys.admit(request.ip, licenseKey);
-    await this.limits.licenseKeys.take(licenseKey, reply);
+  /** Whether the key was a license's, so that guessing shows. One that was a license's until it was regenerated is no guess. */
+  async #watching<T>(licenseKey: string, { ip }: FastifyRequest, reply: FastifyReply, work: () => Promise<T>): Promise<T> {
+    const { unknownLicenseKeys } = this.limits;
     try {
       const answer = await work();
-      this.limits.unknownKeys.known(request.ip, licenseKey);
+      unknownLicenseKeys.right(ip, licenseKey);
       return answer;
     } catch (error) {
-      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') {
-        if (!error.members['retired']) await this.limits.unknownKeys.unknown(request.ip);
-        throw refuse('LICENSE_NOT_FOUND');
-      }
+      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) unknownLicenseKeys.wrong(ip, licenseKey, reply);
       throw error;
     }
   }

@@ -10,7 +10,7 @@ import { Route, type OperationOptions } from './operation.ts';
 import { IdOf } from './params.ts';
 
 const LicenseParam = () => Param('id', IdOf('lic', 'LICENSE_NOT_FOUND'));
-const stateful: readonly ErrorCode[] = ['LICENSE_NOT_FOUND', 'INVALID_TRANSITION', 'TERMINAL_STATE', 'VERSION_CONFLICT'];
+const stateful: readonly ErrorCode[] = ['LICENSE_NOT_FOUND', 'INVALID_TRANSITION', 'TERMINAL_STATE'];
 const action = (type: { fields: object }, needs: OperationOptions['needs'], summary: string, refuses: readonly ErrorCode[] = []): OperationOptions => ({
   needs, summary, body: bodyOf(type as typeof AssignLicense, 'licenseId'), answer: LicenseView, versioned: true, refuses: [...stateful, ...refuses],
 });
@@ -23,81 +23,81 @@ export class LicensesController {
     needs: 'license.issue', summary: 'Issue a license', body: bodyOf(IssueLicense), answer: LicenseView, status: 201, versioned: true,
     refuses: ['REFERENCE_NOT_FOUND', 'PRODUCT_ARCHIVED', 'LIMIT_OUT_OF_RANGE', 'EXPIRY_IN_PAST', 'METADATA_TOO_LARGE', 'TRIAL_TOO_LONG'],
   })
-  issue(@Body() body: IssueLicense) {
+  issueLicense(@Body() body: IssueLicense) {
     return this.edge.send(IssueLicense, body);
   }
 
-  @Route('GET /licenses', { needs: 'license.read', summary: 'Search, filter and sort licenses', query: ListLicenses.fields, answer: ListLicenses.answer, refuses: ['READ_MODEL_BEHIND'] })
-  list(@Query() query: ListLicenses) {
+  @Route('GET /licenses', { needs: 'license.read', summary: 'Search, filter and sort licenses', query: ListLicenses.fields, answer: ListLicenses.answer })
+  listLicenses(@Query() query: ListLicenses) {
     return this.edge.send(ListLicenses, query);
   }
 
   @Route('GET /licenses/suggest', { needs: 'license.read', summary: 'Completions for the search field', query: SuggestLicenses.fields, answer: SuggestLicenses.answer })
-  suggest(@Query() query: SuggestLicenses) {
+  suggestLicenses(@Query() query: SuggestLicenses) {
     return this.edge.send(SuggestLicenses, query);
   }
 
   @Route('GET /licenses/totals', { needs: 'license.read', summary: 'Totals over a filter', query: licenseFilters, answer: TotalLicenses.answer })
-  totals(@Query() query: TotalLicenses) {
+  totalLicenses(@Query() query: TotalLicenses) {
     return this.edge.send(TotalLicenses, query);
   }
 
   @Route('GET /licenses/:id', { needs: 'license.read', summary: 'One license', answer: LicenseView, versioned: true, refuses: ['LICENSE_NOT_FOUND'] })
-  get(@LicenseParam() licenseId: LicenseId) {
+  getLicense(@LicenseParam() licenseId: LicenseId) {
     return this.edge.send(GetLicense, { licenseId });
   }
 
   @Route('PATCH /licenses/:id', action(EditLicense, 'license.manage', 'Edit; takes effect at the next validation',
     ['LIMIT_OUT_OF_RANGE', 'EXPIRY_IN_PAST', 'METADATA_TOO_LARGE', 'IMMUTABLE_FIELD', 'REFERENCE_NOT_FOUND']))
-  edit(@LicenseParam() licenseId: LicenseId, @Body() body: EditLicense) {
+  updateLicense(@LicenseParam() licenseId: LicenseId, @Body() body: EditLicense) {
     return this.edge.send(EditLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/assign', action(AssignLicense, 'license.manage', 'Give the license a holder, or another one', ['REFERENCE_NOT_FOUND']))
-  assign(@LicenseParam() licenseId: LicenseId, @Body() body: AssignLicense) {
+  assignLicense(@LicenseParam() licenseId: LicenseId, @Body() body: AssignLicense) {
     return this.edge.send(AssignLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/inactivate', action(InactivateLicense, 'license.manage', 'Pause'))
-  inactivate(@LicenseParam() licenseId: LicenseId, @Body() body: InactivateLicense) {
+  inactivateLicense(@LicenseParam() licenseId: LicenseId, @Body() body: InactivateLicense) {
     return this.edge.send(InactivateLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/reactivate', action(ReactivateLicense, 'license.manage', 'End the pause of the named cause'))
-  reactivate(@LicenseParam() licenseId: LicenseId, @Body() body: ReactivateLicense) {
+  reactivateLicense(@LicenseParam() licenseId: LicenseId, @Body() body: ReactivateLicense) {
     return this.edge.send(ReactivateLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/suspend', action(SuspendLicense, 'license.manage', 'Suspend'))
-  suspend(@LicenseParam() licenseId: LicenseId, @Body() body: SuspendLicense) {
+  suspendLicense(@LicenseParam() licenseId: LicenseId, @Body() body: SuspendLicense) {
     return this.edge.send(SuspendLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/unsuspend', action(UnsuspendLicense, 'license.manage', 'Lift the suspension of the named cause'))
-  unsuspend(@LicenseParam() licenseId: LicenseId, @Body() body: UnsuspendLicense) {
+  unsuspendLicense(@LicenseParam() licenseId: LicenseId, @Body() body: UnsuspendLicense) {
     return this.edge.send(UnsuspendLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/revoke', action(RevokeLicense, 'license.revoke', 'Deactivate for good; every activation ends at once'))
-  revoke(@LicenseParam() licenseId: LicenseId, @Body() body: RevokeLicense) {
+  revokeLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RevokeLicense) {
     return this.edge.send(RevokeLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/renew', action(RenewLicense, 'license.manage', 'Move the expiry later, also after it has passed', ['EXPIRY_NOT_LATER', 'EXPIRY_IN_PAST']))
-  renew(@LicenseParam() licenseId: LicenseId, @Body() body: RenewLicense) {
+  renewLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RenewLicense) {
     return this.edge.send(RenewLicense, { ...body, licenseId });
   }
 
   @Route('POST /licenses/:id/regenerate-key', action(RegenerateKey, 'license.manage', 'A new key; the old one and every activation end at once'))
-  regenerateKey(@LicenseParam() licenseId: LicenseId, @Body() body: RegenerateKey) {
+  regenerateLicenseKey(@LicenseParam() licenseId: LicenseId, @Body() body: RegenerateKey) {
     return this.edge.send(RegenerateKey, { ...body, licenseId });
   }
 
   @Route('DELETE /licenses/:id', {
-    needs: 'license.manage', summary: 'Erase: its data becomes unreadable everywhere, for good', body: bodyOf(EraseLicense, 'licenseId'),
-    refuses: ['LICENSE_NOT_FOUND', 'LICENSE_EVER_ACTIVATED', 'PERMISSION_DENIED', 'VERSION_CONFLICT'],
+    needs: 'license.manage', summary: 'Erase: its data becomes unreadable everywhere, for good', body: bodyOf(EraseLicense, 'licenseId'), versioned: true,
+    refuses: ['LICENSE_NOT_FOUND', 'LICENSE_EVER_ACTIVATED', 'PERMISSION_DENIED'],
   })
-  async erase(@LicenseParam() licenseId: LicenseId, @Body() body: EraseLicense) {
+  async eraseLicense(@LicenseParam() licenseId: LicenseId, @Body() body: EraseLicense) {
     await this.edge.send(EraseLicense, { ...body, licenseId });
   }
 
@@ -105,19 +105,19 @@ export class LicensesController {
     needs: 'license.read', summary: 'Instances, newest first; ?include=ended adds those that gave their seat back',
     query: { include: ListActivations.fields.include, ...paging }, answer: ListActivations.answer, refuses: ['LICENSE_NOT_FOUND'],
   })
-  async activations(@LicenseParam() licenseId: LicenseId, @Query() query: ListActivations) {
+  async listLicenseActivations(@LicenseParam() licenseId: LicenseId, @Query() query: ListActivations) {
     const { data, page } = await this.edge.send(ListActivations, { ...query, licenseId });
     const seen = await this.edge.send(LastSeen, { activationIds: data.map(({ id }) => id) });
     return { data: data.map((instance) => ({ ...instance, lastSeenAt: seen[instance.id] ?? instance.lastSeenAt })), page };
   }
 
-  @Route('DELETE /licenses/:id/activations/:instanceId', { needs: 'license.manage', summary: 'Revoke one instance; its seat is free', refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'] })
-  async revokeActivation(@LicenseParam() licenseId: LicenseId, @Param('instanceId', IdOf('act', 'INSTANCE_NOT_FOUND')) activationId: string) {
+  @Route('DELETE /licenses/:id/activations/:instanceId', { needs: 'license.manage', summary: 'Revoke one instance; its seat is free', versioned: true, refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'] })
+  async revokeLicenseActivation(@LicenseParam() licenseId: LicenseId, @Param('instanceId', IdOf('act', 'INSTANCE_NOT_FOUND')) activationId: string) {
     await this.edge.send(RevokeActivation, { licenseId, activationId });
   }
 
   @Route('GET /licenses/:id/events', { needs: 'license.read', summary: 'The history of the license, without secrets', query: paging, answer: ListLicenseEvents.answer, refuses: ['LICENSE_NOT_FOUND'] })
-  events(@LicenseParam() licenseId: LicenseId, @Query() query: ListLicenseEvents) {
+  listLicenseEvents(@LicenseParam() licenseId: LicenseId, @Query() query: ListLicenseEvents) {
     return this.edge.send(ListLicenseEvents, { ...query, licenseId });
   }
 }

@@ -1,9 +1,11 @@
 import { namedSchemas } from '@keyledger/contracts';
 import { errors, type ErrorCode } from '@keyledger/kernel';
 import type { TSchema } from 'typebox';
-import { isMutation, statusOf, type Operation } from './operation.ts';
+import { honoursIfMatch, isMutation, needsApiKey, requiresBody, statusOf, type Operation } from './operation.ts';
+import { problemType } from './problems.ts';
 
 type Document = Record<string, unknown>;
+const reference = (kind: 'schemas' | 'parameters' | 'headers', name: string) => ({ $ref: `#/components/${kind}/${name}` });
 
 /** The OpenAPI 3.1 document, made of what the routes themselves declare. */
 export function openApi(operations: readonly Operation[], version: string): Document {
@@ -14,87 +16,136 @@ export function openApi(operations: readonly Operation[], version: string): Docu
   }
   return {
     openapi: '3.1.0',
-    info: { title: 'Keyledger', version, summary: 'Licenses that cannot be oversold, answers that explain themselves, a log that proves itself', license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+    info: {
+      title: 'Keyledger', version, summary: 'Licenses that cannot be oversold, answers that explain themselves, a log that proves itself',
+      description: 'Every refusal is `application/problem+json`; the codes are listed at [/docs/errors](/docs/errors). A path that is not here answers 404 `NOT_FOUND`, a method that is not here 405 `METHOD_NOT_ALLOWED` with `Allow`.',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
     servers: [{ url: '/' }],
+    tags: [...new Set(operations.map(tagOf))].map((name) => ({ name })),
     paths,
     components: {
-      securitySchemes: {
-        apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. It belongs to one environment; a root key chooses by X-Environment' },
-      },
-      parameters: {
-        environment: { name: 'X-Environment', in: 'header', schema: { type: 'string', default: 'production' }, description: 'For the license API and for root keys' },
-        idempotencyKey: { name: 'Idempotency-Key', in: 'header', schema: { type: 'string', minLength: 1, maxLength: 255 }, description: 'Same key and body: the first answer again' },
-        ifMatch: { name: 'If-Match', in: 'header', schema: { type: 'string' }, description: 'The ETag you have seen; 412 VERSION_CONFLICT when it is stale' },
-      },
+      securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. It belongs to one environment; a root key chooses by X-Environment' } },
+      parameters,
+      headers,
       schemas: { Problem: problemSchema, ...Object.fromEntries([...namedSchemas].map(([name, schema]) => [name, withReferences(schema, name)])) },
     },
   };
 }
 
+const parameters = {
+  environment: { name: 'X-Environment', in: 'header', schema: { type: 'string', default: 'production' }, description: 'For the license API and for root keys. Another key needs none, and one that differs from its own is refused' },
+  idempotencyKey: { name: 'Idempotency-Key', in: 'header', schema: { type: 'string', minLength: 1, maxLength: 255 }, description: 'Same key and body: the first answer again, for three days at least' },
+  ifMatch: { name: 'If-Match', in: 'header', schema: { type: 'string' }, description: 'The ETag you have seen; 412 VERSION_CONFLICT when it is stale' },
+};
+
+const headers = {
+  'Request-Id': { schema: { type: 'string' }, required: true, description: 'Yours, if you sent one of up to 128 letters, digits and .:_-, or a new one. Name it when you ask for help' },
+  ETag: { schema: { type: 'string' }, description: 'Revision, for If-Match' },
+  RateLimit: { schema: { type: 'string' }, description: 'Per limit: what remains (r) and the seconds until all is there again (t)' },
+  'RateLimit-Policy': { schema: { type: 'string' }, description: 'Per limit: so many requests (q) in so many seconds (w)' },
+  'Retry-After': { schema: { type: 'integer' }, description: 'Seconds' },
+  'Idempotency-Replayed': { schema: { type: 'string', enum: ['true'] }, description: 'The answer was given before' },
+};
+const headersOf = (...names: (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, reference('headers', name)]));
+
+const tags: Readonly<Record<string, string>> = {
+  license: 'client license API', me: 'access', environments: 'access', 'api-keys': 'access', health: 'operation', metrics: 'operation', 'openapi.json': 'operation',
+};
+function tagOf({ path }: Operation): string {
+  const first = path.split('/')[1] ?? '';
+  return tags[first] ?? first;
+}
+
 function describe(operation: Operation): Document {
-  const { id, path, summary, needs, body, query, answer, alsoStatus, versioned } = operation;
-  const status = statusOf(operation);
-  const content = answer && { content: { [operation.contentType ?? 'application/json']: { schema: withReferences(answer) } } };
-  const headers = versioned ? { headers: { ETag: { schema: { type: 'string' }, description: 'Revision' } } } : {};
-  const success = { description: 'Done', ...headers, ...content };
+  const { id, summary, needs, body, answer, alsoStatus, example } = operation;
+  const content = answer && { content: { [operation.contentType ?? 'application/json']: { schema: withReferences(answer), ...(example && { example: example.answer }) } } };
+  const success = { description: 'Done', headers: successHeaders(operation), ...content };
   return {
     operationId: id,
     summary,
-    tags: [path.split('/')[1] || 'system'],
-    ...(needs === 'public' || needs === 'license-key' ? { security: [] } : { security: [{ apiKey: [] }], 'x-permission': needs }),
-    parameters: parametersOf(operation, query),
-    ...(body && { requestBody: { required: (body['required'] as string[] | undefined)?.length ? true : false, content: { 'application/json': { schema: withReferences(body) } } } }),
-    responses: { [status]: success, ...(alsoStatus && { [alsoStatus]: success }), ...problemsOf(operation) },
+    tags: [tagOf(operation)],
+    ...(needsApiKey(operation) ? { security: [{ apiKey: [] }], ...(needs !== 'any-api-key' && { 'x-permission': needs }) } : { security: [] }),
+    parameters: parametersOf(operation),
+    ...(body && { requestBody: { required: requiresBody(operation), content: { 'application/json': { schema: withReferences(body), ...(example && { example: example.body }) } } } }),
+    responses: { [statusOf(operation)]: success, ...(alsoStatus && { [alsoStatus]: success }), ...problemsOf(operation) },
   };
 }
 
-function parametersOf(operation: Operation, query: Operation['query']): unknown[] {
+const successHeaders = (operation: Operation) => headersOf('Request-Id',
+  ...(operation.versioned && operation.answer ? ['ETag' as const] : []),
+  ...(operation.needs === 'public' ? [] : ['RateLimit' as const, 'RateLimit-Policy' as const]),
+  ...(isMutation(operation) ? ['Idempotency-Replayed' as const] : []));
+
+function parametersOf(operation: Operation): unknown[] {
   const path = [...operation.path.matchAll(/:(\w+)/g)].map(([, name]) => ({ name, in: 'path', required: true, schema: { type: 'string' } }));
-  const search = Object.entries(query ?? {}).map(([name, schema]) => ({ name, in: 'query', required: !('~optional' in schema), schema: withReferences(schema) }));
+  const search = Object.entries(operation.query ?? {}).map(([name, schema]) => ({ name, in: 'query', required: !('~optional' in schema), schema: withReferences(schema) }));
   const shared = [
     ...(operation.needs === 'public' ? [] : ['environment']),
     ...(isMutation(operation) ? ['idempotencyKey'] : []),
-    ...(operation.versioned && operation.method !== 'GET' ? ['ifMatch'] : []),
-  ].map((name) => ({ $ref: `#/components/parameters/${name}` }));
+    ...(honoursIfMatch(operation) ? ['ifMatch'] : []),
+  ].map((name) => reference('parameters', name));
   return [...path, ...search, ...shared];
 }
 
-/** Codes every route of its kind can answer, and its own. */
+/** The codes it can answer: those of every route of its kind, and its own. */
+export function codesOf(operation: Operation): ReadonlySet<ErrorCode> {
+  const { needs, method, query, refuses = [] } = operation;
+  const codes: ErrorCode[] = ['INTERNAL', ...refuses];
+  if (needs !== 'public') codes.push('ENVIRONMENT_NOT_FOUND', 'RATE_LIMITED', 'UNAVAILABLE', 'TRY_AGAIN');
+  if (needsApiKey(operation)) codes.push('UNAUTHENTICATED', 'ENVIRONMENT_FORBIDDEN', 'READ_MODEL_BEHIND');
+  if (needsApiKey(operation) && needs !== 'any-api-key') codes.push('PERMISSION_DENIED');
+  if (query || method !== 'GET') codes.push('VALIDATION_FAILED');
+  if (method !== 'GET') codes.push('MALFORMED_JSON', 'BODY_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE');
+  if (isMutation(operation)) codes.push('IDEMPOTENCY_KEY_REUSED', 'IDEMPOTENCY_IN_PROGRESS');
+  if (honoursIfMatch(operation)) codes.push('VERSION_CONFLICT');
+  return new Set(codes);
+}
+
 function problemsOf(operation: Operation): Record<string, unknown> {
-  const { needs, body, query, refuses = [] } = operation;
-  const codes = new Set<ErrorCode>(refuses);
-  if (needs !== 'public') for (const code of ['ENVIRONMENT_NOT_FOUND', 'RATE_LIMITED', 'UNAVAILABLE', 'TRY_AGAIN'] as const) codes.add(code);
-  if (needs !== 'public' && needs !== 'license-key') for (const code of ['UNAUTHENTICATED', 'ENVIRONMENT_FORBIDDEN', 'PERMISSION_DENIED'] as const) codes.add(code);
-  if (body || query) codes.add('VALIDATION_FAILED');
-  if (body) for (const code of ['MALFORMED_JSON', 'BODY_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'] as const) codes.add(code);
-  if (isMutation(operation)) for (const code of ['IDEMPOTENCY_KEY_REUSED', 'IDEMPOTENCY_IN_PROGRESS'] as const) codes.add(code);
-  const byStatus = Map.groupBy(codes, (code) => errors[code].status);
-  return Object.fromEntries([...byStatus].sort(([a], [b]) => a - b).map(([status, list]) => [status, {
-    description: list.join(', '),
-    content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } },
+  const byStatus = Map.groupBy(codesOf(operation), (code) => errors[code].status);
+  return Object.fromEntries([...byStatus].sort(([a], [b]) => a - b).map(([status, codes]) => [status, {
+    description: codes.map((code) => `\`${code}\` ${errors[code].title}`).join('  \n'),
+    headers: headersOf('Request-Id', ...(status === 429 || status === 503 ? ['Retry-After' as const] : [])),
+    content: { [problemType.split(';')[0] as string]: { schema: { allOf: [reference('schemas', 'Problem'), { properties: { status: { const: status }, code: { enum: codes } } }] } } },
   }]));
 }
 
-/** Named schemas become references to the components. */
+/** Named schemas become references to the components. What is only there to be refused by a rule is not shown. */
 function withReferences(schema: TSchema, self?: string): unknown {
   const names = new Map([...namedSchemas].map(([name, named]) => [named as unknown, name]));
   const visit = (value: unknown): unknown => {
     const name = names.get(value);
-    if (name !== undefined && name !== self) return { $ref: `#/components/schemas/${name}` };
+    if (name !== undefined && name !== self) return reference('schemas', name);
     if (Array.isArray(value)) return value.map(visit);
     if (typeof value !== 'object' || value === null) return value;
-    return Object.fromEntries(Object.entries(value).map(([key, child]) => [key, visit(child)]));
+    return Object.fromEntries(Object.entries(value).filter(([, child]) => !isHidden(child)).map(([key, child]) => [key, visit(child)]));
   };
   return visit(schema);
 }
+
+/** `anything` of the contracts: a field that exists to be refused by a rule. */
+const isHidden = (schema: unknown): boolean => typeof schema === 'object' && schema !== null && '~kind' in schema && schema['~kind'] === 'Unknown';
 
 const problemSchema = {
   type: 'object',
   description: 'RFC 9457; further members depend on the code',
   required: ['type', 'title', 'status', 'detail', 'instance', 'code', 'requestId'],
   properties: {
-    type: { type: 'string' }, title: { type: 'string' }, status: { type: 'integer' }, detail: { type: 'string' }, instance: { type: 'string' },
-    code: { type: 'string', enum: Object.keys(errors) }, requestId: { type: 'string' },
-    errors: { type: 'array', items: { type: 'object', properties: { pointer: { type: 'string' }, detail: { type: 'string' } } } },
+    type: { type: 'string', format: 'uri-reference', description: 'Where the code is explained' },
+    title: { type: 'string' },
+    status: { type: 'integer', minimum: 400, maximum: 599 },
+    detail: { type: 'string' },
+    instance: { type: 'string', description: 'Path of the request' },
+    code: { type: 'string', enum: Object.keys(errors) },
+    requestId: { type: 'string' },
+    errors: {
+      type: 'array',
+      description: 'One entry per field',
+      items: {
+        type: 'object', required: ['pointer', 'detail'],
+        properties: { pointer: { type: 'string', description: 'JSON pointer (RFC 6901) into the body, or the query' }, detail: { type: 'string' }, in: { const: 'query' } },
+      },
+    },
   },
 };

@@ -18,20 +18,25 @@ export interface OperationOptions {
   /** Further statuses with the same body, e.g. 200 beside 201. */
   alsoStatus?: number;
   refuses?: readonly ErrorCode[];
-  /** A single resource: its revision becomes the ETag, If-Match is honoured. */
+  /** A single resource: its revision becomes the ETag, and what changes it honours If-Match. */
   versioned?: boolean;
   contentType?: string;
   /** Changes nothing, whatever its method is. */
   safe?: boolean;
   /** Serialise through the answer's schema: quicker, and what the schema does not name stays inside. */
   strictAnswer?: boolean;
+  /** For the documentation. */
+  example?: { body: object; answer: object };
 }
 
 export interface Operation extends OperationOptions {
+  /** The name of the handler; unique, because clients are generated from it. */
   id: string;
   method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
   path: string;
 }
+
+const nothing = Type.Object({}, { additionalProperties: false });
 
 /** One place for all that is to be known of a route: method, path, permission, schemas, documentation. */
 export function Route(route: `${Operation['method']} /${string}`, options: OperationOptions): MethodDecorator {
@@ -40,7 +45,7 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
   return (target, key, descriptor) => {
     const operation: Operation = { ...options, id: String(key), method, path };
     const schema = {
-      ...(options.body && { body: options.body }),
+      ...(method !== 'GET' && { body: options.body ?? nothing }),
       ...(options.query && { querystring: Type.Object(options.query, { additionalProperties: false }) }),
       ...(options.strictAnswer && options.answer && { response: { [options.status ?? 200]: options.answer } }),
     };
@@ -52,3 +57,7 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
 
 export const statusOf = ({ status, answer }: OperationOptions): number => status ?? (answer ? 200 : 204);
 export const isMutation = ({ method, safe }: Operation): boolean => method !== 'GET' && !safe;
+export const needsApiKey = ({ needs }: Operation): boolean => needs !== 'public' && needs !== 'license-key';
+export const requiresBody = ({ body }: Operation): boolean => ((body?.['required'] as string[] | undefined)?.length ?? 0) > 0;
+/** There is nothing to compare with before it is created. */
+export const honoursIfMatch = (operation: Operation): boolean => operation.versioned === true && isMutation(operation) && operation.status !== 201;

@@ -1,37 +1,46 @@
-import { runIn, type MessageContext } from '@keyledger/kernel';
+import { refuse, runIn, type MessageContext } from '@keyledger/kernel';
 import { isTracing, traced, withRemoteParent, type Metrics } from '@keyledger/observability';
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify';
 import type { Admission } from './admission.ts';
 import type { Idempotency } from './idempotency.ts';
-import { isMutation, type Operation } from './operation.ts';
+import { isMutation, needsApiKey, requiresBody, type Operation } from './operation.ts';
 
 /**
- * What happens around every handler, in this order: admission (who, where, how often) before the body is read; then the body's schema;
- * then the message context and the Idempotency-Key. Fastify hooks and no Nest interceptors, which would cost more than the request itself.
+ * What happens around every handler, in this order: admission (who, where, how often) before the body is read; the body's schema; the limits of
+ * a license key; the Idempotency-Key; the message context. Fastify hooks and no Nest interceptors, which would cost more than the request itself.
  */
 export function assemblePipeline(fastify: FastifyInstance, { admission, idempotency, metrics, operations }: {
   admission: Admission; idempotency: Idempotency; metrics: Metrics; operations: Operation[];
 }): void {
   fastify.decorateRequest('context', undefined);
   fastify.decorateRequest('claim', undefined);
+  const places = new Places();
+
+  fastify.addHook('onRequest', (request, reply, done) => {
+    void reply.header('Request-Id', request.id);
+    if (!request.is404) return done();
+    const allowed = places.methodsAt(request.url);
+    if (allowed === undefined) return done(refuse('NOT_FOUND'));
+    void reply.header('Allow', allowed);
+    if (request.method !== 'OPTIONS') return done(refuse('METHOD_NOT_ALLOWED', `${request.method} is not possible here; ${allowed} are`));
+    void reply.status(204).send();
+  });
 
   fastify.addHook('onRoute', (route) => {
+    places.add(route);
     const operation = route.config?.operation;
-    if (!operation || route.method === 'HEAD') return;
-    operations.push(operation);
-    prepend(route, 'onRequest', (request, reply, done) => {
-      void reply.header('Request-Id', request.id);
-      if (operation.needs !== 'public' && operation.needs !== 'license-key') return void admission.apiKey(request, reply, operation).then(() => done(), done);
-      try {
-        admission.public(request);
-        done();
-      } catch (error) {
-        done(error as Error);
+    if (!operation) return;
+    // Fastify makes a HEAD route of every GET route, and it needs the same hooks.
+    if (route.method !== 'HEAD') operations.push(operation);
+    prepend(route, 'onRequest', needsApiKey(operation)
+      ? (request, reply, done) => {
+        void reply.header('Cache-Control', 'no-store');
+        admission.apiKey(request, reply, operation).then(() => done(), done);
       }
-    });
-    if (operation.body && !(operation.body['required'] as string[] | undefined)?.length) {
+      : (request, _reply, done) => attempt(() => admission.public(request, operation), done));
+    if (operation.method !== 'GET' && !requiresBody(operation)) {
       prepend(route, 'preValidation', (request, _reply, done) => {
-        request.body ??= {};
+        if (request.body === undefined) request.body = {};
         done();
       });
     }
@@ -40,7 +49,8 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
       if (request.headers['idempotency-key'] === undefined || !isMutation(operation)) return enter();
       idempotency.begin(request, reply).then((answered) => answered || enter(), done);
     });
-    if (operation.versioned || isMutation(operation)) {
+    if (operation.needs === 'license-key') prepend(route, 'preHandler', (request, reply, done) => attempt(() => admission.licenseKey(request, reply), done));
+    if (isMutation(operation)) {
       prepend(route, 'onSend', (request, reply, payload, done) => {
         if (!request.claim) return done(null, payload);
         idempotency.finish(request, reply, payload).then((stored) => done(null, stored), done);
@@ -60,6 +70,15 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
   });
 }
 
+function attempt(work: () => void, done: (error?: Error) => void): void {
+  try {
+    work();
+  } catch (error) {
+    return done(error as Error);
+  }
+  done();
+}
+
 /** The request's span stays open until the answer is on its way; without tracing this is a plain call. */
 function span({ method, path }: Operation, request: FastifyRequest, reply: FastifyReply, done: () => void): void {
   withRemoteParent(request.headers['traceparent'] as string | undefined, () =>
@@ -67,6 +86,31 @@ function span({ method, path }: Operation, request: FastifyRequest, reply: Fasti
       done();
       return isTracing() ? new Promise<void>((resolve) => reply.raw.once('close', resolve)) : undefined;
     }));
+}
+
+/** Every path that is served, with its methods: tells 405 from 404. */
+class Places {
+  readonly #methods = new Map<string, Set<string>>();
+
+  add({ url, method }: RouteOptions): void {
+    const methods = this.#methods.get(url) ?? new Set(['OPTIONS']);
+    for (const one of [method].flat()) methods.add(one);
+    this.#methods.set(url, methods);
+  }
+
+  /** `GET, HEAD, OPTIONS`, or undefined where nothing is. */
+  methodsAt(url: string): string | undefined {
+    const [path = ''] = url.split('?', 1);
+    const found = [...this.#methods].filter(([pattern]) => fits(pattern, path)).flatMap(([, methods]) => [...methods]);
+    return found.length > 0 ? [...new Set(found)].sort().join(', ') : undefined;
+  }
+}
+
+/** `/licenses/:id` fits `/licenses/x`; `*` fits any rest. */
+function fits(pattern: string, path: string): boolean {
+  const [wanted, given] = [pattern.split('/'), path.split('/')];
+  if (wanted.at(-1) === '*') return given.length >= wanted.length && wanted.slice(0, -1).every((part, n) => part === given[n]);
+  return given.length === wanted.length && wanted.every((part, n) => part === given[n] || (part.startsWith(':') && given[n] !== ''));
 }
 
 type HookName = 'onRequest' | 'preValidation' | 'preHandler' | 'preSerialization' | 'onSend' | 'onResponse';

@@ -1,5 +1,8 @@
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import { Catch, HttpException, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
-import { errors, Refusal, refuse, type ErrorCode } from '@keyledger/kernel';
+import { errors, newCommandId, Refusal, refuse, type ErrorCode } from '@keyledger/kernel';
+import { mask } from '@keyledger/observability';
 import type { FastifyReply, FastifyRequest, FastifySchemaValidationError } from 'fastify';
 
 export const problemType = 'application/problem+json; charset=utf-8';
@@ -19,26 +22,49 @@ export interface Problem {
 /** Members that one service tells another and nobody else. */
 const internal: readonly string[] = ['retired'];
 
-export function problemOf(refusal: Refusal, request: FastifyRequest): Problem {
+export function problemOf(refusal: Refusal, { url, id }: Pick<FastifyRequest, 'url' | 'id'>): Problem {
   const { status, title } = errors[refusal.code];
   const members = Object.entries(refusal.members).filter(([name]) => !internal.includes(name));
-  const [path] = request.url.split('?', 1);
-  return { ...Object.fromEntries(members), type: `/docs/errors#${refusal.code}`, title, status, detail: refusal.message, instance: path ?? '/', code: refusal.code, requestId: request.id };
+  const [path = '/'] = url.split('?', 1);
+  return { ...Object.fromEntries(members), type: `/docs/errors#${refusal.code}`, title, status, detail: refusal.message, instance: mask(path), code: refusal.code, requestId: id };
 }
 
-/** Ajv's findings, one entry per field, each with a JSON pointer (RFC 6901). */
+const escaped = (name: string): string => (name.length > 200 ? `${name.slice(0, 200)}…` : name).replaceAll('~', '~0').replaceAll('/', '~1');
+/** JSON pointer (RFC 6901) to a field of the object at `pointer`. */
+export const pointerTo = (pointer: string, name: string): string => `${pointer}/${escaped(name)}`;
+
+/** As many findings of one request as anybody will read. */
+const maxFindings = 1000;
+const maxFields = 100;
+
+/** Ajv's findings, one entry per field. */
 export function validationRefusal(findings: readonly FastifySchemaValidationError[], part: string): Refusal {
-  const fields = new Map<string, string>();
-  for (const { instancePath, keyword, params, message } of findings) {
-    const missing = params['missingProperty'] ?? params['additionalProperty'];
-    const pointer = missing === undefined ? instancePath : `${instancePath}/${escapePointer(String(missing))}`;
-    if (!fields.has(pointer)) fields.set(pointer, keyword === 'additionalProperties' ? 'is not known here' : (message ?? 'is not valid'));
-  }
-  const list = [...fields].slice(0, 100).map(([pointer, detail]) => ({ pointer: part === 'querystring' ? `?${pointer}` : pointer, detail }));
-  return refuse('VALIDATION_FAILED', list.map(({ pointer, detail }) => `${pointer || 'The body'} ${detail}`).slice(0, 3).join('; '), { errors: list });
+  const isQuery = part === 'querystring';
+  const fields = fieldsOf(findings.slice(0, maxFindings)).slice(0, maxFields).map(([pointer, detail]) => ({ ...(isQuery && { in: 'query' }), pointer, detail }));
+  const detail = fields.slice(0, 3).map((field) => `${field.pointer || (isQuery ? 'The query' : 'The body')} ${field.detail}`).join('; ');
+  return refuse('VALIDATION_FAILED', detail, { errors: fields });
 }
 
-const escapePointer = (name: string): string => name.replaceAll('~', '~0').replaceAll('/', '~1');
+/** Where none of several alternatives fits, what is wrong inside of one of them says more than that it is not another one. */
+function fieldsOf(findings: readonly FastifySchemaValidationError[]): [pointer: string, detail: string][] {
+  const fields = Map.groupBy(findings.filter(({ keyword }) => keyword !== 'anyOf'), pointerOf);
+  const alternatives = new Set(findings.filter(({ keyword }) => keyword === 'anyOf').map(({ instancePath }) => instancePath));
+  const isVague = (pointer: string) => alternatives.has(pointer) && [...fields.keys()].some((other) => other.startsWith(`${pointer}/`));
+  return [...fields].filter(([pointer]) => !isVague(pointer))
+    .map(([pointer, found]) => [pointer, [...new Set(found.map(detailOf))].join(alternatives.has(pointer) ? ' or ' : ' and ')]);
+}
+
+function pointerOf({ instancePath, params }: FastifySchemaValidationError): string {
+  const name = params['missingProperty'] ?? params['additionalProperty'];
+  return name === undefined ? instancePath : pointerTo(instancePath, String(name));
+}
+
+function detailOf({ keyword, params, message = 'is not valid' }: FastifySchemaValidationError): string {
+  if (keyword === 'additionalProperties') return 'is not known here';
+  if (keyword === 'required') return 'is required';
+  if (keyword === 'enum') return `must be one of ${(params['allowedValues'] as unknown[]).join(', ')}`;
+  return keyword === 'const' ? `must be ${JSON.stringify(params['allowedValue'])}` : message;
+}
 
 /** The one place where a "no" becomes an HTTP answer. Whatever is not a refusal is a bug: logged whole, answered bare. */
 @Catch()
@@ -57,20 +83,36 @@ export class ProblemFilter implements ExceptionFilter {
   }
 }
 
-export function sendProblem(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
+function sendProblem(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
   const retryAfter = refusal.members['retryAfter'] ?? (refusal.status === 503 ? 1 : undefined);
   if (retryAfter !== undefined) void reply.header('Retry-After', String(retryAfter));
   if (refusal.code === 'UNAUTHENTICATED') void reply.header('WWW-Authenticate', 'Bearer');
-  void reply.status(refusal.status).header('Content-Type', problemType).send(JSON.stringify(problemOf(refusal, request)));
+  void reply.removeHeader('ETag').status(refusal.status).headers({ 'Request-Id': request.id, 'Content-Type': problemType }).send(JSON.stringify(problemOf(refusal, request)));
 }
 
+/** What the HTTP server refuses by itself. */
 const byStatus: Readonly<Record<number, ErrorCode>> = {
-  400: 'VALIDATION_FAILED', 404: 'NOT_FOUND', 405: 'METHOD_NOT_ALLOWED', 413: 'BODY_TOO_LARGE', 414: 'VALIDATION_FAILED', 415: 'UNSUPPORTED_MEDIA_TYPE', 431: 'VALIDATION_FAILED',
+  404: 'NOT_FOUND', 405: 'METHOD_NOT_ALLOWED', 408: 'REQUEST_TIMEOUT', 413: 'BODY_TOO_LARGE', 415: 'UNSUPPORTED_MEDIA_TYPE', 431: 'HEADERS_TOO_LARGE',
 };
 
 function refusalFrom(error: unknown): Refusal | undefined {
   if (error instanceof Refusal) return error.code === 'INTERNAL' ? refuse('INTERNAL') : error;
   const status = error instanceof HttpException ? error.getStatus() : (error as { statusCode?: number } | undefined)?.statusCode;
-  const code = status === undefined ? undefined : byStatus[status];
-  return code && refuse(code, code === 'NOT_FOUND' ? undefined : (error as Error).message);
+  return status !== undefined && status >= 400 && status < 500 ? refuse(byStatus[status] ?? 'VALIDATION_FAILED') : undefined;
+}
+
+/** For URLs that no route could be looked for: `/%zz`, or a path segment of absurd length. */
+export function refuseUrl(error: Error, request: FastifyRequest, reply: FastifyReply): void {
+  const detail = 'The URL is not well-formed';
+  sendProblem(refusalFrom(error) ? refuse('VALIDATION_FAILED', detail) : refuse('INTERNAL'), request, reply);
+}
+
+/** For bytes that are no HTTP request, or too slow or too much of one: there is no request and no reply then, only a socket. */
+export function refuseBytes(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
+  const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ''] ?? 400;
+  const problem = problemOf(refuse(byStatus[status] ?? 'VALIDATION_FAILED', status === 400 ? 'This is not well-formed HTTP' : undefined), { url: '/', id: newCommandId() });
+  const body = JSON.stringify(problem);
+  const head = [`HTTP/1.1 ${status} ${STATUS_CODES[status]}`, `Content-Type: ${problemType}`, `Content-Length: ${Buffer.byteLength(body)}`, `Request-Id: ${problem.requestId}`, 'Connection: close'];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
 }

@@ -1,78 +1,99 @@
 import { refuse } from '@keyledger/kernel';
 import type { FastifyReply } from 'fastify';
 import { LRUCache } from 'lru-cache';
-import { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible';
 import type { GatewayConfig } from './config.ts';
 
-const window = 60;
+const minute = 60_000;
+const hour = 60 * minute;
+/** Callers that one limit knows at a time. With more, those not seen for longest start afresh: memory is bounded whoever makes up callers. */
+const remembered = 50_000;
 
-/** So many points a minute for each caller; announces itself in `RateLimit` and `RateLimit-Policy`. */
-class Limit {
-  readonly #name: string;
-  readonly #points: number;
-  readonly #limiter: RateLimiterMemory | undefined;
+type Reply = Pick<FastifyReply, 'getHeader' | 'header'>;
 
-  constructor(name: string, points: number) {
-    this.#name = name;
-    this.#points = points;
-    this.#limiter = points > 0 ? new RateLimiterMemory({ points, duration: window, keyPrefix: '' }) : undefined;
-  }
+/** `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers): an item per limit that counted the request. */
+function announce(reply: Reply, name: string, quota: number, left: number, seconds: number): void {
+  const add = (header: string, item: string) => {
+    const items = reply.getHeader(header);
+    reply.header(header, items === undefined ? item : `${String(items)}, ${item}`);
+  };
+  add('RateLimit-Policy', `"${name}";q=${quota};w=${minute / 1000}`);
+  add('RateLimit', `"${name}";r=${Math.max(0, left)};t=${seconds}`);
+}
 
-  async take(caller: string, reply: FastifyReply): Promise<void> {
-    if (!this.#limiter) return;
-    try {
-      this.#announce(await this.#limiter.consume(caller), reply);
-    } catch (over) {
-      if (!(over instanceof RateLimiterRes)) throw over;
-      this.#announce(over, reply);
-      throw tooMany(over.msBeforeNext / 1000);
-    }
-  }
+const tooMany = (seconds: number) => refuse('RATE_LIMITED', `Try again in ${seconds} s`, { retryAfter: seconds });
+const secondsTo = (end: number, now: number): number => Math.max(1, Math.ceil((end - now) / 1000));
 
-  #announce({ remainingPoints, msBeforeNext }: RateLimiterRes, reply: FastifyReply): void {
-    reply.header('RateLimit-Policy', `"${this.#name}";q=${this.#points};w=${window}`);
-    reply.header('RateLimit', `"${this.#name}";r=${Math.max(0, remainingPoints)};t=${Math.ceil(msBeforeNext / 1000)}`);
+interface Window {
+  used: number;
+  endsAt: number;
+}
+
+/** So many requests a minute for each caller; 0 is no limit. */
+export class Limit {
+  readonly #windows = new LRUCache<string, Window>({ max: remembered });
+
+  constructor(private readonly name: string, private readonly quota: number) {}
+
+  /** Throws RATE_LIMITED. */
+  take(caller: string, reply: Reply): void {
+    if (this.quota === 0) return;
+    const now = performance.now();
+    let window = this.#windows.get(caller);
+    if (!window || window.endsAt <= now) this.#windows.set(caller, (window = { used: 0, endsAt: now + minute }));
+    window.used += 1;
+    const seconds = secondsTo(window.endsAt, now);
+    announce(reply, this.name, this.quota, this.quota - window.used, seconds);
+    if (window.used > this.quota) throw tooMany(seconds);
   }
 }
 
-const tooMany = (seconds: number) => {
-  const retryAfter = Math.max(1, Math.ceil(seconds));
-  return refuse('RATE_LIMITED', `Try again in ${retryAfter} s`, { retryAfter });
-};
+interface Suspect extends Window {
+  shutUntil: number;
+  times: number;
+}
 
 /**
- * Against guessing: an address that keeps asking for keys that do not exist is shut out, twice as long each time.
- * Keys that it has used with success before go on working, so that a neighbour behind the same address is not locked out.
+ * Against guessing: an address that has offered so many wrong credentials within a minute is shut out for a minute, and each next time twice as
+ * long, up to an hour; a day later that is forgotten. Credentials that it has used with success go on working, so nobody is locked out by a
+ * neighbour behind the same address.
  */
-class UnknownKeys {
-  readonly #limiter: RateLimiterMemory | undefined;
-  readonly #shut = new LRUCache<string, { until: number; times: number }>({ max: 50_000, ttl: 24 * 3_600_000 });
-  readonly #proven = new LRUCache<string, true>({ max: 100_000 });
+export class Guesses {
+  readonly #suspects = new LRUCache<string, Suspect>({ max: remembered });
+  readonly #proven = new LRUCache<string, true>({ max: remembered });
 
-  constructor(points: number) {
-    this.#limiter = points > 0 ? new RateLimiterMemory({ points, duration: window, keyPrefix: '' }) : undefined;
-  }
+  constructor(private readonly name: string, private readonly quota: number) {}
 
-  /** Throws RATE_LIMITED when the address is shut out and has not proven this key. */
-  admit(address: string, licenseKey: string): void {
-    if (this.#shut.size === 0) return;
-    const shut = this.#shut.get(network(address));
-    if (!shut || shut.until <= Date.now() || this.#proven.has(`${network(address)} ${licenseKey}`)) return;
-    throw tooMany((shut.until - Date.now()) / 1000);
-  }
-
-  known(address: string, licenseKey: string): void {
-    if (this.#limiter) this.#proven.set(`${network(address)} ${licenseKey}`, true);
-  }
-
-  async unknown(address: string): Promise<void> {
-    if (!this.#limiter) return;
+  /** Throws RATE_LIMITED while the address is shut out, but for a credential that it has proven. */
+  admit(address: string, credential: string, reply: Reply): void {
+    if (this.#suspects.size === 0) return;
     const from = network(address);
-    const { consumedPoints } = await this.#limiter.penalty(from, 1);
-    if (consumedPoints <= this.#limiter.points) return;
-    const times = (this.#shut.get(from)?.times ?? 0) + 1;
-    this.#shut.set(from, { until: Date.now() + Math.min(window * 2 ** (times - 1), 3600) * 1000, times });
-    await this.#limiter.delete(from);
+    const now = performance.now();
+    const { shutUntil = 0 } = this.#suspects.peek(from) ?? {};
+    if (shutUntil <= now || this.#proven.has(`${from} ${credential}`)) return;
+    const seconds = secondsTo(shutUntil, now);
+    announce(reply, this.name, this.quota, 0, seconds);
+    throw tooMany(seconds);
+  }
+
+  right(address: string, credential: string): void {
+    if (this.quota > 0) this.#proven.set(`${network(address)} ${credential}`, true);
+  }
+
+  wrong(address: string, credential: string, reply: Reply): void {
+    if (this.quota === 0) return;
+    const from = network(address);
+    const now = performance.now();
+    let suspect = this.#suspects.get(from);
+    if (!suspect || suspect.shutUntil + 24 * hour < now) this.#suspects.set(from, (suspect = { used: 0, endsAt: now + minute, shutUntil: now, times: 0 }));
+    if (suspect.endsAt <= now) Object.assign(suspect, { used: 0, endsAt: now + minute });
+    this.#proven.delete(`${from} ${credential}`);
+    suspect.used += 1;
+    announce(reply, this.name, this.quota, this.quota - suspect.used, secondsTo(suspect.endsAt, now));
+    if (suspect.used < this.quota || suspect.shutUntil > now) return;
+    suspect.shutUntil = now + Math.min(minute * 2 ** suspect.times, hour);
+    suspect.times += 1;
+    suspect.used = 0;
+    suspect.endsAt = suspect.shutUntil;
   }
 }
 
@@ -87,11 +108,14 @@ function network(address: string): string {
 export class RateLimits {
   readonly licenseKeys: Limit;
   readonly apiKeys: Limit;
-  readonly unknownKeys: UnknownKeys;
+  readonly unknownLicenseKeys: Guesses;
+  /** API keys are too long to be guessed: this bounds what the attempts cost us. */
+  readonly unknownApiKeys: Guesses;
 
   constructor({ perLicenseKey, perApiKey, unknownKeysPerAddress }: GatewayConfig['rateLimits']) {
     this.licenseKeys = new Limit('license-key', perLicenseKey);
     this.apiKeys = new Limit('api-key', perApiKey);
-    this.unknownKeys = new UnknownKeys(unknownKeysPerAddress);
+    this.unknownLicenseKeys = new Guesses('unknown-license-keys', unknownKeysPerAddress);
+    this.unknownApiKeys = new Guesses('unknown-api-keys', perApiKey);
   }
 }

@@ -16,23 +16,23 @@ export class SystemController {
   constructor(private readonly health: Health, private readonly metrics: Metrics, private readonly document: ApiDocument) {}
 
   @Route('GET /health/live', { needs: 'public', summary: 'The process can go on', answer: healthAnswer, alsoStatus: 503 })
-  async live(@Res({ passthrough: true }) reply: FastifyReply) {
+  async getLiveness(@Res({ passthrough: true }) reply: FastifyReply) {
     return withStatus(await this.health.live(), reply);
   }
 
   @Route('GET /health/ready', { needs: 'public', summary: 'It can do its work now; the lag of the read models counts', answer: healthAnswer, alsoStatus: 503 })
-  async ready(@Res({ passthrough: true }) reply: FastifyReply) {
+  async getReadiness(@Res({ passthrough: true }) reply: FastifyReply) {
     return withStatus(await this.health.ready(), reply);
   }
 
   @Route('GET /metrics', { needs: 'public', summary: 'Numbers in the format of Prometheus', answer: Type.String(), contentType: 'text/plain' })
-  async scrape(@Res({ passthrough: true }) reply: FastifyReply) {
+  async getMetrics(@Res({ passthrough: true }) reply: FastifyReply) {
     void reply.header('Content-Type', this.metrics.contentType);
     return this.metrics.expose();
   }
 
   @Route('GET /openapi.json', { needs: 'public', summary: 'This API as an OpenAPI 3.1 document', answer: Type.Object({}, { additionalProperties: true }) })
-  openApi() {
+  getOpenApi() {
     return this.document.json();
   }
 }

@@ -34,8 +34,8 @@ const sorts: Readonly<Record<string, Sort>> = {
   key: { column: 'license_key', kind: 'text' },
   product: { column: 'product_name', kind: 'text' },
   customer: { column: 'customer_name', kind: 'text' },
-  status: { column: 'status_rank', kind: 'number' },
-  activations: { column: 'limit_rank', kind: 'number' },
+  status: { column: 'status_rank', kind: 'integer' },
+  activations: { column: 'limit_rank', kind: 'integer' },
   expiresAt: { column: 'expires_at', kind: 'text' },
   createdAt: { column: 'created_at', kind: 'text' },
 };

@@ -27,4 +27,4 @@ export { licenseActions, licenseStatuses, transitions, type LicenseAction, type 
 export {
   enforcements, instanceAsked, verdictDetails, verdictOf, verdictRules, verdictWarnings, type Enforcement, type Lease, type Question, type Verdict, type VerdictCode,
 } from './license/verdict.ts';
-export { clientLicenseView, instanceView, licenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';
+export { clientLicenseView, instanceView, licenseView, type ClientLicenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';

@@ -70,13 +70,13 @@ class Keys implements Sealing {
 class Watched implements EventStore {
   appends = 0;
   reads = 0;
-  beforeAppend: (stream: string) => Promise<unknown> | undefined = () => undefined;
+  beforeAppend: (stream: string, events: readonly NewEvent[]) => Promise<unknown> | undefined = () => undefined;
   readonly #store: EventStore;
 
   constructor(store: EventStore) { this.#store = store; }
   async append(...args: Parameters<EventStore['append']>) {
     this.appends++;
-    await this.beforeAppend(args[0]);
+    await this.beforeAppend(args[0], args[2]);
     return this.#store.append(...args);
   }
   readStream(...args: Parameters<EventStore['readStream']>) {
@@ -264,15 +264,14 @@ describe('Aggregates', () => {
 
     it('start over with the whole batch when it loses the race', async () => {
       const intruder = other();
-      store.beforeAppend = () => {
-        if (store.appends < 4) return undefined;
+      store.beforeAppend = (_, events) => {
+        if (events.length === 1) return undefined;
         store.beforeAppend = () => undefined;
         return run(sit('eve'), {}, intruder);
       };
-      await run({ type: 'Ring', times: 1 });
       const outcomes = await Promise.allSettled([run(ring()), run(sit('ada')), run(sit('bob')), run(ring())]);
       expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected', 'fulfilled']);
-      expect((await stored()).map(({ type }) => type)).toEqual(['Opened', 'Rang', 'Rang', 'Seated', 'Rang']);
+      expect((await stored()).map(({ type }) => type).toSorted()).toEqual(['Opened', 'Rang', 'Rang', 'Seated']);
       expect((await load()).state).toEqual((await load(another())).state);
     });
 

@@ -104,7 +104,7 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
     it('while the first append is under way', async () => {
       const events = someEvents(2);
       const [one, two] = await Promise.all([store.append('license-a', NO_STREAM, events), store.append('license-a', NO_STREAM, events)]);
-      expect([one?.duplicate, two?.duplicate].sort()).toEqual([false, true]);
+      expect([one?.duplicate, two?.duplicate].toSorted()).toEqual([false, true]);
       expect(two?.position).toBe(one?.position);
       expect(await allOf('license-a')).toHaveLength(2);
     });

@@ -33,4 +33,17 @@ export abstract class Clock {
   abstract now(environment: string): Instant;
 }
 
-export const systemClock: Clock = { now: () => new Date().toISOString() };
+let lastMillisecond = -1;
+let lastInstant: Instant = '';
+
+/** Every message asks, many of them within the same millisecond. */
+export const systemClock: Clock = {
+  now() {
+    const millisecond = Date.now();
+    if (millisecond !== lastMillisecond) {
+      lastMillisecond = millisecond;
+      lastInstant = new Date(millisecond).toISOString();
+    }
+    return lastInstant;
+  },
+};

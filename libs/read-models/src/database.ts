@@ -50,6 +50,7 @@ export class Database {
   readonly environment: string;
   readonly orm: MikroORM;
   readonly #engine: Engine;
+  #closing: Promise<void> | undefined;
 
   /** Resolves when all migrations have been applied. */
   static async open({ kind, environment, entities, migrations = [], at }: DatabaseOptions): Promise<Database> {
@@ -82,7 +83,7 @@ export class Database {
     return this.orm.em.fork() as SqlEntityManager;
   }
 
-  /** The query builder: parameters are bound, names are those of tables and columns. `T` says which tables there are. */
+  /** The query builder, part of the transaction when called within `em.transactional`, as `run` and `batch` are. Parameters are bound, names are those of tables and columns. `T` says which tables there are. */
   sql<T = Tables>(): Kysely<T> {
     return (this.orm.em as SqlEntityManager).getKysely<T>() as Kysely<T>;
   }
@@ -95,7 +96,8 @@ export class Database {
 
   /** All statements or none, in one transaction and (on SQLite) one round trip. A statement that misses its `expect` rejects with SqlFailure.unexpected. */
   batch(statements: readonly Statement[]): Promise<readonly Answer[]> {
-    return this.#engine.batch(statements);
+    const sql = this.sql();
+    return sql.isTransaction ? runEach(this.dialect, sql, statements) : this.#engine.batch(statements);
   }
 
   /** Statements that depend on each other's answers. Nothing else is answered meanwhile: keep it short, and use only what it is given. */
@@ -108,9 +110,8 @@ export class Database {
     return this.#engine.scrub();
   }
 
-  async close(): Promise<void> {
-    await this.orm.close();
-    await this.#engine.close();
+  close(): Promise<void> {
+    return (this.#closing ??= this.orm.close().then(() => this.#engine.close()));
   }
 }
 
@@ -166,11 +167,7 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
   });
   const engine: Engine = {
     dialect: 'postgres',
-    batch: (statements) => sql.transaction().execute(async (transaction) => {
-      const answers: Answer[] = [];
-      for (const statement of statements) answers.push(await runOnPostgres(transaction, statement));
-      return answers;
-    }),
+    batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
     async scrub() {
       await raw('vacuum');
     },
@@ -179,11 +176,17 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
   return { orm, engine };
 }
 
-async function runOnPostgres(sql: Kysely<Tables>, { sql: text, params = [], many, expect }: Statement): Promise<Answer> {
+async function runEach(dialect: Dialect, sql: Kysely<Tables>, statements: readonly Statement[]): Promise<readonly Answer[]> {
+  const answers: Answer[] = [];
+  for (const statement of statements) answers.push(await runOne(dialect, sql, statement));
+  return answers;
+}
+
+async function runOne(dialect: Dialect, sql: Kysely<Tables>, { sql: text, params = [], many, expect }: Statement): Promise<Answer> {
   let changes = 0;
   let rows: readonly Row[] = [];
   for (const [own, values] of many ? multiplied(text, many) : [[text, params] as const]) {
-    const result = await sql.executeQuery<Row>(CompiledQuery.raw(placeholders('postgres', own), [...values]));
+    const result = await sql.executeQuery<Row>(CompiledQuery.raw(placeholders(dialect, own), [...values]));
     changes += Number(result.numAffectedRows ?? result.rows.length);
     rows = result.rows;
   }
@@ -200,7 +203,8 @@ function* multiplied(text: string, many: readonly (readonly SqlValue[])[]): Gene
     yield [one ? text.replace(one, rows.map(() => one).join(', ')) : text, rows.flat()];
   }
 }
-const MAX_PARAMETERS = 60_000;
+/** SQLite takes 32,766, PostgreSQL 65,535. */
+const MAX_PARAMETERS = 30_000;
 
 /** `?` → `$1`, `$2`, … No statement of ours has a question mark in a literal. */
 const placeholders = (dialect: Dialect, text: string): string => {

@@ -1,10 +1,10 @@
 import { refuse } from '@keyledger/kernel';
 import { sql, type SelectQueryBuilder } from 'kysely';
 
-/** A column that may be sorted by, and what is in it. An index on (column, id) makes every page cost the same. */
+/** A column that may be sorted by, and what is in it (on PostgreSQL an integer is a bigint). An index on (column, id) makes every page cost the same. */
 export interface Sort {
   readonly column: string;
-  readonly kind: 'text' | 'number';
+  readonly kind: 'text' | 'integer' | 'double';
 }
 
 export interface PageRequest {
@@ -88,7 +88,7 @@ const cursorOf = (sort: string, { value, id }: Place): string => Buffer.from(JSO
 
 function placeOf(cursor: string, sort: string, { kind }: Sort): Place {
   const [of, value, id, ...rest] = parsed(cursor);
-  const fits = value === null || (kind === 'text' ? isText(value) : Number.isFinite(value));
+  const fits = value === null || (kind === 'text' ? isText(value) : kind === 'integer' ? Number.isSafeInteger(value) : Number.isFinite(value));
   if (of !== sort || !fits || !isText(id) || rest.length > 0) throw refuse('VALIDATION_FAILED', `cursor is not from a page sorted by ${sort}`);
   return { value: value as Place['value'], id };
 }

@@ -151,7 +151,7 @@ export class RowTable {
     const set = own.filter((name) => name !== '"id"').map((name) => `${name} = excluded.${name}`);
     return {
       sql: `insert into ${this.#table(build)} as old (${own.join(', ')}) values (${own.map(() => '?').join(', ')})
-        on conflict (id) do update set ${set.join(', ')} where excluded.revision > old.revision`,
+        on conflict (id) do update set ${set.join(', ')} where 1 = 1`,
       many: rows,
     };
   }

@@ -7,7 +7,7 @@ import { RowTable, type Projection, type ProjectionRow } from './projection.ts';
 import type { View } from './read-index.ts';
 import { searchTextOf } from './search.ts';
 
-/** A stream that a projection could not fold: its row stays as it was, its later events wait. */
+/** A stream that a projection could not fold: its row stays as of the event before, the later ones wait. */
 export interface Parked {
   readonly projection: string;
   readonly stream: string;
@@ -105,9 +105,12 @@ class Lane {
     this.#listeners.push(listener);
   }
 
-  /** Queries now see `successor`; those who wait do so there. */
+  /** Queries now see `successor`, which may be further: those who wait do so there. */
   hand(successor: Lane): void {
-    for (const listener of this.#listeners.splice(0)) successor.onAdvance(listener);
+    for (const listener of this.#listeners.splice(0)) {
+      successor.onAdvance(listener);
+      listener();
+    }
   }
 }
 
@@ -333,7 +336,7 @@ export class Projector implements View {
       this.#folds.forEach((own) => own.clear());
       if (!isFenced(error)) throw error;
       await this.#reload();
-      const done = Math.min(...this.#live.filter(({ following }) => !following).map(({ position }) => position));
+      const done = Math.min(...this.#live.map(({ position }) => position));
       await this.#follow(events.filter(({ position }) => position > done));
     }
   }
@@ -421,15 +424,14 @@ export class Projector implements View {
     return toRead.filter(([stream, , { revision }]) => tables.some((table) => (table.get(subjectOf(stream)) ?? -1) < revision));
   }
 
-  /** Folds one stream's events onto what is known and makes its row for each table; an error parks the stream instead. */
+  /** Folds one stream's events onto what is known and makes its row for each table; an error parks the stream, with the row as of the event before. */
   #project(
     lanes: readonly Lane[], stream: string, known: Fold | undefined, events: readonly RecordedEvent[], sealer: Sealer, keep?: (fold: Fold) => void,
   ): Map<Lane, Changes> {
-    const outcome = new Map<Lane, Changes>();
-    const park = (lane: Lane, event: RecordedEvent, cause: unknown) => {
-      const { position, recordedAt: since } = event;
-      const parked = { projection: lane.projection.name, stream, position, error: cause instanceof Error ? cause.message : String(cause), since };
-      outcome.set(lane, { ...newChanges(), parked: [parked] });
+    const outcome = new Map(lanes.map((lane) => [lane, newChanges()]));
+    const park = (lane: Lane, { position, recordedAt: since }: RecordedEvent, cause: unknown) => {
+      const error = cause instanceof Error ? cause.message : String(cause);
+      outcome.get(lane)?.parked.push({ projection: lane.projection.name, stream, position, error, since });
     };
     const [{ projection: { source } }] = lanes as [Lane];
     let fold: Fold = known ?? { state: source.initial(), revision: -1, at: '' };
@@ -439,14 +441,14 @@ export class Projector implements View {
         const origin = originOf(current);
         fold = { state: source.evolve(fold.state, decode(source.shapes, current, sealer) as never, origin), revision: current.revision, at: origin.at };
       }
+      keep?.(fold);
     } catch (cause) {
       for (const lane of lanes) park(lane, current, cause);
-      return outcome;
     }
-    keep?.(fold);
+    if (fold.revision < 0) return outcome;
     for (const lane of lanes.filter(({ parked }) => !parked.has(stream) || !keep)) {
       try {
-        outcome.set(lane, changeOf(lane, { id: subjectOf(stream), revision: fold.revision, at: fold.at }, fold.state));
+        addChange(outcome.get(lane) as Changes, lane, { id: subjectOf(stream), revision: fold.revision, at: fold.at }, fold.state);
       } catch (cause) {
         park(lane, current, cause);
       }
@@ -538,14 +540,24 @@ export class Projector implements View {
 
   /** Somebody else has written; looks where that leaves the live tables. */
   async #reload(): Promise<void> {
-    for (const lane of this.#live) await this.#reloaded(lane);
+    for (const lane of this.#live) {
+      if (lane.following || await this.#reloaded(lane)) continue;
+      const serving = (await this.#registered(lane.projection.name)).find((other) => other.serving);
+      // Built anew by a process of this release: go on there. Of another release: that one's rows are not this one's to make.
+      if (serving?.version !== lane.version) lane.following = true;
+      else await this.#goOnAt(new Lane(lane.projection, lane.table, serving), lane);
+    }
+  }
+
+  async #goOnAt(lane: Lane, old: Lane): Promise<void> {
+    await this.#loadParked(lane);
+    this.#adopt(lane, old);
+    this.#live.push(lane);
   }
 
   /** False when the table is no longer there. */
   async #reloaded(lane: Lane): Promise<boolean> {
-    const registered = await this.#registered(lane.projection.name);
-    const now = registered.find(({ build }) => build === lane.build);
-    lane.following = !now && lane.serving;
+    const now = (await this.#registered(lane.projection.name)).find(({ build }) => build === lane.build);
     if (!now) return false;
     if (now.serving && !lane.serving) this.#adopt(lane, this.#laneOf(lane.projection.name));
     lane.fence = now.fence;
@@ -616,12 +628,10 @@ export class Projector implements View {
 
 const newChanges = (): Changes => ({ rows: new Map(), gone: new Set(), parked: [] });
 
-function changeOf({ projection, table }: Lane, where: { id: string; revision: number; at: string }, state: unknown): Changes {
-  const changes = newChanges();
+function addChange({ rows, gone }: Changes, { projection, table }: Lane, where: { id: string; revision: number; at: string }, state: unknown): void {
   const row: ProjectionRow | null = projection.row(state, where);
-  if (row) changes.rows.set(where.id, table.values({ ...row, id: where.id, revision: where.revision }, projection.search && searchTextOf(projection.search(row))));
-  else changes.gone.add(where.id);
-  return changes;
+  if (!row) return void gone.add(where.id);
+  rows.set(where.id, table.values({ ...row, id: where.id, revision: where.revision }, projection.search && searchTextOf(projection.search(row))));
 }
 
 /** The events from a revision on, each once and without a gap; undefined when there is one. Events may come twice and in any order. */
@@ -652,7 +662,7 @@ const ignoreExisting = (error: unknown): void => {
   if (!/exist|UNIQUE|duplicate/i.test((error as Error).message)) throw error;
 };
 
-const warn = (what: unknown): void => process.emitWarning(what instanceof Error ? what : JSON.stringify(what), 'ProjectorWarning');
+const warn = (what: unknown): void => process.emitWarning(what instanceof Error ? what.stack ?? what.message : JSON.stringify(what), 'ProjectorWarning');
 
 async function createRegister(database: Database): Promise<void> {
   await database.batch([

@@ -39,6 +39,7 @@ class SqliteThread {
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   readonly files = new Map<string, SqliteFile>();
+  #openFiles = 0;
   #calls = 0;
   #dead: Error | undefined;
 
@@ -73,9 +74,13 @@ class SqliteThread {
     });
   }
 
-  /** Ends with its last file. */
+  retain(): void {
+    this.#openFiles++;
+  }
+
+  /** Ends when its last file has been closed. */
   async release(): Promise<void> {
-    if (this.files.size > 0) return;
+    if (--this.#openFiles > 0) return;
     if (SqliteThread.#threads.get(this.#kind) === this) SqliteThread.#threads.delete(this.#kind);
     await this.#worker.terminate();
   }
@@ -124,8 +129,10 @@ export class SqliteFile {
       await file.#opened;
       return file;
     } catch (error) {
-      thread.files.delete(full);
-      await thread.release();
+      if (thread.files.get(full) === file) {
+        thread.files.delete(full);
+        await thread.release();
+      }
       throw error;
     }
   }
@@ -133,6 +140,7 @@ export class SqliteFile {
   private constructor(path: string, kind: DatabaseKind, thread: SqliteThread) {
     this.path = path;
     this.#thread = thread;
+    thread.retain();
     mkdirSync(dirname(path), { recursive: true });
     this.#opened = thread.ask({ op: 'open', file: path, durable: kind === 'state' });
   }

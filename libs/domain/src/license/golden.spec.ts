@@ -47,7 +47,7 @@ const isRecord = (value: Json | undefined): value is JsonObject => typeof value 
 describe('Every event that was ever stored', () => {
   it('has a line here, in each of its versions', () => {
     const versions = Object.entries(licenseShapes).flatMap(([type, { schema }]) => Array.from({ length: schema }, (_, n) => `${type} ${n + 1}`));
-    expect(lines.map(({ type, schema }) => `${type} ${schema}`).sort()).toEqual(versions.sort());
+    expect(lines.map(({ type, schema }) => `${type} ${schema}`).toSorted()).toEqual(versions.toSorted());
   });
 
   it.each(lines.map((line) => [line.type, line.schema, line] as const))('%s %d means what it meant', (_, __, line) => {

@@ -43,7 +43,7 @@ const seats: fc.Arbitrary<LicenseCommand>[] = [
 ];
 const others: fc.Arbitrary<LicenseCommand>[] = [
   fc.record({ type: fc.constant('Assign'), customerId: fc.constantFrom(ada, grace) }),
-  fc.record({ type: fc.constant('Edit'), activationLimit: maybe(limits), expiresAt: maybe(fc.option(expiresAt)), quotas: maybe(quotas), customerId: maybe(fc.constantFrom(ada, grace)), metadata: maybe(fc.constantFrom({}, { a: 1 })) }),
+  fc.record({ type: fc.constant('Edit'), activationLimit: maybe(limits), expiresAt: maybe(fc.option(expiresAt, { nil: null })), quotas: maybe(quotas), customerId: maybe(fc.constantFrom(ada, grace)), metadata: maybe(fc.constantFrom({}, { a: 1 })) }),
   fc.record({ type: fc.constantFrom('Suspend', 'Unsuspend', 'Inactivate', 'Reactivate'), cause }),
   fc.record({ type: fc.constant('Renew'), expiresAt, reason: fc.constant('paid') }),
   fc.record({ type: fc.constant('ExceedQuota'), meter, peak: fc.integer({ min: 0, max: 12 }), limit: fc.constant(8) }),
@@ -146,7 +146,7 @@ describe('In every history', () => {
       expect(new Set(prints).size).toBe(prints.length);
       const { activationCount, activations } = issued(state);
       expect(activationCount).toBe(facts.live.size);
-      expect([...activations.values()].filter(isLive).map(({ id }) => id).sort()).toEqual([...facts.live.keys()].sort());
+      expect(new Set([...activations.values()].filter(isLive).map(({ id }) => id))).toEqual(new Set(facts.live.keys()));
     });
   }));
 
@@ -208,7 +208,7 @@ describe('In every history', () => {
     const shredded = events.map((event) => ({ ...event, ...Object.fromEntries(((License.shapes[event.type].sealed ?? [])).map((name) => [name, null])) }) as LicenseEvent);
     const forgotten = fold(shredded);
     if (forgotten.existence === 'issued') expect(forgotten.activationCount).toBe(issued(state).activationCount);
-    fold([...events].reverse());
+    fold(events.toReversed());
     fold(events.slice(1));
 
     const half = Math.floor(events.length / 2);

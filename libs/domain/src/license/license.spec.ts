@@ -6,6 +6,7 @@ import {
 } from '@keyledger/testing';
 import { License } from './license.ts';
 import { allowedActions, canActivate, isLive, issued, meterState, statusOf, type LicenseState } from './state.ts';
+import { clientLicenseView, instanceView, licenseView } from './view.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const nextYear = '2027-11-21T12:00:00.000Z';
@@ -284,6 +285,11 @@ describe('A trial', () => {
     given(started).when(renew('2027-02-19T12:00:00.001Z')).thenRefused('TRIAL_TOO_LONG');
     given(started).when(edit({ expiresAt: null })).thenRefused('TRIAL_TOO_LONG');
   });
+  it('is counted from the first activation, whoever comes later', () => {
+    const extended = story(started, edit({ expiresAt: '2027-02-19T12:00:00Z' }));
+    given(extended, '2027-01-01T00:00:00.000Z').when(activate(desktop)).thenEvents({ type: 'InstanceActivated' });
+    given(story(extended, at('2027-01-01T00:00:00.000Z', activate(desktop)))).when(edit({ expiresAt: '2027-02-20T12:00:00Z' })).thenRefused('TRIAL_TOO_LONG');
+  });
 });
 
 describe('A renewal', () => {
@@ -388,6 +394,7 @@ describe('A quota', () => {
     given(exceeded, '2026-11-28T11:59:59.999Z').when(restrict()).thenNothing();
     given(exceeded, graceOver).when(restrict()).thenEvents({ type: 'LicenseRestricted', meter });
     given(story(exceeded, at(graceOver, restrict())), later).when(restrict()).thenNothing();
+    given(story(exceeded, at(graceOver, restrict()), at(later, exceedQuota(12, 8))), later).when(restrict()).thenNothing();
   });
   it('is back to normal after a lower peak', () => {
     given(exceeded).when(restoreQuota(7)).thenEvents({ type: 'QuotaRestored', meter, peak: 7, limit: 8 }, (license) => expect(meterState(issued(license), meter, now).state).toBe('normal'));
@@ -403,6 +410,27 @@ describe('A quota', () => {
     }
   });
   it('that a license does not have cannot be exceeded', () => given(licensed).when(exceedQuota(10, 8, 'users')).thenNothing());
+});
+
+describe('What is shown', () => {
+  it('of a license is every term, what is left of its features, and where its quotas stand', () => {
+    const terms = { activationLimit: 3, expiry: aYear, expiryGraceDays: 14, features: { export: true, users: 5, calls: { limit: 9, per: 'day' } }, quotas: [{ meter: 'cores', limit: 8 }] } as const;
+    const view = licenseView(issued(stateOf(story(issue({ terms, customerId: ada, metadata: { crm: 7 } }), activate(), exceedQuota(9, 8, 'cores')))), now);
+    expect(view).toMatchObject({
+      id: idOf('lic'), key: licenseKey().value, keyPrefix: licenseKey().prefix, status: 'active', productId: editor, planId: null, customerId: ada, orderId: null,
+      environment: 'production', activationLimit: 3, activationCount: 1, expiresAt: nextYear, effectiveAt: null, graceEndsAt: '2027-12-05T12:00:00.000Z', holds: [],
+      features: { export: true, users: 5, calls: { limit: 9, per: 'day', used: 0, remaining: 9 } }, metadata: { crm: 7 }, createdAt: now,
+      quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', lastPeak: 9, graceEndsAt: '2026-11-28T12:00:00.000Z' }],
+    });
+  });
+  it('to its own software is nothing of the vendor’s side', () => {
+    const view = clientLicenseView(issued(stateOf(story(issue({ customerId: ada }), suspend({ reason: 'fraud' })))), now);
+    for (const name of ['key', 'holds', 'customerId', 'orderId', 'allowedActions', 'purchasedAt']) expect(view).not.toHaveProperty(name);
+  });
+  it('of an instance is all but when it was seen', () => {
+    const { activations } = issued(stateOf(story(issue({ customerId: ada }), activate(laptop, { metadata: { os: 'linux' } }))));
+    expect([...activations.values()].map(instanceView)).toEqual([expect.objectContaining({ id: laptop.activationId, name: 'laptop', fingerprint: 'fp-laptop', metadata: { os: 'linux' }, createdAt: now, endedAt: null })]);
+  });
 });
 
 it('offers what the state allows, in one order', () => {

@@ -170,7 +170,7 @@ export function reminderDue(license: IssuedLicense, now: Instant): ReminderDays 
   const { expiresAt } = license.terms;
   if (!expiresAt || license.revokedAt || expiresAt <= now) return undefined;
   const daysLeft = (Date.parse(expiresAt) - Date.parse(now)) / 86_400_000;
-  const reached = [...reminderDays].reverse().find((days) => daysLeft <= days);
+  const reached = reminderDays.findLast((days) => daysLeft <= days);
   return reached !== undefined && (license.reminded === null || reached < license.reminded) ? reached : undefined;
 }
 export const reminderDays = [30, 14, 7] as const;

@@ -93,7 +93,7 @@ export function verdictOf(license: LicenseState | undefined, lease: Lease | unde
   judgeInstance(license, lease, question, now, reasons);
   if (question.features && !hasFeatures(license, question.features)) reasons.push('FEATURE_MISSING');
   const overageEndsAt = judgeQuotas(license, now, reasons);
-  const inGrace = isInExpiryGrace(license, now) && !license.revokedAt;
+  const inGrace = isInExpiryGrace(license, now);
   if (inGrace) reasons.push('IN_EXPIRY_GRACE');
 
   const [code] = reasons;

@@ -3,6 +3,7 @@ import { allowedActions, graceEndOf, meterState, statusOf, type Activation, type
 import type { Features } from './terms.ts';
 
 export type LicenseView = ReturnType<typeof licenseView>;
+export type ClientLicenseView = ReturnType<typeof clientLicenseView>;
 export type InstanceView = ReturnType<typeof instanceView>;
 
 /** The license as `GET /licenses/:id` answers it, without the revision. `key` is in clear; `graceEndsAt` is null without a grace after expiry. */

@@ -1,0 +1,174 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from '@jest/globals';
+import { runIn, systemContext } from '@keyledger/kernel';
+import { defineEntity, p, UniqueConstraintViolationException } from '@mikro-orm/sql';
+import { Database, openDatabases, type Migration } from './database.ts';
+import { onEveryDialect } from './dialects.contract.ts';
+
+const Seen = defineEntity({
+  name: 'Seen', tableName: 'test_last_seen', properties: { id: p.string().primary(), seenAt: p.string(), count: p.integer() },
+});
+const lastSeen: Migration = {
+  name: 'test-1-last-seen',
+  up: ({ run, dialect }) => run(`create table test_last_seen (id text primary key, seen_at text not null, count ${dialect === 'sqlite' ? 'integer' : 'bigint'} not null check (count >= 0))`),
+};
+const tables = { entities: [Seen], migrations: [lastSeen], kind: 'state' } as const;
+const insert = 'insert into test_last_seen (id, seen_at, count) values (?, ?, ?)';
+const ids = async (database: Database) => (await database.run<{ id: string }>('select id from test_last_seen order by id')).rows.map(({ id }) => id);
+
+onEveryDialect('A database', ({ open, place }) => {
+  it('holds a service\'s own entities, made by its own migration, once', async () => {
+    const here = place();
+    const first = await open({ ...tables, place: here });
+    const em = first.em();
+    em.create(Seen, { id: 'a', seenAt: '2026-11-21T00:00:00.000Z', count: 1 });
+    await em.flush();
+    await first.close();
+
+    const again = await open({ ...tables, place: here });
+    expect(await again.em().findOne(Seen, { id: 'a' })).toMatchObject({ seenAt: '2026-11-21T00:00:00.000Z', count: 1 });
+  });
+
+  it('keeps nothing of a migration that failed', async () => {
+    const here = place();
+    const failing: Migration = {
+      name: 'test-2-fails',
+      async up({ run }) {
+        await run('create table test_half (id text)');
+        await run('create table test_half (id text)');
+      },
+    };
+    await expect(open({ migrations: [failing], place: here })).rejects.toThrow(/test_half/);
+    const database = await open({ place: here });
+    await expect(database.run('select * from test_half')).rejects.toThrow(/test_half/);
+  });
+
+  it('fails one of the writes that arrive together without the others', async () => {
+    const database = await open(tables);
+    await database.run(insert, ['there', 'x', 1]);
+    const outcomes = await Promise.allSettled([
+      ...Array.from({ length: 20 }, (_, n) => database.run(insert, [`a${n}`, 'x', n])),
+      database.run(insert, ['there', 'x', 2]),
+      database.run(insert, ['negative', 'x', -1]),
+      ...Array.from({ length: 20 }, (_, n) => database.run(insert, [`b${n}`, 'x', n])),
+    ]);
+    expect(outcomes.flatMap(({ status }, at) => (status === 'rejected' ? [at] : []))).toEqual([20, 21]);
+    expect(await ids(database)).toHaveLength(41);
+  });
+
+  it('runs a batch wholly or not at all', async () => {
+    const database = await open(tables);
+    await expect(database.batch([{ sql: insert, many: [['a', 'x', 1], ['b', 'x', 1]] }, { sql: insert, params: ['a', 'x', 1] }])).rejects.toThrow();
+    expect(await ids(database)).toEqual([]);
+    const [inserted, selected] = await database.batch([
+      { sql: insert, many: [['a', 'x', 1], ['b', 'x', 1]], expect: 2 }, { sql: 'select id from test_last_seen where id = ?', params: ['b'] },
+    ]);
+    expect([inserted?.changes, selected?.rows]).toEqual([2, [{ id: 'b' }]]);
+  });
+
+  it('undoes a batch in which a statement changes another number of rows than expected', async () => {
+    const database = await open(tables);
+    const failed = database.batch([{ sql: insert, params: ['a', 'x', 1] }, { sql: 'update test_last_seen set count = 2 where id = ?', params: ['b'], expect: 1 }]);
+    await expect(failed).rejects.toMatchObject({ name: 'SqlFailure', unexpected: true });
+    expect(await ids(database)).toEqual([]);
+  });
+
+  it('undoes a transaction that throws, and goes on', async () => {
+    const database = await open(tables);
+    await expect(database.em().transactional(async (em) => {
+      em.create(Seen, { id: 'a', seenAt: 'x', count: 1 });
+      await em.flush();
+      throw new Error('changed my mind');
+    })).rejects.toThrow('changed my mind');
+    await database.run(insert, ['b', 'x', 1]);
+    expect(await ids(database)).toEqual(['b']);
+  });
+
+  it('shows nobody what a transaction has not committed', async () => {
+    const database = await open(tables);
+    let begun = () => {};
+    const beginning = new Promise<void>((resolve) => (begun = resolve));
+    const outside = beginning.then(() => ids(database));
+    await database.em().transactional(async (em) => {
+      await em.execute(`insert into test_last_seen (id, seen_at, count) values ('half', 'x', 1)`);
+      begun();
+      await em.execute('delete from test_last_seen');
+      await em.execute(`insert into test_last_seen (id, seen_at, count) values ('a', 'x', 1), ('b', 'x', 1)`);
+    });
+    expect([[], ['a', 'b']]).toContainEqual(await outside);
+  });
+
+  it('takes plain SQL into the transaction of the unit of work it is called in', async () => {
+    const database = await open(tables);
+    await expect(database.em().transactional(async () => {
+      await database.run(insert, ['a', 'x', 1]);
+      await database.batch([{ sql: insert, many: [['b', 'x', 1], ['c', 'x', 1]], expect: 2 }]);
+      throw new Error('changed my mind');
+    })).rejects.toThrow('changed my mind');
+    expect(await ids(database)).toEqual([]);
+  });
+
+  it('names a violated constraint as MikroORM does', async () => {
+    const em = (await open(tables)).em();
+    await em.insert(Seen, { id: 'a', seenAt: 'x', count: 1 });
+    await expect(em.insert(Seen, { id: 'a', seenAt: 'x', count: 1 })).rejects.toBeInstanceOf(UniqueConstraintViolationException);
+  });
+
+  it('takes any text as a value, never as SQL', async () => {
+    const database = await open(tables);
+    const text = `'); drop table test_last_seen; -- " \\ % _ $1 :a \u{1f511} `;
+    await database.run(insert, ['a', text, 1]);
+    const em = database.em();
+    expect(await em.findOne(Seen, { seenAt: text })).toMatchObject({ id: 'a', seenAt: text });
+  });
+});
+
+describe('A SQLite database', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'keyledger-'));
+  afterAll(() => rmSync(directory, { recursive: true }));
+  const pragma = async (database: Database, name: string) => Object.values((await database.run(`pragma ${name}`)).rows[0] ?? {})[0];
+
+  it('fsyncs every commit of state, and wipes what it deletes', async () => {
+    const state = await Database.open({ kind: 'state', environment: 'test', entities: [], at: { sqliteFile: join(directory, 'state.db') } });
+    const read = await Database.open({ kind: 'read', environment: 'test', entities: [], at: { sqliteFile: join(directory, 'read.db') } });
+    const names = ['journal_mode', 'synchronous', 'secure_delete', 'foreign_keys', 'busy_timeout'];
+    expect(await Promise.all(names.map((name) => pragma(state, name)))).toEqual(['wal', 2, 1, 1, 5000]);
+    expect(await Promise.all(names.map((name) => pragma(read, name)))).toEqual(['wal', 1, 1, 1, 5000]);
+    await Promise.all([state.close(), read.close()]);
+  });
+
+  it('is one connection for all services that share the file', async () => {
+    const at = { sqliteFile: join(directory, 'shared.db') };
+    const [mine, yours] = await Promise.all([1, 2].map((n) => Database.open({
+      kind: 'state', environment: 'test', entities: [], at, migrations: [{ name: `service${n}-1`, up: ({ run }) => run(`create table service${n} (n integer)`) }],
+    }))) as [Database, Database];
+    await mine.transaction(async (sql) => {
+      const other = yours.run('insert into service2 (n) values (1)');
+      await sql.insertInto('service1').values({ n: 1 }).execute();
+      void other;
+    });
+    await mine.close();
+    expect((await yours.run('select (select count(*) from service1) + (select count(*) from service2) as n')).rows).toEqual([{ n: 2 }]);
+    await yours.close();
+  });
+
+  it('is the one of the message\'s environment', async () => {
+    const databases = await openDatabases({ ...tables, environments: ['production', 'staging'], at: { directory } });
+    const write = (environment: string) => runIn(systemContext(environment, '2026-11-21T00:00:00.000Z'), () => databases.here().run(insert, [environment, 'x', 1]));
+    await Promise.all(['production', 'staging'].map(write));
+    expect(await ids(databases.of('production'))).toEqual(['production']);
+    expect(() => databases.here()).toThrow('No message context');
+    await Promise.all([...databases.entries()].map(([, database]) => database.close()));
+  });
+
+  it('answers with an error, and lives on, when the value is none of SQLite\'s', async () => {
+    const database = await Database.open({ ...tables, environment: 'test', at: { sqliteFile: join(directory, 'values.db') } });
+    await expect(database.run(insert, ['a', {}, 1])).rejects.toThrow(/cannot be bound/);
+    await expect(database.run(insert, ['a', () => 1, 1])).rejects.toThrow(/could not be cloned/);
+    expect(await ids(database)).toEqual([]);
+    await database.close();
+    await expect(database.run('select 1')).rejects.toThrow();
+  });
+});

@@ -1,0 +1,405 @@
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, it } from '@jest/globals';
+import type { RecordedEvent } from '@keyledger/event-store';
+import { defineEntity, p } from '@mikro-orm/sql';
+import fc from 'fast-check';
+import { Database } from './database.ts';
+import { onEveryDialect } from './dialects.contract.ts';
+import { deliver, erased, moved, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';
+import { Projector, type ProjectorOptions } from './projector.ts';
+import type { Projection } from './projection.ts';
+import { ReadIndex } from './read-index.ts';
+
+onEveryDialect('A projector', ({ dialect, open, place }) => {
+  let log: ParcelLog;
+  let database: Database;
+  let here: string;
+  let running: Projector[];
+
+  beforeEach(async () => {
+    log = await ParcelLog.open();
+    here = place();
+    database = await open({ entities: [ParcelRow], place: here });
+    running = [];
+  });
+  afterEach(async () => {
+    await Promise.all(running.map((projector) => projector.close()));
+    await log.close();
+  });
+
+  const start = async (options: Partial<ProjectorOptions> = {}): Promise<Projector> => {
+    const projector = await Projector.start({ store: log.store, database, projections: [parcels()], sealing: log.sealing, parked: () => undefined, ...options });
+    running.push(projector);
+    return projector;
+  };
+  const drained = async (projector: Projector): Promise<void> => new ReadIndex(log.store, projector, 10_000).current();
+  const dumpOf = async (projector: Projector): Promise<string> => {
+    let dump = '';
+    for await (const line of projector.dump('parcels')) dump += line;
+    return dump;
+  };
+  const checkpoint = async () => (await database.run<{ position: number }>('select position from projections where serving = 1')).rows[0]?.position;
+
+  it('holds fold(events), row by row, whether it was there from the beginning or not', async () => {
+    await log.write('early', sent('Ada'), moved('Bonn'));
+    const projector = await start();
+    await log.write('live', sent('Grace'));
+    await log.write('early', moved('Rome'));
+    await log.writeOther();
+    await log.write('gone', sent('Alan'), erased);
+    await drained(projector);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+    expect((await rowsIn(database)).map(({ id }) => id)).toEqual(['early', 'live']);
+  });
+
+  it('goes on after its checkpoint, also with nothing in memory', async () => {
+    const first = await start();
+    await log.write('a', sent('Ada'), moved('Bonn'));
+    await drained(first);
+    await first.close();
+    await log.write('a', moved('Rome'));
+    await log.write('b', sent('Grace'));
+    const seen: number[] = [];
+    const second = await start({ store: deliver(log.store, (events) => {
+      seen.push(...events.map(({ position }) => position));
+      return events;
+    }) });
+    await drained(second);
+    expect(seen).toEqual([3, 4]);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('is not led astray by events that come twice, late or in any order', async () => {
+    await fc.assert(fc.asyncProperty(fc.infiniteStream(fc.nat()), fc.integer({ min: 1, max: 4 }), async (numbers, maxFolds) => {
+      const random = (below: number) => (numbers.next().value as number) % below;
+      const own = await open({ entities: [ParcelRow] });
+      const fresh = await ParcelLog.open();
+      const past: RecordedEvent[] = [];
+      const shuffled = (events: readonly RecordedEvent[]) => {
+        past.push(...events);
+        const again = Array.from({ length: random(6) }, () => past[random(past.length)] as RecordedEvent);
+        return [...events, ...again].map((event) => [random(100), event] as const).sort(([a], [b]) => a - b).map(([, event]) => event);
+      };
+      const projector = await start({ store: deliver(fresh.store, shuffled), database: own, sealing: fresh.sealing, maxFolds });
+      for (let n = 0; n < 30; n++) {
+        const id = `p${random(5)}`;
+        const event = [sent(`Ada ${n}`), moved(`Bonn ${n}`), moved(`Rome ${n}`), erased][random(12) === 0 ? 3 : random(3)] as ReturnType<typeof sent>;
+        const written = fresh.write(id, event);
+        if (random(3) === 0) await written;
+      }
+      await fresh.writeOther();
+      await new ReadIndex(fresh.store, projector, 10_000).current();
+      expect(await rowsIn(own)).toEqual(await fresh.expected());
+      await projector.close();
+      await fresh.close();
+      await own.close();
+    }), { numRuns: dialect === 'sqlite' ? 15 : 10 });
+  });
+
+  it('commits rows and checkpoint together: when a commit fails, neither is there, and both come later', async () => {
+    let failures = 0;
+    const failing = failEvery(2, database, () => failures++);
+    const projector = await start({ database: failing.database });
+    failing.begin();
+    for (let n = 0; n < 6; n++) {
+      await log.write(`p${n % 3}`, n < 3 ? sent('Ada') : moved(`Bonn ${n}`));
+      const [{ rows: before }, at] = [await database.run<{ revision: number; id: string }>('select id, revision from test_parcels'), await checkpoint() ?? 0];
+      for (const event of await log.store.readAll(0, at)) {
+        expect(before.find(({ id }) => `parcel-${id}` === event.stream)?.revision).toBeGreaterThanOrEqual(event.revision);
+      }
+    }
+    await drained(projector);
+    expect(failures).toBeGreaterThan(0);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('never moves a row back, nor brings an erased one back', async () => {
+    const projector = await start({ maxFolds: 1 });
+    await log.write('a', sent('Ada'), moved('Bonn'));
+    await log.write('b', sent('Grace'), erased);
+    await log.write('c', sent('Alan'));
+    await drained(projector);
+    const history = await log.store.readAll(0);
+    const before = await dumpOf(projector);
+    await projector.close();
+    const replayed = gate();
+    const again = await start({ maxFolds: 1, store: { ...deliver(log.store, (events) => events), subscribe: (after, handler) => {
+      void (async () => {
+        for (const event of history) await handler([event]);
+        replayed.open();
+      })();
+      return log.store.subscribe(after, handler);
+    } } });
+    await replayed.opened;
+    await log.write('d', sent('Edsger'));
+    await drained(again);
+    expect((await dumpOf(again)).split('\n').slice(0, 2).join('\n')).toBe(before.trimEnd());
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('parks a stream that it cannot read, alone, and says so', async () => {
+    const announced: string[] = [];
+    const projector = await start({ parked: ({ stream }) => announced.push(stream) });
+    await log.write('good', sent('Ada'));
+    await log.write('bad', sent('Grace'));
+    const position = await log.writeUnreadable('bad');
+    await log.write('bad', moved('Bonn'));
+    await log.write('good', moved('Rome'));
+    await drained(projector);
+    const [good] = (await log.expected()).filter(({ id }) => id === 'good');
+    expect(await rowsIn(database)).toEqual([expect.objectContaining({ id: 'bad', revision: 0, to: 'Grace' }), good]);
+    expect(announced).toEqual(['parcel-bad']);
+    expect(await projector.parked()).toEqual([
+      { projection: 'parcels', stream: 'parcel-bad', position, error: 'Unknown event type ParcelTeleported', since: expect.stringMatching(/^\d{4}-.*Z$/) },
+    ]);
+  });
+
+  it('knows after a restart what is parked', async () => {
+    const first = await start();
+    await log.writeUnreadable('bad');
+    await drained(first);
+    await first.close();
+    const second = await start();
+    await log.write('bad', sent('Ada'));
+    await drained(second);
+    expect(await second.parked()).toHaveLength(1);
+    expect(await rowsIn(database)).toEqual([]);
+  });
+
+  it('catches up with a parked stream once a release can read it', async () => {
+    const old = await start();
+    await log.write('bad', sent('Grace'));
+    await log.writeUnreadable('bad');
+    await log.write('bad', moved('Bonn'));
+    await drained(old);
+    expect(await old.unpark('parcel-bad')).toHaveLength(1);
+    await old.close();
+
+    const able = parcels();
+    const source = { ...able.source, shapes: { ...able.source.shapes, ParcelTeleported: { schema: 1 } }, evolve: (parcel: never, event: never) => ((event as { type: string }).type === 'ParcelTeleported' ? parcel : able.source.evolve(parcel, event, undefined as never)) };
+    const released = await start({ projections: [{ ...able, source } as Projection] });
+    expect(await released.unpark('parcel-bad')).toEqual([]);
+    await log.write('bad', moved('Rome'));
+    await drained(released);
+    expect(await released.parked()).toEqual([]);
+    expect(await rowsIn(database)).toEqual([expect.objectContaining({ id: 'bad', revision: 3, places: ['Bonn', 'Rome'] })]);
+  });
+
+  it('parks a stream whose row no table can hold', async () => {
+    const row = parcels().row as (state: unknown, where: { id: string; revision: number; at: string }) => ParcelRow | null;
+    const projector = await start({ projections: [{ ...parcels(), row: (state, where) => (where.id === 'bad' ? { ...row(state, where), moves: 0.5 } as ParcelRow : row(state, where)) } as Projection] });
+    await Promise.all([log.write('bad', sent('Grace')), log.write('good', sent('Ada'))]);
+    await drained(projector);
+    expect(await projector.parked()).toEqual([expect.objectContaining({ stream: 'parcel-bad', error: 'moves cannot be stored as integer: it is the number 0.5' })]);
+    expect((await rowsIn(database)).map(({ id }) => id)).toEqual(['good']);
+  });
+
+  it('parks what only the database refuses, and keeps the rest of the batch', async () => {
+    await start().then((projector) => projector.close());
+    await database.run(dialect === 'sqlite'
+      ? `create trigger refuse before insert on test_parcels_v1 when new."to" = 'Grace' begin select raise(abort, 'not her'); end`
+      : `alter table test_parcels_v1 add constraint refuse check ("to" <> 'Grace')`);
+    const projector = await start();
+    await Promise.all([log.write('a', sent('Ada')), log.write('bad', sent('Grace')), log.write('z', sent('Alan'))]);
+    await drained(projector);
+    expect((await projector.parked()).map(({ stream }) => stream)).toEqual(['parcel-bad']);
+    expect((await rowsIn(database)).map(({ id }) => id)).toEqual(['a', 'z']);
+  });
+
+  it('builds anew, byte by byte the same, while it goes on serving and following', async () => {
+    const projector = await start();
+    for (let n = 0; n < 40; n++) await log.write(`p${n % 20}`, n < 20 ? sent(`Ada ${n}`) : n % 7 === 0 ? erased : moved(`Bonn ${n}`));
+    await drained(projector);
+    const rebuilt = projector.rebuild('parcels');
+    let isDone = false;
+    void rebuilt.then(() => (isDone = true));
+    let written = 0;
+    while (!isDone || written < 20) {
+      await log.write(`p${written % 25}`, written % 25 < 20 ? moved(`Rome ${written}`) : sent('Grace'));
+      if (written++ % 5 === 0) await drained(projector);
+      expect((await rowsIn(database)).length).toBeGreaterThan(10);
+    }
+    await rebuilt;
+    await drained(projector);
+    const live = await dumpOf(projector);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+    await projector.rebuild('parcels');
+    const sha = (text: string) => createHash('sha256').update(text).digest('hex');
+    expect(sha(await dumpOf(projector))).toBe(sha(live));
+    const { rows } = await database.run<{ build: number }>('select build from projections');
+    expect(rows).toEqual([{ build: 3 }]);
+    await expect(database.run('select * from test_parcels_v1')).rejects.toThrow(/test_parcels_v1/);
+    await log.write('p1', moved('Paris'));
+    await drained(projector);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('serves the old rows to a new release until its own are built', async () => {
+    const old = await start();
+    await log.write('a', sent('Ada'), moved('Bonn'));
+    await log.write('b', sent('Grace'));
+    await drained(old);
+    await old.close();
+    await database.close();
+
+    const Wider = defineEntity({ name: 'ParcelRow', tableName: 'test_parcels', properties: {
+      id: p.string().primary(), revision: p.integer(), to: p.string().nullable(), shout: p.string().nullable() } });
+    const { row: _, ...rest } = parcels();
+    const wider = { ...rest, version: 2, entity: Wider, row: ({ to }: { to: string }, { id, revision }: { id: string; revision: number }) => ({ id, revision, to, shout: `${to}!` }), search: () => 'x' } as unknown as Projection<ParcelRow>;
+    database = await open({ entities: [Wider], place: here });
+    const hold = gate();
+    const seen = [] as unknown[];
+    const projector = await start({ projections: [wider], store: { ...deliver(log.store, (events) => events), readAll: async (...all) => {
+      await hold.opened;
+      return log.store.readAll(...all);
+    } } });
+    seen.push(await rowsIn(database, wider));
+    await log.write('a', moved('Rome'));
+    await drained(projector);
+    seen.push(await rowsIn(database, wider));
+    const swapped = projector.rebuild('parcels');
+    hold.open();
+    await swapped;
+    seen.push(await rowsIn(database, wider));
+    expect(seen).toEqual([
+      [{ id: 'a', revision: 1, to: 'Ada', shout: null }, { id: 'b', revision: 0, to: 'Grace', shout: null }],
+      [{ id: 'a', revision: 2, to: 'Ada', shout: 'Ada!' }, { id: 'b', revision: 0, to: 'Grace', shout: null }],
+      [{ id: 'a', revision: 2, to: 'Ada', shout: 'Ada!' }, { id: 'b', revision: 0, to: 'Grace', shout: 'Grace!' }],
+    ]);
+  });
+
+  it('takes up a rebuild that was cut short', async () => {
+    const first = await start();
+    for (let n = 0; n < 10; n++) await log.write(`p${n}`, sent(`Ada ${n}`));
+    await drained(first);
+    await first.close();
+    const stuck = gate();
+    const second = await start({ projections: [{ ...parcels(), version: 2 } as Projection], store: { ...deliver(log.store, (events) => events), readAll: async (...all) => {
+      await stuck.opened;
+      throw new Error('cut');
+    } }, failed: () => undefined });
+    const closing = second.close();
+    stuck.open();
+    await closing;
+    const third = await start({ projections: [{ ...parcels(), version: 2 } as Projection] });
+    await third.rebuild('parcels');
+    expect((await database.run<{ build: number; version: string }>('select build from projections')).rows).toEqual([{ build: 2 }]);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('may run in several processes at once', async () => {
+    const other = await open({ entities: [ParcelRow], place: here });
+    const [mine, yours] = [await start(), await start({ database: other })];
+    for (let n = 0; n < 60; n++) await log.write(`p${n % 12}`, n < 12 ? sent(`Ada ${n}`) : n % 13 === 0 ? erased : moved(`Bonn ${n}`));
+    await Promise.all([drained(mine), drained(yours)]);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+    await mine.rebuild('parcels');
+    await log.write('p1', moved('Rome'));
+    await Promise.all([drained(mine), drained(yours)]);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+    expect(await rowsIn(other)).toEqual(await log.expected());
+  });
+
+  it('adds a projection to those that are far ahead', async () => {
+    const first = await start();
+    for (let n = 0; n < 10; n++) await log.write(`p${n}`, sent(`Ada ${n}`), moved('Bonn'));
+    await drained(first);
+    await first.close();
+    await database.close();
+    const Second = defineEntity({ name: 'Second', tableName: 'test_second', properties: { id: p.string().primary(), revision: p.integer() } });
+    database = await open({ entities: [ParcelRow, Second], place: here });
+    const second = { ...parcels(), name: 'second', entity: Second, search: undefined, row: (_: unknown, { id, revision }: ParcelRow) => ({ id, revision }) } as unknown as Projection;
+    const projector = await start({ projections: [parcels(), second] });
+    await log.write('p3', moved('Rome'));
+    await drained(projector);
+    expect((await database.run('select id, revision from test_second order by id')).rows).toEqual((await log.expected()).map(({ id, revision }) => ({ id, revision })));
+  });
+
+  it('writes to every environment\'s dialect the same dump', async () => {
+    const projector = await start();
+    await log.write('é', sent('Zoë \u0000 \ud83d'), moved('ﬁ'));
+    await log.write('Z', sent('"\\'), moved('ß'));
+    await log.write('a', sent('x'));
+    await drained(projector);
+    expect((await dumpOf(projector)).replaceAll(/2026-[^"]*Z/g, 'T')).toBe([
+      '{"at":"T","id":"Z","isMoved":true,"moves":1,"place":"ß","places":["ß"],"revision":1,"to":"\\"\\\\"}',
+      '{"at":"T","id":"a","isMoved":false,"moves":0,"place":null,"places":[],"revision":0,"to":"x"}',
+      '{"at":"T","id":"é","isMoved":true,"moves":1,"place":"ﬁ","places":["ﬁ"],"revision":1,"to":"Zoë \ufffd \ufffd"}',
+      '',
+    ].join('\n'));
+  });
+
+  if (dialect === 'sqlite') {
+    it('loses nothing and doubles nothing when its process is killed', async () => {
+      const directory = mkdtempSync(join(tmpdir(), 'keyledger-'));
+      for (let kills = 0; kills < 3; kills++) {
+        const loader = fileURLToPath(new URL('../../../tools/swc-register.mjs', import.meta.url));
+        const child = spawn(process.execPath, ['--conditions=@keyledger/source', '--no-warnings', '--import', loader, fileURLToPath(new URL('./follow.contract.ts', import.meta.url)), directory]);
+        let batches = 0;
+        child.stdout.on('data', (dots: Buffer) => {
+          if ((batches += dots.length) > 20 + 7 * kills) child.kill('SIGKILL');
+        });
+        expect((await once(child, 'exit'))[1]).toBe('SIGKILL');
+        const own = await ParcelLog.open(directory);
+        const found = await Database.open({ kind: 'read', environment: 'test', entities: [ParcelRow], at: { sqliteFile: join(directory, 'read.db') } });
+        const { rows: [saved] } = await found.run<{ position: number }>('select position from projections');
+        const { rows } = await found.run<{ id: string; revision: number }>('select id, revision from test_parcels');
+        const shown = new Map(rows.map(({ id, revision }) => [`parcel-${id}`, revision]));
+        const last = new Map((await own.store.readAll(0, saved?.position)).map((event) => [event.stream, event]));
+        expect(saved?.position).toBeGreaterThan(kills);
+        expect([...last.values()].filter(({ stream, revision, type }) => (shown.has(stream) ? type !== 'ParcelErased' : stream.startsWith('parcel-q')) && (shown.get(stream) ?? -1) < revision)).toEqual([]);
+        const projector = await start({ store: own.store, database: found, sealing: own.sealing });
+        await new ReadIndex(own.store, projector, 10_000).current();
+        expect(await rowsIn(found)).toEqual(await own.expected());
+        await projector.close();
+        await found.close();
+        await own.close();
+      }
+      rmSync(directory, { recursive: true });
+    }, 60_000);
+
+    it('leaves nothing to read of an erased row in any file', async () => {
+      const projector = await start();
+      const names = ['ꓐꓑꓒꓓꓔꓕ', 'Mnemosyne-Xq'];
+      for (let n = 0; n < 50; n++) await log.write(`p${n}`, sent(`${names.join(' ')} ${n}`), moved('Bonn'));
+      for (let n = 0; n < 400; n++) await log.write(`q${n}`, sent(`Somebody else ${n}`));
+      await drained(projector);
+      const traces = () => [...names, 'ꓐ', 'mnemosyne'].filter((text) => ['', '-wal', '-shm'].some((end) => readFileSync(here + end).includes(text)));
+      expect(traces()).not.toEqual([]);
+      for (let n = 0; n < 50; n++) await log.write(`p${n}`, n % 2 ? erased : sent('Nobody'));
+      await drained(projector);
+      await database.scrub();
+      expect(traces()).toEqual([]);
+    });
+  }
+});
+
+/** A database whose every n-th batch, once it has begun, fails before it does anything. */
+function failEvery(n: number, database: Database, onFailure: () => void): { readonly database: Database; begin(): void } {
+  let batches = -Infinity;
+  const failing = new Proxy(database, {
+    get(target, name) {
+      const value: unknown = Reflect.get(target, name, target);
+      if (name === 'batch') {
+        return (...all: Parameters<Database['batch']>) => {
+          if (++batches < 0 || batches % n !== 0) return target.batch(...all);
+          onFailure();
+          return Promise.reject(new Error('disk I/O error'));
+        };
+      }
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+  return { database: failing, begin: () => (batches = 0) };
+}
+
+function gate(): { readonly opened: Promise<void>; open(): void } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return { opened: promise, open: resolve };
+}

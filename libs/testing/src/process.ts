@@ -1,0 +1,312 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { LicenseView, OrderView, PlanView, ProductView, Verdict } from '@keyledger/contracts';
+import { Pool, type Dispatcher } from 'undici';
+
+const main = fileURLToPath(new URL('../../../apps/standalone/dist/main.js', import.meta.url));
+const readyWithinMs = 30_000;
+
+/** No limits, because tests ask more than customers do; every line of the log, because all of it is searched for secrets. */
+const defaults = {
+  HOST: '127.0.0.1', PORT: '0', LOG_LEVEL: 'trace', OTEL_SDK_DISABLED: 'true',
+  KEYLEDGER_RATE_LIMIT_PER_KEY: '0', KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: '0', KEYLEDGER_RATE_LIMIT_PER_API_KEY: '0',
+};
+
+export type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE';
+export type Headers = Readonly<Record<string, string>>;
+
+export interface Answer<T = unknown> {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | undefined>>;
+  /** Parsed when it is JSON, else the text; undefined when there is none. */
+  readonly body: T;
+}
+/** RFC 9457, as the product answers it. */
+export interface Problem {
+  readonly status: number;
+  readonly code: string;
+  readonly title: string;
+  readonly detail: string;
+  readonly errors?: readonly { readonly pointer: string; readonly detail: string }[];
+  readonly [member: string]: unknown;
+}
+export interface Listed<T> {
+  readonly data: readonly T[];
+  readonly page: { readonly next: string | null; readonly total: number | null };
+}
+
+/** Calls the product as one caller. Wherever the product is after a restart, the client finds it. */
+export class Client {
+  readonly #product: Product;
+  readonly #headers: Headers;
+
+  constructor(product: Product, headers: Headers) {
+    this.#product = product;
+    this.#headers = headers;
+  }
+
+  with(headers: Headers): Client {
+    return new Client(this.#product, { ...this.#headers, ...headers });
+  }
+
+  in(environment: string): Client {
+    return this.with({ 'x-environment': environment });
+  }
+
+  get<T>(path: string): Promise<T> {
+    return this.#expect('GET', path);
+  }
+
+  post<T>(path: string, body?: unknown, headers?: Headers): Promise<T> {
+    return this.#expect('POST', path, body, headers);
+  }
+
+  patch<T>(path: string, body: unknown, headers?: Headers): Promise<T> {
+    return this.#expect('PATCH', path, body, headers);
+  }
+
+  async delete(path: string, body?: unknown, headers?: Headers): Promise<void> {
+    await this.#expect('DELETE', path, body, headers);
+  }
+
+  /** All pages of a list. */
+  async all<T>(path: string): Promise<T[]> {
+    const found: T[] = [];
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const { data, page }: Listed<T> = await this.get(`${path}${path.includes('?') ? '&' : '?'}limit=100${cursor && `&cursor=${encodeURIComponent(cursor)}`}`);
+      found.push(...data);
+      cursor = page.next;
+    }
+    return found;
+  }
+
+  /** Must be refused. */
+  async refused(method: Method, path: string, body?: unknown, headers?: Headers): Promise<Problem> {
+    const answer = await this.ask<Problem>(method, path, body, headers);
+    if (answer.status < 400) throw new Error(`${method} ${path} was not refused but answered ${answer.status}`);
+    return answer.body;
+  }
+
+  /** Whatever the answer is. Rejects when none comes. A body that is a string goes out as it is. */
+  async ask<T>(method: Method, path: string, body?: unknown, headers: Headers = {}): Promise<Answer<T>> {
+    const { statusCode, headers: answered, body: stream } = await this.#product.dispatch({
+      method, path,
+      headers: { ...this.#headers, ...(body !== undefined && { 'content-type': 'application/json' }), ...headers },
+      ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    });
+    const text = await stream.text();
+    const isJson = /^application\/(problem\+)?json/.test(String(answered['content-type']));
+    const parsed: unknown = text === '' ? undefined : isJson ? JSON.parse(text) : text;
+    this.#product.secrets.learnFrom(parsed);
+    return { status: statusCode, headers: Object.fromEntries(Object.entries(answered).map(([name, value]) => [name, value?.toString()])), body: parsed as T };
+  }
+
+  async #expect<T>(method: Method, path: string, body?: unknown, headers?: Headers): Promise<T> {
+    const answer = await this.ask<T>(method, path, body, headers);
+    if (answer.status >= 300) throw new Error(`${method} ${path} → ${answer.status} ${JSON.stringify(answer.body)}`);
+    return answer.body;
+  }
+}
+
+/** The built product as a process of its own, on a fresh data directory. */
+export class Product {
+  readonly dataDir: string;
+  readonly rootKey = `root-key-of-the-tests-${crypto.randomUUID()}`;
+  readonly secrets = new Secrets();
+  /** The root key, which reaches every environment. */
+  readonly root: Client = new Client(this, { authorization: `Bearer ${this.rootKey}` });
+  /** Customers' software: no API key. */
+  readonly app: Client = new Client(this, {});
+  readonly #env: NodeJS.ProcessEnv;
+  readonly #printed: Buffer[] = [];
+  #child: ChildProcess | undefined;
+  #pool: Pool | undefined;
+  url = '';
+
+  static async start(env: NodeJS.ProcessEnv = {}): Promise<Product> {
+    if (!existsSync(main)) throw new Error(`${main} is missing: build the product first (tsc -b)`);
+    const product = new Product(env);
+    await product.restart();
+    return product;
+  }
+
+  private constructor(env: NodeJS.ProcessEnv) {
+    this.dataDir = mkdtempSync(join(tmpdir(), 'keyledger-e2e-'));
+    this.secrets.add(this.rootKey);
+    const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(KEYLEDGER_|OTEL_|NODE_OPTIONS$|JEST_)/.test(name)));
+    this.#env = { ...inherited, ...defaults, KEYLEDGER_DATA_DIR: this.dataDir, KEYLEDGER_ROOT_API_KEY: this.rootKey, ...env };
+  }
+
+  /** Everything it has ever printed, over all restarts. */
+  get printed(): Buffer {
+    return Buffer.concat(this.#printed);
+  }
+
+  as(secret: string): Client {
+    return new Client(this, { authorization: `Bearer ${secret}` });
+  }
+
+  dispatch(request: Dispatcher.RequestOptions): Promise<Dispatcher.ResponseData> {
+    if (!this.#pool) return Promise.reject(new Error('The product is not running'));
+    return this.#pool.request(request);
+  }
+
+  /** Starts it (again) on the same data. Resolves when it says that it is ready. */
+  async restart(): Promise<void> {
+    if (this.#child) await this.terminate();
+    const child = spawn(process.execPath, [main], { env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#child = child;
+    const orphan = () => child.kill('SIGKILL');
+    process.once('exit', orphan);
+    child.once('close', () => process.off('exit', orphan));
+    this.url = await this.#ready(child);
+    this.#pool = new Pool(this.url, { connections: 500, pipelining: 1, headersTimeout: 20_000, bodyTimeout: 20_000, keepAliveTimeout: 60_000 });
+  }
+
+  /** As a power cut would, but for what the operating system has. Requests under way are rejected. */
+  kill9(): Promise<void> {
+    return this.#end('SIGKILL');
+  }
+
+  /** Lets it finish what it is doing. */
+  async terminate(): Promise<void> {
+    const child = this.#child;
+    await this.#end('SIGTERM');
+    if (child && child.exitCode !== 0) throw new Error(`The product ended with ${child.exitCode ?? child.signalCode}:\n${this.printed}`);
+  }
+
+  /** The end of the test: nothing that was ever printed may hold a secret that was ever seen. */
+  async stop(): Promise<void> {
+    try {
+      await this.terminate();
+      const leaks = this.secrets.tracesIn(this.printed);
+      if (leaks.length > 0) throw new Error(`The product printed secrets:\n${leaks.join('\n')}`);
+    } finally {
+      rmSync(this.dataDir, { recursive: true, force: true });
+    }
+  }
+
+  /** Every file of the data directory (or a part of it) as it is on the disk now. */
+  files(under = ''): { readonly path: string; readonly bytes: Buffer }[] {
+    const names = readdirSync(join(this.dataDir, under), { recursive: true, withFileTypes: true });
+    return names.filter((entry) => entry.isFile()).map(({ parentPath, name }) => {
+      const path = join(parentPath, name);
+      return { path: path.slice(this.dataDir.length + 1), bytes: readFileSync(path) };
+    });
+  }
+
+  async #ready(child: ChildProcess): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    let text = '';
+    const hear = (data: Buffer) => {
+      this.#printed.push(data);
+      if (this.#child !== child || text === 'ready') return;
+      text += data.toString();
+      const url = /Keyledger is ready at (\S+)/.exec(text)?.[1];
+      if (!url) return;
+      text = 'ready';
+      resolve(url);
+    };
+    child.stdout?.on('data', hear);
+    child.stderr?.on('data', hear);
+    child.once('close', (code, signal) => reject(new Error(`The product did not start (${code ?? signal}):\n${text}`)));
+    const late = setTimeout(() => {
+      child.kill('SIGKILL');
+      reject(new Error(`The product was not ready within ${readyWithinMs} ms:\n${text}`));
+    }, readyWithinMs);
+    return promise.finally(() => clearTimeout(late));
+  }
+
+  async #end(signal: 'SIGKILL' | 'SIGTERM'): Promise<void> {
+    const child = this.#child;
+    if (!child) return;
+    this.#child = undefined;
+    const closed = child.exitCode === null && child.signalCode === null ? once(child, 'close') : undefined;
+    child.kill(signal);
+    const pool = this.#pool;
+    this.#pool = undefined;
+    await Promise.all([closed, pool?.destroy()]);
+  }
+}
+
+/** License keys and API keys that a test has seen, and whether anything of them can be read somewhere. */
+export class Secrets {
+  readonly #known = new Set<string>();
+
+  add(...secrets: readonly string[]): void {
+    for (const secret of secrets) this.#known.add(secret);
+  }
+
+  /** Fields of answers that hold secrets: `key` beside a `keyPrefix`, and `secret`. */
+  learnFrom(body: unknown): void {
+    if (typeof body !== 'object' || body === null) return;
+    if (Array.isArray(body)) return body.forEach((item) => this.learnFrom(item));
+    const { key, keyPrefix, secret } = body as Record<string, unknown>;
+    if (typeof key === 'string' && keyPrefix !== undefined) this.add(key);
+    if (typeof secret === 'string') this.add(secret);
+    for (const value of Object.values(body)) this.learnFrom(value);
+  }
+
+  /** Which of them can be read in the text, in whatever spelling: whole, or their last part, of which nothing may ever be shown. */
+  tracesIn(text: Buffer): string[] {
+    const lower = Buffer.from(text.toString('latin1').toLowerCase(), 'latin1');
+    return [...this.#known].flatMap((secret) => {
+      const tail = secret.slice(-12).toLowerCase();
+      const found = lower.includes(tail) || lower.includes(secret.toLowerCase().replaceAll(/[^0-9a-z]/g, '').slice(8)) || spellings(secret).some((spelling) => text.includes(spelling));
+      return found ? [`…${tail}`] : [];
+    });
+  }
+}
+
+/** The bytes that a text could have become in a file or a log: UTF-8, UTF-16, JSON with escapes, percent-encoding, hex and base64. */
+export function spellings(text: string): Buffer[] {
+  const utf16 = Buffer.from(text, 'utf16le');
+  const ascii = (escaped: string) => [Buffer.from(escaped), Buffer.from(escaped.toUpperCase()), Buffer.from(escaped.toLowerCase())];
+  const escape = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  const forms = [
+    Buffer.from(text), utf16, Buffer.from(utf16).swap16(),
+    Buffer.from(JSON.stringify(text).slice(1, -1)), ...ascii(encodeURIComponent(text)), ...ascii(Buffer.from(text).toString('hex')),
+    Buffer.from(text.replaceAll(/[^\x20-\x7e]/g, escape)), Buffer.from([...text].map(escape).join('')), ...inBase64(Buffer.from(text)), ...inBase64(utf16),
+  ];
+  return [...new Map(forms.map((form) => [form.toString('latin1'), form])).values()];
+}
+
+/** Base64 of anything that has these bytes inside, wherever they begin; what depends on the neighbours is cut off. */
+function inBase64(bytes: Buffer): Buffer[] {
+  return [0, 1, 2].flatMap((before) => {
+    const whole = Buffer.concat([Buffer.alloc(before), bytes]);
+    const [from, to] = [before === 0 ? 0 : before + 1, Math.floor((whole.length * 8) / 6)];
+    return (['base64', 'base64url'] as const).map((encoding) => Buffer.from(whole.toString(encoding).slice(from, to)));
+  });
+}
+
+// ---- what most stories begin with ----
+
+export interface Offer {
+  readonly product: ProductView;
+  readonly plan: PlanView;
+}
+
+/** A product with one plan. */
+export async function offer(api: Client, licensing: Readonly<Record<string, unknown>> = {}): Promise<Offer> {
+  const product = await api.post<ProductView>('/products', { name: `Product ${crypto.randomUUID()}` });
+  const plan = await api.post<PlanView>(`/products/${product.id}/plans`, { name: 'Plan', licensing: { enabled: true, ...licensing } });
+  return { product, plan };
+}
+
+/** What `GET /licenses/:id` answers, its key for certain. */
+export type Sold = LicenseView & { readonly key: string };
+
+/** One license of a new order, to a customer of its own if none is named. */
+export async function sell(api: Client, planId: string, order: Readonly<Record<string, unknown>> = {}): Promise<Sold> {
+  const name = `Customer ${crypto.randomUUID()}`;
+  const { licenses } = await api.post<OrderView>('/orders', { planId, ...('customerId' in order ? {} : { customer: { name, email: `${name.slice(9)}@example.com` } }), ...order });
+  return licenses[0] as Sold;
+}
+
+export const validate = (app: Client, licenseKey: string, question: Readonly<Record<string, unknown>> = {}): Promise<Verdict> =>
+  app.post<Verdict>('/license/validate', { licenseKey, ...question });

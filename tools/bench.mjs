@@ -1,0 +1,265 @@
+// `npm run bench`: measures the built product beside a bare Node server and prints a table and a JSON document. docs/performance.md says how.
+//   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json
+import { execFile, spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { availableParallelism, cpus } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs, promisify } from 'node:util';
+import { Generator, newFolder, rootKey, sleep, startEcho, startProduct } from './bench/processes.mjs';
+
+const groups = { validate: validating, write: writing, many: withManyLicenses, rebuild: rebuilding, start: starting };
+const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' } } });
+const { rounds, seconds, few, many, rebuilt, starts } = options.quick
+  ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, starts: 1 }
+  : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, starts: 5 };
+const chosen = options.only?.split(',') ?? Object.keys(groups);
+for (const name of chosen) if (!groups[name]) throw new Error(`--only knows ${Object.keys(groups).join(', ')}`);
+
+const { status } = spawnSync('tsc', ['-b'], { stdio: 'inherit' });
+if (status !== 0) process.exit(status ?? 1);
+
+const control = { authorization: `Bearer ${rootKey}` };
+const generator = new Generator();
+const rows = [];
+for (const name of chosen) await groups[name]();
+generator.stop();
+report();
+
+// ---- what is measured -------------------------------------------------------------------------------------------------------------------
+
+/** The hot path, beside an echo of the same request body. */
+async function validating() {
+  say('validate: starting, and selling licenses');
+  const [bare, server] = [await startEcho(), await startProduct()];
+  const { licenses } = await sell(server, few);
+  const instances = await activateEach(server, licenses);
+  generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
+  generator.define('instances', licenses.map(({ id, key }) => JSON.stringify({ licenseKey: key, instanceId: instances.get(id) })));
+  const figures = await inTurn({
+    'echo': [bare, echo('licenses')], 'validate': [server, validate('licenses')],
+    'echo of an instance': [bare, echo('instances')], 'validate an instance': [server, validate('instances')],
+  });
+  against(figures, 'validate', 'echo', 0.45);
+  against(figures, 'validate an instance', 'echo of an instance', 0.45);
+  await Promise.all([bare.stop(), server.stop()]);
+}
+
+/** What ends on the disk before it is answered; then the server is killed, and what it answered last has to be there. */
+async function writing() {
+  say('activate and order: starting, and selling licenses');
+  const [bare, server] = [await startEcho(), await startProduct()];
+  const { plan, licenses: [hot, ...others] } = await sell(server, 10_000);
+  generator.define('hot', [hot.key]);
+  generator.define('others', others.map(({ key }) => key));
+  const placed = { ...order(plan), keep: 500 };
+  const figures = await inTurn({
+    'echo': [bare, { ...echo(), body: '{"licenseKey":"KL-0000000-0000000-0000000","instanceName":"laptop","fingerprint":"machine-0000000000"}' }],
+    'activate, many licenses': [server, activate('others')], 'activate, one license': [server, activate('hot')], 'order': [server, placed],
+  });
+  against(figures, 'activate, many licenses', 'echo', 0.15);
+  against(figures, 'activate, one license', 'echo', 0.15);
+  against(figures, 'order', 'echo', 0.08);
+  const { results: [last] } = await generator.run({ seconds: 0.5, streams: [{ ...placed, port: server.port }] });
+  await Promise.all([bare.stop(), server.stop('SIGKILL')]);
+  const again = await startProduct(server.folder);
+  generator.define('sold last', last.kept.flatMap((answer) => JSON.parse(answer).licenses.map(({ key }) => JSON.stringify({ licenseKey: key }))));
+  await generator.run({ streams: [{ ...validate('sold last'), order: 'cycle', port: again.port, connections: 8, requests: last.kept.length }] });
+  say(`  killed and started again: the last ${last.kept.length} licenses sold are there and valid`);
+  await again.stop();
+}
+
+async function withManyLicenses() {
+  say(`many licenses: selling ${few} and ${many}`);
+  const [small, large] = [await startProduct(), await startProduct()];
+  const sold = { few: (await sell(small, few)).licenses };
+  const startedAt = performance.now();
+  const { plan, licenses } = await sell(large, many);
+  say(`  ${format(many / (performance.now() - startedAt) * 1000)} licenses/s`);
+  const body = ({ key }) => JSON.stringify({ licenseKey: key });
+  generator.define('few', sold.few.map(body));
+  generator.define('many', licenses.map(body));
+  generator.define('keys', licenses.map(({ key }) => key));
+  // Each license has been asked about before, as those in use have been.
+  const { results: [first] } = await generator.run({ streams: [{ ...validate('many'), order: 'cycle', port: large.port, requests: many }] });
+  const { few: base, many: grown } = await inTurn({ few: [small, validate('few')], many: [large, validate('many')] });
+  const ratios = grown.map(({ p50 }, round) => p50 / base[round].p50);
+  row({
+    name: `validate p50, ${many / 1000}k licenses against ${few / 1000}k`, value: median(ratios), at: 'most', target: 1.2, unit: '×',
+    detail: { ratios, few: summary(base), many: summary(grown), firstTime: figuresOf(first) },
+  });
+  await small.stop();
+
+  say('search');
+  for (const [name, letters, target] of [['4 to 12 letters of a key', [4, 12], 50], ['3 letters', [3, 3]]]) {
+    generator.define('parts', licenses.slice(0, 5_000).map(({ key }) => partOf(key, ...letters)));
+    const found = await inTurn({ search: [large, { ...search('parts'), connections: 1 }] });
+    row({ name: `search by ${name}, p95`, value: median(found.search.map(({ p95 }) => p95)), at: 'most', target, unit: 'ms', detail: summary(found.search) });
+  }
+
+  say('validate while others search and buy');
+  generator.define('parts', licenses.slice(0, 5_000).map(({ key }) => partOf(key, 4, 12)));
+  const noise = [{ ...search('parts'), connections: 4 }, { ...order(plan), connections: 8 }, { ...activate('keys'), connections: 8 }];
+  const asked = [];
+  for (let round = 0; round < rounds; round++) {
+    const quiet = await generator.measure(large, validate('many'), seconds);
+    const { results: [busy, searches, orders, activations] } = await generator.run({
+      seconds, streams: [validate('many'), ...noise].map((stream) => ({ ...stream, port: large.port })),
+    });
+    asked.push({ ratio: busy.p99 / quiet.p99, quiet: figuresOf(quiet), busy: figuresOf(busy), meanwhile: [searches, orders, activations].map(({ perSecond }) => perSecond) });
+  }
+  row({ name: 'validate p99, busy against quiet', value: median(asked.map(({ ratio }) => ratio)), at: 'most', target: 5, unit: '×', detail: asked });
+  row({ name: `memory with ${many / 1000}k licenses, after all this`, value: large.memory, unit: 'MB' });
+  await large.stop();
+}
+
+/** In processes of its own: what wrote the log has its folds and keys at hand, what reads it has not. */
+async function rebuilding() {
+  say('rebuild: writing a log');
+  const run = promisify(execFile);
+  const script = join(import.meta.dirname, 'bench/rebuild.mjs');
+  const folder = newFolder();
+  await run(process.execPath, [script, 'write', folder, String(rebuilt)]);
+  say('rebuild: reading it');
+  const { stdout } = await run(process.execPath, [script, 'read', folder]);
+  const { events, seconds: taken, memory } = JSON.parse(stdout);
+  row({ name: 'rebuild of the license list', value: events / median(taken), at: 'least', target: 50_000, unit: 'events/s', detail: { events, seconds: taken, memory } });
+}
+
+async function starting() {
+  say('starts');
+  const first = [];
+  const again = [];
+  let memory;
+  for (let round = 0; round < starts; round++) {
+    const server = await startProduct();
+    first.push(server.startMs);
+    if (round === 0) {
+      await sleep(5_000);
+      ({ memory } = server);
+    }
+    await server.stop();
+    const restarted = await startProduct(server.folder);
+    again.push(restarted.startMs);
+    await restarted.stop();
+  }
+  row({ name: 'first start', value: median(first) / 1000, at: 'most', target: 2, unit: 's', detail: first });
+  row({ name: 'restart', value: median(again) / 1000, at: 'most', target: 2, unit: 's', detail: again });
+  row({ name: 'memory, idle for 5 s', value: memory, at: 'most', target: 250, unit: 'MB' });
+}
+
+// ---- requests ---------------------------------------------------------------------------------------------------------------------------
+
+function order(plan, quantity = 1) {
+  const body = JSON.stringify({ planId: plan.id, customerId: '*', quantity });
+  return { method: 'POST', path: '/orders', headers: control, body, values: 'customers', status: 201, expect: '"key":"' };
+}
+function activate(keys) {
+  const body = JSON.stringify({ licenseKey: '*', instanceName: 'laptop', fingerprint: 'machine-##########' });
+  return { method: 'POST', path: '/license/activate', body, values: keys, status: 201, expect: '"activated":true' };
+}
+function validate(questions) {
+  return { method: 'POST', path: '/license/validate', body: '*', values: questions, expect: '"valid":true' };
+}
+function search(parts) {
+  return { method: 'GET', path: '/licenses?q=*', headers: control, values: parts, expect: '"data":[{' };
+}
+function echo(bodies = 'none') {
+  return { method: 'POST', path: '/', body: '*', values: bodies, expect: '{"licenseKey":"' };
+}
+
+function partOf(key, least, most) {
+  const length = least + Math.floor(Math.random() * (most - least + 1));
+  const from = Math.floor(Math.random() * (key.length - length));
+  return key.slice(from, from + length);
+}
+
+async function call(server, path, body) {
+  const response = await fetch(server.url + path, { method: 'POST', headers: { ...control, 'content-type': 'application/json' }, body: JSON.stringify(body) });
+  if (response.status !== 201) throw new Error(`POST ${path} answered ${response.status}: ${await response.text()}`);
+  return response.json();
+}
+
+/** A plan with unlimited seats, fifty customers and so many licenses, a hundred to an order. */
+async function sell(server, count) {
+  const product = await call(server, '/products', { name: 'Paint Pro' });
+  const plan = await call(server, `/products/${product.id}/plans`, { name: 'Team', licensing: { enabled: true, activationLimit: -1 } });
+  const customers = await Promise.all(Array.from({ length: 50 }, (_, n) => call(server, '/customers', { name: `Customer ${n}`, email: `buyer@customer-${n}.example` })));
+  generator.define('customers', customers.map(({ id }) => id));
+  const orders = count / 100;
+  const { results: [{ kept }] } = await generator.run({ streams: [{ ...order(plan, 100), port: server.port, connections: 4, requests: orders, keep: orders }] });
+  return { plan, licenses: kept.flatMap((answer) => JSON.parse(answer).licenses) };
+}
+
+/** One instance on each license; resolves to instance ids by license id. */
+async function activateEach(server, licenses) {
+  generator.define('to activate', licenses.map(({ key }) => key));
+  const { length } = licenses;
+  const { results: [{ kept }] } = await generator.run({
+    streams: [{ ...activate('to activate'), order: 'cycle', port: server.port, requests: length, keep: length }],
+  });
+  return new Map(kept.map((answer) => JSON.parse(answer)).map(({ license, instance }) => [license.id, instance.id]));
+}
+
+// ---- figures ----------------------------------------------------------------------------------------------------------------------------
+
+/** Every stream once a round, one after the other, after each had a second to warm up. Answers each one's figures, round by round. */
+async function inTurn(streams) {
+  const entries = Object.entries(streams);
+  const figures = Object.fromEntries(entries.map(([name]) => [name, []]));
+  for (const [, [server, stream]] of entries) await generator.measure(server, stream, 1);
+  for (let round = 0; round < rounds; round++) {
+    for (const [name, [server, stream]] of entries) {
+      const figure = await generator.measure(server, stream, seconds);
+      say(`  ${name}: ${format(figure.perSecond)}/s, p50 ${format(figure.p50)} ms, p99 ${format(figure.p99)} ms; CPU ${format(figure.cpu)} + ${format(figure.cpuOthers)} µs, generator ${format(figure.busy * 100)} %`);
+      figures[name].push(figure);
+    }
+  }
+  return figures;
+}
+
+/** Requests per second as a share of what the echo did in the same round. */
+function against(figures, name, base, target) {
+  const shares = figures[name].map(({ perSecond }, round) => perSecond / figures[base][round].perSecond);
+  row({ name, value: median(shares), at: 'least', target, unit: 'of the echo', detail: { shares, ...summary(figures[name]), echo: summary(figures[base]) } });
+}
+
+function figuresOf({ perSecond, p50, p95, p99, max, cpu, cpuOthers, busy }) {
+  return { perSecond, p50, p95, p99, max, cpu, cpuOthers, generator: busy };
+}
+function summary(figures) {
+  const all = figures.map(figuresOf);
+  return Object.fromEntries(Object.keys(all[0]).map((name) => [name, median(all.map((each) => each[name]))]));
+}
+
+function row({ name, value, at, target, unit, detail }) {
+  const met = target === undefined ? undefined : at === 'least' ? value >= target : value <= target;
+  rows.push({ name, value, unit, ...(target !== undefined && { target: { [at]: target }, met }), detail });
+  say(line(rows.at(-1)));
+}
+
+function line({ name, value, unit, target, met, detail = {} }) {
+  const wanted = target === undefined ? '' : target.least === undefined ? `≤ ${target.most}` : `≥ ${target.least}`;
+  const verdict = met === undefined ? '' : met ? 'met' : 'MISSED';
+  const rate = detail.perSecond === undefined ? '' : `${format(detail.perSecond)}/s, p50 ${format(detail.p50)} ms, p99 ${format(detail.p99)} ms`;
+  const cpu = detail.cpu === undefined || Number.isNaN(detail.cpu) ? '' : `CPU ${format(detail.cpu)} + ${format(detail.cpuOthers)} µs`;
+  return `${name.padEnd(44)} ${`${format(value)} ${unit}`.padEnd(18)} ${wanted.padEnd(9)} ${verdict.padEnd(7)} ${rate.padEnd(46)} ${cpu}`.trimEnd();
+}
+
+function report() {
+  const [{ model }] = cpus();
+  const document = { node: process.version, cores: availableParallelism(), cpu: model, connections: 64, rounds, seconds, pinned: false, rows };
+  console.log(`\nNode ${process.version}, ${document.cores} cores (${model}), nothing pinned to a core, ${rounds} × ${seconds} s each, medians\n`);
+  for (const each of rows) console.log(line(each));
+  console.log(`\n${JSON.stringify(document)}`);
+  if (options.json) writeFileSync(options.json, JSON.stringify(document, null, 2));
+}
+
+function median(numbers) {
+  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
+}
+function format(number) {
+  return number >= 1000 ? Math.round(number).toLocaleString('en') : Number(number.toPrecision(3)).toString();
+}
+function say(text) {
+  process.stderr.write(`${text}\n`);
+}

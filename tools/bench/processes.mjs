@@ -1,0 +1,136 @@
+// The processes of a run: the servers under test and the load generator.
+import { fork, spawn } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const here = import.meta.dirname;
+const running = new Set();
+const folders = new Set();
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+export const rootKey = 'benchmark-root-key-benchmark-root-key';
+const unlimited = '1000000000';
+
+export function newFolder() {
+  const folder = mkdtempSync(join(tmpdir(), 'keyledger-bench-'));
+  folders.add(folder);
+  return folder;
+}
+
+/** A child that says on its output when and where it is ready. */
+class Server {
+  constructor(child, url, startMs) {
+    Object.assign(this, { child, url, startMs, pid: child.pid, port: Number(new URL(url).port) });
+  }
+
+  static start(args, env = {}) {
+    const startedAt = performance.now();
+    const child = spawn(process.execPath, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    running.add(child);
+    return new Promise((resolve, reject) => {
+      let said = '';
+      const hear = (chunk) => {
+        said += chunk;
+        const url = /ready at (http:\/\/[\d.:]+)/.exec(said)?.[1];
+        if (url) resolve(new Server(child, url, performance.now() - startedAt));
+      };
+      child.stdout.on('data', hear);
+      child.stderr.on('data', (chunk) => {
+        said += chunk;
+        process.stderr.write(chunk);
+      });
+      child.on('exit', (code) => {
+        running.delete(child);
+        reject(new Error(`${args.join(' ')} ended with ${code}: ${said}`));
+      });
+    });
+  }
+
+  stop(signal = 'SIGTERM') {
+    return new Promise((resolve) => {
+      this.child.once('exit', resolve);
+      this.child.kill(signal);
+    });
+  }
+
+  /** Resident memory, in MB. */
+  get memory() {
+    return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${this.pid}/status`, 'utf8'))[1]) / 1024;
+  }
+
+  /** CPU time so far in µs: of the main thread, and of all others together. NaN where there is no /proc. */
+  get cpu() {
+    try {
+      const threads = readdirSync(`/proc/${this.pid}/task`).map((id) => [Number(id), Number(readFileSync(`/proc/${this.pid}/task/${id}/schedstat`, 'utf8').split(' ')[0]) / 1000]);
+      const sum = (some) => some.reduce((total, [, time]) => total + time, 0);
+      return { main: sum(threads.filter(([id]) => id === this.pid)), others: sum(threads.filter(([id]) => id !== this.pid)) };
+    } catch {
+      return { main: NaN, others: NaN };
+    }
+  }
+}
+
+export const startEcho = () => Server.start([join(here, 'echo.mjs')]);
+
+/** The built product on an empty folder, or on one that it has worked in before. */
+export async function startProduct(folder = newFolder(), nodeOptions = []) {
+  const server = await Server.start([...nodeOptions, join(here, '../../apps/standalone/dist/main.js')], {
+    PORT: String(await freePort()), HOST: '127.0.0.1', KEYLEDGER_DATA_DIR: folder, KEYLEDGER_ROOT_API_KEY: rootKey, LOG_LEVEL: 'warn',
+    // High rather than off, so that what they cost is measured too.
+    KEYLEDGER_RATE_LIMIT_PER_KEY: unlimited, KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: unlimited, KEYLEDGER_RATE_LIMIT_PER_API_KEY: unlimited,
+  });
+  const { ok } = await fetch(`${server.url}/health/ready`);
+  if (!ok) throw new Error('It says that it is ready, but /health/ready does not');
+  return Object.assign(server, { folder });
+}
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Runs load, one job at a time. */
+export class Generator {
+  #child = fork(join(here, 'load.mjs'));
+
+  constructor() {
+    running.add(this.#child);
+  }
+
+  /** Answers one result per stream, and the share of a core that the generator itself took (`busy`). */
+  run(job) {
+    return new Promise((resolve, reject) => {
+      this.#child.once('message', (answer) => (answer.error ? reject(new Error(answer.error)) : resolve(answer)));
+      this.#child.send(job);
+    });
+  }
+
+  /** Makes a list of values known by a name. */
+  define(name, values) {
+    this.#child.send({ define: [name, values] });
+  }
+
+  /** One stream against one server: rates and latencies, and the server's CPU time in µs per request. */
+  async measure(server, stream, seconds) {
+    const before = server.cpu;
+    const { results: [result], busy } = await this.run({ seconds, streams: [{ ...stream, port: server.port }] });
+    const after = server.cpu;
+    return { ...result, busy, cpu: (after.main - before.main) / result.count, cpuOthers: (after.others - before.others) / result.count };
+  }
+
+  stop() {
+    this.#child.disconnect();
+  }
+}
+
+export { sleep };
