@@ -1,6 +1,6 @@
 import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
-import { EventStores } from '@keyledger/event-store';
+import { EventStores, SnapshotStores } from '@keyledger/event-store';
 import { Clock } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
@@ -23,7 +23,7 @@ export class ActivationModule implements OnModuleDestroy {
         ...platform,
         Validation,
         LastSeenQuery,
-        { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient] },
+        { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },
         {
           provide: LastSeenLedger,
           useFactory: (databases: StateDatabases, clock: Clock, log: Log) => new LastSeenLedger(databases, clock, (error) => log.error({ err: error }, 'last-seen times not written, kept')),

@@ -1,5 +1,5 @@
 import { License } from '@keyledger/domain';
-import { Aggregates, EventStores } from '@keyledger/event-store';
+import { Aggregates, EventStores, SnapshotStores } from '@keyledger/event-store';
 import { PerEnvironment, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
@@ -7,8 +7,8 @@ import { VerdictCache } from './verdict-cache.ts';
 
 /** A verdict cache for each environment. */
 export class VerdictCaches extends PerEnvironment<VerdictCache> {
-  static async open(events: EventStores, keyrings: Keyrings, messages: MessageClient): Promise<VerdictCaches> {
-    const licenses = new Aggregates(License, events, keyrings);
+  static async open(events: EventStores, keyrings: Keyrings, messages: MessageClient, snapshots: SnapshotStores): Promise<VerdictCaches> {
+    const licenses = new Aggregates(License, events, keyrings, { snapshots });
     const load = (licenseId: LicenseId) => licenses.load(licenseId);
     return new VerdictCaches(await Promise.all([...events.entries()].map(async ([environment, store]) =>
       [environment, new VerdictCache(keyrings.of(environment), messages, store, load, await store.head())] as const)));

@@ -1,6 +1,6 @@
 import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
-import { EventStores } from '@keyledger/event-store';
+import { EventStores, SnapshotStores } from '@keyledger/event-store';
 import { Clock } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
@@ -28,7 +28,7 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
         LicenseKeys, LicenseTable,
         IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
-        { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings) => new Licenses(events, keyrings), inject: [EventStores, Keyrings] },
+        { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
           provide: Projectors,
           useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>

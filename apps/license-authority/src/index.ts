@@ -1,5 +1,6 @@
 import { CustomerEntity, LicenseEntity, ProductEntity, retiredKeys } from './license.tables.ts';
 
 export { LicenseAuthorityModule } from './authority.module.ts';
+export { licenseProjections as authorityProjections } from './license.tables.ts';
 export const authorityEntities = [LicenseEntity, ProductEntity, CustomerEntity];
 export const authorityTables = [retiredKeys];

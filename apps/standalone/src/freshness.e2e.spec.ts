@@ -75,7 +75,7 @@ interface Look {
 class Hammer {
   readonly looks: Look[] = [];
   readonly #askers: Promise<void>[];
-  #rounds: (() => void)[] = [];
+  readonly #rounds: (() => void)[] = [];
   #stop = false;
 
   constructor(key: string, question: Readonly<Record<string, unknown>>) {
@@ -92,9 +92,10 @@ class Hammer {
     }
   }
 
-  /** Resolves when so many more answers have come. */
+  /** Resolves when so many more answers have come; rejects when one of the askers failed. */
   async more(looks: number): Promise<void> {
-    await Promise.all(Array.from({ length: looks }, () => new Promise<void>((resolve) => this.#rounds.push(resolve))));
+    const answered = Promise.all(Array.from({ length: looks }, () => new Promise<void>((resolve) => this.#rounds.push(resolve))));
+    await Promise.race([answered, Promise.all(this.#askers)]);
   }
 
   async end(): Promise<readonly Look[]> {

@@ -5,7 +5,7 @@ import { NestFactory } from '@nestjs/core';
 import { accessEntities, AccessModule, controlEnvironment, environments, requestsTable } from '@keyledger/access';
 import { ActivationModule, lastSeenTable } from '@keyledger/activation';
 import { CatalogModule, catalogEntities } from '@keyledger/catalog';
-import { EventStores, SqliteEventStores } from '@keyledger/event-store';
+import { EventStores, SnapshotStores, SqliteEventStores, SqliteSnapshots } from '@keyledger/event-store';
 import { createGateway } from '@keyledger/gateway';
 import { Clock, systemClock } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
@@ -39,6 +39,7 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
     { provide: StateDatabases, useValue: stores.state },
     { provide: ReadDatabases, useValue: stores.read },
     { provide: Keyrings, useValue: stores.keyrings },
+    { provide: SnapshotStores, useValue: new SnapshotStores(stores.snapshots) },
     { provide: MessageClient, useValue: messages },
     { provide: Clock, useValue: systemClock },
     { provide: Metrics, useValue: metrics },
@@ -106,10 +107,12 @@ async function openStores({ dataDir, masterKey }: StandaloneConfig, metrics: Met
   ]);
   const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
     [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
+  const snapshots = names.map((name) => [name, new SqliteSnapshots(join(dataDir, name, 'snapshots.db'))] as const);
   return {
-    events: new EventStores(events.entries()), state: new StateDatabases(state.entries()), read: new ReadDatabases(read.entries()), keyrings,
+    snapshots, events: new EventStores(events.entries()), state: new StateDatabases(state.entries()), read: new ReadDatabases(read.entries()), keyrings,
     async close() {
       await events.close();
+      for (const [, store] of snapshots) store.close();
       for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();
     },
   };

@@ -6,6 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { PerEnvironment, refuse, runIn, systemContext, type Aggregate, type JsonObject, type MessageContext, type Sealer, type Sealing } from '@keyledger/kernel';
 import { Aggregates, type AggregatesOptions } from './aggregates.ts';
 import { NO_STREAM, WrongExpectedRevision, type EventStore, type NewEvent } from './port.ts';
+import { startTracing } from '@keyledger/observability';
+import { InMemorySpanExporter } from '@opentelemetry/sdk-trace';
 import { packState, SqliteSnapshots, type Snapshot, type SnapshotStore } from './snapshots.ts';
 import { SqliteEventStores } from './sqlite.ts';
 
@@ -488,11 +490,13 @@ describe('Aggregates', () => {
     await expect(store.append(`room-${id}`, NO_STREAM, [{ ...unknown, id: randomUUID() }])).rejects.toThrow(WrongExpectedRevision);
   });
 
-  it('wrap every append when told to', async () => {
-    const names: string[] = [];
-    const traced = another({ trace: (name, append) => { names.push(name); return append(); } });
-    await run(open(1), {}, traced);
-    await run(open(1), {}, traced);
-    expect(names).toEqual(['append room']);
+  it('trace every append within the trace of its command', async () => {
+    const exporter = new InMemorySpanExporter();
+    const tracing = await startTracing({ service: 'test', exporter });
+    const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
+    await run(open(1), { traceparent });
+    await run(open(1), { traceparent });
+    expect(exporter.getFinishedSpans().map((span) => [span.name, span.spanContext().traceId])).toEqual([['append', '4bf92f3577b34da6a3ce929d0e0e4736']]);
+    await tracing.stop();
   });
 });

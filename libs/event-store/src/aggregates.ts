@@ -3,6 +3,7 @@ import {
   context, eventId, refuse,
   type Aggregate, type EventOrigin, type MessageContext, type PerEnvironment, type Sealer, type Sealing,
 } from '@keyledger/kernel';
+import { traced, withRemoteParent } from '@keyledger/observability';
 import { LRUCache } from 'lru-cache';
 import { encode, fold, isSealed, metadataIn, originIn, sealedSubjects } from './codec.ts';
 import { NO_STREAM, WrongExpectedRevision, type Appended, type EventStore, type NewEvent, type Position, type RecordedEvent } from './port.ts';
@@ -27,14 +28,13 @@ export interface AggregatesOptions {
   /** Folds kept per environment; one of more than 20 events counts once per 20. Default 10,000. */
   readonly maxFolds?: number;
   readonly snapshots?: PerEnvironment<SnapshotStore>;
-  /** Wraps every append, for tracing. */
-  readonly trace?: <T>(name: string, append: () => Promise<T>) => Promise<T>;
 }
 
 const MAX_FOLDS = 10_000;
 const EVENTS_PER_WEIGHT = 20;
 const MAX_LOST_RACES = 20;
 const COMMANDS_PER_APPEND = 500;
+/** The first snapshot after so many events, the next ones each time that the stream has doubled: the work stays in proportion. */
 const EVENTS_PER_SNAPSHOT = 500;
 const PAGE = 1_000;
 
@@ -57,7 +57,7 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
   constructor(
     aggregate: Aggregate<State, Command, Event>, stores: PerEnvironment<EventStore>, sealings: PerEnvironment<Sealing>, options: AggregatesOptions = {},
   ) {
-    this.#rules = new Rules(aggregate, options.trace);
+    this.#rules = new Rules(aggregate);
     this.#stores = stores;
     this.#sealings = sealings;
     this.#options = options;
@@ -113,13 +113,11 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
 /** The aggregate and what follows from it, once. */
 class Rules<State, Command extends { type: string }, Event extends { type: string }> {
   readonly aggregate: Aggregate<State, Command, Event>;
-  readonly trace: <T>(name: string, append: () => Promise<T>) => Promise<T>;
   readonly version: string;
   readonly keepsSecrets: boolean;
 
-  constructor(aggregate: Aggregate<State, Command, Event>, trace: AggregatesOptions['trace']) {
+  constructor(aggregate: Aggregate<State, Command, Event>) {
     this.aggregate = aggregate;
-    this.trace = trace ?? ((_, append) => append());
     this.version = versionOf(aggregate);
     const shapes: Readonly<Record<string, { sealed?: readonly string[] }>> = aggregate.shapes;
     this.keepsSecrets = Object.values(shapes).some(({ sealed }) => sealed?.length);
@@ -203,6 +201,12 @@ class Task<State, Command extends { type: string }, Event extends { type: string
     if (ifRevision === undefined || ifRevision === revision) return;
     throw refuse('VERSION_CONFLICT', `Asked for revision ${ifRevision}, found ${revision}`, { revision });
   }
+}
+
+/** Within the trace of the first command whose events these are; the others are linked. */
+function traceAppend<T>(stream: string, [first, ...others]: readonly { readonly message: MessageContext }[], append: () => Promise<T>): Promise<T> {
+  return withRemoteParent(first?.message.traceparent, () =>
+    traced('append', { 'keyledger.stream': stream }, append, others.map(({ message }) => message.traceparent)));
 }
 
 interface Fold<State> {
@@ -329,7 +333,7 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
     const events = await this.#encode(authors);
     let appended: Appended;
     try {
-      appended = await this.#rules.trace(`append ${this.#rules.aggregate.category}`, () => this.#shelf.store.append(this.#name, fold.revision, events));
+      appended = await traceAppend(this.#name, authors, () => this.#shelf.store.append(this.#name, fold.revision, events));
     } catch (error) {
       if (!(error instanceof WrongExpectedRevision)) throw error;
       if (fold.ahead) this.#fold = undefined;
@@ -436,7 +440,7 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
   /** Nobody waits for it. */
   #snapshot(fold: Fold<State>): void {
     const { snapshots } = this.#shelf;
-    if (!snapshots || fold.revision - fold.snapshotRevision < EVENTS_PER_SNAPSHOT) return;
+    if (!snapshots || fold.revision - fold.snapshotRevision < Math.max(EVENTS_PER_SNAPSHOT, fold.snapshotRevision)) return;
     const { state, revision, eventId } = fold;
     fold.snapshotRevision = revision;
     const packed = packState(state);

@@ -1,5 +1,9 @@
 import { PerEnvironment } from '@keyledger/kernel';
 import type { EventStore } from './port.ts';
+import type { SnapshotStore } from './snapshots.ts';
 
 /** The log of each environment; `here()` is the one of the current message's. */
 export class EventStores extends PerEnvironment<EventStore> {}
+
+/** Where long streams' folds are put away, for each environment. */
+export class SnapshotStores extends PerEnvironment<SnapshotStore> {}

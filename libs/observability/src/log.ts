@@ -4,7 +4,9 @@ import { maskLine } from './mask.ts';
 import { currentTraceId } from './tracing.ts';
 
 /** pino's logger, as a class too, so that it can be asked for where dependencies are injected. */
+// oxlint-disable-next-line no-extraneous-class, no-unsafe-declaration-merging -- an injection token with the type of what it stands for
 export abstract class Log {}
+// oxlint-disable-next-line no-unsafe-declaration-merging
 export interface Log extends Logger {}
 
 export interface LogOptions {

@@ -1,4 +1,4 @@
-import { serialize } from 'node:v8';
+import { deserialize, serialize } from 'node:v8';
 import { expect } from '@jest/globals';
 import { Refusal, type Aggregate, type ErrorCode, type EventOrigin, type Instant, type RefusalMembers } from '@keyledger/kernel';
 
@@ -37,7 +37,7 @@ export function scenarios<State, Command extends { type: string }, Event extends
     };
     const { events, refusal } = attempt();
     expect(attempt()).toEqual({ events, refusal });
-    expect(serialize(state).equals(before)).toBe(true);
+    expect(deserialize(before)).toEqual(state);
     if (!events) throw refusal;
     return events;
   };

@@ -1,0 +1,75 @@
+/**
+ * Who may call what: written by hand, reviewed by people, and held against every route by permissions.int.spec.ts. It is not made from the code.
+ * A line is a route and a column for each role: `x` may call it, `.` is refused with 403 PERMISSION_DENIED. Routes under "Without an API key" are
+ * open to whoever has a license key, or to everybody.
+ */
+export const permissionTable = `
+                                                  super_admin  license_manager  support  onboarding  auditor  viewer
+Anybody with an API key
+  GET    /me                                           x              x             x          x         x        x
+  GET    /environments                                 x              x             x          x         x        x
+
+Reading catalog, customers, orders, licenses, activations and events: license.read
+  GET    /products                                     x              x             x          x         x        x
+  GET    /products/:id                                 x              x             x          x         x        x
+  GET    /products/:id/plans                           x              x             x          x         x        x
+  GET    /plans/:id                                    x              x             x          x         x        x
+  GET    /generators                                   x              x             x          x         x        x
+  GET    /generators/:id                               x              x             x          x         x        x
+  GET    /customers                                    x              x             x          x         x        x
+  GET    /customers/:id                                x              x             x          x         x        x
+  GET    /orders                                       x              x             x          x         x        x
+  GET    /orders/:id                                   x              x             x          x         x        x
+  GET    /licenses                                     x              x             x          x         x        x
+  GET    /licenses/suggest                             x              x             x          x         x        x
+  GET    /licenses/totals                              x              x             x          x         x        x
+  GET    /licenses/:id                                 x              x             x          x         x        x
+  GET    /licenses/:id/activations                     x              x             x          x         x        x
+  GET    /licenses/:id/events                          x              x             x          x         x        x
+
+Customers, orders and issuing: license.issue
+  POST   /customers                                    x              x             x          x         .        .
+  PATCH  /customers/:id                                x              x             x          x         .        .
+  POST   /orders                                       x              x             x          x         .        .
+  POST   /licenses                                     x              x             x          x         .        .
+
+Products, plans and generators: catalog.manage
+  POST   /products                                     x              x             .          .         .        .
+  PATCH  /products/:id                                 x              x             .          .         .        .
+  POST   /products/:id/archive                         x              x             .          .         .        .
+  POST   /products/:id/plans                           x              x             .          .         .        .
+  PATCH  /plans/:id                                    x              x             .          .         .        .
+  POST   /generators                                   x              x             .          .         .        .
+  PATCH  /generators/:id                               x              x             .          .         .        .
+
+What happens to a license: license.manage. Erasing one that was ever activated needs license.erase besides
+  PATCH  /licenses/:id                                 x              x             x          .         .        .
+  POST   /licenses/:id/assign                          x              x             x          .         .        .
+  POST   /licenses/:id/inactivate                      x              x             x          .         .        .
+  POST   /licenses/:id/reactivate                      x              x             x          .         .        .
+  POST   /licenses/:id/suspend                         x              x             x          .         .        .
+  POST   /licenses/:id/unsuspend                       x              x             x          .         .        .
+  POST   /licenses/:id/renew                           x              x             x          .         .        .
+  POST   /licenses/:id/regenerate-key                  x              x             x          .         .        .
+  DELETE /licenses/:id                                 x              x             x          .         .        .
+  DELETE /licenses/:id/activations/:instanceId         x              x             x          .         .        .
+
+For good: license.revoke
+  POST   /licenses/:id/revoke                          x              x             x          .         .        .
+
+API keys: access.manage
+  POST   /api-keys                                     x              .             .          .         .        .
+  GET    /api-keys                                     x              .             .          .         .        .
+  GET    /api-keys/:id                                 x              .             .          .         .        .
+  POST   /api-keys/:id/rotate                          x              .             .          .         .        .
+  DELETE /api-keys/:id                                 x              .             .          .         .        .
+
+Without an API key
+  POST   /license/activate
+  POST   /license/validate
+  POST   /license/deactivate
+  GET    /health/live
+  GET    /health/ready
+  GET    /metrics
+  GET    /openapi.json
+`;
