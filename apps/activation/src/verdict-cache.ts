@@ -23,6 +23,7 @@ export interface Found {
 }
 
 interface Entry {
+  readonly licenseId: LicenseId;
   known: KnownLicense | undefined;
   /** Events that the log has shown of this license, and how many of them `known` was read after. */
   marked: number;
@@ -36,9 +37,10 @@ type LoadLicense = (licenseId: LicenseId) => Promise<KnownLicense>;
  * everything answered so far has been marked. Nothing is loaded before it is asked for: start and memory do not grow with the licenses.
  */
 export class VerdictCache implements View {
-  /** As typed, to spare the hash. */
-  readonly #typed = new LRUCache<string, { keyHash: string; licenseId: LicenseId }>({ max: 50_000 });
-  readonly #entries = new LRUCache<LicenseId, Entry>({ max: 50_000 });
+  /** By key as typed, to spare the hash. */
+  readonly #typed = new LRUCache<string, { readonly keyHash: string; readonly entry: Entry }>({ max: 50_000 });
+  /** An entry that falls out is no longer marked, so what it knew must not be found any more. */
+  readonly #entries = new LRUCache<LicenseId, Entry>({ max: 50_000, dispose: (entry) => { entry.known = undefined; } });
   readonly #subscription: Subscription;
   readonly #index: ReadIndex;
   readonly #listeners: (() => void)[] = [];
@@ -56,8 +58,8 @@ export class VerdictCache implements View {
   find(typed: string): Found | Promise<Found> {
     if (this.#index.isCurrent()) {
       const name = this.#typed.get(typed);
-      const entry = name && this.#entries.get(name.licenseId);
-      if (name && entry?.known && entry.read === entry.marked && hasKey(entry.known, name.keyHash)) return { license: entry.known, retired: false, conclusive: true };
+      const known = name?.entry.read === name?.entry.marked ? name?.entry.known : undefined;
+      if (known && hasKey(known, name?.keyHash)) return { license: known, retired: false, conclusive: true };
     }
     return this.#look(typed);
   }
@@ -93,29 +95,31 @@ export class VerdictCache implements View {
   async #read(typed: string): Promise<Found> {
     const name = this.#typed.get(typed);
     const keyHash = name?.keyHash ?? this.keyring.keyHash(normaliseKey(typed));
-    const { licenseId, retired } = name ? { licenseId: name.licenseId, retired: true } : await this.messages.send(ResolveKey, { keyHash });
+    const { licenseId, retired } = name ? { licenseId: name.entry.licenseId, retired: true } : await this.messages.send(ResolveKey, { keyHash });
     if (!licenseId) return { license: undefined, retired, conclusive: true };
-    this.#typed.set(typed, { keyHash, licenseId });
-    const license = await this.#readLicense(licenseId);
-    if (hasKey(license, keyHash)) return { license, retired: false, conclusive: true };
-    this.#typed.delete(typed);
-    return { license: undefined, retired: true, conclusive: true };
+    const { entry, known } = await this.#readLicense(licenseId);
+    if (!hasKey(known, keyHash)) {
+      this.#typed.delete(typed);
+      return { license: undefined, retired: true, conclusive: true };
+    }
+    this.#typed.set(typed, { keyHash, entry });
+    return { license: known, retired: false, conclusive: true };
   }
 
-  async #readLicense(licenseId: LicenseId): Promise<KnownLicense> {
-    const entry = this.#entries.get(licenseId) ?? { known: undefined, marked: 0, read: -1 };
+  async #readLicense(licenseId: LicenseId): Promise<{ entry: Entry; known: KnownLicense }> {
+    const entry = this.#entries.get(licenseId) ?? { licenseId, known: undefined, marked: 0, read: -1 };
     this.#entries.set(licenseId, entry);
     const { marked } = entry;
     const known = await this.load(licenseId);
-    if (marked >= entry.read) Object.assign(entry, { known, read: marked });
-    return known;
+    if (marked >= entry.read && this.#entries.peek(licenseId) === entry) Object.assign(entry, { known, read: marked });
+    return { entry, known };
   }
 
   #lastKnown(typed: string): KnownLicense | undefined {
     const name = this.#typed.get(typed);
-    const known = name && this.#entries.get(name.licenseId)?.known;
-    return known && hasKey(known, name.keyHash) ? known : undefined;
+    const known = name?.entry.known;
+    return known && hasKey(known, name?.keyHash) ? known : undefined;
   }
 }
 
-const hasKey = ({ state }: KnownLicense, keyHash: string): boolean => state.existence === 'issued' && state.keyHash === keyHash;
+const hasKey = ({ state }: KnownLicense, keyHash: string | undefined): boolean => state.existence === 'issued' && state.keyHash === keyHash;

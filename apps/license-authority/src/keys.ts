@@ -13,6 +13,7 @@ import { LicenseTable } from './license.queries.ts';
 @Injectable()
 export class LicenseKeys {
   readonly #known = new LRUCache<string, LicenseId>({ max: 100_000 });
+  readonly #hashes = new LRUCache<string, string>({ max: 20_000 });
 
   constructor(private readonly keyrings: Keyrings, private readonly table: LicenseTable) {}
 
@@ -22,7 +23,11 @@ export class LicenseKeys {
   }
 
   hashOf(typed: string): string {
-    return this.keyrings.here().keyHash(normaliseKey(typed));
+    const { environment } = context();
+    const name = `${environment} ${typed}`;
+    let hash = this.#hashes.get(name);
+    if (!hash) this.#hashes.set(name, (hash = this.keyrings.of(environment).keyHash(normaliseKey(typed))));
+    return hash;
   }
 
   remember(hash: string, licenseId: LicenseId): void {

@@ -67,6 +67,7 @@ export const LicenseEventView = named('LicenseEvent', Type.Object({
   correlationId: Type.String(),
   data: json,
 }));
+export type LicenseEventView = Static<typeof LicenseEventView>;
 
 // ---- control plane ----
 
@@ -218,7 +219,9 @@ export class ActivateLicense extends command('license.activate', {
   ...Activated.properties,
   /** Between services only. False when this instance had its seat already: the gateway answers 200 instead of 201. */
   created: Type.Boolean(),
-})) {}
+})) {
+  static override readonly direct = true;
+}
 
 export class DeactivateLicense extends command('license.deactivate', { licenseKey, instanceId: Type.String({ maxLength: 64 }) }, named('Deactivated', Type.Object({
   deactivated: Type.Literal(true),

@@ -1,4 +1,4 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { hash, randomUUID } from 'node:crypto';
 import { v5 as uuidV5, v7 as uuidV7, validate } from 'uuid';
 import type { Instant } from './time.ts';
 
@@ -26,7 +26,7 @@ export function isId<P extends IdPrefix>(prefix: P, value: unknown): value is Id
 
 /** The n-th thing of its kind that a command creates always gets the same id, so a command that died half way can simply run again. */
 export function derivedId<P extends IdPrefix>(prefix: P, commandId: string, commandAt: Instant, index = 0): Id<P> {
-  const random = createHash('sha256').update(`${commandId}/${prefix}/${index}`).digest().subarray(0, 16);
+  const random = hash('sha256', `${commandId}/${prefix}/${index}`, 'buffer').subarray(0, 16);
   return `${prefix}_${uuidV7({ msecs: Date.parse(commandAt), random, seq: random.readUInt32BE(0) })}`;
 }
 

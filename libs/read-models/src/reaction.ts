@@ -8,7 +8,8 @@ export const reactionsTable: Migration = {
   up: ({ run }) => run('create table reactions (name text primary key, position bigint not null)'),
 };
 
-/** Positions without anything to do after which the checkpoint is saved all the same. */
+/** The checkpoint is a durable write, and to react again does no harm: it is saved once a second, or after so many positions. */
+const SAVE_EVERY_MS = 1_000;
 const UNSAVED_POSITIONS = 5_000;
 
 export interface ReactionOptions {
@@ -31,6 +32,7 @@ class Follower implements View {
   readonly #subscription: Subscription;
   readonly #listeners: (() => void)[] = [];
   #saved: Position;
+  #savedAt = Date.now();
   position: Position;
 
   constructor(options: ReactionOptions, environment: string, store: EventStore, database: Database, position: Position) {
@@ -60,7 +62,7 @@ class Follower implements View {
   async #react(due: readonly RecordedEvent[], position: Position): Promise<void> {
     const now = this.#options.clock.now(this.#environment);
     await Promise.all(due.map((event) => runIn(systemContext(this.#environment, now), () => this.#options.react(event))));
-    await this.#save(position);
+    if (position - this.#saved >= UNSAVED_POSITIONS || Date.now() - this.#savedAt >= SAVE_EVERY_MS) await this.#save(position);
     this.#advance(position);
   }
 
@@ -68,6 +70,7 @@ class Follower implements View {
     await this.#database.run(
       'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position', [this.#options.name, position]);
     this.#saved = position;
+    this.#savedAt = Date.now();
   }
 
   #advance(position: Position): void {
