@@ -201,7 +201,7 @@ describe('Two environments', () => {
   it('have files of their own, and nothing of one is in those of another', () => {
     const [here, there] = [product.files('production'), product.files('staging')];
     const names = (files: typeof here) => files.map(({ path }) => path.split('/').at(-1)).filter((name) => name?.endsWith('.db')).sort();
-    expect(names(here)).toEqual(['events.db', 'read.db', 'state.db']);
+    expect(names(here)).toEqual(['events.db', 'read.db', 'snapshots.db', 'state.db']);
     expect(names(there)).toEqual(names(here));
     const marks = (world: World) => [world.product, world.plan, world.generator, world.customer, world.order, world.license, world.instance, world.apiKey].map(({ id }) => id);
     const found = (files: typeof here, texts: readonly string[]) => texts.filter((text) => files.some(({ bytes }) => bytes.includes(text)));

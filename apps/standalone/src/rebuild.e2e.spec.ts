@@ -77,7 +77,11 @@ async function dumpAll(dataDir: string): Promise<Map<string, string[]>> {
       const projector = await Projector.start({ store, database, projections, sealing });
       await new ReadIndex(store, projector, 30_000).current();
       expect(await projector.parked()).toEqual([]);
-      for (const { name } of projections) dumps.set(`${environment} ${name}`, await Array.fromAsync(projector.dump(name)));
+      for (const { name } of projections) {
+        const rows: string[] = [];
+        for await (const row of projector.dump(name)) rows.push(row);
+        dumps.set(`${environment} ${name}`, rows);
+      }
       await projector.close();
     }
     await Promise.all([database.close(), state.of(environment).close()]);

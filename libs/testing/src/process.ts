@@ -253,13 +253,34 @@ export class Secrets {
 
   /** Which of them can be read in the text, in whatever spelling: whole, or their last part, of which nothing may ever be shown. */
   tracesIn(text: Buffer): string[] {
-    const lower = Buffer.from(text.toString('latin1').toLowerCase(), 'latin1');
-    return [...this.#known].flatMap((secret) => {
-      const tail = secret.slice(-12).toLowerCase();
-      const found = lower.includes(tail) || lower.includes(secret.toLowerCase().replaceAll(/[^0-9a-z]/g, '').slice(8)) || spellings(secret).some((spelling) => text.includes(spelling));
-      return found ? [`…${tail}`] : [];
-    });
+    const bare = (secret: string) => secret.replaceAll(/[^0-9a-z]/gi, '');
+    return findTexts(text, new Map([...this.#known].map((secret) => {
+      const parts = [secret, secret.slice(-12), bare(secret).slice(8)];
+      return [secret, parts.flatMap((part) => [part, part.toLowerCase(), part.toUpperCase()]).flatMap(spellings)];
+    }))).map((secret) => `…${secret.slice(-4)}`);
   }
+}
+
+/** Names of the texts of which some form (at least two bytes) is somewhere in the bytes. One pass, however many there are. */
+export function findTexts(bytes: Buffer, texts: ReadonlyMap<string, readonly Buffer[]>): string[] {
+  const found = new Set<string>();
+  const byStart = new Map<number, { readonly name: string; readonly form: Buffer }[]>();
+  for (const [name, forms] of texts) {
+    for (const form of forms) {
+      const start = form.readUInt16LE();
+      byStart.set(start, [...(byStart.get(start) ?? []), { name, form }]);
+    }
+  }
+  const starts = new Uint8Array(65_536);
+  for (const start of byStart.keys()) starts[start] = 1;
+  for (let at = 0; at + 1 < bytes.length; at++) {
+    const start = (bytes[at] as number) | ((bytes[at + 1] as number) << 8);
+    if (starts[start] === 0) continue;
+    for (const { name, form } of byStart.get(start) ?? []) {
+      if (!found.has(name) && form.length <= bytes.length - at && form.compare(bytes, at, at + form.length) === 0) found.add(name);
+    }
+  }
+  return [...found];
 }
 
 /** The bytes that a text could have become in a file or a log: UTF-8, UTF-16, JSON with escapes, percent-encoding, hex and base64. */
@@ -270,7 +291,7 @@ export function spellings(text: string): Buffer[] {
   const forms = [
     Buffer.from(text), utf16, Buffer.from(utf16).swap16(),
     Buffer.from(JSON.stringify(text).slice(1, -1)), ...ascii(encodeURIComponent(text)), ...ascii(Buffer.from(text).toString('hex')),
-    Buffer.from(text.replaceAll(/[^\x20-\x7e]/g, escape)), Buffer.from([...text].map(escape).join('')), ...inBase64(Buffer.from(text)), ...inBase64(utf16),
+    Buffer.from(text.replaceAll(/[^\x20-\x7e]/g, escape)), ...inBase64(Buffer.from(text)), ...inBase64(utf16),
   ];
   return [...new Map(forms.map((form) => [form.toString('latin1'), form])).values()];
 }

@@ -1,0 +1,360 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Conformance } from '@keyledger/gateway/contract';
+import { errors, roles, type ErrorCode } from '@keyledger/kernel';
+import { standaloneConfig } from './config.ts';
+import { startStandalone, type Standalone } from './standalone.ts';
+
+type Json = Record<string, never> & { code?: string };
+interface Answer {
+  status: number;
+  headers: Record<string, string>;
+  text: string;
+  json: Json;
+}
+interface Ask {
+  as?: string;
+  body?: unknown;
+  headers?: Record<string, string>;
+}
+
+const root = 'root-key-of-the-http-specification-0001';
+const dataDir = mkdtempSync(join(tmpdir(), 'keyledger-http-'));
+const id = (prefix: string) => `${prefix}_01937c2e-0b5a-7c1d-8a53-2f1d9c7be001`;
+let keyledger: Standalone;
+let conformance: Conformance;
+
+/** Every answer of this file is held against the OpenAPI document. */
+async function call(method: string, path: string, { as = root, body, headers = {} }: Ask = {}): Promise<Answer> {
+  const answer = await send(method, path, { as, body, headers });
+  expect(conformance.faults(method, path, answer)).toEqual([]);
+  return answer;
+}
+
+async function send(method: string, path: string, { as, body, headers }: Ask): Promise<Answer> {
+  const given = { ...(body !== undefined && { 'content-type': 'application/json' }), ...(as && { authorization: `Bearer ${as}` }), ...headers };
+  const response = await fetch(keyledger.url + path, { method, headers: given, ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }) });
+  const text = await response.text();
+  const isJson = /json/.test(response.headers.get('content-type') ?? '');
+  return { status: response.status, headers: Object.fromEntries(response.headers), text, json: (isJson && text ? JSON.parse(text) : {}) as Json };
+}
+
+/** `await done(201, 'POST', '/products', { name })` → the answer's body. */
+const done = async (status: number, method: string, path: string, body?: unknown, ask: Ask = {}): Promise<Json> => {
+  const { status: answered, json, text } = await call(method, path, { ...ask, body });
+  expect({ method, path, status: answered, ...(answered !== status && { text }) }).toEqual({ method, path, status });
+  return json;
+};
+const refused = async (code: ErrorCode, method: string, path: string, body?: unknown, ask: Ask = {}): Promise<Json> => {
+  const { status, json } = await call(method, path, { ...ask, body });
+  expect({ method, path, code: json.code, status }).toEqual({ method, path, code, status: errors[code].status });
+  return json;
+};
+
+beforeAll(async () => {
+  const config = standaloneConfig({ KEYLEDGER_DATA_DIR: dataDir, PORT: '0', KEYLEDGER_ROOT_API_KEY: root, LOG_LEVEL: 'silent', KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: '0' });
+  keyledger = await startStandalone(config, () => undefined);
+  conformance = new Conformance(JSON.parse((await send('GET', '/openapi.json', {})).text));
+}, 60_000);
+afterAll(async () => {
+  await keyledger?.close();
+  rmSync(dataDir, { recursive: true, force: true });
+});
+
+/** A product, a plan and a license of it. */
+async function aLicense(fields: object = {}, licensing: object = {}) {
+  const product = await done(201, 'POST', '/products', { name: 'Paint Pro' });
+  const plan = await done(201, 'POST', `/products/${product.id}/plans`, { name: 'Pro', licensing: { enabled: true, activationLimit: 2, expiry: { value: 1, unit: 'years' }, ...licensing } });
+  const customer = await done(201, 'POST', '/customers', { name: 'Ada', email: `${product.id}@example.com` });
+  const license = await done(201, 'POST', '/licenses', { productId: product.id, planId: plan.id, customerId: customer.id, ...fields });
+  return { product, plan, customer, license, path: `/licenses/${license.id}` };
+}
+
+describe('The API as it is described', () => {
+  it('is valid OpenAPI, and its examples are valid', () => {
+    expect(conformance.documentFaults()).toEqual([]);
+  });
+
+  it('answers about the installation', async () => {
+    expect(await done(200, 'GET', '/me')).toMatchObject({ environment: 'production', role: 'super_admin', permissions: roles.super_admin });
+    expect(await done(200, 'GET', '/environments')).toMatchObject({ data: [{ name: 'production' }, { name: 'staging' }] });
+    for (const path of ['/health/live', '/health/ready']) expect(await done(200, 'GET', path, undefined, { as: '' })).toMatchObject({ status: 'ok' });
+    expect((await call('GET', '/metrics', { as: '' })).headers['content-type']).toMatch('text/plain');
+    expect((await call('GET', '/openapi.json', { as: '' })).json).toMatchObject({ openapi: '3.1.0' });
+  });
+
+  it('takes a product through its life', async () => {
+    const code = 'paint-pro';
+    const product = await done(201, 'POST', '/products', { name: 'Paint Pro', code, metadata: { team: 'a' } });
+    expect(product).toMatchObject({ name: 'Paint Pro', code, status: 'active', metadata: { team: 'a' }, revision: 0 });
+    const path = `/products/${product.id}`;
+    await refused('PRODUCT_CODE_TAKEN', 'POST', '/products', { name: 'Other', code });
+    await refused('METADATA_TOO_LARGE', 'POST', '/products', { name: 'Other', metadata: { a: 'x'.repeat(11_000) } });
+    expect(await done(200, 'GET', path)).toEqual(product);
+    expect(await done(200, 'PATCH', path, { name: 'Paint' })).toMatchObject({ name: 'Paint', revision: 1 });
+    expect(await done(200, 'GET', '/products?q=pain&sort=-name&limit=5')).toMatchObject({ data: [{ name: 'Paint' }], page: { next: null, total: 1 } });
+    await refused('PRODUCT_NOT_FOUND', 'GET', `/products/${id('prd')}`);
+    await refused('PRODUCT_NOT_FOUND', 'PATCH', `/products/${id('prd')}`, { name: 'x' });
+    expect(await done(200, 'POST', `${path}/archive`)).toMatchObject({ status: 'archived' });
+    expect(await done(200, 'POST', `${path}/archive`)).toMatchObject({ status: 'archived' });
+    await refused('PRODUCT_NOT_FOUND', 'POST', `/products/${id('prd')}/archive`);
+    await refused('PRODUCT_ARCHIVED', 'POST', `${path}/plans`, { name: 'Pro' });
+    await refused('PRODUCT_ARCHIVED', 'POST', '/licenses', { productId: product.id });
+    expect(await done(200, 'GET', '/products?status=archived')).toMatchObject({ page: { total: 1 } });
+  });
+
+  it('takes a plan through its life', async () => {
+    const { product, plan } = await aLicense();
+    const path = `/plans/${plan.id}`;
+    expect(plan).toMatchObject({ productId: product.id, name: 'Pro', licensing: { enabled: true, activationLimit: 2, expiry: { value: 1, unit: 'years' } } });
+    expect(await done(200, 'GET', path)).toEqual(plan);
+    expect(await done(200, 'PATCH', path, { licensing: { activationLimit: 5 } })).toMatchObject({ licensing: { activationLimit: 5, expiry: { value: 1 } } });
+    expect(await done(200, 'GET', `/products/${product.id}/plans?sort=name`)).toMatchObject({ data: [{ id: plan.id }], page: { total: 1 } });
+    await refused('LIMIT_OUT_OF_RANGE', 'PATCH', path, { licensing: { activationLimit: 0 } });
+    await refused('TRIAL_TOO_LONG', 'POST', `/products/${product.id}/plans`, { name: 'Trial', licensing: { enabled: true, trial: { days: 91 } } });
+    await refused('PLAN_NOT_FOUND', 'GET', `/plans/${id('pln')}`);
+    await refused('PLAN_NOT_FOUND', 'PATCH', `/plans/${id('pln')}`, { name: 'x' });
+    await refused('PRODUCT_NOT_FOUND', 'GET', `/products/${id('prd')}/plans`);
+    await refused('PRODUCT_NOT_FOUND', 'POST', `/products/${id('prd')}/plans`, { name: 'x' });
+  });
+
+  it('takes a customer, an order and a generator through their lives', async () => {
+    const { product, plan } = await aLicense();
+    const customer = await done(201, 'POST', '/customers', { name: 'Grace', email: 'grace@example.com' });
+    expect(await done(200, 'GET', `/customers/${customer.id}`)).toEqual(customer);
+    expect(await refused('CUSTOMER_EXISTS', 'POST', '/customers', { name: 'G', email: 'Grace@Example.com' })).toMatchObject({ id: customer.id });
+    expect(await done(200, 'PATCH', `/customers/${customer.id}`, { name: 'Grace Hopper' })).toMatchObject({ name: 'Grace Hopper' });
+    expect(await done(200, 'GET', '/customers?q=hopp')).toMatchObject({ data: [{ id: customer.id }] });
+    await refused('CUSTOMER_NOT_FOUND', 'GET', `/customers/${id('cus')}`);
+    await refused('CUSTOMER_NOT_FOUND', 'PATCH', `/customers/${id('cus')}`, { name: 'x' });
+
+    const order = await done(201, 'POST', '/orders', { planId: plan.id, customer: { name: 'G', email: 'grace@example.com' }, quantity: 2 });
+    expect(order).toMatchObject({ planId: plan.id, customerId: customer.id, quantity: 2, licenses: [{ status: 'assigned', orderId: order.id }, {}] });
+    expect(await done(200, 'GET', `/orders/${order.id}`)).toMatchObject({ id: order.id, licenses: [{}, {}] });
+    expect(await done(200, 'GET', `/orders?customerId=${customer.id}&sort=-purchasedAt`)).toMatchObject({ data: [{ id: order.id, licenseIds: [expect.any(String), expect.any(String)] }] });
+    await refused('ORDER_NOT_FOUND', 'GET', `/orders/${id('ord')}`);
+    await refused('REFERENCE_NOT_FOUND', 'POST', '/orders', { planId: id('pln'), customerId: customer.id });
+    await refused('REFERENCE_NOT_FOUND', 'POST', '/orders', { planId: plan.id, customerId: id('cus') });
+
+    const generator = await done(201, 'POST', '/generators', { name: 'Bulk', productId: product.id, planId: plan.id, keyFormat: { kind: 'chunks', prefix: 'PP', chunks: 5, chunkLength: 5 } });
+    expect(await done(200, 'GET', `/generators/${generator.id}`)).toEqual(generator);
+    expect(await done(200, 'PATCH', `/generators/${generator.id}`, { name: 'Bulk 2', terms: { activationLimit: 7 } })).toMatchObject({ name: 'Bulk 2' });
+    expect(await done(200, 'GET', `/generators?productId=${product.id}`)).toMatchObject({ page: { total: 1 } });
+    expect(await done(201, 'POST', '/licenses', { productId: product.id, generatorId: generator.id })).toMatchObject({ key: expect.stringMatching(/^PP-/), activationLimit: 7 });
+    await refused('KEY_FORMAT_TOO_WEAK', 'POST', '/generators', { name: 'Weak', productId: product.id, keyFormat: { kind: 'chunks', chunks: 2, chunkLength: 4 } });
+    await refused('GENERATOR_NOT_FOUND', 'GET', `/generators/${id('gen')}`);
+    await refused('GENERATOR_NOT_FOUND', 'PATCH', `/generators/${id('gen')}`, { name: 'x' });
+    await refused('REFERENCE_NOT_FOUND', 'POST', '/generators', { name: 'x', productId: id('prd'), keyFormat: { kind: 'uuid' } });
+  });
+
+  it('takes a license through its life', async () => {
+    const { product, customer, license, path } = await aLicense({ metadata: { seat: 1 }, features: { export: true, api: 10, render: { limit: 5, per: 'day' } }, quotas: [{ meter: 'max_dp_cores', limit: 4 }] });
+    expect(license).toMatchObject({ productId: product.id, customerId: customer.id, status: 'assigned', environment: 'production', activationLimit: 2, activationCount: 0, orderId: null, holds: [], metadata: { seat: 1 } });
+    expect(await done(200, 'GET', path)).toEqual(license);
+    expect(await done(200, 'PATCH', path, { activationLimit: 3, featureFlags: { beta: true } })).toMatchObject({ activationLimit: 3, featureFlags: { beta: true } });
+    for (const field of ['id', 'key', 'productId', 'environment']) await refused('IMMUTABLE_FIELD', 'PATCH', path, { [field]: 'x' });
+    await refused('LIMIT_OUT_OF_RANGE', 'PATCH', path, { activationLimit: 10_001 });
+    await refused('EXPIRY_IN_PAST', 'PATCH', path, { expiresAt: '2001-01-01T00:00:00Z' });
+    await refused('METADATA_TOO_LARGE', 'PATCH', path, { metadata: { a: 'x'.repeat(11_000) } });
+    await refused('REFERENCE_NOT_FOUND', 'PATCH', path, { customerId: id('cus') });
+
+    const { instance } = await done(201, 'POST', '/license/activate', { licenseKey: license.key, instanceName: 'laptop', fingerprint: 'fp-1', metadata: { os: 'linux' } });
+    const { id: instanceId } = instance as unknown as Json;
+    expect(await done(200, 'POST', '/license/activate', { licenseKey: license.key, instanceName: 'laptop', fingerprint: 'fp-1' })).toMatchObject({ activated: true, instance: { id: instanceId } });
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: license.key, instanceId, features: ['export'] })).toMatchObject({ valid: true, code: 'VALID', license: { activationCount: 1 }, instance: { id: instanceId } });
+    expect(await done(200, 'GET', `${path}/activations`)).toMatchObject({ data: [{ id: instanceId, name: 'laptop', lastSeenAt: expect.any(String) }], page: { next: null, total: 1 } });
+    expect(await done(200, 'GET', `${path}/events?limit=2`)).toMatchObject({ data: [{ type: 'LicenseIssued' }, {}], page: { next: expect.any(String) } });
+
+    expect(await done(200, 'POST', `${path}/suspend`, { reason: 'payment', cause: 'payment' })).toMatchObject({ status: 'suspended', holds: [{ kind: 'suspended', cause: 'payment' }] });
+    await refused('LICENSE_SUSPENDED', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-2' });
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: license.key })).toMatchObject({ valid: false, code: 'SUSPENDED', enforcement: 'LOCKED' });
+    expect(await done(200, 'POST', `${path}/unsuspend`, { cause: 'payment' })).toMatchObject({ status: 'active' });
+    expect(await done(200, 'POST', `${path}/inactivate`)).toMatchObject({ status: 'inactive' });
+    await refused('LICENSE_INACTIVE', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-2' });
+    expect(await done(200, 'POST', `${path}/reactivate`)).toMatchObject({ status: 'active' });
+    expect(await done(200, 'POST', `${path}/renew`, { expiresAt: '2040-01-01T00:00:00Z', reason: 'paid' })).toMatchObject({ expiresAt: '2040-01-01T00:00:00.000Z' });
+    await refused('EXPIRY_NOT_LATER', 'POST', `${path}/renew`, { expiresAt: '2039-01-01T00:00:00Z', reason: 'paid' });
+    const other = await done(201, 'POST', '/customers', { name: 'Joan', email: `${product.id}-2@example.com` });
+    expect(await done(200, 'POST', `${path}/assign`, { customerId: other.id })).toMatchObject({ customerId: other.id });
+    await refused('REFERENCE_NOT_FOUND', 'POST', `${path}/assign`, { customerId: id('cus') });
+
+    await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-2' });
+    await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-3' });
+    expect(await refused('ACTIVATION_LIMIT_EXCEEDED', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-4' })).toMatchObject({ title: 'Limit Exceeded', limit: 3, used: 3 });
+    expect(await done(200, 'POST', '/license/deactivate', { licenseKey: license.key, instanceId })).toEqual({ deactivated: true, activationCount: 2, activationLimit: 3 });
+    await done(200, 'POST', '/license/deactivate', { licenseKey: license.key, instanceId });
+    await refused('INSTANCE_NOT_FOUND', 'POST', '/license/deactivate', { licenseKey: license.key, instanceId: id('act') });
+    await refused('INSTANCE_NOT_FOUND', 'DELETE', `${path}/activations/${id('act')}`);
+    const { data } = await done(200, 'GET', `${path}/activations?limit=1`);
+    await done(204, 'DELETE', `${path}/activations/${(data as unknown as Json[])[0]?.id}`);
+    expect(await done(200, 'GET', `${path}/activations?include=ended`)).toMatchObject({ page: { total: 3 } });
+
+    const regenerated = await done(200, 'POST', `${path}/regenerate-key`, { reason: 'leaked' });
+    expect(regenerated).toMatchObject({ id: license.id, activationCount: 0 });
+    expect(regenerated.key).not.toBe(license.key);
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: license.key })).toMatchObject({ valid: false, code: 'NOT_FOUND', license: null });
+    await refused('LICENSE_NOT_FOUND', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-1' });
+
+    expect(await done(200, 'POST', `${path}/revoke`, { reason: 'fraud' })).toMatchObject({ status: 'revoked' });
+    for (const action of ['suspend', 'inactivate', 'reactivate', 'unsuspend']) await refused('TERMINAL_STATE', 'POST', `${path}/${action}`);
+    await refused('LICENSE_REVOKED', 'POST', '/license/activate', { licenseKey: regenerated.key, fingerprint: 'fp-1' });
+    await refused('LICENSE_EVER_ACTIVATED', 'DELETE', path, { reason: 'gdpr' });
+    await done(204, 'DELETE', path, { reason: 'gdpr', force: true });
+    for (const [method, at, body] of [['GET', ''], ['PATCH', '', {}], ['DELETE', '', { reason: 'x' }], ['POST', '/suspend'], ['POST', '/unsuspend'], ['POST', '/inactivate'], ['POST', '/reactivate'], ['POST', '/revoke'],
+      ['POST', '/regenerate-key'], ['POST', '/renew', { expiresAt: '2041-01-01T00:00:00Z', reason: 'x' }], ['POST', '/assign', { customerId: customer.id }],
+      ['GET', '/activations'], ['GET', '/events'], ['DELETE', `/activations/${instanceId}`]] as const) await refused('LICENSE_NOT_FOUND', method, path + at, body);
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: regenerated.key })).toMatchObject({ valid: false, code: 'NOT_FOUND', seq: expect.any(Number) });
+  });
+
+  it('refuses what the terms forbid', async () => {
+    const { product, license } = await aLicense({ customerId: undefined, planId: undefined });
+    await refused('LICENSE_NOT_ASSIGNED', 'POST', '/license/activate', { licenseKey: license.key });
+    expect(await refused('INVALID_TRANSITION', 'POST', `/licenses/${license.id}/suspend`)).toMatchObject({ from: 'available', requested: 'suspend', allowed: expect.any(Array) });
+    const issue = async (fields: object) => (await aLicense(fields)).license.key;
+    await refused('LICENSE_NOT_YET_EFFECTIVE', 'POST', '/license/activate', { licenseKey: await issue({ effectiveAt: '2099-01-01T00:00:00Z' }) });
+    await refused('FINGERPRINT_REQUIRED', 'POST', '/license/activate', { licenseKey: await issue({ binding: 'fingerprint' }) });
+    await refused('PRODUCT_MISMATCH', 'POST', '/license/activate', { licenseKey: await issue({}), productId: product.id });
+    await refused('DEPLOYMENT_MISMATCH', 'POST', '/license/activate', { licenseKey: await issue({ deploymentId: 'd1' }), deploymentId: 'd2' });
+    await refused('DEPLOYMENT_MODE_MISMATCH', 'POST', '/license/activate', { licenseKey: await issue({ deploymentMode: 'cloud' }), deploymentMode: 'on-premises' });
+    await refused('METADATA_TOO_LARGE', 'POST', '/license/activate', { licenseKey: await issue({}), metadata: { a: 'x'.repeat(11_000) } });
+    await refused('LIMIT_OUT_OF_RANGE', 'POST', '/licenses', { productId: product.id, activationLimit: 0 });
+    await refused('EXPIRY_IN_PAST', 'POST', '/licenses', { productId: product.id, expiresAt: '2001-01-01T00:00:00Z' });
+    await refused('REFERENCE_NOT_FOUND', 'POST', '/licenses', { productId: id('prd') });
+    await refused('LICENSE_NOT_FOUND', 'POST', '/license/deactivate', { licenseKey: 'AAAAAAA-AAAAAAA', instanceId: id('act') });
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: 'AAAAAAA-AAAAAAA', nonce: 'n' })).toMatchObject({ valid: false, code: 'NOT_FOUND', license: null, instance: null });
+  });
+
+  it('searches licenses', async () => {
+    const { product, plan, customer, license } = await aLicense();
+    const page = { next: null, total: 1 };
+    for (const filter of [`q=${String(license.key).slice(3, 12)}`, `productId=${product.id}`, `planId=${plan.id}`, `customerId=${customer.id}`, `customerId=${customer.id}&status=assigned&status=active`,
+      `customerId=${customer.id}&createdAfter=2001-01-01T00:00:00Z&createdBefore=2099-01-01T00:00:00Z&expiresAfter=2001-01-01T00:00:00Z&expiresBefore=2099-01-01T00:00:00Z`]) {
+      expect(await done(200, 'GET', `/licenses?${filter}`)).toMatchObject({ data: [{ id: license.id }], page });
+      expect(await done(200, 'GET', `/licenses/totals?${filter}`)).toMatchObject({ licenses: 1, byStatus: { assigned: 1 }, averageLimit: 2, maximumActivations: 2 });
+    }
+    for (const field of ['key', 'product', 'customer', 'status', 'activations', 'expiresAt', 'createdAt']) for (const sort of [field, `-${field}`]) await done(200, 'GET', `/licenses?sort=${sort}&limit=2`);
+    expect(await done(200, 'GET', '/licenses/suggest?q=paint')).toMatchObject({ data: expect.arrayContaining([{ kind: 'product', text: 'Paint Pro' }]) });
+    await refused('VALIDATION_FAILED', 'GET', '/licenses/suggest');
+  });
+
+  it('takes an API key through its life, and it can do what its role can', async () => {
+    for (const [role, permissions] of Object.entries(roles)) {
+      const key = await done(201, 'POST', '/api-keys', { name: role, role, environment: 'staging' });
+      const as = String(key.secret);
+      expect(await done(200, 'GET', '/me', undefined, { as })).toEqual({ id: key.id, environment: 'staging', role, permissions });
+      await refused('ENVIRONMENT_FORBIDDEN', 'GET', '/me', undefined, { as, headers: { 'x-environment': 'production' } });
+      for (const { method, path, operation } of conformance.operations) {
+        const permission = operation['x-permission'] as string | undefined;
+        if (!permission) continue;
+        const { status, json } = await call(method, path.replaceAll(/\{\w+\}/g, 'x'), { as, ...(method !== 'GET' && { body: {} }) });
+        expect({ role, method, path, denied: status === 403 ? json['permission'] : false }).toEqual({ role, method, path, denied: (permissions as readonly string[]).includes(permission) ? false : permission });
+      }
+    }
+    const key = await done(201, 'POST', '/api-keys', { name: 'CI', permissions: ['license.read'], environment: 'production', expiresAt: '2099-01-01T00:00:00Z' });
+    const { secret: _, ...shown } = key;
+    const path = `/api-keys/${key.id}`;
+    expect(await done(200, 'GET', path)).toEqual(shown);
+    expect(await done(200, 'GET', '/api-keys?limit=1')).toMatchObject({ data: [{ name: 'CI' }] });
+    const { secret } = await done(200, 'POST', `${path}/rotate`);
+    await refused('UNAUTHENTICATED', 'GET', '/me', undefined, { as: String(key.secret) });
+    await done(200, 'GET', '/me', undefined, { as: String(secret) });
+    await done(204, 'DELETE', path);
+    await refused('UNAUTHENTICATED', 'GET', '/me', undefined, { as: String(secret) });
+    await refused('API_KEY_NOT_FOUND', 'GET', path);
+    await refused('API_KEY_NOT_FOUND', 'POST', `${path}/rotate`);
+    await refused('API_KEY_NOT_FOUND', 'DELETE', `/api-keys/${id('key')}`);
+    await refused('EXPIRY_IN_PAST', 'POST', '/api-keys', { name: 'x', role: 'viewer', expiresAt: '2001-01-01T00:00:00Z' });
+    await refused('ENVIRONMENT_NOT_FOUND', 'POST', '/api-keys', { name: 'x', role: 'viewer', environment: 'nowhere' });
+    await refused('VALIDATION_FAILED', 'POST', '/api-keys', { name: 'x' });
+  });
+
+  it('only lets a super_admin erase a license that was ever activated', async () => {
+    const { license, path } = await aLicense();
+    await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp' });
+    const { secret } = await done(201, 'POST', '/api-keys', { name: 'support', role: 'support' });
+    expect(await refused('PERMISSION_DENIED', 'DELETE', path, { reason: 'gdpr', force: true }, { as: String(secret) })).toMatchObject({ permission: 'license.erase' });
+    await done(204, 'DELETE', path, { reason: 'gdpr', force: true });
+  });
+
+  it('shows one environment nothing of another', async () => {
+    const { product, plan, customer, license, path } = await aLicense();
+    const staging = { headers: { 'x-environment': 'staging' } };
+    for (const [code, at] of [['LICENSE_NOT_FOUND', path], ['PRODUCT_NOT_FOUND', `/products/${product.id}`], ['PLAN_NOT_FOUND', `/plans/${plan.id}`], ['CUSTOMER_NOT_FOUND', `/customers/${customer.id}`]] as const) {
+      await refused(code, 'GET', at, undefined, staging);
+    }
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: license.key }, { as: '', ...staging })).toMatchObject({ code: 'NOT_FOUND' });
+    await refused('LICENSE_NOT_FOUND', 'POST', '/license/activate', { licenseKey: license.key }, { as: '', ...staging });
+    await refused('REFERENCE_NOT_FOUND', 'POST', '/licenses', { productId: product.id }, staging);
+    expect(await done(200, 'GET', `/licenses?customerId=${customer.id}`, undefined, staging)).toMatchObject({ data: [], page: { total: 0 } });
+    for (const name of ['nowhere', 'control', 'Production', '']) await refused('ENVIRONMENT_NOT_FOUND', 'GET', '/me', undefined, { headers: { 'x-environment': name } });
+    await refused('ENVIRONMENT_NOT_FOUND', 'POST', '/license/validate', { licenseKey: license.key }, { as: '', headers: { 'x-environment': 'control' } });
+  });
+
+  it('honours If-Match wherever something changes', async () => {
+    const { product, plan, customer, license, path } = await aLicense();
+    const etag = async (at: string) => String((await call('GET', at)).headers['etag']);
+    const stale = { headers: { 'if-match': '"77"' } };
+    for (const at of [`/products/${product.id}`, `/plans/${plan.id}`, `/customers/${customer.id}`, path]) {
+      const body = at === path ? { activationLimit: 4 } : { name: 'New' };
+      await refused('VERSION_CONFLICT', 'PATCH', at, body, stale);
+      await refused('VERSION_CONFLICT', 'PATCH', at, body, { headers: { 'if-match': 'nonsense' } });
+      const before = await etag(at);
+      const { headers: { etag: after } } = await call('PATCH', at, { body, headers: { 'if-match': before } });
+      expect(after).toBe(await etag(at));
+      expect(after).not.toBe(before);
+      await refused('VERSION_CONFLICT', 'PATCH', at, body, { headers: { 'if-match': before } });
+      await done(200, 'PATCH', at, body, { headers: { 'if-match': '*' } });
+    }
+    for (const action of ['inactivate', 'suspend', 'revoke', 'regenerate-key']) await refused('VERSION_CONFLICT', 'POST', `${path}/${action}`, {}, stale);
+    await refused('VERSION_CONFLICT', 'POST', `/products/${product.id}/archive`, undefined, stale);
+    await refused('VERSION_CONFLICT', 'DELETE', path, { reason: 'x' }, stale);
+    const key = await done(201, 'POST', '/api-keys', { name: 'k', role: 'viewer' });
+    await refused('VERSION_CONFLICT', 'DELETE', `/api-keys/${key.id}`, undefined, stale);
+    await refused('VERSION_CONFLICT', 'POST', `/api-keys/${key.id}/rotate`, undefined, stale);
+    expect(await done(200, 'GET', path)).toMatchObject({ status: 'assigned', key: license.key });
+  });
+
+  it('pages through a list without gap or repetition, and knows its own cursors', async () => {
+    const { product } = await aLicense();
+    for (let n = 0; n < 4; n++) await done(201, 'POST', '/licenses', { productId: product.id });
+    for (const at of [`/licenses?productId=${product.id}&sort=expiresAt&limit=2`, '/products?limit=3', '/customers?limit=2', '/api-keys?limit=4']) {
+      const ids: string[] = [];
+      let total = 0;
+      for (let cursor: string | null = ''; cursor !== null;) {
+        const { data, page } = await done(200, 'GET', at + (cursor && `&cursor=${cursor}`)) as unknown as { data: { id: string }[]; page: { next: string | null; total: number } };
+        ids.push(...data.map((one) => one.id));
+        ({ next: cursor, total } = page);
+      }
+      expect(new Set(ids).size).toBe(ids.length);
+      expect(ids).toHaveLength(total);
+    }
+    for (const cursor of ['x', '0', '-1', 'W10', 'bnVsbA', 'a'.repeat(1000), '%00', '%F0%9F%94%91']) {
+      for (const list of ['/licenses', '/products', '/customers', '/orders', '/generators', '/api-keys', `/products/${product.id}/plans`]) await refused('VALIDATION_FAILED', 'GET', `${list}?cursor=${cursor}`);
+    }
+    for (const limit of ['0', '101', '-1', '1.5', 'x', '', '1e9', '25&limit=25']) await refused('VALIDATION_FAILED', 'GET', `/licenses?limit=${limit}`);
+  });
+
+  it('answers a repeated Idempotency-Key with the first answer', async () => {
+    const headers = { 'idempotency-key': 'order-1' };
+    const first = await call('POST', '/products', { body: { name: 'Once' }, headers });
+    const again = await call('POST', '/products', { body: { name: 'Once' }, headers });
+    expect(again).toMatchObject({ status: 201, text: first.text, headers: { 'idempotency-replayed': 'true', etag: first.headers['etag'], 'content-type': first.headers['content-type'] } });
+    await refused('IDEMPOTENCY_KEY_REUSED', 'POST', '/products', { name: 'Twice' }, { headers });
+    for (const key of ['', 'x'.repeat(256)]) await refused('VALIDATION_FAILED', 'POST', '/products', { name: 'x' }, { headers: { 'idempotency-key': key } });
+    await done(201, 'POST', '/products', { name: 'x' }, { headers: { 'idempotency-key': 'x'.repeat(255) } });
+    const { license, path } = await aLicense();
+    const refusal = await call('DELETE', path, { body: { reason: 'x' }, headers: { 'idempotency-key': 'd' } });
+    expect(refusal.status).toBe(204);
+    expect(await call('DELETE', path, { body: { reason: 'x' }, headers: { 'idempotency-key': 'd' } })).toMatchObject({ status: 204, text: '', headers: { 'idempotency-replayed': 'true' } });
+    const unknown = await call('POST', '/license/activate', { body: { licenseKey: license.key }, headers: { 'idempotency-key': 'a' } });
+    expect(unknown.json.code).toBe('LICENSE_NOT_FOUND');
+    expect(await call('POST', '/license/activate', { body: { licenseKey: license.key }, headers: { 'idempotency-key': 'a' } })).toMatchObject({ status: 404, headers: { 'idempotency-replayed': 'true', 'content-type': unknown.headers['content-type'] } });
+  });
+
+  it('is covered by this file, all of it', () => {
+    const succeeded = new Set([...conformance.seen].filter((entry) => /\d$/.test(entry)).map((entry) => entry.split(' ')[0]));
+    expect(conformance.operations.map((operation) => operation.id).filter((name) => !succeeded.has(name))).toEqual([]);
+  });
+});
