@@ -19,7 +19,7 @@ export class LicenseKeys {
 
   make(format: KeyFormat): LicenseKey {
     const value = generateKey(format, randomBytes);
-    return { value, hash: this.hashOf(value), prefix: keyPrefix(value, format.prefix) };
+    return { value, hash: this.hashOf(value), prefix: keyPrefix(value, format.prefix), format };
   }
 
   hashOf(typed: string): string {

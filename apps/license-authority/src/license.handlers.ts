@@ -72,8 +72,9 @@ export class RegenerateKeyCommand {
 
   async execute({ licenseId, reason }: RegenerateKey) {
     const view = viewNow();
-    await this.keys.retire(await this.licenses.load(licenseId, (state) => issued(state).keyHash), licenseId);
-    const answer = await this.licenses.run(licenseId, { type: 'RegenerateKey', key: this.keys.make(DEFAULT_KEY_FORMAT), ...(reason !== undefined && { reason }) },
+    const { keyHash, keyFormat } = await this.licenses.load(licenseId, (state) => ({ keyHash: issued(state).keyHash, keyFormat: issued(state).keyFormat }));
+    await this.keys.retire(keyHash, licenseId);
+    const answer = await this.licenses.run(licenseId, { type: 'RegenerateKey', key: this.keys.make(keyFormat), ...(reason !== undefined && { reason }) },
       (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
     this.keys.remember(answer.hash, licenseId);
     return answer.license;

@@ -2,6 +2,7 @@ import type {
   ActivationId, CustomerId, EventOrigin, EventShape, GeneratorId, Instant, JsonObject, LicenseId, OrderId, PlanId, ProductId,
 } from '@keyledger/kernel';
 import { isLive, type Activation, type EndedBy, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState } from './state.ts';
+import { DEFAULT_KEY_FORMAT, type KeyFormat } from '../license-key.ts';
 import { expiryGraceEnd, type Features, type Quota, type Terms } from './terms.ts';
 
 /** Fields that are sealed (see `licenseShapes`) come back as null once the license has been erased. */
@@ -10,6 +11,8 @@ export type LicenseEvent =
     type: 'LicenseIssued'; licenseId: LicenseId; productId: ProductId; planId: PlanId | null; generatorId: GeneratorId | null; orderId: OrderId | null;
     customerId: CustomerId | null; environment: string; purchasedAt: Instant; terms: Terms; metadata: JsonObject | null;
     key: string | null; keyHash: string; keyPrefix: string;
+    /** What a regenerated key will look like; the default format where it is not said. */
+    keyFormat?: KeyFormat;
   }
   | { type: 'LicenseAssigned'; customerId: CustomerId }
   | {
@@ -119,10 +122,10 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
 }
 
 function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Instant): IssuedLicense {
-  const { licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt, terms, metadata, key, keyHash, keyPrefix } = event;
+  const { licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt, terms, metadata, key, keyHash, keyPrefix, keyFormat = DEFAULT_KEY_FORMAT } = event;
   return {
     existence: 'issued', id: licenseId, productId, planId, generatorId, orderId, environment, purchasedAt, issuedAt,
-    key, keyHash, keyPrefix, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
+    key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
     holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, reminded: null,
     activations: new Map(), activationCount: 0, byFingerprint: new Map(), byInstallationId: new Map(), meters: new Map(),
   };

@@ -4,6 +4,7 @@ import {
   loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, remind, renew, restoreQuota, restrict, revoke, scenarios, server, suspend,
   unsuspend,
 } from '@keyledger/testing';
+import { DEFAULT_KEY_FORMAT } from '../license-key.ts';
 import { License } from './license.ts';
 import { allowedActions, canActivate, isLive, issued, meterState, statusOf, type LicenseState } from './state.ts';
 import { clientLicenseView, instanceView, licenseView } from './view.ts';
@@ -318,6 +319,17 @@ describe('A renewal', () => {
 
 describe('A new key', () => {
   const active = story(issue(), assign(), activate(laptop), activate(desktop));
+  it('lets nobody in with a key that it had before', () => {
+    given(active).when({ ...activate(server), keyHash: 'of the old key' }).thenRefused('LICENSE_NOT_FOUND', { retired: true });
+    given(active).when({ ...activate(compiler), keyHash: licenseKey().hash }).thenEvents({ type: 'InstanceActivated' });
+  });
+
+  it('remembers how its key was made, for the one that follows it', () => {
+    const uuid = { kind: 'uuid' } as const;
+    expect(stateOf(story(issue({ key: { ...licenseKey(), format: uuid } })))).toMatchObject({ keyFormat: uuid });
+    expect(stateOf(story(issue()))).toMatchObject({ keyFormat: DEFAULT_KEY_FORMAT });
+  });
+
   it('replaces the old one and ends every activation', () => given(active).when(regenerateKey())
     .thenEvents({ type: 'KeyRegenerated', keyHash: licenseKey(2).hash, keyPrefix: licenseKey(2).prefix, keyVersion: 2, activationsEnded: 2 }, (license) => {
       expect(issued(license)).toMatchObject({ key: licenseKey(2).value, keyHash: licenseKey(2).hash, keyVersion: 2, activationCount: 0 });

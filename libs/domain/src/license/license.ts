@@ -2,6 +2,7 @@ import {
   addDays, refuse, type ActivationId, type Aggregate, type CustomerId, type GeneratorId, type Instant, type Json, type JsonObject,
   type LicenseId, type OrderId, type PlanId, type ProductId, type Refusal,
 } from '@keyledger/kernel';
+import type { KeyFormat } from '../license-key.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
 import {
@@ -19,6 +20,8 @@ export interface LicenseKey {
   value: string;
   hash: string;
   prefix: string;
+  /** How it was made, so that its successor is made alike. */
+  format?: KeyFormat;
 }
 
 interface Issue {
@@ -118,6 +121,7 @@ function issue(state: LicenseState, command: Issue, now: Instant): LicenseEvent[
   return [{
     type: 'LicenseIssued', licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt,
     terms: { ...terms, expiresAt: expiresAtIssue(terms, purchasedAt) }, metadata, key: key.value, keyHash: key.hash, keyPrefix: key.prefix,
+    ...(key.format && { keyFormat: key.format }),
   }];
 }
 

@@ -2,6 +2,7 @@ import {
   refuse, type ActivationId, type CustomerId, type EventOrigin, type GeneratorId, type Instant, type JsonObject, type LicenseId, type OrderId,
   type PlanId, type ProductId,
 } from '@keyledger/kernel';
+import type { KeyFormat } from '../license-key.ts';
 import type { Terms } from './terms.ts';
 import { leads, licenseActions, type LicenseAction, type LicenseStatus } from './transitions.ts';
 
@@ -62,6 +63,7 @@ export interface IssuedLicense {
   readonly key: string | null;
   readonly keyHash: string;
   readonly keyPrefix: string;
+  readonly keyFormat: KeyFormat;
   readonly keyVersion: number;
   readonly customerId: CustomerId | null;
   readonly terms: Terms;
