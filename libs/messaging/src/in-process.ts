@@ -37,7 +37,7 @@ export class InProcessTransport implements Transport {
     return this.#inTime(subject, answer, timeoutMs);
   }
 
-  async handOver(subject: string, message: Message, sent: SentContext, timeoutMs: number): Promise<unknown> {
+  handOver(subject: string, message: Message, sent: SentContext, timeoutMs: number): unknown {
     const answer = this.#next(subject).execute(message, sent);
     return types.isPromise(answer) ? this.#inTime(subject, answer, timeoutMs) : answer;
   }

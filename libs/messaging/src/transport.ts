@@ -23,8 +23,8 @@ export interface Transport {
   request(subject: string, request: Envelope, timeoutMs: number): Promise<Envelope>;
   /** Servers of one subject share a queue by name; each request goes to one of them. */
   serve(subject: string, queue: string, handler: MessageHandler): void | Promise<void>;
-  /** Hands a message over as it is, where caller and server share a process. A transport without it always copies. */
-  handOver?(subject: string, message: Message, sent: SentContext, timeoutMs: number): Promise<unknown>;
+  /** Hands a message over as it is, where caller and server share a process; answers, throws or promises what the handler does. A transport without it always copies. */
+  handOver?(subject: string, message: Message, sent: SentContext, timeoutMs: number): unknown;
   /**
    * Drains: what comes from outside is refused from now on, what is being handled is finished, including what it asks of others on the way.
    * Resolves when that is done, or after the transport's drain limit.
