@@ -1,7 +1,7 @@
 import { ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
 import { instanceView, issued, licenseStatuses, licenseView } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
+import { context, instantOf, isId, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
@@ -175,11 +175,21 @@ export class ActivationList {
     const instances = await this.licenses.load(licenseId, (state) =>
       [...issued(state).activations.values()].filter(({ endedAt }) => include === 'ended' || endedAt === null).map(instanceView));
     const newestFirst = instances.map((instance) => ({ ...instance, lastSeenAt: instance.createdAt })).sort((a, b) => (a.id < b.id ? 1 : -1));
-    const from = cursor ? newestFirst.findIndex(({ id }) => id < cursor) : 0;
+    const after = cursor === undefined ? undefined : placeOf(cursor, (place) => isId('act', place));
+    const from = after === undefined ? 0 : newestFirst.findIndex(({ id }) => id < after);
     const data = from < 0 ? [] : newestFirst.slice(from, from + limit);
     const more = from >= 0 && from + limit < newestFirst.length;
-    return { data, page: { next: more ? (data.at(-1)?.id ?? null) : null, total: newestFirst.length } };
+    return { data, page: { next: more ? cursorOf(String(data.at(-1)?.id)) : null, total: newestFirst.length } };
   }
+}
+
+/** Cursors of lists that are not tables. */
+const cursorOf = (place: string): string => Buffer.from(place).toString('base64url');
+
+function placeOf(cursor: string, isOne: (place: string) => boolean): string {
+  const place = Buffer.from(cursor, 'base64url').toString();
+  if (isOne(place)) return place;
+  throw refuse('VALIDATION_FAILED', 'cursor is not from a page of this list', { errors: [{ in: 'query', pointer: '/cursor', detail: 'is not from a page of this list' }] });
 }
 
 /** Nothing of a key but what lists show of it, nothing that is sealed. */
@@ -191,11 +201,10 @@ export class LicenseEvents {
 
   async execute({ licenseId, limit = 25, cursor }: ListLicenseEvents) {
     const { revision } = await this.licenses.load(licenseId, (state, at) => ({ revision: at, license: issued(state).id }));
-    const from = cursor === undefined ? 0 : Number(cursor);
-    if (!Number.isSafeInteger(from) || from < 0) throw refuse('VALIDATION_FAILED', 'cursor is not from a page of events');
+    const from = cursor === undefined ? 0 : Number(placeOf(cursor, (place) => /^\d{1,15}$/.test(place)));
     const recorded = await this.events.here().readStream(`license-${licenseId}`, { from, limit });
     const next = from + recorded.length;
-    return { data: recorded.map(timelineOf), page: { next: next <= revision ? String(next) : null, total: revision + 1 } };
+    return { data: recorded.map(timelineOf), page: { next: next <= revision ? cursorOf(String(next)) : null, total: revision + 1 } };
   }
 }
 

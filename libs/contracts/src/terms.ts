@@ -2,13 +2,13 @@ import Type from 'typebox';
 import { idOf, instant, json, listOf, name, named, nullable, oneOf, optional, text } from './fields.ts';
 
 export const features = Type.Record(
-  Type.String({ minLength: 1, maxLength: 100 }),
+  Type.String({ pattern: '^[^\\u0000-\\u001f]{1,100}$' }),
   Type.Union([
     Type.Literal(true),
     Type.Number({ minimum: 0 }),
     Type.Object({ limit: Type.Number({ minimum: 0 }), per: oneOf('day', 'month') }, { additionalProperties: false }),
   ]),
-  { description: 'name → true, a number cap, or {limit, per}' },
+  { description: 'name → true, a number cap, or {limit, per}', additionalProperties: false },
 );
 
 export const quotas = listOf(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }) }, { additionalProperties: false }), { maxItems: 50 });
