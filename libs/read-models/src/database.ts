@@ -105,7 +105,10 @@ export class Database {
     return this.sql().transaction().execute(work);
   }
 
-  /** After a deletion: nothing of what was deleted stays readable in the files. On PostgreSQL the space is freed, its write-ahead log ages out by itself. */
+  /**
+   * After a deletion: nothing of what was deleted stays readable in the files. SQLite writes its file anew for that, some 6 s per GB
+   * in which nobody else is answered: gather deletions. On PostgreSQL the space is freed, and its write-ahead log ages out by itself.
+   */
   scrub(): Promise<void> {
     return this.#engine.scrub();
   }

@@ -82,7 +82,9 @@ class PostgresServer {
     await chmod(directory, 0o700);
     const as = { uid: id, gid: id, cwd: directory, env: { PATH: process.env.PATH ?? '', LC_ALL: 'C.UTF-8' } };
     const data = join(directory, 'data');
-    const made = spawnSync(join(bin, 'initdb'), ['-D', data, '-U', 'keyledger', '-A', 'trust', '-E', 'UTF8', '--no-sync'], { ...as, encoding: 'utf8' });
+    // An order of text other than that of its bytes, as most installations have.
+    const locale = Number(bin.split('/').at(-2)) >= 15 ? ['--locale-provider=icu', '--icu-locale=en'] : [];
+    const made = spawnSync(join(bin, 'initdb'), [...locale, '-D', data, '-U', 'keyledger', '-A', 'trust', '-E', 'UTF8', '--no-sync'], { ...as, encoding: 'utf8' });
     if (made.status !== 0) throw new Error(`initdb: ${made.stderr || made.error?.message}`);
     const options = ['-D', data, '-k', directory, '-c', 'listen_addresses=', '-c', 'fsync=off', '-c', 'autovacuum=off'];
     const server = new PostgresServer(directory, spawn(join(bin, 'postgres'), options, { ...as, stdio: 'ignore' }));

@@ -41,6 +41,7 @@ export async function page<DB, TB extends keyof DB, Row extends { readonly id: s
   if (!by) throw refuse('VALIDATION_FAILED', `sort must be one of ${Object.keys(sorts).join(', ')}, or one of them after a -`);
   const after = cursor ? placeOf(cursor, sort, by) : undefined;
   const counting = total ? count(query) : null;
+  counting?.catch(() => undefined); // awaited last: when a range fails before it does, its own failure must not be nobody's
   // Two ranges of one index, instead of an order that puts the empty ones at an end and that no index has.
   const filled = (rows: number) => range(query, by.column, descending, rows, after?.value === null ? undefined : after);
   const empty = (rows: number) => emptyRange(query, by.column, descending, rows, after?.value === null ? after.id : undefined);

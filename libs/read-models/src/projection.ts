@@ -199,7 +199,7 @@ export class RowTable {
     return [
       { sql: `create virtual table ${fts} using fts5(search_text, content=${table}, content_rowid='_row', columnsize=0, tokenize='trigram case_sensitive 1')` },
       // What is deleted leaves the index at once, not with some later merge.
-      { sql: `insert into ${fts} (${fts}, rank) values ('secure-delete', 0)` },
+      { sql: `insert into ${fts} (${fts}, rank) values ('secure-delete', 1)` },
       { sql: `insert into ${fts} (${fts}) values ('rebuild')` },
       ...this.#triggers(build, fts),
     ];

@@ -13,7 +13,7 @@ import { Database } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
 import { deliver, erased, moved, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';
 import { Projector, type ProjectorOptions } from './projector.ts';
-import type { Projection } from './projection.ts';
+import { RowTable, type Projection } from './projection.ts';
 import { ReadIndex } from './read-index.ts';
 
 onEveryDialect('A projector', ({ dialect, open, place }) => {
@@ -109,7 +109,8 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     failing.begin();
     for (let n = 0; n < 6; n++) {
       await log.write(`p${n % 3}`, n < 3 ? sent('Ada') : moved(`Bonn ${n}`));
-      const [{ rows: before }, at] = [await database.run<{ revision: number; id: string }>('select id, revision from test_parcels'), await checkpoint() ?? 0];
+      const at = await checkpoint() ?? 0;
+      const { rows: before } = await database.run<{ revision: number; id: string }>('select id, revision from test_parcels');
       for (const event of await log.store.readAll(0, at)) {
         expect(before.find(({ id }) => `parcel-${id}` === event.stream)?.revision).toBeGreaterThanOrEqual(event.revision);
       }
@@ -238,6 +239,35 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     await log.write('p1', moved('Paris'));
     await drained(projector);
     expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('does not take for done in a table built anew what only the one before had', async () => {
+    await log.write('s', sent('Ada'));
+    await log.write('x', sent('Grace'));
+    await log.write('s', moved('Bonn'));
+    const known = await log.store.readAll(0);
+    await log.write('s', moved('Rome'));
+    let handle: (events: readonly RecordedEvent[]) => void | Promise<void> = () => undefined;
+    const projector = await start({ maxFolds: 1, store: {
+      ...deliver(log.store, (events) => events),
+      readAll: async (after) => known.filter(({ position }) => position > after),
+      subscribe: (after, handler) => {
+        handle = handler;
+        return { position: after, close: async () => undefined };
+      },
+    } });
+    for (const event of known) await handle([event]);
+    await projector.rebuild('parcels');
+    await handle(await log.store.readAll(3));
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('lets only a newer row take the place of another', async () => {
+    await start().then((projector) => projector.close());
+    const table = new RowTable(database, parcels());
+    const row = (revision: number) => table.values({ id: 'a', revision, to: `Ada ${revision}`, place: null, moves: 0, isMoved: false, places: [], at: '' }, '');
+    for (const revision of [3, 2, 3, 5, 4]) await database.batch([table.upsert(1, [row(revision)])]);
+    expect((await rowsIn(database)).map(({ to }) => to)).toEqual(['Ada 5']);
   });
 
   it('serves the old rows to a new release until its own are built', async () => {

@@ -114,8 +114,13 @@ class File {
     if (this.#db.isTransaction) this.#db.exec('ROLLBACK');
   }
 
-  /** The write-ahead log may hold what was deleted from the database itself. */
+  /**
+   * What was deleted is overwritten, but where SQLite had moved rows from page to page a copy may lie in the gaps between those there
+   * now: only writing the file anew gets rid of it. After that the write-ahead log still holds the old pages.
+   */
   scrub(): void {
+    // The copy would otherwise be in memory as a whole.
+    this.#db.exec('PRAGMA temp_store = FILE; VACUUM; PRAGMA temp_store = MEMORY');
     const [busy] = Object.values(this.#db.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get() ?? {});
     if (busy !== 0) throw new Error('Another process is reading the database; its log cannot be emptied now');
   }
