@@ -19,21 +19,22 @@ export class OrderCompletion {
     return new OrderCompletion(await Reaction.start({
       name: 'catalog-order-completion', events, databases, clock,
       isFor: ({ type }) => type === 'OrderPlaced',
-      async react({ stream }) {
-        const orderId = subjectOf(stream) as OrderId;
-        if (await fulfilment.wasDone(orderId)) return;
-        try {
-          const { state } = await streams.orders.load(orderId);
-          if (state) await fulfilment.licensesOf(state);
-        } catch (error) {
-          if (!(error instanceof Refusal) || error.status >= 500) throw error;
-          log.error({ orderId, code: error.code }, 'an order asks for a license that cannot be issued');
-        }
-      },
+      react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log))),
     }));
   }
 
   close(): Promise<void> {
     return this.#reaction.close();
+  }
+}
+
+async function complete(orderId: OrderId, streams: CatalogStreams, fulfilment: Fulfilment, log: Log): Promise<void> {
+  if (await fulfilment.wasDone(orderId)) return;
+  try {
+    const { state } = await streams.orders.load(orderId);
+    if (state) await fulfilment.licensesOf(state);
+  } catch (error) {
+    if (!(error instanceof Refusal) || error.status >= 500) throw error;
+    log.error({ orderId, code: error.code }, 'an order asks for a license that cannot be issued');
   }
 }

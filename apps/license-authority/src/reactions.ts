@@ -23,13 +23,16 @@ export class Erasure {
     return new Erasure(await Reaction.start({
       name: 'authority-erasure', events, databases: state, clock,
       isFor: ({ type }) => type === 'LicenseErased',
-      async react({ stream }) {
-        const licenseId = subjectOf(stream) as LicenseId;
-        await keyrings.here().shred(licenseId);
-        licenses.forget(licenseId);
-        await state.here().run('delete from authority_retired_keys where license_id = ?', [licenseId]);
+      async react(events) {
+        for (const { stream } of events) {
+          const licenseId = subjectOf(stream) as LicenseId;
+          await state.here().run('delete from authority_retired_keys where license_id = ?', [licenseId]);
+          await keyrings.here().shred(licenseId);
+          licenses.forget(licenseId);
+        }
+        // To scrub is to write the files anew: once for all of them.
         await projectors.current();
-        await Promise.all([state.here().scrub(), read.here().scrub()]);
+        await read.here().scrub();
       },
     }));
   }

@@ -177,6 +177,14 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
     });
   });
 
+  it('reads a category stream by stream, where it can', async () => {
+    if (!store.readByStream) return;
+    for (const stream of ['license-b', 'licenses-x', 'license-a', 'order-a', 'license-b', 'license']) await store.append(stream, 'any', someEvents(2));
+    const read: RecordedEvent[] = [];
+    for (let page; (page = await store.readByStream('license', read.at(-1), 2 + (read.length % 2))).length > 0;) read.push(...page);
+    expect(read.map(({ stream, revision }) => `${stream} ${revision}`)).toEqual(['license-a 0', 'license-a 1', 'license-b 0', 'license-b 1', 'license-b 2', 'license-b 3']);
+  });
+
   describe('has subscriptions that', () => {
     it('start anywhere, and go on live', async () => {
       await store.append('license-a', NO_STREAM, someEvents(3));

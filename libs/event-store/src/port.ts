@@ -56,6 +56,11 @@ export interface EventStore {
   append(stream: string, expected: ExpectedRevision, events: readonly NewEvent[]): Promise<Appended>;
   /** Events of the stream from a revision (0) on, oldest first, at most `limit` (1000). None when there is no such stream. */
   readStream(stream: string, options?: { from?: number; limit?: number }): Promise<readonly RecordedEvent[]>;
+  /**
+   * Events of all streams of a category, stream by stream, each stream's oldest first, at most `limit` (1000), after the given one.
+   * Only where the store has them in that order; it is how a read model is built from nothing without folding any stream twice.
+   */
+  readByStream?(category: string, after?: Pick<RecordedEvent, 'stream' | 'revision'>, limit?: number): Promise<readonly RecordedEvent[]>;
   /** Events after a position in log order, at most `limit` (1000). */
   readAll(after: Position, limit?: number): Promise<readonly RecordedEvent[]>;
   /**

@@ -283,6 +283,10 @@ export class SqliteEventStore implements EventStore {
     return events;
   }
 
+  async readByStream(category: string, { stream, revision }: Pick<RecordedEvent, 'stream' | 'revision'> = { stream: '', revision: -1 }, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
+    return (await this.#worker.ask<readonly Row[]>({ op: 'category', db: this.#log.db, category, stream, revision, limit })).map(eventOf);
+  }
+
   async readAll(after: Position, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
     return this.#after(after, limit);
   }
@@ -350,4 +354,4 @@ function eventOf([position, stream, revision, id, type, data, metadata, recorded
   return { id, type, data: JSON.parse(data) as JsonObject, metadata: JSON.parse(metadata) as JsonObject, stream, revision, position, recordedAt };
 }
 
-const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? error : String(error));
+const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));

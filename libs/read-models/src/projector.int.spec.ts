@@ -241,6 +241,40 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 
+  it('fills an empty table stream by stream, reads no stream twice, and misses nothing that is written meanwhile', async () => {
+    for (let n = 0; n < 1_200; n++) await log.write(`p${n % 300}`, n < 300 ? sent(`Ada ${n}`) : n % 41 === 0 ? erased : moved(`Bonn ${n}`));
+    const read: string[] = [];
+    const readAgain = new Set<string>();
+    const projector = await start({ store: {
+      ...deliver(log.store, (events) => events),
+      readStream: (stream, options) => {
+        readAgain.add(stream);
+        return log.store.readStream(stream, options);
+      },
+      async readByStream(category, after, limit) {
+        const events = await log.store.readByStream?.(category, after, limit) ?? [];
+        read.push(...events.map(({ stream, revision }) => `${stream} ${revision}`));
+        await log.write(`p${read.length % 7}`, moved(`Rome ${read.length}`));
+        return events;
+      },
+    } });
+    await log.write('p1', moved('Paris'));
+    await drained(projector);
+    expect(new Set(read).size).toBe(read.length);
+    expect(read.length).toBeGreaterThanOrEqual(1_200);
+    expect(readAgain.size).toBeLessThan(10);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('gathers events while nobody waits, and does not let anybody wait for it', async () => {
+    const sizes: number[] = [];
+    const projector = await start({ observe: ({ events }) => void sizes.push(events) });
+    for (let n = 0; n < 50; n++) await log.write(`p${n}`, sent(`Ada ${n}`));
+    await drained(projector);
+    expect(sizes.length).toBeLessThan(25);
+    expect(await rowsIn(database)).toHaveLength(50);
+  });
+
   it('does not take for done in a table built anew what only the one before had', async () => {
     await log.write('s', sent('Ada'));
     await log.write('x', sent('Grace'));

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { decode, originOf, sealedSubjects, subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import type { Sealer, Sealing } from '@keyledger/kernel';
+import { isTracing, traced, withRemoteParent } from '@keyledger/observability';
 import { LRUCache } from 'lru-cache';
 import { SqlFailure, type Database, type SqlValue, type Statement } from './database.ts';
 import { RowTable, type Projection, type ProjectionRow } from './projection.ts';
@@ -42,6 +43,8 @@ const PAGE_TO_CATCH_UP = 4 * PAGE;
 const CATCHING_UP = 100;
 /** Positions that may pass without a row before the checkpoint is saved for their sake. */
 const UNSAVED_POSITIONS = 1_000;
+/** After a batch others may gather, because many rows cost hardly more than one; not while somebody waits. */
+const GATHER_MS = 10;
 const RETRY_MS = 1_000;
 const FOLLOW_MS = 50;
 
@@ -128,6 +131,10 @@ export class Projector implements View {
   #turn: Promise<unknown> = Promise.resolve();
   readonly #catchingUp = new Map<Lane, Promise<void>>();
   readonly #serving = new Map<string, Lane>();
+  /** Where the subscription is, whether or not a table was there to be fed. */
+  #followed: Position = 0;
+  #wanted: Position = 0;
+  #endRest: (() => void) | undefined;
 
   /** Resolves when it follows the log; it may be far behind then, see ReadIndex. */
   static async start(options: ProjectorOptions): Promise<Projector> {
@@ -148,6 +155,11 @@ export class Projector implements View {
 
   onAdvance(listener: () => void): void {
     for (const lane of this.#serving.values()) lane.onAdvance(listener);
+  }
+
+  hurry(position: Position): void {
+    this.#wanted = Math.max(this.#wanted, position);
+    this.#endRest?.();
   }
 
   /** How far one projection is. */
@@ -206,6 +218,7 @@ export class Projector implements View {
   /** Resolves when nothing is under way any more. What was applied is kept. */
   async close(): Promise<void> {
     this.#stop.abort();
+    this.#endRest?.();
     await this.#subscription?.close();
     await Promise.all(this.#catchingUp.values());
     await this.#alone(async () => {
@@ -223,9 +236,32 @@ export class Projector implements View {
     for (const projection of projections) await this.#open(projection);
     const serving = [...this.#serving.values()];
     const furthest = Math.max(0, ...serving.map(({ position }) => position));
-    this.#live = serving.filter(({ position }) => position === furthest);
-    for (const lane of serving.filter(({ position }) => position < furthest)) void this.#catchUp(lane);
-    this.#subscription = store.subscribe(furthest, (events) => this.#alone(() => this.#follow(events)));
+    // Tables that all have to be filled from nothing are better filled beside the subscription.
+    const from = furthest > 0 ? furthest : await this.#emptyTablesFrom(await store.head());
+    this.#live = serving.filter(({ position }) => position === from);
+    for (const lane of serving.filter(({ position }) => position < from)) void this.#catchUp(lane);
+    this.#followed = from;
+    this.#subscription = store.subscribe(from, async (events) => {
+      await this.#alone(() => this.#follow(events));
+      await this.#rest();
+    });
+  }
+
+  #emptyTablesFrom(head: Position): Position {
+    return this.#options.store.readByStream && head > PAGE ? head : 0;
+  }
+
+  /** Ends early when a reader wants more than is there. */
+  #rest(): Promise<void> | void {
+    if (this.#wanted > this.position || this.#stop.signal.aborted) return;
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.#endRest?.(), GATHER_MS);
+      this.#endRest = () => {
+        clearTimeout(timer);
+        this.#endRest = undefined;
+        resolve();
+      };
+    });
   }
 
   /** Finds the table that serves a projection, or makes it; takes up or begins a new one when that is of another version. */
@@ -279,6 +315,7 @@ export class Projector implements View {
     const folds = this.#newFolds();
     while (!this.#stop.signal.aborted) {
       try {
+        if (lane.position === 0) await this.#fill(lane);
         const events = await this.#options.store.readAll(lane.position, PAGE_TO_CATCH_UP);
         await this.#applyAll([lane], events, folds, true);
         if (events.length < PAGE && await this.#alone(() => this.#join(lane, folds))) return;
@@ -294,9 +331,37 @@ export class Projector implements View {
     }
   }
 
+  /** An empty table gets its rows stream by stream, so that each event is read and each row written once; what happens meanwhile follows in log order. */
+  async #fill(lane: Lane): Promise<void> {
+    const { store } = this.#options;
+    const { source } = lane.projection;
+    const head = await store.head();
+    if (!store.readByStream || head === 0) return;
+    const folds = this.#newFolds();
+    let reading = store.readByStream(source.category, undefined, PAGE_TO_CATCH_UP);
+    let writing: Promise<void> | undefined;
+    for (let isMore = true; isMore && !this.#stop.signal.aborted;) {
+      const events = await reading;
+      isMore = events.length === PAGE_TO_CATCH_UP;
+      if (isMore) reading = store.readByStream(source.category, events.at(-1), PAGE_TO_CATCH_UP);
+      for (let from = 0; from < events.length; from += EVENTS_PER_BATCH) {
+        const changes = new Map([[lane, newChanges()]]);
+        await this.#foldBatch(source, [lane], events.slice(from, from + EVENTS_PER_BATCH), folds, false, changes);
+        await writing;
+        writing = this.#write(changes, lane.position);
+        // It is awaited in the next round, or below.
+        writing.catch(() => undefined);
+      }
+    }
+    await writing;
+    if (this.#stop.signal.aborted) return;
+    await this.#save([{ lane, position: head, statements: [] }]);
+    lane.advance(head);
+  }
+
   /** The last stretch and the change-over happen between two live batches. False when the log is still ahead. */
   async #join(lane: Lane, folds: Folds): Promise<boolean> {
-    const live = this.#live[0]?.position ?? 0;
+    const live = this.#followed;
     const rest = lane.position < live ? await this.#options.store.readAll(lane.position, PAGE) : [];
     await this.#applyAll([lane], rest, folds, true);
     if (lane.position < live) return false;
@@ -331,6 +396,7 @@ export class Projector implements View {
   async #follow(events: readonly RecordedEvent[]): Promise<void> {
     try {
       await this.#applyAll(this.#live, events, this.#folds, events.length >= CATCHING_UP);
+      this.#followed = events.at(-1)?.position ?? this.#followed;
     } catch (error) {
       // The folds have moved on and the rows have not.
       this.#folds.forEach((own) => own.clear());
@@ -370,7 +436,9 @@ export class Projector implements View {
 
   async #apply(changes: ReadonlyMap<Lane, Changes>, batch: readonly RecordedEvent[], startedAt: number): Promise<void> {
     const last = batch.reduce((highest, { position }) => Math.max(highest, position), 0);
-    await this.#write(changes, last);
+    const written = this.#write(changes, last);
+    if (isTracing()) traceProjection(batch, written);
+    await written;
     for (const lane of changes.keys()) lane.advance(last);
     const rows = [...changes.values()].reduce((sum, { rows: { size }, gone }) => sum + size + gone.size, 0);
     this.#options.observe?.({ events: batch.length, rows, seconds: (performance.now() - startedAt) / 1000 });
@@ -623,6 +691,13 @@ export class Projector implements View {
     const result = this.#turn.then(work);
     this.#turn = result.catch(() => undefined);
     return result;
+  }
+}
+
+/** A span in every trace that led to one of these events, open until its row can be read. */
+function traceProjection(batch: readonly RecordedEvent[], written: Promise<void>): void {
+  for (const traceparent of new Set(batch.map(({ metadata }) => metadata['traceparent'] as string | undefined))) {
+    if (traceparent) withRemoteParent(traceparent, () => traced('project', {}, () => written)).catch(() => undefined);
   }
 }
 

@@ -20,8 +20,8 @@ export interface ReactionOptions {
   readonly databases: PerEnvironment<Database>;
   readonly clock: Clock;
   readonly isFor: (event: RecordedEvent) => boolean;
-  /** What follows. It may be asked again for the same event, and events that arrive together are handled together. When it throws, they come again. */
-  readonly react: (event: RecordedEvent) => Promise<void>;
+  /** What follows of events that arrive together. It may be asked again for the same ones; when it throws, they come again. */
+  readonly react: (events: readonly RecordedEvent[]) => Promise<void>;
 }
 
 /** Follows one log from its checkpoint. */
@@ -61,7 +61,7 @@ class Follower implements View {
 
   async #react(due: readonly RecordedEvent[], position: Position): Promise<void> {
     const now = this.#options.clock.now(this.#environment);
-    await Promise.all(due.map((event) => runIn(systemContext(this.#environment, now), () => this.#options.react(event))));
+    if (due.length > 0) await runIn(systemContext(this.#environment, now), () => this.#options.react(due));
     if (position - this.#saved >= UNSAVED_POSITIONS || Date.now() - this.#savedAt >= SAVE_EVERY_MS) await this.#save(position);
     this.#advance(position);
   }

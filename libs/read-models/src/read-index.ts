@@ -7,6 +7,8 @@ export interface View {
   readonly position: Position;
   /** Calls after each change of the position. */
   onAdvance(listener: () => void): void;
+  /** Somebody waits for this position: no time to gather more events before they are applied. */
+  hurry?(position: Position): void;
 }
 
 interface Waiting {
@@ -93,6 +95,7 @@ export class ReadIndex {
       this.#waiting.add(waiting);
       const known = (position: Position) => {
         waiting.position = position;
+        this.#view.hurry?.(position);
         this.#advanced();
       };
       if (typeof head === 'number') known(head);
