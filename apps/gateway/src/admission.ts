@@ -3,7 +3,7 @@ import { Authenticate } from '@keyledger/contracts';
 import { newCommandId, refuse, runIn, systemContext, type Actor, type Clock, type MessageContext } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { honoursIfMatch, type Operation } from './operation.ts';
+import { hasEnvironment, honoursIfMatch, type Operation } from './operation.ts';
 import type { RateLimits } from './rate-limits.ts';
 
 declare module 'fastify' {
@@ -35,7 +35,7 @@ export class Admission {
 
   /** For routes that need no API key. */
   public(request: FastifyRequest, operation: Operation): void {
-    request.context = this.#context(request, operation, this.#chosen(request) ?? 'production', client);
+    request.context = this.#context(request, operation, (hasEnvironment(operation) && this.#chosen(request)) || 'production', client);
   }
 
   /** Before the body is read. */

@@ -7,7 +7,7 @@ import { createGateway } from './gateway.module.ts';
 
 /** Something that fits the schema: the first of several choices, all fields, one of each list. */
 export function sampleOf(schema: object): unknown {
-  const { anyOf, const: only, enum: choices, type, pattern, format, properties, items } = schema as Record<string, never> & { anyOf?: object[]; properties?: object; enum?: unknown[]; items?: object };
+  const { anyOf, const: only, enum: choices, type, pattern, format, properties, items, minimum } = schema as Record<string, never> & { anyOf?: object[]; properties?: object; enum?: unknown[]; items?: object; minimum?: number };
   if (anyOf) return sampleOf(anyOf[0] as object);
   if (only !== undefined) return only;
   if (choices) return choices[0];
@@ -15,7 +15,7 @@ export function sampleOf(schema: object): unknown {
   if (type === 'array') return [sampleOf(items ?? {})];
   if (type === 'string' && pattern) return sampleId(String(pattern).slice(1, 4));
   if (type === 'string') return format === 'date-time' ? '2026-12-01T00:00:00.000Z' : format === 'email' ? 'ada@example.com' : 'text';
-  return type === 'boolean' ? true : type === 'null' ? null : 1;
+  return type === 'boolean' ? true : type === 'null' ? null : Math.max(1, minimum ?? 1);
 }
 
 export const sampleId = (prefix: string): string => `${prefix}_01937c2e-0b5a-7c1d-8a53-2f1d9c7be001`;

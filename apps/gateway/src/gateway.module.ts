@@ -22,6 +22,7 @@ import { assemblePipeline } from './pipeline.ts';
 import { ProblemFilter, refuseBytes, refuseUrl, validationRefusal } from './problems.ts';
 import { RateLimits } from './rate-limits.ts';
 import { SystemController } from './system.controller.ts';
+import { serveValidation } from './validate.route.ts';
 import { validatorCompiler } from './validation.ts';
 
 /** What the gateway needs of the process it runs in. */
@@ -63,7 +64,9 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   acceptJson(fastify);
   assemblePipeline(fastify, { admission: new Admission(messages, clock, limits, environments), idempotency: new Idempotency(messages), metrics, operations });
-  app.useGlobalFilters(new ProblemFilter((error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed')));
+  const problems = new ProblemFilter((error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed'));
+  app.useGlobalFilters(problems);
+  serveValidation(fastify, messages, limits, problems);
   await serveDocs(fastify);
   await app.init();
   return app;
@@ -82,7 +85,7 @@ const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {
   const adapter = new FastifyAdapter({
     bodyLimit, trustProxy, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
-    requestTimeout: slowest.request, http: { headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery },
+    requestTimeout: slowest.request, http: { headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery, requireHostHeader: false },
     schemaErrorFormatter: validationRefusal, frameworkErrors: refuseUrl, clientErrorHandler: refuseBytes,
   });
   adapter.getInstance().setValidatorCompiler(validatorCompiler());

@@ -1,5 +1,5 @@
 import { Body, Controller, Req, Res } from '@nestjs/common';
-import { Activated, ActivateLicense, bodyOf, DeactivateLicense, ValidateLicense, Verdict } from '@keyledger/contracts';
+import { Activated, ActivateLicense, bodyOf, DeactivateLicense } from '@keyledger/contracts';
 import { Refusal } from '@keyledger/kernel';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
@@ -11,7 +11,7 @@ const refusals = [
   'LICENSE_NOT_FOUND', 'LICENSE_NOT_ASSIGNED', 'LICENSE_NOT_YET_EFFECTIVE', 'LICENSE_EXPIRED', 'LICENSE_INACTIVE', 'LICENSE_SUSPENDED', 'LICENSE_REVOKED',
 ] as const;
 
-/** The client license API: no account, the license key is the credential. */
+/** The client license API: no account, the license key is the credential. Validation is in validate.route.ts. */
 @Controller()
 export class LicenseController {
   constructor(private readonly edge: Edge, private readonly limits: RateLimits) {}
@@ -25,17 +25,6 @@ export class LicenseController {
     const { created, ...answer } = await this.#watching(body.licenseKey, request, reply, () => this.edge.send(ActivateLicense, body));
     if (!created) void reply.status(200);
     return answer;
-  }
-
-  @Route('POST /license/validate', {
-    needs: 'license-key', summary: 'Is this license good? Always 200 for a well-formed request', body: bodyOf(ValidateLicense), answer: Verdict, strictAnswer: true, safe: true,
-    example: examples.validate,
-  })
-  async validateLicense(@Body() body: ValidateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    const verdict = await this.edge.send(ValidateLicense, body);
-    if (verdict.license) this.limits.unknownLicenseKeys.right(request.ip, body.licenseKey);
-    else if (!verdict.retired) this.limits.unknownLicenseKeys.wrong(request.ip, body.licenseKey, reply);
-    return verdict;
   }
 
   @Route('POST /license/deactivate', {

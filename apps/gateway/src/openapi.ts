@@ -1,7 +1,7 @@
 import { namedSchemas } from '@keyledger/contracts';
 import { errors, type ErrorCode } from '@keyledger/kernel';
 import type { TSchema } from 'typebox';
-import { honoursIfMatch, isMutation, needsApiKey, requiresBody, statusOf, type Operation } from './operation.ts';
+import { hasEnvironment, honoursIfMatch, isMutation, needsApiKey, requiresBody, statusOf, type Operation } from './operation.ts';
 import { problemType } from './problems.ts';
 
 type Document = Record<string, unknown>;
@@ -81,7 +81,7 @@ function parametersOf(operation: Operation): unknown[] {
   const path = [...operation.path.matchAll(/:(\w+)/g)].map(([, name]) => ({ name, in: 'path', required: true, schema: { type: 'string' } }));
   const search = Object.entries(operation.query ?? {}).map(([name, schema]) => ({ name, in: 'query', required: !('~optional' in schema), schema: withReferences(schema) }));
   const shared = [
-    ...(operation.needs === 'public' ? [] : ['environment']),
+    ...(hasEnvironment(operation) ? ['environment'] : []),
     ...(isMutation(operation) ? ['idempotencyKey'] : []),
     ...(honoursIfMatch(operation) ? ['ifMatch'] : []),
   ].map((name) => reference('parameters', name));
@@ -90,12 +90,12 @@ function parametersOf(operation: Operation): unknown[] {
 
 /** The codes it can answer: those of every route of its kind, and its own. */
 export function codesOf(operation: Operation): ReadonlySet<ErrorCode> {
-  const { needs, method, query, refuses = [] } = operation;
-  const codes: ErrorCode[] = ['INTERNAL', ...refuses];
-  if (needs !== 'public') codes.push('ENVIRONMENT_NOT_FOUND', 'RATE_LIMITED', 'UNAVAILABLE', 'TRY_AGAIN');
+  const { needs, method, refuses = [] } = operation;
+  const codes: ErrorCode[] = ['VALIDATION_FAILED', 'INTERNAL', ...refuses];
+  if (hasEnvironment(operation)) codes.push('ENVIRONMENT_NOT_FOUND');
+  if (needs !== 'public') codes.push('RATE_LIMITED', 'UNAVAILABLE', 'TRY_AGAIN');
   if (needsApiKey(operation)) codes.push('UNAUTHENTICATED', 'ENVIRONMENT_FORBIDDEN', 'READ_MODEL_BEHIND');
   if (needsApiKey(operation) && needs !== 'any-api-key') codes.push('PERMISSION_DENIED');
-  if (query || method !== 'GET') codes.push('VALIDATION_FAILED');
   if (method !== 'GET') codes.push('MALFORMED_JSON', 'BODY_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE');
   if (isMutation(operation)) codes.push('IDEMPOTENCY_KEY_REUSED', 'IDEMPOTENCY_IN_PROGRESS');
   if (honoursIfMatch(operation)) codes.push('VERSION_CONFLICT');
@@ -104,12 +104,19 @@ export function codesOf(operation: Operation): ReadonlySet<ErrorCode> {
 
 function problemsOf(operation: Operation): Record<string, unknown> {
   const byStatus = Map.groupBy(codesOf(operation), (code) => errors[code].status);
-  return Object.fromEntries([...byStatus].sort(([a], [b]) => a - b).map(([status, codes]) => [status, {
-    description: codes.map((code) => `\`${code}\` ${errors[code].title}`).join('  \n'),
-    headers: headersOf('Request-Id', ...(status === 429 || status === 503 ? ['Retry-After' as const] : [])),
-    content: { [problemType.split(';')[0] as string]: { schema: { allOf: [reference('schemas', 'Problem'), { properties: { status: { const: status }, code: { enum: codes } } }] } } },
-  }]));
+  const problem = (description: string, schema: object, ...more: (keyof typeof headers)[]) =>
+    ({ description, headers: headersOf('Request-Id', ...more), content: { [mediaType]: { schema } } });
+  return {
+    ...Object.fromEntries([...byStatus].sort(([a], [b]) => a - b).map(([status, codes]) => [status, problem(
+      codes.map((code) => `\`${code}\` ${errors[code].title}`).join('  \n'),
+      { allOf: [reference('schemas', 'Problem'), { properties: { status: { const: status }, code: { enum: codes } } }] },
+      ...(status === 429 || status === 503 ? ['Retry-After' as const] : []),
+    )])),
+    default: problem('`REQUEST_TIMEOUT` 408, `HEADERS_TOO_LARGE` 431: before anything is known of the request', reference('schemas', 'Problem')),
+  };
 }
+
+const [mediaType = ''] = problemType.split(';');
 
 /** Named schemas become references to the components. What is only there to be refused by a rule is not shown. */
 function withReferences(schema: TSchema, self?: string): unknown {

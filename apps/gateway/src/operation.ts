@@ -23,8 +23,6 @@ export interface OperationOptions {
   contentType?: string;
   /** Changes nothing, whatever its method is. */
   safe?: boolean;
-  /** Serialise through the answer's schema: quicker, and what the schema does not name stays inside. */
-  strictAnswer?: boolean;
   /** For the documentation. */
   example?: { body: object; answer: object };
 }
@@ -47,7 +45,6 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
     const schema = {
       ...(method !== 'GET' && { body: options.body ?? nothing }),
       ...(options.query && { querystring: Type.Object(options.query, { additionalProperties: false }) }),
-      ...(options.strictAnswer && options.answer && { response: { [options.status ?? 200]: options.answer } }),
     };
     for (const decorate of [verb(path), HttpCode(statusOf(operation)), RouteConfig({ operation }), RouteSchema(schema)]) {
       (decorate as MethodDecorator)(target, key, descriptor);
@@ -58,6 +55,8 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
 export const statusOf = ({ status, answer }: OperationOptions): number => status ?? (answer ? 200 : 204);
 export const isMutation = ({ method, safe }: Operation): boolean => method !== 'GET' && !safe;
 export const needsApiKey = ({ needs }: Operation): boolean => needs !== 'public' && needs !== 'license-key';
+/** Health, metrics and documents are of the installation, and X-Environment is nothing to them. */
+export const hasEnvironment = ({ needs }: Operation): boolean => needs !== 'public';
 export const requiresBody = ({ body }: Operation): boolean => ((body?.['required'] as string[] | undefined)?.length ?? 0) > 0;
 /** There is nothing to compare with before it is created. */
 export const honoursIfMatch = (operation: Operation): boolean => operation.versioned === true && isMutation(operation) && operation.status !== 201;

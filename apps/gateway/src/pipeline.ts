@@ -15,9 +15,12 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
   fastify.decorateRequest('context', undefined);
   fastify.decorateRequest('claim', undefined);
   const places = new Places();
+  // Node would answer these two by itself, and bare: an expectation that it does not know is none, a missing Host is refused below.
+  fastify.server.on('checkExpectation', (request, response) => fastify.server.emit('request', request, response));
 
   fastify.addHook('onRequest', (request, reply, done) => {
     void reply.header('Request-Id', request.id);
+    if (request.headers.host === undefined && request.raw.httpVersion === '1.1') return done(refuse('VALIDATION_FAILED', 'The Host header is missing'));
     if (!request.is404) return done();
     const allowed = places.methodsAt(request.url);
     if (allowed === undefined) return done(refuse('NOT_FOUND'));
@@ -110,7 +113,7 @@ class Places {
 function fits(pattern: string, path: string): boolean {
   const [wanted, given] = [pattern.split('/'), path.split('/')];
   if (wanted.at(-1) === '*') return given.length >= wanted.length && wanted.slice(0, -1).every((part, n) => part === given[n]);
-  return given.length === wanted.length && wanted.every((part, n) => part === given[n] || (part.startsWith(':') && given[n] !== ''));
+  return given.length === wanted.length && wanted.every((part, n) => part === given[n] || part.startsWith(':'));
 }
 
 type HookName = 'onRequest' | 'preValidation' | 'preHandler' | 'preSerialization' | 'onSend' | 'onResponse';

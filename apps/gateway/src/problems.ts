@@ -74,6 +74,10 @@ export class ProblemFilter implements ExceptionFilter {
   catch(error: unknown, host: ArgumentsHost): void {
     const request = host.switchToHttp().getRequest<FastifyRequest>();
     const reply = host.switchToHttp().getResponse<FastifyReply>();
+    this.answer(error, request, reply);
+  }
+
+  answer(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
     sendProblem(refusalFrom(error) ?? this.#bug(error, request), request, reply);
   }
 
@@ -84,7 +88,7 @@ export class ProblemFilter implements ExceptionFilter {
 }
 
 function sendProblem(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
-  const retryAfter = refusal.members['retryAfter'] ?? (refusal.status === 503 ? 1 : undefined);
+  const retryAfter = refusal.members['retryAfter'] ?? ([429, 503].includes(refusal.status) ? 1 : undefined);
   if (retryAfter !== undefined) void reply.header('Retry-After', String(retryAfter));
   if (refusal.code === 'UNAUTHENTICATED') void reply.header('WWW-Authenticate', 'Bearer');
   void reply.removeHeader('ETag').status(refusal.status).headers({ 'Request-Id': request.id, 'Content-Type': problemType }).send(JSON.stringify(problemOf(refusal, request)));

@@ -76,7 +76,9 @@ export class Guesses {
   }
 
   right(address: string, credential: string): void {
-    if (this.quota > 0) this.#proven.set(`${network(address)} ${credential}`, true);
+    if (this.quota === 0) return;
+    const pair = `${network(address)} ${credential}`;
+    if (!this.#proven.has(pair)) this.#proven.set(pair, true);
   }
 
   wrong(address: string, credential: string, reply: Reply): void {

@@ -1,3 +1,5 @@
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { ApiKeyView, CustomerView, GeneratorView, InstanceView, LicenseView, OrderView, PlanView, ProductView } from '@keyledger/contracts';
 import { Product, validate, type Answer, type Client, type Listed, type Method, type Problem, type Sold } from '@keyledger/testing/process';
@@ -209,5 +211,20 @@ describe('Two environments', () => {
     expect(found(there, marks(production))).toEqual([]);
     expect(found(here, marks(production))).toEqual(marks(production));
     expect(found(there, marks(staging))).toEqual(marks(staging));
+  });
+
+  it('keep what they have once been asked for in files of their own', async () => {
+    const kept = () => ['production', 'staging'].map((environment) => {
+      const database = new DatabaseSync(join(product.dataDir, environment, 'state.db'), { readOnly: true });
+      try {
+        return database.prepare('select count(*) as n from access_requests').get()?.['n'] as number;
+      } finally {
+        database.close();
+      }
+    });
+    const [here, there] = kept() as [number, number];
+    await staging.api.post('/products', { name: 'Kept' }, { 'idempotency-key': 'kept' });
+    await product.app.in('staging').post('/license/activate', { licenseKey: staging.license.key }, { 'idempotency-key': 'kept' });
+    expect(kept()).toEqual([here, there + 2]);
   });
 });

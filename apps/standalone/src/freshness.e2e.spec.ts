@@ -56,8 +56,11 @@ describe('What was answered', () => {
     expect(ids(await root.get(`/orders?customerId=${order.customerId}`))).toEqual([second.id, order.id]);
     const { secret, id } = await root.post<{ secret: string; id: string }>('/api-keys', { name: mark, role: 'viewer' });
     expect(await product.as(secret).get('/me')).toMatchObject({ id });
-    await root.delete(`/api-keys/${id}`);
+    const rotated = await root.post<{ secret: string }>(`/api-keys/${id}/rotate`);
     expect((await product.as(secret).refused('GET', '/me')).code).toBe('UNAUTHENTICATED');
+    expect(await product.as(rotated.secret).get('/me')).toMatchObject({ id });
+    await root.delete(`/api-keys/${id}`);
+    expect((await product.as(rotated.secret).refused('GET', '/me')).code).toBe('UNAUTHENTICATED');
   }
 
   async function afterEdit({ id }: Sold, activationLimit: number, look: () => Promise<void>): Promise<void> {
@@ -164,6 +167,21 @@ describe('No validation that begins after the answer to', () => {
     for (const { license, seq } of verdicts) {
       expect(seq).toBe(answered?.revision);
       expect(license).toMatchObject({ activationLimit: 42, expiresAt: '2099-01-01T00:00:00.000Z', featureFlags: { beta: true } });
+    }
+  });
+
+  it('a new key, or a revocation, leaves a seat to anybody who asked with the old one just then', async () => {
+    for (const action of ['regenerate-key', 'revoke']) {
+      for (let round = 0; round < 5; round++) {
+        const { id, key } = await sell(root, sold.plan.id);
+        const takeSeat = (n: number) => product.app.ask('POST', '/license/activate', { licenseKey: key, fingerprint: `machine ${n}` });
+        const before = Array.from({ length: 40 }, (_, n) => takeSeat(n));
+        const change = root.post(`/licenses/${id}/${action}`, {});
+        const after = Array.from({ length: 40 }, (_, n) => takeSeat(100 + n));
+        await Promise.all([...before, change, ...after]);
+        expect(await root.get(`/licenses/${id}`)).toMatchObject({ activationCount: 0 });
+        expect(await root.get(`/licenses/${id}/activations`)).toMatchObject({ data: [] });
+      }
     }
   });
 

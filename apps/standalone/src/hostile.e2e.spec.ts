@@ -101,7 +101,8 @@ const hostileValues: unknown[] = [
   null, true, false, 0, -0, -1, 1, 1.5, 1e21, 1e308, -1e308, 2 ** 31, 2 ** 53 + 2, 5e-324, [], [null], [[[]]], {}, { a: {} }, { constructor: { prototype: { x: 1 } } }, { length: -1 }, { toJSON: 1 }, { then: 'x' }, { 'a\nb': { c: 1 } }, { '': 0 }, { 'a/b~c': 1 },
 ];
 const names = ['__proto__', 'constructor', 'prototype', 'toString', '', 'a/b~0', '$ref', 'id', 'type', 'commandId', 'licenseId', 'environment', 'x'.repeat(500), '\u0000', '\ud800', '🔑', 'a\nb'];
-const pick = <T>(g: GeneratorValue, values: readonly T[]): T => g(fc.constantFrom as (...of: T[]) => fc.Arbitrary<T>, ...values);
+/** By number: `fc.gen` remembers the arguments of every arbitrary that it ever made. */
+const pick = <T>(g: GeneratorValue, values: readonly T[]): T => values[g(fc.nat, values.length - 1)] as T;
 const chance = (g: GeneratorValue, percent: number): boolean => g(fc.nat, 99) < percent;
 const hostile = (g: GeneratorValue): unknown => (chance(g, 60) ? pick(g, hostileTexts) : chance(g, 80) ? pick(g, hostileValues) : chance(g, 50) ? g(fc.jsonValue) : nested(g(fc.integer, { min: 1, max: 1000 })));
 const nested = (depth: number): unknown => { let value: unknown = 1; for (let n = 0; n < depth; n++) value = n % 2 ? [value] : { a: value }; return value; };
@@ -189,6 +190,8 @@ describe('Hostile input', () => {
       answer = await send(method, path, headers, body);
     } catch (error) {
       // What Node's own client refuses to send, or a connection that is closed while a body that is too large is still on its way.
+      // And Node's server cannot know that headers which are too large began with HEAD, so it sends a body.
+      if (method === 'HEAD' && (error as NodeJS.ErrnoException).code === 'HPE_CLOSED_CONNECTION') return;
       if (/ERR_UNESCAPED_CHARACTERS|ERR_INVALID_CHAR|EPIPE|ECONNRESET/.test((error as NodeJS.ErrnoException).code ?? '')) return;
       throw error;
     }

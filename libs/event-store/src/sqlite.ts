@@ -283,8 +283,10 @@ export class SqliteEventStore implements EventStore {
     return events;
   }
 
-  async readByStream(category: string, { stream, revision }: Pick<RecordedEvent, 'stream' | 'revision'> = { stream: '', revision: -1 }, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
-    return (await this.#worker.ask<readonly Row[]>({ op: 'category', db: this.#log.db, category, stream, revision, limit })).map(eventOf);
+  async readByStream(category: string, after?: Pick<RecordedEvent, 'stream' | 'revision'>, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
+    // A category's streams are named from `<category>-` on; a point is the character after the hyphen.
+    const { stream, revision } = after ?? { stream: `${category}-`, revision: -1 };
+    return (await this.#worker.ask<readonly Row[]>({ op: 'between', db: this.#log.db, stream, revision, end: `${category}.`, limit })).map(eventOf);
   }
 
   async readAll(after: Position, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {

@@ -14,7 +14,7 @@ export type Request = { readonly call: number } & (
   | { readonly op: 'open'; readonly file: string }
   | { readonly op: 'append'; readonly appends: readonly AppendRequest[] }
   | { readonly op: 'stream'; readonly db: number; readonly stream: string; readonly from: number; readonly limit: number }
-  | { readonly op: 'category'; readonly db: number; readonly category: string; readonly stream: string; readonly revision: number; readonly limit: number }
+  | { readonly op: 'between'; readonly db: number; readonly stream: string; readonly revision: number; readonly end: string; readonly limit: number }
   | { readonly op: 'all'; readonly db: number; readonly after: number; readonly limit: number }
   | { readonly op: 'close'; readonly db: number }
 );
@@ -132,8 +132,7 @@ class Log {
       ids: prepare('SELECT id FROM events WHERE stream = ? ORDER BY revision', true),
       byId: prepare('SELECT revision, position FROM events WHERE stream = ? AND id = ?', true),
       stream: prepare(`SELECT ${columns} FROM events WHERE stream = ? AND revision >= ? ORDER BY revision LIMIT ?`, true),
-      // From '-' (what follows the category's name) to the character after it.
-      category: prepare(`SELECT ${columns} FROM events WHERE (stream, revision) > (?, ?) AND stream > ? || '-' AND stream < ? || '.' ORDER BY stream, revision LIMIT ?`, true),
+      between: prepare(`SELECT ${columns} FROM events WHERE (stream, revision) > (?, ?) AND stream < ? ORDER BY stream, revision LIMIT ?`, true),
       all: prepare(`SELECT ${columns} FROM events WHERE position > ? ORDER BY position LIMIT ?`, true),
       head: prepare('SELECT coalesce(max(position), 0) FROM events', true),
     };
@@ -151,8 +150,9 @@ class Log {
     return this.#sql.stream.all(stream, from, limit) as unknown as Row[];
   }
 
-  category(category: string, stream: string, revision: number, limit: number): readonly Row[] {
-    return this.#sql.category.all(stream, revision, category, category, limit) as unknown as Row[];
+  /** Stream by stream, up to a name. */
+  between(stream: string, revision: number, end: string, limit: number): readonly Row[] {
+    return this.#sql.between.all(stream, revision, end, limit) as unknown as Row[];
   }
 
   all(after: number, limit: number): readonly Row[] {
@@ -312,7 +312,7 @@ function answer(request: Request) {
     }
     case 'append': return append(request.appends);
     case 'stream': return logOf(request.db).stream(request.stream, request.from, request.limit);
-    case 'category': return logOf(request.db).category(request.category, request.stream, request.revision, request.limit);
+    case 'between': return logOf(request.db).between(request.stream, request.revision, request.end, request.limit);
     case 'all': return logOf(request.db).all(request.after, request.limit);
     case 'close': {
       logOf(request.db).close();

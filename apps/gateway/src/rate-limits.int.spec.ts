@@ -1,0 +1,188 @@
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { ValidateLicense } from '@keyledger/contracts';
+import { gatewayWithFakes, refusing, sampleOf, type FakedGateway } from './fakes.contract.ts';
+import { Guesses, Limit } from './rate-limits.ts';
+
+const verdict = sampleOf(ValidateLicense.answer) as Record<string, unknown>;
+const knownKeys = new Set(['KNOWN-1', 'KNOWN-2']);
+const answers = {
+  'activation.validate': ({ licenseKey }: Record<string, unknown>) =>
+    (licenseKey === 'OLD' ? { ...verdict, license: null, retired: true } : { ...verdict, license: knownKeys.has(String(licenseKey)) ? verdict['license'] : null, retired: false }),
+  'license.activate': refusing('LICENSE_NOT_FOUND'),
+  'license.deactivate': refusing('LICENSE_NOT_FOUND', undefined, { retired: true }),
+};
+
+/** Only the clock that the limits read stands still; timers and promises go on. */
+const stopClock = () => jest.useFakeTimers({
+  doNotFake: ['Date', 'hrtime', 'nextTick', 'queueMicrotask', 'setImmediate', 'clearImmediate', 'setInterval', 'clearInterval', 'setTimeout', 'clearTimeout'],
+});
+const seconds = (count: number) => jest.advanceTimersByTime(count * 1000);
+
+let gateway: FakedGateway;
+const open = async (limits: Parameters<typeof gatewayWithFakes>[1]) => { gateway = await gatewayWithFakes(answers, limits); };
+const validate = (licenseKey: string, { address = '10.0.0.1', headers = {} }: { address?: string; headers?: Record<string, string> } = {}) =>
+  gateway.call('POST', '/license/validate', { as: '', body: { licenseKey }, address, headers });
+const statuses = async (count: number, ask: (n: number) => Promise<{ status: number }>) => {
+  const all: number[] = [];
+  for (let n = 0; n < count; n++) all.push((await ask(n)).status);
+  return all;
+};
+const times = (count: number, status: number) => Array<number>(count).fill(status);
+
+beforeEach(() => void stopClock());
+afterEach(async () => {
+  jest.useRealTimers();
+  await gateway.close();
+});
+
+describe('A license key', () => {
+  beforeEach(() => open({ perLicenseKey: 3 }));
+
+  it('may ask so often a minute, and is told how often still', async () => {
+    expect((await validate('KNOWN-1')).headers).toMatchObject({ 'ratelimit-policy': '"license-key";q=3;w=60', ratelimit: '"license-key";r=2;t=60' });
+    seconds(20);
+    expect((await validate('KNOWN-1')).headers['ratelimit']).toBe('"license-key";r=1;t=40');
+    expect((await validate('KNOWN-1')).headers['ratelimit']).toBe('"license-key";r=0;t=40');
+    const { status, headers, json } = await validate('KNOWN-1');
+    expect({ status, ...json }).toMatchObject({ status: 429, code: 'RATE_LIMITED', retryAfter: 40 });
+    expect(headers).toMatchObject({ 'retry-after': '40', ratelimit: '"license-key";r=0;t=40', 'content-type': 'application/problem+json; charset=utf-8' });
+    seconds(40);
+    expect((await validate('KNOWN-1')).status).toBe(200);
+  });
+
+  it('is one, however it is spelled, and wherever it is used from', async () => {
+    const spellings = ['known-1', 'KNOWN 1', '  known1', 'Known.1'];
+    expect(await statuses(4, (n) => validate(spellings[n] as string, { address: `10.0.0.${n}` }))).toEqual([...times(3, 200), 429]);
+  });
+
+  it('is another one in another environment, and beside another key', async () => {
+    await statuses(4, () => validate('KNOWN-1'));
+    expect((await validate('KNOWN-1', { headers: { 'x-environment': 'staging' } })).status).toBe(200);
+    expect((await validate('KNOWN-2')).status).toBe(200);
+  });
+
+  it('counts for everything that it asks, repeated or not, and nothing is stored for what is refused', async () => {
+    const activate = () => gateway.call('POST', '/license/activate', { as: '', body: { licenseKey: 'KNOWN-1' }, headers: { 'idempotency-key': 'k' } });
+    expect(await statuses(4, activate)).toEqual([404, 404, 404, 429]);
+    expect(gateway.sent.filter(({ subject }) => subject === 'access.claim-request')).toHaveLength(3);
+  });
+});
+
+describe('An address that guesses license keys', () => {
+  beforeEach(() => open({ unknownKeysPerAddress: 3 }));
+  const guess = (address?: string) => validate(`GUESS-${Math.random()}`, address ? { address } : {});
+
+  it('is shut out for a minute, and each time for twice as long, up to an hour', async () => {
+    for (const minutes of [1, 2, 4, 8, 16, 32, 60, 60]) {
+      expect(await statuses(4, () => guess())).toEqual([200, 200, 200, 429]);
+      const { headers } = await guess();
+      expect(headers).toMatchObject({ 'retry-after': String(minutes * 60), 'ratelimit-policy': '"unknown-license-keys";q=3;w=60', ratelimit: `"unknown-license-keys";r=0;t=${minutes * 60}` });
+      seconds(minutes * 60 - 1);
+      expect((await guess()).status).toBe(429);
+      seconds(1);
+    }
+    seconds(25 * 3600);
+    await statuses(3, () => guess());
+    expect((await guess()).headers['retry-after']).toBe('60');
+  });
+
+  it('goes on with keys that it has used before, and only with those', async () => {
+    await validate('KNOWN-1');
+    await statuses(3, () => guess());
+    expect((await validate('KNOWN-1')).status).toBe(200);
+    expect((await validate('KNOWN-2')).status).toBe(429);
+    expect((await validate('KNOWN-2', { address: '10.0.0.2' })).status).toBe(200);
+  });
+
+  it('loses such a key when it is none any more', async () => {
+    await validate('KNOWN-1');
+    knownKeys.delete('KNOWN-1');
+    expect((await statuses(4, () => validate('KNOWN-1')))).toEqual([200, 200, 200, 429]);
+    knownKeys.add('KNOWN-1');
+  });
+
+  it('does not guess when it asks slowly, or for a key that was regenerated', async () => {
+    expect(await statuses(10, () => { seconds(30); return guess(); })).toEqual(times(10, 200));
+    expect(await statuses(10, () => validate('OLD'))).toEqual(times(10, 200));
+    const deactivate = () => gateway.call('POST', '/license/deactivate', { as: '', body: { licenseKey: 'OLD', instanceId: 'act_x' } });
+    expect(await statuses(10, deactivate)).toEqual(times(10, 404));
+    expect((await deactivate()).text).not.toMatch('retired');
+  });
+
+  it('is counted by whatever it asks', async () => {
+    expect(await statuses(4, (n) => gateway.call('POST', '/license/activate', { as: '', body: { licenseKey: `GUESS-${n}` }, address: '10.0.0.1' }))).toEqual([404, 404, 404, 429]);
+  });
+
+  it('is a /64 of IPv6, and an address of IPv4 however it is written', async () => {
+    await statuses(3, (n) => guess(`2001:db8:1:2::${n}`));
+    expect((await guess('2001:db8:1:2:ffff:1:2:3')).status).toBe(429);
+    expect((await guess('2001:db8:1:3::1')).status).toBe(200);
+    await statuses(3, () => guess('::ffff:10.0.0.9'));
+    expect((await guess('::ffff:10.0.0.9')).status).toBe(429);
+    expect((await guess('::ffff:10.0.0.8')).status).toBe(200);
+    await statuses(3, (n) => guess(`::${n + 1}`));
+    expect((await guess('::9')).status).toBe(429);
+  });
+
+  it('cannot choose another address by a header', async () => {
+    expect(await statuses(4, (n) => validate(`GUESS-${n}`, { headers: { 'x-forwarded-for': `192.0.2.${n}` } }))).toEqual([200, 200, 200, 429]);
+  });
+});
+
+describe('An API key', () => {
+  beforeEach(() => open({ perApiKey: 3 }));
+  const me = (as: string, address = '10.0.0.1') => gateway.call('GET', '/me', { as, address });
+
+  it('may ask so often a minute', async () => {
+    expect((await me('viewer@staging')).headers).toMatchObject({ 'ratelimit-policy': '"api-key";q=3;w=60', ratelimit: '"api-key";r=2;t=60' });
+    expect(await statuses(3, () => me('viewer@staging', '10.0.0.2'))).toEqual([200, 200, 429]);
+    seconds(60);
+    expect((await me('viewer@staging')).status).toBe(200);
+  });
+
+  it('that is wrong too often is not looked up any more, while those that were right go on', async () => {
+    await me('viewer@staging');
+    expect(await statuses(4, (n) => me(`wrong-${n}`))).toEqual([401, 401, 401, 429]);
+    const lookUps = () => gateway.sent.filter(({ subject }) => subject === 'access.authenticate').length;
+    const before = lookUps();
+    expect((await me('wrong-9')).status).toBe(429);
+    expect(lookUps()).toBe(before);
+    expect((await me('viewer@staging')).status).toBe(200);
+    expect((await me('wrong-9', '10.0.0.2')).status).toBe(401);
+  });
+
+  it('is not missed: no key is no guess', async () => {
+    expect(await statuses(10, () => me(''))).toEqual(times(10, 401));
+  });
+});
+
+describe('A limit', () => {
+  const silent = { getHeader: () => undefined, header: () => undefined } as never;
+  beforeEach(() => open({}));
+
+  it('of 0 is none, and says nothing', async () => {
+    expect(await statuses(50, (n) => validate(`GUESS-${n}`))).toEqual(times(50, 200));
+    expect((await validate('KNOWN-1')).headers).not.toHaveProperty('ratelimit');
+    expect((await gateway.call('GET', '/me')).headers).not.toHaveProperty('ratelimit-policy');
+  });
+
+  it('forgets the callers of long ago when too many others come: memory is bounded', () => {
+    const limit = new Limit('l', 1);
+    limit.take('first', silent);
+    expect(() => limit.take('first', silent)).toThrow('Try again');
+    for (let n = 0; n < 50_000; n++) limit.take(`other-${n}`, silent);
+    expect(() => limit.take('first', silent)).not.toThrow();
+  });
+
+  it('on guesses forgets addresses and what they have proven, too', () => {
+    const guesses = new Guesses('g', 1);
+    guesses.right('1.1.1.1', 'mine');
+    guesses.wrong('1.1.1.1', 'x', silent);
+    expect(() => guesses.admit('1.1.1.1', 'x', silent)).toThrow('Try again');
+    expect(() => guesses.admit('1.1.1.1', 'mine', silent)).not.toThrow();
+    for (let n = 0; n < 50_000; n++) guesses.right('1.1.1.1', `other-${n}`);
+    expect(() => guesses.admit('1.1.1.1', 'mine', silent)).toThrow('Try again');
+    for (let n = 0; n < 50_000; n++) guesses.wrong(`10.${n >> 16}.${(n >> 8) & 255}.${n & 255}`, 'x', silent);
+    expect(() => guesses.admit('1.1.1.1', 'x', silent)).not.toThrow();
+  });
+});

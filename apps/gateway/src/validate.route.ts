@@ -1,0 +1,44 @@
+import { bodyOf, ValidateLicense, Verdict } from '@keyledger/contracts';
+import type { MessageClient } from '@keyledger/messaging';
+import type { FastifyInstance } from 'fastify';
+import type { Static } from 'typebox';
+import * as examples from './examples.ts';
+import type { Operation } from './operation.ts';
+import type { ProblemFilter } from './problems.ts';
+import type { RateLimits } from './rate-limits.ts';
+
+const operation: Operation = {
+  id: 'validateLicense', method: 'POST', path: '/license/validate', needs: 'license-key', safe: true,
+  summary: 'Is this license good? Always 200 for a well-formed request', body: bodyOf(ValidateLicense), answer: Verdict, example: examples.validate,
+};
+
+/**
+ * `POST /license/validate` is asked more often than all else together. It is Fastify's own route: Nest's way from the route to a method
+ * costs more than the verdict does.
+ */
+export function serveValidation(fastify: FastifyInstance, messages: MessageClient, { unknownLicenseKeys }: RateLimits, problems: ProblemFilter): void {
+  fastify.route<{ Body: ValidateLicense }>({
+    method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body },
+    errorHandler: (error, request, reply) => problems.answer(error, request, reply),
+    handler({ ip, body }, reply) {
+      messages.send(ValidateLicense, body).then(
+        (verdict) => {
+          if (verdict.license) unknownLicenseKeys.right(ip, body.licenseKey);
+          else if (!verdict.retired) unknownLicenseKeys.wrong(ip, body.licenseKey, reply);
+          void reply.header('Content-Type', 'application/json; charset=utf-8').send(written(verdict));
+        },
+        (error: unknown) => void reply.send(error),
+      );
+    },
+  });
+}
+
+const licenses = new WeakMap<object, string>();
+
+/** A license that has not changed since the last verdict comes as the same object, and need not be written out again. */
+function written({ license, retired, ...verdict }: Static<typeof ValidateLicense.answer>): string {
+  if (!license) return JSON.stringify({ ...verdict, license });
+  let text = licenses.get(license);
+  if (text === undefined) licenses.set(license, (text = JSON.stringify(license)));
+  return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}}`;
+}
