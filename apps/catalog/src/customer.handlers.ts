@@ -16,7 +16,7 @@ export class Customers {
   async create({ name, email, metadata }: { name: string; email: string; metadata?: CreateCustomer['metadata'] }) {
     const customerId = newId('cus');
     const emailHash = await this.#claim(email, customerId);
-    return this.streams.customers.run(customerId, { type: 'Create', customerId, name, email, emailHash, ...(metadata && { metadata }) }, view);
+    return this.streams.customers.create(customerId, { type: 'Create', customerId, name, email, emailHash, ...(metadata && { metadata }) }, view);
   }
 
   /** The customer with this address, made if there is none. */

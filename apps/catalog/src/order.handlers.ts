@@ -49,7 +49,7 @@ export class OrderCommands {
     if (licensingEnabled) mustBeIssuable(plan);
     // Two durable writes that do not depend on each other; the licenses' events need both.
     const prepared = licenseIds.length > 0 ? this.messages.send(PrepareLicenses, { licenseIds }) : undefined;
-    const placed = this.streams.orders.run(
+    const placed = this.streams.orders.create(
       orderId,
       { ...command, orderId, productId: plan.productId, customerId, quantity, licensingEnabled, licenseIds, terms: termsOf(plan), ...(purchasedAt && { purchasedAt }) },
       (state, at) => ({ order: state as OrderState, revision: at }),

@@ -39,7 +39,7 @@ export class IssueCommands {
 
   async #issue(command: Omit<Extract<LicenseCommand, { type: 'Issue' }>, 'type'>) {
     const view = viewNow();
-    const answer = await this.licenses.run(command.licenseId, { ...command, type: 'Issue' }, (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
+    const answer = await this.licenses.create(command.licenseId, { ...command, type: 'Issue' }, (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
     this.keys.remember(answer.hash, answer.license.id);
     return answer.license;
   }

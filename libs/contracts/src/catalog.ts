@@ -67,6 +67,7 @@ export class PlaceOrder extends command('order.place', {
   deploymentId: optional(text(255)),
   deploymentMode: optional(text(100)),
 }, OrderView) {
+  static override readonly direct = true;
   readonly type = 'Place';
 }
 export class GetOrder extends query('order.get', { orderId: ids.order }, OrderView) {}

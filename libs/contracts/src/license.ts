@@ -95,10 +95,14 @@ export class IssueOrderedLicense extends command('license.issue-ordered', {
   customerId: ids.customer,
   purchasedAt: instant,
   terms: Type.Object(termsFields),
-}, LicenseView) {}
+}, LicenseView) {
+  static override readonly direct = true;
+}
 
 /** Makes the data keys of licenses that are about to be issued, while the order that wants them is still being written. */
-export class PrepareLicenses extends command('license.prepare', { licenseIds: listOf(ids.license) }, Type.Null()) {}
+export class PrepareLicenses extends command('license.prepare', { licenseIds: listOf(ids.license) }, Type.Null()) {
+  static override readonly direct = true;
+}
 
 export class GetLicense extends query('license.get', { licenseId: ids.license }, LicenseView) {}
 

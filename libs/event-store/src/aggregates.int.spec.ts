@@ -441,7 +441,7 @@ describe('Aggregates', () => {
       store.reads = 0;
       await load(cached());
       expect(kept.revision).toBeGreaterThan(1000);
-      expect(store.reads).toBe(2);
+      expect(store.reads).toBe(3);
     });
 
     it.each<[string, (kept: Snapshot) => Partial<Snapshot>]>([
@@ -488,6 +488,16 @@ describe('Aggregates', () => {
     await expect(load()).rejects.toThrow('Unknown event type Repainted');
     await expect(run(open(1))).rejects.toThrow('Unknown event type Repainted');
     await expect(store.append(`room-${id}`, NO_STREAM, [{ ...unknown, id: randomUUID() }])).rejects.toThrow(WrongExpectedRevision);
+  });
+
+  it('create a stream without reading it, and find out when it is there already', async () => {
+    store.reads = 0;
+    const create = (command: Parameters<typeof room.decide>[1], by = another()) => runIn(message(), () => by.create(id, command));
+    expect(await create(open(2))).toMatchObject({ revision: 0 });
+    expect(store.reads).toBe(0);
+    expect(await create(open(2))).toMatchObject({ revision: 0, events: [] });
+    expect(await create(sit('ada', 'Ada'))).toMatchObject({ revision: 1 });
+    expect(await store.readStream(`room-${id}`)).toHaveLength(2);
   });
 
   it('trace every append within the trace of its command', async () => {

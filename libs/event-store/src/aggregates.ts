@@ -73,6 +73,15 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
     return this.#stream(id).enqueue(command, context(), view);
   }
 
+  /** The same for a stream that should not be there yet: nothing is read first, and if it is there after all, the append finds out. */
+  create(id: string, command: Command): Promise<Written<State, Event>>;
+  create<Answer>(id: string, command: Command, view: View<State, Event, Answer>): Promise<Answer>;
+  async create<Answer>(id: string, command: Command, view?: View<State, Event, Answer>): Promise<Written<State, Event> | Answer> {
+    const stream = this.#stream(id);
+    stream.presumeNew();
+    return stream.enqueue(command, context(), view);
+  }
+
   /** The state as of now or later: no event answered before this call is missing. */
   load(id: string): Promise<Written<State, Event>>;
   load<Answer>(id: string, view: View<State, Event, Answer>): Promise<Answer>;
@@ -251,6 +260,10 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
     });
   }
 
+  presumeNew(): void {
+    if (!this.#busy) this.#fold ??= this.#empty();
+  }
+
   async #work(): Promise<void> {
     this.#busy = true;
     while (this.#queue.length > 0) await this.#handle(this.#nextBatch());
@@ -390,11 +403,18 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
   }
 
   async #read(): Promise<Fold<State>> {
-    const restored = await this.#restore();
+    const start = await this.#shelf.store.readStream(this.#name, { limit: EVENTS_PER_SNAPSHOT });
+    const isLong = start.length === EVENTS_PER_SNAPSHOT;
+    const restored = isLong ? await this.#restore() : undefined;
     if (restored) return restored;
-    const fold: Fold<State> = { state: this.#rules.aggregate.initial(), revision: NO_STREAM, position: 0, eventId: '', snapshotRevision: NO_STREAM, ahead: false };
-    await this.#catchUp(fold);
+    const fold = this.#empty();
+    await this.#take(fold, start);
+    if (isLong) await this.#catchUp(fold);
     return fold;
+  }
+
+  #empty(): Fold<State> {
+    return { state: this.#rules.aggregate.initial(), revision: NO_STREAM, position: 0, eventId: '', snapshotRevision: NO_STREAM, ahead: false };
   }
 
   /** Number of events that were new. */
