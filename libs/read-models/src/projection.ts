@@ -156,6 +156,24 @@ export class RowTable {
     };
   }
 
+  /**
+   * Before an upsert: sets only the columns that no index has, where those that one has stay as they are. SQLite writes the indexes of every
+   * column that is set anew, changed or not, and most events change few; PostgreSQL looks first.
+   */
+  touch(build: number, rows: readonly (readonly SqlValue[])[]): Statement[] {
+    const indexed = new Set([...this.#indexes.flat(), 'search_text']);
+    const at = (names: readonly string[]) => names.map((name) => this.columnNames.indexOf(name));
+    const kept = this.columnNames.filter((name) => name !== 'id' && indexed.has(name));
+    const set = this.columnNames.filter((name) => name !== 'id' && !indexed.has(name));
+    if (this.#dialect !== 'sqlite' || kept.length === 0) return [];
+    const order = at([...set, 'id', 'revision', ...kept]);
+    return [{
+      sql: `update ${this.#table(build)} set ${set.map((name) => `${quoted(name)} = ?`).join(', ')}
+        where id = ? and revision < ?${kept.map((name) => ` and ${quoted(name)} is ?`).join('')}`,
+      many: rows.map((row) => order.map((n) => row[n] as SqlValue)),
+    }];
+  }
+
   delete(build: number, ids: readonly string[]): Statement {
     return { sql: `delete from ${this.#table(build)} where id = ?`, many: ids.map((id) => [id]) };
   }

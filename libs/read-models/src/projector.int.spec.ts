@@ -304,6 +304,20 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect((await rowsIn(database)).map(({ to }) => to)).toEqual(['Ada 5']);
   });
 
+  it('sets what no index has by itself only while nothing that one has changes, and only for newer rows', async () => {
+    await start().then((projector) => projector.close());
+    const table = new RowTable(database, parcels());
+    const row = (revision: number, to: string, moves: number) => table.values({ id: 'a', revision, to, place: null, moves, isMoved: false, places: [], at: '' }, to);
+    const write = (...values: Parameters<typeof row>) => database.batch([...table.touch(1, [row(...values)]), table.upsert(1, [row(...values)])]);
+    const found = async () => (await rowsIn(database)).map(({ revision, to, moves }) => ({ revision, to, moves }));
+    await write(1, 'Ada', 1);
+    await write(2, 'Ada', 2);
+    expect(await found()).toEqual([{ revision: 2, to: 'Ada', moves: 2 }]);
+    await write(1, 'Ada', 7);
+    await write(3, 'Grace', 3);
+    expect(await found()).toEqual([{ revision: 3, to: 'Grace', moves: 3 }]);
+  });
+
   it('serves the old rows to a new release until its own are built', async () => {
     const old = await start();
     await log.write('a', sent('Ada'), moved('Bonn'));

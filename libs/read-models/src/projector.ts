@@ -567,8 +567,10 @@ export class Projector implements View {
     }
   }
 
-  #statements({ table, build }: Lane, { rows, gone, parked }: Changes): Statement[] {
+  #statements({ table, build, position }: Lane, { rows, gone, parked }: Changes): Statement[] {
     const statements: Statement[] = [];
+    // An empty table is only inserted into.
+    if (rows.size > 0 && position > 0) statements.push(...table.touch(build, [...rows.values()]));
     if (rows.size > 0) statements.push(table.upsert(build, [...rows.values()]));
     if (gone.size > 0) statements.push(table.delete(build, [...gone]));
     if (parked.length > 0) {
