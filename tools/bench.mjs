@@ -2,18 +2,21 @@
 //   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json
 import { execFile, spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
-import { availableParallelism, cpus } from 'node:os';
+import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { Generator, newFolder, rootKey, sleep, startEcho, startProduct } from './bench/processes.mjs';
 
-const groups = { validate: validating, write: writing, many: withManyLicenses, rebuild: rebuilding, start: starting };
+/** What --only takes. Some are measured together. */
+const parts = {
+  validate: validating, activate: writing, order: writing, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
+};
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' } } });
 const { rounds, seconds, few, many, rebuilt, starts } = options.quick
   ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, starts: 1 }
   : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, starts: 5 };
-const chosen = options.only?.split(',') ?? Object.keys(groups);
-for (const name of chosen) if (!groups[name]) throw new Error(`--only knows ${Object.keys(groups).join(', ')}`);
+const chosen = options.only?.split(',') ?? Object.keys(parts);
+for (const name of chosen) if (!Object.hasOwn(parts, name)) throw new Error(`--only knows ${Object.keys(parts).join(', ')}`);
 
 const { status } = spawnSync('tsc', ['-b'], { stdio: 'inherit' });
 if (status !== 0) process.exit(status ?? 1);
@@ -21,7 +24,9 @@ if (status !== 0) process.exit(status ?? 1);
 const control = { authorization: `Bearer ${rootKey}` };
 const generator = new Generator();
 const rows = [];
-for (const name of chosen) await groups[name]();
+const [load] = loadavg();
+const startedAt = performance.now();
+for (const measure of new Set(chosen.map((name) => parts[name]))) await measure();
 generator.stop();
 report();
 
@@ -59,6 +64,7 @@ async function writing() {
   against(figures, 'activate, many licenses', 'echo', 0.15);
   against(figures, 'activate, one license', 'echo', 0.15);
   against(figures, 'order', 'echo', 0.08);
+  await usableAtOnce(server, plan);
   const { results: [last] } = await generator.run({ seconds: 0.5, streams: [{ ...placed, port: server.port }] });
   await Promise.all([bare.stop(), server.stop('SIGKILL')]);
   const again = await startProduct(server.folder);
@@ -147,6 +153,16 @@ async function starting() {
   row({ name: 'memory, idle for 5 s', value: memory, at: 'most', target: 250, unit: 'MB' });
 }
 
+/** A license is asked about as soon as its order is answered. */
+async function usableAtOnce(server, plan) {
+  const { id: customerId } = await call(server, '/customers', { name: 'Ada', email: 'ada@example.com' });
+  for (let n = 0; n < 100; n++) {
+    const { licenses: [{ key: licenseKey }] } = await call(server, '/orders', { planId: plan.id, customerId });
+    const { valid } = await call(server, '/license/validate', { licenseKey }, 200);
+    if (!valid) throw new Error('A license was sold that is not valid');
+  }
+}
+
 // ---- requests ---------------------------------------------------------------------------------------------------------------------------
 
 function order(plan, quantity = 1) {
@@ -173,9 +189,9 @@ function partOf(key, least, most) {
   return key.slice(from, from + length);
 }
 
-async function call(server, path, body) {
+async function call(server, path, body, status = 201) {
   const response = await fetch(server.url + path, { method: 'POST', headers: { ...control, 'content-type': 'application/json' }, body: JSON.stringify(body) });
-  if (response.status !== 201) throw new Error(`POST ${path} answered ${response.status}: ${await response.text()}`);
+  if (response.status !== status) throw new Error(`POST ${path} answered ${response.status}: ${await response.text()}`);
   return response.json();
 }
 
@@ -202,11 +218,11 @@ async function activateEach(server, licenses) {
 
 // ---- figures ----------------------------------------------------------------------------------------------------------------------------
 
-/** Every stream once a round, one after the other, after each had a second to warm up. Answers each one's figures, round by round. */
+/** Every stream once a round, one after the other, after each had two seconds to get compiled. Answers each one's figures, round by round. */
 async function inTurn(streams) {
   const entries = Object.entries(streams);
   const figures = Object.fromEntries(entries.map(([name]) => [name, []]));
-  for (const [, [server, stream]] of entries) await generator.measure(server, stream, 1);
+  for (const [, [server, stream]] of entries) await generator.measure(server, stream, 2);
   for (let round = 0; round < rounds; round++) {
     for (const [name, [server, stream]] of entries) {
       const figure = await generator.measure(server, stream, seconds);
@@ -247,9 +263,13 @@ function line({ name, value, unit, target, met, detail = {} }) {
 
 function report() {
   const [{ model }] = cpus();
-  const document = { node: process.version, cores: availableParallelism(), cpu: model, connections: 64, rounds, seconds, pinned: false, rows };
-  console.log(`\nNode ${process.version}, ${document.cores} cores (${model}), nothing pinned to a core, ${rounds} × ${seconds} s each, medians\n`);
+  const minutes = (performance.now() - startedAt) / 60_000;
+  const machine = { node: process.version, cores: availableParallelism(), cpu: model, loadBefore: load, pinned: false };
+  console.log(`\nNode ${machine.node}, ${machine.cores} cores (${model}), nothing pinned to a core, ${rounds} × ${seconds} s each, medians; ${minutes.toFixed(1)} minutes`);
+  if (load > 0.5) console.log(`The machine had other work (load ${load.toFixed(1)} before the start): the figures are too low, and uneven.`);
+  console.log();
   for (const each of rows) console.log(line(each));
+  const document = { ...machine, connections: 64, rounds, seconds, minutes, rows };
   console.log(`\n${JSON.stringify(document)}`);
   if (options.json) writeFileSync(options.json, JSON.stringify(document, null, 2));
 }

@@ -1,8 +1,10 @@
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { errors, refuse, type ErrorCode } from '@keyledger/kernel';
+import { gatewayConfig } from './config.ts';
 import { Conformance } from './conformance.contract.ts';
 import { gatewayWithFakes, refusing, sampleId, type Call, type FakedGateway } from './fakes.contract.ts';
+import { refuseBytes } from './problems.ts';
 
 let gateway: FakedGateway;
 let conformance: Conformance;
@@ -190,10 +192,11 @@ describe('A Request-Id', () => {
 
 describe('A place', () => {
   it('where nothing is answers 404, whatever is sent there', async () => {
-    for (const url of ['/', '/nothing', '/licenses/x/y/z', '/Licenses', '/docs/assets/../../package.json', '/docs/assets/index.html', '/openapi.json/x', '//', '/api/products']) {
+    for (const url of ['/', '/nothing', '/licenses/x/y/z', '/Licenses', '/docs/assets/../../package.json', '/openapi.json/x', '//', '/api/products']) {
       await refused('NOT_FOUND', 'GET', url, { as: '' });
       await refused('NOT_FOUND', 'POST', url, { as: '', body: '{', headers: { 'content-type': 'text/plain' } });
     }
+    for (const file of ['index.html', 'package.json', 'swagger-ui.css.map', '', '%2e%2e/package.json', '.env']) await refused('NOT_FOUND', 'GET', `/docs/assets/${file}`);
     await refused('VALIDATION_FAILED', 'GET', '/%zz');
     await refused('VALIDATION_FAILED', 'GET', '/licenses/%ff');
     expect((await refused('LICENSE_NOT_FOUND', 'GET', `/licenses/${'x'.repeat(5000)}`)).text.length).toBeLessThan(500);
@@ -420,4 +423,24 @@ describe('The server', () => {
     expect(head).toMatch(/^HTTP\/1.1 400 Bad Request\r\n/);
     expect(JSON.parse(body)).toMatchObject({ code: 'VALIDATION_FAILED', requestId: /Request-Id: (\S+)/.exec(head)?.[1] });
   });
+
+  it.each([['ERR_HTTP_REQUEST_TIMEOUT', 408, 'REQUEST_TIMEOUT'], ['HPE_HEADER_OVERFLOW', 431, 'HEADERS_TOO_LARGE'], ['HPE_INVALID_CONSTANT', 400, 'VALIDATION_FAILED']])('says of %s what it was', (code, status, expected) => {
+    let answer = '';
+    refuseBytes(Object.assign(new Error(), { code }), { writable: true, end: (text: string) => { answer = text; } } as unknown as Socket);
+    const [head = '', body = ''] = answer.split('\r\n\r\n');
+    expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} [A-Z][\\w ]+\r\n`));
+    expect(head).toMatch(`Content-Length: ${body.length}`);
+    expect(JSON.parse(body)).toMatchObject({ code: expected, status });
+  });
+});
+
+describe('The configuration', () => {
+  it('has a default for everything', () => {
+    expect(gatewayConfig({})).toEqual({ host: '127.0.0.1', port: 3000, trustProxy: false, rateLimits: { perLicenseKey: 600, unknownKeysPerAddress: 30, perApiKey: 6000 } });
+    expect(gatewayConfig({ KEYLEDGER_TRUST_PROXY: 'true' }).trustProxy).toBe('loopback,linklocal,uniquelocal');
+    expect(gatewayConfig({ KEYLEDGER_TRUST_PROXY: '192.0.2.0/24' }).trustProxy).toBe('192.0.2.0/24');
+    expect(gatewayConfig({ KEYLEDGER_RATE_LIMIT_PER_KEY: '0', PORT: '' })).toMatchObject({ port: 3000, rateLimits: { perLicenseKey: 0 } });
+  });
+
+  it.each(['-1', '1.5', 'many', '1e99'])('names the variable that is %s', (text) => expect(() => gatewayConfig({ KEYLEDGER_RATE_LIMIT_PER_API_KEY: text })).toThrow('KEYLEDGER_RATE_LIMIT_PER_API_KEY must be a whole number'));
 });

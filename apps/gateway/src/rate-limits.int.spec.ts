@@ -129,6 +129,20 @@ describe('An address that guesses license keys', () => {
   });
 });
 
+describe('Behind a proxy', () => {
+  const guess = (n: number, address: string, forwarded: string) => validate(`GUESS-${n}`, { address, headers: { 'x-forwarded-for': forwarded } });
+  beforeEach(async () => { gateway = await gatewayWithFakes(answers, { unknownKeysPerAddress: 3 }, '10.0.0.0/8'); });
+
+  it('that is trusted, the address is the one that it saw, whatever the caller says before', async () => {
+    expect(await statuses(4, (n) => guess(n, '10.0.0.1', `198.51.100.${n}, 192.0.2.1`))).toEqual([200, 200, 200, 429]);
+    expect((await guess(9, '10.0.0.2', '192.0.2.2')).status).toBe(200);
+  });
+
+  it('that nobody knows, it is the proxy\'s', async () => {
+    expect(await statuses(4, (n) => guess(n, '192.0.2.7', `192.0.2.${100 + n}`))).toEqual([200, 200, 200, 429]);
+  });
+});
+
 describe('An API key', () => {
   beforeEach(() => open({ perApiKey: 3 }));
   const me = (as: string, address = '10.0.0.1') => gateway.call('GET', '/me', { as, address });

@@ -21,14 +21,11 @@ export function serveValidation(fastify: FastifyInstance, messages: MessageClien
     method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body },
     errorHandler: (error, request, reply) => problems.answer(error, request, reply),
     handler({ ip, body }, reply) {
-      messages.send(ValidateLicense, body).then(
-        (verdict) => {
-          if (verdict.license) unknownLicenseKeys.right(ip, body.licenseKey);
-          else if (!verdict.retired) unknownLicenseKeys.wrong(ip, body.licenseKey, reply);
-          void reply.header('Content-Type', 'application/json; charset=utf-8').send(written(verdict));
-        },
-        (error: unknown) => void reply.send(error),
-      );
+      messages.send(ValidateLicense, body).then((verdict) => {
+        if (verdict.license) unknownLicenseKeys.right(ip, body.licenseKey);
+        else if (!verdict.retired) unknownLicenseKeys.wrong(ip, body.licenseKey, reply);
+        void reply.header('Content-Type', 'application/json; charset=utf-8').send(written(verdict));
+      }).catch((error: unknown) => void reply.send(error));
     },
   });
 }

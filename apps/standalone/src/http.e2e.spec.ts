@@ -317,21 +317,24 @@ describe('The API as it is described', () => {
   });
 
   it('pages through a list without gap or repetition, and knows its own cursors', async () => {
-    const { product } = await aLicense();
+    const { product, license, path } = await aLicense();
+    for (const fingerprint of ['a', 'b']) await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint });
     for (let n = 0; n < 4; n++) await done(201, 'POST', '/licenses', { productId: product.id });
-    for (const at of [`/licenses?productId=${product.id}&sort=expiresAt&limit=2`, '/products?limit=3', '/customers?limit=2', '/api-keys?limit=4']) {
-      const ids: string[] = [];
+    for (const at of [`/licenses?productId=${product.id}&sort=expiresAt&limit=2`, '/products?limit=3', '/customers?limit=2', '/api-keys?limit=4', `${path}/activations?limit=1`, `${path}/events?limit=2`]) {
+      const ids: unknown[] = [];
       let total = 0;
       for (let cursor: string | null = ''; cursor !== null;) {
-        const { data, page } = await done(200, 'GET', at + (cursor && `&cursor=${cursor}`)) as unknown as { data: { id: string }[]; page: { next: string | null; total: number } };
-        ids.push(...data.map((one) => one.id));
+        const { data, page } = await done(200, 'GET', at + (cursor && `&cursor=${cursor}`)) as unknown as { data: { id?: string; revision: number }[]; page: { next: string | null; total: number } };
+        ids.push(...data.map((one) => one.id ?? one.revision));
         ({ next: cursor, total } = page);
       }
       expect(new Set(ids).size).toBe(ids.length);
       expect(ids).toHaveLength(total);
     }
     for (const cursor of ['x', '0', '-1', 'W10', 'bnVsbA', 'a'.repeat(1000), '%00', '%F0%9F%94%91']) {
-      for (const list of ['/licenses', '/products', '/customers', '/orders', '/generators', '/api-keys', `/products/${product.id}/plans`]) await refused('VALIDATION_FAILED', 'GET', `${list}?cursor=${cursor}`);
+      for (const list of ['/licenses', '/products', '/customers', '/orders', '/generators', '/api-keys', `/products/${product.id}/plans`, `${path}/activations`, `${path}/events`]) {
+        expect((await refused('VALIDATION_FAILED', 'GET', `${list}?cursor=${cursor}`))['errors']).toMatchObject([{ pointer: '/cursor' }]);
+      }
     }
     for (const limit of ['0', '101', '-1', '1.5', 'x', '', '1e9', '25&limit=25']) await refused('VALIDATION_FAILED', 'GET', `/licenses?limit=${limit}`);
   });

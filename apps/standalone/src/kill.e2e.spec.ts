@@ -1,4 +1,6 @@
 import { randomInt } from 'node:crypto';
+import { copyFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { CustomerView, InstanceView, LicenseView, OrderView } from '@keyledger/contracts';
 import { offer, Product, sell, validate, type Answer, type Listed, type Method, type Offer, type Sold } from '@keyledger/testing/process';
@@ -356,4 +358,24 @@ describe('A product that is killed under load', () => {
     expect(everything.some(({ state }) => state === 'erased')).toBe(true);
     expect(everything.some(({ oldKeys }) => oldKeys.length > 0)).toBe(true);
   }, 180_000);
+});
+
+describe('A product whose log has lost its end', () => {
+  it.each([['read models', 'state.db'], ['reactions', 'read.db']])('says so and does not start, as long as its %s know better', async (_, forgotten) => {
+    const victim = await Product.start();
+    const at = (name: string) => join(victim.dataDir, 'production', name);
+    const { plan } = await offer(victim.root);
+    const license = await sell(victim.root, plan.id);
+    await victim.terminate();
+    for (const name of ['events.db', forgotten]) copyFileSync(at(name), at(`${name}.older`));
+    await victim.restart();
+    await victim.root.patch(`/licenses/${license.id}`, { metadata: { newer: true } });
+    await victim.terminate();
+    for (const name of ['events.db', forgotten]) {
+      for (const suffix of ['-wal', '-shm']) rmSync(at(`${name}${suffix}`), { force: true });
+      copyFileSync(at(`${name}.older`), at(name));
+    }
+    await expect(victim.restart()).rejects.toThrow(/The event log of production ends at \d+ but has been read up to \d+: events are missing/);
+    await victim.stop();
+  });
 });

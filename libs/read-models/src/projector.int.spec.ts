@@ -358,7 +358,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     await drained(first);
     await first.close();
     const stuck = gate();
-    const second = await start({ projections: [{ ...parcels(), version: 2 } as Projection], store: { ...deliver(log.store, (events) => events), readAll: async (...all) => {
+    const second = await start({ projections: [{ ...parcels(), version: 2 } as Projection], store: { ...deliver(log.store, (events) => events), readAll: async () => {
       await stuck.opened;
       throw new Error('cut');
     } }, failed: () => undefined });

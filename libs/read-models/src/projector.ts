@@ -5,7 +5,7 @@ import { isTracing, traced, withRemoteParent } from '@keyledger/observability';
 import { LRUCache } from 'lru-cache';
 import { SqlFailure, type Database, type SqlValue, type Statement } from './database.ts';
 import { RowTable, type Projection, type ProjectionRow } from './projection.ts';
-import type { View } from './read-index.ts';
+import { mustReach, type View } from './read-index.ts';
 import { searchTextOf } from './search.ts';
 
 /** A stream that a projection could not fold: its row stays as of the event before, the later ones wait. */
@@ -236,6 +236,7 @@ export class Projector implements View {
     for (const projection of projections) await this.#open(projection);
     const serving = [...this.#serving.values()];
     const furthest = Math.max(0, ...serving.map(({ position }) => position));
+    await mustReach(store, furthest, database.environment);
     // Tables that all have to be filled from nothing are better filled beside the subscription.
     const from = furthest > 0 ? furthest : await this.#emptyTablesFrom(await store.head());
     this.#live = serving.filter(({ position }) => position === from);

@@ -1,7 +1,7 @@
 import type { EventStore, Position, RecordedEvent, Subscription } from '@keyledger/event-store';
 import { PerEnvironment, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import type { Database, Migration } from './database.ts';
-import { ReadIndex, type View } from './read-index.ts';
+import { mustReach, ReadIndex, type View } from './read-index.ts';
 
 export const reactionsTable: Migration = {
   name: 'read-models-1-reactions',
@@ -93,7 +93,9 @@ export class Reaction {
     const followers = await Promise.all([...options.events.entries()].map(async ([environment, store]) => {
       const database = options.databases.of(environment);
       const { rows: [row] } = await database.run<{ position: number }>('select position from reactions where name = ?', [options.name]);
-      const follower = new Follower(options, environment, store, database, Number(row?.position ?? 0));
+      const position = Number(row?.position ?? 0);
+      await mustReach(store, position, environment);
+      const follower = new Follower(options, environment, store, database, position);
       return [environment, { follower, index: new ReadIndex(store, follower) }] as const;
     }));
     return new Reaction(new PerEnvironment(followers));

@@ -11,6 +11,12 @@ export interface View {
   hurry?(position: Position): void;
 }
 
+/** Throws when somebody has read beyond the end of the log: what was there is lost, and what comes next would be taken for read. */
+export async function mustReach(store: Pick<EventStore, 'head'>, position: Position, environment: string): Promise<void> {
+  const head = await store.head();
+  if (position > head) throw new Error(`The event log of ${environment} ends at ${head} but has been read up to ${position}: events are missing. Was an older copy put back?`);
+}
+
 interface Waiting {
   position: Position;
   readonly done: () => void;

@@ -155,7 +155,7 @@ export class Product {
     return this.#pool.request(request);
   }
 
-  /** Starts it (again) on the same data. Resolves when it says that it is ready. */
+  /** Starts it (again) on the same data. Resolves when it says that it is ready; rejects with what it printed when it does not start. */
   async restart(): Promise<void> {
     if (this.#child) await this.terminate();
     const child = spawn(process.execPath, [main], { env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -163,7 +163,10 @@ export class Product {
     const orphan = () => child.kill('SIGKILL');
     process.once('exit', orphan);
     child.once('close', () => process.off('exit', orphan));
-    this.url = await this.#ready(child);
+    this.url = await this.#ready(child).catch((error: unknown) => {
+      this.#child = undefined;
+      throw error;
+    });
     this.#pool = new Pool(this.url, { connections: 500, pipelining: 1, headersTimeout: 20_000, bodyTimeout: 20_000, keepAliveTimeout: 60_000 });
   }
 
