@@ -5,12 +5,12 @@ export const METADATA_LIMIT = 10_240;
 /** JSON nested deeper than this could not be written out again in every place that it is read. */
 const DEPTH_LIMIT = 100;
 
-/** Refuses with METADATA_TOO_LARGE what is over 10 KB. Nothing given is nothing to check. */
-export function checkMetadata(metadata: JsonObject | null | undefined): void {
+/** Refuses with METADATA_TOO_LARGE a JSON object of the caller's own that is over 10 KB. Nothing given is nothing to check. */
+export function checkMetadata(metadata: JsonObject | null | undefined, name = 'metadata'): void {
   if (!metadata) return;
-  if (deeperThan(DEPTH_LIMIT, metadata)) throw refuse('METADATA_TOO_LARGE', `metadata is nested more than ${DEPTH_LIMIT} deep`, { limit: METADATA_LIMIT });
+  if (deeperThan(DEPTH_LIMIT, metadata)) throw refuse('METADATA_TOO_LARGE', `${name} is nested more than ${DEPTH_LIMIT} deep`, { limit: METADATA_LIMIT });
   const size = Buffer.byteLength(JSON.stringify(metadata));
-  if (size > METADATA_LIMIT) throw refuse('METADATA_TOO_LARGE', `metadata is ${size} bytes of JSON; ${METADATA_LIMIT} are possible`, { limit: METADATA_LIMIT, size });
+  if (size > METADATA_LIMIT) throw refuse('METADATA_TOO_LARGE', `${name} is ${size} bytes of JSON; ${METADATA_LIMIT} are possible`, { limit: METADATA_LIMIT, size });
 }
 
 function deeperThan(levels: number, value: Json | undefined): boolean {

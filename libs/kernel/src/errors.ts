@@ -45,7 +45,7 @@ export const errors = {
   EXPIRY_IN_PAST: { status: 422, title: 'The expiry must be in the future' },
   EXPIRY_NOT_LATER: { status: 422, title: 'A renewal must end later' },
   TRIAL_TOO_LONG: { status: 422, title: 'A trial lasts 90 days at most' },
-  METADATA_TOO_LARGE: { status: 422, title: 'Metadata is larger than 10 KB' },
+  METADATA_TOO_LARGE: { status: 422, title: 'Metadata or feature flags are larger than 10 KB' },
   IMMUTABLE_FIELD: { status: 422, title: 'The field cannot be changed' },
   REFERENCE_NOT_FOUND: { status: 422, title: 'A referenced object does not exist' },
   KEY_FORMAT_TOO_WEAK: { status: 422, title: 'Keys of this format could be guessed' },

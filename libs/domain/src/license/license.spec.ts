@@ -317,6 +317,14 @@ describe('A renewal', () => {
   });
 });
 
+describe('Feature flags', () => {
+  const large = { blob: 'x'.repeat(11_000) };
+  it('are as small as metadata', () => {
+    given().when(issue({ terms: { featureFlags: large } })).thenRefused('METADATA_TOO_LARGE');
+    given(story(issue())).when(edit({ featureFlags: large })).thenRefused('METADATA_TOO_LARGE');
+  });
+});
+
 describe('A new key', () => {
   const active = story(issue(), assign(), activate(laptop), activate(desktop));
   it('lets nobody in with a key that it had before', () => {

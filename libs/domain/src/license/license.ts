@@ -144,6 +144,7 @@ function edit(license: IssuedLicense, wanted: Edit, now: Instant): LicenseEvent[
   if (features !== undefined) checkFeatures(features);
   if (quotas !== undefined) checkQuotas(quotas);
   checkMetadata(metadata);
+  checkMetadata(featureFlags, 'featureFlags');
   const { terms } = license;
   return [
     ...(customerId === undefined ? [] : assign(license, customerId, now)),

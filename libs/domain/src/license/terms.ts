@@ -1,4 +1,5 @@
 import { addCalendar, addDays, instantOf, refuse, type CalendarUnit, type Instant, type JsonObject } from '@keyledger/kernel';
+import { checkMetadata } from '../metadata.ts';
 
 /** `true` (it is in), a cap, or a cap per calendar day or month (UTC). */
 export type Feature = true | number | { readonly limit: number; readonly per: 'day' | 'month' };
@@ -65,6 +66,7 @@ export function termsOf(input: TermsInput): Terms {
   if (terms.trial && terms.trial.days > MAX_TRIAL_DAYS) throw trialTooLong(`A trial of ${terms.trial.days} days`);
   checkNumbers(terms);
   checkFeatures(terms.features);
+  checkMetadata(terms.featureFlags, 'featureFlags');
   checkQuotas(terms.quotas);
   if (terms.expiryBasis === 'fixed' && terms.expiry && !terms.expiresAt) throw malformed('expiresAt', 'is needed when expiryBasis is fixed');
   return {
