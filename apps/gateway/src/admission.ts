@@ -83,7 +83,9 @@ export class Admission {
   #context({ headers, id }: FastifyRequest, operation: Operation, environment: string, actor: Actor): MessageContext {
     const now = this.clock.now(environment);
     const ifRevision = honoursIfMatch(operation) ? revisionFrom(headers['if-match']) : undefined;
-    return { environment, actor, commandId: newCommandId(), commandAt: now, now, correlationId: id, ...(ifRevision !== undefined && { ifRevision }) };
+    // Our own request id is as good a name for the command; one that the caller made up is not.
+    const commandId = headers['request-id'] === undefined ? id : newCommandId();
+    return { environment, actor, commandId, commandAt: now, now, correlationId: id, ...(ifRevision !== undefined && { ifRevision }) };
   }
 }
 

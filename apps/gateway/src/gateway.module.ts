@@ -84,7 +84,7 @@ const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 
 function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {
   const adapter = new FastifyAdapter({
-    bodyLimit, trustProxy, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
+    bodyLimit, trustProxy, skipMiddie: true, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
     requestTimeout: slowest.request, http: { headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery, requireHostHeader: false },
     schemaErrorFormatter: validationRefusal, frameworkErrors: refuseUrl, clientErrorHandler: refuseBytes,
   });
