@@ -57,8 +57,9 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
     return service;
   };
   const access = await start('access', AccessModule.with(platform, config.access, (secret) => say(`Root API key, shown once: ${secret}`)));
-  const catalog = await start('catalog', CatalogModule.with(platform));
   const authority = await start('license-authority', LicenseAuthorityModule.with(platform));
+  // After the authority: orders that were cut short ask for their licenses at once.
+  const catalog = await start('catalog', CatalogModule.with(platform));
   await start('activation', ActivationModule.with(platform));
 
   const readModels = [access, catalog, authority].map((service) => service.get(Projectors));
