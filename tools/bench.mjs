@@ -1,7 +1,7 @@
 // `npm run bench`: measures the built product beside a bare Node server and prints a table and a JSON document. docs/performance.md says how.
-//   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json
+//   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json   npm run bench -- --docs
 import { execFile, spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
@@ -11,7 +11,7 @@ import { Generator, newFolder, rootKey, sleep, startEcho, startProduct } from '.
 const parts = {
   validate: validating, activate: writing, order: writing, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
 };
-const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' } } });
+const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' } } });
 const { rounds, seconds, few, many, rebuilt, starts } = options.quick
   ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, starts: 1 }
   : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, starts: 5 };
@@ -253,25 +253,47 @@ function row({ name, value, at, target, unit, detail }) {
   say(line(rows.at(-1)));
 }
 
-function line({ name, value, unit, target, met, detail = {} }) {
-  const wanted = target === undefined ? '' : target.least === undefined ? `≤ ${target.most}` : `≥ ${target.least}`;
-  const verdict = met === undefined ? '' : met ? 'met' : 'MISSED';
-  const rate = detail.perSecond === undefined ? '' : `${format(detail.perSecond)}/s, p50 ${format(detail.p50)} ms, p99 ${format(detail.p99)} ms`;
-  const cpu = detail.cpu === undefined || Number.isNaN(detail.cpu) ? '' : `CPU ${format(detail.cpu)} + ${format(detail.cpuOthers)} µs`;
-  return `${name.padEnd(44)} ${`${format(value)} ${unit}`.padEnd(18)} ${wanted.padEnd(9)} ${verdict.padEnd(7)} ${rate.padEnd(46)} ${cpu}`.trimEnd();
+function line(each) {
+  const widths = [20, 9, 7, 46, 0];
+  return [each.name.padEnd(44), ...cells(each).map((cell, n) => cell.padEnd(widths[n]))].join(' ').trimEnd();
+}
+
+function cells({ value, unit, target, met, detail = {} }) {
+  const { perSecond, p50, p99, cpu, cpuOthers } = detail;
+  return [
+    `${format(value)} ${unit}`,
+    target === undefined ? '' : target.least === undefined ? `≤ ${target.most}` : `≥ ${target.least}`,
+    met === undefined ? '' : met ? 'met' : 'MISSED',
+    perSecond === undefined ? '' : `${format(perSecond)}/s, p50 ${format(p50)} ms, p99 ${format(p99)} ms`,
+    // The main thread's, and that of all others together.
+    cpu === undefined || Number.isNaN(cpu) ? '' : `${format(cpu)} + ${format(cpuOthers)} µs`,
+  ];
 }
 
 function report() {
   const [{ model }] = cpus();
   const minutes = (performance.now() - startedAt) / 60_000;
   const machine = { node: process.version, cores: availableParallelism(), cpu: model, loadBefore: load, pinned: false };
-  console.log(`\nNode ${machine.node}, ${machine.cores} cores (${model}), nothing pinned to a core, ${rounds} × ${seconds} s each, medians; ${minutes.toFixed(1)} minutes`);
-  if (load > 0.5) console.log(`The machine had other work (load ${load.toFixed(1)} before the start): the figures are too low, and uneven.`);
-  console.log();
-  for (const each of rows) console.log(line(each));
+  const conditions = [
+    `Node ${machine.node}, ${machine.cores} cores (${model}), nothing pinned to a core, ${rounds} × ${seconds} s each, medians.`,
+    ...(load > 0.5 ? [`The machine had other work (load ${load.toFixed(1)} at the start), so the figures are too low and uneven.`] : []),
+  ];
   const document = { ...machine, connections: 64, rounds, seconds, minutes, rows };
-  console.log(`\n${JSON.stringify(document)}`);
+  console.log(`\n${conditions.join(' ')} ${minutes.toFixed(1)} minutes.\n\n${rows.map(line).join('\n')}\n\n${JSON.stringify(document)}`);
   if (options.json) writeFileSync(options.json, JSON.stringify(document, null, 2));
+  if (options.docs) print(conditions);
+}
+
+/** The table in docs/performance.md. */
+function print(conditions) {
+  const file = 'docs/performance.md';
+  const lines = rows.map((each) => {
+    const [value, wanted, verdict, rate, cpu] = cells(each);
+    return `| ${each.name} | ${value} | ${wanted} | ${verdict} | ${rate} | ${cpu} |`;
+  });
+  const table = ['| | reached | target | | rate and latency | CPU per request |', '| --- | --- | --- | --- | --- | --- |', ...lines];
+  const text = readFileSync(file, 'utf8').replace(/(?<=<!-- figures -->\n)[\s\S]*(?=<!-- \/figures -->)/, () => [...table, '', ...conditions, ''].join('\n'));
+  writeFileSync(file, text);
 }
 
 function median(numbers) {

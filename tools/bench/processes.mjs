@@ -11,7 +11,7 @@ const running = new Set();
 const folders = new Set();
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
-  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 });
 
 export const rootKey = 'benchmark-root-key-benchmark-root-key';

@@ -25,12 +25,12 @@ export interface Written<State, Event> {
 export type View<State, Event, Answer> = (state: State, revision: number, events: readonly Event[]) => Answer;
 
 export interface AggregatesOptions {
-  /** Folds kept per environment; one of more than 20 events counts once per 20. Default 10,000. */
+  /** Folds kept per environment; one of more than 20 events counts once per 20. Default 25,000. */
   readonly maxFolds?: number;
   readonly snapshots?: PerEnvironment<SnapshotStore>;
 }
 
-const MAX_FOLDS = 10_000;
+const MAX_FOLDS = 25_000;
 const EVENTS_PER_WEIGHT = 20;
 const MAX_LOST_RACES = 20;
 const COMMANDS_PER_APPEND = 500;

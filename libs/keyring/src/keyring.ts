@@ -43,7 +43,7 @@ export class Keyring implements Sealing {
   #waiting: Request[] = [];
   #busy = false;
 
-  private constructor({ masterKey, environment, dataKeys, cachedKeys = 10_000 }: KeyringOptions) {
+  private constructor({ masterKey, environment, dataKeys, cachedKeys = 50_000 }: KeyringOptions) {
     const derived = (purpose: string) => createSecretKey(Buffer.from(hkdfSync('sha256', masterKey, '', `keyledger/1/${purpose}/${environment}`, 32)));
     this.#environment = environment;
     this.#pepper = derived('pepper');

@@ -24,7 +24,7 @@ export interface ProjectorOptions {
   readonly database: Database;
   readonly projections: readonly Projection[];
   readonly sealing: Sealing;
-  /** Folded states kept, per source. Default 5,000. */
+  /** Folded states kept, per source. Default 25,000. */
   readonly maxFolds?: number;
   /** A stream has been parked. Default: a process warning. */
   readonly parked?: (parked: Parked) => void;
@@ -34,7 +34,7 @@ export interface ProjectorOptions {
   readonly observe?: (batch: { readonly events: number; readonly rows: number; readonly seconds: number }) => void;
 }
 
-const MAX_FOLDS = 5_000;
+const MAX_FOLDS = 25_000;
 /** Some ten milliseconds, on either thread. */
 const EVENTS_PER_BATCH = 500;
 const PAGE = 1_000;

@@ -9,6 +9,9 @@ import { ReadIndex } from './read-index.ts';
 export class StateDatabases extends PerEnvironment<Database> {}
 export class ReadDatabases extends PerEnvironment<Database> {}
 
+/** A list may take a moment when everybody writes; a verdict may not. */
+const listTimeoutMs = 3_000;
+
 /** How far one projector is behind its log. */
 export interface Lag {
   readonly environment: string;
@@ -47,7 +50,7 @@ export class Projectors {
     const kept = await Promise.all([...events.entries()].map(async ([environment, store]) => {
       const database = databases.of(environment);
       const projector = await Projector.start({ store, database, projections, sealing: sealings.of(environment), parked });
-      return [environment, { projector, store, database, index: new ReadIndex(store, projector) }] as const;
+      return [environment, { projector, store, database, index: new ReadIndex(store, projector, listTimeoutMs) }] as const;
     }));
     return new Projectors(name, new PerEnvironment(kept));
   }
