@@ -30,7 +30,7 @@ interface Entry {
   read: number;
 }
 
-/** Licenses kept ready; at 2 to 3 KB each this is what the hot path may take of the memory. */
+/** Licenses kept ready; at some 3 KB each this is what the hot path may take of the memory. Given as a size, because `max` would take memory for all of them at once. */
 const maxLicenses = 200_000;
 
 type LoadLicense = (licenseId: LicenseId) => Promise<KnownLicense>;
@@ -41,9 +41,9 @@ type LoadLicense = (licenseId: LicenseId) => Promise<KnownLicense>;
  */
 export class VerdictCache implements View {
   /** By key as typed, to spare the hash. */
-  readonly #typed = new LRUCache<string, { readonly keyHash: string; readonly entry: Entry }>({ max: maxLicenses });
+  readonly #typed = new LRUCache<string, { readonly keyHash: string; readonly entry: Entry }>({ maxSize: maxLicenses, sizeCalculation: () => 1 });
   /** An entry that falls out is no longer marked, so what it knew must not be found any more. */
-  readonly #entries = new LRUCache<LicenseId, Entry>({ max: maxLicenses, dispose: (entry) => { entry.known = undefined; } });
+  readonly #entries = new LRUCache<LicenseId, Entry>({ maxSize: maxLicenses, sizeCalculation: () => 1, dispose: (entry) => { entry.known = undefined; } });
   readonly #subscription: Subscription;
   readonly #index: ReadIndex;
   readonly #listeners: (() => void)[] = [];

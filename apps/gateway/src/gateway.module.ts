@@ -64,7 +64,10 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   acceptJson(fastify);
   assemblePipeline(fastify, { admission: new Admission(messages, clock, limits, environments), idempotency: new Idempotency(messages), metrics, operations });
-  const problems = new ProblemFilter((error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed'));
+  const problems = new ProblemFilter(
+    (error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed'),
+    (code) => metrics.decision(code),
+  );
   app.useGlobalFilters(problems);
   serveValidation(fastify, messages, limits, problems);
   await serveDocs(fastify);

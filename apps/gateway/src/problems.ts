@@ -69,7 +69,10 @@ function detailOf({ keyword, params, message = 'is not valid' }: FastifySchemaVa
 /** The one place where a "no" becomes an HTTP answer. Whatever is not a refusal is a bug: logged whole, answered bare. */
 @Catch()
 export class ProblemFilter implements ExceptionFilter {
-  constructor(private readonly onBug: (error: unknown, request: FastifyRequest) => void) {}
+  constructor(
+    private readonly onBug: (error: unknown, request: FastifyRequest) => void,
+    private readonly onRefusal: (code: ErrorCode) => void,
+  ) {}
 
   catch(error: unknown, host: ArgumentsHost): void {
     const request = host.switchToHttp().getRequest<FastifyRequest>();
@@ -78,7 +81,9 @@ export class ProblemFilter implements ExceptionFilter {
   }
 
   answer(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
-    sendProblem(refusalFrom(error) ?? this.#bug(error, request), request, reply);
+    const refusal = refusalFrom(error) ?? this.#bug(error, request);
+    this.onRefusal(refusal.code);
+    sendProblem(refusal, request, reply);
   }
 
   #bug(error: unknown, request: FastifyRequest): Refusal {

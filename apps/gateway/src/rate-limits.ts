@@ -30,7 +30,7 @@ interface Window {
 
 /** So many requests a minute for each caller; 0 is no limit. */
 export class Limit {
-  readonly #windows = new LRUCache<string, Window>({ max: remembered });
+  readonly #windows = new LRUCache<string, Window>({ maxSize: remembered, sizeCalculation: () => 1 });
 
   constructor(private readonly name: string, private readonly quota: number) {}
 
@@ -58,8 +58,8 @@ interface Suspect extends Window {
  * neighbour behind the same address.
  */
 export class Guesses {
-  readonly #suspects = new LRUCache<string, Suspect>({ max: remembered });
-  readonly #proven = new LRUCache<string, true>({ max: remembered });
+  readonly #suspects = new LRUCache<string, Suspect>({ maxSize: remembered, sizeCalculation: () => 1 });
+  readonly #proven = new LRUCache<string, true>({ maxSize: remembered, sizeCalculation: () => 1 });
 
   constructor(private readonly name: string, private readonly quota: number) {}
 

@@ -12,8 +12,8 @@ import { LicenseTable } from './license.queries.ts';
  */
 @Injectable()
 export class LicenseKeys {
-  readonly #known = new LRUCache<string, LicenseId>({ max: 100_000 });
-  readonly #hashes = new LRUCache<string, string>({ max: 20_000 });
+  readonly #known = new LRUCache<string, LicenseId>({ maxSize: 100_000, sizeCalculation: () => 1 });
+  readonly #hashes = new LRUCache<string, string>({ maxSize: 20_000, sizeCalculation: () => 1 });
 
   constructor(private readonly keyrings: Keyrings, private readonly table: LicenseTable) {}
 

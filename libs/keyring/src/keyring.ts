@@ -50,7 +50,7 @@ export class Keyring implements Sealing {
     this.#wrapping = derived('wrapping');
     this.#answers = derived('answers');
     this.#store = dataKeys;
-    this.#cache = new LRUCache({ max: cachedKeys });
+    this.#cache = new LRUCache({ maxSize: cachedKeys, sizeCalculation: () => 1 });
   }
 
   /** Rejects when the stored data keys were wrapped under another master key. */

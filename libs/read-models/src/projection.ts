@@ -104,7 +104,8 @@ export class RowTable {
     return [...this.columns.map(({ name }) => name), ...(this.#searchable ? ['search_text'] : [])];
   }
 
-  create(build: number): Statement[] {
+  /** `bare`: without indexes, for a table that nobody reads before it is filled; `index` makes up for it. */
+  create(build: number, bare = false): Statement[] {
     const table = this.#table(build);
     const types = columnTypes[this.#dialect];
     const constraint: Partial<Record<string, string>> = { id: this.#dialect === 'sqlite' ? ' not null unique' : ' primary key', revision: ' not null' };
@@ -114,8 +115,16 @@ export class RowTable {
     if (this.#searchable) columns.push(`search_text ${types.text}`);
     return [
       { sql: `create table ${table} (${columns.join(', ')})` },
-      ...this.#indexes.map((names) => ({ sql: `create index "${this.#view}_v${build}_${names.join('_')}_index" on ${table} (${names.map(quoted).join(', ')})` })),
-      ...(this.#searchable ? this.#createSearch(build) : []),
+      ...(bare ? [] : this.index(build).flat()),
+    ];
+  }
+
+  /** Each list is a transaction of its own. It may be run again when it was cut short, but not for a build that serves. */
+  index(build: number): Statement[][] {
+    const table = this.#table(build);
+    return [
+      ...this.#indexes.map((names) => [{ sql: `create index if not exists "${this.#view}_v${build}_${names.join('_')}_index" on ${table} (${names.map(quoted).join(', ')})` }]),
+      ...(this.#searchable ? [this.#createSearch(build)] : []),
     ];
   }
 
@@ -212,9 +221,11 @@ export class RowTable {
 
   #createSearch(build: number): Statement[] {
     const table = this.#table(build);
-    if (this.#dialect === 'postgres') return [{ sql: `create index "${this.#view}_v${build}_search_index" on ${table} using gin (search_text gin_trgm_ops)` }];
+    if (this.#dialect === 'postgres') return [{ sql: `create index if not exists "${this.#view}_v${build}_search_index" on ${table} using gin (search_text gin_trgm_ops)` }];
     const fts = `"${this.#view}_v${build}_fts"`;
     return [
+      { sql: `drop table if exists ${fts}` },
+      ...['insert', 'delete', 'update'].map((what) => ({ sql: `drop trigger if exists "${this.#view}_v${build}_${what}"` })),
       { sql: `create virtual table ${fts} using fts5(search_text, content=${table}, content_rowid='_row', columnsize=0, tokenize='trigram case_sensitive 1')` },
       // What is deleted leaves the index at once, not with some later merge.
       { sql: `insert into ${fts} (${fts}, rank) values ('secure-delete', 1)` },

@@ -266,6 +266,33 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 
+  it('makes the indexes of a table built anew when it is filled, and makes them again when that was cut short', async () => {
+    const projector = await start();
+    for (let n = 0; n < 30; n++) await log.write(`p${n}`, sent(`Ada ${n}`));
+    await drained(projector);
+    await projector.close();
+    const indexes = async (build: number) => (await database.run<{ name: string }>(dialect === 'sqlite'
+      ? `select name from sqlite_master where tbl_name in ('test_parcels_v${build}', 'test_parcels_v${build}_fts', 'test_parcels_fts') and type in ('index', 'trigger') order by name`
+      : `select indexname as name from pg_indexes where tablename = 'test_parcels_v${build}' order by indexname`)).rows.map(({ name }) => name.replace(`_v${build}`, ''));
+    const before = await indexes(1);
+    const table = new RowTable(database, parcels());
+    const cut = await start({ projections: [{ ...parcels(), version: 2 } as Projection], failed: () => undefined, store: {
+      ...deliver(log.store, (events) => events),
+      async readByStream() {
+        for (const statements of table.index(2)) await database.batch(statements);
+        throw new Error('cut');
+      },
+    } });
+    await cut.close();
+    const again = await start({ projections: [{ ...parcels(), version: 2 } as Projection] });
+    await again.rebuild('parcels');
+    await log.write('late', sent('Grace'));
+    await drained(again);
+    const { rows: [serving] } = await database.run<{ build: number }>('select build from projections where serving = 1');
+    expect(await indexes(Number(serving?.build))).toEqual(before);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
   it('gathers events while nobody waits, and does not let anybody wait for it', async () => {
     const sizes: number[] = [];
     const projector = await start({ observe: ({ events }) => void sizes.push(events) });

@@ -37,6 +37,7 @@ export interface ProjectorOptions {
 const MAX_FOLDS = 25_000;
 /** Some ten milliseconds, on either thread. */
 const EVENTS_PER_BATCH = 500;
+const EVENTS_PER_FILL = 2_000;
 const PAGE = 1_000;
 const PAGE_TO_CATCH_UP = 4 * PAGE;
 /** A batch this large means that there is more to come; then it pays to read a stream to its end at first sight. */
@@ -302,7 +303,7 @@ export class Projector implements View {
     const registered: Registered = {
       build: Math.max(...builds) + 1, version: `${projection.version}-${table.shape}`, position: 0, serving: false, columns: JSON.stringify(table.columnNames), fence: 0,
     };
-    await this.#options.database.batch([...table.create(registered.build), this.#register(projection, registered)]);
+    await this.#options.database.batch([...table.create(registered.build, true), this.#register(projection, registered)]);
     return new Lane(projection, table, registered);
   }
 
@@ -337,7 +338,7 @@ export class Projector implements View {
     const { store } = this.#options;
     const { source } = lane.projection;
     const head = await store.head();
-    if (!store.readByStream || head === 0) return;
+    if (!store.readByStream || head === 0) return this.#index(lane);
     const folds = this.#newFolds();
     let reading = store.readByStream(source.category, undefined, PAGE_TO_CATCH_UP);
     let writing: Promise<void> | undefined;
@@ -345,9 +346,9 @@ export class Projector implements View {
       const events = await reading;
       isMore = events.length === PAGE_TO_CATCH_UP;
       if (isMore) reading = store.readByStream(source.category, events.at(-1), PAGE_TO_CATCH_UP);
-      for (let from = 0; from < events.length; from += EVENTS_PER_BATCH) {
+      for (let from = 0; from < events.length; from += EVENTS_PER_FILL) {
         const changes = new Map([[lane, newChanges()]]);
-        await this.#foldBatch(source, [lane], events.slice(from, from + EVENTS_PER_BATCH), folds, false, changes);
+        await this.#foldBatch(source, [lane], events.slice(from, from + EVENTS_PER_FILL), folds, false, changes);
         await writing;
         writing = this.#write(changes, lane.position);
         // It is awaited in the next round, or below.
@@ -356,8 +357,15 @@ export class Projector implements View {
     }
     await writing;
     if (this.#stop.signal.aborted) return;
+    await this.#index(lane);
     await this.#save([{ lane, position: head, statements: [] }]);
     lane.advance(head);
+  }
+
+  /** Over rows that are there an index costs a third of what it costs row by row. */
+  async #index({ table, build, serving }: Lane): Promise<void> {
+    if (serving) return;
+    for (const statements of table.index(build)) await this.#options.database.batch(statements);
   }
 
   /** The last stretch and the change-over happen between two live batches. False when the log is still ahead. */
