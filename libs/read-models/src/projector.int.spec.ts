@@ -273,7 +273,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     await projector.close();
     const indexes = async (build: number) => (await database.run<{ name: string }>(dialect === 'sqlite'
       ? `select name from sqlite_master where tbl_name in ('test_parcels_v${build}', 'test_parcels_v${build}_fts', 'test_parcels_fts') and type in ('index', 'trigger') order by name`
-      : `select indexname as name from pg_indexes where tablename = 'test_parcels_v${build}' order by indexname`)).rows.map(({ name }) => name.replace(`_v${build}`, ''));
+      : `select indexname as name from pg_indexes where schemaname = current_schema() and tablename = 'test_parcels_v${build}' order by indexname`)).rows.map(({ name }) => name.replace(`_v${build}`, ''));
     const before = await indexes(1);
     const table = new RowTable(database, parcels());
     const cut = await start({ projections: [{ ...parcels(), version: 2 } as Projection], failed: () => undefined, store: {
