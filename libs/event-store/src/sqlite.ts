@@ -57,7 +57,10 @@ class SqliteWorker {
   constructor() {
     // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
     this.#worker = new Worker(new URL(`./sqlite.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: 'event-store' });
-    this.#worker.on('message', (reply: Reply) => this.#answered(reply));
+    // `node --watch` tells on the same channel what the thread has imported.
+    this.#worker.on('message', (reply: Partial<Reply>) => {
+      if (reply.call !== undefined) this.#answered(reply as Reply);
+    });
     this.#worker.on('error', (error) => this.#died(error as Error));
     this.#worker.on('exit', () => this.#died(new Error(CLOSED)));
   }

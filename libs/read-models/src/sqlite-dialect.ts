@@ -55,7 +55,10 @@ class SqliteThread {
     this.#kind = kind;
     // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
     this.#worker = new Worker(new URL(`./sqlite.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: `sqlite-${kind}` });
-    this.#worker.on('message', (replies: readonly Reply[]) => replies.forEach((reply) => this.#answered(reply)));
+    // `node --watch` tells on the same channel what the thread has imported.
+    this.#worker.on('message', (replies: unknown) => {
+      if (Array.isArray(replies)) for (const reply of replies as readonly Reply[]) this.#answered(reply);
+    });
     this.#worker.on('error', (error) => this.#died(error as Error));
     this.#worker.on('exit', () => this.#died(new Error('The database is closed')));
   }
