@@ -1,7 +1,7 @@
 import { ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
 import { instanceView, issued, licenseStatuses, licenseView } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, instantOf, isId, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
+import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
@@ -172,14 +172,14 @@ export class ActivationList {
   constructor(private readonly licenses: Licenses) {}
 
   async execute({ licenseId, include, limit = 25, cursor }: ListActivations) {
-    const instances = await this.licenses.load(licenseId, (state) =>
-      [...issued(state).activations.values()].filter(({ endedAt }) => include === 'ended' || endedAt === null).map(instanceView));
-    const newestFirst = instances.map((instance) => ({ ...instance, lastSeenAt: instance.createdAt })).sort((a, b) => (a.id < b.id ? 1 : -1));
-    const after = cursor === undefined ? undefined : placeOf(cursor, (place) => isId('act', place));
-    const from = after === undefined ? 0 : newestFirst.findIndex(({ id }) => id < after);
-    const data = from < 0 ? [] : newestFirst.slice(from, from + limit);
-    const more = from >= 0 && from + limit < newestFirst.length;
-    return { data, page: { next: more ? cursorOf(String(data.at(-1)?.id)) : null, total: newestFirst.length } };
+    // In the order of the log: ids of one millisecond say nothing about which came first.
+    const newestFirst = await this.licenses.load(licenseId, (state) => [...issued(state).activations.values()].reverse().map(instanceView));
+    const after = cursor === undefined ? undefined : placeOf(cursor, (place) => newestFirst.some(({ id }) => id === place));
+    const isShown = ({ endedAt }: { endedAt: Instant | null }) => include === 'ended' || endedAt === null;
+    const rest = newestFirst.slice(newestFirst.findIndex(({ id }) => id === after) + 1).filter(isShown);
+    const data = rest.slice(0, limit).map((instance) => ({ ...instance, lastSeenAt: instance.createdAt }));
+    const more = rest.length > limit;
+    return { data, page: { next: more ? cursorOf(String(data.at(-1)?.id)) : null, total: newestFirst.filter(isShown).length } };
   }
 }
 
