@@ -1,14 +1,14 @@
 import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { EventStores } from '@keyledger/event-store';
-import { Clock, runIn, systemContext } from '@keyledger/kernel';
+import { Clock, environments, runIn, systemContext } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases } from '@keyledger/read-models';
 import { ApiKeyCommands, ApiKeyQuery, Authentication, EnvironmentQuery } from './api-keys.handlers.ts';
 import { ApiKeyList, apiKeys, ApiKeyTable } from './api-keys.queries.ts';
 import type { AccessConfig } from './config.ts';
-import { environments, firstStart } from './first-start.ts';
+import { firstStart } from './first-start.ts';
 import { oldestKept, RequestCommands, Requests } from './idempotency.handlers.ts';
 import { AccessStreams } from './streams.ts';
 

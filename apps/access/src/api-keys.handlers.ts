@@ -1,11 +1,10 @@
 import { Authenticate, CreateApiKey, DeleteApiKey, GetApiKey, ListEnvironments, RotateApiKey } from '@keyledger/contracts';
 import { apiKeyView, environmentView, mayGrant, permissionsOf, type ApiKeyState } from '@keyledger/domain';
-import { context, instantOf, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
+import { context, controlEnvironment, environments, instantOf, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { LRUCache } from 'lru-cache';
 import { ApiKeyTable } from './api-keys.queries.ts';
-import { controlEnvironment, environments } from './first-start.ts';
 import { secretHash } from './secrets.ts';
 import { AccessStreams } from './streams.ts';
 

@@ -1,12 +1,8 @@
-import { derivedId, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { controlEnvironment, derivedId, environments, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { randomBytes } from 'node:crypto';
 import type { AccessConfig } from './config.ts';
 import { secretHash } from './secrets.ts';
 import type { AccessStreams } from './streams.ts';
-
-/** Worlds that are there from the first start on. `control` holds what spans them and is nobody's to ask for. */
-export const environments = ['production', 'staging'] as const;
-export const controlEnvironment = 'control';
 
 /** There is one root key, under one id, in every installation. */
 const rootId = derivedId('key', '6b65796c-6564-4765-8000-726f6f742121', '2026-01-01T00:00:00.000Z');

@@ -1,2 +1,4 @@
+import { lastSeenTable } from './last-seen.ts';
+
 export { ActivationModule } from './activation.module.ts';
-export { lastSeenTable } from './last-seen.ts';
+export const activationSchema = { state: [lastSeenTable] };

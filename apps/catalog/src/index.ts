@@ -2,4 +2,4 @@ import { CustomerEntity, GeneratorEntity, OrderEntity, PlanEntity, ProductEntity
 
 export { CatalogModule } from './catalog.module.ts';
 export { catalogProjections } from './catalog.tables.ts';
-export const catalogEntities = [ProductEntity, PlanEntity, CustomerEntity, OrderEntity, GeneratorEntity];
+export const catalogSchema = { read: [ProductEntity, PlanEntity, CustomerEntity, OrderEntity, GeneratorEntity] };

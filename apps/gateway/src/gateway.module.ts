@@ -1,9 +1,10 @@
 import type { IncomingMessage } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Module, type DynamicModule } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ListEnvironments } from '@keyledger/contracts';
-import { runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { Health, Metrics, type Log } from '@keyledger/observability';
 import type { FastifyInstance } from 'fastify';
@@ -75,10 +76,19 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   return app;
 }
 
-/** Environments are made at the first start and never again, so asking once is enough. */
+const askAgainAfterMs = 200;
+
+/** Environments are made at the first start and never again, so asking once is enough; it may take a while until somebody answers. */
 async function environmentNames(messages: MessageClient, clock: Clock): Promise<ReadonlySet<string>> {
-  const { data } = await runIn(systemContext('control', clock.now('control')), () => messages.send(ListEnvironments, {}));
-  return new Set(data.map(({ name }) => name));
+  for (;;) {
+    try {
+      const { data } = await runIn(systemContext('control', clock.now('control')), () => messages.send(ListEnvironments, {}));
+      return new Set(data.map(({ name }) => name));
+    } catch (error) {
+      if (!(error instanceof Refusal && error.status === 503)) throw error;
+      await sleep(askAgainAfterMs);
+    }
+  }
 }
 
 const bodyLimit = 256 * 1024;

@@ -2,5 +2,4 @@ import { CustomerEntity, LicenseEntity, ProductEntity, retiredKeys } from './lic
 
 export { LicenseAuthorityModule } from './authority.module.ts';
 export { licenseProjections as authorityProjections } from './license.tables.ts';
-export const authorityEntities = [LicenseEntity, ProductEntity, CustomerEntity];
-export const authorityTables = [retiredKeys];
+export const authoritySchema = { state: [retiredKeys], read: [LicenseEntity, ProductEntity, CustomerEntity] };

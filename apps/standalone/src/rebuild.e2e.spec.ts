@@ -1,12 +1,13 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { accessEntities, accessProjections, controlEnvironment, environments } from '@keyledger/access';
-import { catalogEntities, catalogProjections } from '@keyledger/catalog';
+import { accessProjections, accessSchema } from '@keyledger/access';
+import { catalogProjections, catalogSchema } from '@keyledger/catalog';
 import type { CustomerView, InstanceView, OrderView } from '@keyledger/contracts';
 import { SqliteEventStores } from '@keyledger/event-store';
+import { controlEnvironment, environments } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
-import { authorityEntities, authorityProjections } from '@keyledger/license-authority';
+import { authorityProjections, authoritySchema } from '@keyledger/license-authority';
 import { openDatabases, Projector, ReadIndex } from '@keyledger/read-models';
 import { offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
 
@@ -68,7 +69,7 @@ async function dumpAll(dataDir: string): Promise<Map<string, string[]>> {
   const at = { directory: dataDir };
   const events = await SqliteEventStores.open(Object.fromEntries(everywhere.map((name) => [name, join(dataDir, name, 'events.db')])));
   const state = await openDatabases({ kind: 'state', environments: everywhere, at, entities: [], migrations: [dataKeysMigration] });
-  const read = await openDatabases({ kind: 'read', environments: everywhere, at, entities: [...accessEntities, ...catalogEntities, ...authorityEntities] });
+  const read = await openDatabases({ kind: 'read', environments: everywhere, at, entities: [...accessSchema.read, ...catalogSchema.read, ...authoritySchema.read] });
   const dumps = new Map<string, string[]>();
   for (const environment of everywhere) {
     const [store, database] = [events.of(environment), read.of(environment)];

@@ -48,6 +48,10 @@ export function newId<P extends IdPrefix>(prefix: P, index = 0): Id<P> {
   return derivedId(prefix, commandId, commandAt, index);
 }
 
+/** Worlds that are there from the first start on. `control` holds what spans them and is nobody's to ask for. */
+export const environments = ['production', 'staging'] as const;
+export const controlEnvironment = 'control';
+
 const system: Actor = { type: 'system', id: 'keyledger', permissions: [] };
 
 /** A context for work that no message started: projections, reactions, start-up. */

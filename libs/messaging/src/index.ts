@@ -1,6 +1,7 @@
 export * from './client.ts';
 export * from './in-process.ts';
 export * from './message.ts';
+export * from './nats.ts';
 export * from './nest.ts';
 export { handlerOf, type ServeOptions } from './server.ts';
 export * from './transport.ts';

@@ -1,0 +1,10 @@
+import { runService } from '@keyledger/process';
+import { gatewayConfig } from './config.ts';
+import { createGateway } from './index.ts';
+
+await runService('gateway', async (host) => {
+  const config = gatewayConfig();
+  const gateway = await createGateway({ ...host, config });
+  await gateway.listen(config.port, config.host);
+  return { url: await gateway.getUrl(), stopListening: () => gateway.close() };
+});

@@ -1,0 +1,182 @@
+import { hasContext, context, refuse, type Refusal } from '@keyledger/kernel';
+import { connect, createInbox, headers as newHeaders, type Msg, type MsgHdrs, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node';
+import { isUnderway } from './server.ts';
+import { nobody, refusalEnvelope, tooLate, type Envelope, type MessageHandler, type Transport } from './transport.ts';
+
+export interface NatsOptions {
+  /** `nats://127.0.0.1:4222`, several separated by commas; user and password, or a token, in the URL. `tls://` for an encrypted connection. */
+  readonly url: string;
+  /** What the server calls this connection in its own lists. */
+  readonly name?: string;
+  /** How long `close` waits for what is being handled. */
+  readonly drainLimitMs?: number;
+  readonly onStatus?: (status: 'connected' | 'disconnected') => void;
+}
+
+/** A server that is silent is taken for gone after 1 to 1.5 s; what waits for it is refused then, whatever its own time limit. */
+const heartbeat = { pingInterval: 500, maxPingOut: 2 } as const;
+const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100, waitOnFirstConnect: true } as const;
+const NO_RESPONDERS = 503;
+
+interface Pending {
+  readonly subject: string;
+  readonly resolve: (answer: Envelope) => void;
+  readonly reject: (refusal: Refusal) => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+/**
+ * Services as separate processes, joined by a NATS server (core NATS: requests and replies, queue groups; nothing that must not be lost).
+ * While the server is away every request is refused at once, and the connection comes back by itself.
+ */
+export class NatsTransport implements Transport {
+  readonly #connection: NatsConnection;
+  readonly #drainLimitMs: number;
+  readonly #inbox = createInbox();
+  readonly #pending = new Map<string, Pending>();
+  readonly #served = new Map<string, { readonly queue: string; readonly handler: MessageHandler; readonly subscription: Subscription }>();
+  #state: 'open' | 'draining' | 'closed' = 'open';
+  #connected = true;
+  #requests = 0;
+  #inFlight = 0;
+  #drained: (() => void) | undefined;
+
+  /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong. */
+  static async connect({ url, name, drainLimitMs = 10_000, onStatus }: NatsOptions): Promise<NatsTransport> {
+    const connection = await connect({ ...addressOf(url), ...heartbeat, ...reconnect, ...(name && { name }), noAsyncTraces: true });
+    return new NatsTransport(connection, drainLimitMs, onStatus);
+  }
+
+  private constructor(connection: NatsConnection, drainLimitMs: number, onStatus: NatsOptions['onStatus']) {
+    this.#connection = connection;
+    this.#drainLimitMs = drainLimitMs;
+    connection.subscribe(`${this.#inbox}.*`, { callback: (error, message) => void (error ?? this.#answered(message)) });
+    void this.#watch(onStatus);
+  }
+
+  get isConnected(): boolean {
+    return this.#connected;
+  }
+
+  request(subject: string, request: Envelope, timeoutMs: number): Promise<Envelope> {
+    const own = this.#whileDraining(subject);
+    if (own) return own.answer(request);
+    if (this.#state === 'closed' || (this.#state === 'draining' && !isPartOfWork()) || !this.#connected) return Promise.reject(nobody(subject));
+    return new Promise((resolve, reject) => {
+      const id = (this.#requests++).toString(36);
+      const timer = setTimeout(() => {
+        this.#pending.delete(id);
+        reject(tooLate(subject, timeoutMs));
+      }, timeoutMs);
+      this.#pending.set(id, { subject, resolve, reject, timer });
+      try {
+        this.#connection.publish(subject, request.body, { reply: `${this.#inbox}.${id}`, headers: headersOf(request) });
+      } catch (error) {
+        this.#take(id);
+        reject(Object.assign(refuse('INTERNAL'), { cause: error }));
+      }
+    });
+  }
+
+  /** Resolves when the server knows it: whoever asks from then on is answered. */
+  async serve(subject: string, queue: string, handler: MessageHandler): Promise<void> {
+    const already = this.#served.get(subject);
+    if (already && already.queue !== queue) throw new Error(`${subject} is served by ${already.queue} and ${queue}: each would answer it`);
+    const subscription = this.#connection.subscribe(subject, { queue, callback: (error, message) => void (error ?? this.#handle(handler, message)) });
+    this.#served.set(subject, { queue, handler, subscription });
+    await this.#connection.flush();
+  }
+
+  async close(): Promise<void> {
+    if (this.#state !== 'open') return;
+    this.#state = 'draining';
+    const limit = AbortSignal.timeout(this.#drainLimitMs);
+    const limited = new Promise<void>((resolve) => limit.addEventListener('abort', () => resolve()));
+    // First nothing new comes in, then what has come in is answered, then the line is cut.
+    if (this.#connected) await Promise.race([limited, Promise.all([...this.#served.values()].map(({ subscription }) => subscription.drain()))]);
+    if (this.#inFlight > 0) await Promise.race([limited, new Promise<void>((resolve) => { this.#drained = resolve; })]);
+    this.#state = 'closed';
+    if (this.#connected) await Promise.race([limited, this.#connection.flush().catch(() => undefined)]);
+    await this.#connection.close();
+    this.#refuseAll();
+  }
+
+  async #handle(handler: MessageHandler, message: Msg): Promise<void> {
+    this.#inFlight++;
+    const answer = await handler.answer({ headers: toRecord(message.headers), body: message.string() });
+    try {
+      message.respond(answer.body, { headers: headersOf(answer) });
+    } catch {
+      // Larger than the server takes. The connection itself may be gone as well: then nobody waits any more.
+      const refusal = refusalEnvelope(refuse('INTERNAL', 'The answer is too large to be sent'));
+      if (this.#connected) message.respond(refusal.body, { headers: headersOf(refusal) });
+    }
+    this.#inFlight--;
+    if (this.#inFlight === 0) this.#drained?.();
+  }
+
+  #answered(message: Msg): void {
+    const pending = this.#take(message.subject.slice(this.#inbox.length + 1));
+    if (!pending) return;
+    if (message.headers?.code === NO_RESPONDERS) return pending.reject(nobody(pending.subject));
+    pending.resolve({ headers: toRecord(message.headers), body: message.string() });
+  }
+
+  #take(id: string): Pending | undefined {
+    const pending = this.#pending.get(id);
+    if (!pending) return;
+    this.#pending.delete(id);
+    clearTimeout(pending.timer);
+    return pending;
+  }
+
+  /** Work that is being finished may need what only this process serves, and that is no longer announced. */
+  #whileDraining(subject: string): MessageHandler | undefined {
+    return this.#state === 'draining' && isPartOfWork() ? this.#served.get(subject)?.handler : undefined;
+  }
+
+  /** An answer to what was asked before the line broke may never come: waiting for it helps nobody. */
+  #refuseAll(): void {
+    for (const id of [...this.#pending.keys()]) {
+      const pending = this.#take(id);
+      pending?.reject(nobody(pending.subject));
+    }
+  }
+
+  async #watch(onStatus: NatsOptions['onStatus']): Promise<void> {
+    onStatus?.('connected');
+    for await (const { type } of this.#connection.status()) {
+      if (type !== 'disconnect' && type !== 'reconnect') continue;
+      this.#connected = type === 'reconnect';
+      if (!this.#connected) this.#refuseAll();
+      onStatus?.(this.#connected ? 'connected' : 'disconnected');
+    }
+  }
+}
+
+const isPartOfWork = (): boolean => hasContext() && isUnderway(context());
+
+function addressOf(url: string): NodeConnectionOptions {
+  const servers = url.split(',').map((one) => new URL(one.trim()));
+  const [{ username, password, protocol }] = servers as [URL];
+  return {
+    servers: servers.map(({ host }) => host),
+    ...(password ? { user: decodeURIComponent(username), pass: decodeURIComponent(password) } : username && { token: decodeURIComponent(username) }),
+    ...(protocol === 'tls:' && { tls: {} }),
+  };
+}
+
+const none: Envelope['headers'] = {};
+
+function headersOf({ headers }: Envelope): MsgHdrs | undefined {
+  let made: MsgHdrs | undefined;
+  for (const name in headers) (made ??= newHeaders()).set(name, headers[name] as string);
+  return made;
+}
+
+function toRecord(headers: MsgHdrs | undefined): Envelope['headers'] {
+  if (!headers) return none;
+  const record: Record<string, string> = {};
+  for (const [name, [value = '']] of headers) record[name] = value;
+  return record;
+}

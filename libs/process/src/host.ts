@@ -1,0 +1,54 @@
+import type { DynamicModule, INestApplicationContext, Provider } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { Clock, systemClock } from '@keyledger/kernel';
+import { MessageClient, serveMessages, type Transport } from '@keyledger/messaging';
+import { createLog, Health, Log, Metrics, startTracing } from '@keyledger/observability';
+import type { ProcessConfig } from './config.ts';
+
+/** What a process is made of, whatever runs in it. */
+export interface Host {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly health: Health;
+  readonly messages: MessageClient;
+  /** All of these under the names by which services ask for them. */
+  readonly providers: readonly Provider[];
+  /** Starts a service in a container of its own; it answers its messages when this resolves. */
+  start(queue: string, module: DynamicModule): Promise<INestApplicationContext>;
+  /** Finishes what is under way, then ends the services, last come first. */
+  close(): Promise<void>;
+}
+
+export async function openHost(service: string, { logLevel, tracing }: Pick<ProcessConfig, 'logLevel' | 'tracing'>, transport: Transport): Promise<Host> {
+  const log = createLog({ level: logLevel, service });
+  const traces = await startTracing({ service: service === 'standalone' ? 'keyledger' : `keyledger-${service}`, ...tracing });
+  const clock = systemClock;
+  const metrics = new Metrics(service);
+  const messages = new MessageClient(transport);
+  const services: INestApplicationContext[] = [];
+  return {
+    clock, log, metrics, messages, health: new Health(),
+    providers: [
+      { provide: MessageClient, useValue: messages },
+      { provide: Clock, useValue: clock },
+      { provide: Metrics, useValue: metrics },
+      { provide: Log, useValue: log },
+    ],
+    async start(queue, module) {
+      const app = await NestFactory.createApplicationContext(module, { logger: false, abortOnError: false });
+      services.push(app);
+      await serveMessages(app, transport, {
+        queue, clock,
+        onError: (error, subject) => log.error({ err: error, subject }, 'message failed'),
+        onHandled: (subject, outcome) => metrics.message(subject, outcome),
+      });
+      return app;
+    },
+    async close() {
+      await transport.close();
+      for (const app of services.reverse()) await app.close();
+      await traces.stop();
+    },
+  };
+}

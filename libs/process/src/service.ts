@@ -1,0 +1,43 @@
+import { NatsTransport } from '@keyledger/messaging';
+import { processConfig, type ProcessConfig } from './config.ts';
+import { serveHealth } from './health-server.ts';
+import { openHost, type Host } from './host.ts';
+import { runUntilStopped, say } from './run.ts';
+
+/** A part of the product as a process of its own: on NATS, with health and metrics; says when it is ready. */
+export function runService(name: string, begin: (host: Host) => Promise<Part>, config: ProcessConfig = processConfig()): Promise<void> {
+  return runUntilStopped(name, async () => {
+    if (!config.natsUrl) throw new Error('NATS_URL is not set. Without NATS, run everything in one process: npm start');
+    const transport = await NatsTransport.connect({
+      url: config.natsUrl, name,
+      onStatus: (status) => host?.log[status === 'connected' ? 'info' : 'warn'](`NATS ${status}`),
+    });
+    let host: Host | undefined;
+    host = await openHost(name, config, transport);
+    host.health.add('ready', 'NATS', () => {
+      if (!transport.isConnected) throw new Error('The NATS server does not answer');
+    });
+    const part = await begin(host);
+    const url = part.url ?? (part.door = await serveHealth(host.health, host.metrics, config)).url;
+    say(`${name} is ready at ${url}`);
+    return {
+      async close() {
+        await part.stopListening?.();
+        await host.close();
+        await part.close?.();
+        await part.door?.close();
+      },
+    };
+  });
+}
+
+/** What the process was started for. */
+export interface Part {
+  /** Where it answers requests and for its own health; without it there is a door for health alone. */
+  readonly url?: string;
+  door?: { readonly url: string; close(): Promise<void> };
+  /** Takes no more from outside; what is under way still needs the other services. */
+  stopListening?(): Promise<void>;
+  /** When nothing is under way any more. */
+  close?(): Promise<void>;
+}

@@ -1,0 +1,28 @@
+import { resolve } from 'node:path';
+
+/** Where an installation keeps what it knows. With nothing set: files in ./data. */
+export interface StoresConfig {
+  dataDir: string;
+  masterKey: { value: string | undefined; file: string | undefined };
+  /** DATABASE_URL: PostgreSQL keeps state tables, read models and (without EVENTSTORE_URL) the log. */
+  databaseUrl: string | undefined;
+  /** EVENTSTORE_URL: EventStoreDB keeps the log. */
+  eventStoreUrl: string | undefined;
+  /** DATABASE_CONNECTIONS: at most so many connections of this process to each schema of the database. */
+  connections: number;
+}
+
+export function storesConfig(env: NodeJS.ProcessEnv = process.env): StoresConfig {
+  const databaseUrl = env['DATABASE_URL'] || undefined;
+  const eventStoreUrl = env['EVENTSTORE_URL'] || undefined;
+  if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) throw new Error('DATABASE_URL must begin with postgresql://');
+  if (eventStoreUrl !== undefined && !/^(esdb|kurrentdb)(\+discover)?:\/\//.test(eventStoreUrl)) throw new Error('EVENTSTORE_URL must begin with esdb://');
+  if (eventStoreUrl !== undefined && databaseUrl === undefined) throw new Error('EVENTSTORE_URL is set but not DATABASE_URL: state tables and read models need a PostgreSQL beside the log');
+  const connections = Number(env['DATABASE_CONNECTIONS'] || 4);
+  if (!Number.isInteger(connections) || connections < 1) throw new Error('DATABASE_CONNECTIONS must be a whole number of at least 1');
+  return {
+    dataDir: resolve(env['KEYLEDGER_DATA_DIR'] || './data'),
+    masterKey: { value: env['KEYLEDGER_MASTER_KEY'] || undefined, file: env['KEYLEDGER_MASTER_KEY_FILE'] || undefined },
+    databaseUrl, eventStoreUrl, connections,
+  };
+}

@@ -1,0 +1,109 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { INestApplicationContext, Provider } from '@nestjs/common';
+import {
+  EventStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
+} from '@keyledger/event-store';
+import { controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
+import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
+import { projectionsKeepUp, type Health, type Log, type Metrics, type ProjectionLag } from '@keyledger/observability';
+import { openDatabases, Projectors, ReadDatabases, reactionsTable, StateDatabases, type Migration } from '@keyledger/read-models';
+import type { StoresConfig } from './config.ts';
+
+/** The tables of a service, its own alone: it touches no other's. */
+export interface Schema {
+  readonly state?: readonly Migration[];
+  readonly read?: Parameters<typeof openDatabases>[0]['entities'];
+}
+
+/** What the stores need of the process they are opened in. */
+interface Host {
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly health: Health;
+}
+
+export interface Stores {
+  /** All of them under the names by which services ask for them. */
+  readonly providers: readonly Provider[];
+  /** Metrics and readiness follow the read models of these services. Call once. */
+  watch(services: readonly INestApplicationContext[]): void;
+  close(): Promise<void>;
+}
+
+/** A log of some kind, in every environment. */
+type Logs = PerEnvironment<EventStore> & { close(): Promise<void> };
+type Snapshots = PerEnvironment<SnapshotStore> & { close(): void | Promise<void> };
+
+const names = [controlEnvironment, ...environments];
+/** A read model further behind than this sends requests elsewhere for a while. */
+const lagLimits = { positions: 20_000, seconds: 10 };
+
+/** Opens, and where they are missing makes, the stores of all environments: files of this process, or servers that many share. */
+export async function openStores(config: StoresConfig, { log, metrics, health }: Host, schemas: readonly Schema[]): Promise<Stores> {
+  const { dataDir, masterKey, databaseUrl } = config;
+  if (databaseUrl === undefined) for (const name of names) mkdirSync(join(dataDir, name), { recursive: true, mode: 0o700 });
+  const key = loadMasterKey({ dataDir, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
+  const at = databaseUrl === undefined ? { directory: dataDir } : { postgresUrl: databaseUrl };
+  const [{ events, snapshots }, state, read] = await Promise.all([
+    openLogs(config, log, metrics),
+    openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: [dataKeysMigration, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])] }),
+    openDatabases({ kind: 'read', environments: names, at, entities: schemas.flatMap((schema) => schema.read ?? []) }),
+  ]);
+  const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
+    [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
+  const forgetting = databaseUrl === undefined ? [] : await Promise.all(names.map((name) => forgetErased(events.of(name), keyrings.of(name))));
+  return {
+    providers: [
+      { provide: EventStores, useValue: new EventStores(events.entries()) },
+      { provide: SnapshotStores, useValue: new SnapshotStores(snapshots.entries()) },
+      { provide: StateDatabases, useValue: new StateDatabases(state.entries()) },
+      { provide: ReadDatabases, useValue: new ReadDatabases(read.entries()) },
+      { provide: Keyrings, useValue: keyrings },
+    ],
+    watch: (services) => watchReadModels(services.map((service) => service.get(Projectors)), metrics, health),
+    async close() {
+      await Promise.all(forgetting.map((subscription) => subscription.close()));
+      await events.close();
+      await snapshots.close();
+      for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();
+    },
+  };
+}
+
+async function openLogs({ dataDir, databaseUrl }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
+  const options = {
+    observe: (seconds: number) => metrics.append(seconds),
+    handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it gets the same events again'),
+    failed: (error: Error) => {
+      log.fatal({ err: error }, 'the event store cannot write any more');
+      process.exitCode = 1;
+      process.kill(process.pid, 'SIGTERM');
+    },
+  };
+  if (databaseUrl === undefined) {
+    const [events, snapshots] = await Promise.all([
+      SqliteEventStores.open(Object.fromEntries(names.map((name) => [name, join(dataDir, name, 'events.db')])), options),
+      Promise.all(names.map(async (name) => [name, new SqliteSnapshots(join(dataDir, name, 'snapshots.db'))] as const)),
+    ]);
+    return { events, snapshots: Object.assign(new SnapshotStores(snapshots), { close: () => { for (const [, store] of snapshots) store.close(); } }) };
+  }
+  throw new Error('DATABASE_URL is set, but the log cannot be kept in PostgreSQL yet');
+}
+
+/** Another process may have destroyed the key of an erased license; this one must not go on using the copy in its memory. */
+async function forgetErased(store: EventStore, keyring: Keyring) {
+  return store.subscribe(await store.head(), (events) => {
+    for (const { type, stream } of events) if (type === 'LicenseErased') keyring.forget(subjectOf(stream));
+  });
+}
+
+function watchReadModels(readModels: readonly Projectors[], metrics: Metrics, health: Health): void {
+  const lags = async (): Promise<readonly ProjectionLag[]> => (await Promise.all(readModels.map((projectors) => projectors.lags()))).flat();
+  metrics.watchProjections(lags);
+  health.add('ready', 'read models', projectionsKeepUp(lags, lagLimits));
+  health.add('ready', 'parked streams', async () => {
+    const parked = (await lags()).reduce((sum, lag) => sum + lag.parked, 0);
+    return parked > 0 ? `${parked} streams could not be applied and are set aside; the log names them` : undefined;
+  });
+}
