@@ -29,7 +29,7 @@ export const imports = {
   'apps/license-authority': service,
   'apps/activation': service,
   'apps/signing': [...service, 'license-file'],
-  'apps/distributed': ['servers'],
+  'apps/distributed': ['process', 'servers'],
   'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation'],
 };
 

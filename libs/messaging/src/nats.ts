@@ -137,7 +137,7 @@ export class NatsTransport implements Transport {
 
   /** An answer to what was asked before the line broke may never come: waiting for it helps nobody. */
   #refuseAll(): void {
-    for (const id of [...this.#pending.keys()]) {
+    for (const id of this.#pending.keys()) {
       const pending = this.#take(id);
       pending?.reject(nobody(pending.subject));
     }

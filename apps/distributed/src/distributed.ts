@@ -1,0 +1,72 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { freePort, startNats, startPostgres, type Running } from '@keyledger/servers';
+import type { DistributedConfig } from './config.ts';
+import { services, type ServiceName } from './services.ts';
+import { Supervised } from './supervised.ts';
+
+export interface Distributed {
+  /** Of the gateways. */
+  readonly urls: readonly string[];
+  close(): Promise<void>;
+}
+
+/** Some ten per process and environment at most, and rarely more than two at a time. */
+const postgresSettings = { max_connections: 400, shared_buffers: '256MB' };
+const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../${service}/dist/main.js`, import.meta.url));
+
+/** NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself is started again. */
+export async function startDistributed(config: DistributedConfig, say: (line: string) => void): Promise<Distributed> {
+  const { dataDir, natsUrl, databaseUrl, replicas, host } = config;
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const nats = natsUrl === undefined ? guarded('nats', await startNats(), say) : undefined;
+  const postgres = databaseUrl === undefined
+    ? guarded('postgres', await startPostgres({ directory: join(dataDir, 'postgres'), durable: true, settings: postgresSettings }), say) : undefined;
+  const env = {
+    NODE_COMPILE_CACHE: join(dataDir, 'compile-cache'),
+    ...config.env,
+    KEYLEDGER_DATA_DIR: dataDir, HOST: host, NATS_URL: natsUrl ?? nats?.url, DATABASE_URL: databaseUrl ?? postgres?.url,
+  };
+  const start = (service: ServiceName, replica: number, port: number) =>
+    new Supervised({ title: `${service}.${replica}`, args: [mainOf(service)], env: { ...env, PORT: String(port) }, say });
+  const running: (readonly [ServiceName, Supervised])[] = [];
+  for (const { name } of services) {
+    for (let replica = 1; replica <= replicas[name]; replica++) running.push([name, start(name, replica, name === 'gateway' ? await portOf(config, replica) : 0)]);
+  }
+  const processes = running.map(([, process]) => process);
+  const close = async () => {
+    for (const { name } of services) await Promise.all(running.flatMap(([service, process]) => (service === name ? [process.stop()] : [])));
+    await Promise.all([nats?.stop(), postgres?.stop()]);
+  };
+  await Promise.all(processes.map(({ ready }) => ready));
+  return { urls: await Promise.all(running.flatMap(([service, { ready }]) => (service === 'gateway' ? [ready] : []))), close };
+}
+
+const portOf = ({ port }: DistributedConfig, replica: number): number | Promise<number> => (port === 0 ? freePort() : port + replica - 1);
+
+/** A server that is started again when it ends by itself. */
+function guarded(title: string, server: Running, say: (line: string) => void): Pick<Running, 'url' | 'stop'> {
+  let stopping = false;
+  say(`${title} | ready`);
+  const watch = () => void server.ended.then(async () => {
+    while (!stopping) {
+      try {
+        say(`${title} | ended, starts again`);
+        await server.restart();
+        say(`${title} | ready`);
+        return watch();
+      } catch (error) {
+        say(`${title} | ${String(error)}`);
+      }
+    }
+  });
+  watch();
+  return {
+    url: server.url,
+    async stop() {
+      stopping = true;
+      await server.stop();
+    },
+  };
+}

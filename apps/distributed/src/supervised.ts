@@ -1,0 +1,77 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+
+export interface Command {
+  /** Before each line that it prints. */
+  readonly title: string;
+  readonly args: readonly string[];
+  readonly env: NodeJS.ProcessEnv;
+  readonly say: (line: string) => void;
+}
+
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+/** Who has lived that long and ends has met something new. */
+const STEADY_MS = 10_000;
+/** For what is under way to be finished. */
+const STOP_WITHIN_MS = 15_000;
+
+/** A process that is started again whenever it ends by itself. */
+export class Supervised {
+  readonly #command: Command;
+  readonly #firstReady = Promise.withResolvers<string>();
+  #child: ChildProcess | undefined;
+  #failures = 0;
+  #pause: NodeJS.Timeout | undefined;
+  #stopping = false;
+
+  constructor(command: Command) {
+    this.#command = command;
+    this.#start();
+  }
+
+  /** The address that it said it is ready at, the first time. */
+  get ready(): Promise<string> {
+    return this.#firstReady.promise;
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    clearTimeout(this.#pause);
+    const child = this.#child;
+    if (!child) return;
+    const ended = once(child, 'close');
+    child.kill('SIGTERM');
+    const limit = setTimeout(() => child.kill('SIGKILL'), STOP_WITHIN_MS);
+    await ended;
+    clearTimeout(limit);
+  }
+
+  #start(): void {
+    const { args, env, title, say } = this.#command;
+    const startedAt = Date.now();
+    const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#child = child;
+    // Nobody would end them if this process did not: it may itself be ended without a word.
+    const orphan = () => child.kill('SIGKILL');
+    process.once('exit', orphan);
+    for (const stream of [child.stdout, child.stderr]) {
+      createInterface({ input: stream as NonNullable<typeof stream> }).on('line', (line) => {
+        say(`${title} | ${line}`);
+        const url = / is ready at (\S+)$/.exec(line)?.[1];
+        if (url) this.#firstReady.resolve(url);
+      });
+    }
+    child.once('error', (error) => say(`${title} | ${error.message}`));
+    child.once('close', (code, signal) => {
+      process.off('exit', orphan);
+      this.#child = undefined;
+      if (this.#stopping) return;
+      this.#failures = Date.now() - startedAt > STEADY_MS ? 0 : this.#failures + 1;
+      const pause = this.#failures < 2 ? 0 : Math.min(FIRST_PAUSE_MS * 2 ** this.#failures, LONGEST_PAUSE_MS);
+      say(`${title} | ended with ${code ?? signal}, starts again${pause ? ` in ${pause / 1000} s` : ''}`);
+      this.#pause = setTimeout(() => this.#start(), pause);
+    });
+  }
+}

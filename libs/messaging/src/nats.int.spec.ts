@@ -1,0 +1,125 @@
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { Query } from '@nestjs/cqrs';
+import { runIn, systemClock, systemContext } from '@keyledger/kernel';
+import { describeWith } from '@keyledger/servers/contract';
+import { MessageClient } from './client.ts';
+import { messagingContract } from './messaging.contract.ts';
+import { NatsTransport } from './nats.ts';
+import { handlerOf } from './server.ts';
+
+class Ask extends Query<unknown> {
+  static readonly subject = 'ask';
+  question!: unknown;
+}
+const inContext = <T>(work: () => T): T => runIn(systemContext('production', systemClock.now('production')), work);
+const unavailable = expect.objectContaining({ name: 'Refusal', code: 'UNAVAILABLE', status: 503 });
+
+describeWith('nats', 'Messages between processes', (server) => {
+  const open: NatsTransport[] = [];
+  /** Resolves with the next change of the connection that a test waits for. */
+  const statuses: { status: string; resolve: () => void }[] = [];
+  const becomes = (status: string) => new Promise<void>((resolve) => statuses.push({ status, resolve }));
+
+  async function connect(): Promise<NatsTransport> {
+    const transport = await NatsTransport.connect({
+      url: server().url, drainLimitMs: 2_000,
+      onStatus: (now) => statuses.filter(({ status }) => status === now).forEach(({ resolve }) => resolve()),
+    });
+    open.push(transport);
+    return transport;
+  }
+  const closeAll = () => Promise.all(open.splice(0).map((transport) => transport.close()));
+  afterEach(closeAll);
+
+  messagingContract('NatsTransport', async () => ({ connect, close: async () => void await closeAll(), sharesMemory: false }));
+
+  async function answering(execute: (message: Ask) => unknown): Promise<NatsTransport> {
+    const transport = await connect();
+    await transport.serve('ask', 'q', handlerOf(Ask, execute, { clock: systemClock, onError: () => undefined }));
+    return transport;
+  }
+  const ask = (transport: NatsTransport, question: unknown = 1, timeoutMs = 5_000) => inContext(() => new MessageClient(transport).send(Ask, { question }, { timeoutMs }));
+  const elapsed = async (work: Promise<unknown>) => {
+    const from = performance.now();
+    await work.catch(() => undefined);
+    return performance.now() - from;
+  };
+
+  describe('when the server goes away', () => {
+    it('refuses at once, what is under way as well, and goes on by itself when it is back', async () => {
+      await answering(({ question }) => (question === 'never' ? new Promise(() => undefined) : question));
+      const client = await connect();
+      expect(await ask(client)).toBe(1);
+      const underWay = expect(ask(client, 'never')).rejects.toEqual(unavailable);
+      const gone = becomes('disconnected');
+      await server().kill();
+      await gone;
+      await underWay;
+      expect(client.isConnected).toBe(false);
+      expect(await elapsed(expect(ask(client)).rejects.toEqual(unavailable))).toBeLessThan(100);
+      const [one, other] = [becomes('connected'), becomes('connected')];
+      await server().restart();
+      await Promise.all([one, other]);
+      expect(await eventually(() => ask(client))).toBe(1);
+    });
+
+    it('closes all the same', async () => {
+      const transport = await answering(() => 1);
+      const gone = becomes('disconnected');
+      await server().kill();
+      await gone;
+      await transport.close();
+      await server().restart();
+    });
+  });
+
+  it('refuses within two seconds when the server says nothing any more, however long it would wait for a slow answer', async () => {
+    await answering(({ question }) => question);
+    const client = await connect();
+    expect(await ask(client)).toBe(1);
+    server().pause();
+    try {
+      expect(await elapsed(expect(ask(client, 1, 30_000)).rejects.toEqual(unavailable))).toBeLessThan(2_000);
+    } finally {
+      server().resume();
+    }
+    expect(await eventually(() => ask(client))).toBe(1);
+  });
+
+  it('answers with a refusal what is too large for the server', async () => {
+    await answering(({ question }) => 'x'.repeat(Number(question)));
+    const client = await connect();
+    await expect(ask(client, 2_000_000)).rejects.toMatchObject({ code: 'INTERNAL' });
+    await expect(ask(client, 'x'.repeat(2_000_000))).rejects.toMatchObject({ code: 'INTERNAL' });
+    expect(await ask(client, 10)).toBe('xxxxxxxxxx');
+  });
+
+  it('refuses a second service for one subject: both would run the command', async () => {
+    const transport = await answering(() => 1);
+    await expect(transport.serve('ask', 'another', handlerOf(Ask, () => 1, { clock: systemClock, onError: () => undefined }))).rejects.toThrow('ask is served by q and another');
+  });
+
+  it('gives up waiting for a handler that never ends', async () => {
+    const begun = Promise.withResolvers<void>();
+    const transport = await answering(() => {
+      begun.resolve();
+      return new Promise(() => undefined);
+    });
+    const client = await connect();
+    const refused = expect(ask(client, 1, 60)).rejects.toEqual(unavailable);
+    await begun.promise;
+    await refused;
+    expect(await elapsed(transport.close())).toBeLessThan(4_000);
+  });
+});
+
+/** The other side needs a moment to come back as well. */
+async function eventually<T>(work: () => Promise<T>, until = Date.now() + 5_000): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (Date.now() > until) throw error;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    return eventually(work, until);
+  }
+}
