@@ -19,7 +19,12 @@ export default {
   workerIdleMemoryLimit: '512MB',
   testTimeout: 60_000,
   projects: [
-    ...projects.map((path) => ({ ...project, displayName: path, rootDir: folder(path), testMatch: ['<rootDir>/src/**/*.spec.ts'] })),
+    ...projects.map((path) => ({ ...project, displayName: path, rootDir: folder(path), testMatch: [`<rootDir>/src/**/${path === 'apps/distributed' ? '!(*.e2e)' : '*'}.spec.ts`] })),
+    // The end-to-end suite once more, over NATS with a process per service. What attacks the edge alone measures the memory of its own process.
+    {
+      ...project, displayName: 'distributed', rootDir: folder('apps'), testMatch: ['<rootDir>/{standalone,distributed}/src/*.e2e.spec.ts'], testPathIgnorePatterns: ['hostile'],
+      globals: { keyledgerMode: 'distributed' },
+    },
     { ...project, displayName: 'tools', rootDir: folder('tools'), testMatch: ['<rootDir>/*.spec.ts'] },
   ],
 };

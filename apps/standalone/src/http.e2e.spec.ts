@@ -1,11 +1,7 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Conformance } from '@keyledger/gateway/contract';
 import { errors, roles, type ErrorCode } from '@keyledger/kernel';
-import { standaloneConfig } from './config.ts';
-import { startStandalone, type Standalone } from './standalone.ts';
+import { Product } from '@keyledger/testing/process';
 
 type Json = Record<string, never> & { code?: string };
 interface Answer {
@@ -21,9 +17,8 @@ interface Ask {
 }
 
 const root = 'root-key-of-the-http-specification-0001';
-const dataDir = mkdtempSync(join(tmpdir(), 'keyledger-http-'));
 const id = (prefix: string) => `${prefix}_01937c2e-0b5a-7c1d-8a53-2f1d9c7be001`;
-let keyledger: Standalone;
+let keyledger: Product;
 let conformance: Conformance;
 
 /** Every answer of this file is held against the OpenAPI document. */
@@ -54,14 +49,10 @@ const refused = async (code: ErrorCode, method: string, path: string, body?: unk
 };
 
 beforeAll(async () => {
-  const config = standaloneConfig({ KEYLEDGER_DATA_DIR: dataDir, PORT: '0', KEYLEDGER_ROOT_API_KEY: root, LOG_LEVEL: 'silent', KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: '0' });
-  keyledger = await startStandalone(config, () => undefined);
+  keyledger = await Product.start({ KEYLEDGER_ROOT_API_KEY: root, KEYLEDGER_RATE_LIMIT_PER_KEY: '600', KEYLEDGER_RATE_LIMIT_PER_API_KEY: '6000' });
   conformance = new Conformance(JSON.parse((await send('GET', '/openapi.json', {})).text));
 }, 60_000);
-afterAll(async () => {
-  await keyledger?.close();
-  rmSync(dataDir, { recursive: true, force: true });
-});
+afterAll(() => keyledger?.stop());
 
 /** A product, a plan and a license of it. */
 async function aLicense(fields: object = {}, licensing: object = {}) {

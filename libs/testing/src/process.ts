@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,8 +7,17 @@ import { fileURLToPath } from 'node:url';
 import type { LicenseView, OrderView, PlanView, ProductView, Verdict } from '@keyledger/contracts';
 import { Pool, type Dispatcher } from 'undici';
 
-const main = fileURLToPath(new URL('../../../apps/standalone/dist/main.js', import.meta.url));
-const readyWithinMs = 30_000;
+/** How the product runs: in one process on embedded stores, or as a process per service with NATS and PostgreSQL. */
+export type Mode = 'standalone' | 'distributed';
+/** Said by the Jest project that runs the spec. */
+export const mode: Mode = (globalThis as { keyledgerMode?: Mode }).keyledgerMode ?? 'standalone';
+
+const commands = {
+  standalone: ['apps/standalone/dist/main.js'],
+  distributed: ['apps/distributed/dist/main.js', '--replicas', 'authority=2,activation=3,gateway=2'],
+} as const;
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+const readyWithinMs = 60_000;
 
 /** No limits, because tests ask more than customers do; every line of the log, because all of it is searched for secrets. */
 const defaults = {
@@ -112,7 +121,7 @@ export class Client {
   }
 }
 
-/** The built product as a process of its own, on a fresh data directory. */
+/** The built product as a process of its own (or as several), on a fresh data directory. Requests go to its gateways in turn. */
 export class Product {
   readonly dataDir: string;
   readonly rootKey = `root-key-of-the-tests-${crypto.randomUUID()}`;
@@ -124,11 +133,13 @@ export class Product {
   readonly #env: NodeJS.ProcessEnv;
   readonly #printed: Buffer[] = [];
   #child: ChildProcess | undefined;
-  #pool: Pool | undefined;
-  url = '';
+  #pools: readonly Pool[] = [];
+  #turn = 0;
+  /** Of all gateways. */
+  urls: readonly string[] = [];
 
   static async start(env: NodeJS.ProcessEnv = {}): Promise<Product> {
-    if (!existsSync(main)) throw new Error(`${main} is missing: build the product first (tsc -b)`);
+    if (!existsSync(join(root, commands[mode][0]))) throw new Error(`${commands[mode][0]} is missing: build the product first (tsc -b)`);
     const product = new Product(env);
     await product.restart();
     return product;
@@ -151,23 +162,32 @@ export class Product {
   }
 
   dispatch(request: Dispatcher.RequestOptions): Promise<Dispatcher.ResponseData> {
-    if (!this.#pool) return Promise.reject(new Error('The product is not running'));
-    return this.#pool.request(request);
+    const pool = this.#pools[this.#turn++ % this.#pools.length];
+    return pool ? pool.request(request) : Promise.reject(new Error('The product is not running'));
+  }
+
+  get url(): string {
+    return this.urls[0] ?? '';
+  }
+
+  /** Processes of a service that are there now. */
+  pidsOf(service: string): readonly number[] {
+    return descendantsOf(this.#child?.pid).filter((pid) => commandOf(pid).includes(`apps/${service}/dist/main.js`));
   }
 
   /** Starts it (again) on the same data. Resolves when it says that it is ready; rejects with what it printed when it does not start. */
   async restart(): Promise<void> {
     if (this.#child) await this.terminate();
-    const child = spawn(process.execPath, [main], { env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [...commands[mode]], { cwd: root, env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
-    const orphan = () => child.kill('SIGKILL');
+    const orphan = () => killAll(child);
     process.once('exit', orphan);
     child.once('close', () => process.off('exit', orphan));
-    this.url = await this.#ready(child).catch((error: unknown) => {
+    this.urls = await this.#ready(child).catch((error: unknown) => {
       this.#child = undefined;
       throw error;
     });
-    this.#pool = new Pool(this.url, { connections: 500, pipelining: 1, headersTimeout: 20_000, bodyTimeout: 20_000, keepAliveTimeout: 60_000 });
+    this.#pools = this.urls.map((url) => new Pool(url, { connections: 500, pipelining: 1, headersTimeout: 20_000, bodyTimeout: 20_000, keepAliveTimeout: 60_000 }));
   }
 
   /** As a power cut would, but for what the operating system has. Requests under way are rejected. */
@@ -202,23 +222,23 @@ export class Product {
     });
   }
 
-  async #ready(child: ChildProcess): Promise<string> {
-    const { promise, resolve, reject } = Promise.withResolvers<string>();
+  async #ready(child: ChildProcess): Promise<readonly string[]> {
+    const { promise, resolve, reject } = Promise.withResolvers<readonly string[]>();
     let text = '';
     const hear = (data: Buffer) => {
       this.#printed.push(data);
       if (this.#child !== child || text === 'ready') return;
       text += data.toString();
-      const url = /Keyledger is ready at (\S+)/.exec(text)?.[1];
-      if (!url) return;
+      const urls = /^Keyledger is ready at (.+?)  /m.exec(text)?.[1];
+      if (!urls) return;
       text = 'ready';
-      resolve(url);
+      resolve(urls.split(' and '));
     };
     child.stdout?.on('data', hear);
     child.stderr?.on('data', hear);
     child.once('close', (code, signal) => reject(new Error(`The product did not start (${code ?? signal}):\n${text}`)));
     const late = setTimeout(() => {
-      child.kill('SIGKILL');
+      killAll(child);
       reject(new Error(`The product was not ready within ${readyWithinMs} ms:\n${text}`));
     }, readyWithinMs);
     return promise.finally(() => clearTimeout(late));
@@ -229,12 +249,39 @@ export class Product {
     if (!child) return;
     this.#child = undefined;
     const closed = child.exitCode === null && child.signalCode === null ? once(child, 'close') : undefined;
-    child.kill(signal);
-    const pool = this.#pool;
-    this.#pool = undefined;
-    await Promise.all([closed, pool?.destroy()]);
+    if (signal === 'SIGKILL') killAll(child);
+    else child.kill(signal);
+    const pools = this.#pools;
+    this.#pools = [];
+    await Promise.all([closed, ...pools.map((pool) => pool.destroy())]);
   }
 }
+
+/** It and all that it has started: stopped first, so that nobody starts anybody again meanwhile. */
+function killAll(child: ChildProcess): void {
+  const others = descendantsOf(child.pid);
+  signal(child.pid, 'SIGSTOP');
+  for (const pid of [...others, ...descendantsOf(child.pid)]) signal(pid, 'SIGKILL');
+  signal(child.pid, 'SIGKILL');
+}
+
+function signal(pid: number | undefined, name: NodeJS.Signals): void {
+  try {
+    if (pid !== undefined) process.kill(pid, name);
+  } catch {
+    // It has ended in the meantime.
+  }
+}
+
+function descendantsOf(ancestor: number | undefined): number[] {
+  if (ancestor === undefined) return [];
+  const { stdout } = spawnSync('ps', ['-e', '-o', 'pid=,ppid='], { encoding: 'utf8' });
+  const pairs = stdout.trim().split('\n').map((line) => line.trim().split(/\s+/).map(Number) as [number, number]);
+  const below = (parent: number): number[] => pairs.filter(([, ppid]) => ppid === parent).flatMap(([pid]) => [pid, ...below(pid)]);
+  return below(ancestor);
+}
+
+const commandOf = (pid: number): string => spawnSync('ps', ['-o', 'args=', '-p', String(pid)], { encoding: 'utf8' }).stdout;
 
 /** License keys and API keys that a test has seen, and whether anything of them can be read somewhere. */
 export class Secrets {
