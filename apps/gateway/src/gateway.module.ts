@@ -16,6 +16,7 @@ import { ApiDocument, serveDocs } from './docs.ts';
 import { Edge } from './edge.ts';
 import { Idempotency } from './idempotency.ts';
 import { acceptJson } from './json-body.ts';
+import type { LastKnownVerdicts } from './last-known.ts';
 import { LicenseController } from './license.controller.ts';
 import { LicensesController } from './licenses.controller.ts';
 import type { Operation } from './operation.ts';
@@ -34,6 +35,8 @@ export interface GatewayPlatform {
   health: Health;
   log: Log;
   config: GatewayConfig;
+  /** Where the services may be out of reach while this process goes on. */
+  lastKnown?: LastKnownVerdicts;
 }
 
 @Module({})
@@ -56,7 +59,7 @@ class GatewayModule {
 
 /** The REST edge, not yet listening. The services that it asks must be there. */
 export async function createGateway(platform: GatewayPlatform): Promise<NestFastifyApplication> {
-  const { messages, clock, metrics, log, config } = platform;
+  const { messages, clock, metrics, log, config, lastKnown } = platform;
   const operations: Operation[] = [];
   const limits = new RateLimits(config.rateLimits);
   const environments = await environmentNames(messages, clock);
@@ -70,7 +73,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
     (code) => metrics.decision(code),
   );
   app.useGlobalFilters(problems);
-  serveValidation(fastify, messages, limits, problems);
+  serveValidation(fastify, messages, limits, problems, lastKnown);
   await serveDocs(fastify);
   await app.init();
   return app;

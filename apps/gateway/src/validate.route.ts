@@ -3,6 +3,7 @@ import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import * as examples from './examples.ts';
+import { isNobodyThere, type LastKnownVerdicts } from './last-known.ts';
 import type { Operation } from './operation.ts';
 import type { ProblemFilter } from './problems.ts';
 import type { RateLimits } from './rate-limits.ts';
@@ -16,16 +17,25 @@ const operation: Operation = {
  * `POST /license/validate` is asked more often than all else together. It is Fastify's own route: Nest's way from the route to a method
  * costs more than the verdict does.
  */
-export function serveValidation(fastify: FastifyInstance, messages: MessageClient, { unknownLicenseKeys }: RateLimits, problems: ProblemFilter): void {
+export function serveValidation(
+  fastify: FastifyInstance, messages: MessageClient, { unknownLicenseKeys }: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts,
+): void {
   fastify.route<{ Body: ValidateLicense }>({
     method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body },
     errorHandler: (error, request, reply) => problems.answer(error, request, reply),
-    handler({ ip, body }, reply) {
+    handler({ ip, body, context }, reply) {
+      const environment = context?.environment ?? '';
+      const answer = (text: string) => reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
       messages.send(ValidateLicense, body).then((verdict) => {
         if (verdict.license) unknownLicenseKeys.right(ip, body.licenseKey);
         else if (!verdict.retired) unknownLicenseKeys.wrong(ip, body.licenseKey, reply);
-        void reply.header('Content-Type', 'application/json; charset=utf-8').send(written(verdict));
-      }).catch((error: unknown) => void reply.send(error));
+        const text = written(verdict);
+        if (verdict.license) lastKnown?.keep(environment, body, text);
+        void answer(text);
+      }).catch((error: unknown) => {
+        const known = isNobodyThere(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
+        void (known === undefined ? reply.send(error) : answer(known));
+      });
     },
   });
 }
