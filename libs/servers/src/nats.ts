@@ -1,0 +1,60 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Child, freePort, started } from './child.ts';
+import { obtain } from './obtain.ts';
+import type { Running } from './running.ts';
+
+export interface NatsOptions {
+  /** On 127.0.0.1. Default: a free one. */
+  readonly port?: number;
+}
+
+export interface RunningNats extends Running {
+  readonly port: number;
+}
+
+/** nats-server on 127.0.0.1, without JetStream. Resolves when it accepts connections. */
+export async function startNats({ port: wanted }: NatsOptions = {}): Promise<RunningNats> {
+  const launch = obtain('nats');
+  if (!launch) throw new Error('There is no nats-server on this machine, and no way to get one');
+  const port = wanted ?? await freePort();
+  const folder = mkdtempSync(join(tmpdir(), 'keyledger-nats-'));
+  const log = join(folder, 'log');
+  const run = () => ('path' in launch
+    ? Child.run({ command: launch.path, args: ['--addr', '127.0.0.1', '--port', String(port)], log })
+    : Child.docker(['--publish', `127.0.0.1:${port}:4222`, launch.image], log));
+  const start = () => started('nats-server', run, () => greets(port));
+  let child = await start().catch((error: unknown) => {
+    rmSync(folder, { recursive: true });
+    throw error;
+  });
+  return {
+    port,
+    url: `nats://127.0.0.1:${port}`,
+    get pid() { return child.pid; },
+    get ended() { return child.ended; },
+    kill: () => child.kill(),
+    pause: () => child.pause(),
+    resume: () => child.resume(),
+    async restart() {
+      await child.end('SIGINT');
+      child = await start();
+    },
+    async stop() {
+      await child.end('SIGINT');
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A NATS server speaks first. */
+const greets = (port: number): Promise<boolean> => new Promise((resolve) => {
+  const socket = connect({ host: '127.0.0.1', port, timeout: 1_000 });
+  const answer = (greeted: boolean) => {
+    socket.destroy();
+    resolve(greeted);
+  };
+  socket.once('data', (data) => answer(data.toString('latin1').startsWith('INFO'))).once('error', () => answer(false)).once('close', () => answer(false)).once('timeout', () => answer(false));
+});

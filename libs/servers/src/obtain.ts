@@ -1,0 +1,96 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { closeSync, existsSync, openSync, readdirSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+
+export type Server = 'nats' | 'postgres';
+/** How a server can be run here: a program (PostgreSQL: the folder of its programs), or an image for Docker. */
+export type Launch = { readonly path: string } | { readonly image: string };
+
+const debianPostgres = '/usr/lib/postgresql';
+const images = { nats: 'nats:2.11-alpine', postgres: 'postgres:17-alpine' } as const;
+const packages = { nats: 'nats-server', postgres: 'postgresql' } as const;
+const MINUTE = 60_000;
+
+/** Folder with `postgres` and `initdb`: of the PATH, or the newest that Debian keeps outside of it. */
+export function findPostgres(): string | undefined {
+  const onPath = onThePath('initdb');
+  const versions = existsSync(debianPostgres) ? readdirSync(debianPostgres).sort((a, b) => Number(b) - Number(a)) : [];
+  return [...(onPath ? [dirname(realpathSync(onPath))] : []), ...versions.map((version) => join(debianPostgres, version, 'bin'))]
+    .find((bin) => existsSync(join(bin, 'postgres')) && existsSync(join(bin, 'initdb')));
+}
+
+export const findNats = (): string | undefined => onThePath('nats-server');
+
+const known = new Map<Server, Launch | undefined>();
+
+/**
+ * Installed already, else through Docker, else installed with apt where this process may; undefined when there is no way.
+ * It may take minutes the first time, and blocks: a test file has to know at once which of its tests there are.
+ */
+export function obtain(server: Server): Launch | undefined {
+  if (!known.has(server)) known.set(server, installed(server) ?? oneAtATime(() => installed(server) ?? withDocker(server) ?? withApt(server)));
+  return known.get(server);
+}
+
+function installed(server: Server): Launch | undefined {
+  const path = server === 'nats' ? findNats() : findPostgres();
+  return path === undefined ? undefined : { path };
+}
+
+/** Debian's nats-server is in /usr/sbin, which not everybody has on his PATH. */
+function onThePath(program: string): string | undefined {
+  const { status, stdout } = spawnSync('sh', ['-c', `PATH="$PATH:/usr/sbin:/usr/local/sbin"; command -v ${program}`], { encoding: 'utf8' });
+  return status === 0 ? stdout.trim() : undefined;
+}
+
+const succeeds = (timeout: number, command: string, ...args: string[]): boolean => spawnSync(command, args, { stdio: 'ignore', timeout }).status === 0;
+
+function withDocker(server: Server): Launch | undefined {
+  const image = images[server];
+  const here = () => succeeds(5_000, 'docker', 'image', 'inspect', image);
+  if (!succeeds(5_000, 'docker', 'info')) return undefined;
+  return here() || succeeds(5 * MINUTE, 'docker', 'pull', image) ? { image } : undefined;
+}
+
+function withApt(server: Server): Launch | undefined {
+  if (process.getuid?.() !== 0 || !onThePath('apt-get')) return undefined;
+  const install = () => succeeds(5 * MINUTE, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', 'install', '-y', '--no-install-recommends', packages[server]);
+  return withoutServices(() => {
+    if (!install() && succeeds(2 * MINUTE, 'apt-get', 'update')) install();
+    return installed(server);
+  });
+}
+
+/** Debian starts what it installs, unless this file says no. */
+function withoutServices<T>(work: () => T): T {
+  const policy = '/usr/sbin/policy-rc.d';
+  if (existsSync(policy)) return work();
+  writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
+  try {
+    return work();
+  } finally {
+    rmSync(policy, { force: true });
+  }
+}
+
+/** Test workers run side by side; apt does not. A lock older than any installation is that of a process that was killed. */
+function oneAtATime<T>(work: () => T): T {
+  const lock = join(tmpdir(), 'keyledger-servers.lock');
+  for (;;) {
+    try {
+      closeSync(openSync(lock, 'wx'));
+      break;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      const since = statSync(lock, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
+      if (Date.now() - since > 15 * MINUTE) rmSync(lock, { force: true });
+      else execFileSync('sleep', ['0.2']);
+    }
+  }
+  try {
+    return work();
+  } finally {
+    rmSync(lock, { force: true });
+  }
+}

@@ -1,0 +1,192 @@
+import { execFile, execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Child, freePort, started } from './child.ts';
+import { obtain } from './obtain.ts';
+import type { Running } from './running.ts';
+
+export interface PostgresOptions {
+  /** Where the data stay (its parent must be there; Docker keeps a volume named after it). Default: a temporary one that `stop` removes. */
+  readonly directory?: string;
+  /** On 127.0.0.1. Default: a unix socket only (in Docker a free port). */
+  readonly port?: number;
+  /** What was committed survives a crash, as in production. Default: false, which is fast. */
+  readonly durable?: boolean;
+  /** Of postgresql.conf, such as max_connections. */
+  readonly settings?: Readonly<Record<string, string | number>>;
+}
+
+export type RunningPostgres = Running;
+
+const NOBODY = 65_534;
+const USER = 'keyledger';
+/** An order of text other than that of its bytes, as most installations have. */
+const locale = ['--locale-provider=icu', '--icu-locale=en'];
+/** After a SIGKILL its other processes may live a moment longer, and a new server waits for them. */
+const inTheWay = /is still in use|lock file "[^"]*" already exists/;
+const waitForOthersMs = 20_000;
+
+/** A PostgreSQL on 127.0.0.1 with the superuser `keyledger`, who needs no password. Resolves when it answers. */
+export async function startPostgres(options: PostgresOptions = {}): Promise<RunningPostgres> {
+  const launch = obtain('postgres');
+  if (!launch) throw new Error('There is no PostgreSQL on this machine, and no way to get one');
+  const folder = mkdtempSync(join(tmpdir(), 'keyledger-pg-'));
+  const port = options.port ?? ('image' in launch ? await freePort() : undefined);
+  const cluster = 'path' in launch ? new Cluster(launch.path, folder, options) : new Container(launch.image, folder, port as number, options);
+  let child: Child;
+  try {
+    child = await cluster.start();
+  } catch (error) {
+    rmSync(folder, { recursive: true });
+    throw error;
+  }
+  const end = async () => {
+    await child.end(options.durable || options.directory ? 'SIGINT' : 'SIGQUIT');
+  };
+  return {
+    url: port === undefined ? `postgresql://${USER}@localhost/postgres?host=${encodeURIComponent(folder)}` : `postgresql://${USER}@127.0.0.1:${port}/postgres`,
+    get pid() { return child.pid; },
+    get ended() { return child.ended; },
+    kill: () => child.kill(),
+    pause: () => child.pause(),
+    resume: () => child.resume(),
+    async restart() {
+      await end();
+      child = await cluster.start();
+    },
+    async stop() {
+      await end();
+      cluster.remove();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+const settingsOf = ({ durable = false, settings = {} }: PostgresOptions, more: Readonly<Record<string, string | number>>): string[] =>
+  Object.entries({ ...(durable ? {} : { fsync: 'off', autovacuum: 'off' }), ...more, ...settings }).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
+
+/** Of the programs installed here. They do not run as root, so root becomes somebody else for them. */
+class Cluster {
+  readonly #bin: string;
+  readonly #folder: string;
+  readonly #data: string;
+  readonly #options: PostgresOptions;
+  readonly #uid: number | undefined;
+
+  constructor(bin: string, folder: string, options: PostgresOptions) {
+    this.#bin = bin;
+    this.#folder = folder;
+    this.#options = options;
+    this.#data = options.directory ?? join(folder, 'data');
+    this.#uid = process.getuid?.() === 0 ? this.#owner() || NOBODY : undefined;
+    this.#give(folder);
+  }
+
+  async start(): Promise<Child> {
+    if (!existsSync(join(this.#data, 'PG_VERSION'))) this.#make();
+    this.#endPrevious();
+    const deadline = Date.now() + waitForOthersMs;
+    for (;;) {
+      try {
+        return await started('PostgreSQL', () => this.#run(), () => this.#answers());
+      } catch (error) {
+        if (!inTheWay.test(String(error)) || Date.now() > deadline) throw error;
+        await sleep(100);
+      }
+    }
+  }
+
+  /** All of it was in the temporary folder, or stays. */
+  remove(): void {}
+
+  #run(): Child {
+    const args = ['-D', this.#data, ...settingsOf(this.#options, this.#address)];
+    return Child.run({ ...this.#as, command: join(this.#bin, 'postgres'), args, log: join(this.#folder, 'log') });
+  }
+
+  get #as() {
+    return { uid: this.#uid, gid: this.#uid, cwd: this.#folder };
+  }
+
+  get #address(): Record<string, string | number> {
+    const { port } = this.#options;
+    return port === undefined ? { listen_addresses: '', unix_socket_directories: this.#folder } : { listen_addresses: '127.0.0.1', port, unix_socket_directories: '' };
+  }
+
+  #answers(): Promise<boolean> {
+    const { port } = this.#options;
+    const where = port === undefined ? ['-h', this.#folder] : ['-h', '127.0.0.1', '-p', String(port)];
+    return new Promise((resolve) => execFile(join(this.#bin, 'pg_isready'), where, this.#as, (error) => resolve(!error)));
+  }
+
+  /** Beside its place and moved there when it is complete: half a cluster would never start. */
+  #make(): void {
+    const making = `${this.#data}.making`;
+    rmSync(making, { recursive: true, force: true });
+    mkdirSync(making);
+    this.#give(making);
+    const version = Number(/\d+/.exec(execFileSync(join(this.#bin, 'postgres'), ['--version'], { encoding: 'utf8' }))?.[0]);
+    const args = ['-D', making, '-U', USER, '-A', 'trust', '-E', 'UTF8', ...(version >= 15 ? locale : []), ...(this.#options.durable ? [] : ['--no-sync'])];
+    execFileSync('env', ['LC_ALL=C.UTF-8', join(this.#bin, 'initdb'), ...args], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
+    renameSync(making, this.#data);
+  }
+
+  /** A server that an owner who was killed has left on these data. The recorded process id may by now be somebody else's. */
+  #endPrevious(): void {
+    const record = join(this.#data, 'postmaster.pid');
+    if (!existsSync(record)) return;
+    try {
+      const pid = readFileSync(record, 'utf8').split('\n')[0] as string;
+      if (!execFileSync('ps', ['-o', 'args=', '-p', pid], { encoding: 'utf8' }).includes(this.#data)) return;
+    } catch {
+      return;
+    }
+    execFileSync(join(this.#bin, 'pg_ctl'), ['-D', this.#data, '-m', 'fast', '-t', '30', '-w', 'stop'], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
+  }
+
+  #owner(): number | undefined {
+    return statSync(this.#data, { throwIfNoEntry: false })?.uid;
+  }
+
+  #give(folder: string): void {
+    if (this.#uid !== undefined) chownSync(folder, this.#uid, this.#uid);
+    chmodSync(folder, 0o700);
+  }
+}
+
+class Container {
+  readonly #image: string;
+  readonly #log: string;
+  readonly #port: number;
+  readonly #options: PostgresOptions;
+  readonly #volume: string;
+
+  constructor(image: string, folder: string, port: number, options: PostgresOptions) {
+    this.#image = image;
+    this.#log = join(folder, 'log');
+    this.#port = port;
+    this.#options = options;
+    this.#volume = `keyledger-${createHash('sha256').update(options.directory ?? folder).digest('hex').slice(0, 16)}`;
+  }
+
+  start(): Promise<Child> {
+    // The server that makes the cluster at the first start listens on its socket only.
+    return started('PostgreSQL', () => this.#run(), async (child) => child?.succeeds('pg_isready', '-h', '127.0.0.1') ?? false);
+  }
+
+  #run(): Child {
+    const environment = { POSTGRES_USER: USER, POSTGRES_DB: 'postgres', POSTGRES_HOST_AUTH_METHOD: 'trust', POSTGRES_INITDB_ARGS: locale.join(' ') };
+    return Child.docker([
+      '--publish', `127.0.0.1:${this.#port}:5432`, '--volume', `${this.#volume}:/var/lib/postgresql/data`,
+      ...Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
+      this.#image, 'postgres', ...settingsOf(this.#options, {}),
+    ], this.#log);
+  }
+
+  remove(): void {
+    if (this.#options.directory === undefined) execFileSync('docker', ['volume', 'rm', '--force', this.#volume], { stdio: 'ignore' });
+  }
+}
