@@ -5,11 +5,13 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { Generator, newFolder, rootKey, sleep, startEcho, startProduct } from './bench/processes.mjs';
+import { startNats, startPostgres } from '@keyledger/servers';
+import { appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sleep, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
 
 /** What --only takes. Some are measured together. */
 const parts = {
   validate: validating, activate: writing, order: writing, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
+  distributed,
 };
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' } } });
 const { rounds, seconds, few, many, rebuilt, starts } = options.quick
@@ -151,6 +153,41 @@ async function starting() {
   row({ name: 'first start', value: median(first) / 1000, at: 'most', target: 2, unit: 's', detail: first });
   row({ name: 'restart', value: median(again) / 1000, at: 'most', target: 2, unit: 's', detail: again });
   row({ name: 'memory, idle for 5 s', value: memory, at: 'most', target: 250, unit: 'MB' });
+}
+
+/** A process per service, beside the bare NATS client on the same server and bare appends to the same PostgreSQL. */
+async function distributed() {
+  say('distributed: starting');
+  const [nats, postgres] = [await startNats(), await startPostgres({ durable: true, settings: { max_connections: 400 } })];
+  const responder = await natsResponder(nats.url);
+  const server = await startDistributed({ nats: nats.url, postgres: postgres.url });
+  await sleep(5_000);
+  row({ name: 'slowest service to be ready', value: Math.max(...server.services.values()), at: 'most', target: 3, unit: 's', detail: Object.fromEntries(server.services) });
+  const memory = server.children;
+  row({ name: 'memory of all services, idle', value: memory.values().reduce((sum, each) => sum + each, 0), at: 'most', target: 1_200, unit: 'MB', detail: Object.fromEntries(memory) });
+  const { licenses } = await sell(server, few);
+  generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
+  generator.define('keys', licenses.map(({ key }) => key));
+  const shares = { validate: [], activate: [] };
+  const figures = { validate: [], activate: [] };
+  const bases = { requests: [], appends: [] };
+  for (const stream of [validate('licenses'), activate('keys')]) await generator.measure(server, stream, 2);
+  for (let round = 0; round < rounds; round++) {
+    const [requests, validations] = [await natsRequests(nats.url, seconds, 64), await generator.measure(server, validate('licenses'), seconds)];
+    const [appended, activations] = [await appends(postgres.url, seconds, 64), await generator.measure(server, activate('keys'), seconds)];
+    say(`  NATS ${format(requests)}/s, validate ${format(validations.perSecond)}/s; appends ${format(appended)}/s, activate ${format(activations.perSecond)}/s`);
+    bases.requests.push(requests);
+    bases.appends.push(appended);
+    figures.validate.push(validations);
+    figures.activate.push(activations);
+    shares.validate.push(validations.perSecond / requests);
+    shares.activate.push(activations.perSecond / appended);
+  }
+  row({ name: 'validate, distributed', value: median(shares.validate), at: 'least', target: 0.35, unit: 'of bare NATS requests', detail: { shares: shares.validate, ...summary(figures.validate), requests: median(bases.requests) } });
+  row({ name: 'activate, distributed', value: median(shares.activate), at: 'least', target: 0.25, unit: 'of bare appends', detail: { shares: shares.activate, ...summary(figures.activate), appends: median(bases.appends) } });
+  await server.stop();
+  await responder.stop();
+  await Promise.all([nats.stop(), postgres.stop()]);
 }
 
 /** A license is asked about as soon as its order is answered. */

@@ -1,10 +1,11 @@
 // The processes of a run: the servers under test and the load generator.
-import { fork, spawn } from 'node:child_process';
+import { execFile, fork, spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 
 const here = import.meta.dirname;
 const running = new Set();
@@ -29,7 +30,7 @@ class Server {
     Object.assign(this, { child, url, startMs, pid: child.pid, port: Number(new URL(url).port) });
   }
 
-  static start(args, env = {}) {
+  static start(args, env = {}, { ready = /ready at (http:\/\/[\d.:]+)/, hear: tell = () => undefined } = {}) {
     const startedAt = performance.now();
     const child = spawn(process.execPath, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(child);
@@ -37,7 +38,8 @@ class Server {
       let said = '';
       const hear = (chunk) => {
         said += chunk;
-        const url = /ready at (http:\/\/[\d.:]+)/.exec(said)?.[1];
+        tell(said);
+        const url = ready.exec(said)?.[1];
         if (url) resolve(new Server(child, url, performance.now() - startedAt));
       };
       child.stdout.on('data', hear);
@@ -61,7 +63,13 @@ class Server {
 
   /** Resident memory, in MB. */
   get memory() {
-    return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${this.pid}/status`, 'utf8'))[1]) / 1024;
+    return residentMemory(this.pid);
+  }
+
+  /** Of the processes that it has started, in MB by command. */
+  get children() {
+    const pids = readFileSync(`/proc/${this.pid}/task/${this.pid}/children`, 'utf8').trim().split(' ');
+    return new Map(pids.map((pid) => [readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1], residentMemory(pid)]));
   }
 
   /** CPU time so far in µs: of the main thread, and of all others together. NaN where there is no /proc. */
@@ -75,6 +83,8 @@ class Server {
     }
   }
 }
+
+const residentMemory = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024;
 
 export const startEcho = () => Server.start([join(here, 'echo.mjs')]);
 
@@ -90,7 +100,31 @@ export async function startProduct(folder = newFolder(), nodeOptions = []) {
   return Object.assign(server, { folder });
 }
 
-function freePort() {
+/** A process per service on servers that are there. `services`: what each said when it was ready, seconds after its start by name. */
+export async function startDistributed({ nats, postgres }) {
+  const folder = newFolder();
+  const services = new Map();
+  const server = await Server.start([join(here, '../../apps/distributed/dist/main.js')], {
+    PORT: String(await freePort()), HOST: '127.0.0.1', KEYLEDGER_DATA_DIR: folder, KEYLEDGER_ROOT_API_KEY: rootKey, LOG_LEVEL: 'warn', NATS_URL: nats, DATABASE_URL: postgres,
+    KEYLEDGER_RATE_LIMIT_PER_KEY: unlimited, KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: unlimited, KEYLEDGER_RATE_LIMIT_PER_API_KEY: unlimited,
+  }, { ready: /Keyledger is ready at (http:\/\/[\d.:]+)/, hear: (text) => {
+    for (const [, name, after] of text.matchAll(/^\S+ \| (\S+) is ready at \S+ ([\d.]+) s after/gm)) services.set(name, Number(after));
+  } });
+  return Object.assign(server, { folder, services });
+}
+
+/** The bare NATS client asking and answering in processes of their own: requests a second. */
+export const natsResponder = (url) => Server.start([join(here, 'nats.mjs'), 'reply', url]);
+export const natsRequests = (url, seconds, concurrency) => measuredBy('nats.mjs', 'request', url, seconds, concurrency);
+/** Appends a second of single events. */
+export const appends = (url, seconds, concurrency) => measuredBy('appends.mjs', url, seconds, concurrency);
+
+async function measuredBy(script, ...args) {
+  const { stdout } = await promisify(execFile)(process.execPath, [join(here, script), ...args.map(String)]);
+  return Number(stdout);
+}
+
+export function freePort() {
   return new Promise((resolve) => {
     const server = createServer().listen(0, '127.0.0.1', () => {
       const { port } = server.address();

@@ -59,7 +59,7 @@ export class Supervised {
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream as NonNullable<typeof stream> }).on('line', (line) => {
         say(`${title} | ${line}`);
-        const url = / is ready at (\S+)$/.exec(line)?.[1];
+        const url = / is ready at (\S+), /.exec(line)?.[1];
         if (url) this.#firstReady.resolve(url);
       });
     }

@@ -19,7 +19,7 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>, c
     });
     const part = await begin(host);
     const url = part.url ?? (part.door = await serveHealth(host.health, host.metrics, config)).url;
-    say(`${name} is ready at ${url}`);
+    say(`${name} is ready at ${url}, ${process.uptime().toFixed(1)} s after its start`);
     return {
       async close() {
         await part.stopListening?.();

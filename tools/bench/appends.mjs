@@ -1,0 +1,23 @@
+// Single events appended to PostgreSQL through the product's own event store, each to a stream of its own: `appends.mjs <url> <seconds> <concurrency>`.
+import { randomUUID } from 'node:crypto';
+import { NO_STREAM, PostgresEventStores } from '@keyledger/event-store';
+
+const [, , url, seconds, concurrency] = process.argv;
+const stores = await PostgresEventStores.open({ url, environments: ['bench'] });
+const store = stores.of('bench');
+const data = { instanceName: 'laptop', sealed: 'x'.repeat(200) };
+const metadata = { commandId: randomUUID(), correlationId: randomUUID(), actor: { type: 'client', id: 'client' }, occurredAt: new Date().toISOString(), schema: 1 };
+
+async function appendUntil(until) {
+  let count = 0;
+  for (; performance.now() < until; count++) await store.append(`bench-${randomUUID()}`, NO_STREAM, [{ id: randomUUID(), type: 'Measured', data, metadata }]);
+  return count;
+}
+async function round(length) {
+  const until = performance.now() + length * 1000;
+  const counts = await Promise.all(Array.from({ length: Number(concurrency) }, () => appendUntil(until)));
+  return counts.reduce((sum, count) => sum + count, 0) / length;
+}
+await round(1);
+console.log(await round(Number(seconds)));
+await stores.close();
