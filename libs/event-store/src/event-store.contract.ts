@@ -185,6 +185,76 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
     expect(read.map(({ stream, revision }) => `${stream} ${revision}`)).toEqual(['license-a 0', 'license-a 1', 'license-b 0', 'license-b 1', 'license-b 2', 'license-b 3']);
   });
 
+  describe('takes over the log of another store, where it can, and', () => {
+    /** As a store that leaves gaps between its positions would have recorded them. */
+    const recorded = (revisionsOf: readonly (readonly [stream: string, revision: number])[], after = 0): RecordedEvent[] => revisionsOf.map(([stream, revision], index) => ({
+      ...anEvent({ seat: index, text: 'Grüße \u2028 \ud800', small: 1e-7 }), stream, revision, position: after + (index + 1) * 7,
+      recordedAt: new Date(Date.UTC(2020, 0, 1) + index).toISOString(),
+    }));
+    const log = recorded([['license-a', 0], ['license-b', 0], ['license-a', 1], ['license-a', 2], ['product-c', 0]]);
+    /** Contracts run on stores that cannot, too. */
+    const restoring = (title: string, test: (restore: (events: readonly RecordedEvent[]) => Promise<void>) => Promise<void>) => it(title, async () => {
+      if (store.restore) await test((events) => store.restore?.(events) as Promise<void>);
+    });
+
+    restoring('keeps positions, revisions, ids and times, for readers and subscribers', async (restore) => {
+      const early = follow();
+      expect(await store.readStream('license-a')).toEqual([]);
+      await restore(log.slice(0, 2));
+      await restore(log.slice(2));
+      expect(await store.head()).toBe(35);
+      expect(await store.readAll(0)).toEqual(log);
+      expect(await store.readAll(8)).toEqual(log.slice(1));
+      expect(await allOf('license-a')).toEqual([log[0], log[2], log[3]]);
+      const late = follow(20);
+      await Promise.all([early.has(5), late.has(3)]);
+      expect(early.events).toEqual(log);
+      expect(late.events).toEqual(log.slice(2));
+    });
+
+    restoring('goes on from there as if it had recorded them itself', async (restore) => {
+      await restore(log);
+      const subscriber = follow(35);
+      const next = await store.append('license-a', 2, [anEvent({ seat: 9 })]);
+      expect(next).toMatchObject({ revision: 3, duplicate: false });
+      expect(next.position).toBeGreaterThan(35);
+      await subscriber.has(1);
+      expect(positions(subscriber.events)).toEqual([next.position]);
+      await expect(store.append('license-b', NO_STREAM, [anEvent()])).rejects.toMatchObject({ actual: 0 });
+      expect(await store.append('license-a', 0, log.slice(2, 4))).toEqual({ revision: 2, position: 28, duplicate: true });
+      await restore(recorded([['license-a', 4]], next.position));
+      expect(await store.head()).toBe(next.position + 7);
+    });
+
+    restoring('takes nothing of events that are not the next ones', async (restore) => {
+      await restore(log.slice(0, 3));
+      const [next, last] = log.slice(3) as [RecordedEvent, RecordedEvent];
+      for (const wrong of [
+        log.slice(0, 3), [next, { ...last, position: next.position }], [last, next], [next, { ...last, position: 3 }],
+        [next, { ...last, revision: 1 }], [{ ...next, revision: 3 }], [next, { ...last, stream: 'license-a', revision: 2 }],
+        [next, { ...last, stream: 'license-b', revision: 1, id: log[1]?.id as string }],
+      ]) await expect(restore(wrong)).rejects.toThrow(/./);
+      expect(await store.readAll(0)).toEqual(log.slice(0, 3));
+      expect(await store.head()).toBe(21);
+      await restore([next, last]);
+      expect(await store.readAll(0)).toEqual(log);
+    });
+
+    restoring('does nothing when there are none', async (restore) => {
+      await restore([]);
+      expect(await store.head()).toBe(0);
+    });
+
+    if (reopen) {
+      restoring('has them after a restart', async (restore) => {
+        await restore(log);
+        store = await reopen(store);
+        expect(await store.readAll(0)).toEqual(log);
+        expect(await store.append('license-b', 0, [anEvent()])).toMatchObject({ revision: 1, position: 36 });
+      });
+    }
+  });
+
   describe('has subscriptions that', () => {
     it('start anywhere, and go on live', async () => {
       await store.append('license-a', NO_STREAM, someEvents(3));

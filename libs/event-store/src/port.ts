@@ -70,5 +70,11 @@ export interface EventStore {
   subscribe(after: Position, handler: (events: readonly RecordedEvent[]) => void | Promise<void>): Subscription;
   /** Position of the last event. A number where it is known without asking (the embedded store). */
   head(): Position | Promise<Position>;
+  /**
+   * Takes over events that another store has recorded, as they are: their positions, revisions and times are kept. In log order, after all
+   * that is here, each the next one of its stream; all or none, durable before it resolves. For moving a log into a store that nobody else
+   * writes to yet, and only where the store lets somebody else give out positions.
+   */
+  restore?(events: readonly RecordedEvent[]): Promise<void>;
   close(): Promise<void>;
 }

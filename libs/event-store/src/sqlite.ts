@@ -197,7 +197,7 @@ class OpenLog {
   readonly synchronous: number;
   readonly options: SqliteOptions;
   readonly followers = new Set<Follower>();
-  readonly #recent: RecentEvents;
+  #recent: RecentEvents;
   /** Last revisions of the streams written or read lately. Never out of date, because every writer is in this process. */
   readonly #revisions = new Map<string, number>();
   head: Position;
@@ -219,6 +219,14 @@ class OpenLog {
     });
     this.head = lastPosition;
     this.learn(stream, lastRevision);
+  }
+
+  /** These events have come from elsewhere, at positions of their own. */
+  restored(events: readonly RecordedEvent[]): void {
+    for (const { stream, revision } of events) this.learn(stream, revision);
+    this.head = (events.at(-1) as RecordedEvent).position;
+    this.#recent = new RecentEvents(this.head);
+    this.wakeFollowers();
   }
 
   wakeFollowers(): void {
@@ -275,6 +283,14 @@ export class SqliteEventStore implements EventStore {
     const request: AppendRequest = [this.#log.db, stream, expected, ...fields];
     const startedAt = performance.now();
     return new Promise((resolve, reject) => this.#worker.append({ log: this.#log, request, events, startedAt, resolve, reject }));
+  }
+
+  async restore(events: readonly RecordedEvent[]): Promise<void> {
+    if (events.length === 0) return;
+    if (this.#closing) throw new Error(CLOSED);
+    if (this.#log.failure) throw this.#log.failure;
+    await this.#worker.ask({ op: 'restore', db: this.#log.db, rows: events.map(rowOf) });
+    this.#log.restored(events);
   }
 
   async readStream(stream: string, { from = 0, limit = READ_LIMIT }: { from?: number; limit?: number } = {}): Promise<readonly RecordedEvent[]> {
@@ -358,5 +374,8 @@ export class SqliteEventStores extends PerEnvironment<SqliteEventStore> {
 function eventOf([position, stream, revision, id, type, data, metadata, recordedAt]: Row): RecordedEvent {
   return { id, type, data: JSON.parse(data) as JsonObject, metadata: JSON.parse(metadata) as JsonObject, stream, revision, position, recordedAt };
 }
+
+const rowOf = ({ position, stream, revision, id, type, data, metadata, recordedAt }: RecordedEvent): Row =>
+  [position, stream, revision, id, type, JSON.stringify(data), JSON.stringify(metadata), recordedAt];
 
 const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));

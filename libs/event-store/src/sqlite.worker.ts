@@ -13,6 +13,7 @@ export const FIELDS_PER_EVENT = 4;
 export type Request = { readonly call: number } & (
   | { readonly op: 'open'; readonly file: string }
   | { readonly op: 'append'; readonly appends: readonly AppendRequest[] }
+  | { readonly op: 'restore'; readonly db: number; readonly rows: readonly Row[] }
   | { readonly op: 'stream'; readonly db: number; readonly stream: string; readonly from: number; readonly limit: number }
   | { readonly op: 'between'; readonly db: number; readonly stream: string; readonly revision: number; readonly end: string; readonly limit: number }
   | { readonly op: 'all'; readonly db: number; readonly after: number; readonly limit: number }
@@ -129,8 +130,10 @@ class Log {
       release: prepare('RELEASE append'),
       rollbackAppend: prepare('ROLLBACK TO append'),
       insert: prepare('INSERT INTO events (stream, revision, id, type, data, metadata, recorded_at) VALUES (?, ?, ?, ?, ?, ?, ?)'),
+      insertAt: prepare(`INSERT INTO events (${columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`),
       ids: prepare('SELECT id FROM events WHERE stream = ? ORDER BY revision', true),
-      byId: prepare('SELECT revision, position FROM events WHERE stream = ? AND id = ?', true),
+      byId: prepare('SELECT revision FROM events WHERE stream = ? AND id = ?', true),
+      positionOf: prepare('SELECT position FROM events WHERE stream = ? AND revision = ?', true),
       stream: prepare(`SELECT ${columns} FROM events WHERE stream = ? AND revision >= ? ORDER BY revision LIMIT ?`, true),
       between: prepare(`SELECT ${columns} FROM events WHERE (stream, revision) > (?, ?) AND stream < ? ORDER BY stream, revision LIMIT ?`, true),
       all: prepare(`SELECT ${columns} FROM events WHERE position > ? ORDER BY position LIMIT ?`, true),
@@ -173,9 +176,43 @@ class Log {
     }
   }
 
+  /** Events as another log has recorded them. */
+  restore(rows: readonly Row[]): void {
+    if (this.#failed) throw new Failed(this.#failed, true);
+    this.#mustFollow(rows);
+    try {
+      this.#sql.begin.run();
+      for (const row of rows) {
+        this.#sql.insertAt.run(...row);
+        this.#tails.grow(this.#tail(row[1]), row[3]);
+      }
+      this.#sql.commit.run();
+    } catch (error) {
+      this.#tails.clear();
+      throw this.#rolledBack(error);
+    }
+  }
+
   close(): void {
     this.#db.close();
     this.#lock.close();
+  }
+
+  /** Nobody else writes: what is so before the transaction is so in it. */
+  #mustFollow(rows: readonly Row[]): void {
+    let head = this.head();
+    const revisions = new Map<string, number>();
+    const ids = new Set<string>();
+    for (const [position, stream, revision, id] of rows) {
+      const tail = this.#tail(stream);
+      const last = revisions.get(stream) ?? tail.revision;
+      if (position <= head) throw new RangeError(`${stream}: position ${position} comes after ${head}`);
+      if (revision !== last + 1) throw new RangeError(`${stream}: revision ${revision} comes after ${last}`);
+      if (tail.ids.has(id) || ids.has(`${stream} ${id}`)) throw new RangeError(`${stream} has the event ${id} already`);
+      head = position;
+      revisions.set(stream, revision);
+      ids.add(`${stream} ${id}`);
+    }
   }
 
   #append(append: AppendRequest, recordedAt: string): Outcome {
@@ -220,10 +257,11 @@ class Log {
 
   #duplicate(append: AppendRequest, at: number, revision: number): Outcome {
     const [stream, id] = [append[1], append[at] as string];
-    const [there, position] = this.#sql.byId.get(stream, id) as unknown as [number, number];
+    const [there] = this.#sql.byId.get(stream, id) as unknown as [number];
     const eventsFromHere = Math.floor((append.length - at) / FIELDS_PER_EVENT);
     const last = Math.min(there + eventsFromHere - 1, revision);
-    return ['duplicate', last, position + last - there];
+    const [position] = this.#sql.positionOf.get(stream, last) as unknown as [number];
+    return ['duplicate', last, position];
   }
 
   /**
@@ -311,6 +349,10 @@ function answer(request: Request) {
       return { db: logs.push(log) - 1, head: log.head(), synchronous: log.synchronous() };
     }
     case 'append': return append(request.appends);
+    case 'restore': {
+      logOf(request.db).restore(request.rows);
+      return null;
+    }
     case 'stream': return logOf(request.db).stream(request.stream, request.from, request.limit);
     case 'between': return logOf(request.db).between(request.stream, request.revision, request.end, request.limit);
     case 'all': return logOf(request.db).all(request.after, request.limit);
