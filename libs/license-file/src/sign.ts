@@ -1,0 +1,42 @@
+import { bytesOf, toBase64, toBase64Url } from './bytes.ts';
+import { maxLength, payloadTypeOf, signingBytes, writeFile, type Certificate, type EnvelopeType } from './envelope.ts';
+import { shapes, statements, type StatementOf, type StatementType } from './statements.ts';
+import { tokenHeader } from './verifier.ts';
+
+/** The other half, for the signing service alone. */
+
+/** A statement to sign. There is no way to sign bytes that are not one of these. */
+export type Statement = {
+  [T in StatementType]: { readonly type: T; readonly payload: StatementOf[T] } & (T extends 'license-file' | 'offline-file' ? { readonly certificate: Certificate } : unknown);
+}[StatementType];
+
+/** Signs with the key `kid`. May be a call to a machine that holds the key. */
+export type SignBytes = (bytes: Uint8Array) => Uint8Array | Promise<Uint8Array>;
+
+/** The statement is larger than any verifier would read. */
+export class TooLarge extends Error {}
+
+/** A file, a token, or a certificate as JSON. Throws on a statement that verifiers would refuse to read: that is the caller's mistake. */
+export async function signed(statement: Statement, kid: string, sign: SignBytes): Promise<string> {
+  if (!shapes[statement.type](statement.payload)) throw new TypeError(`This is no ${statement.type}`);
+  const text = await written(statement, kid, sign);
+  if (text.length > maxLength) throw new TooLarge(`A ${statement.type} of ${text.length} characters`);
+  return text;
+}
+
+async function written(statement: Statement, kid: string, sign: SignBytes): Promise<string> {
+  if (statement.type === 'lease' || statement.type === 'verdict') {
+    const input = [tokenHeader(statements[statement.type].format, kid), JSON.stringify(statement.payload)].map((part) => toBase64Url(bytesOf(part))).join('.');
+    return `${input}.${toBase64Url(await sign(bytesOf(input)))}`;
+  }
+  const { signature, ...head } = await enveloped(statement.type, statement.payload, kid, sign);
+  if (statement.type === 'key-certificate') return JSON.stringify({ ...head, signature });
+  const { payload, ...names } = head;
+  return writeFile(statement.type, { ...names, certificate: statement.certificate, payload, signature });
+}
+
+async function enveloped(type: EnvelopeType, payload: { readonly environment: string }, kid: string, sign: SignBytes): Promise<Certificate> {
+  const [payloadType, bytes] = [payloadTypeOf(type), bytesOf(JSON.stringify(payload))];
+  const signature = await sign(signingBytes(payloadType, payload.environment, bytes));
+  return { payloadType, environment: payload.environment, kid, payload: toBase64(bytes), signature: toBase64(signature) };
+}
