@@ -2,7 +2,7 @@
 import { connect } from '@nats-io/transport-node';
 
 const [, , role, url, seconds, concurrency] = process.argv;
-const connection = await connect({ servers: url, noAsyncTraces: true, ...credentials(url) });
+const connection = await connect({ servers: new URL(url).host, noAsyncTraces: true, ...credentials(url) });
 if (role === 'reply') {
   // As long as a verdict is.
   const answer = JSON.stringify({ valid: true, detail: 'x'.repeat(900) });

@@ -86,11 +86,16 @@ describeWith('nats', 'Messages between processes', (server) => {
     expect(await eventually(() => ask(client))).toBe(1);
   });
 
+  it('lets in nobody without the password', async () => {
+    const { host } = new URL(server().url);
+    for (const url of [`nats://${host}`, `nats://keyledger:wrong@${host}`]) await expect(NatsTransport.connect({ url })).rejects.toThrow(/authorization/i);
+  });
+
   it('answers with a refusal what is too large for the server', async () => {
     await answering(({ question }) => 'x'.repeat(Number(question)));
     const client = await connect();
-    await expect(ask(client, 2_000_000)).rejects.toMatchObject({ code: 'INTERNAL' });
-    await expect(ask(client, 'x'.repeat(2_000_000))).rejects.toMatchObject({ code: 'INTERNAL' });
+    await expect(ask(client, 9_000_000)).rejects.toMatchObject({ code: 'INTERNAL' });
+    await expect(ask(client, 'x'.repeat(9_000_000))).rejects.toMatchObject({ code: 'INTERNAL' });
     expect(await ask(client, 10)).toBe('xxxxxxxxxx');
   });
 

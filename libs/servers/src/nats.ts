@@ -1,4 +1,5 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,16 +16,23 @@ export interface RunningNats extends Running {
   readonly port: number;
 }
 
-/** nats-server on 127.0.0.1, without JetStream. Resolves when it accepts connections. */
+/** Large answers (a hundred licenses) have room; the default is 1 MB. */
+const maxPayload = 8 * 1024 * 1024;
+
+/** nats-server on 127.0.0.1, without JetStream, for nobody but who knows the password in its URL. Resolves when it accepts connections. */
 export async function startNats({ port: wanted }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
   if (!launch) throw new Error('There is no nats-server on this machine, and no way to get one');
   const port = wanted ?? await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-nats-'));
   const log = join(folder, 'log');
+  const password = randomBytes(24).toString('base64url');
+  // Not on the command line, where every user of the machine could read it.
+  const settings = join(folder, 'nats.conf');
+  writeFileSync(settings, `max_payload: ${maxPayload}\nauthorization { user: keyledger, password: "${password}" }\n`, { mode: 0o600 });
   const run = () => ('path' in launch
-    ? Child.run({ command: launch.path, args: ['--addr', '127.0.0.1', '--port', String(port)], log })
-    : Child.docker(['--publish', `127.0.0.1:${port}:4222`, launch.image], log));
+    ? Child.run({ command: launch.path, args: ['--config', settings, '--addr', '127.0.0.1', '--port', String(port)], log })
+    : Child.docker(['--publish', `127.0.0.1:${port}:4222`, '--volume', `${settings}:/nats.conf:ro`, launch.image, '--config', '/nats.conf'], log));
   const start = () => started('nats-server', run, () => greets(port));
   let child = await start().catch((error: unknown) => {
     rmSync(folder, { recursive: true });
@@ -32,7 +40,7 @@ export async function startNats({ port: wanted }: NatsOptions = {}): Promise<Run
   });
   return {
     port,
-    url: `nats://127.0.0.1:${port}`,
+    url: `nats://keyledger:${password}@127.0.0.1:${port}`,
     get pid() { return child.pid; },
     get ended() { return child.ended; },
     kill: () => child.kill(),
