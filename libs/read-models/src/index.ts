@@ -6,3 +6,4 @@ export * from './projectors.ts';
 export * from './reaction.ts';
 export * from './read-index.ts';
 export * from './search.ts';
+export * from './transfer.ts';
