@@ -1,0 +1,37 @@
+import type { Aggregate, Instant } from '@keyledger/kernel';
+
+/** What is signed for a license and leaves the house with it for longer than an answer. */
+export type SignedStatement = 'license-file' | 'offline-file' | 'lease';
+
+/**
+ * What was signed for one license. Recorded before the signature is made: whatever is out there is in here, also if nobody ever received it.
+ * Nothing is decided; a license that is erased leaves its ids here, and nothing of a person.
+ */
+export interface SignaturesState {
+  readonly count: number;
+  readonly last: Instant | null;
+}
+export type SignaturesCommand = Readonly<{
+  type: 'Record';
+  statement: SignedStatement;
+  /** Of the key. */
+  kid: string;
+  /** The activation it is for; null when it is for the license as such. */
+  activationId: string | null;
+  /** Revision of the license that it speaks of. */
+  seq: number;
+  /** SHA-256 of the payload, base64url: whoever finds a file or token can be told whether, when and for whom it was signed. */
+  digest: string;
+  /** Until when it is good by itself; null when it does not say. */
+  expiresAt: Instant | null;
+}>;
+export type SignaturesEvent = Readonly<Omit<SignaturesCommand, 'type'> & { type: 'SignatureRecorded' }>;
+
+export const Signatures: Aggregate<SignaturesState, SignaturesCommand, SignaturesEvent> = {
+  category: 'signatures',
+  stateVersion: 1,
+  shapes: { SignatureRecorded: { schema: 1 } },
+  initial: () => ({ count: 0, last: null }),
+  decide: (_state, command) => [{ ...command, type: 'SignatureRecorded' }],
+  evolve: ({ count }, _event, { at }) => ({ count: count + 1, last: at }),
+};

@@ -1,0 +1,159 @@
+import { addDays, addSeconds, refuse, type Aggregate, type Instant, type JsonObject } from '@keyledger/kernel';
+
+/** What a key is for. It signs nothing else. */
+export const signingPurposes = ['license-file', 'lease', 'verdict', 'webhook', 'log-head'] as const;
+export type SigningPurpose = (typeof signingPurposes)[number];
+
+/** An Ed25519 public key (RFC 8037). Its `kid` is its thumbprint (RFC 7638), so no two keys share one. */
+export type PublicJwk = { readonly kty: 'OKP'; readonly crv: 'Ed25519'; readonly x: string };
+
+/** `staged`: made, signs nothing yet. `active`: signs. `retired`: signs no more; what it has signed stays good. `revoked`: what it has signed is good no more. */
+export type SigningKeyState = 'staged' | 'active' | 'retired' | 'revoked';
+export interface SigningKey {
+  readonly kid: string;
+  readonly purpose: SigningPurpose;
+  readonly state: SigningKeyState;
+  readonly publicJwk: PublicJwk;
+  /** The root that is to certify it, and for which time. */
+  readonly rootKid: string;
+  readonly notBefore: Instant;
+  readonly notAfter: Instant;
+  /** What the root has signed; null until it has. */
+  readonly certificate: JsonObject | null;
+  readonly createdAt: Instant;
+  readonly activatedAt: Instant | null;
+  readonly retiredAt: Instant | null;
+  readonly revokedAt: Instant | null;
+}
+
+/** Certifies signing keys and does nothing else. Its public half is what verifiers pin. */
+export interface RootKey {
+  readonly kid: string;
+  readonly publicJwk: PublicJwk;
+  /** Its private half is kept elsewhere: certificates come from there. */
+  readonly offline: boolean;
+  readonly createdAt: Instant;
+}
+
+/** All signing keys of one environment are one stream: that there is one active key for a purpose is decided in one place. Oldest first. */
+export interface SigningKeysState {
+  readonly root: RootKey | null;
+  readonly keys: ReadonlyMap<string, SigningKey>;
+}
+
+export type SigningKeysCommand =
+  | { readonly type: 'CreateRoot'; readonly kid: string; readonly publicJwk: PublicJwk }
+  | { readonly type: 'TakeRootOffline'; readonly kid: string }
+  /** `unlessThere`: not when the purpose has a key to sign with, or to take next. */
+  | { readonly type: 'Create'; readonly kid: string; readonly purpose: SigningPurpose; readonly publicJwk: PublicJwk; readonly unlessThere?: boolean }
+  | { readonly type: 'Certify'; readonly kid: string; readonly certificate: JsonObject }
+  | { readonly type: 'Activate' | 'Retire' | 'Revoke'; readonly kid: string };
+
+export type SigningKeysEvent =
+  | { readonly type: 'RootKeyCreated'; readonly kid: string; readonly publicJwk: PublicJwk }
+  | { readonly type: 'RootKeyTakenOffline'; readonly kid: string }
+  /** Says what the root is about to certify, before it does. */
+  | { readonly type: 'SigningKeyCreated'; readonly kid: string; readonly purpose: SigningPurpose; readonly publicJwk: PublicJwk; readonly rootKid: string; readonly notBefore: Instant; readonly notAfter: Instant }
+  | { readonly type: 'SigningKeyCertified'; readonly kid: string; readonly certificate: JsonObject }
+  | { readonly type: 'SigningKeyActivated' | 'SigningKeyRetired' | 'SigningKeyRevoked'; readonly kid: string };
+
+/** How long a key may sign. What it signs may be good for longer. */
+export const KEY_DAYS = 400;
+/** Clocks of several machines differ, and one may sign with a key that another has just made. */
+const BACKDATED_SECONDS = 3600;
+
+export const SigningKeys: Aggregate<SigningKeysState, SigningKeysCommand, SigningKeysEvent> = {
+  category: 'signing',
+  stateVersion: 1,
+  shapes: {
+    RootKeyCreated: { schema: 1 }, RootKeyTakenOffline: { schema: 1 }, SigningKeyCreated: { schema: 1 }, SigningKeyCertified: { schema: 1 },
+    SigningKeyActivated: { schema: 1 }, SigningKeyRetired: { schema: 1 }, SigningKeyRevoked: { schema: 1 },
+  },
+  initial: () => ({ root: null, keys: new Map() }),
+
+  decide(state, command, now) {
+    switch (command.type) {
+      case 'CreateRoot': return state.root ? [] : [{ type: 'RootKeyCreated', kid: command.kid, publicJwk: command.publicJwk }];
+      case 'TakeRootOffline': return state.root?.kid !== command.kid || state.root.offline ? [] : [{ type: 'RootKeyTakenOffline', kid: command.kid }];
+      case 'Create': return created(state, command, now);
+      case 'Certify': return keyOf(state, command.kid).certificate ? [] : [{ type: 'SigningKeyCertified', kid: command.kid, certificate: command.certificate }];
+      case 'Activate': return activated(state, keyOf(state, command.kid));
+      case 'Retire': return stepOf(keyOf(state, command.kid), 'retired') ? [{ type: 'SigningKeyRetired', kid: command.kid }] : [];
+      case 'Revoke': return stepOf(keyOf(state, command.kid), 'revoked') ? [{ type: 'SigningKeyRevoked', kid: command.kid }] : [];
+    }
+  },
+
+  evolve(state, event, { at }) {
+    switch (event.type) {
+      case 'RootKeyCreated': return { ...state, root: { kid: event.kid, publicJwk: event.publicJwk, offline: false, createdAt: at } };
+      case 'RootKeyTakenOffline': return state.root ? { ...state, root: { ...state.root, offline: true } } : state;
+      case 'SigningKeyCreated': {
+        const { type: _, ...key } = event;
+        return { ...state, keys: new Map(state.keys).set(key.kid, { ...key, state: 'staged', certificate: null, createdAt: at, activatedAt: null, retiredAt: null, revokedAt: null }) };
+      }
+      case 'SigningKeyCertified': return changed(state, event.kid, { certificate: event.certificate });
+      case 'SigningKeyActivated': return changed(state, event.kid, { state: 'active', activatedAt: at });
+      case 'SigningKeyRetired': return changed(state, event.kid, { state: 'retired', retiredAt: at });
+      case 'SigningKeyRevoked': return changed(state, event.kid, { state: 'revoked', revokedAt: at });
+    }
+  },
+};
+
+/** Refuses with SIGNING_KEY_NOT_FOUND. */
+export function keyOf({ keys }: SigningKeysState, kid: string): SigningKey {
+  const key = keys.get(kid);
+  if (!key) throw refuse('SIGNING_KEY_NOT_FOUND');
+  return key;
+}
+
+/** The key that signs for a purpose. Undefined when none does: it may have been retired or revoked without a successor, or its certificate is over. */
+export const signingKeyFor = ({ keys }: SigningKeysState, purpose: SigningPurpose, now: Instant): SigningKey | undefined =>
+  [...keys.values()].find((key) => key.purpose === purpose && key.state === 'active' && key.notBefore <= now && now < key.notAfter);
+
+/** The key that is to sign next. */
+export const successorFor = ({ keys }: SigningKeysState, purpose: SigningPurpose, now: Instant): SigningKey | undefined =>
+  [...keys.values()].findLast((key) => key.purpose === purpose && key.state === 'staged' && key.notBefore <= now && now < key.notAfter);
+
+/** What verifiers may learn of: what these keys signed is good. */
+export const trustedKeys = ({ keys }: SigningKeysState): readonly SigningKey[] => [...keys.values()].filter(({ state }) => state === 'active' || state === 'retired');
+export const revokedKeys = ({ keys }: SigningKeysState): readonly SigningKey[] => [...keys.values()].filter(({ state }) => state === 'revoked');
+
+function created(state: SigningKeysState, { kid, purpose, publicJwk, unlessThere }: SigningKeysCommand & { type: 'Create' }, now: Instant): readonly SigningKeysEvent[] {
+  if (!state.root) throw refuse('UNAVAILABLE', 'There is no root key to certify signing keys');
+  if (state.keys.has(kid) || (unlessThere && (signingKeyFor(state, purpose, now) ?? successorFor(state, purpose, now)))) return [];
+  return [{ type: 'SigningKeyCreated', kid, purpose, publicJwk, rootKid: state.root.kid, notBefore: addSeconds(now, -BACKDATED_SECONDS), notAfter: addDays(now, KEY_DAYS) }];
+}
+
+/** There is one active key for a purpose: the one before it retires in the same moment, and nothing that it signed has to be signed again. */
+function activated({ keys }: SigningKeysState, key: SigningKey): readonly SigningKeysEvent[] {
+  if (!stepOf(key, 'active')) return [];
+  if (!key.certificate) throw refuse('SIGNING_KEY_NOT_CERTIFIED', 'The offline root has to certify the key first', { kid: key.kid });
+  const before = [...keys.values()].filter(({ purpose, state }) => purpose === key.purpose && state === 'active');
+  return [...before.map(({ kid }) => ({ type: 'SigningKeyRetired', kid }) as const), { type: 'SigningKeyActivated', kid: key.kid }];
+}
+
+/** Where each state leads, by the name of what has to be asked for. */
+const steps: Readonly<Record<SigningKeyState, Partial<Record<SigningKeyState, string>>>> = {
+  staged: { active: 'activate', revoked: 'revoke' },
+  active: { retired: 'retire', revoked: 'revoke' },
+  retired: { revoked: 'revoke' },
+  revoked: {},
+};
+
+/** False when it is already so; refuses what cannot be with INVALID_TRANSITION. */
+function stepOf({ state }: SigningKey, next: 'active' | 'retired' | 'revoked'): boolean {
+  if (state === next) return false;
+  if (steps[state][next]) return true;
+  const requested = { active: 'activate', retired: 'retire', revoked: 'revoke' }[next];
+  throw refuse('INVALID_TRANSITION', `A ${state} key cannot ${requested}`, { from: state, requested, allowed: Object.values(steps[state]) });
+}
+
+function changed(state: SigningKeysState, kid: string, change: Partial<SigningKey>): SigningKeysState {
+  const key = state.keys.get(kid);
+  return key ? { ...state, keys: new Map(state.keys).set(kid, { ...key, ...change }) } : state;
+}
+
+export const signingKeyView = (key: SigningKey) => {
+  const { kid, purpose, state, publicJwk, certificate, notBefore, notAfter, createdAt, activatedAt, retiredAt, revokedAt } = key;
+  return { kid, purpose, alg: 'Ed25519' as const, state, publicJwk, notBefore, notAfter, certificate, createdAt, activatedAt, retiredAt, revokedAt };
+};
