@@ -55,6 +55,17 @@ describe('A keyring', () => {
     }
   });
 
+  it('tells from a probe whether a master key is the one of the stored data keys, in this environment', async () => {
+    const store = new MemoryDataKeys();
+    expect(await Keyring.probe(store)).toBeUndefined();
+    await open(store);
+    const probe = (await Keyring.probe(store)) as string;
+    expect(Keyring.fits(probe, { masterKey, environment: 'production' })).toBe(true);
+    expect(Keyring.fits(probe, { masterKey: randomBytes(32), environment: 'production' })).toBe(false);
+    expect(Keyring.fits(probe, { masterKey, environment: 'staging' })).toBe(false);
+    expect(Keyring.fits('damaged', { masterKey, environment: 'production' })).toBe(false);
+  });
+
   it('has a key of its own for each subject and does not open one for another', async () => {
     const sealer = await (await open()).prepare(['cus_1', 'cus_2'], true);
     expect(() => sealer.open('cus_2', sealer.seal('cus_1', ada))).toThrow();

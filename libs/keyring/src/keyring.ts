@@ -2,7 +2,7 @@ import { createHash, createHmac, createSecretKey, hkdfSync, randomBytes, type Ke
 import { refuse, type Json, type JsonObject, type Sealer, type Sealing } from '@keyledger/kernel';
 import { LRUCache } from 'lru-cache';
 import { decrypt, encrypt } from './cipher.ts';
-import type { DataKeyStore, WrappedKeys } from './data-keys.ts';
+import { MemoryDataKeys, type DataKeyStore, type WrappedKeys } from './data-keys.ts';
 
 export interface KeyringOptions {
   /** 32 bytes, from `loadMasterKey`. */
@@ -36,6 +36,7 @@ export class Keyring implements Sealing {
   readonly #pepper: KeyObject;
   readonly #wrapping: KeyObject;
   readonly #answers: KeyObject;
+  readonly #derived: (purpose: string) => KeyObject;
   readonly #store: DataKeyStore;
   readonly #cache: LRUCache<string, Slot>;
   /** Grows with every key that is forgotten: what was read from the store before that must not get into the cache after it. */
@@ -46,6 +47,7 @@ export class Keyring implements Sealing {
   private constructor({ masterKey, environment, dataKeys, cachedKeys = 50_000 }: KeyringOptions) {
     const derived = (purpose: string) => createSecretKey(Buffer.from(hkdfSync('sha256', masterKey, '', `keyledger/1/${purpose}/${environment}`, 32)));
     this.#environment = environment;
+    this.#derived = derived;
     this.#pepper = derived('pepper');
     this.#wrapping = derived('wrapping');
     this.#answers = derived('answers');
@@ -60,6 +62,20 @@ export class Keyring implements Sealing {
     return keyring;
   }
 
+  /** Tells by `fits` which master key an environment's data keys were wrapped under, without any of them. undefined where no keyring was ever opened. */
+  static async probe(dataKeys: DataKeyStore): Promise<string | undefined> {
+    return (await dataKeys.get([PROBE])).get(PROBE) ?? undefined;
+  }
+
+  static fits(probe: string, { masterKey, environment }: Pick<KeyringOptions, 'masterKey' | 'environment'>): boolean {
+    try {
+      new Keyring({ masterKey, environment, dataKeys: new MemoryDataKeys() }).#unwrap(PROBE, probe);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   /** Keyed hash of a value, equal for equal values of a kind and of no use without the master key: 43 characters of base64url. */
   hmac(kind: string, value: string): string {
     return createHmac('sha256', this.#pepper).update(`${kind}\0${value}`).digest('base64url');
@@ -68,6 +84,11 @@ export class Keyring implements Sealing {
   /** What license keys are looked up by. Takes the normalised key. */
   keyHash(normalisedKey: string): string {
     return this.hmac('license-key', normalisedKey);
+  }
+
+  /** For `encrypt` and `decrypt`: a key that comes straight from the master key, for what must live as long as the installation. */
+  keyFor(purpose: 'signing-keys'): KeyObject {
+    return this.#derived(purpose);
   }
 
   prepare(subjects: readonly string[], create = false): Sealer | Promise<Sealer> {

@@ -43,6 +43,13 @@ describe('The master key', () => {
     expect(loadMasterKey({ dataDir })).not.toEqual(made);
   });
 
+  it('is missed, and not made, where it must be one that exists', () => {
+    expect(() => loadMasterKey({ dataDir, existing: true })).toThrow(/no master key here.*KEYLEDGER_MASTER_KEY_FILE/);
+    expect(readdirSync(dataDir)).toEqual([]);
+    const made = loadMasterKey({ dataDir });
+    expect(loadMasterKey({ dataDir, existing: true })).toEqual(made);
+  });
+
   it('is not made anew over one that is damaged', () => {
     writeFileSync(join(dataDir, 'master.key'), 'damaged');
     expect(() => loadMasterKey({ dataDir })).toThrow(/master\.key must be 32 bytes/);

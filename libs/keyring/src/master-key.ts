@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
 const BYTES = 32;
@@ -8,12 +8,13 @@ const FILE_NAME = 'master.key';
 /**
  * The 32 bytes that every other key of an installation comes from: out of `value` (KEYLEDGER_MASTER_KEY; hex or base64), or a `file`
  * (KEYLEDGER_MASTER_KEY_FILE; the same, or the bare bytes), or, without either, the file `master.key` in the data directory,
- * which the first start makes (mode 0600). Throws with the variable's name when there is no such key in it.
+ * which the first start makes (mode 0600) unless it must be an `existing` one. Throws with the variable's name when there is no such key in it.
  */
-export function loadMasterKey({ value, file, dataDir }: { value?: string; file?: string; dataDir: string }): Buffer {
+export function loadMasterKey({ value, file, dataDir, existing = false }: { value?: string; file?: string; dataDir: string; existing?: boolean }): Buffer {
   if (value) return parse(Buffer.from(value), 'KEYLEDGER_MASTER_KEY');
   if (file) return parse(read(file, 'KEYLEDGER_MASTER_KEY_FILE'), `KEYLEDGER_MASTER_KEY_FILE (${file})`);
   const own = join(dataDir, FILE_NAME);
+  if (existing && !existsSync(own)) throw new Error(`There is no master key here: ${own} does not exist, and neither KEYLEDGER_MASTER_KEY nor KEYLEDGER_MASTER_KEY_FILE is set`);
   return parse(readIfThere(own) ?? make(dataDir, own), own);
 }
 
