@@ -1,2 +1,3 @@
 export * from './config.ts';
+export * from './import.ts';
 export * from './stores.ts';

@@ -7,8 +7,9 @@ import {
 import { controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
 import { projectionsKeepUp, type Health, type Log, type Metrics, type ProjectionLag } from '@keyledger/observability';
-import { openDatabases, Projectors, ReadDatabases, reactionsTable, StateDatabases, type Migration } from '@keyledger/read-models';
+import { openDatabases, Projectors, ReadDatabases, reactionsTable, StateDatabases, tablesOf, type Databases, type Migration } from '@keyledger/read-models';
 import type { StoresConfig } from './config.ts';
+import { mustBeComplete } from './import.ts';
 
 /** The tables of a service, its own alone: it touches no other's. */
 export interface Schema {
@@ -42,14 +43,14 @@ const lagLimits = { positions: 20_000, seconds: 10 };
 /** Opens, and where they are missing makes, the stores of all environments: files of this process, or servers that many share. */
 export async function openStores(config: StoresConfig, { log, metrics, health }: Host, schemas: readonly Schema[]): Promise<Stores> {
   const { dataDir, masterKey, databaseUrl } = config;
-  if (databaseUrl === undefined) for (const name of names) mkdirSync(join(dataDir, name), { recursive: true, mode: 0o700 });
+  const at = placeOf(config);
   const key = loadMasterKey({ dataDir, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
-  const at = databaseUrl === undefined ? { directory: dataDir } : { postgresUrl: databaseUrl };
   const [{ events, snapshots }, state, read] = await Promise.all([
     openLogs(config, log, metrics),
-    openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: [dataKeysMigration, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])] }),
+    openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: stateMigrations(schemas) }),
     openDatabases({ kind: 'read', environments: names, at, entities: schemas.flatMap((schema) => schema.read ?? []) }),
   ]);
+  await mustBeComplete(state);
   const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
     [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
   const forgetting = databaseUrl === undefined ? [] : await Promise.all(names.map((name) => forgetErased(events.of(name), keyrings.of(name))));
@@ -69,6 +70,53 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
       for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();
     },
   };
+}
+
+/** What cannot be made again: the log and the state tables of all environments. */
+export interface Records {
+  readonly events: PerEnvironment<EventStore>;
+  readonly state: Databases;
+  /** Something that is here already; undefined when nothing is. */
+  contents(): Promise<string | undefined>;
+  close(): Promise<void>;
+}
+
+/** Opens that alone, for who carries it from one place to another. Without schemas: what tables there are, and none is made. */
+export async function openRecords(config: StoresConfig, { log, metrics }: Pick<Host, 'log' | 'metrics'>, schemas?: readonly Schema[]): Promise<Records> {
+  const at = placeOf(config);
+  const [{ events, snapshots }, state] = await Promise.all([
+    openLogs(config, log, metrics),
+    openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: schemas ? stateMigrations(schemas) : [] }),
+  ]);
+  return {
+    events, state,
+    async contents() {
+      for (const [environment, store] of events.entries()) if ((await store.head()) > 0) return `events of ${environment}`;
+      for (const [environment, database] of state.entries()) {
+        for (const { name } of await tablesOf(database)) if ((await database.run(`select 1 from ${name} limit 1`)).rows.length > 0) return `rows of ${environment} in ${name}`;
+      }
+      const read = await openDatabases({ kind: 'read', environments: names, at, entities: [] });
+      const kept = await Promise.all([...read.entries()].map(async ([environment, database]) => {
+        const tables = await tablesOf(database).finally(() => database.close());
+        return tables.length > 0 ? `read models of ${environment}` : undefined;
+      }));
+      return kept.find((found) => found !== undefined);
+    },
+    async close() {
+      await events.close();
+      await snapshots.close();
+      for (const [, database] of state.entries()) await database.close();
+    },
+  };
+}
+
+const stateMigrations = (schemas: readonly Schema[]): readonly Migration[] => [dataKeysMigration, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])];
+
+/** Where the databases are; folders are made. */
+function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } | { postgresUrl: string } {
+  if (databaseUrl !== undefined) return { postgresUrl: databaseUrl };
+  for (const name of names) mkdirSync(join(dataDir, name), { recursive: true, mode: 0o700 });
+  return { directory: dataDir };
 }
 
 async function openLogs({ dataDir, databaseUrl }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
