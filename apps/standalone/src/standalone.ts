@@ -1,12 +1,13 @@
-import { AccessModule, accessSchema } from '@keyledger/access';
-import { ActivationModule, activationSchema } from '@keyledger/activation';
-import { CatalogModule, catalogSchema } from '@keyledger/catalog';
+import { AccessModule } from '@keyledger/access';
+import { ActivationModule } from '@keyledger/activation';
+import { CatalogModule } from '@keyledger/catalog';
 import { createGateway } from '@keyledger/gateway';
-import { authoritySchema, LicenseAuthorityModule } from '@keyledger/license-authority';
+import { LicenseAuthorityModule } from '@keyledger/license-authority';
 import { InProcessTransport } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
 import { openStores } from '@keyledger/stores';
 import type { StandaloneConfig } from './config.ts';
+import { schemas } from './schemas.ts';
 
 export interface Standalone {
   /** Where it listens, `http://127.0.0.1:3000`. */
@@ -17,7 +18,7 @@ export interface Standalone {
 /** The whole product in one process: every service in a container of its own, on stores that they share, joined by direct calls. */
 export async function startStandalone(config: StandaloneConfig, say: (line: string) => void): Promise<Standalone> {
   const host = await openHost('standalone', config.process, new InProcessTransport());
-  const stores = await openStores(config.stores, host, [accessSchema, catalogSchema, authoritySchema, activationSchema]);
+  const stores = await openStores(config.stores, host, schemas);
   const platform = [...host.providers, ...stores.providers];
 
   const access = await host.start('access', AccessModule.with(platform, config.access, (secret) => say(`Root API key, shown once: ${secret}`)));

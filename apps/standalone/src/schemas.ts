@@ -1,0 +1,7 @@
+import { accessSchema } from '@keyledger/access';
+import { activationSchema } from '@keyledger/activation';
+import { catalogSchema } from '@keyledger/catalog';
+import { authoritySchema } from '@keyledger/license-authority';
+
+/** The tables of every service: all that an installation keeps beside its log. */
+export const schemas = [accessSchema, catalogSchema, authoritySchema, activationSchema];
