@@ -28,7 +28,7 @@ const PROBE = '#probe';
  * The secrets of one environment: a pepper for keyed hashes, and a key of its own for every subject (a license, a customer), under which
  * that subject's data is sealed in the log. Destroying the key (`shred`) makes all of it unreadable, in every copy of the log.
  *
- * Master key → HKDF-SHA256 per environment and purpose → pepper, key-encryption key, answer key. Data keys are random, and stored wrapped
+ * Master key → HKDF-SHA256 per environment and purpose → pepper, key-encryption key, answer key, key of the signing keys. Data keys are random, and stored wrapped
  * with AES-256-GCM under the key-encryption key. Every ciphertext is bound to its environment, purpose and subject.
  */
 export class Keyring implements Sealing {
@@ -36,7 +36,8 @@ export class Keyring implements Sealing {
   readonly #pepper: KeyObject;
   readonly #wrapping: KeyObject;
   readonly #answers: KeyObject;
-  readonly #derived: (purpose: string) => KeyObject;
+  /** For `encrypt` and `decrypt`: what private keys of the signing service are sealed under. */
+  readonly signingKeys: KeyObject;
   readonly #store: DataKeyStore;
   readonly #cache: LRUCache<string, Slot>;
   /** Grows with every key that is forgotten: what was read from the store before that must not get into the cache after it. */
@@ -47,10 +48,10 @@ export class Keyring implements Sealing {
   private constructor({ masterKey, environment, dataKeys, cachedKeys = 50_000 }: KeyringOptions) {
     const derived = (purpose: string) => createSecretKey(Buffer.from(hkdfSync('sha256', masterKey, '', `keyledger/1/${purpose}/${environment}`, 32)));
     this.#environment = environment;
-    this.#derived = derived;
     this.#pepper = derived('pepper');
     this.#wrapping = derived('wrapping');
     this.#answers = derived('answers');
+    this.signingKeys = derived('signing-keys');
     this.#store = dataKeys;
     this.#cache = new LRUCache({ maxSize: cachedKeys, sizeCalculation: () => 1 });
   }
@@ -84,11 +85,6 @@ export class Keyring implements Sealing {
   /** What license keys are looked up by. Takes the normalised key. */
   keyHash(normalisedKey: string): string {
     return this.hmac('license-key', normalisedKey);
-  }
-
-  /** For `encrypt` and `decrypt`: a key that comes straight from the master key, for what must live as long as the installation. */
-  keyFor(purpose: 'signing-keys'): KeyObject {
-    return this.#derived(purpose);
   }
 
   prepare(subjects: readonly string[], create = false): Sealer | Promise<Sealer> {

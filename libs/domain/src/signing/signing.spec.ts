@@ -124,7 +124,7 @@ describe('A signing key', () => {
           const order: readonly SigningKeyState[] = ['staged', 'active', 'retired', 'revoked'];
           expect(order.indexOf(state.keys.get(name)?.state ?? 'staged')).toBeGreaterThanOrEqual(order.indexOf(key.state));
         }
-        for (const key of [...trustedKeys(state)]) expect(key.certificate).not.toBeNull();
+        for (const key of trustedKeys(state)) expect(key.certificate).not.toBeNull();
       }
       expect(revokedKeys(state).length + trustedKeys(state).length).toBeLessThanOrEqual(state.keys.size);
     }), { numRuns: 500 });
