@@ -1,8 +1,8 @@
-import { execFile, execFileSync } from 'node:child_process';
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Child, freePort, started } from './child.ts';
 import { obtain } from './obtain.ts';
@@ -68,20 +68,34 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Runn
 const settingsOf = ({ durable = false, settings = {} }: PostgresOptions, more: Readonly<Record<string, string | number>>): string[] =>
   Object.entries({ ...(durable ? {} : { fsync: 'off', autovacuum: 'off' }), ...more, ...settings }).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
 
-/** Of the programs installed here. They do not run as root, so root becomes somebody else for them. */
+/**
+ * As whom its programs run, because they do not run as root: as `nobody`, or, in a folder that nobody may enter (root's home), as the very
+ * root who in a user namespace of its own has another number.
+ */
+function accountFor(data: string): { readonly uid?: number; readonly prefix: readonly string[] } {
+  if (process.getuid?.() !== 0) return { prefix: [] };
+  const owner = statSync(data, { throwIfNoEntry: false })?.uid;
+  const uid = owner || NOBODY;
+  const mayEnter = owner !== 0 && spawnSync('test', ['-x', dirname(data)], { uid, gid: uid, cwd: '/' }).status === 0;
+  return mayEnter ? { uid, prefix: [] } : { prefix: ['unshare', '--user', '--map-user=1', '--map-group=1', '--'] };
+}
+
+/** Of the programs installed here. */
 class Cluster {
   readonly #bin: string;
   readonly #folder: string;
   readonly #data: string;
   readonly #options: PostgresOptions;
   readonly #uid: number | undefined;
+  readonly #prefix: readonly string[];
 
   constructor(bin: string, folder: string, options: PostgresOptions) {
     this.#bin = bin;
     this.#folder = folder;
     this.#options = options;
     this.#data = options.directory ?? join(folder, 'data');
-    this.#uid = process.getuid?.() === 0 ? this.#owner() || NOBODY : undefined;
+    chmodSync(folder, 0o711);
+    ({ uid: this.#uid, prefix: this.#prefix } = accountFor(this.#data));
     this.#give(folder);
   }
 
@@ -104,7 +118,8 @@ class Cluster {
 
   #run(): Child {
     const args = ['-D', this.#data, ...settingsOf(this.#options, this.#address)];
-    return Child.run({ ...this.#as, command: join(this.#bin, 'postgres'), args, log: join(this.#folder, 'log') });
+    const [command, ...rest] = [...this.#prefix, join(this.#bin, 'postgres'), ...args] as [string, ...string[]];
+    return Child.run({ ...this.#as, command, args: rest, log: join(this.#folder, 'log') });
   }
 
   get #as() {
@@ -130,7 +145,7 @@ class Cluster {
     this.#give(making);
     const version = Number(/\d+/.exec(execFileSync(join(this.#bin, 'postgres'), ['--version'], { encoding: 'utf8' }))?.[0]);
     const args = ['-D', making, '-U', USER, '-A', 'trust', '-E', 'UTF8', ...(version >= 15 ? locale : []), ...(this.#options.durable ? [] : ['--no-sync'])];
-    execFileSync('env', ['LC_ALL=C.UTF-8', join(this.#bin, 'initdb'), ...args], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
+    execFileSync('env', ['LC_ALL=C.UTF-8', ...this.#prefix, join(this.#bin, 'initdb'), ...args], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
     renameSync(making, this.#data);
   }
 
@@ -144,11 +159,7 @@ class Cluster {
     } catch {
       return;
     }
-    execFileSync(join(this.#bin, 'pg_ctl'), ['-D', this.#data, '-m', 'fast', '-t', '30', '-w', 'stop'], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
-  }
-
-  #owner(): number | undefined {
-    return statSync(this.#data, { throwIfNoEntry: false })?.uid;
+    execFileSync('env', [...this.#prefix, join(this.#bin, 'pg_ctl'), '-D', this.#data, '-m', 'fast', '-t', '30', '-w', 'stop'], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
   }
 
   #give(folder: string): void {

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -80,6 +80,19 @@ describeWith('postgres', 'A server for a suite', (server) => {
     expect(await query(third.url, 'select n from kept order by n')).toEqual([1, 2]);
     await Promise.all([first, second, third].map((server) => server.stop()));
     expect(isAlive(third.pid)).toBe(false);
+  });
+
+  it('is started where only its owner may enter', async () => {
+    const closed = join(folder, 'closed');
+    mkdirSync(closed, { mode: 0o700 });
+    const options = { directory: join(closed, 'data') };
+    const first = await startPostgres(options);
+    await query(first.url, 'create table kept as select 1 as n');
+    await first.kill();
+    const second = await startPostgres(options);
+    expect(await query(second.url, 'select n from kept')).toEqual([1]);
+    await second.stop();
+    await first.stop();
   });
 
   it('rejects with what the server has to say when it cannot start', async () => {
