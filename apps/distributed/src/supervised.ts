@@ -17,6 +17,10 @@ const STEADY_MS = 10_000;
 /** For what is under way to be finished. */
 const STOP_WITHIN_MS = 15_000;
 
+/** Nobody would end them if this process did not. */
+const running = new Set<ChildProcess>();
+process.once('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+
 /** A process that is started again whenever it ends by itself. */
 export class Supervised {
   readonly #command: Command;
@@ -53,9 +57,7 @@ export class Supervised {
     const startedAt = Date.now();
     const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
-    // Nobody would end them if this process did not: it may itself be ended without a word.
-    const orphan = () => child.kill('SIGKILL');
-    process.once('exit', orphan);
+    running.add(child);
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream as NonNullable<typeof stream> }).on('line', (line) => {
         say(`${title} | ${line}`);
@@ -65,7 +67,7 @@ export class Supervised {
     }
     child.once('error', (error) => say(`${title} | ${error.message}`));
     child.once('close', (code, signal) => {
-      process.off('exit', orphan);
+      running.delete(child);
       this.#child = undefined;
       if (this.#stopping) return;
       this.#failures = Date.now() - startedAt > STEADY_MS ? 0 : this.#failures + 1;

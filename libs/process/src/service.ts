@@ -8,11 +8,11 @@ import { runUntilStopped, say } from './run.ts';
 export function runService(name: string, begin: (host: Host) => Promise<Part>, config: ProcessConfig = processConfig()): Promise<void> {
   return runUntilStopped(name, async () => {
     if (!config.natsUrl) throw new Error('NATS_URL is not set. Without NATS, run everything in one process: npm start');
+    let host: Host | undefined;
     const transport = await NatsTransport.connect({
       url: config.natsUrl, name,
       onStatus: (status) => host?.log[status === 'connected' ? 'info' : 'warn'](`NATS ${status}`),
     });
-    let host: Host | undefined;
     host = await openHost(name, config, transport);
     host.health.add('ready', 'NATS', () => {
       if (!transport.isConnected) throw new Error('The NATS server does not answer');
