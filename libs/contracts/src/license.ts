@@ -4,7 +4,7 @@ import { command, query } from './message.ts';
 import { features, ids, quotas, termsFields } from './terms.ts';
 
 const status = oneOf('available', 'assigned', 'active', 'suspended', 'inactive', 'expired', 'revoked');
-const enforcement = oneOf('FULL', 'WARN', 'READ_ONLY', 'LOCKED');
+export const enforcement = oneOf('FULL', 'WARN', 'READ_ONLY', 'LOCKED');
 const cause = oneOf('abuse', 'payment', 'subscription', 'heartbeat', 'manual');
 const quotaStates = listOf(
   Type.Object({ meter: Type.String(), limit: Type.Number(), state: oneOf('normal', 'exceeded', 'restricted'), lastPeak: nullable(Type.Number()), graceEndsAt: nullable(instant) }),
@@ -173,6 +173,13 @@ export class RevokeLicense extends command('license.revoke', { licenseId: ids.li
 export class RenewLicense extends command('license.renew', { licenseId: ids.license, expiresAt: instant, reason: Type.String({ minLength: 1, maxLength: 1000 }) }, LicenseView) {
   readonly type = 'Renew';
 }
+const file = named('SignedFile', Type.Object({
+  filename: Type.String(), content: Type.String({ description: 'The text of the file' }), issuedAt: instant, expiresAt: nullable(instant),
+}));
+/** What the license allows, for a machine that pins the root: long-lived, checked without asking anybody. `expiresAt` is the license's. */
+export class IssueLicenseFile extends command('license.issue-file', { licenseId: ids.license }, file) {}
+/** The verdict of now, for a machine that cannot ask: good for a day. */
+export class IssueOfflineFile extends command('license.issue-offline-file', { licenseId: ids.license, activationId: optional(Type.String({ maxLength: 64 })) }, file) {}
 export class RegenerateKey extends command('license.regenerate-key', { licenseId: ids.license, reason: optional(reason) }, LicenseView) {}
 export class EraseLicense extends command('license.erase', { licenseId: ids.license, reason: Type.String({ minLength: 1, maxLength: 1000 }), force: optional(Type.Boolean()) }, Type.Null()) {}
 
@@ -211,6 +218,7 @@ export const Activated = named('Activated', Type.Object({
     id: ids.activation, name: nullable(Type.String()), fingerprint: nullable(Type.String()), createdAt: instant, lastSeenAt: instant, metadata: nullable(json),
   }),
   license: ClientLicense,
+  token: optional(Type.String({ description: 'A lease (JWS, kl-lease+jwt): the instance may run without contact until it ends' })),
   heartbeatIntervalSeconds: optional(Type.Integer()),
 }));
 
@@ -256,6 +264,7 @@ export const Verdict = named('Verdict', Type.Object({
   checkedAt: instant,
   license: nullable(ClientLicense),
   instance: nullable(Type.Object({ id: ids.activation, name: nullable(Type.String()), lastSeenAt: instant })),
+  token: optional(Type.String({ description: 'The verdict, signed, for who sent a nonce (JWS, kl-verdict+jwt)' })),
 }));
 export type Verdict = Static<typeof Verdict>;
 

@@ -52,6 +52,8 @@ export const errors = {
   REFERENCE_NOT_FOUND: { status: 422, title: 'A referenced object does not exist' },
   KEY_FORMAT_TOO_WEAK: { status: 422, title: 'Keys of this format could be guessed' },
   FINGERPRINT_REQUIRED: { status: 422, title: 'A fingerprint is required' },
+  CERTIFICATE_INVALID: { status: 422, title: 'Not a certificate of this key' },
+  LICENSE_TOO_LARGE: { status: 422, title: 'The license is too large to be signed' },
   IDEMPOTENCY_KEY_REUSED: { status: 422, title: 'The Idempotency-Key was used for another request' },
   RATE_LIMITED: { status: 429, title: 'Too many requests' },
   HEADERS_TOO_LARGE: { status: 431, title: 'The request headers are too large' },

@@ -25,8 +25,10 @@ describe('Metrics', () => {
     metrics.message('license.assign', 'failed');
     metrics.message('license.assign', 'failed');
     metrics.append(0.004);
+    metrics.signature('lease');
     const text = await metrics.expose();
     expect(text).toContain('keyledger_decisions_total{code="VALID",service="gateway"} 2');
+    expect(text).toContain('keyledger_signatures_total{statement="lease",service="gateway"} 1');
     expect(text).toContain('keyledger_decisions_total{code="LICENSE_EXPIRED",service="gateway"} 1');
     expect(text).toContain('keyledger_messages_total{subject="license.assign",outcome="answered",service="gateway"} 1');
     expect(text).toContain('keyledger_messages_total{subject="license.assign",outcome="failed",service="gateway"} 2');

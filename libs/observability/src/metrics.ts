@@ -24,6 +24,7 @@ export class Metrics {
   readonly #appends = this.#histogram('keyledger_append_duration_seconds', 'Time until appended events are durable', appendBuckets, []);
   readonly #decisions = this.#counter('keyledger_decisions_total', 'Verdicts and refusals by code', ['code']);
   readonly #messages = this.#counter('keyledger_messages_total', 'Messages handled by subject and outcome', ['subject', 'outcome']);
+  readonly #signatures = this.#counter('keyledger_signatures_total', 'Signatures by what was signed', ['statement']);
   readonly #observe = new Map<string, (seconds: number) => void>();
   readonly #count = new Map<string, () => void>();
 
@@ -60,6 +61,10 @@ export class Metrics {
     let count = this.#count.get(key);
     if (!count) this.#count.set(key, (count = bound(this.#messages.labels(subject, outcome))));
     count();
+  }
+
+  signature(statement: string): void {
+    this.#signatures.inc({ statement });
   }
 
   /** Asked at every scrape, so that the lag of a projection that is stuck grows. Call once. */

@@ -1,0 +1,113 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { runIn, systemContext } from '@keyledger/kernel';
+import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
+import { Database, StateDatabases } from '@keyledger/read-models';
+import { SealedKeys, sealedKeysTable } from './key-store.ts';
+import { keyStoreContract } from './key-store.contract.ts';
+import { open as openSealed, placeOf, seal } from './sealing.ts';
+
+const names = ['production', 'staging'];
+const masterKey = Buffer.alloc(32, 5);
+const passphrase = 'correct horse battery staple';
+
+async function onSqlite(directory: string, { key = masterKey, phrase }: { key?: Buffer; phrase?: string } = {}) {
+  const databases = new StateDatabases(await Promise.all(names.map(async (environment) =>
+    [environment, await Database.open({ kind: 'state', environment, entities: [], migrations: [sealedKeysTable], at: { sqliteFile: join(directory, `${environment}.db`) } })] as const)));
+  const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
+    [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new MemoryDataKeys() })] as const)));
+  const close = async () => {
+    for (const [, database] of databases.entries()) await database.close();
+  };
+  return { databases, close, store: new SealedKeys(databases, keyrings, phrase), again: new SealedKeys(databases, keyrings, phrase) };
+}
+
+const directories: string[] = [];
+function folder(): string {
+  const made = mkdtempSync(join(tmpdir(), 'signing-keys-'));
+  directories.push(made);
+  return made;
+}
+const tidy = () => {
+  for (const made of directories.splice(0)) rmSync(made, { recursive: true });
+};
+
+for (const [name, phrase] of [['SealedKeys under the master key', undefined], ['SealedKeys under a passphrase', passphrase]] as const) {
+  keyStoreContract(name, async () => {
+    const { store, again, close } = await onSqlite(folder(), phrase === undefined ? {} : { phrase });
+    return {
+      stores: [store, again],
+      async close() {
+        await close();
+        tidy();
+      },
+    };
+  });
+}
+
+describe('Sealed keys', () => {
+  afterEach(tidy);
+  const inProduction = <T>(work: () => Promise<T>): Promise<T> => runIn(systemContext('production', '2026-11-21T12:00:00.000Z'), work);
+  const sealedIn = async (databases: StateDatabases): Promise<string> =>
+    (await databases.of('production').run<{ sealed: string }>('select sealed from signing_sealed_keys')).rows[0]?.sealed ?? '';
+
+  it('are not opened by another master key, passphrase, environment or name, nor with a bit changed', async () => {
+    const directory = folder();
+    const { databases, store, close } = await onSqlite(directory);
+    const { kid } = await inProduction(() => store.generate());
+    const sealed = await sealedIn(databases);
+    await close();
+    const another = await onSqlite(directory, { key: Buffer.alloc(32, 6) });
+    await expect(inProduction(() => another.store.exported(kid, passphrase))).rejects.toThrow();
+    await another.close();
+
+    const key = (await Keyring.open({ masterKey, environment: 'production', dataKeys: new MemoryDataKeys() })).signingKeys;
+    const stagingKey = (await Keyring.open({ masterKey, environment: 'staging', dataKeys: new MemoryDataKeys() })).signingKeys;
+    expect((await openSealed({ key }, placeOf('production', kid), sealed)).length).toBe(48);
+    for (const [lock, place] of [[{ key: stagingKey }, placeOf('production', kid)], [{ key }, placeOf('staging', kid)], [{ key }, placeOf('production', 'another')]] as const) {
+      await expect(openSealed(lock, place, sealed)).rejects.toThrow();
+    }
+    for (const at of [3, 20, sealed.length - 3]) await expect(openSealed({ key }, placeOf('production', kid), sealed.slice(0, at) + (sealed[at] === 'A' ? 'B' : 'A') + sealed.slice(at + 1))).rejects.toThrow();
+  });
+
+  it('need the passphrase that they were sealed under, and open without one that was not asked for then', async () => {
+    const directory = folder();
+    const first = await onSqlite(directory);
+    const old = await inProduction(() => first.store.generate());
+    await first.close();
+    const second = await onSqlite(directory, { phrase: passphrase });
+    const young = await inProduction(() => second.store.generate());
+    await inProduction(() => second.store.exported(old.kid, passphrase));
+    await second.close();
+    const third = await onSqlite(directory);
+    await expect(inProduction(() => third.store.exported(young.kid, passphrase))).rejects.toThrow('KEYLEDGER_SIGNING_PASSPHRASE');
+    await third.close();
+    const fourth = await onSqlite(directory, { phrase: `${passphrase}!` });
+    await expect(inProduction(() => fourth.store.exported(young.kid, passphrase))).rejects.toThrow();
+    await fourth.close();
+  });
+
+  it('are in no file in clear, and gone from all of them when they are destroyed', async () => {
+    const directory = folder();
+    const { databases, store, close } = await onSqlite(directory);
+    const { kid } = await inProduction(() => store.generate());
+    const sealed = await sealedIn(databases);
+    const key = (await Keyring.open({ masterKey, environment: 'production', dataKeys: new MemoryDataKeys() })).signingKeys;
+    const seed = (await openSealed({ key }, placeOf('production', kid), sealed)).subarray(16);
+    const inFiles = (what: Buffer | string) => readdirSync(directory).some((file) => readFileSync(join(directory, file)).includes(what));
+    expect(inFiles(sealed)).toBe(true);
+    for (const form of [seed, seed.toString('hex'), seed.toString('base64'), seed.toString('base64url')]) expect(inFiles(form)).toBe(false);
+    await inProduction(() => store.destroy(kid));
+    expect(inFiles(sealed)).toBe(false);
+    await close();
+  });
+
+  it('are never sealed the same way twice', async () => {
+    const secret = Buffer.alloc(48, 1);
+    const texts = await Promise.all(Array.from({ length: 3 }, () => seal({ passphrase }, placeOf('production', 'k'), secret)));
+    expect(new Set(texts).size).toBe(3);
+    expect(await openSealed({ passphrase }, placeOf('production', 'k'), texts[0] ?? '')).toEqual(secret);
+  });
+});

@@ -1,0 +1,114 @@
+import { context } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { thumbprint, type PublicJwk } from '@keyledger/license-file';
+import { signed, type Statement } from '@keyledger/license-file/sign';
+import { StateDatabases, type Migration } from '@keyledger/read-models';
+import { open, placeOf, seal, type Lock } from './sealing.ts';
+
+/**
+ * Where private keys are, and the only place where they are used. There is no way to read one, nor to sign anything but a statement.
+ * A store in a hardware module or in the cloud is another class that passes `key-store.contract.ts`. Keys belong to the environment of the message.
+ */
+export abstract class KeyStore {
+  /** Makes a key pair. The private half is durable before this resolves. */
+  abstract generate(): Promise<{ readonly kid: string; readonly publicJwk: PublicJwk }>;
+  /** A file, a token or a certificate. Rejects when the key is not here, and with `TooLarge` when nobody could read the result. */
+  abstract sign(kid: string, statement: Statement): Promise<string>;
+  abstract has(kid: string): Promise<boolean>;
+  /** For good, in every file. */
+  abstract destroy(kid: string): Promise<void>;
+}
+
+export const sealedKeysTable: Migration = {
+  name: 'signing-1-sealed-keys',
+  up: ({ run }) => run('create table signing_sealed_keys (kid text primary key, sealed text not null)'),
+};
+
+type PrivateKey = Awaited<ReturnType<typeof crypto.subtle.importKey>>;
+
+/**
+ * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. Opened keys are WebCrypto
+ * keys that cannot be exported; they sign in the thread pool, so that signatures do not keep the event loop from answering.
+ */
+export class SealedKeys extends KeyStore {
+  readonly #opened = new Map<string, Promise<PrivateKey>>();
+
+  constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly passphrase: string | undefined) {
+    super();
+  }
+
+  async generate() {
+    const pair = await crypto.subtle.generateKey('Ed25519', true, ['sign', 'verify']) as { privateKey: PrivateKey; publicKey: PrivateKey };
+    const { x } = await crypto.subtle.exportKey('jwk', pair.publicKey);
+    const publicJwk: PublicJwk = { kty: 'OKP', crv: 'Ed25519', x: String(x) };
+    const kid = await thumbprint(publicJwk);
+    const secret = Buffer.from(await crypto.subtle.exportKey('pkcs8', pair.privateKey));
+    const sealed = await seal(this.#lock(), this.#place(kid), secret);
+    secret.fill(0);
+    await this.databases.here().run('insert into signing_sealed_keys (kid, sealed) values (?, ?)', [kid, sealed]);
+    return { kid, publicJwk };
+  }
+
+  async sign(kid: string, statement: Statement): Promise<string> {
+    const key = await this.#key(kid);
+    return signed(statement, kid, async (bytes) => new Uint8Array(await crypto.subtle.sign('Ed25519', key, bytes)));
+  }
+
+  async has(kid: string): Promise<boolean> {
+    return (await this.#sealed(kid)) !== undefined;
+  }
+
+  async destroy(kid: string): Promise<void> {
+    const database = this.databases.here();
+    this.#opened.delete(nameOf(kid));
+    await database.run('delete from signing_sealed_keys where kid = ?', [kid]);
+    await database.scrub();
+  }
+
+  /** The private key, sealed anew under another passphrase, to be kept elsewhere. Only what is in a table can be taken out of it. */
+  async exported(kid: string, passphrase: string): Promise<string> {
+    const secret = await this.#secret(kid);
+    try {
+      return await seal({ passphrase }, this.#place(kid), secret);
+    } finally {
+      secret.fill(0);
+    }
+  }
+
+  #key(kid: string): Promise<PrivateKey> {
+    const name = nameOf(kid);
+    const known = this.#opened.get(name);
+    if (known) return known;
+    const opening = this.#secret(kid).then(async (secret) => {
+      try {
+        return await crypto.subtle.importKey('pkcs8', secret, 'Ed25519', false, ['sign']);
+      } finally {
+        secret.fill(0);
+      }
+    });
+    this.#opened.set(name, opening);
+    opening.catch(() => this.#opened.delete(name));
+    return opening;
+  }
+
+  async #secret(kid: string): Promise<Buffer<ArrayBuffer>> {
+    const sealed = await this.#sealed(kid);
+    if (sealed === undefined) throw new Error(`The private key ${kid} is not here`);
+    return Buffer.from(await open(this.#lock(), this.#place(kid), sealed));
+  }
+
+  async #sealed(kid: string): Promise<string | undefined> {
+    const { rows: [row] } = await this.databases.here().run<{ sealed: string }>('select sealed from signing_sealed_keys where kid = ?', [kid]);
+    return row?.sealed;
+  }
+
+  #lock(): Lock {
+    return { key: this.keyrings.here().signingKeys, passphrase: this.passphrase };
+  }
+
+  #place(kid: string): Buffer {
+    return placeOf(context().environment, kid);
+  }
+}
+
+const nameOf = (kid: string): string => `${context().environment} ${kid}`;

@@ -1,0 +1,56 @@
+import { ActivateSigningKey, CreateSigningKey, GetKeySet, GetRootKeys, ListSigningKeys, RetireSigningKey, RevokeSigningKey, type SigningKeyView } from '@keyledger/contracts';
+import { keyOf, revokedKeys, signingKeyView, trustedKeys, type SigningKey } from '@keyledger/domain';
+import { context, refuse } from '@keyledger/kernel';
+import type { Certificate } from '@keyledger/license-file';
+import { Handles } from '@keyledger/messaging';
+import { Keys } from './keys.ts';
+
+const viewOf = (key: SigningKey) => signingKeyView(key) as SigningKeyView;
+
+@Handles(CreateSigningKey, ActivateSigningKey, RetireSigningKey, RevokeSigningKey)
+export class SigningKeyCommands {
+  constructor(private readonly keys: Keys) {}
+
+  async execute(command: CreateSigningKey | ActivateSigningKey | RetireSigningKey | RevokeSigningKey): Promise<SigningKeyView> {
+    if (command instanceof CreateSigningKey) return viewOf(await this.keys.create(command.purpose));
+    if (command instanceof ActivateSigningKey) await this.keys.certify(command.kid, command.certificate);
+    const type = command instanceof ActivateSigningKey ? 'Activate' : command instanceof RetireSigningKey ? 'Retire' : 'Revoke';
+    return viewOf(keyOf(await this.keys.run({ type, kid: command.kid }), command.kid));
+  }
+}
+
+@Handles(ListSigningKeys)
+export class SigningKeyList {
+  constructor(private readonly keys: Keys) {}
+
+  async execute({ limit = 25, cursor }: ListSigningKeys) {
+    const newestFirst = [...(await this.keys.load()).keys.values()].reverse();
+    const last = cursor === undefined ? -1 : newestFirst.findIndex(({ kid }) => kid === cursor);
+    if (cursor !== undefined && last < 0) throw refuse('VALIDATION_FAILED', 'cursor is not from a page of this list', { errors: [{ in: 'query', pointer: '/cursor', detail: 'is not from a page of this list' }] });
+    const data = newestFirst.slice(last + 1, last + 1 + limit).map(viewOf);
+    return { data, page: { next: last + 1 + limit < newestFirst.length ? (data.at(-1)?.kid ?? null) : null, total: newestFirst.length } };
+  }
+}
+
+@Handles(GetKeySet)
+export class KeySetQuery {
+  constructor(private readonly keys: Keys) {}
+
+  async execute() {
+    const state = await this.keys.load();
+    return {
+      keys: trustedKeys(state).map(({ kid, publicJwk, certificate }) => ({ ...publicJwk, kid, alg: 'Ed25519' as const, use: 'sig' as const, kl_cert: certificate as unknown as Certificate })),
+      revoked: revokedKeys(state).map(({ kid }) => kid),
+    };
+  }
+}
+
+@Handles(GetRootKeys)
+export class RootKeysQuery {
+  constructor(private readonly keys: Keys) {}
+
+  async execute() {
+    const { root } = await this.keys.load();
+    return { environment: context().environment, roots: root ? [{ ...root.publicJwk, kid: root.kid, alg: 'Ed25519' as const, use: 'sig' as const }] : [] };
+  }
+}

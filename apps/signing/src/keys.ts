@@ -1,0 +1,153 @@
+import {
+  keyOf, Signatures, SigningKeys, signingKeyFor, signingPurposes, successorFor, type SigningKey, type SigningKeysCommand, type SigningKeysState, type SigningPurpose,
+} from '@keyledger/domain';
+import { Aggregates, type EventStores, type Subscription } from '@keyledger/event-store';
+import { addDays, context, refuse, runIn, systemContext, type Clock, type JsonObject } from '@keyledger/kernel';
+import type { Keyrings } from '@keyledger/keyring';
+import { Verifier, type Certificate, type KeyStatement } from '@keyledger/license-file';
+import type { Log } from '@keyledger/observability';
+import type { KeyStore } from './key-store.ts';
+
+/** The streams that signing alone writes. */
+export class SigningStreams {
+  readonly keys;
+  readonly signatures;
+
+  constructor(readonly events: EventStores, keyrings: Keyrings) {
+    this.keys = new Aggregates(SigningKeys, events, keyrings);
+    this.signatures = new Aggregates(Signatures, events, keyrings, { maxFolds: 5_000 });
+  }
+}
+
+/** A key that nobody replaces is replaced so long before its certificate ends, as long as the root is here. */
+const renewDaysBefore = 30;
+
+/** The keys of the message's environment, and which of them signs. */
+export class Keys {
+  /** By environment and purpose, until something happens to a key of the environment. */
+  readonly #signers = new Map<string, SigningKey>();
+  #happened = 0;
+  readonly #providing = new Map<string, Promise<void>>();
+  readonly #subscriptions: Subscription[] = [];
+
+  constructor(private readonly streams: SigningStreams, private readonly store: KeyStore, private readonly clock: Clock, private readonly log: Log) {}
+
+  /** What happens to keys, here or in another process, is heard of in every environment. */
+  async listen(): Promise<void> {
+    for (const [environment, store] of this.streams.events.entries()) {
+      const stream = `${SigningKeys.category}-${environment}`;
+      this.#subscriptions.push(store.subscribe(await store.head(), (events) => {
+        if (events.some((event) => event.stream === stream)) this.#forget();
+      }));
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#subscriptions.map((subscription) => subscription.close()));
+  }
+
+  load(): Promise<SigningKeysState> {
+    return this.streams.keys.load(context().environment, (state) => state);
+  }
+
+  run(command: SigningKeysCommand): Promise<SigningKeysState> {
+    this.#forget();
+    return this.streams.keys.run(context().environment, command, (state) => state).finally(() => this.#forget());
+  }
+
+  /** The certified key that signs for the purpose. Where there is none (any more) it is made; UNAVAILABLE when that takes a root that is elsewhere. */
+  async signer(purpose: SigningPurpose): Promise<SigningKey & { readonly certificate: Certificate }> {
+    const { environment, now } = context();
+    const name = `${environment} ${purpose}`;
+    const known = this.#signers.get(name);
+    if (known && known.notBefore <= now && now < known.notAfter) return certified(known);
+    const happened = this.#happened;
+    let key = signingKeyFor(await this.load(), purpose, now);
+    if (!key) {
+      await this.provide(purpose, 0);
+      key = signingKeyFor(await this.load(), purpose, now);
+    }
+    if (!key) throw refuse('UNAVAILABLE', `There is no active signing key for ${purpose}`);
+    if (happened === this.#happened) this.#signers.set(name, key);
+    return certified(key);
+  }
+
+  /** A root and an active key for every purpose, also for a while to come. Repeating it changes nothing. */
+  async provideAll(): Promise<void> {
+    await this.#provideRoot();
+    for (const purpose of signingPurposes) await this.provide(purpose, renewDaysBefore);
+  }
+
+  /** Once at a time for each purpose, and in nobody's name. */
+  provide(purpose: SigningPurpose, daysBefore: number): Promise<void> {
+    const { environment } = context();
+    const name = `${environment} ${purpose}`;
+    let providing = this.#providing.get(name);
+    if (!providing) {
+      providing = runIn(systemContext(environment, this.clock.now(environment)), () => this.#provide(purpose, daysBefore)).finally(() => this.#providing.delete(name));
+      this.#providing.set(name, providing);
+    }
+    return providing;
+  }
+
+  /** A staged key, certified if the root is here. `unlessThere`: not when there is one to sign with, or to take next. */
+  async create(purpose: SigningPurpose, unlessThere = false): Promise<SigningKey> {
+    const { kid, publicJwk } = await this.store.generate();
+    const state = await this.run({ type: 'Create', kid, purpose, publicJwk, unlessThere });
+    if (!state.keys.has(kid)) await this.store.destroy(kid); // somebody was faster, or this was done before
+    const key = state.keys.get(kid) ?? [...state.keys.values()].findLast((one) => one.purpose === purpose);
+    if (!key) throw new Error(`A key for ${purpose} was made, and yet it is not there`);
+    return keyOf(await this.certify(key.kid), key.kid);
+  }
+
+  /** With the root's word from elsewhere, or, if it is here, with its own. Without either the key stays as it is. */
+  async certify(kid: string, given?: Certificate): Promise<SigningKeysState> {
+    const state = await this.load();
+    const key = keyOf(state, kid);
+    if (key.certificate || !state.root) return state;
+    const statement = statementOf(key);
+    if (given) await mustCertify(given, statement, state.root.publicJwk);
+    else if (state.root.offline) return state;
+    const certificate = given ?? (JSON.parse(await this.store.sign(key.rootKid, { type: 'key-certificate', payload: statement })) as Certificate);
+    return this.run({ type: 'Certify', kid, certificate: { ...certificate } });
+  }
+
+  async #provideRoot(): Promise<void> {
+    if ((await this.load()).root) return;
+    const { kid, publicJwk } = await this.store.generate();
+    const { root } = await this.run({ type: 'CreateRoot', kid, publicJwk });
+    if (root?.kid !== kid) await this.store.destroy(kid); // another process was faster
+  }
+
+  async #provide(purpose: SigningPurpose, daysBefore: number): Promise<void> {
+    const { now } = context();
+    const state = await this.load();
+    const key = signingKeyFor(state, purpose, now);
+    if (key && addDays(now, daysBefore) < key.notAfter) return;
+    const successor = successorFor(state, purpose, now) ?? await this.create(purpose, !key);
+    const { certificate } = keyOf(await this.certify(successor.kid), successor.kid);
+    if (certificate) await this.run({ type: 'Activate', kid: successor.kid });
+    else this.log.warn({ environment: context().environment, purpose, kid: successor.kid }, 'a signing key waits for its certificate; the root is offline');
+  }
+
+  #forget(): void {
+    this.#happened++;
+    this.#signers.clear();
+  }
+}
+
+/** What the root is asked to sign, from what the log says of the key. */
+export const statementOf = ({ kid, purpose, publicJwk, notBefore, notAfter }: Pick<SigningKey, 'kid' | 'purpose' | 'publicJwk' | 'notBefore' | 'notAfter'>, environment = context().environment): KeyStatement =>
+  ({ kid, purpose, environment, publicJwk: { kty: publicJwk.kty, crv: publicJwk.crv, x: publicJwk.x }, notBefore, notAfter });
+
+/** Only keys with a certificate become active. */
+const certified = (key: SigningKey) => key as SigningKey & { readonly certificate: Certificate & JsonObject };
+
+/** CERTIFICATE_INVALID unless the root says exactly this. */
+async function mustCertify(certificate: Certificate, statement: KeyStatement, root: SigningKey['publicJwk']): Promise<void> {
+  const opened = await Verifier.open({ environment: statement.environment, roots: [root] });
+  const learned = opened.ok ? await opened.verifier.learn({ keys: [{ kid: statement.kid, kl_cert: certificate }] }) : opened;
+  const reason = !learned.ok ? learned.reason : learned.refused[0]?.reason;
+  if (reason) throw refuse('CERTIFICATE_INVALID', undefined, { reason });
+  if (Buffer.from(certificate.payload, 'base64').toString() !== JSON.stringify(statement)) throw refuse('CERTIFICATE_INVALID', 'It certifies something else', { reason: 'BAD_CERTIFICATE' });
+}

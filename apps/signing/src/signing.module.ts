@@ -1,0 +1,61 @@
+import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { EventStores } from '@keyledger/event-store';
+import { Clock, environments, runIn, systemContext } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Log, Metrics } from '@keyledger/observability';
+import { StateDatabases } from '@keyledger/read-models';
+import type { SigningConfig } from './config.ts';
+import { KeyStore, SealedKeys } from './key-store.ts';
+import { KeySetQuery, RootKeysQuery, SigningKeyCommands, SigningKeyList } from './keys.handlers.ts';
+import { Keys, SigningStreams } from './keys.ts';
+import { takeRootsOffline } from './offline-root.ts';
+import { FileSigning, LeaseSigning, Signatures, VerdictSigning } from './statements.handlers.ts';
+
+const lookEveryMs = 6 * 3_600_000;
+
+/** Keeps the private keys of every environment, and signs what licenses are outside of the house. */
+@Module({})
+export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
+  #looking: NodeJS.Timeout | undefined;
+
+  constructor(private readonly keys: Keys, private readonly clock: Clock, private readonly log: Log) {}
+
+  static with(platform: readonly Provider[], { passphrase, rootExport }: SigningConfig): DynamicModule {
+    return {
+      module: SigningModule,
+      imports: [CqrsModule.forRoot()],
+      providers: [
+        ...platform,
+        SigningKeyCommands, SigningKeyList, KeySetQuery, RootKeysQuery, FileSigning, LeaseSigning, VerdictSigning,
+        { provide: KeyStore, useFactory: (databases: StateDatabases, keyrings: Keyrings) => new SealedKeys(databases, keyrings, passphrase), inject: [StateDatabases, Keyrings] },
+        { provide: SigningStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new SigningStreams(events, keyrings), inject: [EventStores, Keyrings] },
+        { provide: Signatures, useFactory: (streams: SigningStreams, store: KeyStore, metrics: Metrics) => new Signatures(streams, store, metrics), inject: [SigningStreams, KeyStore, Metrics] },
+        {
+          provide: Keys,
+          useFactory: async (streams: SigningStreams, store: KeyStore, clock: Clock, log: Log) => {
+            const keys = new Keys(streams, store, clock, log);
+            await keys.listen();
+            await provide(keys, clock);
+            if (rootExport && store instanceof SealedKeys) await takeRootsOffline(keys, store, clock, rootExport);
+            return keys;
+          },
+          inject: [SigningStreams, KeyStore, Clock, Log],
+        },
+      ],
+    };
+  }
+
+  onApplicationBootstrap(): void {
+    this.#looking = setInterval(() => void provide(this.keys, this.clock).catch((error: unknown) => this.log.error({ err: error }, 'signing keys not renewed')), lookEveryMs).unref();
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    clearInterval(this.#looking);
+    await this.keys.close();
+  }
+}
+
+async function provide(keys: Keys, clock: Clock): Promise<void> {
+  await Promise.all(environments.map((environment) => runIn(systemContext(environment, clock.now(environment)), () => keys.provideAll())));
+}

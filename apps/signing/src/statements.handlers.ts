@@ -1,0 +1,112 @@
+import { hash, randomUUID } from 'node:crypto';
+import { SignLeases, SignLicenseFile, SignOfflineFile, SignVerdicts } from '@keyledger/contracts';
+import type { SignaturesCommand } from '@keyledger/domain';
+import { addSeconds, context, newCommandId, refuse, runIn, type Instant } from '@keyledger/kernel';
+import type { LeaseClaims, LicenseFile, OfflineFile, VerdictClaims } from '@keyledger/license-file';
+import { TooLarge, type Statement } from '@keyledger/license-file/sign';
+import { Handles } from '@keyledger/messaging';
+import { Metrics } from '@keyledger/observability';
+import { Keys, SigningStreams } from './keys.ts';
+import { KeyStore } from './key-store.ts';
+
+/** How long what was answered once may be believed without asking again. */
+const daySeconds = 86_400;
+
+/** Records what is about to be signed, then signs it: what was signed and never recorded does not exist. */
+export class Signatures {
+  constructor(private readonly streams: SigningStreams, private readonly store: KeyStore, private readonly metrics: Metrics) {}
+
+  /** `isFirst`: as far as the caller knows, nothing was signed for the license yet. */
+  async recorded(licenseId: string, kid: string, statement: Statement, about: Pick<SignaturesCommand, 'statement' | 'activationId' | 'seq' | 'expiresAt'>, isFirst = false): Promise<string> {
+    const command: SignaturesCommand = { type: 'Record', ...about, kid, digest: hash('sha256', JSON.stringify(statement.payload), 'base64url') };
+    const { signatures } = this.streams;
+    // Under an id of its own: each signature is recorded, also that of a command that runs again.
+    await runIn({ ...context(), commandId: newCommandId(), retry: false }, () => (isFirst ? signatures.create(licenseId, command) : signatures.run(licenseId, command)));
+    return this.plain(kid, statement);
+  }
+
+  /** Without a record: for verdicts, which are only counted. */
+  async plain(kid: string, statement: Statement): Promise<string> {
+    const text = await this.store.sign(kid, statement);
+    this.metrics.signature(statement.type);
+    return text;
+  }
+}
+
+@Handles(SignLicenseFile, SignOfflineFile)
+export class FileSigning {
+  constructor(private readonly keys: Keys, private readonly signatures: Signatures) {}
+
+  async execute(command: SignLicenseFile | SignOfflineFile) {
+    const { environment, now: issuedAt } = context();
+    const { kid, certificate } = await this.keys.signer('license-file');
+    const { seq, license } = command;
+    try {
+      if (command instanceof SignLicenseFile) {
+        const payload: LicenseFile = { environment, issuedAt, seq, status: command.status, customer: command.customer, license };
+        const content = await this.signatures.recorded(license.id, kid, { type: 'license-file', certificate, payload }, { statement: 'license-file', activationId: null, seq, expiresAt: null });
+        return { content, issuedAt };
+      }
+      const expiresAt = addSeconds(issuedAt, daySeconds);
+      const { activationId, fingerprint, verdict } = command;
+      const payload: OfflineFile = { environment, issuedAt, expiresAt, seq, activationId, fingerprint, verdict, license };
+      const content = await this.signatures.recorded(license.id, kid, { type: 'offline-file', certificate, payload }, { statement: 'offline-file', activationId, seq, expiresAt });
+      return { content, issuedAt, expiresAt };
+    } catch (error) {
+      if (error instanceof TooLarge) throw refuse('LICENSE_TOO_LARGE');
+      throw error;
+    }
+  }
+}
+
+@Handles(SignLeases)
+export class LeaseSigning {
+  constructor(private readonly keys: Keys, private readonly signatures: Signatures) {}
+
+  async execute({ leases }: SignLeases) {
+    const { environment, now } = context();
+    const { kid } = await this.keys.signer('lease');
+    const iat = secondsOf(now);
+    return {
+      tokens: await Promise.all(leases.map(({ activationId, fingerprint, counter, seq, seconds, license }) => {
+        const payload: LeaseClaims = {
+          ...claims(environment, iat, seconds), aud: license.productId, sub: activationId, fingerprint, counter, seq, license,
+        };
+        const about = { statement: 'lease', activationId, seq, expiresAt: addSeconds(now, seconds) } as const;
+        return smallEnough(this.signatures.recorded(license.id, kid, { type: 'lease', payload }, about, counter === 0));
+      })),
+    };
+  }
+}
+
+@Handles(SignVerdicts)
+export class VerdictSigning {
+  constructor(private readonly keys: Keys, private readonly signatures: Signatures) {}
+
+  async execute({ verdicts }: SignVerdicts) {
+    const { environment, now } = context();
+    const { kid } = await this.keys.signer('verdict');
+    const common = claims(environment, secondsOf(now), daySeconds);
+    return {
+      tokens: await Promise.all(verdicts.map(({ nonce, audience, instanceId, fingerprint, seq, verdict, license }) => {
+        const payload: VerdictClaims = {
+          ...common, jti: randomUUID(), aud: audience ?? license?.productId ?? 'keyledger', sub: license?.id ?? '-', fingerprint, counter: Math.max(seq, 0),
+          nonce, instanceId, verdict, license,
+        };
+        return smallEnough(this.signatures.plain(kid, { type: 'verdict', payload }));
+      })),
+    };
+  }
+}
+
+const claims = (env: string, iat: number, seconds: number) => ({ iss: 'keyledger' as const, env, iat, nbf: iat, exp: iat + Math.max(seconds, 1), jti: randomUUID() });
+const secondsOf = (at: Instant): number => Math.floor(Date.parse(at) / 1000);
+
+async function smallEnough(signing: Promise<string>): Promise<string | null> {
+  try {
+    return await signing;
+  } catch (error) {
+    if (error instanceof TooLarge) return null;
+    throw error;
+  }
+}
