@@ -6,3 +6,4 @@ export * from './message.ts';
 export * from './signing.ts';
 export * from './sweep.ts';
 export * from './terms.ts';
+export * from './usage.ts';

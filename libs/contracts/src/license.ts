@@ -6,13 +6,13 @@ import { features, ids, quotas, termsFields } from './terms.ts';
 const status = oneOf('available', 'assigned', 'active', 'suspended', 'inactive', 'expired', 'revoked');
 export const enforcement = oneOf('FULL', 'WARN', 'READ_ONLY', 'LOCKED');
 const cause = oneOf('abuse', 'payment', 'subscription', 'heartbeat', 'manual');
-const quotaStates = listOf(
-  Type.Object({ meter: Type.String(), limit: Type.Number(), state: oneOf('normal', 'exceeded', 'restricted'), lastPeak: nullable(Type.Number()), graceEndsAt: nullable(instant) }),
+export const quotaStates = listOf(
+  Type.Object({ meter: Type.String(), limit: Type.Number(), per: optional(oneOf('day', 'month')), state: oneOf('normal', 'exceeded', 'restricted'), lastPeak: nullable(Type.Number()), graceEndsAt: nullable(instant) }),
 );
-/** name → true, a number, or {limit, per, used, remaining}. */
+/** name → true, a number, or {limit, per, used, remaining}; the last two are missing while the metering cannot be asked. */
 const featureStates = Type.Record(
   Type.String(),
-  Type.Union([Type.Literal(true), Type.Number(), Type.Object({ limit: Type.Number(), per: oneOf('day', 'month'), used: Type.Number(), remaining: Type.Number() })]),
+  Type.Union([Type.Literal(true), Type.Number(), Type.Object({ limit: Type.Number(), per: oneOf('day', 'month'), used: optional(Type.Number()), remaining: optional(Type.Number()) })]),
 );
 
 export const LicenseView = named('License', Type.Object({
@@ -193,7 +193,7 @@ export class ListLicenseEvents extends query('license.events', { licenseId: ids.
 
 // ---- the client license API: the license key is the credential ----
 
-const licenseKey = Type.String({ minLength: 1, maxLength: 255 });
+export const licenseKey = Type.String({ minLength: 1, maxLength: 255 });
 
 /** The license as its own software sees it: nothing of the vendor's side. */
 export const ClientLicense = named('ClientLicense', Type.Object({

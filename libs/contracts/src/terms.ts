@@ -11,7 +11,8 @@ export const features = Type.Record(
   { description: 'name → true, a number cap, or {limit, per}', additionalProperties: false },
 );
 
-export const quotas = listOf(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }) }, { additionalProperties: false }), { maxItems: 50 });
+/** A meter is a gauge, and the quota is for its daily peak, unless `per` says that it is a counter. */
+export const quotas = listOf(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }), per: optional(oneOf('day', 'month')) }, { additionalProperties: false }), { maxItems: 50 });
 
 export const expiry = nullable(
   Type.Object({ value: Type.Integer({ minimum: 1, maximum: 36_500 }), unit: oneOf('days', 'months', 'years') }, { additionalProperties: false }),

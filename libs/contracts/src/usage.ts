@@ -1,0 +1,91 @@
+import Type, { type Static } from 'typebox';
+import { instant, json, listOf, named, nullable, oneOf, optional } from './fields.ts';
+import { licenseKey, quotaStates } from './license.ts';
+import { command, query } from './message.ts';
+import { ids } from './terms.ts';
+
+/** Any meter is counted, whether or not a quota or a feature of the license names it yet. */
+const meter = Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\\u001f]*$', description: 'A quota\'s meter, the name of a feature with a cap per day or month, or any other' });
+const day = Type.String({ description: 'A day in UTC, 2026-03-12' });
+
+export const UsageRecord = named('UsageRecord', Type.Object({
+  id: Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\\u001f]*$', description: 'Made by the instance. Within the license it counts once, ever' }),
+  meter,
+  value: Type.Number({ minimum: 0, maximum: 1e12, description: 'Of a gauge what it shows, of a counter what was used since the record before. Kept to a millionth' }),
+  at: instant,
+}, { additionalProperties: false }));
+export type UsageRecord = Static<typeof UsageRecord>;
+
+/** A batch is counted as a whole or not at all. */
+export const records = listOf(UsageRecord, { minItems: 1, maxItems: 1000 });
+
+export const UsageRecorded = named('UsageRecorded', Type.Object({
+  accepted: Type.Integer({ description: 'Records that count from now on' }),
+  duplicates: Type.Integer({ description: 'Records whose id had been counted before' }),
+  quotas: quotaStates,
+}));
+export type UsageRecorded = Static<typeof UsageRecorded>;
+
+const batch = { instanceId: Type.String({ maxLength: 64 }), records };
+/** Answered when it is durable. The holder of the license key reports. */
+export class ReportUsage extends command('usage.report', { licenseKey, ...batch }, UsageRecorded) {}
+/** The same from a service that knows the license already, for example out of a heartbeat. */
+export class RecordUsage extends command('usage.record', { licenseId: ids.license, ...batch }, UsageRecorded) {}
+
+export const UsageBucket = named('UsageBucket', Type.Object({
+  from: instant,
+  to: instant,
+  peak: Type.Number({ description: 'Of a gauge: the highest sum over the instances at one moment' }),
+  sum: Type.Number({ description: 'Of a counter: all records together' }),
+}));
+/** Whole hours, days or months (UTC) that have a part between `from` and `to`, at most 750 of them. By default what led up to now. */
+export class UsageSeries extends query('usage.series', {
+  licenseId: ids.license, meter, from: optional(instant), to: optional(instant), bucket: optional(oneOf('hour', 'day', 'month')),
+}, Type.Object({ data: listOf(UsageBucket) })) {}
+
+const reading = Type.Object({ id: Type.String(), value: Type.Number(), at: instant, receivedAt: instant });
+/** Why did that day count so much: the readings in force at the moment of the peak, or, of a counter, all of the day. */
+export class ExplainUsage extends query('usage.explain', { licenseId: ids.license, meter, day: Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}$' }) }, named('UsageExplained', Type.Object({
+  meter: Type.String(),
+  day,
+  kind: oneOf('gauge', 'counter'),
+  peak: Type.Number(),
+  peakAt: nullable(instant),
+  sum: Type.Number(),
+  instances: listOf(Type.Object({
+    instanceId: ids.activation, name: nullable(Type.String()), value: Type.Number(),
+    readings: listOf(reading),
+  })),
+  complete: Type.Boolean({ description: 'False when there are more readings than are shown' }),
+}))) {}
+
+/** How far each meter is, by its name: what views of a license are completed with. `closed` is the last day that is over and had readings. */
+const meters = Type.Record(Type.String(), Type.Object({ today: Type.Number(), month: Type.Number(), lastPeak: nullable(Type.Number()) }));
+export const MeterReadings = Type.Record(Type.String(), meters, { description: 'By license id' });
+export type MeterReadings = Static<typeof MeterReadings>;
+export class ReadMeters extends query('usage.meters', { licenseIds: listOf(ids.license) }, MeterReadings) {
+  static override readonly direct = true;
+}
+
+/**
+ * Compares what has fallen due by `until` with the quotas: each day at its end, and late records as they arrived. Idempotent; a dry run only says
+ * what would happen. Works through `limit` licenses; `next` goes on from there. Graces that it starts may be over by `until` already,
+ * so it comes before the sweep of the licenses themselves.
+ */
+export class EvaluateQuotas extends command('usage.evaluate-quotas', {
+  until: instant, after: optional(Type.String()), limit: optional(Type.Integer({ minimum: 1, maximum: 1000 })), dryRun: optional(Type.Boolean()),
+}, Type.Object({
+  examined: Type.Integer({ description: 'Days of meters that were due' }),
+  transitions: Type.Record(Type.String(), Type.Integer(), { description: 'Events by type: QuotaExceeded, QuotaRestored' }),
+  next: nullable(Type.String()),
+})) {}
+
+/** The peak of a closed day, decided upon by the license. `since`: when the day was compared; the grace counts from then. `readings` explain the peak. */
+export class ExceedQuota extends command('license.exceed-quota', {
+  licenseId: ids.license, meter: Type.String(), peak: Type.Number(), limit: Type.Number(), since: instant, readings: json,
+}, Type.Object({ events: listOf(Type.String()) })) {
+  readonly type = 'ExceedQuota';
+}
+export class RestoreQuota extends command('license.restore-quota', { licenseId: ids.license, meter: Type.String(), peak: Type.Number() }, Type.Object({ events: listOf(Type.String()) })) {
+  readonly type = 'RestoreQuota';
+}
