@@ -3,12 +3,13 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { describeWith } from '@keyledger/servers/contract';
 import { PerEnvironment, refuse, runIn, systemContext, type Aggregate, type JsonObject, type MessageContext, type Sealer, type Sealing } from '@keyledger/kernel';
 import { Aggregates, type AggregatesOptions } from './aggregates.ts';
 import { NO_STREAM, WrongExpectedRevision, type EventStore, type NewEvent } from './port.ts';
 import { startTracing } from '@keyledger/observability';
 import { InMemorySpanExporter } from '@opentelemetry/sdk-trace';
-import { packState, SqliteSnapshots, type Snapshot, type SnapshotStore } from './snapshots.ts';
+import { packState, PostgresSnapshotStores, SqliteSnapshots, type Snapshot, type SnapshotStore } from './snapshots.ts';
 import { SqliteEventStores } from './sqlite.ts';
 
 /** A room with so many seats: the smallest thing that can be oversold. It changes its state in place, as an aggregate may. */
@@ -405,28 +406,38 @@ describe('Aggregates', () => {
     });
   });
 
-  describe('with snapshots', () => {
-    class Kept implements SnapshotStore {
-      readonly kept = new Map<string, Snapshot>();
+  /** Of `production` and `staging`. */
+  interface Snapshots extends PerEnvironment<SnapshotStore> { close(): Promise<void> }
+  const withSnapshots = (title: string, openSnapshots: () => Promise<Snapshots>) => describe(`with snapshots in ${title}`, () => {
+    class Counted implements SnapshotStore {
+      readonly #store: SnapshotStore;
+      readonly #second = Promise.withResolvers<void>();
       puts = 0;
-      async get(stream: string) { return this.kept.get(stream); }
+      constructor(snapshotStore: SnapshotStore) { this.#store = snapshotStore; }
+      get(stream: string) { return this.#store.get(stream); }
       async put(stream: string, snapshot: Snapshot) {
-        this.puts++;
-        this.kept.set(stream, snapshot);
+        await this.#store.put(stream, snapshot);
+        if (++this.puts === 2) this.#second.resolve();
       }
+      /** Nobody else waits for them. */
+      get putTwice() { return this.#second.promise; }
     }
-    let snapshots: Kept;
-    const cached = (rules = room) => another({ snapshots: new PerEnvironment<SnapshotStore>([['production', snapshots], ['staging', new Kept()]]) }, rules);
+    let opened: Snapshots;
+    let snapshots: Counted;
+    const keptNow = async () => await snapshots.get(`room-${id}`) as Snapshot;
+    const cached = (rules = room) => another({ snapshots: new PerEnvironment<SnapshotStore>([['production', snapshots], ['staging', opened.of('staging')]]) }, rules);
     beforeEach(async () => {
-      snapshots = new Kept();
+      opened = await openSnapshots();
+      snapshots = new Counted(opened.of('production'));
       const by = cached();
       await run(open(9), {}, by);
       for (let n = 0; n < 4; n++) {
         await run(sit(`guest-${n}`, `Guest ${n}`), {}, by);
         await run(ring(300), {}, by);
       }
-      await new Promise(setImmediate);
+      await snapshots.putTwice;
     });
+    afterEach(() => opened.close());
 
     it('have the state that they have without', async () => {
       expect(snapshots.puts).toBe(2);
@@ -437,7 +448,7 @@ describe('Aggregates', () => {
     });
 
     it('use them', async () => {
-      const kept = snapshots.kept.get(`room-${id}`) as Snapshot;
+      const kept = await keptNow();
       store.reads = 0;
       await load(cached());
       expect(kept.revision).toBeGreaterThan(1000);
@@ -449,17 +460,17 @@ describe('Aggregates', () => {
       ['from the future', () => ({ revision: 5000 })],
       ['that is damaged', ({ sealed }) => ({ sealed: sealed.slice(0, -8) })],
     ])('ignore one %s', async (_, change) => {
-      const kept = snapshots.kept.get(`room-${id}`) as Snapshot;
-      snapshots.kept.set(`room-${id}`, { ...kept, ...change(kept) });
+      const kept = await keptNow();
+      await snapshots.put(`room-${id}`, { ...kept, ...change(kept) });
       expect(await load(cached())).toEqual(await load(another()));
     });
 
     it('ignore one of another history', async () => {
-      const kept = snapshots.kept.get(`room-${id}`) as Snapshot;
+      const kept = await keptNow();
       const sealed = (await keys.prepare([id])).seal(id, packState({ ...room.initial(), seats: 77 }));
-      snapshots.kept.set(`room-${id}`, { ...kept, sealed });
+      await snapshots.put(`room-${id}`, { ...kept, sealed });
       expect((await load(cached())).state.seats).toBe(77);
-      snapshots.kept.set(`room-${id}`, { ...kept, sealed, eventId: randomUUID() });
+      await snapshots.put(`room-${id}`, { ...kept, sealed, eventId: randomUUID() });
       expect((await load(cached())).state.seats).toBe(9);
     });
 
@@ -473,6 +484,16 @@ describe('Aggregates', () => {
       expect([...(await load(cached())).state.guests.values()]).toEqual([null, null, null, null]);
     });
   });
+
+  withSnapshots('SQLite', async () => {
+    const files = new Map(['production', 'staging'].map((name) => [name, new SqliteSnapshots(join(folder, `${name}-snapshots.db`))]));
+    return Object.assign(new PerEnvironment<SnapshotStore>(files), { close: async () => { for (const file of files.values()) file.close(); } });
+  });
+  describeWith('postgres', 'Aggregates with snapshots', (server) => withSnapshots('PostgreSQL', async () => {
+    const [production, staging] = [`e${randomUUID()}`, `e${randomUUID()}`];
+    const all = await PostgresSnapshotStores.open({ url: server().url, environments: [production, staging] });
+    return Object.assign(new PerEnvironment<SnapshotStore>([['production', all.of(production)], ['staging', all.of(staging)]]), { close: () => all.close() });
+  }));
 
   it('keep a bounded number of folds, and read again what they dropped', async () => {
     const few = another({ maxFolds: 2 });

@@ -5,6 +5,7 @@ import {
   WrongExpectedRevision,
   type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
 } from './port.ts';
+import { RecentEvents } from './recent-events.ts';
 import type { AppendRequest, Committed, Failure, Opened, Outcome, Reply, Request, Row } from './sqlite.worker.ts';
 import { Follower, type Handler } from './subscription.ts';
 
@@ -19,8 +20,6 @@ export interface SqliteOptions {
 
 const CLOSED = 'The event store is closed';
 const READ_LIMIT = 1_000;
-/** Events kept in memory per database, so that live subscribers neither read nor parse. */
-const RECENT_EVENTS = 5_000;
 /** Streams per database whose last revision is known without asking. */
 const KNOWN_STREAMS = 50_000;
 /** One message is being committed while the next waits at the worker; everything later travels together. That is the group commit. */
@@ -165,31 +164,6 @@ function answer({ log, request, events, startedAt, resolve, reject }: PendingApp
 /** A failure of the whole group passes (the disk was full); without one SQLite would not have these very events. */
 const couldNotWrite = (stream: string, failure: Failure | undefined): Error =>
   failure ? refuse('UNAVAILABLE', `The event store could not write: ${failure.message}`) : new RangeError(`${stream}: events too large or malformed`);
-
-/** The last events of a log. Positions are dense here: this file's only writer gives them out. */
-class RecentEvents {
-  readonly #events: RecordedEvent[] = [];
-  #first: Position;
-  #next: Position;
-
-  constructor(head: Position) {
-    this.#first = this.#next = head + 1;
-  }
-
-  push(event: RecordedEvent): void {
-    this.#events[this.#next % RECENT_EVENTS] = event;
-    this.#next++;
-    this.#first = Math.max(this.#first, this.#next - RECENT_EVENTS);
-  }
-
-  /** undefined when some of them are no longer here. */
-  after(position: Position, limit: number): readonly RecordedEvent[] | undefined {
-    if (position + 1 < this.#first) return undefined;
-    const events: RecordedEvent[] = [];
-    for (let at = position + 1; at < this.#next && events.length < limit; at++) events.push(this.#events[at % RECENT_EVENTS] as RecordedEvent);
-    return events;
-  }
-}
 
 /** What the main thread knows of one database. */
 class OpenLog {

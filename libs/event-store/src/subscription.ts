@@ -24,6 +24,7 @@ export class Follower implements Subscription {
   #woken = false;
   #busy = false;
   #running: Promise<void> = Promise.resolve();
+  #pause = new AbortController();
 
   constructor(after: Position, source: Source, handler: Handler, failed: (error: unknown) => void) {
     this.#position = after;
@@ -39,6 +40,11 @@ export class Follower implements Subscription {
   wake(): void {
     this.#woken = true;
     if (!this.#busy && !this.#closed.signal.aborted) this.#running = this.#follow();
+  }
+
+  /** What made it fail may be over: it need not wait any longer before it tries again. */
+  retry(): void {
+    this.#pause.abort();
   }
 
   async close(): Promise<void> {
@@ -68,7 +74,8 @@ export class Follower implements Subscription {
         this.#woken = true;
         this.#failed(error);
         const pause = Math.min(FIRST_PAUSE_MS * 2 ** failures++, LONGEST_PAUSE_MS);
-        await sleep(pause, undefined, { signal: this.#closed.signal }).catch(() => undefined);
+        this.#pause = new AbortController();
+        await sleep(pause, undefined, { signal: AbortSignal.any([this.#closed.signal, this.#pause.signal]) }).catch(() => undefined);
       }
     }
     this.#busy = false;

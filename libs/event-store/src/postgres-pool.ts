@@ -1,0 +1,209 @@
+import { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { refuse, type Refusal } from '@keyledger/kernel';
+import pg from 'pg';
+
+/** Every operation is answered, or refused with UNAVAILABLE, after so many milliseconds at most. */
+export const ANSWER_WITHIN_MS = 1_400;
+/** Of which so many for a free connection, or a new one. */
+const CONNECT_WITHIN_MS = 700;
+const CLOSE_WITHIN_MS = 500;
+const IDLE_MS = 60_000;
+/** Preparing a schema waits for other processes that do the same. */
+const PREPARE_WITHIN_MS = 30_000;
+const SCHEMA_LOCK = 5_280_018;
+
+/** SQLSTATE classes that are about what was asked, not about the server: a value it cannot hold, a constraint, a limit of a statement. */
+const ownFault = /^(22|23|54)/;
+/** Those of a server that is full, ends, starts, or has become a replica. */
+const serverFault = /^(08|25|40|53|55|57|58|XX)/;
+
+export interface Question {
+  /** A prepared statement's; the same text always. */
+  readonly name: string;
+  readonly text: string;
+}
+export type Cells = readonly unknown[];
+
+export const unreachable = (cause: unknown): Refusal => Object.assign(refuse('UNAVAILABLE', 'The event store does not answer'), { cause });
+/** Nothing was done, because of what was asked. */
+export const isOwnFault = (error: unknown): boolean => error instanceof pg.DatabaseError && ownFault.test(error.code ?? '');
+
+/** `"production_events"`, and the same without quotes. */
+export function schemaOf(environment: string): string {
+  const name = `${environment}_events`.replaceAll('-', '_');
+  if (!/^[a-z][a-z0-9_]{0,60}$/.test(name)) throw new RangeError(`${environment} is no name for a schema`);
+  return name;
+}
+
+/** The sockets of a server's clients: one that no longer answers cannot be asked to close them. */
+class Sockets {
+  readonly #open = new Set<Socket>();
+
+  readonly make = (): Socket => {
+    const socket = new Socket();
+    this.#open.add(socket);
+    return socket.once('close', () => this.#open.delete(socket));
+  };
+
+  /** Their clients have said good-bye. */
+  async close(): Promise<void> {
+    const closed = [...this.#open].map((socket) => new Promise<void>((resolve) => socket.once('close', () => resolve())));
+    await Promise.race([Promise.all(closed), sleep(CLOSE_WITHIN_MS, undefined, { ref: false })]);
+    for (const socket of this.#open) socket.destroy();
+  }
+}
+
+const clientOptions = (connectionString: string) => ({ connectionString, keepAlive: true, fallback_application_name: 'keyledger' });
+
+/** A few connections to one server for all that this process asks of it. A connection that fails is dropped and replaced when the next is needed. */
+export class PostgresPool {
+  readonly #pool: pg.Pool;
+  readonly #sockets = new Sockets();
+
+  constructor(url: string, connections: number) {
+    this.#pool = new pg.Pool({ ...clientOptions(url), stream: this.#sockets.make, max: connections, connectionTimeoutMillis: CONNECT_WITHIN_MS, idleTimeoutMillis: IDLE_MS });
+    // An idle connection is lost: the pool has dropped it. One in use: its question has failed.
+    this.#pool.on('error', () => undefined).on('connect', (client) => client.on('error', () => undefined));
+  }
+
+  /**
+   * Rows as arrays of text and numbers. Rejects with UNAVAILABLE when there is no answer in time, and then nobody knows what the server has done
+   * or will do; with pg's DatabaseError when the question was wrong.
+   */
+  async ask({ name, text }: Question, values: readonly unknown[], withinMs = ANSWER_WITHIN_MS): Promise<readonly Cells[]> {
+    const deadline = performance.now() + withinMs;
+    const client = await this.#pool.connect().catch((error: unknown) => {
+      throw unreachable(error);
+    });
+    const left = deadline - performance.now();
+    if (left < 1) {
+      client.release();
+      throw unreachable(new Error('No connection was free in time'));
+    }
+    const query: pg.QueryArrayConfig & { query_timeout: number } = { name, text, values: [...values], rowMode: 'array', query_timeout: left };
+    try {
+      const { rows } = await client.query(query);
+      client.release();
+      return rows;
+    } catch (error) {
+      const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
+      client.release(!answered);
+      throw answered && !serverFault.test(error.code ?? '') ? error : unreachable(error);
+    }
+  }
+
+  async close(): Promise<void> {
+    void this.#pool.end();
+    await this.#sockets.close();
+  }
+}
+
+/** One after another for all processes that start at the same moment, each in a transaction of its own that holds what it did or nothing. */
+export async function prepare(url: string, work: (run: (text: string, values?: unknown[]) => Promise<readonly Cells[]>) => Promise<void>): Promise<void> {
+  const sockets = new Sockets();
+  const client = new pg.Client({ ...clientOptions(url), stream: sockets.make, connectionTimeoutMillis: PREPARE_WITHIN_MS / 3, query_timeout: PREPARE_WITHIN_MS });
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    const run = async (text: string, values: unknown[] = []): Promise<readonly Cells[]> => (await client.query<unknown[]>({ text, values, rowMode: 'array' })).rows;
+    await run('begin');
+    await run('select pg_advisory_xact_lock($1)', [SCHEMA_LOCK]);
+    await work(run);
+    await run('commit');
+  } finally {
+    void client.end();
+    await sockets.close();
+  }
+}
+
+const POLL_MS = 1_000;
+const FIRST_PAUSE_MS = 50;
+const LONGEST_PAUSE_MS = 1_000;
+
+interface Listening {
+  /** A log's schema, and a position that it has reached. */
+  readonly heard: (schema: string, position: number) => void;
+  /** There is a connection again. */
+  readonly restored: () => void;
+  /** There is none any more; once for each loss. */
+  readonly lost: (error: unknown) => void;
+}
+
+/**
+ * One connection on which the server tells of new events. It is asked as well, once a second: a notification may be lost with the connection
+ * or between here and there, and a connection without traffic does not tell when it is dead.
+ */
+export class Listener {
+  readonly #url: string;
+  readonly #schemas: readonly string[];
+  readonly #on: Listening;
+  readonly #closed = new AbortController();
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(url: string, schemas: readonly string[], on: Listening) {
+    this.#url = url;
+    this.#schemas = schemas;
+    this.#on = on;
+  }
+
+  /** Resolves when the head of every log has been heard; from then on it goes on by itself. Rejects when there is no connection to begin with. */
+  start(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#running = this.#run(resolve, reject);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await this.#running;
+  }
+
+  async #run(started: () => void, failed: (error: unknown) => void): Promise<void> {
+    let failures = 0;
+    let isFirst = true;
+    const up = () => {
+      if (isFirst) started();
+      else if (failures > 0) this.#on.restored();
+      isFirst = false;
+      failures = 0;
+    };
+    while (!this.#closed.signal.aborted) {
+      try {
+        await this.#listen(up);
+      } catch (error) {
+        if (isFirst) return failed(unreachable(error));
+        if (this.#closed.signal.aborted) return;
+        if (failures === 0) this.#on.lost(error);
+        await this.#pause(Math.min(FIRST_PAUSE_MS * 2 ** failures++, LONGEST_PAUSE_MS));
+      }
+    }
+  }
+
+  async #listen(up: () => void): Promise<void> {
+    const sockets = new Sockets();
+    const client = new pg.Client({ ...clientOptions(this.#url), stream: sockets.make, connectionTimeoutMillis: CONNECT_WITHIN_MS, query_timeout: ANSWER_WITHIN_MS });
+    const lost = new AbortController();
+    client.on('notification', ({ channel, payload }) => this.#on.heard(channel, Number(payload)));
+    client.on('error', (error) => lost.abort(error)).on('end', () => lost.abort(new Error('Connection closed')));
+    try {
+      await client.connect();
+      await client.query(this.#schemas.map((schema) => `listen "${schema}"`).join('; '));
+      const heads = this.#schemas.map((schema) => `select '${schema}', position from "${schema}".head`).join(' union all ');
+      while (!this.#closed.signal.aborted) {
+        const { rows } = await client.query<[string, string]>({ text: heads, rowMode: 'array' });
+        for (const [schema, position] of rows) this.#on.heard(schema, Number(position));
+        up();
+        await this.#pause(POLL_MS, lost.signal);
+        lost.signal.throwIfAborted();
+      }
+    } finally {
+      void client.end();
+      await sockets.close();
+    }
+  }
+
+  async #pause(ms: number, ...signals: AbortSignal[]): Promise<void> {
+    await sleep(ms, undefined, { signal: AbortSignal.any([this.#closed.signal, ...signals]) }).catch(() => undefined);
+  }
+}

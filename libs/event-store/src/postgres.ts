@@ -1,0 +1,365 @@
+import { PerEnvironment, type JsonObject } from '@keyledger/kernel';
+import {
+  WrongExpectedRevision,
+  type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
+} from './port.ts';
+import { ANSWER_WITHIN_MS, isOwnFault, Listener, PostgresPool, prepare, schemaOf, unreachable, type Cells } from './postgres-pool.ts';
+import { mustBeDurable, prepareLog } from './postgres-schema.ts';
+import { RecentEvents } from './recent-events.ts';
+import { Follower, type Handler } from './subscription.ts';
+
+export interface PostgresOptions {
+  /** `postgresql://user:password@host:port/database` */
+  readonly url: string;
+  /** Each has a schema `<environment>_events`, made when it is not there. */
+  readonly environments: readonly string[];
+  /** At most so many at a time for reading and writing in all environments; one more listens. Default: 4. */
+  readonly connections?: number;
+  /** Accept a server that may lose confirmed events in a power cut. For tests. */
+  readonly allowUnsafe?: boolean;
+  /** Called for every answered append: seconds from call to durable answer, number of events. */
+  readonly observe?: (seconds: number, events: number) => void;
+  /** A subscription's handler threw, or its events could not be read; it gets the same batch again. Default: a process warning. */
+  readonly handlerFailed?: (error: unknown) => void;
+  /** The connection on which the server tells of new events is lost; it is being made again. Default: a process warning. */
+  readonly lost?: (error: unknown) => void;
+}
+
+const CLOSED = 'The event store is closed';
+const READ_LIMIT = 1_000;
+const APPENDS_PER_GROUP = 500;
+const CHARACTERS_PER_GROUP = 8_000_000;
+/** An append that has waited so long behind a server that does not answer is not sent any more. */
+const WAIT_AT_MOST_MS = ANSWER_WITHIN_MS / 2;
+const RESTORE_WITHIN_MS = 30_000;
+/** A writer is told of the new position by the server twice, in no certain order. */
+const OWN_ANSWER_COMES_WITHIN_MS = 2;
+
+interface PendingAppend {
+  readonly stream: string;
+  readonly expected: ExpectedRevision;
+  readonly events: readonly NewEvent[];
+  readonly datas: readonly string[];
+  readonly metadatas: readonly string[];
+  readonly characters: number;
+  readonly startedAt: number;
+  readonly resolve: (appended: Appended) => void;
+  readonly reject: (error: unknown) => void;
+}
+type Group = readonly PendingAppend[];
+type Outcome = readonly [what: 'appended' | 'duplicate' | 'conflict', revision: number, position: string, at: string];
+
+const isLate = ({ startedAt }: PendingAppend) => performance.now() - startedAt > WAIT_AT_MOST_MS;
+
+/** While a group is being committed, the next gathers. One at a time: in the server they would wait for each other anyway. */
+class GroupCommit {
+  readonly #send: (group: Group, withinMs: number) => Promise<readonly Outcome[]>;
+  readonly #committed: (group: Group, outcomes: readonly Outcome[]) => void;
+  #waiting: PendingAppend[] = [];
+  #running: Promise<void> | undefined;
+
+  constructor(send: (group: Group, withinMs: number) => Promise<readonly Outcome[]>, committed: (group: Group, outcomes: readonly Outcome[]) => void) {
+    this.#send = send;
+    this.#committed = committed;
+  }
+
+  add(append: PendingAppend): void {
+    this.#waiting.push(append);
+    // After all that is ready to run now: appends of one turn travel together.
+    this.#running ??= new Promise<void>((resolve) => process.nextTick(resolve)).then(() => this.#run());
+  }
+
+  get isBusy(): boolean {
+    return this.#running !== undefined;
+  }
+
+  async drained(): Promise<void> {
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0) await this.#commit(this.#nextGroup());
+    this.#running = undefined;
+  }
+
+  #nextGroup(): Group {
+    let characters = 0;
+    let size = 0;
+    for (const append of this.#waiting) {
+      characters += append.characters;
+      if (size === APPENDS_PER_GROUP || (size > 0 && characters > CHARACTERS_PER_GROUP)) break;
+      size++;
+    }
+    return this.#waiting.splice(0, size);
+  }
+
+  async #commit(group: Group): Promise<void> {
+    const oldest = group[0] as PendingAppend;
+    try {
+      this.#committed(group, await this.#send(group, oldest.startedAt + ANSWER_WITHIN_MS - performance.now()));
+    } catch (error) {
+      if (isOwnFault(error)) return this.#findFault(group, error);
+      const late = this.#waiting.filter(isLate);
+      this.#waiting = this.#waiting.filter((append) => !isLate(append));
+      for (const { reject } of [...group, ...late]) reject(error);
+    }
+  }
+
+  /** Nothing of the group was stored because of one of them. */
+  async #findFault(group: Group, cause: unknown): Promise<void> {
+    if (group.length > 1) for (const append of group) await this.#commit([append]);
+    else for (const { stream, reject } of group) reject(new RangeError(`${stream}: events too large or malformed`, { cause }));
+  }
+}
+
+type Read = (after: Position) => Promise<readonly RecordedEvent[]>;
+
+/**
+ * The end of a log as this process knows it. Subscribers that have come that far share one read of what is new; what this process has
+ * appended itself is not read at all.
+ */
+class Tail {
+  readonly followers = new Set<Follower>();
+  readonly #read: Read;
+  readonly #failed: (error: unknown) => void;
+  #recent = new RecentEvents(0);
+  #known: Position = 0;
+  #reading = false;
+
+  constructor(read: Read, failed: (error: unknown) => void) {
+    this.#read = read;
+    this.#failed = failed;
+  }
+
+  /** The log reaches to this position. */
+  heard(position: Position): void {
+    this.#known = Math.max(this.#known, position);
+    if (this.#reading || this.#recent.end >= this.#known) return;
+    if (this.followers.size > 0) void this.#readOn();
+    else this.#recent = new RecentEvents(this.#known);
+  }
+
+  wrote(events: readonly RecordedEvent[]): void {
+    const first = events[0];
+    if (first?.position === this.#recent.end + 1) for (const event of events) this.#recent.push(event);
+  }
+
+  /** A follower's source. */
+  after(position: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
+    return this.#recent.after(position, READ_LIMIT) ?? (position < this.#known ? this.#read(position) : []);
+  }
+
+  wake(): void {
+    for (const follower of this.followers) follower.wake();
+  }
+
+  /** What could not be read or handled before is tried again at once. */
+  retry(): void {
+    for (const follower of this.followers) follower.retry();
+  }
+
+  async #readOn(): Promise<void> {
+    this.#reading = true;
+    try {
+      while (this.followers.size > 0 && this.#recent.end < this.#known) {
+        // Nobody has followed for a while: who is further behind than this reads for himself.
+        if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
+        const events = await this.#read(this.#recent.end);
+        if (events.length === 0) break;
+        for (const event of events) this.#recent.push(event);
+        this.wake();
+      }
+    } catch (error) {
+      this.#failed(error);
+    }
+    this.#reading = false;
+  }
+}
+
+/** What the stores of one server share. */
+interface Shared {
+  readonly pool: PostgresPool;
+  release(): Promise<void>;
+}
+
+/** The log of one environment in a schema of its own, for any number of processes. The objects it hands out are shared between all readers; nobody changes them. */
+export class PostgresEventStore implements EventStore {
+  readonly #schema: string;
+  readonly #shared: Shared;
+  readonly #options: PostgresOptions;
+  readonly #commits = new GroupCommit((group, withinMs) => this.#send(group, withinMs), (group, outcomes) => this.#settle(group, outcomes));
+  readonly #tail: Tail;
+  #closing: Promise<void> | undefined;
+
+  constructor(schema: string, shared: Shared, options: PostgresOptions) {
+    this.#schema = schema;
+    this.#shared = shared;
+    this.#options = options;
+    this.#tail = new Tail((after) => this.readAll(after), options.lost ?? warn);
+  }
+
+  async append(stream: string, expected: ExpectedRevision, events: readonly NewEvent[]): Promise<Appended> {
+    if (events.length === 0) throw new RangeError(`${stream}: an append needs at least one event`);
+    if (this.#closing) throw new Error(CLOSED);
+    const datas = events.map(({ data }) => JSON.stringify(data));
+    const metadatas = events.map(({ metadata }) => JSON.stringify(metadata));
+    const characters = [...datas, ...metadatas].reduce((sum, text) => sum + text.length, 0);
+    const startedAt = performance.now();
+    return new Promise((resolve, reject) => this.#commits.add({ stream, expected, events, datas, metadatas, characters, startedAt, resolve, reject }));
+  }
+
+  async readStream(stream: string, { from = 0, limit = READ_LIMIT }: { from?: number; limit?: number } = {}): Promise<readonly RecordedEvent[]> {
+    return this.#read('stream', 'where stream = $1 and revision >= $2 order by revision limit $3', [stream, from, limit]);
+  }
+
+  async readByStream(category: string, after?: Pick<RecordedEvent, 'stream' | 'revision'>, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
+    // A category's streams are named from `<category>-` on; a point is the character after the hyphen.
+    const { stream, revision } = after ?? { stream: `${category}-`, revision: -1 };
+    return this.#read('between', 'where (stream, revision) > ($1, $2) and stream < $3 order by stream, revision limit $4', [stream, revision, `${category}.`, limit]);
+  }
+
+  async readAll(after: Position, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
+    return this.#read('all', 'where position > $1 order by position limit $2', [after, limit]);
+  }
+
+  subscribe(after: Position, handler: Handler): Subscription {
+    const follower = new Follower(after, (position) => this.#tail.after(position), handler, this.#options.handlerFailed ?? warn);
+    this.#tail.followers.add(follower);
+    queueMicrotask(() => {
+      follower.wake();
+      this.#tail.heard(0);
+    });
+    return {
+      get position() { return follower.position; },
+      close: () => {
+        this.#tail.followers.delete(follower);
+        return follower.close();
+      },
+    };
+  }
+
+  /** The server tells that the log reaches to this position. Often it is what this process has appended itself, and that needs no reading. */
+  heard(position: Position): void {
+    if (this.#commits.isBusy) setTimeout(() => this.#tail.heard(position), OWN_ANSWER_COMES_WITHIN_MS);
+    else this.#tail.heard(position);
+  }
+
+  /** There is a server again: what has failed is tried again now. */
+  retry(): void {
+    this.#tail.retry();
+  }
+
+  async head(): Promise<Position> {
+    const [[position] = []] = await this.#ask('head', `select position from "${this.#schema}".head`, []);
+    return Number(position);
+  }
+
+  async restore(events: readonly RecordedEvent[]): Promise<void> {
+    if (events.length === 0) return;
+    if (this.#closing) throw new Error(CLOSED);
+    const column = <T>(of: (event: RecordedEvent) => T) => events.map(of);
+    try {
+      await this.#ask('restore', `select "${this.#schema}".restore($1, $2, $3, $4, $5, $6, $7, $8)`, [
+        column(({ position }) => position), column(({ stream }) => stream), column(({ revision }) => revision), column(({ id }) => id), column(({ type }) => type),
+        column(({ data }) => JSON.stringify(data)), column(({ metadata }) => JSON.stringify(metadata)), column(({ recordedAt }) => recordedAt),
+      ], RESTORE_WITHIN_MS);
+    } catch (error) {
+      throw isOwnFault(error) ? new RangeError((error as Error).message, { cause: error }) : error;
+    }
+    this.#tail.heard((events.at(-1) as RecordedEvent).position);
+  }
+
+  /** Waits for the appends and handlers under way; the connections end with the last store that uses them. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    await this.#commits.drained();
+    await Promise.all([...this.#tail.followers].map((follower) => follower.close()));
+    this.#tail.followers.clear();
+    await this.#shared.release();
+  }
+
+  #send(group: Group, withinMs: number): Promise<readonly Outcome[]> {
+    const events = group.flatMap((append) => append.events);
+    return this.#ask('append', `select * from "${this.#schema}".append($1, $2, $3, $4, $5, $6, $7)`, [
+      group.map(({ stream }) => stream), group.map(({ expected }) => (expected === 'any' ? null : expected)), group.map((append) => append.events.length),
+      events.map(({ id }) => id), events.map(({ type }) => type), group.flatMap(({ datas }) => datas), group.flatMap(({ metadatas }) => metadatas),
+    ], withinMs) as Promise<readonly unknown[]> as Promise<readonly Outcome[]>;
+  }
+
+  /** First everybody's events are shown to the subscribers, then the callers are answered: their reads find current views, unless others write as well. */
+  #settle(group: Group, outcomes: readonly Outcome[]): void {
+    let head = 0;
+    group.forEach(({ stream, events }, place) => {
+      const [what, lastRevision, position, recordedAt] = outcomes[place] as Outcome;
+      if (what !== 'appended') return;
+      head = Number(position);
+      this.#tail.wrote(events.map(({ id, type, data, metadata }, index) => {
+        const back = events.length - 1 - index;
+        return { id, type, data, metadata, stream, revision: lastRevision - back, position: head - back, recordedAt };
+      }));
+    });
+    this.#tail.heard(head);
+    if (head > 0) this.#tail.wake();
+    group.forEach((append, place) => this.#answer(append, outcomes[place] as Outcome));
+  }
+
+  #answer({ stream, expected, events, startedAt, resolve, reject }: PendingAppend, [what, revision, position]: Outcome): void {
+    this.#options.observe?.((performance.now() - startedAt) / 1000, events.length);
+    if (what === 'conflict') reject(new WrongExpectedRevision(stream, Number(expected), revision));
+    else resolve({ revision, position: Number(position), duplicate: what === 'duplicate' });
+  }
+
+  async #read(name: string, where: string, values: readonly unknown[]): Promise<readonly RecordedEvent[]> {
+    return (await this.#ask(name, `select position, stream, revision, id, type, data, metadata, recorded_at from "${this.#schema}".events ${where}`, values)).map(eventOf);
+  }
+
+  async #ask(name: string, text: string, values: readonly unknown[], withinMs = ANSWER_WITHIN_MS): Promise<readonly Cells[]> {
+    if (withinMs <= 0) throw unreachable(new Error('Waited too long for others'));
+    return this.#shared.pool.ask({ name: `${this.#schema} ${name}`, text }, values, withinMs);
+  }
+}
+
+/** The event stores of several environments on one server. */
+export class PostgresEventStores extends PerEnvironment<PostgresEventStore> {
+  /** Rejects when the server cannot be reached, or may lose what it has confirmed. */
+  static async open(options: PostgresOptions): Promise<PostgresEventStores> {
+    const { url, environments, connections = 4, allowUnsafe = false, lost = warn } = options;
+    const schemas = environments.map(schemaOf);
+    await prepare(url, async (run) => {
+      if (!allowUnsafe) await mustBeDurable(run);
+      for (const schema of schemas) await prepareLog(run, schema);
+    });
+    const pool = new PostgresPool(url, connections);
+    let users = environments.length;
+    const release = async () => {
+      if (--users === 0) await Promise.all([listener.close(), pool.close()]);
+    };
+    const stores = new Map(schemas.map((schema) => [schema, new PostgresEventStore(schema, { pool, release }, options)]));
+    const listener = new Listener(url, schemas, {
+      heard: (schema, position) => stores.get(schema)?.heard(position),
+      restored: () => { for (const store of stores.values()) store.retry(); },
+      lost,
+    });
+    try {
+      await listener.start();
+    } catch (error) {
+      await pool.close();
+      throw error;
+    }
+    return new PostgresEventStores(environments.map((environment) => [environment, stores.get(schemaOf(environment)) as PostgresEventStore]));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.entries()].map(([, store]) => store.close()));
+  }
+}
+
+const eventOf = ([position, stream, revision, id, type, data, metadata, recordedAt]: Cells): RecordedEvent => ({
+  id: String(id), type: String(type), data: JSON.parse(String(data)) as JsonObject, metadata: JSON.parse(String(metadata)) as JsonObject,
+  stream: String(stream), revision: Number(revision), position: Number(position), recordedAt: String(recordedAt),
+});
+
+const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));
