@@ -59,8 +59,10 @@ export class ExplainUsage extends query('usage.explain', { licenseId: ids.licens
   complete: Type.Boolean({ description: 'False when there are more readings than are shown' }),
 }))) {}
 
-/** How far each meter is, by its name: what views of a license are completed with. `closed` is the last day that is over and had readings. */
-const meters = Type.Record(Type.String(), Type.Object({ today: Type.Number(), month: Type.Number(), lastPeak: nullable(Type.Number()) }));
+/** How far each meter is, by its name: what views of a license are completed with. `last` is what a quota was last compared with. */
+const meters = Type.Record(Type.String(), Type.Object({
+  today: Type.Number(), month: Type.Number(), last: Type.Object({ gauge: nullable(Type.Number()), day: Type.Number(), month: Type.Number() }),
+}));
 export const MeterReadings = Type.Record(Type.String(), meters, { description: 'By license id' });
 export type MeterReadings = Static<typeof MeterReadings>;
 export class ReadMeters extends query('usage.meters', { licenseIds: listOf(ids.license) }, MeterReadings) {

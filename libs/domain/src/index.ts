@@ -33,3 +33,9 @@ export {
   KEY_DAYS, keyOf, revokedKeys, SigningKeys, signingKeyFor, signingKeyView, signingPurposes, successorFor, trustedKeys,
   type RootKey, type SigningKey, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type SigningKeyState, type SigningPurpose,
 } from './signing/signingKeys.ts';
+export { GaugePeaks, HOLD_MS, inForceAt, type Peak, type SeatEnds, type Span } from './usage/gauge.ts';
+export { comparedAt, daysOf, demandOf, dueAt, evidenceOf, isMetered, nextLook, sumOf, useOf, withUse, type MeterDay, type MeterUse, type Use } from './usage/quota.ts';
+export {
+  buckets, bucketsBetween, dayAfter, dayBefore, dayOf, endOf, isDay, MAX_BUCKETS, microsOf, MILLION, REACHES_BACK_DAYS, SKEW_SECONDS, startOf, timesOf,
+  type Bucket, type Day, type Reading,
+} from './usage/reading.ts';

@@ -51,6 +51,7 @@ export const errors = {
   IMMUTABLE_FIELD: { status: 422, title: 'The field cannot be changed' },
   REFERENCE_NOT_FOUND: { status: 422, title: 'A referenced object does not exist' },
   KEY_FORMAT_TOO_WEAK: { status: 422, title: 'Keys of this format could be guessed' },
+  USAGE_OUT_OF_RANGE: { status: 422, title: 'Usage of the future, or too long ago' },
   FINGERPRINT_REQUIRED: { status: 422, title: 'A fingerprint is required' },
   CERTIFICATE_INVALID: { status: 422, title: 'Not a certificate of this key' },
   LICENSE_TOO_LARGE: { status: 422, title: 'The license is too large to be signed' },

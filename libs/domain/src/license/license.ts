@@ -60,8 +60,8 @@ interface Erase { type: 'Erase'; reason: string; force?: boolean; mayEraseActiva
 interface Expire { type: 'Expire' }
 interface RemindExpiry { type: 'RemindExpiry'; days: ReminderDays }
 interface ReportHeartbeat { type: 'LoseHeartbeat' | 'RecoverHeartbeat'; activationId: ActivationId }
-/** `limit` is the one that the metering compared with; the limit of the license decides. `readings` explain the peak. */
-interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; readings?: JsonObject }
+/** `limit` is the one that the metering compared with; the limit of the license decides. The grace counts from `since`, when the day was over; from now, when not said. `readings` explain the peak. */
+interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; since?: Instant; readings?: JsonObject }
 interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 interface Restrict { type: 'Restrict'; meter: string }
 
@@ -322,12 +322,12 @@ function remind(license: IssuedLicense, days: ReminderDays, now: Instant): Licen
 
 const quotaOf = ({ terms }: IssuedLicense, meter: string): Quota | undefined => terms.quotas.find((quota) => quota.meter === meter);
 
-function exceedQuota(license: IssuedLicense, { meter, peak, readings }: ExceedQuota, now: Instant): LicenseEvent[] {
+function exceedQuota(license: IssuedLicense, { meter, peak, since, readings }: ExceedQuota, now: Instant): LicenseEvent[] {
   const quota = quotaOf(license, meter);
   if (!quota || license.revokedAt || peak <= quota.limit) return [];
   const { state, lastPeak, graceEndsAt } = license.meters.get(meter) ?? { state: 'normal', lastPeak: null, graceEndsAt: null };
   if (state !== 'normal' && lastPeak === peak) return [];
-  const ends = (state !== 'normal' && graceEndsAt) || graceEnd(now, license.terms.overageGraceDays);
+  const ends = (state !== 'normal' && graceEndsAt) || graceEnd(since ?? now, license.terms.overageGraceDays);
   return [{ type: 'QuotaExceeded', meter, peak, limit: quota.limit, graceEndsAt: ends, readings: readings ?? null }];
 }
 

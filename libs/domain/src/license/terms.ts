@@ -7,6 +7,8 @@ export type Features = Readonly<Record<string, Feature>>;
 export type Quota = {
   readonly meter: string;
   readonly limit: number;
+  /** The meter is a counter. Without it, a gauge, and its daily peak is what counts. */
+  readonly per?: 'day' | 'month' | undefined;
 };
 export type Expiry = {
   readonly value: number;

@@ -1,6 +1,5 @@
 import type { Instant } from '@keyledger/kernel';
 import { allowedActions, graceEndOf, meterState, statusOf, type Activation, type IssuedLicense } from './state.ts';
-import type { Features } from './terms.ts';
 
 export type LicenseView = ReturnType<typeof licenseView>;
 export type ClientLicenseView = ReturnType<typeof clientLicenseView>;
@@ -13,7 +12,7 @@ export function licenseView(license: IssuedLicense, now: Instant) {
     id, key, keyPrefix, keyVersion, status: statusOf(license, now), productId, planId, generatorId, customerId, orderId, environment, purchasedAt,
     ...terms,
     activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? graceEndOf(license) : null, holds,
-    features: featuresView(terms.features), quotas: quotasView(license, now), metadata,
+    features: terms.features as Readonly<Record<string, FeatureView>>, quotas: quotasView(license, now), metadata,
     createdAt: license.issuedAt, allowedActions: allowedActions(license, now),
   };
 }
@@ -23,18 +22,12 @@ export function clientLicenseView(license: IssuedLicense, now: Instant) {
   const { id, productId, planId, terms: { expiresAt, effectiveAt, activationLimit, features, featureFlags }, activationCount, metadata } = license;
   return {
     id, status: statusOf(license, now), productId, planId, expiresAt, effectiveAt, activationLimit, activationCount,
-    features: featuresView(features), featureFlags, quotas: quotasView(license, now), metadata,
+    features: features as Readonly<Record<string, FeatureView>>, featureFlags, quotas: quotasView(license, now), metadata,
   };
 }
 
-/** name → true, a cap, or a cap per day or month with what is left of it. Nothing is used up as long as nothing is metered. */
-export type FeatureView = true | number | { readonly limit: number; readonly per: 'day' | 'month'; readonly used: number; readonly remaining: number };
-
-function featuresView(features: Features): Readonly<Record<string, FeatureView>> {
-  return Object.fromEntries(
-    Object.entries(features).map(([name, feature]) => [name, typeof feature === 'object' ? { ...feature, used: 0, remaining: feature.limit } : feature]),
-  );
-}
+/** name → true, a cap, or a cap per day or month. What is left of that the metering knows: see `withUse`. */
+export type FeatureView = true | number | { readonly limit: number; readonly per: 'day' | 'month'; readonly used?: number; readonly remaining?: number };
 
 const quotasView = (license: IssuedLicense, now: Instant) => license.terms.quotas.map((quota) => ({ ...quota, ...meterState(license, quota.meter, now) }));
 

@@ -1,0 +1,114 @@
+import type { Instant, JsonObject } from '@keyledger/kernel';
+import type { LicenseCommand } from '../license/license.ts';
+import type { IssuedLicense } from '../license/state.ts';
+import type { Quota } from '../license/terms.ts';
+import type { FeatureView } from '../license/view.ts';
+import type { Peak } from './gauge.ts';
+import { dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, MILLION, monthOf, startOf, type Day, type Reading } from './reading.ts';
+
+/** A day of one meter. */
+export interface MeterDay {
+  readonly day: Day;
+  /** As a gauge. Null: nothing was read that held on this day, which says nothing. */
+  readonly peak: number | null;
+  /** As a counter. */
+  readonly sum: number;
+}
+
+type Period = NonNullable<Quota['per']>;
+
+/**
+ * What a quota was compared with at a moment. Of a gauge the peak of the last day that was over by then and had readings: an instance that is
+ * silent does not show that less was used. Of a counter what had been counted in the last day that was over, or in its month up to there.
+ */
+export function comparedAt(per: Quota['per'], days: readonly MeterDay[], moment: number): { readonly value: number; readonly day: Day } | undefined {
+  const last = dayBefore(dayOf(moment));
+  if (per) return { value: sumOf(days, per, last), day: last };
+  const read = days.filter(({ day, peak }) => peak !== null && day <= last).reduce<MeterDay | undefined>((latest, day) => (latest && latest.day > day.day ? latest : day), undefined);
+  return read && { value: read.peak ?? 0, day: read.day };
+}
+
+/** Counted on the day, or in its month up to and with the day. */
+export function sumOf(days: readonly MeterDay[], per: Period, last: Day): number {
+  const counts = ({ day }: MeterDay) => day === last || (per === 'month' && day < last && monthOf(day) === monthOf(last));
+  return days.filter(counts).reduce((sum, { sum: more }) => sum + Math.round(more * MILLION), 0) / MILLION;
+}
+
+/**
+ * What a day that has fallen due asks of the license; undefined when it decides nothing: the license has no such quota, there were no readings,
+ * or they came so late that a later day had been compared before. What the license makes of it is its own decision.
+ */
+export function demandOf({ terms, meters }: IssuedLicense, meter: string, days: readonly MeterDay[], due: { readonly day: Day; readonly at: number }): (LicenseCommand & { type: 'ExceedQuota' | 'RestoreQuota' }) | undefined {
+  const quota = terms.quotas.find((one) => one.meter === meter);
+  const compared = quota && comparedAt(quota.per, days, due.at);
+  if (!compared || (!quota.per && compared.day !== due.day)) return undefined;
+  const { value: peak } = compared;
+  if (peak > quota.limit) return { type: 'ExceedQuota', meter, peak, limit: quota.limit, since: new Date(due.at).toISOString() };
+  return (meters.get(meter)?.state ?? 'normal') === 'normal' ? undefined : { type: 'RestoreQuota', meter, peak };
+}
+
+/** The day at whose end an exceeded quota must be compared again though nothing may have been read: a counter starts again at nought. */
+export function nextLook({ terms }: IssuedLicense, meter: string, day: Day): Day | undefined {
+  const per = terms.quotas.find((one) => one.meter === meter)?.per;
+  return per && (per === 'day' ? dayAfter(day) : firstOfNextMonth(day));
+}
+
+/** Days of a meter that a reading may change: a gauge reading may hold into the next. */
+export function daysOf(at: number, holdMs: number): readonly Day[] {
+  const [first, last] = [dayOf(at), dayOf(at + holdMs - 1)];
+  return first === last ? [first] : [first, last];
+}
+
+/** When such a day is to be compared: at its end, or at once when it has ended already. */
+export const dueAt = (day: Day, now: number): number => Math.max(endOf(day), now);
+
+const MAX_SHOWN = 100;
+
+/** What goes into the log with an exceeded quota, so that nobody has to believe it. */
+export function evidenceOf(day: Day, peak: Peak, readings: readonly Reading[]): JsonObject {
+  const shown = readings.slice(0, MAX_SHOWN);
+  const rest = readings.slice(MAX_SHOWN);
+  return {
+    day, at: instant(peak.at),
+    instances: shown.map(({ id, instanceId, at, micros }) => ({ instanceId, value: micros / MILLION, id, at: instant(at) })),
+    ...(rest.length > 0 && { others: { instances: rest.length, value: rest.reduce((sum, { micros }) => sum + micros, 0) / MILLION } }),
+  };
+}
+
+const instant = (at: number): Instant => new Date(at).toISOString();
+
+// ---- views ----
+
+/** How far a meter is: in the present day and month, and what its quota was last compared with, as a gauge or per day or month. */
+export interface MeterUse {
+  readonly today: number;
+  readonly month: number;
+  readonly last: { readonly gauge: number | null; readonly day: number; readonly month: number };
+}
+export type Use = Readonly<Record<string, MeterUse>>;
+
+export function useOf(days: readonly MeterDay[], now: number): MeterUse {
+  const today = dayOf(now);
+  const last = (per: Quota['per']) => comparedAt(per, days, startOf(today))?.value;
+  return { today: sumOf(days, 'day', today), month: sumOf(days, 'month', today), last: { gauge: last(undefined) ?? null, day: last('day') ?? 0, month: last('month') ?? 0 } };
+}
+
+interface Metered {
+  readonly features: Readonly<Record<string, FeatureView>>;
+  readonly quotas: readonly (Quota & { readonly state: string; readonly lastPeak: number | null })[];
+}
+
+/** Whether a view of this license has anything to say about use. */
+export const isMetered = ({ features, quotas }: Pick<IssuedLicense['terms'], 'features' | 'quotas'> | Metered): boolean =>
+  quotas.length > 0 || Object.values(features).some((feature) => typeof feature === 'object');
+
+/** The view of a license with what is used of its caps, and what its quotas were last compared with. */
+export function withUse<V extends Metered>(view: V, use: Use): V {
+  const features = Object.entries(view.features).map(([name, feature]) => {
+    if (typeof feature !== 'object') return [name, feature] as const;
+    const used = use[name]?.[feature.per === 'day' ? 'today' : 'month'] ?? 0;
+    return [name, { limit: feature.limit, per: feature.per, used, remaining: Math.max(0, Math.round((feature.limit - used) * MILLION) / MILLION) }] as const;
+  });
+  const quotas = view.quotas.map((quota) => (quota.state === 'normal' ? { ...quota, lastPeak: use[quota.meter]?.last[quota.per ?? 'gauge'] ?? quota.lastPeak } : quota));
+  return { ...view, features: Object.fromEntries(features), quotas };
+}

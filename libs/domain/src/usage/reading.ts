@@ -1,0 +1,69 @@
+import { addSeconds, instantOf, refuse, type Instant } from '@keyledger/kernel';
+
+/**
+ * What an instance has said about a meter. By the million: so times are milliseconds since 1970, and values millionths, whose sums are
+ * exact in whatever order they are made.
+ */
+export interface Reading {
+  /** Within the license it counts once, ever. */
+  readonly id: string;
+  readonly instanceId: string;
+  readonly at: number;
+  readonly micros: number;
+}
+export const MILLION = 1_000_000;
+export const microsOf = (value: number): number => Math.round(value * MILLION);
+
+/** Clocks of customers are not ours. */
+export const SKEW_SECONDS = 300;
+/** A day that is longer ago is closed for good. */
+export const REACHES_BACK_DAYS = 400;
+
+/** When each was read, or a refusal that names those that are out of reach: USAGE_OUT_OF_RANGE. All of a batch counts, or nothing. */
+export function timesOf(records: readonly { readonly at: Instant }[], now: Instant): number[] {
+  const [latest, earliest] = [Date.parse(addSeconds(now, SKEW_SECONDS)), Date.parse(addSeconds(now, -REACHES_BACK_DAYS * 86_400))];
+  const times = records.map(({ at }) => Date.parse(instantOf(at) ?? ''));
+  const errors = times.flatMap((at, n) =>
+    (at > latest ? [{ pointer: `/records/${n}/at`, detail: 'is in the future' }]
+      : at >= earliest ? [] : [{ pointer: `/records/${n}/at`, detail: `is more than ${REACHES_BACK_DAYS} days ago` }]));
+  if (errors.length > 0) throw refuse('USAGE_OUT_OF_RANGE', `records must be from the last ${REACHES_BACK_DAYS} days`, { errors });
+  return times;
+}
+
+// ---- days, months and hours, all of them UTC ----
+
+const DAY_MS = 86_400_000;
+/** `2026-03-12` */
+export type Day = string;
+export const dayOf = (at: number): Day => new Date(at).toISOString().slice(0, 10);
+export const startOf = (day: Day): number => Date.parse(`${day}T00:00:00.000Z`);
+export const endOf = (day: Day): number => startOf(day) + DAY_MS;
+export const dayAfter = (day: Day): Day => dayOf(endOf(day));
+export const dayBefore = (day: Day): Day => dayOf(startOf(day) - 1);
+export const monthOf = (day: Day): string => day.slice(0, 7);
+export const firstOfNextMonth = (day: Day): Day => dayOf(Date.UTC(Number(day.slice(0, 4)), Number(day.slice(5, 7)), 1));
+/** A day that the calendar has. */
+export const isDay = (text: string): boolean => /^\d{4}-\d{2}-\d{2}$/.test(text) && !Number.isNaN(startOf(text)) && dayOf(startOf(text)) === text;
+
+export const buckets = ['hour', 'day', 'month'] as const;
+export type Bucket = (typeof buckets)[number];
+export const MAX_BUCKETS = 750;
+
+/** Whole hours, days or months that have a part in the time from `from` up to `to`. */
+export function bucketsBetween(from: number, to: number, bucket: Bucket): { readonly from: number; readonly to: number }[] {
+  const spans: { from: number; to: number }[] = [];
+  for (let start = bucketStart(from, bucket); start < to; start = spans.at(-1)?.to as number) {
+    if (spans.push({ from: start, to: bucketEnd(start, bucket) }) > MAX_BUCKETS) {
+      throw refuse('VALIDATION_FAILED', `from and to are more than ${MAX_BUCKETS} ${bucket}s apart`, { errors: [{ in: 'query', pointer: '/from', detail: `is more than ${MAX_BUCKETS} ${bucket}s before /to` }] });
+    }
+  }
+  return spans;
+}
+
+function bucketStart(at: number, bucket: Bucket): number {
+  if (bucket === 'month') return startOf(`${monthOf(dayOf(at))}-01`);
+  const length = bucket === 'hour' ? 3_600_000 : DAY_MS;
+  return Math.floor(at / length) * length;
+}
+
+const bucketEnd = (start: number, bucket: Bucket): number => (bucket === 'month' ? startOf(firstOfNextMonth(dayOf(start))) : start + (bucket === 'hour' ? 3_600_000 : DAY_MS));
