@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { INestApplicationContext, Provider } from '@nestjs/common';
 import {
-  EventStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
+  EventStores, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
 } from '@keyledger/event-store';
 import { controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
@@ -119,7 +119,7 @@ function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } 
   return { directory: dataDir };
 }
 
-async function openLogs({ dataDir, databaseUrl }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
+async function openLogs({ dataDir, databaseUrl, connections }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
   const options = {
     observe: (seconds: number) => metrics.append(seconds),
     handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it gets the same events again'),
@@ -136,7 +136,11 @@ async function openLogs({ dataDir, databaseUrl }: StoresConfig, log: Log, metric
     ]);
     return { events, snapshots: Object.assign(new SnapshotStores(snapshots), { close: () => { for (const [, store] of snapshots) store.close(); } }) };
   }
-  throw new Error('DATABASE_URL is set, but the log cannot be kept in PostgreSQL yet');
+  const [events, snapshots] = await Promise.all([
+    PostgresEventStores.open({ url: databaseUrl, environments: names, connections, ...options, lost: (error) => log.warn({ err: error }, 'the event store does not answer') }),
+    PostgresSnapshotStores.open({ url: databaseUrl, environments: names }),
+  ]);
+  return { events, snapshots };
 }
 
 /** Another process may have destroyed the key of an erased license; this one must not go on using the copy in its memory. */
