@@ -1,13 +1,14 @@
 import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { EventStores } from '@keyledger/event-store';
-import { Clock, environments, runIn, systemContext } from '@keyledger/kernel';
+import { Clock, environments, runIn, systemClock, systemContext } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases } from '@keyledger/read-models';
-import { ApiKeyCommands, ApiKeyQuery, Authentication, EnvironmentQuery } from './api-keys.handlers.ts';
+import { ApiKeyCommands, ApiKeyQuery, Authentication } from './api-keys.handlers.ts';
 import { ApiKeyList, apiKeys, ApiKeyTable } from './api-keys.queries.ts';
 import type { AccessConfig } from './config.ts';
+import { ClockCommands, EnvironmentQueries } from './environments.handlers.ts';
 import { firstStart } from './first-start.ts';
 import { oldestKept, RequestCommands, Requests } from './idempotency.handlers.ts';
 import { AccessStreams } from './streams.ts';
@@ -25,7 +26,7 @@ interface Settings {
 export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
   #tidying: NodeJS.Timeout | undefined;
 
-  constructor(private readonly projectors: Projectors, private readonly requests: Requests, private readonly clock: Clock, private readonly log: Log) {}
+  constructor(private readonly projectors: Projectors, private readonly requests: Requests, private readonly log: Log) {}
 
   static with(platform: readonly Provider[], config: AccessConfig, print: (secret: string) => void): DynamicModule {
     return {
@@ -33,7 +34,7 @@ export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        ApiKeyCommands, ApiKeyQuery, ApiKeyList, ApiKeyTable, Authentication, EnvironmentQuery, Requests, RequestCommands,
+        ApiKeyCommands, ApiKeyQuery, ApiKeyList, ApiKeyTable, Authentication, EnvironmentQueries, ClockCommands, Requests, RequestCommands,
         { provide: settings, useValue: { config, print } satisfies Settings },
         {
           provide: AccessStreams,
@@ -65,7 +66,7 @@ export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
 
   async #tidy(): Promise<void> {
     for (const environment of environments) {
-      const now = this.clock.now(environment);
+      const now = systemClock.now(environment);
       try {
         await runIn(systemContext(environment, now), () => this.requests.forgetOld(oldestKept(now)));
       } catch (error) {

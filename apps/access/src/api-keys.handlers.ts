@@ -1,6 +1,6 @@
-import { Authenticate, CreateApiKey, DeleteApiKey, GetApiKey, ListEnvironments, RotateApiKey } from '@keyledger/contracts';
-import { apiKeyView, environmentView, mayGrant, permissionsOf, type ApiKeyState } from '@keyledger/domain';
-import { context, controlEnvironment, environments, instantOf, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
+import { Authenticate, CreateApiKey, DeleteApiKey, GetApiKey, RotateApiKey } from '@keyledger/contracts';
+import { apiKeyView, mayGrant, permissionsOf, type ApiKeyState } from '@keyledger/domain';
+import { Clock, context, controlEnvironment, environments, instantOf, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { LRUCache } from 'lru-cache';
@@ -15,7 +15,7 @@ const view = (state: ApiKeyState | null, revision: number) => {
 
 @Handles(CreateApiKey, RotateApiKey, DeleteApiKey)
 export class ApiKeyCommands {
-  constructor(private readonly streams: AccessStreams, private readonly keyrings: Keyrings) {}
+  constructor(private readonly streams: AccessStreams, private readonly keyrings: Keyrings, private readonly clock: Clock) {}
 
   async execute(command: CreateApiKey | RotateApiKey | DeleteApiKey) {
     if (command instanceof CreateApiKey) return this.#create(command);
@@ -26,11 +26,10 @@ export class ApiKeyCommands {
 
   /** In the environment that the key is for: a root key may make keys for any. */
   async #create({ environment = context().environment, expiresAt, ...command }: CreateApiKey) {
-    const { actor, environment: own } = context();
-    mayGrant(actor.permissions, command);
-    if (!(environments as readonly string[]).includes(environment)) throw refuse('ENVIRONMENT_NOT_FOUND');
-    if (environment !== own && !(await this.#isRoot(actor.id as ApiKeyId))) throw refuse('ENVIRONMENT_FORBIDDEN');
-    return runIn({ ...context(), environment }, async () => {
+    mayGrant(context().actor.permissions, command);
+    await this.streams.mustReach(environment);
+    await this.clock.current?.(environment);
+    return runIn({ ...context(), environment, now: this.clock.now(environment) }, async () => {
       const apiKeyId = newId('key');
       const secret = this.#secret(apiKeyId);
       const expiry = expiresAt ? instantOf(expiresAt) : undefined;
@@ -49,10 +48,6 @@ export class ApiKeyCommands {
   #secret(apiKeyId: ApiKeyId): string {
     const { environment, commandId } = context();
     return `lk_${environment}_${apiKeyId.slice(4, 12)}_${this.keyrings.here().hmac('api-key-secret', `${commandId}/${apiKeyId}`)}`;
-  }
-
-  async #isRoot(apiKeyId: ApiKeyId): Promise<boolean> {
-    return runIn({ ...context(), environment: controlEnvironment }, async () => (await this.streams.apiKeys.load(apiKeyId)).state?.root === true);
   }
 }
 
@@ -73,14 +68,17 @@ export class ApiKeyQuery {
 export class Authentication {
   readonly #known = new LRUCache<string, { environment: string; apiKeyId: ApiKeyId }>({ max: 10_000 });
 
-  constructor(private readonly streams: AccessStreams, private readonly table: ApiKeyTable) {}
+  constructor(private readonly streams: AccessStreams, private readonly table: ApiKeyTable, private readonly clock: Clock) {}
 
   async execute({ secret }: Authenticate) {
     const hash = secretHash(secret);
     const place = this.#known.get(hash) ?? (await this.#look(secret, hash));
     if (!place) return null;
     const { environment, apiKeyId } = place;
-    const { now } = context();
+    // The question comes from control; the key lives in the time of its environment.
+    const clockIsSet = this.clock.current?.(environment);
+    if (clockIsSet) await clockIsSet;
+    const now = this.clock.now(environment);
     return runIn({ ...context(), environment }, () => this.streams.apiKeys.load(apiKeyId, (key) => {
       if (key?.secretHash !== hash) return null;
       const permissions = [...permissionsOf(key, now)];
@@ -95,17 +93,5 @@ export class Authentication {
     const place = { environment, apiKeyId };
     this.#known.set(hash, place);
     return place;
-  }
-}
-
-@Handles(ListEnvironments)
-export class EnvironmentQuery {
-  constructor(private readonly streams: AccessStreams) {}
-
-  async execute() {
-    return runIn({ ...context(), environment: controlEnvironment }, async () => {
-      const states = await Promise.all(environments.map((name) => this.streams.environments.load(name)));
-      return { data: states.flatMap(({ state }) => (state ? [environmentView(state)] : [])) };
-    });
   }
 }

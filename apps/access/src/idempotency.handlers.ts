@@ -38,7 +38,8 @@ export class Requests {
   async claim({ bodyHash, ...claim }: ClaimRequest): Promise<{ state: 'run'; commandId: string; commandAt: Instant; retry: boolean } | ({ state: 'done' } & StoredAnswer)> {
     const { id, body } = this.#hashes(claim, bodyHash);
     const commandId = newCommandId();
-    const { now: commandAt } = context();
+    // As the edge says it: retries happen in real time, whatever the environment's clock says.
+    const { commandAt } = context();
     const { changes } = await this.databases.here().run(
       'insert into access_requests (claim, body_hash, command_id, command_at) values (?, ?, ?, ?) on conflict (claim) do nothing', [id, body, commandId, commandAt]);
     if (changes === 1) {

@@ -1,5 +1,6 @@
 import { ApiKey, Environment } from '@keyledger/domain';
 import { Aggregates, type EventStores } from '@keyledger/event-store';
+import { context, controlEnvironment, environments, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 
 /** The streams that access alone writes. */
@@ -10,5 +11,16 @@ export class AccessStreams {
   constructor(events: EventStores, keyrings: Keyrings) {
     this.apiKeys = new Aggregates(ApiKey, events, keyrings);
     this.environments = new Aggregates(Environment, events, keyrings);
+  }
+
+  /** Refuses unless there is such an environment and the caller's key is one of it, or a root key. */
+  async mustReach(environment: string): Promise<void> {
+    if (!(environments as readonly string[]).includes(environment)) throw refuse('ENVIRONMENT_NOT_FOUND');
+    const { environment: own, actor } = context();
+    if (environment !== own && !(await this.#isRoot(actor.id as ApiKeyId))) throw refuse('ENVIRONMENT_FORBIDDEN');
+  }
+
+  #isRoot(apiKeyId: ApiKeyId): Promise<boolean> {
+    return runIn({ ...context(), environment: controlEnvironment }, async () => (await this.apiKeys.load(apiKeyId)).state?.root === true);
   }
 }

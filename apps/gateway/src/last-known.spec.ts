@@ -3,13 +3,17 @@ import type { ValidateLicense } from '@keyledger/contracts';
 import { LastKnownVerdicts } from './last-known.ts';
 
 const at = '2026-11-21T12:00:00.000Z';
+/** Of this process, when it was answered. The environment's may be another one. */
+const here = Date.parse('2020-01-01T00:00:00.000Z');
 const question = { licenseKey: 'K', fingerprint: 'fp' } as ValidateLicense;
 const kept = (over: object = {}, license: object = {}) => {
   const known = new LastKnownVerdicts();
-  known.keep('production', question, JSON.stringify({ valid: true, conclusive: true, checkedAt: at, graceEndsAt: null, license: { expiresAt: null, effectiveAt: null, ...license }, ...over }));
+  known.keep('production', question, JSON.stringify({ valid: true, conclusive: true, checkedAt: at, graceEndsAt: null, license: { expiresAt: null, effectiveAt: null, ...license }, ...over }), here);
   return known;
 };
-const later = (minutes: number) => Date.parse(at) + minutes * 60_000;
+const after = (from: number, minutes: number) => from + minutes * 60_000;
+const later = (minutes: number) => after(here, minutes);
+const there = (minutes: number) => new Date(after(Date.parse(at), minutes)).toISOString();
 
 describe('The last known verdict', () => {
   it('is what was answered, when it was, and says that it is not conclusive', () => {
@@ -30,14 +34,14 @@ describe('The last known verdict', () => {
   });
 
   it.each([['graceEndsAt', true], ['expiresAt', false], ['effectiveAt', false]])('is not used once its %s has passed', (name, isOuter) => {
-    const instant = { [name]: new Date(later(30)).toISOString() };
+    const instant = { [name]: there(30) };
     const known = isOuter ? kept(instant) : kept({}, instant);
     expect(known.find('production', question, later(29))).toBeDefined();
     expect(known.find('production', question, later(30))).toBeUndefined();
   });
 
   it('is used when an instant had passed before', () => {
-    expect(kept({ valid: false }, { expiresAt: new Date(later(-30)).toISOString() }).find('production', question, later(1))).toBeDefined();
+    expect(kept({ valid: false }, { expiresAt: there(-30) }).find('production', question, later(1))).toBeDefined();
   });
 
   it('is forgotten after a day', () => {

@@ -11,18 +11,18 @@ const keptMs = 24 * 3_600_000;
  * customer out. Such an answer keeps its `checkedAt` and is not conclusive.
  */
 export class LastKnownVerdicts {
-  readonly #texts = new LRUCache<string, string>({ maxSize: maxVerdicts, sizeCalculation: () => 1 });
+  readonly #kept = new LRUCache<string, { readonly text: string; readonly at: number }>({ maxSize: maxVerdicts, sizeCalculation: () => 1 });
 
-  keep(environment: string, question: ValidateLicense, text: string): void {
-    this.#texts.set(nameOf(environment, question), text);
+  keep(environment: string, question: ValidateLicense, text: string, now: number): void {
+    this.#kept.set(nameOf(environment, question), { text, at: now });
   }
 
   /** Undefined when there is none, or when an instant that it names has passed since: then it may not be true any more. */
   find(environment: string, question: ValidateLicense, now: number): string | undefined {
-    const text = this.#texts.get(nameOf(environment, question));
-    if (text === undefined) return undefined;
-    const { token: _, ...verdict } = JSON.parse(text) as Verdict & { token?: string };
-    return stands(verdict, now) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;
+    const kept = this.#kept.get(nameOf(environment, question));
+    if (kept === undefined) return undefined;
+    const { token: _, ...verdict } = JSON.parse(kept.text) as Verdict & { token?: string };
+    return stands(verdict, now - kept.at) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;
   }
 }
 
@@ -31,8 +31,9 @@ export const isNobodyThere = (error: unknown): boolean => error instanceof Refus
 /** A nonce makes every question another one, and is answered by a token, which is only ever given fresh. */
 const nameOf = (environment: string, { nonce: _, ...question }: ValidateLicense & { nonce?: string }): string => `${environment} ${JSON.stringify(question)}`;
 
-function stands({ checkedAt, graceEndsAt, license }: Verdict, now: number): boolean {
+/** By its own time and what has passed since: a test environment may be years ahead of this process. */
+function stands({ checkedAt, graceEndsAt, license }: Verdict, elapsedMs: number): boolean {
   const from = Date.parse(checkedAt);
-  const hasPassed = (instant: string | null | undefined) => typeof instant === 'string' && Date.parse(instant) > from && Date.parse(instant) <= now;
-  return now - from < keptMs && ![graceEndsAt, license?.expiresAt, license?.effectiveAt].some(hasPassed);
+  const hasPassed = (instant: string | null | undefined) => typeof instant === 'string' && Date.parse(instant) > from && Date.parse(instant) <= from + elapsedMs;
+  return elapsedMs < keptMs && ![graceEndsAt, license?.expiresAt, license?.effectiveAt].some(hasPassed);
 }

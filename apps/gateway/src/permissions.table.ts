@@ -26,6 +26,7 @@ Reading catalog, customers, orders, licenses, activations and events: license.re
   GET    /licenses/:id                                 x              x             x          x         x        x
   GET    /licenses/:id/activations                     x              x             x          x         x        x
   GET    /licenses/:id/events                          x              x             x          x         x        x
+  GET    /sweeps                                       x              x             x          x         x        x
 
 Customers, orders and issuing: license.issue
   POST   /customers                                    x              x             x          x         .        .
@@ -60,6 +61,12 @@ For good: license.revoke
 API keys: access.manage
   POST   /api-keys                                     x              .             .          .         .        .
   GET    /api-keys                                     x              .             .          .         .        .
+  POST   /licenses/health/sweep                        x              x             x          .         .        .
+
+The clock of a test environment: settings.manage
+  GET    /environments/:name/clock                     x              .             .          .         .        .
+  PUT    /environments/:name/clock                     x              .             .          .         .        .
+  POST   /environments/:name/clock/advance             x              .             .          .         .        .
   GET    /api-keys/:id                                 x              .             .          .         .        .
   POST   /api-keys/:id/rotate                          x              .             .          .         .        .
   DELETE /api-keys/:id                                 x              .             .          .         .        .

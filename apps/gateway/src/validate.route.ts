@@ -30,7 +30,7 @@ export function serveValidation(
         if (verdict.license) unknownLicenseKeys.right(ip, body.licenseKey);
         else if (!verdict.retired) unknownLicenseKeys.wrong(ip, body.licenseKey, reply);
         const text = written(verdict);
-        if (verdict.license) lastKnown?.keep(environment, body, text);
+        if (verdict.license) lastKnown?.keep(environment, body, text, Date.now());
         void answer(text);
       }).catch((error: unknown) => {
         const known = isNobodyThere(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;

@@ -27,6 +27,19 @@ export class ListEnvironments extends query('environment.list', {}, Type.Object(
   data: listOf(Type.Object({ name: Type.String(), createdAt: instant })),
 })) {}
 
+export const ClockView = named('Clock', Type.Object({
+  now: instant,
+  controlled: Type.Boolean({ description: 'It was put somewhere and ticks on from there; otherwise it is real time' }),
+}));
+export class GetClock extends query('environment.clock', { name: Type.String() }, ClockView) {}
+/** Forward only; production refuses. */
+export class SetClock extends command('environment.set-clock', { name: Type.String(), now: instant }, ClockView) {
+  readonly type = 'SetClock';
+}
+export class AdvanceClock extends command('environment.advance-clock', { name: Type.String(), seconds: Type.Number({ minimum: 0 }) }, ClockView) {
+  readonly type = 'AdvanceClock';
+}
+
 /** Whose secret this is; null when nobody's, or no longer. `environment` is null for a root key, which reaches all of them. */
 export class Authenticate extends query('access.authenticate', { secret: Type.String() }, nullable(Type.Object({
   apiKeyId: ids.apiKey, environment: nullable(Type.String()), role: nullable(role), permissions,

@@ -1,7 +1,7 @@
 export {
   ApiKey, apiKeyView, mayGrant, permissionsOf, type ApiKeyCommand, type ApiKeyEvent, type ApiKeyState,
 } from './access/apiKey.ts';
-export { Environment, environmentNamePattern, environmentView, type EnvironmentCommand, type EnvironmentEvent, type EnvironmentState } from './access/environment.ts';
+export { clockView, Environment, environmentNamePattern, environmentView, type EnvironmentCommand, type EnvironmentEvent, type EnvironmentState } from './access/environment.ts';
 export {
   Customer, customerView, isErased, normaliseEmail, type CustomerCommand, type CustomerEvent, type CustomerState,
 } from './catalog/customer.ts';

@@ -51,6 +51,8 @@ export function newId<P extends IdPrefix>(prefix: P, index = 0): Id<P> {
 /** Worlds that are there from the first start on. `control` holds what spans them and is nobody's to ask for. */
 export const environments = ['production', 'staging'] as const;
 export const controlEnvironment = 'control';
+/** Customers live in real time, and so does what spans the worlds; any other world can be given a time of its own. */
+export const mayHaveOwnTime = (environment: string): boolean => environment !== 'production' && environment !== controlEnvironment;
 
 const system: Actor = { type: 'system', id: 'keyledger', permissions: [] };
 

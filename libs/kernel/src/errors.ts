@@ -8,6 +8,7 @@ export const errors = {
   UNAUTHENTICATED: { status: 401, title: 'A valid API key is required' },
   PERMISSION_DENIED: { status: 403, title: 'The API key lacks the permission' },
   ENVIRONMENT_FORBIDDEN: { status: 403, title: 'The API key belongs to another environment' },
+  PRODUCTION_CLOCK: { status: 403, title: 'Production lives in real time' },
   LICENSE_NOT_ASSIGNED: { status: 403, title: 'License not assigned' },
   LICENSE_NOT_YET_EFFECTIVE: { status: 403, title: 'License not yet effective' },
   LICENSE_EXPIRED: { status: 403, title: 'License Expired' },

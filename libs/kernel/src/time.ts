@@ -31,6 +31,8 @@ function daysInMonth(date: Date): number {
 /** Time, per environment: a non-production environment may get a clock that tests can set. */
 export abstract class Clock {
   abstract now(environment: string): Instant;
+  /** Before a decision: resolves once every change of the environment's clock that was answered before this call is known here. Undefined: nothing to wait for. */
+  current?(environment: string): Promise<void> | undefined;
 }
 
 let lastMillisecond = -1;

@@ -49,9 +49,12 @@ export const messagingContract = (name: string, open: () => Promise<Network>) =>
   const clock: Clock = {
     now(environment) {
       if (environment === 'nowhere') throw new Error(`no clock for ${environment}`);
-      return environment === 'staging' ? '2030-01-01T00:00:00.000Z' : received;
+      return environment === 'staging' ? '2030-01-01T00:00:00.000Z' : environment === 'moving' ? moving.now : received;
     },
+    current: (environment) => (environment === 'moving' ? moving.reached.promise : undefined),
   };
+  /** An environment whose clock is being put forward: who hears that first, and who has heard. */
+  let moving: { now: string; reached: PromiseWithResolvers<void> };
   let network: Network;
   let client: MessageClient;
   let clientSide: Transport;
@@ -66,6 +69,7 @@ export const messagingContract = (name: string, open: () => Promise<Network>) =>
     server = await network.connect();
     errors = [];
     outcomes = [];
+    moving = { now: start, reached: Promise.withResolvers() };
   });
   afterEach(() => network.close());
 
@@ -149,6 +153,23 @@ export const messagingContract = (name: string, open: () => Promise<Network>) =>
         expect(errors).toEqual([{ error: expect.objectContaining({ message: 'secret at /srv/x.ts' }), correlationId: 'cor-7' }]);
         expect(outcomes).toEqual([`${type.subject} failed`]);
       });
+
+    it('by the clock that the environment has by then', async () => {
+      const at: string[] = [];
+      await serve<Message>(type, () => void at.push(context().now));
+      const asked = send({ environment: 'moving' });
+      await send({ environment: 'staging' });
+      Object.assign(moving, { now: '2031-01-01T00:00:00.000Z' }).reached.resolve();
+      await asked;
+      expect(at).toEqual(['2030-01-01T00:00:00.000Z', '2031-01-01T00:00:00.000Z']);
+    });
+
+    it('with the refusal of a clock that cannot be known', async () => {
+      await serve<Message>(type, () => 'never');
+      moving.reached.reject(refuse('READ_MODEL_BEHIND'));
+      await expect(send({ environment: 'moving' })).rejects.toEqual(code('READ_MODEL_BEHIND'));
+      expect(outcomes).toEqual([`${type.subject} refused`]);
+    });
 
     it('with INTERNAL when it cannot even be begun', async () => {
       await serve<Message>(type, () => 'never');

@@ -42,7 +42,12 @@ export function handlerOf<M extends Message>(
     throw refusalFor(error);
   }
 
-  function inContext<T>(sent: SentContext, work: () => T): T {
+  function inContext<T>(sent: SentContext, work: () => T): T | Promise<T> {
+    const clockIsSet = clock.current?.(sent.environment);
+    return clockIsSet ? clockIsSet.then(() => atOnce(sent, work), thrown) : atOnce(sent, work);
+  }
+
+  function atOnce<T>(sent: SentContext, work: () => T): T {
     return withRemoteParent(sent.traceparent, () => runIn(opened(sent, clock.now(sent.environment)), work));
   }
 

@@ -39,7 +39,8 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
       const app = await NestFactory.createApplicationContext(module, { logger: false, abortOnError: false });
       services.push(app);
       await serveMessages(app, transport, {
-        queue, clock,
+        // The stores may have brought a clock that knows more than this process does.
+        queue, clock: app.get(Clock, { strict: false }),
         onError: (error, subject) => log.error({ err: error, subject }, 'message failed'),
         onHandled: (subject, outcome) => metrics.message(subject, outcome),
       });

@@ -60,8 +60,11 @@ class Follower implements View {
   }
 
   async #react(due: readonly RecordedEvent[], position: Position): Promise<void> {
-    const now = this.#options.clock.now(this.#environment);
-    if (due.length > 0) await runIn(systemContext(this.#environment, now), () => this.#options.react(due));
+    const { clock, react } = this.#options;
+    if (due.length > 0) {
+      await clock.current?.(this.#environment);
+      await runIn(systemContext(this.#environment, clock.now(this.#environment)), () => react(due));
+    }
     if (position - this.#saved >= UNSAVED_POSITIONS || Date.now() - this.#savedAt >= SAVE_EVERY_MS) await this.#save(position);
     this.#advance(position);
   }

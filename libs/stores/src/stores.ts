@@ -4,10 +4,11 @@ import type { INestApplicationContext, Provider } from '@nestjs/common';
 import {
   EventStores, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
 } from '@keyledger/event-store';
-import { controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
+import { Clock, controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
 import { projectionsKeepUp, type Health, type Log, type Metrics, type ProjectionLag } from '@keyledger/observability';
 import { openDatabases, Projectors, ReadDatabases, reactionsTable, StateDatabases, tablesOf, type Databases, type Migration } from '@keyledger/read-models';
+import { EnvironmentClocks } from './clocks.ts';
 import type { StoresConfig } from './config.ts';
 import { mustBeComplete } from './import.ts';
 
@@ -53,6 +54,7 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
   await mustBeComplete(state);
   const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
     [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
+  const clocks = await EnvironmentClocks.open(events.of(controlEnvironment), environments);
   const forgetting = databaseUrl === undefined ? [] : await Promise.all(names.map((name) => forgetErased(events.of(name), keyrings.of(name))));
   return {
     providers: [
@@ -61,10 +63,12 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
       { provide: StateDatabases, useValue: new StateDatabases(state.entries()) },
       { provide: ReadDatabases, useValue: new ReadDatabases(read.entries()) },
       { provide: Keyrings, useValue: keyrings },
+      // Instead of the process's own, which knows real time only.
+      { provide: Clock, useValue: clocks },
     ],
     watch: (services) => watchReadModels(services.map((service) => service.get(Projectors)), metrics, health),
     async close() {
-      await Promise.all(forgetting.map((subscription) => subscription.close()));
+      await Promise.all([clocks, ...forgetting].map((subscription) => subscription.close()));
       await events.close();
       await snapshots.close();
       for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();

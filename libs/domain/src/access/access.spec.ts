@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { permissions, roles, type ErrorCode } from '@keyledger/kernel';
 import { at, idOf, scenarios } from '@keyledger/testing';
 import { ApiKey, apiKeyView, mayGrant, permissionsOf, type ApiKeyCommand } from './apiKey.ts';
-import { Environment, environmentView, type EnvironmentCommand } from './environment.ts';
+import { clockView, Environment, environmentView, timeIn, type EnvironmentCommand, type EnvironmentState } from './environment.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const later = '2026-11-22T12:00:00.000Z';
@@ -81,6 +81,43 @@ describe('An API key', () => {
     });
     expect(JSON.stringify(state && apiKeyView(state))).not.toMatch(/s1|s2/);
   });
+});
+
+describe('The clock of an environment', () => {
+  const { given, story, stateOf } = scenarios(Environment, now);
+  const set = (instant: string): EnvironmentCommand => ({ type: 'SetClock', now: instant });
+  const advance = (seconds: number): EnvironmentCommand => ({ type: 'AdvanceClock', seconds });
+  const staging = story({ type: 'Create', name: 'staging' });
+  const soon = '2026-11-21T12:00:10.000Z';
+  const inTwoYears = '2028-11-21T12:00:00.000Z';
+  const state = (history: typeof staging) => stateOf(history) as EnvironmentState;
+
+  it('shows real time until it is put somewhere', () => expect(clockView(state(staging), soon)).toEqual({ now: soon, controlled: false }));
+  it('ticks on from where it was put', () => {
+    given(staging).when(set('2028-11-21T13:00:00+01:00')).thenEvents({ type: 'ClockSet', now: inTwoYears, aheadMs: Date.parse(inTwoYears) - Date.parse(now) });
+    expect(clockView(state(story(staging, set(inTwoYears))), soon)).toEqual({ now: '2028-11-21T12:00:10.000Z', controlled: true });
+  });
+  it('moves on by seconds from the time there', () => {
+    given(staging).when(advance(10)).thenEvents({ type: 'ClockSet', now: soon, aheadMs: 10_000 });
+    expect(timeIn(state(story(staging, set(inTwoYears), at(soon, advance(86_400)))), soon)).toBe('2028-11-22T12:00:10.000Z');
+    given(staging).when(advance(0)).thenNothing();
+  });
+  it('is not put back, not even behind real time', () => {
+    given(staging).when(set('2026-11-21T11:59:59.999Z')).thenRefused('CLOCK_BACKWARDS', { now });
+    given(story(staging, set(inTwoYears)), soon).when(set(now)).thenRefused('CLOCK_BACKWARDS', { now: '2028-11-21T12:00:10.000Z' });
+  });
+  it('is put to the same instant once', () => given(story(staging, set(inTwoYears)), soon).when(set(inTwoYears)).thenNothing());
+  it('is not put where instants are no longer told apart', () => {
+    given(staging).when(set('9999-01-01T00:00:00Z')).thenRefused('VALIDATION_FAILED');
+    given(staging).when(set('yesterday')).thenRefused('VALIDATION_FAILED');
+    for (const seconds of [300_000_000_000, 1e300]) given(staging).when(advance(seconds)).thenRefused('VALIDATION_FAILED');
+  });
+  it('is real time in production, for everybody', () => {
+    for (const name of ['production', 'control']) {
+      for (const command of [set(inTwoYears), advance(1), advance(0)]) given(story({ type: 'Create', name })).when(command).thenRefused('PRODUCTION_CLOCK');
+    }
+  });
+  it('needs an environment', () => given().when(set(inTwoYears)).thenRefused('ENVIRONMENT_NOT_FOUND'));
 });
 
 describe('An environment', () => {
