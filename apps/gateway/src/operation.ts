@@ -1,4 +1,4 @@
-import { Delete, Get, HttpCode, Patch, Post } from '@nestjs/common';
+import { Delete, Get, HttpCode, Patch, Post, Put } from '@nestjs/common';
 import { RouteConfig, RouteSchema } from '@nestjs/platform-fastify';
 import type { ErrorCode, Permission } from '@keyledger/kernel';
 import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
@@ -30,7 +30,7 @@ export interface OperationOptions {
 export interface Operation extends OperationOptions {
   /** The name of the handler; unique, because clients are generated from it. */
   id: string;
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   path: string;
 }
 
@@ -39,7 +39,7 @@ const nothing = Type.Object({}, { additionalProperties: false });
 /** One place for all that is to be known of a route: method, path, permission, schemas, documentation. */
 export function Route(route: `${Operation['method']} /${string}`, options: OperationOptions): MethodDecorator {
   const [method, path] = route.split(' ') as [Operation['method'], string];
-  const verb = { GET: Get, POST: Post, PATCH: Patch, DELETE: Delete }[method];
+  const verb = { GET: Get, POST: Post, PUT: Put, PATCH: Patch, DELETE: Delete }[method];
   return (target, key, descriptor) => {
     const operation: Operation = { ...options, id: String(key), method, path };
     const schema = {

@@ -55,6 +55,7 @@ export const errors = {
   USAGE_OUT_OF_RANGE: { status: 422, title: 'Usage of the future, or too long ago' },
   FINGERPRINT_REQUIRED: { status: 422, title: 'A fingerprint is required' },
   CERTIFICATE_INVALID: { status: 422, title: 'Not a certificate of this key' },
+  CLOCK_BACKWARDS: { status: 422, title: 'A clock is never put back' },
   LICENSE_TOO_LARGE: { status: 422, title: 'The license is too large to be signed' },
   IDEMPOTENCY_KEY_REUSED: { status: 422, title: 'The Idempotency-Key was used for another request' },
   RATE_LIMITED: { status: 429, title: 'Too many requests' },
