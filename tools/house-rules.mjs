@@ -30,7 +30,7 @@ export const imports = {
   'apps/activation': service,
   'apps/signing': [...service, 'license-file'],
   'apps/distributed': ['process', 'servers'],
-  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation'],
+  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing'],
 };
 
 /** Third-party packages that only some may touch: stores stay behind their ports, the ORM out of the edge. */
@@ -40,6 +40,7 @@ const reserved = [
   { packages: /^@nats-io\//, owners: ['libs/messaging'] },
   { packages: /^jose$/, owners: ['libs/license-file'] },
   { packages: /^(fastify|@fastify\/|@nestjs\/platform-fastify)/, owners: ['apps/gateway', 'apps/standalone'] },
+  { packages: /^@keyledger\/license-file\/sign$/, owners: ['apps/signing'] },
 ];
 
 const importPattern = /(?:^|\n)\s*(?:import|export)\s[^'";]*?from\s+'([^']+)'|import\(\s*'([^']+)'\s*\)|(?:^|\n)\s*import\s+'([^']+)'/g;

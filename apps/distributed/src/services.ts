@@ -4,6 +4,7 @@ export const services = [
   { name: 'activation', alias: undefined },
   { name: 'catalog', alias: undefined },
   { name: 'license-authority', alias: 'authority' },
+  { name: 'signing', alias: undefined },
   { name: 'access', alias: undefined },
 ] as const;
 

@@ -10,6 +10,7 @@ import { Health, Metrics, type Log } from '@keyledger/observability';
 import type { FastifyInstance } from 'fastify';
 import { AccessController } from './access.controller.ts';
 import { Admission, requestIdOf } from './admission.ts';
+import { AppliancesController } from './appliances.controller.ts';
 import { CatalogController } from './catalog.controller.ts';
 import type { GatewayConfig } from './config.ts';
 import { ApiDocument, serveDocs } from './docs.ts';
@@ -17,13 +18,16 @@ import { Edge } from './edge.ts';
 import { Idempotency } from './idempotency.ts';
 import { acceptJson } from './json-body.ts';
 import type { LastKnownVerdicts } from './last-known.ts';
+import { LicenseStreams } from './license-streams.ts';
 import { LicenseController } from './license.controller.ts';
 import { LicensesController } from './licenses.controller.ts';
 import type { Operation } from './operation.ts';
 import { assemblePipeline } from './pipeline.ts';
 import { ProblemFilter, refuseBytes, refuseUrl, validationRefusal } from './problems.ts';
 import { RateLimits } from './rate-limits.ts';
+import { SigningController } from './signing.controller.ts';
 import { SystemController } from './system.controller.ts';
+import { TimeController } from './time.controller.ts';
 import { serveValidation } from './validate.route.ts';
 import { validatorCompiler } from './validation.ts';
 
@@ -44,9 +48,10 @@ class GatewayModule {
   static with({ messages, metrics, health }: GatewayPlatform, limits: RateLimits, document: ApiDocument): DynamicModule {
     return {
       module: GatewayModule,
-      controllers: [LicenseController, LicensesController, CatalogController, AccessController, SystemController],
+      controllers: [LicenseController, LicensesController, AppliancesController, CatalogController, AccessController, SigningController, TimeController, SystemController],
       providers: [
         Edge,
+        { provide: LicenseStreams, useFactory: (edge: Edge) => new LicenseStreams(edge), inject: [Edge] },
         { provide: MessageClient, useValue: messages },
         { provide: RateLimits, useValue: limits },
         { provide: Metrics, useValue: metrics },
@@ -75,6 +80,10 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   app.useGlobalFilters(problems);
   serveValidation(fastify, messages, limits, problems, lastKnown);
   await serveDocs(fastify);
+  fastify.addHook('preClose', (done) => {
+    app.get(LicenseStreams).close();
+    done();
+  });
   await app.init();
   return app;
 }

@@ -1,15 +1,15 @@
 import { Body, Controller, Param, Query } from '@nestjs/common';
 import {
   AssignLicense, bodyOf, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, LastSeen, licenseFilters, ListActivations, ListLicenseEvents,
-  ListLicenses, ReactivateLicense, RegenerateKey, RenewLicense, RevokeActivation, RevokeLicense, SuggestLicenses, SuspendLicense, TotalLicenses, UnsuspendLicense,
+  ListLicenses, IssueLicenseFile, IssueOfflineFile, ReactivateLicense, RegenerateKey, RenewLicense, RevokeActivation, RevokeLicense, SuggestLicenses, SuspendLicense, TotalLicenses, UnsuspendLicense,
   LicenseView, paging,
 } from '@keyledger/contracts';
 import type { ErrorCode, LicenseId } from '@keyledger/kernel';
 import { Edge } from './edge.ts';
+import * as examples from './examples.ts';
 import { Route, type OperationOptions } from './operation.ts';
-import { IdOf } from './params.ts';
+import { IdOf, LicenseParam } from './params.ts';
 
-const LicenseParam = () => Param('id', IdOf('lic', 'LICENSE_NOT_FOUND'));
 const stateful: readonly ErrorCode[] = ['LICENSE_NOT_FOUND', 'INVALID_TRANSITION', 'TERMINAL_STATE'];
 const action = (type: { fields: object }, needs: OperationOptions['needs'], summary: string, refuses: readonly ErrorCode[] = []): OperationOptions => ({
   needs, summary, body: bodyOf(type as typeof AssignLicense, 'licenseId'), answer: LicenseView, versioned: true, refuses: [...stateful, ...refuses],
@@ -114,6 +114,22 @@ export class LicensesController {
   @Route('DELETE /licenses/:id/activations/:instanceId', { needs: 'license.manage', summary: 'Revoke one instance; its seat is free', versioned: true, refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'] })
   async revokeLicenseActivation(@LicenseParam() licenseId: LicenseId, @Param('instanceId', IdOf('act', 'INSTANCE_NOT_FOUND')) activationId: string) {
     await this.edge.send(RevokeActivation, { licenseId, activationId });
+  }
+
+  @Route('POST /licenses/:id/license-file', {
+    needs: 'license.issue', summary: 'The signed license file, for machines that pin the root', answer: IssueLicenseFile.answer, status: 201, refuses: [...stateful, 'LICENSE_TOO_LARGE'],
+    example: examples.licenseFile,
+  })
+  issueLicenseFile(@LicenseParam() licenseId: LicenseId) {
+    return this.edge.send(IssueLicenseFile, { licenseId });
+  }
+
+  @Route('POST /licenses/:id/offline-file', {
+    needs: 'license.preview', summary: 'The verdict of now for a machine that cannot ask, good for 24 hours', body: bodyOf(IssueOfflineFile, 'licenseId'), answer: IssueOfflineFile.answer, status: 201,
+    refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'LICENSE_TOO_LARGE'], example: examples.offlineFile,
+  })
+  issueOfflineFile(@LicenseParam() licenseId: LicenseId, @Body() body: IssueOfflineFile) {
+    return this.edge.send(IssueOfflineFile, { ...body, licenseId });
   }
 
   @Route('GET /licenses/:id/events', { needs: 'license.read', summary: 'The history of the license, without secrets', query: paging, answer: ListLicenseEvents.answer, refuses: ['LICENSE_NOT_FOUND'] })

@@ -25,7 +25,10 @@ export function openApi(operations: readonly Operation[], version: string): Docu
     tags: [...new Set(operations.map(tagOf))].map((name) => ({ name })),
     paths,
     components: {
-      securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. It belongs to one environment; a root key chooses by X-Environment' } },
+      securitySchemes: {
+        apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. It belongs to one environment; a root key chooses by X-Environment' },
+        licenseKey: { type: 'apiKey', in: 'header', name: 'Authorization', description: '`License <license key>`: the key of the license in the path, in the environment of X-Environment' },
+      },
       parameters,
       headers,
       schemas: { Problem: problemSchema, ...Object.fromEntries([...namedSchemas].map(([name, schema]) => [name, withReferences(schema, name)])) },
@@ -50,7 +53,7 @@ const headers = {
 const headersOf = (...names: (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, reference('headers', name)]));
 
 const tags: Readonly<Record<string, string>> = {
-  license: 'client license API', me: 'access', environments: 'access', 'api-keys': 'access', health: 'operation', metrics: 'operation', 'openapi.json': 'operation',
+  license: 'client license API', me: 'access', environments: 'access', 'api-keys': 'access', 'signing-keys': 'signing', '.well-known': 'signing', health: 'operation', metrics: 'operation', 'openapi.json': 'operation',
 };
 function tagOf({ path }: Operation): string {
   const first = path.split('/')[1] ?? '';
@@ -65,7 +68,7 @@ function describe(operation: Operation): Document {
     operationId: id,
     summary,
     tags: [tagOf(operation)],
-    ...(needsApiKey(operation) ? { security: [{ apiKey: [] }], ...(needs !== 'any-api-key' && { 'x-permission': needs }) } : { security: [] }),
+    ...(needsApiKey(operation) ? { security: [{ apiKey: [] }, ...(operation.orLicenseKey ? [{ licenseKey: [] }] : [])], ...(needs !== 'any-api-key' && { 'x-permission': needs }) } : { security: [] }),
     parameters: parametersOf(operation),
     ...(body && { requestBody: { required: requiresBody(operation), content: { 'application/json': { schema: withReferences(body), ...(example && { example: example.body }) } } } }),
     responses: { [statusOf(operation)]: success, ...(alsoStatus && { [alsoStatus]: success }), ...problemsOf(operation) },

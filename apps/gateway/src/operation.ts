@@ -9,6 +9,8 @@ export type Access = Permission | 'any-api-key' | 'license-key' | 'public';
 export interface OperationOptions {
   /** The row of the permission table. */
   needs: Access;
+  /** Instead of an API key, the key of the license in the path will do: `Authorization: License <license key>`. */
+  orLicenseKey?: boolean;
   summary: string;
   body?: TObject;
   query?: TProperties;
@@ -21,10 +23,12 @@ export interface OperationOptions {
   /** A single resource: its revision becomes the ETag, and what changes it honours If-Match. */
   versioned?: boolean;
   contentType?: string;
+  /** Open to everybody, and yet another one in each environment. */
+  ofEnvironment?: boolean;
   /** Changes nothing, whatever its method is. */
   safe?: boolean;
   /** For the documentation. */
-  example?: { body: object; answer: object };
+  example?: { body?: object; answer: object };
 }
 
 export interface Operation extends OperationOptions {
@@ -56,7 +60,7 @@ export const statusOf = ({ status, answer }: OperationOptions): number => status
 export const isMutation = ({ method, safe }: Operation): boolean => method !== 'GET' && !safe;
 export const needsApiKey = ({ needs }: Operation): boolean => needs !== 'public' && needs !== 'license-key';
 /** Health, metrics and documents are of the installation, and X-Environment is nothing to them. */
-export const hasEnvironment = ({ needs }: Operation): boolean => needs !== 'public';
+export const hasEnvironment = ({ needs, ofEnvironment }: Operation): boolean => needs !== 'public' || ofEnvironment === true;
 export const requiresBody = ({ body }: Operation): boolean => ((body?.['required'] as string[] | undefined)?.length ?? 0) > 0;
 /** There is nothing to compare with before it is created. */
 export const honoursIfMatch = (operation: Operation): boolean => operation.versioned === true && isMutation(operation) && operation.status !== 201;

@@ -33,6 +33,7 @@ Customers, orders and issuing: license.issue
   PATCH  /customers/:id                                x              x             x          x         .        .
   POST   /orders                                       x              x             x          x         .        .
   POST   /licenses                                     x              x             x          x         .        .
+  POST   /licenses/:id/license-file                    x              x             x          x         .        .
 
 Products, plans and generators: catalog.manage
   POST   /products                                     x              x             .          .         .        .
@@ -54,22 +55,41 @@ What happens to a license: license.manage. Erasing one that was ever activated n
   POST   /licenses/:id/regenerate-key                  x              x             x          .         .        .
   DELETE /licenses/:id                                 x              x             x          .         .        .
   DELETE /licenses/:id/activations/:instanceId         x              x             x          .         .        .
+  POST   /licenses/:id/directives                      x              x             x          .         .        .
+
+To carry to a machine that cannot ask: license.preview
+  POST   /licenses/:id/offline-file                    x              x             x          .         .        .
+
+Boxes, by an API key with license.manage, or by the license's own key (Authorization: License)
+  POST   /licenses/:id/activate                        x              x             x          .         .        .
+  POST   /licenses/:id/heartbeat                       x              x             x          .         .        .
+  POST   /licenses/:id/stream/ack                      x              x             x          .         .        .
+  with license.read
+  GET    /licenses/:id/stream                          x              x             x          x         x        x
 
 For good: license.revoke
   POST   /licenses/:id/revoke                          x              x             x          .         .        .
-
-API keys: access.manage
-  POST   /api-keys                                     x              .             .          .         .        .
-  GET    /api-keys                                     x              .             .          .         .        .
+  POST   /licenses/:id/rebind                          x              x             x          .         .        .
   POST   /licenses/health/sweep                        x              x             x          .         .        .
 
 The clock of a test environment: settings.manage
   GET    /environments/:name/clock                     x              .             .          .         .        .
   PUT    /environments/:name/clock                     x              .             .          .         .        .
   POST   /environments/:name/clock/advance             x              .             .          .         .        .
+
+API keys: access.manage
+  POST   /api-keys                                     x              .             .          .         .        .
+  GET    /api-keys                                     x              .             .          .         .        .
   GET    /api-keys/:id                                 x              .             .          .         .        .
   POST   /api-keys/:id/rotate                          x              .             .          .         .        .
   DELETE /api-keys/:id                                 x              .             .          .         .        .
+
+The keys that sign licenses: signing.manage
+  GET    /signing-keys                                x              .             .          .         .        .
+  POST   /signing-keys                                x              .             .          .         .        .
+  POST   /signing-keys/:kid/activate                  x              .             .          .         .        .
+  POST   /signing-keys/:kid/retire                    x              .             .          .         .        .
+  POST   /signing-keys/:kid/revoke                    x              .             .          .         .        .
 
 Without an API key
   POST   /license/activate
@@ -79,4 +99,6 @@ Without an API key
   GET    /health/ready
   GET    /metrics
   GET    /openapi.json
+  GET    /.well-known/jwks.json
+  GET    /.well-known/keyledger-root.json
 `;

@@ -13,6 +13,7 @@ import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, License
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { Licenses } from './streams.ts';
+import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
 
 /** Decides about licenses: the only writer of their streams, and where they are searched. */
 @Module({})
@@ -25,9 +26,9 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        LicenseKeys, LicenseTable,
+        LicenseKeys, LicenseTable, LeaseTokens,
         IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
-        LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
+        LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
           provide: Projectors,

@@ -11,6 +11,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { LicenseKeys } from './keys.ts';
 import { Erasure } from './reactions.ts';
+import { LeaseTokens } from './signed.handlers.ts';
 import { Licenses } from './streams.ts';
 
 /**
@@ -93,10 +94,10 @@ export class EraseCommand {
   }
 }
 
-/** The customer's software takes a seat. */
+/** The customer's software takes a seat, and a lease for the time when it cannot ask. */
 @Handles(ActivateLicense)
 export class ActivateCommand {
-  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys) {}
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens) {}
 
   async execute({ licenseKey, ...instance }: ActivateLicense) {
     const keyHash = this.keys.hashOf(licenseKey);
@@ -104,8 +105,13 @@ export class ActivateCommand {
     if (!licenseId) throw await this.keys.notFound(keyHash);
     const activationId = newId('act');
     const { now } = context();
-    return this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance },
-      (state, _revision, events) => activated(issued(state), instance, activationId, events, now));
+    const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision, events) => {
+      const license = issued(state);
+      const seen = activated(license, instance, activationId, events, now);
+      return { answer: seen, lease: this.leases.statementOf(license, seen.instance, revision) };
+    });
+    const token = await this.leases.tokenFor(lease);
+    return { ...answer, ...(token !== undefined && { token }) };
   }
 }
 

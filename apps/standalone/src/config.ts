@@ -1,6 +1,7 @@
 import { accessConfig, type AccessConfig } from '@keyledger/access';
 import { gatewayConfig, type GatewayConfig } from '@keyledger/gateway';
 import { processConfig, type ProcessConfig } from '@keyledger/process';
+import { signingConfig, type SigningConfig } from '@keyledger/signing';
 import { storesConfig, type StoresConfig } from '@keyledger/stores';
 
 /** Everything that can be said from outside. */
@@ -9,7 +10,8 @@ export interface StandaloneConfig {
   stores: StoresConfig;
   gateway: GatewayConfig;
   access: AccessConfig;
+  signing: SigningConfig;
 }
 
 export const standaloneConfig = (env: NodeJS.ProcessEnv = process.env): StandaloneConfig =>
-  ({ process: processConfig(env), stores: storesConfig(env), gateway: gatewayConfig(env), access: accessConfig(env) });
+  ({ process: processConfig(env), stores: storesConfig(env), gateway: gatewayConfig(env), access: accessConfig(env), signing: signingConfig(env) });

@@ -2,6 +2,7 @@ import { accessSchema } from '@keyledger/access';
 import { activationSchema } from '@keyledger/activation';
 import { catalogSchema } from '@keyledger/catalog';
 import { authoritySchema } from '@keyledger/license-authority';
+import { signingSchema } from '@keyledger/signing';
 
 /** The tables of every service: all that an installation keeps beside its log. */
-export const schemas = [accessSchema, catalogSchema, authoritySchema, activationSchema];
+export const schemas = [accessSchema, catalogSchema, authoritySchema, activationSchema, signingSchema];

@@ -5,6 +5,7 @@ import { createGateway } from '@keyledger/gateway';
 import { LicenseAuthorityModule } from '@keyledger/license-authority';
 import { InProcessTransport } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
+import { SigningModule } from '@keyledger/signing';
 import { openStores } from '@keyledger/stores';
 import type { StandaloneConfig } from './config.ts';
 import { schemas } from './schemas.ts';
@@ -22,6 +23,7 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   const platform = [...host.providers, ...stores.providers];
 
   const access = await host.start('access', AccessModule.with(platform, config.access, (secret) => say(`Root API key, shown once: ${secret}`)));
+  await host.start('signing', SigningModule.with(platform, config.signing));
   const authority = await host.start('license-authority', LicenseAuthorityModule.with(platform));
   // After the authority: orders that were cut short ask for their licenses at once.
   const catalog = await host.start('catalog', CatalogModule.with(platform));

@@ -27,7 +27,7 @@ export { licenseActions, licenseStatuses, transitions, type LicenseAction, type 
 export {
   enforcements, instanceAsked, verdictDetails, verdictOf, verdictRules, verdictWarnings, type Enforcement, type Lease, type Question, type Verdict, type VerdictCode,
 } from './license/verdict.ts';
-export { clientLicenseView, instanceView, licenseView, type ClientLicenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';
+export { clientLicenseView, instanceView, licensedTerms, licenseView, mustBeGoodForFile, type ClientLicenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';
 export { Signatures, type SignaturesCommand, type SignaturesEvent, type SignaturesState, type SignedStatement } from './signing/signatures.ts';
 export {
   KEY_DAYS, keyOf, revokedKeys, SigningKeys, signingKeyFor, signingKeyView, signingPurposes, successorFor, trustedKeys,

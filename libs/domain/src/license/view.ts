@@ -1,4 +1,4 @@
-import type { Instant } from '@keyledger/kernel';
+import { refuse, type Instant } from '@keyledger/kernel';
 import { allowedActions, graceEndOf, meterState, statusOf, type Activation, type IssuedLicense } from './state.ts';
 
 export type LicenseView = ReturnType<typeof licenseView>;
@@ -24,6 +24,23 @@ export function clientLicenseView(license: IssuedLicense, now: Instant) {
     id, status: statusOf(license, now), productId, planId, expiresAt, effectiveAt, activationLimit, activationCount,
     features: features as Readonly<Record<string, FeatureView>>, featureFlags, quotas: quotasView(license, now), metadata,
   };
+}
+
+/** What is signed of a license for machines that cannot ask: what it allows. Nothing of a person, and nothing that is the vendor's own. */
+export function licensedTerms({ id, productId, planId, terms }: IssuedLicense) {
+  const { expiry: _length, expiryBasis: _basis, ...allowed } = terms;
+  return { id, productId, planId, ...allowed };
+}
+
+/**
+ * A license file goes on working where nobody is asked, so there is none of a license that is over or on hold. Refuses like any other step that
+ * the state does not allow; `issueFile` is no action of people's menus.
+ */
+export function mustBeGoodForFile(license: IssuedLicense, now: Instant): void {
+  const from = statusOf(license, now);
+  if (from === 'revoked') throw refuse('TERMINAL_STATE', undefined, { from, requested: 'issueFile', allowed: allowedActions(license, now) });
+  if (from === 'available' || from === 'assigned' || from === 'active') return;
+  throw refuse('INVALID_TRANSITION', `There is no license file while the license is ${from}`, { from, requested: 'issueFile', allowed: allowedActions(license, now) });
 }
 
 /** name → true, a cap, or a cap per day or month. What is left of that the metering knows: see `withUse`. */

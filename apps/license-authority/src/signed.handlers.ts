@@ -1,0 +1,84 @@
+import { hash } from 'node:crypto';
+import { GetCustomer, IssueLicenseFile, IssueOfflineFile, SignLeases, SignLicenseFile, SignOfflineFile, type Licensed } from '@keyledger/contracts';
+import { isLive, issued, leaseSeconds, licensedTerms, mustBeGoodForFile, statusOf, verdictOf, type IssuedLicense } from '@keyledger/domain';
+import { context, isId, Refusal, refuse, type ActivationId, type CustomerId } from '@keyledger/kernel';
+import { Handles, MessageClient } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
+import { Injectable } from '@nestjs/common';
+import { Licenses } from './streams.ts';
+
+/** What the authority says of a license, and the signing service signs. */
+
+const licensed = (license: IssuedLicense): Licensed => licensedTerms(license) as Licensed;
+
+@Handles(IssueLicenseFile)
+export class LicenseFileCommand {
+  constructor(private readonly licenses: Licenses, private readonly messages: MessageClient) {}
+
+  async execute({ licenseId }: IssueLicenseFile) {
+    const { now } = context();
+    const { customerId, ...statement } = await this.licenses.load(licenseId, (state, seq) => {
+      const license = issued(state);
+      mustBeGoodForFile(license, now);
+      return { customerId: license.customerId, seq, status: statusOf(license, now), license: licensed(license) };
+    });
+    const { content, issuedAt } = await this.messages.send(SignLicenseFile, { ...statement, customer: customerId && (await this.#customer(customerId)) });
+    return { filename: `${licenseId}.license`, content, issuedAt, expiresAt: statement.license.expiresAt };
+  }
+
+  /** An erased customer has no name any more, and is still the holder. */
+  async #customer(id: CustomerId) {
+    try {
+      return { id, name: (await this.messages.send(GetCustomer, { customerId: id })).name };
+    } catch (error) {
+      if (error instanceof Refusal && error.code === 'CUSTOMER_NOT_FOUND') return { id, name: null };
+      throw error;
+    }
+  }
+}
+
+@Handles(IssueOfflineFile)
+export class OfflineFileCommand {
+  constructor(private readonly licenses: Licenses, private readonly messages: MessageClient) {}
+
+  async execute({ licenseId, activationId }: IssueOfflineFile) {
+    const { now } = context();
+    const statement = await this.licenses.load(licenseId, (state, seq) => {
+      const license = issued(state);
+      const activation = activationId === undefined ? undefined : license.activations.get(activationId as ActivationId);
+      if (activationId !== undefined && (!isId('act', activationId) || !isLive(activation))) throw refuse('INSTANCE_NOT_FOUND');
+      const question = { ...(activation && { instanceId: activation.id }), ...(activation?.fingerprint && { fingerprint: activation.fingerprint }) };
+      const { valid, code, reasons, enforcement, graceEndsAt } = verdictOf(state, undefined, question, now);
+      const asked = hash('sha256', JSON.stringify(question), 'base64url').slice(0, 22);
+      return {
+        seq, activationId: activation?.id ?? null, fingerprint: activation?.fingerprint ?? null, license: licensed(license),
+        verdict: { valid, code, reasons, conclusive: true, enforcement, graceEndsAt, decisionId: `${licenseId}.${seq}.${Date.parse(now).toString(36)}.${asked}`, checkedAt: now },
+      };
+    });
+    return { filename: `${licenseId}.offline.json`, ...(await this.messages.send(SignOfflineFile, statement)) };
+  }
+}
+
+/** Time for a lease to be signed. A seat that was taken is not given back because nobody signs just now: the instance asks again. */
+const signedWithinMs = 2000;
+
+/** The lease that an instance gets with its seat. */
+@Injectable()
+export class LeaseTokens {
+  constructor(private readonly messages: MessageClient, private readonly log: Log) {}
+
+  /** What is to be signed, from the state that the answer speaks of. */
+  statementOf(license: IssuedLicense, activation: { id: ActivationId; fingerprint: string | null }, seq: number): SignLeases['leases'][number] {
+    return { activationId: activation.id, fingerprint: activation.fingerprint, counter: 0, seq, seconds: leaseSeconds(license.terms), license: licensed(license) };
+  }
+
+  async tokenFor(statement: SignLeases['leases'][number]): Promise<string | undefined> {
+    try {
+      const { tokens: [token] } = await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs });
+      return token ?? undefined;
+    } catch (error) {
+      this.log.warn({ err: error, activationId: statement.activationId }, 'activated without a lease token');
+      return undefined;
+    }
+  }
+}
