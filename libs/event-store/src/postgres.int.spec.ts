@@ -4,7 +4,7 @@ import { afterAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { describeWith } from '@keyledger/servers/contract';
 import pg from 'pg';
 import { anEvent, eventStoreContract } from './event-store.contract.ts';
-import { NO_STREAM, type Appended, type EventStore, type NewEvent, type RecordedEvent } from './port.ts';
+import { NO_STREAM, WrongExpectedRevision, type Appended, type EventStore, type NewEvent, type RecordedEvent } from './port.ts';
 import { PostgresEventStores, type PostgresEventStore, type PostgresOptions } from './postgres.ts';
 
 const unavailable = expect.objectContaining({ name: 'Refusal', code: 'UNAVAILABLE' });
@@ -90,6 +90,7 @@ describeWith('postgres', 'The event store', (server) => {
         })));
       const appended = outcomes.filter(({ status }) => status === 'fulfilled').length;
       expect(appended).toBeLessThan(600);
+      for (const outcome of outcomes) if (outcome.status === 'rejected') expect(outcome.reason).toBeInstanceOf(WrongExpectedRevision);
       const all = await everything(stores[0] as EventStore);
       expect(positions(all)).toEqual(dense(appended * 2));
       expect(new Set(all.map(({ data }) => data.process))).toEqual(new Set([0, 1]));
@@ -163,10 +164,13 @@ describeWith('postgres', 'The event store', (server) => {
     it('reads what others write once for all subscribers', async () => {
       const [mine, theirs] = [await open(), await open()];
       const followers = Array.from({ length: 20 }, () => follow(mine));
+      const startedAt = performance.now();
       for (let n = 0; n < 10; n++) {
         await theirs.append('license-a', 'any', [anEvent()]);
         await Promise.all(followers.map(({ has }) => has(n + 1)));
       }
+      // They are told: asking once a second would take ten.
+      expect(performance.now() - startedAt).toBeLessThan(5_000);
       for (const { events } of followers) expect(events[7]).toBe(followers[0]?.events[7]);
     });
 
@@ -291,6 +295,18 @@ describeWith('postgres', 'The event store', (server) => {
       await has(all.length);
       expect(events).toEqual(all);
     }, 30_000);
+
+    it('keeps nobody waiting behind an append that is not answered', async () => {
+      const store = await open();
+      await store.append('license-a', NO_STREAM, [anEvent()]);
+      server().pause();
+      const outcomes = await Promise.all([0, 50, 600, 1_000].map(async (ms) => {
+        await sleep(ms);
+        return timed(() => store.append(`license-after-${ms}`, NO_STREAM, [anEvent()]));
+      })).finally(() => server().resume());
+      expect(outcomes.map(({ error }) => error)).toEqual(outcomes.map(() => unavailable));
+      expect(Math.max(...outcomes.map(({ ms }) => ms))).toBeLessThan(1_500);
+    });
 
     it('closes nevertheless', async () => {
       const store = await open();
