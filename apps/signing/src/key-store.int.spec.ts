@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
-import { Database, StateDatabases } from '@keyledger/read-models';
+import { Database, StateDatabases, type DatabaseOptions } from '@keyledger/read-models';
+import { describeWith } from '@keyledger/servers/contract';
 import { SealedKeys, sealedKeysTable } from './key-store.ts';
 import { keyStoreContract } from './key-store.contract.ts';
 import { open as openSealed, placeOf, seal } from './sealing.ts';
@@ -13,9 +14,11 @@ const names = ['production', 'staging'];
 const masterKey = Buffer.alloc(32, 5);
 const passphrase = 'correct horse battery staple';
 
-async function onSqlite(directory: string, { key = masterKey, phrase }: { key?: Buffer; phrase?: string } = {}) {
+const onSqlite = (directory: string, options: { key?: Buffer; phrase?: string } = {}) => opened((environment) => ({ sqliteFile: join(directory, `${environment}.db`) }), options);
+
+async function opened(at: (environment: string) => DatabaseOptions['at'], { key = masterKey, phrase }: { key?: Buffer; phrase?: string }) {
   const databases = new StateDatabases(await Promise.all(names.map(async (environment) =>
-    [environment, await Database.open({ kind: 'state', environment, entities: [], migrations: [sealedKeysTable], at: { sqliteFile: join(directory, `${environment}.db`) } })] as const)));
+    [environment, await Database.open({ kind: 'state', environment, entities: [], migrations: [sealedKeysTable], at: at(environment) })] as const)));
   const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
     [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new MemoryDataKeys() })] as const)));
   const close = async () => {
@@ -46,6 +49,11 @@ for (const [name, phrase] of [['SealedKeys under the master key', undefined], ['
     };
   });
 }
+
+describeWith('postgres', 'SealedKeys', (server) => keyStoreContract('SealedKeys', async () => {
+  const { store, again, close } = await opened(() => ({ postgresUrl: server().url }), {});
+  return { stores: [store, again], close };
+}));
 
 describe('Sealed keys', () => {
   afterEach(tidy);

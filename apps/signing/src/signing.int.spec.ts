@@ -14,6 +14,7 @@ import { InProcessTransport, type Fields, type Message, type MessageType, type R
 import { openHost } from '@keyledger/process';
 import { openStores } from '@keyledger/stores';
 import { SigningModule, signingSchema, type SigningConfig } from './index.ts';
+import { KeyStore } from './key-store.ts';
 import { certify } from './offline-root.ts';
 
 const ends: (() => Promise<void> | void)[] = [];
@@ -53,6 +54,7 @@ async function start(dataDir = folder(), config = noConfig) {
     passDays: (days: number) => void (ahead += days * 86_400),
     now: (): Instant => clock.now('production'),
     metrics: () => host.metrics.expose(),
+    has: (kid: string) => runIn(systemContext('production', clock.now('production')), () => app.get(KeyStore).has(kid)),
     log: app.get(EventStores).of('production'),
     events: async (stream: string) => (await app.get(EventStores).of('production').readStream(stream)).map(({ type, data }) => ({ type, data: data as Record<string, never> })),
     create: (purpose: SigningPurpose) => ask(CreateSigningKey, { purpose }),
@@ -233,6 +235,7 @@ describe('The offline root', () => {
     const online = await start(dataDir);
     const roots = await online.ask(GetRootKeys, {});
     const old = await fileFrom(online);
+    expect(await online.has(roots.roots[0]?.kid ?? '')).toBe(true);
     await online.close();
 
     await (await start(dataDir, rootExport(safe))).close();
@@ -241,6 +244,7 @@ describe('The offline root', () => {
 
     const service = await start(dataDir);
     expect(await service.ask(GetRootKeys, {})).toEqual(roots);
+    expect(await service.has(roots.roots[0]?.kid ?? '')).toBe(false);
     expect(await (await service.verifier()).licenseFile((await fileFrom(service)).content, { now: service.now() })).toMatchObject({ ok: true });
     const staged = await service.create('license-file');
     expect(staged).toMatchObject({ state: 'staged', certificate: null });
