@@ -1,19 +1,46 @@
 import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
-import { EventStores, SnapshotStores } from '@keyledger/event-store';
-import { Clock } from '@keyledger/kernel';
+import { EventStores, SnapshotStores, subjectOf } from '@keyledger/event-store';
+import { Clock, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { StateDatabases } from '@keyledger/read-models';
+import { Reaction, StateDatabases } from '@keyledger/read-models';
+import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.handlers.ts';
 import { LastSeenLedger } from './last-seen.ts';
-import { LastSeenQuery, Validation } from './validation.handlers.ts';
+import { LeaseLedger } from './leases.ts';
+import { AcknowledgeCommand, Acknowledgements, NextChangesQuery } from './stream.handlers.ts';
+import { LastSeenQuery, LeasesQuery, Validation } from './validation.handlers.ts';
 import { VerdictCaches } from './verdict-caches.ts';
+import { VerdictTokens } from './verdict-tokens.ts';
 
-/** The hot path: validate and what instances are last heard of. It reads license streams and writes none. */
+/** Nothing is kept of the boxes of a license that has been erased. */
+class Erasure {
+  private constructor(private readonly reaction: Reaction) {}
+
+  static async start(events: EventStores, databases: StateDatabases, clock: Clock, leases: LeaseLedger, acks: Acknowledgements): Promise<Erasure> {
+    return new Erasure(await Reaction.start({
+      name: 'activation-erasure', events, databases, clock,
+      isFor: ({ type }) => type === 'LicenseErased',
+      async react(erased) {
+        for (const { stream } of erased) {
+          const licenseId = subjectOf(stream) as LicenseId;
+          await leases.forget(licenseId);
+          await acks.forget(licenseId);
+        }
+      },
+    }));
+  }
+
+  close(): Promise<void> {
+    return this.reaction.close();
+  }
+}
+
+/** The hot path: validations, heartbeats and their leases, and who follows a license. It reads license streams and writes none. */
 @Module({})
 export class ActivationModule implements OnModuleDestroy {
-  constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger) {}
+  constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly erasure: Erasure) {}
 
   static with(platform: readonly Provider[]): DynamicModule {
     return {
@@ -21,19 +48,22 @@ export class ActivationModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        Validation,
-        LastSeenQuery,
+        Validation, VerdictTokens, LastSeenQuery,
+        LeaseLedger, LeasesQuery, ApplianceTokens, ApplianceActivation, Heartbeats,
+        Acknowledgements, NextChangesQuery, AcknowledgeCommand,
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },
         {
           provide: LastSeenLedger,
           useFactory: (databases: StateDatabases, clock: Clock, log: Log) => new LastSeenLedger(databases, clock, (error) => log.error({ err: error }, 'last-seen times not written, kept')),
           inject: [StateDatabases, Clock, Log],
         },
+        { provide: Erasure, useFactory: Erasure.start, inject: [EventStores, StateDatabases, Clock, LeaseLedger, Acknowledgements] },
       ],
     };
   }
 
   async onModuleDestroy(): Promise<void> {
+    await this.erasure.close();
     await this.caches.close();
     await this.lastSeen.close();
   }

@@ -1,28 +1,64 @@
 import { hash } from 'node:crypto';
-import { LastSeen, ValidateLicense } from '@keyledger/contracts';
+import { LastSeen, Leases, ValidateLicense, type ClientLicense } from '@keyledger/contracts';
 import {
-  clientLicenseView, issued, statusOf, verdictDetails, verdictOf, type ClientLicenseView, type LicenseState, type LicenseStatus, type Verdict,
+  clientLicenseView, instanceAsked, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, type ClientLicenseView, type LicenseState, type LicenseStatus, type Verdict,
 } from '@keyledger/domain';
 import { context, isId, type Instant } from '@keyledger/kernel';
-import { Handles } from '@keyledger/messaging';
+import { Handles, type ResultOf } from '@keyledger/messaging';
 import { Metrics } from '@keyledger/observability';
 import { LastSeenLedger } from './last-seen.ts';
+import { LeaseLedger } from './leases.ts';
+import { Acknowledgements } from './stream.handlers.ts';
 import type { Found, KnownLicense } from './verdict-cache.ts';
 import { VerdictCaches } from './verdict-caches.ts';
+import { VerdictTokens } from './verdict-tokens.ts';
 
-/** Is this license good? The hot path: one look into the cache, one pure function, no I/O. */
+/** Is this license good? The hot path: one look into the cache, one pure function, no I/O; and a signature for who sent a nonce. */
 @Handles(ValidateLicense)
 export class Validation {
-  constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly metrics: Metrics) {}
+  constructor(
+    private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly metrics: Metrics, private readonly tokens: VerdictTokens,
+    private readonly leases: LeaseLedger,
+  ) {}
 
   execute(question: ValidateLicense) {
     const found = this.caches.here().find(question.licenseKey);
-    return found instanceof Promise ? found.then((known) => this.#answer(question, known)) : this.#answer(question, found);
+    return found instanceof Promise ? found.then((known) => this.#judge(question, known)) : this.#judge(question, found);
   }
 
-  #answer(question: ValidateLicense, { license, retired, conclusive }: Found) {
+  #judge(question: ValidateLicense, found: Found): Answer | Promise<Answer> {
+    const endsAt = this.#leaseEnd(question, found.license?.state);
+    if (!(endsAt instanceof Promise)) return this.#signed(question, this.#answer(question, found, endsAt));
+    // What cannot be known locks nobody out.
+    return endsAt.then(
+      (known) => this.#signed(question, this.#answer(question, found, known)),
+      () => this.#signed(question, this.#answer(question, { ...found, conclusive: false }, undefined)),
+    );
+  }
+
+  /** When the instance that is asked about is overdue. Nothing is read for one that is not even if it has never been heard of. */
+  #leaseEnd(question: ValidateLicense, state: LicenseState | undefined): Instant | undefined | Promise<Instant | undefined> {
+    if (state?.existence !== 'issued' || state.terms.validationMode !== 'heartbeat') return undefined;
     const { now } = context();
-    const verdict = verdictOf(license?.state, undefined, question, now);
+    const activation = instanceAsked(state, question);
+    const atLeast = activation && leaseEndOf(state, activation, undefined);
+    if (!atLeast || atLeast > now) return atLeast;
+    const lease = this.leases.running(activation.id, now);
+    return lease instanceof Promise ? lease.then((row) => leaseEndOf(state, activation, row)) : leaseEndOf(state, activation, lease);
+  }
+
+  #signed({ nonce, productId, fingerprint }: ValidateLicense, answer: Answer): Answer | Promise<Answer> {
+    if (nonce === undefined) return answer;
+    const { valid, code, reasons, conclusive, enforcement, graceEndsAt, decisionId, seq, checkedAt, license, instance } = answer;
+    return this.tokens.for({
+      nonce, audience: productId || null, instanceId: instance?.id ?? null, fingerprint: fingerprint || null, seq,
+      verdict: { valid, code, reasons, conclusive, enforcement, graceEndsAt, decisionId, checkedAt }, license: license && withoutMetadata(license),
+    }).then((token) => (token === undefined ? answer : { ...answer, token }));
+  }
+
+  #answer(question: ValidateLicense, { license, retired, conclusive }: Found, leaseEndsAt: Instant | undefined): Answer {
+    const { now } = context();
+    const verdict = verdictOf(license?.state, leaseEndsAt, question, now);
     this.metrics.decision(verdict.code);
     const { valid, code, reasons, enforcement, graceEndsAt } = verdict;
     const seq = license?.revision ?? -1;
@@ -43,6 +79,11 @@ export class Validation {
     return { id: instanceId, name: activation.name, lastSeenAt: now };
   }
 }
+
+type Answer = ResultOf<ValidateLicense>;
+
+/** What the vendor keeps there is nobody's proof of anything, and may be large. */
+const withoutMetadata = ({ metadata: _, ...license }: ClientLicense) => license;
 
 const views = new WeakMap<KnownLicense, { readonly status: LicenseStatus; readonly view: ClientLicenseView }>();
 
@@ -65,9 +106,24 @@ function decisionId(state: LicenseState | undefined, seq: number, now: Instant, 
 
 @Handles(LastSeen)
 export class LastSeenQuery {
-  constructor(private readonly ledger: LastSeenLedger) {}
+  constructor(private readonly ledger: LastSeenLedger, private readonly leases: LeaseLedger) {}
 
-  execute({ activationIds }: LastSeen) {
-    return this.ledger.of(activationIds);
+  /** By a validation or a heartbeat, whichever came last. */
+  async execute({ activationIds }: LastSeen) {
+    const [seen, leases] = await Promise.all([this.ledger.of(activationIds), this.leases.of(activationIds)]);
+    for (const { activation_id: id, contact_at: at } of leases) if (!seen[id] || seen[id] < at) seen[id] = at;
+    return seen;
+  }
+}
+
+@Handles(Leases)
+export class LeasesQuery {
+  constructor(private readonly leases: LeaseLedger, private readonly acks: Acknowledgements) {}
+
+  async execute({ activationIds }: Leases) {
+    const leases = await this.leases.of(activationIds);
+    const acknowledged = await this.acks.ofEach(leases.map(({ activation_id: id }) => id));
+    return Object.fromEntries(leases.map(({ activation_id: id, seq, contact_at: contactAt, lease_ends_at: endsAt, agent_version: version, told_seq: toldSeq }) =>
+      [id, { seq: seq === NO_BEAT ? null : seq, contactAt, endsAt, version, acknowledgedSeq: Math.max(toldSeq, acknowledged.get(id) ?? toldSeq) }]));
   }
 }

@@ -1,7 +1,7 @@
 import { ResolveKey } from '@keyledger/contracts';
 import { normaliseKey, type LicenseState } from '@keyledger/domain';
 import type { EventStore, Position, RecordedEvent, Subscription } from '@keyledger/event-store';
-import type { LicenseId } from '@keyledger/kernel';
+import { refuse, type LicenseId } from '@keyledger/kernel';
 import type { Keyring } from '@keyledger/keyring';
 import type { MessageClient } from '@keyledger/messaging';
 import { ReadIndex, type View } from '@keyledger/read-models';
@@ -47,6 +47,7 @@ export class VerdictCache implements View {
   readonly #subscription: Subscription;
   readonly #index: ReadIndex;
   readonly #listeners: (() => void)[] = [];
+  readonly #watched = new Map<LicenseId, Set<() => void>>();
   /** Everything up to here is marked. */
   position: Position;
 
@@ -67,6 +68,32 @@ export class VerdictCache implements View {
     return this.#look(typed);
   }
 
+  /**
+   * The license with this id, and with this key when one is given; as of now. Refuses with LICENSE_NOT_FOUND, and with READ_MODEL_BEHIND when the
+   * log cannot be asked.
+   */
+  get(licenseId: LicenseId, typed?: string): KnownLicense | Promise<KnownLicense> {
+    if (typed !== undefined) {
+      const found = this.find(typed);
+      return found instanceof Promise ? found.then((later) => namedBy(later, licenseId)) : namedBy(found, licenseId);
+    }
+    if (this.#index.isCurrent()) {
+      const entry = this.#entries.get(licenseId);
+      if (entry?.known && entry.read === entry.marked) return entry.known;
+    }
+    return this.#byId(licenseId);
+  }
+
+  /** Calls with each new event of the license, until what it returns is called. */
+  onChange(licenseId: LicenseId, listener: () => void): () => void {
+    const listeners = this.#watched.get(licenseId) ?? new Set();
+    this.#watched.set(licenseId, listeners.add(listener));
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0 && this.#watched.get(licenseId) === listeners) this.#watched.delete(licenseId);
+    };
+  }
+
   onAdvance(listener: () => void): void {
     this.#listeners.push(listener);
   }
@@ -76,12 +103,22 @@ export class VerdictCache implements View {
   }
 
   #mark(events: readonly RecordedEvent[]): void {
+    const changed = new Set<LicenseId>();
     for (const { stream } of events) {
-      const entry = stream.startsWith('license-') ? this.#entries.peek(stream.slice('license-'.length) as LicenseId) : undefined;
+      if (!stream.startsWith('license-')) continue;
+      const licenseId = stream.slice('license-'.length) as LicenseId;
+      const entry = this.#entries.peek(licenseId);
       if (entry) entry.marked++;
+      if (this.#watched.has(licenseId)) changed.add(licenseId);
     }
     this.position = events.at(-1)?.position ?? this.position;
     for (const listener of this.#listeners) listener();
+    for (const licenseId of changed) for (const listener of this.#watched.get(licenseId) ?? []) listener();
+  }
+
+  async #byId(licenseId: LicenseId): Promise<KnownLicense> {
+    await this.#index.current();
+    return (await this.#readLicense(licenseId)).known;
   }
 
   async #look(typed: string): Promise<Found> {
@@ -123,6 +160,14 @@ export class VerdictCache implements View {
     const known = name?.entry.known;
     return known && hasKey(known, name?.keyHash) ? known : undefined;
   }
+}
+
+/** Whoever shows the key of another license, or one that was good before, is not guessing. */
+function namedBy({ license, retired, conclusive }: Found, licenseId: LicenseId): KnownLicense {
+  if (!conclusive) throw refuse('READ_MODEL_BEHIND');
+  if (!license) throw refuse('LICENSE_NOT_FOUND', undefined, retired ? { retired } : {});
+  if (license.state.existence !== 'issued' || license.state.id !== licenseId) throw refuse('LICENSE_NOT_FOUND', undefined, { retired: true });
+  return license;
 }
 
 const hasKey = ({ state }: KnownLicense, keyHash: string | undefined): boolean => state.existence === 'issued' && state.keyHash === keyHash;

@@ -9,6 +9,8 @@ import type { RateLimits } from './rate-limits.ts';
 declare module 'fastify' {
   interface FastifyRequest {
     context: MessageContext | undefined;
+    /** Where it is the credential: `Authorization: License <license key>`. */
+    licenseKey: string | undefined;
   }
   interface FastifyContextConfig {
     operation?: Operation;
@@ -40,7 +42,12 @@ export class Admission {
 
   /** Before the body is read. */
   async apiKey(request: FastifyRequest, reply: FastifyReply, operation: Operation): Promise<void> {
-    const { needs } = operation;
+    const { needs, orLicenseKey } = operation;
+    request.licenseKey = orLicenseKey ? credentialOf(request, 'license') : undefined;
+    if (request.licenseKey !== undefined) {
+      this.public(request, operation);
+      return this.#takeLicenseKey(request, reply, request.licenseKey);
+    }
     const chosen = this.#chosen(request);
     const caller = await this.#callerOf(request, reply);
     if (caller.environment !== null && chosen !== undefined && chosen !== caller.environment) throw refuse('ENVIRONMENT_FORBIDDEN');
@@ -53,14 +60,17 @@ export class Admission {
   }
 
   /** Once the body is known, and before anything is stored for it. However a key is spelled, it is one key to the limit. */
-  licenseKey({ ip, body, context }: FastifyRequest, reply: FastifyReply): void {
-    const { licenseKey } = body as { licenseKey: string };
+  licenseKey(request: FastifyRequest, reply: FastifyReply): void {
+    this.#takeLicenseKey(request, reply, (request.body as { licenseKey: string }).licenseKey);
+  }
+
+  #takeLicenseKey({ ip, context }: FastifyRequest, reply: FastifyReply, licenseKey: string): void {
     this.limits.unknownLicenseKeys.admit(ip, licenseKey, reply);
     this.limits.licenseKeys.take(`${context?.environment} ${licenseKey.replace(/[^0-9A-Za-z]+/g, '').toUpperCase()}`, reply);
   }
 
   async #callerOf(request: FastifyRequest, reply: FastifyReply) {
-    const secret = bearerOf(request);
+    const secret = credentialOf(request, 'bearer');
     if (secret === undefined) throw refuse('UNAUTHENTICATED');
     const credential = createHash('sha256').update(secret).digest('base64url');
     this.limits.unknownApiKeys.admit(request.ip, credential, reply);
@@ -89,9 +99,8 @@ export class Admission {
   }
 }
 
-function bearerOf({ headers: { authorization } }: FastifyRequest): string | undefined {
-  return /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
-}
+const schemes = { bearer: /^bearer +(\S+) *$/i, license: /^license +(\S.{0,254}?) *$/i };
+const credentialOf = ({ headers: { authorization } }: FastifyRequest, scheme: keyof typeof schemes): string | undefined => schemes[scheme].exec(authorization ?? '')?.[1];
 
 /** `"17"` → 17; `*` asks for nothing in particular; anything else matches no revision. */
 function revisionFrom(header: string | undefined): number | undefined {

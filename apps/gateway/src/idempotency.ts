@@ -62,9 +62,9 @@ export class Idempotency {
 }
 
 /** An API key, or for the client license API the license key itself (access stores only a keyed hash of it). */
-function callerOf({ context, body }: FastifyRequest): string {
+function callerOf({ context, licenseKey, body }: FastifyRequest): string {
   if (context?.actor.type === 'api-key') return context.actor.id;
-  return `client:${hash(String((body as { licenseKey?: unknown } | undefined)?.licenseKey))}`;
+  return `client:${hash(licenseKey ?? String((body as { licenseKey?: unknown } | undefined)?.licenseKey))}`;
 }
 
 const hash = (text: string): string => createHash('sha256').update(text).digest('base64url');

@@ -1,6 +1,5 @@
 import { Body, Controller, Req, Res } from '@nestjs/common';
 import { Activated, ActivateLicense, bodyOf, DeactivateLicense } from '@keyledger/contracts';
-import { Refusal } from '@keyledger/kernel';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
 import * as examples from './examples.ts';
@@ -22,7 +21,7 @@ export class LicenseController {
     example: examples.activate,
   })
   async activateLicense(@Body() body: ActivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    const { created, ...answer } = await this.#watching(body.licenseKey, request, reply, () => this.edge.send(ActivateLicense, body));
+    const { created, ...answer } = await this.limits.watching(request.ip, body.licenseKey, reply, () => this.edge.send(ActivateLicense, body));
     if (!created) void reply.status(200);
     return answer;
   }
@@ -32,19 +31,6 @@ export class LicenseController {
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'], example: examples.deactivate,
   })
   deactivateLicense(@Body() body: DeactivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    return this.#watching(body.licenseKey, request, reply, () => this.edge.send(DeactivateLicense, body));
-  }
-
-  /** Whether the key was a license's, so that guessing shows. One that was a license's until it was regenerated is no guess. */
-  async #watching<T>(licenseKey: string, { ip }: FastifyRequest, reply: FastifyReply, work: () => Promise<T>): Promise<T> {
-    const { unknownLicenseKeys } = this.limits;
-    try {
-      const answer = await work();
-      unknownLicenseKeys.right(ip, licenseKey);
-      return answer;
-    } catch (error) {
-      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) unknownLicenseKeys.wrong(ip, licenseKey, reply);
-      throw error;
-    }
+    return this.limits.watching(request.ip, body.licenseKey, reply, () => this.edge.send(DeactivateLicense, body));
   }
 }

@@ -1,6 +1,6 @@
 import { Body, Controller, Param, Query } from '@nestjs/common';
 import {
-  AssignLicense, bodyOf, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, LastSeen, licenseFilters, ListActivations, ListLicenseEvents,
+  AssignLicense, bodyOf, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, LastSeen, Leases, licenseFilters, ListActivations, ListLicenseEvents,
   ListLicenses, IssueLicenseFile, IssueOfflineFile, ReactivateLicense, RegenerateKey, RenewLicense, RevokeActivation, RevokeLicense, SuggestLicenses, SuspendLicense, TotalLicenses, UnsuspendLicense,
   LicenseView, paging,
 } from '@keyledger/contracts';
@@ -107,8 +107,9 @@ export class LicensesController {
   })
   async listLicenseActivations(@LicenseParam() licenseId: LicenseId, @Query() query: ListActivations) {
     const { data, page } = await this.edge.send(ListActivations, { ...query, licenseId });
-    const seen = await this.edge.send(LastSeen, { activationIds: data.map(({ id }) => id) });
-    return { data: data.map((instance) => ({ ...instance, lastSeenAt: seen[instance.id] ?? instance.lastSeenAt })), page };
+    const activationIds = data.map(({ id }) => id);
+    const [seen, leases] = await Promise.all([this.edge.send(LastSeen, { activationIds }), this.edge.send(Leases, { activationIds })]);
+    return { data: data.map((instance) => ({ ...instance, lastSeenAt: seen[instance.id] ?? instance.lastSeenAt, ...(leases[instance.id] && { lease: leases[instance.id] }) })), page };
   }
 
   @Route('DELETE /licenses/:id/activations/:instanceId', { needs: 'license.manage', summary: 'Revoke one instance; its seat is free', versioned: true, refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'] })

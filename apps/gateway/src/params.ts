@@ -1,4 +1,4 @@
-import type { PipeTransform } from '@nestjs/common';
+import { Param, type PipeTransform } from '@nestjs/common';
 import { isId, refuse, type ErrorCode, type IdPrefix } from '@keyledger/kernel';
 
 /** A path parameter that must be an id of this kind; any other string names nothing. */
@@ -8,3 +8,5 @@ export const IdOf = (prefix: IdPrefix, otherwise: ErrorCode): PipeTransform => (
     return value;
   },
 });
+
+export const LicenseParam = () => Param('id', IdOf('lic', 'LICENSE_NOT_FOUND'));

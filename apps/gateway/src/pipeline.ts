@@ -14,6 +14,7 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
 }): void {
   fastify.decorateRequest('context', undefined);
   fastify.decorateRequest('claim', undefined);
+  fastify.decorateRequest('licenseKey', undefined);
   const places = new Places();
   // Node would answer these two by itself, and bare: an expectation that it does not know is none, a missing Host is refused below.
   fastify.server.on('checkExpectation', (request, response) => fastify.server.emit('request', request, response));

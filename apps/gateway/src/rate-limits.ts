@@ -1,4 +1,4 @@
-import { refuse } from '@keyledger/kernel';
+import { Refusal, refuse } from '@keyledger/kernel';
 import type { FastifyReply } from 'fastify';
 import { LRUCache } from 'lru-cache';
 import type { GatewayConfig } from './config.ts';
@@ -119,5 +119,17 @@ export class RateLimits {
     this.apiKeys = new Limit('api-key', perApiKey);
     this.unknownLicenseKeys = new Guesses('unknown-license-keys', unknownKeysPerAddress);
     this.unknownApiKeys = new Guesses('unknown-api-keys', perApiKey);
+  }
+
+  /** Whether the key was a license's, so that guessing shows. One that was a license's until it was regenerated is no guess. */
+  async watching<T>(address: string, licenseKey: string, reply: Reply, work: () => Promise<T>): Promise<T> {
+    try {
+      const answer = await work();
+      this.unknownLicenseKeys.right(address, licenseKey);
+      return answer;
+    } catch (error) {
+      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) this.unknownLicenseKeys.wrong(address, licenseKey, reply);
+      throw error;
+    }
   }
 }

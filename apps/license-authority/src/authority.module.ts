@@ -5,6 +5,7 @@ import { Clock } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand } from './appliance.handlers.ts';
 import { LicenseKeys } from './keys.ts';
 import {
   ActivateCommand, DeactivateCommand, EraseCommand, IssueCommands, LicenseCommands, LicenseQuery, PrepareCommand, RegenerateKeyCommand, ResolveKeyQuery, RevokeActivationCommand,
@@ -28,6 +29,7 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
         ...platform,
         LicenseKeys, LicenseTable, LeaseTokens,
         IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
+        BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {

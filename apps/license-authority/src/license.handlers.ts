@@ -1,6 +1,6 @@
 import {
   ActivateLicense, AssignLicense, DeactivateLicense, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, IssueOrderedLicense,
-  PrepareLicenses, ReactivateLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
+  PrepareLicenses, ReactivateLicense, RebindLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
   SuspendLicense, UnsuspendLicense, type LicenseView,
 } from '@keyledger/contracts';
 import {
@@ -57,11 +57,11 @@ export class PrepareCommand {
 }
 
 /** Every command on an existing license: the message is the domain command. */
-@Handles(AssignLicense, EditLicense, InactivateLicense, ReactivateLicense, SuspendLicense, UnsuspendLicense, RevokeLicense, RenewLicense)
+@Handles(AssignLicense, EditLicense, InactivateLicense, ReactivateLicense, SuspendLicense, UnsuspendLicense, RevokeLicense, RenewLicense, RebindLicense)
 export class LicenseCommands {
   constructor(private readonly licenses: Licenses, private readonly messages: MessageClient) {}
 
-  async execute(command: AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense) {
+  async execute(command: AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense | RebindLicense) {
     if ('customerId' in command && command.customerId) await this.messages.send(RequireCustomer, { customerId: command.customerId });
     return this.licenses.run(command.licenseId, command, viewNow());
   }

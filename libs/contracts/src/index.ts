@@ -1,4 +1,5 @@
 export * from './access.ts';
+export * from './appliance.ts';
 export * from './catalog.ts';
 export * from './fields.ts';
 export * from './license.ts';

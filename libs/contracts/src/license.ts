@@ -45,6 +45,15 @@ export const LicenseView = named('License', Type.Object({
 }));
 export type LicenseView = Static<typeof LicenseView>;
 
+/** What is known of an instance by its heartbeats. */
+export const LeaseView = named('Lease', Type.Object({
+  seq: nullable(Type.Integer({ description: 'Of the last heartbeat' })),
+  contactAt: instant,
+  endsAt: instant,
+  version: nullable(Type.String()),
+  acknowledgedSeq: Type.Integer({ description: 'Revision of the license up to which the instance is known to have heard of everything' }),
+}));
+
 const InstanceView = named('Instance', Type.Object({
   id: ids.activation,
   name: nullable(Type.String()),
@@ -58,6 +67,7 @@ const InstanceView = named('Instance', Type.Object({
   reboundAt: nullable(instant),
   late: Type.Boolean({ description: 'A heartbeat is overdue' }),
   lastSeenAt: nullable(instant),
+  lease: optional(LeaseView),
   endedAt: nullable(instant),
   endedBy: nullable(Type.String()),
 }));

@@ -14,18 +14,22 @@ export {
   checkKeyFormat, DEFAULT_KEY_FORMAT, entropyBits, generateKey, hasValidCheck, keyPrefix, MINIMUM_KEY_BITS, normaliseKey, type KeyFormat, type RandomBytes,
 } from './license-key.ts';
 export { checkMetadata, METADATA_LIMIT, sameJson } from './metadata.ts';
+export {
+  beat, boundAtOf, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, NO_BEAT, openLease, standingOf,
+  type Beat, type BeatOutcome, type DeploymentState, type Lease, type LeaseToken, type Standing,
+} from './lease/lease.ts';
 export { licenseShapes, type LicenseEvent, type LicenseEventType } from './license/events.ts';
 export { License, type LicenseCommand, type LicenseKey } from './license/license.ts';
 export {
-  allowedActions, canActivate, graceEndOf, holdCauses, instanceLike, isExpired, isInExpiryGrace, isLive, issued, meterState, reminderDays, reminderDue, statusOf,
-  type Activation, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState, type ReminderDays,
+  allowedActions, canActivate, directiveKinds, graceEndOf, holdCauses, instanceLike, isExpired, isInExpiryGrace, isLive, issued, meterState, reminderDays, reminderDue, statusOf,
+  type Activation, type Directive, type DirectiveKind, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState, type ReminderDays,
 } from './license/state.ts';
 export {
   defaultTerms, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, UNLIMITED, type Expiry, type Feature, type Features, type Quota, type Terms, type TermsInput,
 } from './license/terms.ts';
 export { licenseActions, licenseStatuses, transitions, type LicenseAction, type LicenseStatus } from './license/transitions.ts';
 export {
-  enforcements, instanceAsked, verdictDetails, verdictOf, verdictRules, verdictWarnings, type Enforcement, type Lease, type Question, type Verdict, type VerdictCode,
+  enforcements, instanceAsked, verdictDetails, verdictOf, verdictRules, verdictWarnings, type Enforcement, type Question, type Verdict, type VerdictCode,
 } from './license/verdict.ts';
 export { clientLicenseView, instanceView, licensedTerms, licenseView, mustBeGoodForFile, type ClientLicenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';
 export { Signatures, type SignaturesCommand, type SignaturesEvent, type SignaturesState, type SignedStatement } from './signing/signatures.ts';

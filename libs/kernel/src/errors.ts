@@ -33,6 +33,7 @@ export const errors = {
   DEPLOYMENT_MISMATCH: { status: 409, title: 'The license is for another deployment' },
   DEPLOYMENT_MODE_MISMATCH: { status: 409, title: 'The license is for another deployment mode' },
   FINGERPRINT_MISMATCH: { status: 409, title: 'The license is bound to other hardware' },
+  STALE_SEQUENCE: { status: 409, title: 'A later heartbeat has been seen' },
   INVALID_TRANSITION: { status: 409, title: 'Not possible in this state' },
   TERMINAL_STATE: { status: 409, title: 'The license is revoked for good' },
   LICENSE_EVER_ACTIVATED: { status: 409, title: 'The license has been activated before' },

@@ -5,6 +5,19 @@ import { MessageClient, serveMessages, type Transport } from '@keyledger/messagi
 import { createLog, Health, Log, Metrics, startTracing } from '@keyledger/observability';
 import type { ProcessConfig } from './config.ts';
 
+/** For what only waits: aborted as soon as the process is to end, so that nobody has to wait for it. */
+export class Stopping {
+  readonly #controller = new AbortController();
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  begin(): void {
+    this.#controller.abort();
+  }
+}
+
 /** What a process is made of, whatever runs in it. */
 export interface Host {
   readonly clock: Clock;
@@ -26,6 +39,7 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
   const clock = systemClock;
   const metrics = new Metrics(service);
   const messages = new MessageClient(transport);
+  const stopping = new Stopping();
   const services: INestApplicationContext[] = [];
   return {
     clock, log, metrics, messages, health: new Health(),
@@ -34,6 +48,7 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
       { provide: Clock, useValue: clock },
       { provide: Metrics, useValue: metrics },
       { provide: Log, useValue: log },
+      { provide: Stopping, useValue: stopping },
     ],
     async start(queue, module) {
       const app = await NestFactory.createApplicationContext(module, { logger: false, abortOnError: false });
@@ -47,6 +62,7 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
       return app;
     },
     async close() {
+      stopping.begin();
       await transport.close();
       for (const app of services.reverse()) await app.close();
       await traces.stop();

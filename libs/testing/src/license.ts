@@ -36,6 +36,8 @@ export const deactivate = (who: Machine = laptop, by: CommandOf<'Deactivate'>['b
   ({ type: 'Deactivate', activationId: who.activationId, by });
 export const rebind = (fingerprint = 'fp-new', who?: Machine): CommandOf<'Rebind'> =>
   ({ type: 'Rebind', fingerprint, reason: 'the mainboard was replaced', activationId: who?.activationId });
+export const direct = (kind: CommandOf<'QueueDirective'>['kind'], n = 1, fields: Fields<'QueueDirective'> = {}): CommandOf<'QueueDirective'> =>
+  ({ type: 'QueueDirective', directiveId: idOf('dir', n), kind, ...fields });
 
 const hold = (type: 'Suspend' | 'Unsuspend' | 'Inactivate' | 'Reactivate') => (fields: Fields<'Suspend'> = {}): CommandOf<typeof type> => ({ type, ...fields });
 export const suspend = hold('Suspend');

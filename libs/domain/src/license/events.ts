@@ -1,7 +1,7 @@
 import type {
-  ActivationId, CustomerId, EventOrigin, EventShape, GeneratorId, Instant, JsonObject, LicenseId, OrderId, PlanId, ProductId,
+  ActivationId, CustomerId, DirectiveId, EventOrigin, EventShape, GeneratorId, Instant, JsonObject, LicenseId, OrderId, PlanId, ProductId,
 } from '@keyledger/kernel';
-import { isLive, type Activation, type EndedBy, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState } from './state.ts';
+import { isLive, type Activation, type DirectiveKind, type EndedBy, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState } from './state.ts';
 import { DEFAULT_KEY_FORMAT, type KeyFormat } from '../license-key.ts';
 import { expiryGraceEnd, type Features, type Quota, type Terms } from './terms.ts';
 
@@ -37,6 +37,7 @@ export type LicenseEvent =
   | { type: 'LicenseRevoked'; reason: string | null; cause: HoldCause | null; activationsEnded: number }
   | { type: 'LicenseErased'; keyPrefix: string; reason: string; everActivated: boolean }
   | { type: 'HeartbeatLost' | 'HeartbeatRecovered'; activationId: ActivationId }
+  | { type: 'DirectiveQueued'; directiveId: DirectiveId; kind: DirectiveKind; payload: JsonObject | null }
   /** Comes again with each other peak while it lasts; the grace does not start again. */
   | { type: 'QuotaExceeded'; meter: string; peak: number; limit: number; graceEndsAt: Instant; readings: JsonObject | null }
   | { type: 'QuotaRestored'; meter: string; peak: number | null; limit: number | null }
@@ -68,6 +69,7 @@ export const licenseShapes = {
   LicenseErased: { schema: 1 },
   HeartbeatLost: { schema: 1 },
   HeartbeatRecovered: { schema: 1 },
+  DirectiveQueued: { schema: 1, sealed: ['payload'] },
   QuotaExceeded: { schema: 1 },
   QuotaRestored: { schema: 1 },
   LicenseRestricted: { schema: 1 },
@@ -113,6 +115,7 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'LicenseErased': return { existence: 'erased', id: facts.id, keyPrefix: event.keyPrefix, erasedAt: origin.at };
     case 'HeartbeatLost': setActivation(facts, event.activationId, { late: true }); return state;
     case 'HeartbeatRecovered': setActivation(facts, event.activationId, { late: false }); return state;
+    case 'DirectiveQueued': queue(facts, event, origin.at); return state;
     case 'QuotaExceeded': exceed(facts, event); return state;
     case 'QuotaRestored': setMeter(facts, event.meter, { state: 'normal', lastPeak: event.peak, graceEndsAt: null }); return state;
     case 'LicenseRestricted': setMeter(facts, event.meter, { state: 'restricted' }); return state;
@@ -128,6 +131,7 @@ function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Inst
     key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
     holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, reminded: null,
     activations: new Map(), activationCount: 0, byFingerprint: new Map(), byInstallationId: new Map(), meters: new Map(),
+    directives: [], locked: false,
   };
 }
 
@@ -195,6 +199,14 @@ function rebind(facts: Facts, id: ActivationId, fingerprint: string | null, rebo
 function setActivation(facts: Facts, id: ActivationId, change: Partial<Activation>): void {
   const activation = facts.activations.get(id);
   if (isLive(activation)) facts.activations.set(id, { ...activation, ...change });
+}
+
+/** A box that is further behind than this will not be told of the oldest ones. */
+const MAX_DIRECTIVES = 20;
+
+function queue(facts: Facts, { directiveId: id, kind, payload }: LicenseEvent & { type: 'DirectiveQueued' }, issuedAt: Instant): void {
+  facts.directives = [...facts.directives, { id, kind, payload, issuedAt }].slice(-MAX_DIRECTIVES);
+  if (kind === 'lock' || kind === 'unlock') facts.locked = kind === 'lock';
 }
 
 function changeQuotas(facts: Facts, quotas: readonly Quota[]): void {

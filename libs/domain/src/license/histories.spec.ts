@@ -5,7 +5,7 @@ import { ada, grace, idOf, issue, licenseKey } from '@keyledger/testing';
 import fc from 'fast-check';
 import type { LicenseEvent } from './events.ts';
 import { License, type LicenseCommand } from './license.ts';
-import { allowedActions, canActivate, holdCauses, isLive, issued, statusOf, type LicenseState } from './state.ts';
+import { allowedActions, canActivate, directiveKinds, holdCauses, isLive, issued, statusOf, type LicenseState } from './state.ts';
 import type { LicenseStatus } from './transitions.ts';
 import { verdictOf, verdictWarnings } from './verdict.ts';
 import { licenseView } from './view.ts';
@@ -40,6 +40,7 @@ const seats: fc.Arbitrary<LicenseCommand>[] = [
   fc.record({ type: fc.constant('Deactivate'), activationId, by: fc.constantFrom('client', 'admin', 'lapse') }),
   fc.record({ type: fc.constant('Rebind'), activationId: maybe(activationId), fingerprint, reason: fc.constant('new box') }),
   fc.record({ type: fc.constantFrom('LoseHeartbeat', 'RecoverHeartbeat'), activationId }),
+  fc.record({ type: fc.constant('QueueDirective'), directiveId: fc.integer({ min: 1, max: 40 }).map((n) => idOf('dir', n)), kind: fc.constantFrom(...directiveKinds) }),
 ];
 const others: fc.Arbitrary<LicenseCommand>[] = [
   fc.record({ type: fc.constant('Assign'), customerId: fc.constantFrom(ada, grace) }),

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, compiler, deactivate, desktop, edit, editor, erase, exceedQuota, expire, grace, idOf, inactivate, issue, laptop, licenseKey,
+  activate, ada, assign, at, compiler, deactivate, desktop, direct, edit, editor, erase, exceedQuota, expire, grace, idOf, inactivate, issue, laptop, licenseKey,
   loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, remind, renew, restoreQuota, restrict, revoke, scenarios, server, suspend,
   unsuspend,
 } from '@keyledger/testing';
@@ -189,6 +189,44 @@ describe('Moving an instance to new hardware', () => {
     given(story(active, deactivate(laptop))).when(rebind()).thenRefused('INSTANCE_NOT_FOUND');
     given(active).when(rebind('fp-new', desktop)).thenRefused('INSTANCE_NOT_FOUND');
     given(story(active, revoke())).when(rebind('fp-new', laptop)).thenRefused('TERMINAL_STATE');
+  });
+});
+
+describe('An appliance', () => {
+  const box = (who = laptop) => activate(who, { appliance: true });
+  const sold = story(issue({ terms: { activationLimit: 1 } }), assign());
+  it('is bound to its fingerprint by its first run, and gets its seat again', () => {
+    given(sold).when(box()).thenEvents({ type: 'InstanceActivated', fingerprint: 'fp-laptop' });
+    given(story(sold, box())).when(activate({ ...machine(9), fingerprint: 'fp-laptop' }, { appliance: true })).thenNothing();
+  });
+  it('on other hardware hears that it is the hardware, once every seat is taken', () => {
+    given(story(sold, box())).when(box(desktop)).thenRefused('FINGERPRINT_MISMATCH', { limit: 1, used: 1 });
+    given(story(sold, edit({ activationLimit: 2 }), box())).when(box(desktop)).thenEvents({ type: 'InstanceActivated' });
+    given(story(sold, box(), rebind('fp-desktop'))).when(box(desktop)).thenNothing();
+    given(story(sold, box(), rebind('fp-desktop'))).when(box({ ...machine(9), fingerprint: 'fp-laptop' })).thenRefused('FINGERPRINT_MISMATCH');
+  });
+});
+
+describe('A directive', () => {
+  const active = story(issue(), assign(), activate());
+  const directives = (state: LicenseState) => issued(state).directives;
+  it('is kept with what it carries, in the order of the log', () => {
+    const queued = story(active, direct('message', 1, { payload: { text: 'Service on Sunday' } }), direct('refresh', 2));
+    expect(directives(stateOf(queued))).toEqual([
+      { id: idOf('dir', 1), kind: 'message', payload: { text: 'Service on Sunday' }, issuedAt: now }, { id: idOf('dir', 2), kind: 'refresh', payload: null, issuedAt: now },
+    ]);
+  });
+  it('is queued once', () => given(story(active, direct('refresh'))).when(direct('refresh')).thenNothing());
+  it('locks until another one unlocks', () => {
+    const locked = story(active, direct('lock', 1), direct('message', 2));
+    expect([active, locked, story(locked, direct('unlock', 3))].map((history) => issued(stateOf(history)).locked)).toEqual([false, true, false]);
+  });
+  it('carries 10 KB at most', () => given(active).when(direct('message', 1, { payload: { text: 'x'.repeat(10_240) } })).thenRefused('METADATA_TOO_LARGE'));
+  it('is no more to be had for a license that is revoked', () => given(story(active, revoke())).when(direct('refresh')).thenRefused('TERMINAL_STATE', { requested: 'directive' }));
+  it('is dropped when twenty later ones are there', () => {
+    const many = story(active, ...Array.from({ length: 21 }, (_, n) => direct(n === 0 ? 'lock' : 'refresh', n + 1)));
+    expect(directives(stateOf(many)).map(({ id }) => id)).toEqual(Array.from({ length: 20 }, (_, n) => idOf('dir', n + 2)));
+    expect(issued(stateOf(many)).locked).toBe(true);
   });
 });
 

@@ -1,5 +1,5 @@
 import {
-  addDays, refuse, type ActivationId, type Aggregate, type CustomerId, type GeneratorId, type Instant, type Json, type JsonObject,
+  addDays, refuse, type ActivationId, type Aggregate, type CustomerId, type DirectiveId, type GeneratorId, type Instant, type Json, type JsonObject,
   type LicenseId, type OrderId, type PlanId, type ProductId, type Refusal,
 } from '@keyledger/kernel';
 import type { KeyFormat } from '../license-key.ts';
@@ -7,7 +7,7 @@ import { checkMetadata, sameJson } from '../metadata.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
 import {
   allowedActions, differs, hasFreeSeat, hasHold, instanceLike, isEffective, isExpired, isLive, issued, meterState, reminderDue, statusOf,
-  type Activation, type HoldCause, type IssuedLicense, type LicenseState, type ReminderDays,
+  type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState, type ReminderDays,
 } from './state.ts';
 import {
   checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, graceEnd, instantIn, malformed, MAX_TRIAL_DAYS,
@@ -44,10 +44,14 @@ interface Activate {
   metadata?: JsonObject; deploymentId?: string; deploymentMode?: string; productId?: string;
   /** The key that was used: it must be the one in force now. */
   keyHash?: string;
+  /** A box that stands for a deployment: when no seat is left for it, it is the hardware that is wrong. */
+  appliance?: boolean;
 }
 interface Deactivate { type: 'Deactivate'; activationId: ActivationId; by: 'client' | 'admin' | 'lapse'; keyHash?: string }
 /** Without `activationId` it is the only live one. */
 interface Rebind { type: 'Rebind'; activationId?: ActivationId; fingerprint: string; reason: string }
+/** For every box that has a seat now. */
+interface QueueDirective { type: 'QueueDirective'; directiveId: DirectiveId; kind: DirectiveKind; payload?: JsonObject }
 /** Without `cause` it is `manual`. */
 interface ChangeHold { type: 'Suspend' | 'Unsuspend' | 'Inactivate' | 'Reactivate'; cause?: HoldCause; reason?: string | null }
 interface Renew { type: 'Renew'; expiresAt: Instant; reason: string }
@@ -66,7 +70,7 @@ interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 interface Restrict { type: 'Restrict'; meter: string }
 
 export type LicenseCommand =
-  | Issue | Assign | Edit | Activate | Deactivate | Rebind | ChangeHold | Renew | RegenerateKey | Revoke | Erase
+  | Issue | Assign | Edit | Activate | Deactivate | Rebind | QueueDirective | ChangeHold | Renew | RegenerateKey | Revoke | Erase
   | Expire | RemindExpiry | ReportHeartbeat | ExceedQuota | RestoreQuota | Restrict;
 
 /**
@@ -84,6 +88,7 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
     case 'Activate': return activate(license, command, now);
     case 'Deactivate': return isLive(instance(license, command.activationId)) ? [{ type: 'InstanceDeactivated', activationId: command.activationId, by: command.by }] : [];
     case 'Rebind': return rebind(license, command, now);
+    case 'QueueDirective': return queueDirective(license, command, now);
     case 'Suspend': case 'Inactivate': return changeHold(license, command, true, now);
     case 'Unsuspend': case 'Reactivate': return changeHold(license, command, false, now);
     case 'Renew': return renew(license, command, now);
@@ -106,7 +111,7 @@ const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true
 
 /** The license and its rules. */
 export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
-  category: 'license', stateVersion: 1, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+  category: 'license', stateVersion: 2, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
 };
 
 // ---- issue, assign, edit ----
@@ -191,6 +196,7 @@ function activate(license: IssuedLicense, command: Activate, now: Instant): Lice
   if (license.activations.has(command.activationId) || instanceLike(license, command)) return [];
   if (!hasFreeSeat(license)) {
     const [limit, used] = [license.terms.activationLimit, license.activationCount];
+    if (command.appliance) throw refuse('FINGERPRINT_MISMATCH', 'The license is bound to other hardware; rebind moves it', { limit, used });
     throw refuse('ACTIVATION_LIMIT_EXCEEDED', `${used} of ${limit} activations are used`, { limit, used });
   }
   checkMetadata(command.metadata);
@@ -253,6 +259,13 @@ function onlyInstance(license: IssuedLicense): Activation {
   const only = [...license.activations.values()].find(isLive);
   if (!only) throw refuse('INSTANCE_NOT_FOUND', 'The license has no live instance');
   return only;
+}
+
+function queueDirective(license: IssuedLicense, { directiveId, kind, payload }: QueueDirective, now: Instant): LicenseEvent[] {
+  if (license.directives.some(({ id }) => id === directiveId)) return [];
+  if (license.revokedAt) throw notPossible(license, 'directive', now);
+  checkMetadata(payload, 'payload');
+  return [{ type: 'DirectiveQueued', directiveId, kind, payload: payload ?? null }];
 }
 
 // ---- holds, renewal, the end ----
@@ -350,7 +363,7 @@ function must(license: IssuedLicense, action: LicenseAction, now: Instant): void
   if (!leads(statusOf(license, now), action)) throw notPossible(license, action, now);
 }
 
-function notPossible(license: IssuedLicense, requested: LicenseAction | 'rebind', now: Instant, detail?: string): Refusal {
+function notPossible(license: IssuedLicense, requested: LicenseAction | 'rebind' | 'directive', now: Instant, detail?: string): Refusal {
   const from = statusOf(license, now);
   const allowed = allowedActions(license, now);
   return refuse(

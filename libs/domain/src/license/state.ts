@@ -1,5 +1,5 @@
 import {
-  refuse, type ActivationId, type CustomerId, type EventOrigin, type GeneratorId, type Instant, type JsonObject, type LicenseId, type OrderId,
+  refuse, type ActivationId, type CustomerId, type DirectiveId, type EventOrigin, type GeneratorId, type Instant, type JsonObject, type LicenseId, type OrderId,
   type PlanId, type ProductId,
 } from '@keyledger/kernel';
 import type { KeyFormat } from '../license-key.ts';
@@ -36,6 +36,16 @@ export interface Activation {
   readonly late: boolean;
   readonly endedAt: Instant | null;
   readonly endedBy: EndedBy | null;
+}
+
+export const directiveKinds = ['refresh', 'update-key', 'lock', 'unlock', 'message'] as const;
+export type DirectiveKind = (typeof directiveKinds)[number];
+/** What an administrator wants the license's boxes to do; each hears of it with its next heartbeat. */
+export interface Directive {
+  readonly id: DirectiveId;
+  readonly kind: DirectiveKind;
+  readonly payload: JsonObject | null;
+  readonly issuedAt: Instant;
 }
 
 /** What the daily peaks of a meter have led to. */
@@ -88,6 +98,10 @@ export interface IssuedLicense {
   readonly byFingerprint: ReadonlyMap<string, ActivationId>;
   readonly byInstallationId: ReadonlyMap<string, ActivationId>;
   readonly meters: ReadonlyMap<string, MeterState>;
+  /** The latest ones, oldest first. Whether a box has acknowledged one is its lease's business. */
+  readonly directives: readonly Directive[];
+  /** By a directive: the boxes are locked until another one unlocks them. */
+  readonly locked: boolean;
 }
 
 /** What is left of an erased license. */

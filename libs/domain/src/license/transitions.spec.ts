@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, deactivate, desktop, edit, erase, exceedQuota, expire, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
+  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, expire, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
   recoverHeartbeat, regenerateKey, remind, renew, restoreQuota, restrict, revoke, scenarios, suspend, unsuspend,
 } from '@keyledger/testing';
 import type { ErrorCode } from '@keyledger/kernel';
@@ -34,6 +34,7 @@ const commands: Record<LicenseCommand['type'], Row> = {
   Activate: { command: activate(machine(3)), happens: 'InstanceActivated', action: 'activate' },
   Deactivate: { command: deactivate(laptop), happens: 'InstanceDeactivated' },
   Rebind: { command: rebind('fp-new', laptop), happens: 'InstanceRebound' },
+  QueueDirective: { command: direct('refresh'), happens: 'DirectiveQueued' },
   Suspend: { command: suspend(), happens: 'LicenseSuspended', action: 'suspend' },
   Unsuspend: { command: unsuspend(), happens: 'LicenseUnsuspended', action: 'unsuspend' },
   Inactivate: { command: inactivate(), happens: 'LicenseInactivated', action: 'inactivate' },
@@ -65,6 +66,7 @@ Edit              404   yes        yes       yes     yes       yes        yes   
 Activate          404   nobody     yes       yes     inactive  suspended  expired  revoked   404
 Deactivate        404   instance   instance  yes     yes       yes        yes      so        404
 Rebind            404   instance   instance  yes     yes       yes        yes      terminal  404
+QueueDirective    404   yes        yes       yes     yes       yes        yes      terminal  404
 Suspend           404   invalid    yes       yes     yes       so         invalid  terminal  404
 Unsuspend         404   so         so        so      so        yes        so       terminal  404
 Inactivate        404   invalid    yes       yes     so        yes        invalid  terminal  404
@@ -103,7 +105,7 @@ describe('The table of every state and every command', () => {
     const when = given(history, instant).when(command);
     if (outcome === 'yes') when.thenEvents({ type: happens });
     else if (outcome === 'so') when.thenNothing();
-    else when.thenRefused(refusals[outcome] as ErrorCode, outcome === 'invalid' || outcome === 'terminal' ? { from: situation, requested: action ?? 'rebind' } : {});
+    else when.thenRefused(refusals[outcome] as ErrorCode, outcome === 'invalid' || outcome === 'terminal' ? { from: situation, requested: action ?? (name === 'Rebind' ? 'rebind' : 'directive') } : {});
   });
 });
 

@@ -6,7 +6,7 @@ import {
 import type { LicenseEvent } from './events.ts';
 import { License } from './license.ts';
 import type { TermsInput } from './terms.ts';
-import { verdictOf, verdictRules, verdictWarnings, type Lease, type Question, type VerdictCode } from './verdict.ts';
+import { verdictOf, verdictRules, verdictWarnings, type Question, type VerdictCode } from './verdict.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const expiry = '2027-11-21T12:00:00.000Z';
@@ -14,7 +14,7 @@ const aYear = { value: 1, unit: 'years' } as const;
 const { story, stateOf } = scenarios(License, now);
 const licensed = (terms: TermsInput = {}) => story(issue({ terms }), assign(), activate(laptop));
 const active = licensed();
-const ask = (history: Story<LicenseEvent>, question: Question = {}, instant = now, lease?: Lease) => verdictOf(stateOf(history), lease, question, instant);
+const ask = (history: Story<LicenseEvent>, question: Question = {}, instant = now, leaseEndsAt?: string) => verdictOf(stateOf(history), leaseEndsAt, question, instant);
 const me = { instanceId: laptop.activationId, fingerprint: laptop.fingerprint };
 
 describe('A good license', () => {
@@ -22,14 +22,14 @@ describe('A good license', () => {
   it('is valid, with no reasons', () => expect(ask(active)).toEqual(good));
   it('is good before anybody has activated it', () => expect(ask(story(issue({ customerId: ada })))).toEqual(good));
   it('is good for an instance with a seat', () => expect(ask(active, { ...me, productId: editor })).toEqual(good));
-  it('is good for an instance whose lease runs', () => expect(ask(active, me, now, { endsAt: '2026-11-21T12:00:00.001Z' })).toEqual(good));
+  it('is good for an instance whose lease runs', () => expect(ask(active, me, now, '2026-11-21T12:00:00.001Z')).toEqual(good));
 });
 
 describe('A question that is answered with', () => {
   const bound = licensed({ binding: 'fingerprint', deploymentId: 'dep-1', deploymentMode: 'cloud', features: { export: true, seats: 5, calls: { limit: 9, per: 'day' } } });
   const overQuota = story(licensed({ quotas: [{ meter: 'cores', limit: 8 }] }), exceedQuota(9, 8, 'cores'));
   const graceful = licensed({ expiry: aYear, expiryGraceDays: 14 });
-  const cases: [code: VerdictCode, Story<LicenseEvent>, Question, enforcement: string, instant?: string, lease?: Lease][] = [
+  const cases: [code: VerdictCode, Story<LicenseEvent>, Question, enforcement: string, instant?: string, leaseEndsAt?: string][] = [
     ['NOT_FOUND', story(), {}, 'LOCKED'],
     ['NOT_FOUND', story(issue(), erase()), {}, 'LOCKED'],
     ['REVOKED', story(active, revoke()), {}, 'LOCKED'],
@@ -52,7 +52,7 @@ describe('A question that is answered with', () => {
     ['FINGERPRINT_MISMATCH', bound, { fingerprint: 'fp-stranger' }, 'LOCKED'],
     ['FINGERPRINT_MISMATCH', active, { ...me, fingerprint: 'fp-stranger' }, 'LOCKED'],
     ['FINGERPRINT_MISMATCH', story(active, rebind()), me, 'LOCKED'],
-    ['HEARTBEAT_OVERDUE', active, me, 'LOCKED', now, { endsAt: now }],
+    ['HEARTBEAT_OVERDUE', active, me, 'LOCKED', now, now],
     ['FEATURE_MISSING', bound, { ...me, features: ['export', 'import'] }, 'FULL'],
     ['FEATURE_MISSING', active, { features: ['constructor'] }, 'FULL'],
     ['RESTRICTED', overQuota, {}, 'READ_ONLY', '2026-11-28T12:00:00.000Z'],

@@ -65,11 +65,6 @@ export interface Question {
   deploymentMode?: string;
 }
 
-/** When the instance's lease ends. Absent where none is kept. */
-export interface Lease {
-  endsAt?: Instant;
-}
-
 export interface Verdict {
   readonly valid: boolean;
   /** The first of the reasons, or VALID. */
@@ -85,12 +80,15 @@ export interface Verdict {
 const notFound: Verdict = Object.freeze({ valid: false, code: 'NOT_FOUND', reasons: Object.freeze(['NOT_FOUND'] as const), enforcement: 'LOCKED', graceEndsAt: null });
 const good: Verdict = Object.freeze({ valid: true, code: 'VALID', reasons: Object.freeze([]), enforcement: 'FULL', graceEndsAt: null });
 
-/** Is this license good? Asked tens of thousands of times a second: nothing here walks through activations. */
-export function verdictOf(license: LicenseState | undefined, lease: Lease | undefined, question: Question, now: Instant): Verdict {
+/**
+ * Is this license good? Asked tens of thousands of times a second: nothing here walks through activations.
+ * `leaseEndsAt` is that of the instance asked about; undefined where nobody waits for its heartbeats.
+ */
+export function verdictOf(license: LicenseState | undefined, leaseEndsAt: Instant | undefined, question: Question, now: Instant): Verdict {
   if (license?.existence !== 'issued') return notFound;
   const reasons: VerdictCode[] = [];
   judgeLicense(license, question, now, reasons);
-  judgeInstance(license, lease, question, now, reasons);
+  judgeInstance(license, leaseEndsAt, question, now, reasons);
   if (question.features && !hasFeatures(license, question.features)) reasons.push('FEATURE_MISSING');
   const overageEndsAt = judgeQuotas(license, now, reasons);
   const inGrace = isInExpiryGrace(license, now);
@@ -122,14 +120,14 @@ function judgeLicense(license: IssuedLicense, { productId, deploymentMode, deplo
 }
 
 /** Whoever names an instance and a fingerprint says that they belong together; a bound license wants the fingerprint of one of its instances. */
-function judgeInstance(license: IssuedLicense, lease: Lease | undefined, question: Question, now: Instant, reasons: VerdictCode[]): void {
+function judgeInstance(license: IssuedLicense, leaseEndsAt: Instant | undefined, question: Question, now: Instant, reasons: VerdictCode[]): void {
   const { instanceId, fingerprint } = question;
   const bound = license.terms.binding === 'fingerprint';
   const activation = instanceAsked(license, question);
   if (instanceId && !activation) reasons.push('INSTANCE_NOT_FOUND');
   if (bound && !fingerprint) reasons.push('FINGERPRINT_REQUIRED');
   else if (fingerprint && (activation ? differsFrom(activation, fingerprint, bound) : bound && !instanceId)) reasons.push('FINGERPRINT_MISMATCH');
-  if (activation && lease?.endsAt && lease.endsAt <= now) reasons.push('HEARTBEAT_OVERDUE');
+  if (activation && leaseEndsAt !== undefined && leaseEndsAt <= now) reasons.push('HEARTBEAT_OVERDUE');
 }
 
 const differsFrom = (activation: Activation, fingerprint: string, bound: boolean): boolean =>

@@ -1,0 +1,187 @@
+import { hash } from 'node:crypto';
+import { ActivateAppliance, BindAppliance, Heartbeat, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
+import {
+  beat, clientLicenseView, isOutdated, issued, leaseSeconds, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
+  type Activation, type Directive, type IssuedLicense, type Lease, type Standing,
+} from '@keyledger/domain';
+import { context, isId, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Handles, MessageClient } from '@keyledger/messaging';
+import { Log, Metrics } from '@keyledger/observability';
+import { Injectable } from '@nestjs/common';
+import { LeaseLedger, type Kept, type Step } from './leases.ts';
+import type { KnownLicense } from './verdict-cache.ts';
+import { VerdictCaches } from './verdict-caches.ts';
+import { VerdictTokens } from './verdict-tokens.ts';
+
+/** A box that beats while its license cannot be asked for is one that cannot be reached, and lives on its lease: better than an answer out of date. */
+async function licenseOf(caches: VerdictCaches, asked: Pick<Heartbeat, 'licenseId' | 'licenseKey'>): Promise<KnownLicense> {
+  const known = await caches.here().get(asked.licenseId, asked.licenseKey);
+  issued(known.state);
+  return known;
+}
+
+/** Time for a token to be signed. */
+const signedWithinMs = 2000;
+
+/** What a box carries to prove itself where nobody can be asked. */
+@Injectable()
+export class ApplianceTokens {
+  readonly #licensed = new WeakMap<KnownLicense, { readonly terms: Licensed; readonly says: string }>();
+
+  constructor(private readonly messages: MessageClient, private readonly verdicts: VerdictTokens, private readonly log: Log) {}
+
+  /**
+   * The last lease again as long as it says what a new one would; most heartbeats cost no signature. While nobody signs, the last one is better
+   * than none.
+   */
+  async lease(known: KnownLicense, activationId: ActivationId, lease: Lease, last: Kept['token'], now: Instant): Promise<Kept['token']> {
+    const license = issued(known.state);
+    const fingerprint = license.activations.get(activationId)?.fingerprint ?? null;
+    const { terms, says: allowed } = this.#allowed(known, license);
+    const says = `${allowed} ${lease.boundAt}`;
+    if (last && !isOutdated(last, says, license.terms, now)) return last;
+    const seconds = Math.floor((Date.parse(lease.endsAt) - Date.parse(now)) / 1000);
+    const statement = { activationId, fingerprint, counter: Math.max(lease.seq, 0), seq: known.revision, seconds, license: terms };
+    try {
+      const { tokens: [text] } = await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs });
+      return text ? { text, says, signedAt: now } : null;
+    } catch (error) {
+      this.log.warn({ err: error, activationId }, 'a heartbeat is answered without a new lease');
+      return last?.says === says ? last : null;
+    }
+  }
+
+  /** Why the box may not go on: only a signed "no" is one. */
+  async refusal(known: KnownLicense, { activationId, fingerprint, seq, nonce }: Pick<Heartbeat, 'activationId' | 'fingerprint' | 'seq' | 'nonce'>, { enforcement }: Standing, now: Instant): Promise<string | null> {
+    const license = issued(known.state);
+    const verdict = verdictOf(license, undefined, { instanceId: activationId, fingerprint }, now);
+    // A directive locks what is good by itself.
+    const { code, reasons } = verdict.valid ? { code: 'INACTIVE', reasons: ['INACTIVE', ...verdict.reasons] } : verdict;
+    const { metadata: _, ...view } = clientLicenseView(license, now);
+    const token = await this.verdicts.for({
+      nonce: nonce ?? `${activationId}.${seq}`, audience: null, instanceId: activationId, fingerprint, seq: known.revision, license: view,
+      verdict: { valid: false, code, reasons, conclusive: true, enforcement, graceEndsAt: verdict.graceEndsAt, decisionId: `${license.id}.${known.revision}.${Date.parse(now).toString(36)}.${seq}`, checkedAt: now },
+    });
+    return token ?? null;
+  }
+
+  #allowed(known: KnownLicense, license: IssuedLicense) {
+    let allowed = this.#licensed.get(known);
+    if (!allowed) {
+      const terms = licensedTerms(license) as Licensed;
+      this.#licensed.set(known, (allowed = { terms, says: hash('sha256', JSON.stringify(terms), 'base64url') }));
+    }
+    return allowed;
+  }
+}
+
+/** The first run of a box, and every further one. The seat is the authority's to give; here its lease is opened. */
+@Handles(ActivateAppliance)
+export class ApplianceActivation {
+  constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly messages: MessageClient) {}
+
+  async execute(asked: ActivateAppliance) {
+    const { licenseId, licenseKey, fingerprint, hostname, version } = asked;
+    const { keyHash } = issued((await licenseOf(this.caches, asked)).state);
+    const { activationId, created } = await this.messages.send(BindAppliance, {
+      licenseId, fingerprint, ...(licenseKey !== undefined && { keyHash }), ...(hostname !== undefined && { hostname }),
+    });
+    return this.leases.change(activationId, async (kept, isCertain) => (isCertain ? this.#open(asked, activationId, created, kept, version) : undefined));
+  }
+
+  async #open(asked: ActivateAppliance, activationId: ActivationId, created: boolean, kept: Kept | undefined, version: string | undefined) {
+    const { now } = context();
+    const known = await licenseOf(this.caches, asked);
+    const license = issued(known.state);
+    const { terms } = license;
+    const lease = openLease(license, activationId, kept?.lease, now);
+    const { state } = standingOf(license, activationOf(license, activationId), now);
+    const token = await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
+    const answer = {
+      activationId, token: token?.text ?? null, deployment: { state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: terms.heartbeatIntervalSeconds,
+      lastSeq: lease.seq === NO_BEAT ? null : lease.seq, created,
+    };
+    return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null } };
+  }
+}
+
+@Handles(Heartbeat)
+export class Heartbeats {
+  constructor(
+    private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly keyrings: Keyrings,
+    private readonly messages: MessageClient, private readonly metrics: Metrics, private readonly log: Log,
+  ) {}
+
+  async execute(heartbeat: Heartbeat): Promise<HeartbeatAnswer> {
+    const { licenseId, activationId, licenseKey: _, ...says } = heartbeat;
+    if (!isId('act', activationId)) throw refuse('INSTANCE_NOT_FOUND');
+    const said = this.keyrings.here().hmac('heartbeat', JSON.stringify(says));
+    await this.#count(heartbeat);
+    try {
+      const { answer, recovered } = await this.leases.change(activationId, (kept, isCertain) => this.#look(heartbeat, said, kept, isCertain));
+      if (recovered) await this.#recovered(licenseId, activationId);
+      return answer;
+    } catch (error) {
+      if (error instanceof Refusal && error.members['conflict']) this.#conflict(licenseId, activationId);
+      throw error;
+    }
+  }
+
+  /** Before anything is answered, so that the box sends it again until it is counted. It counts once, however often it comes. */
+  async #count(heartbeat: Heartbeat): Promise<void> {
+    const { licenseId, activationId: instanceId, usage: records } = heartbeat;
+    if (!records?.length) return;
+    await licenseOf(this.caches, heartbeat);
+    await this.messages.send(RecordUsage, { licenseId, instanceId, records });
+  }
+
+  async #look(heartbeat: Heartbeat, said: string, kept: Kept | undefined, isCertain: boolean): Promise<Step<{ answer: HeartbeatAnswer; recovered: boolean }> | undefined> {
+    const { now } = context();
+    const { licenseId, activationId, fingerprint, seq, acks, version } = heartbeat;
+    const known = await licenseOf(this.caches, heartbeat);
+    const license = issued(known.state);
+    const outcome = beat(license, kept?.lease, { activationId, fingerprint, seq, said, ...(acks && { acks: acks as readonly DirectiveId[] }) }, now);
+    if (outcome.kind !== 'accepted' && !isCertain) return undefined;
+    if (outcome.kind === 'again') return { answer: { answer: lastAnswer(kept), recovered: false } };
+    const { standing, directives } = outcome;
+    const isLocked = standing.enforcement === 'LOCKED';
+    // What was read of the license belongs to this instant: from here on it may move on.
+    const rest = { directives: directives.map(viewOf), nextInSeconds: license.terms.heartbeatIntervalSeconds, serverTime: now };
+    const refusal = isLocked ? await this.tokens.refusal(known, heartbeat, standing, now) : null;
+    if (outcome.kind === 'told') return { answer: { answer: { ...standing, token: isLocked ? refusal : (kept?.token?.text ?? null), ...rest }, recovered: false } };
+    const lease = isLocked ? null : await this.tokens.lease(known, activationId, outcome.lease, kept?.token ?? null, now);
+    const answer: HeartbeatAnswer = { ...standing, token: lease?.text ?? refusal, ...rest };
+    return {
+      answer: { answer, recovered: outcome.recovered },
+      keep: { licenseId, lease: outcome.lease, token: lease, answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null },
+    };
+  }
+
+  /** When it cannot be said now, the next heartbeat says it. */
+  async #recovered(licenseId: LicenseId, activationId: ActivationId): Promise<void> {
+    try {
+      await this.messages.send(RecoverHeartbeat, { licenseId, activationId });
+    } catch (error) {
+      this.log.warn({ err: error, licenseId, activationId }, 'a box was heard of again, and nobody could be told');
+    }
+  }
+
+  #conflict(licenseId: LicenseId, activationId: ActivationId): void {
+    this.metrics.decision('SEQUENCE_CONFLICT');
+    this.log.warn({ licenseId, activationId }, 'two boxes share an activation: cloned, or put back from a copy');
+  }
+}
+
+function lastAnswer(kept: Kept | undefined): HeartbeatAnswer {
+  if (!kept?.answer) throw new Error('A heartbeat was accepted, and yet there is no answer to it');
+  return kept.answer;
+}
+
+const viewOf = ({ id, kind, payload, issuedAt }: Directive) => ({ id, kind, ...(payload && { payload }), issuedAt });
+
+function activationOf({ activations }: IssuedLicense, id: ActivationId): Activation {
+  const activation = activations.get(id);
+  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
+  return activation;
+}

@@ -1,0 +1,240 @@
+import { Injectable } from '@nestjs/common';
+import type { HeartbeatAnswer } from '@keyledger/contracts';
+import type { DeploymentState, Enforcement, Lease, LeaseToken } from '@keyledger/domain';
+import { context, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type JsonObject, type LicenseId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
+import { LRUCache } from 'lru-cache';
+
+/** Leases end by themselves: whoever looks for those that have ended asks by `lease_ends_at`. */
+export const leasesTable: Migration = {
+  name: 'activation-2-leases',
+  async up({ run }) {
+    await run(`create table activation_leases (activation_id text primary key, license_id text not null, version bigint not null, bound_at text not null, seq bigint not null,
+      said text not null, state text not null, enforcement text not null, contact_at text not null, lease_ends_at text not null, acked text not null,
+      told_seq bigint not null, agent_version text, token_signed_at text, token_says text, sealed text not null)`);
+    await run('create index activation_leases_lease_ends_at on activation_leases (lease_ends_at)');
+    await run('create index activation_leases_license_id on activation_leases (license_id)');
+  },
+};
+
+/** All that is kept of one activation. */
+export interface Kept {
+  readonly licenseId: LicenseId;
+  readonly lease: Lease;
+  readonly token: (LeaseToken & { readonly text: string }) | null;
+  /** What the last heartbeat was answered; undefined before the first, and where the row is only remembered. */
+  readonly answer?: HeartbeatAnswer | undefined;
+  /** Revision of the license that the box was told of last. */
+  readonly toldSeq: number;
+  readonly agentVersion: string | null;
+}
+/** What has come of looking at a row: an answer, and what is to be kept from now on. Nothing to keep: the row stays. */
+export interface Step<T> {
+  readonly answer: T;
+  readonly keep?: Kept;
+}
+
+interface Known {
+  readonly kept: Kept;
+  /** Grows with each change: who has decided on an older one starts over. */
+  readonly version: number;
+}
+
+interface Row {
+  activation_id: ActivationId; license_id: LicenseId; version: number; bound_at: Instant; seq: number; said: string; state: DeploymentState; enforcement: Enforcement;
+  contact_at: Instant; lease_ends_at: Instant; acked: string; told_seq: number; agent_version: string | null; token_signed_at: Instant | null; token_says: string | null; sealed: string;
+}
+const columns = [
+  'activation_id', 'license_id', 'version', 'bound_at', 'seq', 'said', 'state', 'enforcement', 'contact_at', 'lease_ends_at', 'acked', 'told_seq', 'agent_version',
+  'token_signed_at', 'token_says', 'sealed',
+] as const satisfies (keyof Row)[];
+const whole: readonly string[] = ['version', 'seq', 'told_seq'];
+
+interface Waiting {
+  readonly row: Row;
+  readonly done: (written: boolean) => void;
+  readonly failed: (error: unknown) => void;
+}
+
+/** Some 2 KB each. */
+const remembered = 20_000;
+const rowsPerWrite = 500;
+const maxLostRaces = 20;
+
+/**
+ * Heartbeats and what they were answered, a row for each activation. A row is written before its heartbeat is answered; those that arrive while
+ * one write is under way share the next. Several processes may do so at once: a row is only replaced by who has seen the one before.
+ */
+@Injectable()
+export class LeaseLedger {
+  readonly #here = new Map<string, Shelf>();
+
+  constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
+
+  /**
+   * Looks at the row and keeps what comes of it; starts over when somebody else has changed the row meanwhile. What is only remembered may be
+   * outdated, so nothing is refused or left as it is because of it: `isCertain` is false then, and undefined asks for another look.
+   */
+  async change<T>(id: ActivationId, look: (kept: Kept | undefined, isCertain: boolean) => Step<T> | undefined | Promise<Step<T> | undefined>): Promise<T> {
+    const shelf = this.#shelf();
+    const known = shelf.known.get(id);
+    if (known) {
+      const step = await unlessRefused(() => look(known.kept, false));
+      if (step?.keep && (await this.#keep(shelf, id, known, step.keep))) return step.answer;
+    }
+    for (let lost = 0; lost < maxLostRaces; lost++) {
+      const certain = await this.#read(shelf, id);
+      const step = await look(certain?.kept, true);
+      if (!step) throw new Error(`${id}: nothing was decided on the row as it is`);
+      if (!step.keep || (await this.#keep(shelf, id, certain, step.keep))) return step.answer;
+    }
+    throw refuse('TRY_AGAIN');
+  }
+
+  /** A lease only ever gets longer: one that is remembered and runs is good, else the row says. */
+  running(id: ActivationId, now: Instant): Lease | Promise<Lease | undefined> {
+    const shelf = this.#shelf();
+    const lease = shelf.known.get(id)?.kept.lease;
+    return lease && lease.endsAt > now ? lease : this.#read(shelf, id).then((certain) => certain?.kept.lease);
+  }
+
+  async of(ids: readonly ActivationId[]): Promise<readonly Pick<Row, 'activation_id' | 'seq' | 'contact_at' | 'lease_ends_at' | 'told_seq' | 'agent_version'>[]> {
+    if (ids.length === 0) return [];
+    const { rows } = await this.databases.here().run<Row>(
+      `select activation_id, seq, contact_at, lease_ends_at, told_seq, agent_version from activation_leases where activation_id in (${ids.map(() => '?').join(', ')})`, ids);
+    return rows.map((row) => ({ ...row, seq: Number(row.seq), told_seq: Number(row.told_seq) }));
+  }
+
+  async forget(licenseId: LicenseId): Promise<void> {
+    const { known, database } = this.#shelf();
+    for (const [id, { kept }] of known.entries()) if (kept.licenseId === licenseId) known.delete(id);
+    await database.run('delete from activation_leases where license_id = ?', [licenseId]);
+  }
+
+  async #read(shelf: Shelf, id: ActivationId): Promise<Known | undefined> {
+    const { rows: [row] } = await shelf.database.run<Row>(`select ${columns.join(', ')} from activation_leases where activation_id = ?`, [id]);
+    if (!row) {
+      shelf.known.delete(id);
+      return undefined;
+    }
+    const sealed = (await this.keyrings.here().prepare([row.license_id])).open(row.license_id, row.sealed) as Sealed | null;
+    const known = knownFrom(row, sealed);
+    shelf.remember(id, known);
+    return known;
+  }
+
+  /** False when the row is no longer the one that was looked at. */
+  async #keep(shelf: Shelf, id: ActivationId, before: Known | undefined, kept: Kept): Promise<boolean> {
+    const version = (before?.version ?? 0) + 1;
+    const sealer = await this.keyrings.here().prepare([kept.licenseId]);
+    const sealed: Sealed = { answer: kept.answer, token: kept.token?.text };
+    const written = await shelf.write(rowFrom(id, kept, version, sealer.seal(kept.licenseId, sealed as JsonObject)));
+    if (written) shelf.remember(id, { kept, version });
+    else shelf.known.delete(id);
+    return written;
+  }
+
+  #shelf(): Shelf {
+    const { environment } = context();
+    let shelf = this.#here.get(environment);
+    if (!shelf) this.#here.set(environment, (shelf = new Shelf(this.databases.here())));
+    return shelf;
+  }
+}
+
+/** Of a person, or good for something: unreadable once the license has been erased. */
+type Sealed = { readonly answer: HeartbeatAnswer | undefined; readonly token: string | undefined };
+
+/** One environment's rows: those that are remembered, and those on their way to the disk. */
+class Shelf {
+  readonly known = new LRUCache<ActivationId, Known>({ maxSize: remembered, sizeCalculation: () => 1 });
+  readonly #sql: string;
+  #waiting: Waiting[] = [];
+  #busy = false;
+
+  constructor(readonly database: Database) {
+    this.#sql = writing(database.dialect);
+  }
+
+  /** Without the answer, which only a repeated heartbeat asks for: that one reads the row. */
+  remember(id: ActivationId, { kept: { answer: _, ...kept }, version }: Known): void {
+    this.known.set(id, { kept, version });
+  }
+
+  write(row: Row): Promise<boolean> {
+    return new Promise((done, failed) => {
+      this.#waiting.push({ row, done, failed });
+      if (!this.#busy) void this.#work();
+    });
+  }
+
+  async #work(): Promise<void> {
+    this.#busy = true;
+    while (this.#waiting.length > 0) {
+      const batch = this.#take();
+      try {
+        const { rows } = await this.database.run<Pick<Row, 'activation_id'>>(this.#sql, [JSON.stringify(batch.map(({ row }) => columns.map((name) => row[name])))]);
+        const written = new Set(rows.map((row) => row.activation_id));
+        for (const { row, done } of batch) done(written.has(row.activation_id));
+      } catch (error) {
+        for (const { failed } of batch) failed(error);
+      }
+    }
+    this.#busy = false;
+  }
+
+  /** One statement may change a row only once: what comes second for the same activation waits for the next. */
+  #take(): Waiting[] {
+    const batch = new Map<ActivationId, Waiting>();
+    const rest: Waiting[] = [];
+    for (const waiting of this.#waiting) {
+      const { activation_id: id } = waiting.row;
+      if (batch.size < rowsPerWrite && !batch.has(id)) batch.set(id, waiting);
+      else rest.push(waiting);
+    }
+    this.#waiting = rest;
+    return [...batch.values()];
+  }
+}
+
+/** Any number of rows in one statement of one parameter. It answers which were written: those that replace the version before theirs. */
+function writing(dialect: Dialect): string {
+  const values = columns.map((name, at) => (whole.includes(name) ? `cast(value ->> ${at} as bigint)` : `value ->> ${at}`)).join(', ');
+  const source = dialect === 'sqlite' ? 'json_each(?)' : 'jsonb_array_elements(cast(? as jsonb)) as given(value)';
+  const others = columns.filter((name) => name !== 'activation_id' && name !== 'license_id');
+  return `insert into activation_leases (${columns.join(', ')}) select ${values} from ${source} where true
+    on conflict (activation_id) do update set ${others.map((name) => `${name} = excluded.${name}`).join(', ')} where activation_leases.version = excluded.version - 1
+    returning activation_id`;
+}
+
+function rowFrom(id: ActivationId, { licenseId, lease, token, toldSeq, agentVersion }: Kept, version: number, sealed: string): Row {
+  const { boundAt, seq, said, told, contactAt, endsAt, acked } = lease;
+  return {
+    activation_id: id, license_id: licenseId, version, bound_at: boundAt, seq, said, state: told.state, enforcement: told.enforcement, contact_at: contactAt,
+    lease_ends_at: endsAt, acked: acked.join(' '), told_seq: toldSeq, agent_version: agentVersion, token_signed_at: token?.signedAt ?? null, token_says: token?.says ?? null, sealed,
+  };
+}
+
+/** What was sealed is gone when the license has been erased. */
+function knownFrom(row: Row, sealed: Sealed | null): Known {
+  const { bound_at: boundAt, said, state, enforcement, contact_at: contactAt, lease_ends_at: endsAt, token_signed_at: signedAt, token_says: says } = row;
+  const acked = row.acked === '' ? [] : (row.acked.split(' ') as DirectiveId[]);
+  return {
+    version: Number(row.version),
+    kept: {
+      licenseId: row.license_id, lease: { boundAt, seq: Number(row.seq), said, told: { state, enforcement }, contactAt, endsAt, acked },
+      token: sealed?.token !== undefined && signedAt !== null && says !== null ? { text: sealed.token, signedAt, says } : null,
+      answer: sealed?.answer, toldSeq: Number(row.told_seq), agentVersion: row.agent_version,
+    },
+  };
+}
+
+async function unlessRefused<T>(work: () => T | Promise<T>): Promise<T | undefined> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof Refusal) return undefined;
+    throw error;
+  }
+}

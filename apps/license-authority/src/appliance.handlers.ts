@@ -1,0 +1,45 @@
+import { BindAppliance, QueueDirective, RecoverHeartbeat } from '@keyledger/contracts';
+import { instanceLike, issued } from '@keyledger/domain';
+import { newId, refuse } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { Licenses } from './streams.ts';
+
+/** What boxes do to a license, and what people want of boxes. Their heartbeats are none of it: see activation. */
+
+@Handles(BindAppliance)
+export class BindCommand {
+  constructor(private readonly licenses: Licenses) {}
+
+  execute({ licenseId, keyHash, fingerprint, hostname }: BindAppliance) {
+    const activationId = newId('act');
+    return this.licenses.run(
+      licenseId, { type: 'Activate', activationId, appliance: true, fingerprint, ...(keyHash !== undefined && { keyHash }), ...(hostname !== undefined && { instanceName: hostname }) },
+      (state, _revision, events) => ({ activationId: instanceLike(issued(state), { fingerprint })?.id ?? activationId, created: events.length > 0 }),
+    );
+  }
+}
+
+@Handles(QueueDirective)
+export class QueueDirectiveCommand {
+  constructor(private readonly licenses: Licenses) {}
+
+  execute({ licenseId, kind, payload }: QueueDirective) {
+    const directiveId = newId('dir');
+    return this.licenses.run(licenseId, { type: 'QueueDirective', directiveId, kind, ...(payload && { payload }) }, (state) => {
+      const directive = issued(state).directives.find(({ id }) => id === directiveId);
+      // It was queued by an earlier try, and so many others since that it has been dropped.
+      if (!directive) throw refuse('TRY_AGAIN');
+      return { id: directiveId, kind, ...(directive.payload && { payload: directive.payload }), issuedAt: directive.issuedAt };
+    });
+  }
+}
+
+@Handles(RecoverHeartbeat)
+export class RecoverHeartbeatCommand {
+  constructor(private readonly licenses: Licenses) {}
+
+  async execute({ licenseId, activationId }: RecoverHeartbeat) {
+    await this.licenses.run(licenseId, { type: 'RecoverHeartbeat', activationId });
+    return null;
+  }
+}

@@ -1,0 +1,157 @@
+import { addSeconds, refuse, type ActivationId, type DirectiveId, type Instant } from '@keyledger/kernel';
+import { isLive, statusOf, type Activation, type Directive, type IssuedLicense } from '../license/state.ts';
+import type { Terms } from '../license/terms.ts';
+import { verdictOf, type Enforcement } from '../license/verdict.ts';
+
+export const deploymentStates = ['active', 'suspended', 'inactive', 'expired', 'revoked', 'rebound', 'locked'] as const;
+export type DeploymentState = (typeof deploymentStates)[number];
+
+/** What a box is told about itself. */
+export interface Standing {
+  readonly state: DeploymentState;
+  readonly enforcement: Enforcement;
+}
+
+/** The volatile side of an activation. It is observed, not decided: a row, and no event. */
+export interface Lease {
+  /** When the activation got the box that it has: after a rebind another box counts from the start. */
+  readonly boundAt: Instant;
+  /** Of the last heartbeat; NO_BEAT before the first. */
+  readonly seq: number;
+  /** Hash of all that this heartbeat said, and what it was told. */
+  readonly said: string;
+  readonly told: Standing;
+  /** Of the last heartbeat, or of the activation. */
+  readonly contactAt: Instant;
+  readonly endsAt: Instant;
+  /** Of the directives that the license still has, those that the box has acknowledged. */
+  readonly acked: readonly DirectiveId[];
+}
+export const NO_BEAT = -1;
+
+export interface Beat {
+  readonly activationId: ActivationId;
+  readonly fingerprint: string;
+  /** Grows with every heartbeat of the box. */
+  readonly seq: number;
+  /** Hash of all that the heartbeat says. */
+  readonly said: string;
+  readonly acks?: readonly DirectiveId[];
+}
+
+export type BeatOutcome =
+  /** The stored answer to this number again, to the letter. */
+  | { readonly kind: 'again' }
+  /** An answer that changes nothing: to the box that was there before, or to a repeated number whose first answer is no longer true. */
+  | { readonly kind: 'told'; readonly standing: Standing; readonly directives: readonly Directive[] }
+  /** A new heartbeat. `recovered`: it ends a silence that had been made explicit. */
+  | { readonly kind: 'accepted'; readonly standing: Standing; readonly directives: readonly Directive[]; readonly lease: Lease; readonly recovered: boolean };
+
+/** How long a box may run without contact. A floating seat is given back as soon as two heartbeats have been missed for sure. */
+export const leaseSeconds = ({ seats, heartbeatIntervalSeconds, offlineGraceDays }: Terms): number =>
+  seats === 'floating' ? 3 * heartbeatIntervalSeconds : offlineGraceDays * 86_400;
+
+/** When the activation got the box that it has now. */
+export const boundAtOf = ({ reboundAt, createdAt }: Activation): Instant => reboundAt ?? createdAt;
+
+/** When the instance is overdue. Undefined where nobody waits for heartbeats; one that has never sent any counts from its activation. */
+export function leaseEndOf({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant | undefined {
+  if (terms.validationMode !== 'heartbeat') return undefined;
+  const boundAt = boundAtOf(activation);
+  return lease?.boundAt === boundAt ? lease.endsAt : addSeconds(boundAt, leaseSeconds(terms));
+}
+
+/**
+ * What is to be done about a heartbeat. Refuses with INSTANCE_NOT_FOUND, FINGERPRINT_MISMATCH, and STALE_SEQUENCE {lastSeq} for a number that is
+ * behind the last one; `conflict` when it is the last one and yet another heartbeat: two boxes count with the same counter.
+ */
+export function beat(license: IssuedLicense, kept: Lease | undefined, heartbeat: Beat, now: Instant): BeatOutcome {
+  const activation = activationOf(license, heartbeat.activationId);
+  const lease = kept?.boundAt === boundAtOf(activation) ? kept : undefined;
+  if (isElsewhere(license, activation, heartbeat.fingerprint)) return { kind: 'told', standing: rebound, directives: [] };
+  const standing = standingOf(license, activation, now);
+  if (lease && heartbeat.seq <= lease.seq) return repeated(license, activation, lease, heartbeat, standing);
+  const acked = ackedBy(license, [...(lease?.acked ?? []), ...(heartbeat.acks ?? [])]);
+  const live = isLive(activation);
+  return {
+    kind: 'accepted', standing, directives: pending(license, activation, acked), recovered: live && activation.late,
+    lease: {
+      boundAt: boundAtOf(activation), seq: heartbeat.seq, said: heartbeat.said, told: standing, contactAt: now, acked,
+      endsAt: live ? addSeconds(now, leaseSeconds(license.terms)) : (lease?.endsAt ?? now),
+    },
+  };
+}
+
+/** The lease of a box that has just been activated. One that runs stays as it is: to activate once more is no heartbeat, and extends nothing. */
+export function openLease(license: IssuedLicense, activationId: ActivationId, kept: Lease | undefined, now: Instant): Lease {
+  const activation = activationOf(license, activationId);
+  const boundAt = boundAtOf(activation);
+  if (kept?.boundAt === boundAt && kept.endsAt > now) return kept;
+  const endsAt = addSeconds(now, leaseSeconds(license.terms));
+  if (kept?.boundAt === boundAt) return { ...kept, contactAt: now, endsAt };
+  return { boundAt, seq: NO_BEAT, said: '', told: standingOf(license, activation, now), contactAt: now, endsAt, acked: [] };
+}
+
+/** The order of the lines is the order of precedence. Whatever locks, locks. */
+export function standingOf(license: IssuedLicense, activation: Activation, now: Instant): Standing {
+  const status = statusOf(license, now);
+  if (status === 'revoked') return { state: 'revoked', enforcement: 'LOCKED' };
+  if (!isLive(activation)) return { state: 'locked', enforcement: 'LOCKED' };
+  const { id: instanceId, fingerprint } = activation;
+  const enforcement = license.locked ? 'LOCKED' : verdictOf(license, undefined, fingerprint === null ? { instanceId } : { instanceId, fingerprint }, now).enforcement;
+  if (status === 'expired' || status === 'suspended' || status === 'inactive') return { state: status, enforcement };
+  return { state: enforcement === 'LOCKED' ? 'locked' : 'active', enforcement };
+}
+
+const rebound: Standing = { state: 'rebound', enforcement: 'LOCKED' };
+
+function activationOf({ activations }: IssuedLicense, id: ActivationId): Activation {
+  const activation = activations.get(id);
+  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
+  return activation;
+}
+
+/** Whether the box is one that the activation has been moved away from. An activation that never named its hardware is not held to any. */
+function isElsewhere({ revokedAt }: IssuedLicense, activation: Activation, fingerprint: string): boolean {
+  if (revokedAt || !isLive(activation) || activation.fingerprint === null || activation.fingerprint === fingerprint) return false;
+  if (activation.reboundAt === null) throw refuse('FINGERPRINT_MISMATCH');
+  return true;
+}
+
+function repeated(license: IssuedLicense, activation: Activation, lease: Lease, { seq, said }: Beat, standing: Standing): BeatOutcome {
+  if (seq < lease.seq) throw refuse('STALE_SEQUENCE', `Heartbeat ${lease.seq} has been seen already`, { lastSeq: lease.seq });
+  if (said !== lease.said) {
+    throw refuse('STALE_SEQUENCE', `Another heartbeat ${seq} has been seen: two boxes share this activation`, { lastSeq: lease.seq, conflict: true });
+  }
+  if (standing.state === lease.told.state && standing.enforcement === lease.told.enforcement) return { kind: 'again' };
+  return { kind: 'told', standing, directives: pending(license, activation, lease.acked) };
+}
+
+const ackedBy = ({ directives }: IssuedLicense, ids: readonly DirectiveId[]): readonly DirectiveId[] =>
+  directives.flatMap(({ id }) => (ids.includes(id) ? [id] : []));
+
+/** What was queued before the box was there is not for it. */
+function pending({ directives }: IssuedLicense, activation: Activation, acked: readonly DirectiveId[]): readonly Directive[] {
+  if (directives.length === 0 || !isLive(activation)) return [];
+  const boundAt = boundAtOf(activation);
+  return directives.filter(({ id, issuedAt }) => issuedAt >= boundAt && !acked.includes(id));
+}
+
+// ---- what is signed ----
+
+/** The token that a box was given last, as far as that decides whether it needs another one. */
+export interface LeaseToken {
+  readonly signedAt: Instant;
+  /** Hash of what it says besides its times. */
+  readonly says: string;
+}
+
+/**
+ * A lease is signed anew when it has become this much shorter than one signed now. Every signature is an entry in a log; but whatever the pace
+ * of its heartbeats, a box whose network is cut has all of its offline grace but this part: of fourteen days, fifty minutes.
+ */
+const OUTDATED_SHARE = 1 / 400;
+
+export function isOutdated(token: LeaseToken | undefined, says: string, terms: Terms, now: Instant): boolean {
+  return token?.says !== says || Date.parse(now) - Date.parse(token.signedAt) > leaseSeconds(terms) * 1000 * OUTDATED_SHARE;
+}
