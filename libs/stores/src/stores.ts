@@ -51,9 +51,15 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
     openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: stateMigrations(schemas) }),
     openDatabases({ kind: 'read', environments: names, at, entities: schemas.flatMap((schema) => schema.read ?? []) }),
   ]);
-  await mustBeComplete(state);
-  const keyrings = new Keyrings(await Promise.all(names.map(async (environment) =>
-    [environment, await Keyring.open({ masterKey: key, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
+  const close = async () => {
+    await events.close();
+    await snapshots.close();
+    for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();
+  };
+  const keyrings = await openKeyrings(state, key).catch(async (error: unknown) => {
+    await close();
+    throw error;
+  });
   const clocks = await EnvironmentClocks.open(events.of(controlEnvironment), environments);
   const forgetting = databaseUrl === undefined ? [] : await Promise.all(names.map((name) => forgetErased(events.of(name), keyrings.of(name))));
   return {
@@ -69,11 +75,16 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
     watch: (services) => watchReadModels(services.map((service) => service.get(Projectors)), metrics, health),
     async close() {
       await Promise.all([clocks, ...forgetting].map((subscription) => subscription.close()));
-      await events.close();
-      await snapshots.close();
-      for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();
+      await close();
     },
   };
+}
+
+/** Not where only a part of an installation is, or another's. */
+async function openKeyrings(state: Databases, masterKey: Uint8Array): Promise<Keyrings> {
+  await mustBeComplete(state);
+  return new Keyrings(await Promise.all(names.map(async (environment) =>
+    [environment, await Keyring.open({ masterKey, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
 }
 
 /** What cannot be made again: the log and the state tables of all environments. */
@@ -88,10 +99,9 @@ export interface Records {
 /** Opens that alone, for who carries it from one place to another. Without schemas: what tables there are, and none is made. */
 export async function openRecords(config: StoresConfig, { log, metrics }: Pick<Host, 'log' | 'metrics'>, schemas?: readonly Schema[]): Promise<Records> {
   const at = placeOf(config);
-  const [{ events, snapshots }, state] = await Promise.all([
-    openLogs(config, log, metrics),
-    openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: schemas ? stateMigrations(schemas) : [] }),
-  ]);
+  // First what only one process may open.
+  const { events, snapshots } = await openLogs(config, log, metrics);
+  const state = await openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: schemas ? stateMigrations(schemas) : [] });
   return {
     events, state,
     async contents() {
