@@ -7,6 +7,7 @@ import { StateDatabases, type Migration } from '@keyledger/read-models';
 
 type Claim = Pick<ClaimRequest, 'caller' | 'route' | 'key'>;
 type StoredAnswer = { status: number; body: string; headers: Record<string, string> };
+type Running = { done: Promise<void>; finish: () => void; since: number };
 type Row = { body_hash: string; command_id: string; command_at: Instant; answer: string | null };
 
 export const requestsTable: Migration = {
@@ -19,8 +20,8 @@ export const requestsTable: Migration = {
 
 /** How long a duplicate waits for the one before it; then the caller is asked to come back. */
 const patienceMs = 4000;
-/** After this long whoever worked on a request is taken for dead. */
-const abandonedMs = 30_000;
+/** After this long whoever worked on a request is taken for dead: an edge waits 5 s for a service, and then says so. */
+const abandonedMs = 6_000;
 const keptDays = 4;
 
 /**
@@ -31,22 +32,27 @@ const keptDays = 4;
 @Injectable()
 export class Requests {
   /** Claims that are being worked on in this process. */
-  readonly #running = new Map<string, { done: Promise<void>; finish: () => void; since: number }>();
+  readonly #running = new Map<string, Running>();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
   async claim({ bodyHash, ...claim }: ClaimRequest): Promise<{ state: 'run'; commandId: string; commandAt: Instant; retry: boolean } | ({ state: 'done' } & StoredAnswer)> {
     const { id, body } = this.#hashes(claim, bodyHash);
-    const commandId = newCommandId();
-    // As the edge says it: retries happen in real time, whatever the environment's clock says.
-    const { commandAt } = context();
-    const { changes } = await this.databases.here().run(
-      'insert into access_requests (claim, body_hash, command_id, command_at) values (?, ?, ?, ?) on conflict (claim) do nothing', [id, body, commandId, commandAt]);
-    if (changes === 1) {
-      this.#begin(id);
-      return { state: 'run', commandId, commandAt, retry: false };
+    const patientUntil = Date.now() + patienceMs;
+    for (let running = this.#runningNow(id); running; running = this.#runningNow(id)) {
+      const answer = this.#answerIn(claim, body, await this.#row(id));
+      if (answer) return answer;
+      await endOf(running, patientUntil);
     }
-    return this.#again(claim, id, body);
+    this.#begin(id);
+    try {
+      const outcome = await this.#take(claim, id, body);
+      if (outcome.state === 'done') this.#end(id);
+      return outcome;
+    } catch (error) {
+      this.#end(id);
+      throw error;
+    }
   }
 
   /** The first answer that is stored is the answer. */
@@ -61,8 +67,7 @@ export class Requests {
       const stored = (await this.#row(id))?.answer;
       return stored ? this.#open(claim, stored) : answer;
     } finally {
-      this.#running.get(this.#local(id))?.finish();
-      this.#running.delete(this.#local(id));
+      this.#end(id);
     }
   }
 
@@ -70,19 +75,32 @@ export class Requests {
     await this.databases.here().run('delete from access_requests where command_at < ?', [before]);
   }
 
-  async #again(claim: Claim, id: string, body: string) {
-    for (;;) {
-      const row = await this.#row(id);
-      if (!row) throw refuse('TRY_AGAIN');
-      if (row.body_hash !== body) throw refuse('IDEMPOTENCY_KEY_REUSED');
-      if (row.answer) return { state: 'done' as const, ...this.#open(claim, row.answer) };
-      const running = this.#running.get(this.#local(id));
-      if (!running || running.since < Date.now() - abandonedMs) {
-        this.#begin(id);
-        return { state: 'run' as const, commandId: row.command_id, commandAt: row.command_at, retry: true };
-      }
-      await withinPatience(running.done);
-    }
+  /** The request is the caller's, for the first time or again: another process may be at work on it, too, and both do the same. */
+  async #take(claim: Claim, id: string, body: string) {
+    const commandId = newCommandId();
+    // As the edge says it: retries happen in real time, whatever the environment's clock says.
+    const { commandAt } = context();
+    const { changes } = await this.databases.here().run(
+      'insert into access_requests (claim, body_hash, command_id, command_at) values (?, ?, ?, ?) on conflict (claim) do nothing', [id, body, commandId, commandAt]);
+    if (changes === 1) return { state: 'run' as const, commandId, commandAt, retry: false };
+    const row = await this.#row(id);
+    if (!row) throw refuse('TRY_AGAIN');
+    return this.#answerIn(claim, body, row) ?? { state: 'run' as const, commandId: row.command_id, commandAt: row.command_at, retry: true };
+  }
+
+  #answerIn(claim: Claim, body: string, row: Row | undefined) {
+    if (row && row.body_hash !== body) throw refuse('IDEMPOTENCY_KEY_REUSED');
+    return row?.answer ? { state: 'done' as const, ...this.#open(claim, row.answer) } : undefined;
+  }
+
+  #runningNow(id: string) {
+    const running = this.#running.get(this.#local(id));
+    return running && running.since >= Date.now() - abandonedMs ? running : undefined;
+  }
+
+  #end(id: string): void {
+    this.#running.get(this.#local(id))?.finish();
+    this.#running.delete(this.#local(id));
   }
 
   #begin(id: string): void {
@@ -109,14 +127,13 @@ export class Requests {
   }
 }
 
-async function withinPatience(done: Promise<void>): Promise<void> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(refuse('IDEMPOTENCY_IN_PROGRESS', undefined, { retryAfter: 1 })), patienceMs);
-  try {
-    await Promise.race([done, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+/** Resolves when it has ended, or can be taken for dead. */
+async function endOf({ done, since }: Running, patientUntil: number): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, Math.min(patientUntil, since + abandonedMs) - Date.now() + 1);
+  await Promise.race([done, late]);
+  clearTimeout(timer);
+  if (Date.now() > patientUntil) throw refuse('IDEMPOTENCY_IN_PROGRESS', undefined, { retryAfter: 1 });
 }
 
 export const oldestKept = (now: Instant): Instant => new Date(Date.parse(now) - keptDays * 86_400_000).toISOString();
