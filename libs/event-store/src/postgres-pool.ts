@@ -7,6 +7,8 @@ import pg from 'pg';
 export const ANSWER_WITHIN_MS = 1_400;
 /** Of which so many for a free connection, or a new one. */
 const CONNECT_WITHIN_MS = 700;
+/** At the start many processes connect at the same moment. */
+const START_WITHIN_MS = 10_000;
 const CLOSE_WITHIN_MS = 500;
 const IDLE_MS = 60_000;
 /** Preparing a schema waits for other processes that do the same. */
@@ -102,7 +104,7 @@ export class PostgresPool {
 /** One after another for all processes that start at the same moment, each in a transaction of its own that holds what it did or nothing. */
 export async function prepare(url: string, work: (run: (text: string, values?: unknown[]) => Promise<readonly Cells[]>) => Promise<void>): Promise<void> {
   const sockets = new Sockets();
-  const client = new pg.Client({ ...clientOptions(url), stream: sockets.make, connectionTimeoutMillis: PREPARE_WITHIN_MS / 3, query_timeout: PREPARE_WITHIN_MS });
+  const client = new pg.Client({ ...clientOptions(url), stream: sockets.make, connectionTimeoutMillis: START_WITHIN_MS, query_timeout: PREPARE_WITHIN_MS });
   client.on('error', () => undefined);
   try {
     await client.connect();
@@ -170,7 +172,7 @@ export class Listener {
     };
     while (!this.#closed.signal.aborted) {
       try {
-        await this.#listen(up);
+        await this.#listen(up, isFirst ? START_WITHIN_MS : CONNECT_WITHIN_MS);
       } catch (error) {
         if (isFirst) return failed(unreachable(error));
         if (this.#closed.signal.aborted) return;
@@ -180,9 +182,9 @@ export class Listener {
     }
   }
 
-  async #listen(up: () => void): Promise<void> {
+  async #listen(up: () => void, connectWithinMs: number): Promise<void> {
     const sockets = new Sockets();
-    const client = new pg.Client({ ...clientOptions(this.#url), stream: sockets.make, connectionTimeoutMillis: CONNECT_WITHIN_MS, query_timeout: ANSWER_WITHIN_MS });
+    const client = new pg.Client({ ...clientOptions(this.#url), stream: sockets.make, connectionTimeoutMillis: connectWithinMs, query_timeout: ANSWER_WITHIN_MS });
     const lost = new AbortController();
     client.on('notification', ({ channel, payload }) => this.#on.heard(channel, Number(payload)));
     client.on('error', (error) => lost.abort(error)).on('end', () => lost.abort(new Error('Connection closed')));

@@ -246,6 +246,24 @@ describeWith('postgres', 'The event store', (server) => {
       expect(lost).toHaveLength(3);
     });
 
+    it('tries again what has failed as soon as there is a connection again', async () => {
+      const name = randomUUID();
+      const store = await open({ url: `${server().url}&application_name=${name}` });
+      let failures = 0;
+      let isDown = true;
+      const handled = new Promise<void>((resolve) => store.subscribe(0, async () => {
+        if (!isDown) return resolve();
+        failures++;
+        throw new Error('The handler needs the same server');
+      }));
+      await store.append('license-a', NO_STREAM, [anEvent()]);
+      // The next pause is of 3.2 seconds.
+      while (failures < 6) await sleep(20);
+      isDown = false;
+      await sql(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = '${name}'`);
+      expect((await timed(() => handled)).ms).toBeLessThan(2_000);
+    });
+
     it('finds events that nobody has told it of', async () => {
       const store = await open();
       const { has } = follow(store);

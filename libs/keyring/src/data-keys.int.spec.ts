@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { Database } from '@keyledger/read-models';
+import { describeWith } from '@keyledger/servers/contract';
 import { dataKeyStoreContract } from './data-keys.contract.ts';
 import { dataKeysMigration, StoredDataKeys } from './data-keys.ts';
 import { Keyring } from './keyring.ts';
@@ -27,6 +28,26 @@ async function open(directory: string): Promise<Database> {
 }
 
 dataKeyStoreContract('StoredDataKeys on SQLite', async () => new StoredDataKeys(await open(temporaryDirectory())));
+
+describeWith('postgres', 'A data key store', (server) => {
+  let schemas = 0;
+  const openSchema = async (schema: string): Promise<StoredDataKeys> => {
+    const database = await Database.open({ kind: 'state', environment: 'production', entities: [], migrations: [dataKeysMigration], at: { postgresUrl: server().url, schema } });
+    ends.push(() => database.close());
+    return new StoredDataKeys(database);
+  };
+  dataKeyStoreContract('StoredDataKeys on PostgreSQL', () => openSchema(`keys_${++schemas}`));
+
+  it('gives two processes that race the same key, and neither one that the other has destroyed', async () => {
+    const [one, other] = await Promise.all([openSchema('shared'), openSchema('shared')]) as [StoredDataKeys, StoredDataKeys];
+    for (let n = 0; n < 20; n++) {
+      const [mine, theirs] = await Promise.all([one.insert(new Map([[`lic_${n}`, 'mine']])), other.insert(new Map([[`lic_${n}`, 'theirs']]))]);
+      expect(mine).toEqual(theirs);
+    }
+    await one.destroy('lic_1');
+    expect(await other.get(['lic_1'])).toEqual(new Map([['lic_1', null]]));
+  });
+});
 
 describe('A keyring on SQLite', () => {
   const masterKey = Buffer.alloc(32, 3);

@@ -1,10 +1,12 @@
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from '@jest/globals';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { defineEntity, p, UniqueConstraintViolationException } from '@mikro-orm/sql';
-import { Database, openDatabases, type Migration } from './database.ts';
+import { describeWith } from '@keyledger/servers/contract';
+import { Database, openDatabases, type DatabaseOptions, type Migration } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
 
 const Seen = defineEntity({
@@ -170,5 +172,95 @@ describe('A SQLite database', () => {
     expect(await ids(database)).toEqual([]);
     await database.close();
     await expect(database.run('select 1')).rejects.toThrow();
+  });
+});
+
+describeWith('postgres', 'A database whose server is lost or silent', (server) => {
+  const opened: Database[] = [];
+  afterAll(() => Promise.all(opened.map((database) => database.close())));
+  let schemas = 0;
+  const open = async (options: Partial<DatabaseOptions> = {}): Promise<Database> => {
+    const database = await Database.open({ ...tables, environment: 'test', at: { postgresUrl: server().url, schema: `lost_${++schemas}` }, ...options });
+    opened.push(database);
+    return database;
+  };
+  const unavailable = expect.objectContaining({ name: 'Refusal', code: 'UNAVAILABLE' });
+  const operations = (database: Database) => [
+    database.run(insert, [randomUUID(), 'x', 1]),
+    database.batch([{ sql: insert, params: [randomUUID(), 'x', 1] }, { sql: 'select 1' }]),
+    database.transaction((sql) => sql.selectFrom('test_last_seen').selectAll().execute()),
+    ...Array.from({ length: 20 }, () => database.run('select 1')),
+  ];
+  const all = async (database: Database) => {
+    const startedAt = performance.now();
+    const outcomes = await Promise.allSettled(operations(database));
+    return { ms: performance.now() - startedAt, errors: outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : [])), of: outcomes.length };
+  };
+
+  it('refuses to read and write state within two seconds, and goes on by itself', async () => {
+    const database = await open();
+    expect((await all(database)).errors).toEqual([]);
+    server().pause();
+    try {
+      for (let round = 0; round < 2; round++) {
+        const { ms, errors, of } = await all(database);
+        expect(errors).toEqual(Array.from({ length: of }, () => unavailable));
+        expect(ms).toBeLessThan(2_000);
+      }
+    } finally {
+      server().resume();
+    }
+    expect((await all(database)).errors).toEqual([]);
+  });
+
+  it('is neither a reason to crash, nor is anything left of the connections', async () => {
+    const [state, read] = [await open(), await open({ kind: 'read' })];
+    for (const database of [state, read]) expect((await all(database)).errors).toEqual([]);
+    let begun = () => {};
+    const inTransaction = new Promise<void>((resolve) => (begun = resolve));
+    const cut = Promise.allSettled([state, read].flatMap((database) => [
+      database.run('select pg_sleep(60)'),
+      database.transaction(async (sql) => {
+        await sql.insertInto('test_last_seen').values({ id: 'half', seen_at: 'x', count: 1 }).execute();
+        begun();
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        await sql.selectFrom('test_last_seen').selectAll().execute();
+      }),
+    ]));
+    await inTransaction;
+    await server().kill();
+    for (const outcome of await cut) expect(outcome).toEqual({ status: 'rejected', reason: unavailable });
+    for (const database of [state, read]) {
+      const { errors, of } = await all(database);
+      expect(errors).toEqual(Array.from({ length: of }, () => unavailable));
+    }
+    await server().restart();
+    for (const database of [state, read]) {
+      expect((await all(database)).errors).toEqual([]);
+      expect(await ids(database)).not.toContain('half');
+    }
+  });
+
+  it('gives what takes long the time it needs, where it may take long', async () => {
+    const slow: Migration = { name: 'test-3-slow', up: ({ run }) => run('select pg_sleep(1.8)') };
+    const [state, read, copied] = await Promise.all([open({ migrations: [lastSeen, slow] }), open({ kind: 'read' }), open({ bounded: false })]);
+    const sleep = 'select 1 as n from pg_sleep(1.8)';
+    await expect(state.run(sleep)).rejects.toEqual(unavailable);
+    expect((await Promise.all([read, copied].map((database) => database.run(sleep)))).map(({ rows }) => rows)).toEqual([[{ n: 1 }], [{ n: 1 }]]);
+    await state.scrub();
+    expect((await all(state)).errors).toEqual([]);
+  });
+
+  it('has a few connections, however much is asked at once', async () => {
+    const database = await open({ connections: 2, at: { postgresUrl: `${server().url}&application_name=few`, schema: 'few' } });
+    await Promise.all(operations(database));
+    expect((await database.run<{ n: number }>("select count(*) as n from pg_stat_activity where application_name = 'few'")).rows).toEqual([{ n: 2 }]);
+  });
+
+  it('still says what is wrong with a statement', async () => {
+    const database = await open();
+    await database.run(insert, ['a', 'x', 1]);
+    await expect(database.run(insert, ['a', 'x', 1])).rejects.toMatchObject({ code: '23505' });
+    await expect(database.run('select nothing')).rejects.toMatchObject({ code: '42703' });
   });
 });

@@ -3,6 +3,8 @@ import { PerEnvironment } from '@keyledger/kernel';
 import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type SqlEntityManager } from '@mikro-orm/sql';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { CompiledQuery, type Kysely, type Transaction } from 'kysely';
+import type { Pool } from 'pg';
+import { guardPool, patiently, started, startOptions, type Guard } from './lost-server.ts';
 import { objectOf, SqlFailure, SqliteFile, sqliteDialect, type DatabaseKind } from './sqlite-dialect.ts';
 import type { SqlValue, Statement } from './sqlite.worker.ts';
 
@@ -26,6 +28,13 @@ export interface DatabaseOptions {
   readonly entities: readonly EntityName[];
   readonly migrations?: readonly Migration[];
   readonly at: { readonly sqliteFile: string } | { readonly postgresUrl: string; readonly schema?: string };
+  /** PostgreSQL: at most so many at a time. Default: 4. */
+  readonly connections?: number;
+  /**
+   * PostgreSQL: whether a statement that is not answered in 1.5 s fails, with UNAVAILABLE. Default: in state tables, which decide about requests;
+   * a read model is also built, and whoever copies whole state tables says false.
+   */
+  readonly bounded?: boolean;
 }
 
 export interface Answer<R = Row> {
@@ -38,6 +47,8 @@ interface Engine {
   readonly dialect: Dialect;
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   scrub(): Promise<void>;
+  /** All that may take its time is done. */
+  started?(): void;
   close(): Promise<void>;
 }
 
@@ -53,13 +64,14 @@ export class Database {
   #closing: Promise<void> | undefined;
 
   /** Resolves when all migrations have been applied. */
-  static async open({ kind, environment, entities, migrations = [], at }: DatabaseOptions): Promise<Database> {
+  static async open({ kind, environment, entities, migrations = [], at, connections = 4, bounded = kind === 'state' }: DatabaseOptions): Promise<Database> {
     const { orm, engine } = 'sqliteFile' in at
       ? await openSqlite(kind, entities, at.sqliteFile)
-      : await openPostgres(entities, at.postgresUrl, at.schema ?? `${environment}_${kind}`.replaceAll('-', '_'));
+      : await openPostgres(entities, at.postgresUrl, at.schema ?? `${environment}_${kind}`.replaceAll('-', '_'), { connections, bounded });
     const database = new Database(kind, environment, orm, engine);
     try {
-      await migrate(database, migrations);
+      await patiently(() => migrate(database, migrations));
+      engine.started?.();
       return database;
     } catch (error) {
       await database.close();
@@ -149,31 +161,39 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
   return { orm, engine };
 }
 
-async function openPostgres(entities: readonly EntityName[], url: string, schema: string): Promise<{ orm: MikroORM; engine: Engine }> {
+async function openPostgres(entities: readonly EntityName[], url: string, schema: string, guard: Guard): Promise<{ orm: MikroORM; engine: Engine }> {
+  const pools: Pool[] = [];
   const orm = new MikroORM({
     ...common, dbName: undefined, clientUrl: url, entities: [...entities], driver: PostgreSqlDriver,
-    // public comes second for the operator classes of pg_trgm.
     driverOptions: {
+      ...startOptions(guard),
       // As a whole, because MikroORM drops what comes after the `?` (a socket's folder, sslmode).
       connectionString: url,
+      // public comes second for the operator classes of pg_trgm.
       options: `-c search_path=${schema},public`,
-      // bigint as number, as in SQLite: none of ours exceeds 2^53.
-      onPoolCreated: ({ options: { types } }: { options: { types: { setTypeParser(oid: number, parse: typeof Number): void } } }) => types.setTypeParser(20, Number),
+      onPoolCreated(pool: Pool & { options: { types: { setTypeParser(oid: number, parse: typeof Number): void } } }) {
+        // bigint as number, as in SQLite: none of ours exceeds 2^53.
+        pool.options.types.setTypeParser(20, Number);
+        guardPool(pool, guard);
+        pools.push(pool);
+      },
     },
   });
-  await orm.connect();
+  await patiently(() => orm.connect());
   const sql = (orm.em as SqlEntityManager).getKysely<Tables>();
-  const raw = (text: string) => sql.executeQuery(CompiledQuery.raw(text));
-  await oneAtATime(sql, async (alone) => {
+  const raw = (text: string) => sql.executeQuery<{ name: string }>(CompiledQuery.raw(text));
+  await patiently(() => oneAtATime(sql, async (alone) => {
     await alone.executeQuery(CompiledQuery.raw(`create schema if not exists "${schema}"`));
     await alone.executeQuery(CompiledQuery.raw('create extension if not exists pg_trgm with schema public'));
-  });
+  }));
   const engine: Engine = {
     dialect: 'postgres',
     batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
-    async scrub() {
-      await raw('vacuum');
-    },
+    scrub: () => patiently(async () => {
+      const { rows } = await raw("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = current_schema()");
+      if (rows.length > 0) await raw(`vacuum ${rows.map(({ name }) => name).join(', ')}`);
+    }),
+    started: () => pools.forEach(started),
     close: async () => {},
   };
   return { orm, engine };

@@ -72,8 +72,8 @@ export class TestSealing implements Sealing {
 const T0 = '2026-11-21T01:00:00.000Z';
 
 /** A log of parcels in a folder of its own. */
-export class ParcelLog {
-  readonly store: SqliteEventStore;
+export class ParcelLog<Store extends EventStore = SqliteEventStore> {
+  readonly store: Store;
   readonly sealing = new TestSealing();
   readonly #directory: string | undefined;
   #decided = 0;
@@ -83,7 +83,7 @@ export class ParcelLog {
     return new ParcelLog(await SqliteEventStore.open(join(own, 'events.db'), { handlerFailed: () => undefined }), directory ? undefined : own);
   }
 
-  private constructor(store: SqliteEventStore, directory: string | undefined) {
+  constructor(store: Store, directory?: string) {
     this.store = store;
     this.#directory = directory;
   }

@@ -1,0 +1,61 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { refuse, type Refusal } from '@keyledger/kernel';
+import type { Client, Pool, PoolClient } from 'pg';
+
+/** For a free connection or a new one, and then for each statement that must not hang. */
+const ANSWER_WITHIN_MS = 1_500;
+/** At the start many processes connect at the same moment. */
+const START_WITHIN_MS = 15_000;
+
+/** SQLSTATE classes of a server that is full, ends, starts, or has become a replica, and of a transaction that it gave up for another's sake. */
+const serverFault = /^(08|25006|40|53|57|58|XX)/;
+
+const patience = new AsyncLocalStorage<true>();
+/** However long it takes: a migration, the clearing away of what was deleted. */
+export const patiently = <T>(work: () => Promise<T>): Promise<T> => patience.run(true, work);
+
+export interface Guard {
+  /** A statement of this pool that is not answered in time fails. */
+  readonly bounded: boolean;
+  /** At most so many connections. */
+  readonly connections: number;
+}
+
+/** Options of a pool, for its start. */
+export const startOptions = ({ connections }: Guard) => ({ max: connections, connectionTimeoutMillis: START_WITHIN_MS, keepAlive: true, idleTimeoutMillis: 60_000 });
+
+/**
+ * Makes a pool fail soon and in one way, Refusal UNAVAILABLE, when its server is lost or silent; whether a statement under way was carried out
+ * is not known then. A connection that does not answer is cut, and so leaves the pool: the next user gets a new one.
+ */
+export function guardPool(pool: Pool, { bounded }: Guard): void {
+  const connect = pool.connect.bind(pool) as () => Promise<PoolClient>;
+  // Kysely, which is the pool's only user, asks in no other way.
+  pool.connect = (() => connect().catch(unavailable)) as typeof pool.connect;
+  pool.on('connect', (client) => guardClient(client as PoolClient & Client, bounded));
+}
+
+/** From now on nobody waits long for a connection. */
+export function started(pool: Pool): void {
+  pool.options.connectionTimeoutMillis = ANSWER_WITHIN_MS;
+}
+
+function guardClient(client: Client, bounded: boolean): void {
+  const query = client.query.bind(client) as (text: unknown, values: unknown) => Promise<unknown>;
+  const guarded = (text: unknown, values: unknown) => {
+    // What reads through a cursor asks for as much as it can take.
+    if (typeof text !== 'string') return query(text, values);
+    const timer = bounded && !patience.getStore() ? setTimeout(() => client.connection.stream.destroy(), ANSWER_WITHIN_MS) : undefined;
+    return query(text, values).catch(lostOrWrong).finally(() => clearTimeout(timer));
+  };
+  client.query = guarded as typeof client.query;
+}
+
+function lostOrWrong(error: { severity?: string; code?: string }): never {
+  if (error.severity === 'ERROR' && !serverFault.test(error.code ?? '')) throw error;
+  unavailable(error);
+}
+
+function unavailable(cause: unknown): never {
+  throw Object.assign<Refusal, object>(refuse('UNAVAILABLE', 'The database does not answer'), { cause });
+}
