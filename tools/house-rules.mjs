@@ -29,9 +29,10 @@ export const imports = {
   'apps/license-authority': service,
   'apps/activation': service,
   'apps/signing': [...service, 'license-file'],
+  'apps/sweeper': service,
   'apps/distributed': ['process', 'servers'],
   'apps/cli': ['kernel', 'event-store', 'read-models', 'keyring', 'observability', 'stores', 'standalone'],
-  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing'],
+  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'sweeper'],
 };
 
 /** Third-party packages that only some may touch: stores stay behind their ports, the ORM out of the edge. */

@@ -1,6 +1,7 @@
 /** Every service that runs as a process of its own, in the order in which they are stopped: the doors first. */
 export const services = [
   { name: 'gateway', alias: undefined },
+  { name: 'sweeper', alias: undefined },
   { name: 'activation', alias: undefined },
   { name: 'catalog', alias: undefined },
   { name: 'license-authority', alias: 'authority' },

@@ -14,6 +14,7 @@ import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, License
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { Licenses } from './streams.ts';
+import { DueQueries, SweepCommand } from './sweep.handlers.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
 
 /** Decides about licenses: the only writer of their streams, and where they are searched. */
@@ -30,7 +31,7 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
         LicenseKeys, LicenseTable, LeaseTokens,
         IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
-        LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents,
+        LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommand,
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
           provide: Projectors,

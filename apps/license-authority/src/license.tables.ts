@@ -1,4 +1,4 @@
-import { License, licenseStatuses, statusOf, type LicenseState } from '@keyledger/domain';
+import { License, licenseStatuses, nextDue, statusOf, type LicenseState } from '@keyledger/domain';
 import { Customer, Product, type CustomerState, type ProductState } from '@keyledger/domain';
 import type { Instant, LicenseId } from '@keyledger/kernel';
 import { projection, type Migration } from '@keyledger/read-models';
@@ -26,10 +26,12 @@ export const LicenseEntity = defineEntity({
     activationCount: p.integer(),
     expiresAt: p.string().nullable(),
     createdAt: p.string(),
+    /** When the sweep has something to say of it. */
+    dueAt: p.string().nullable(),
   },
   indexes: [
     { properties: ['createdAt', 'id'] }, { properties: ['expiresAt', 'id'] }, { properties: ['productId', 'createdAt', 'id'] },
-    { properties: ['status', 'createdAt', 'id'] }, { properties: ['statusRank', 'id'] },
+    { properties: ['status', 'createdAt', 'id'] }, { properties: ['statusRank', 'id'] }, { properties: ['dueAt', 'id'] },
   ],
 });
 type LicenseRow = InferEntity<typeof LicenseEntity>;
@@ -50,7 +52,7 @@ export const licenseTable = projection({
       id, revision, status, statusRank: licenseStatuses.indexOf(status), worksUntil: license.worksUntil,
       keyHash: license.keyHash, licenseKey: license.key ?? license.keyPrefix, productId: license.productId, planId: license.planId, customerId: license.customerId,
       activationLimit: license.terms.activationLimit, limitRank: license.terms.activationLimit < 0 ? unlimitedRank : license.terms.activationLimit,
-      activationCount: license.activationCount, expiresAt: license.terms.expiresAt, createdAt: license.issuedAt,
+      activationCount: license.activationCount, expiresAt: license.terms.expiresAt, createdAt: license.issuedAt, dueAt: nextDue(license),
     };
   },
   search: ({ licenseKey }) => licenseKey,

@@ -3,6 +3,7 @@ import { gatewayConfig, type GatewayConfig } from '@keyledger/gateway';
 import { processConfig, type ProcessConfig } from '@keyledger/process';
 import { signingConfig, type SigningConfig } from '@keyledger/signing';
 import { storesConfig, type StoresConfig } from '@keyledger/stores';
+import { sweeperConfig, type SweeperConfig } from '@keyledger/sweeper';
 
 /** Everything that can be said from outside. */
 export interface StandaloneConfig {
@@ -11,7 +12,8 @@ export interface StandaloneConfig {
   gateway: GatewayConfig;
   access: AccessConfig;
   signing: SigningConfig;
+  sweeper: SweeperConfig;
 }
 
 export const standaloneConfig = (env: NodeJS.ProcessEnv = process.env): StandaloneConfig =>
-  ({ process: processConfig(env), stores: storesConfig(env), gateway: gatewayConfig(env), access: accessConfig(env), signing: signingConfig(env) });
+  ({ process: processConfig(env), stores: storesConfig(env), gateway: gatewayConfig(env), access: accessConfig(env), signing: signingConfig(env), sweeper: sweeperConfig(env) });

@@ -7,6 +7,8 @@ import { InProcessTransport } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
 import { SigningModule } from '@keyledger/signing';
 import { openStores } from '@keyledger/stores';
+import { SweeperModule, watchSweeps } from '@keyledger/sweeper';
+import { UsageMeteringModule } from '@keyledger/usage-metering';
 import type { StandaloneConfig } from './config.ts';
 import { schemas } from './schemas.ts';
 
@@ -29,6 +31,7 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   const catalog = await host.start('catalog', CatalogModule.with(platform));
   await host.start('activation', ActivationModule.with(platform));
   stores.watch([access, catalog, authority]);
+  watchSweeps(await host.start('sweeper', SweeperModule.with(platform, config.sweeper)), host.health);
 
   const gateway = await createGateway({ ...host, config: config.gateway });
   await gateway.listen(config.gateway.port, config.gateway.host);

@@ -21,9 +21,14 @@ export type SweepView = Static<typeof SweepView>;
 export class RunSweep extends command('sweep.run', { dryRun: optional(Type.Boolean()), trigger: oneOf('request', 'clock') }, SweepReport) {}
 export class ListSweeps extends query('sweep.list', { ...paging }, pageOf(SweepView)) {}
 
-/** The licenses of which something is due by `until`, the longest due first, from a place on. */
-export class DueLicenses extends query('license.due', {
-  until: instant, after: optional(Type.Object({ id: ids.license, dueAt: instant })), limit: Type.Integer(),
-}, Type.Object({ data: listOf(Type.Object({ id: ids.license, dueAt: instant })) })) {}
+/** A place in what is due, the longest due first. */
+const place = Type.Object({ id: Type.String(), dueAt: instant });
+const range = { until: instant, after: optional(place) };
+/** What of an owner's subjects is due by `until`, from a place on: since when, and how many (no more than 10,000 are counted). */
+export const Backlog = Type.Object({ oldest: nullable(instant), count: Type.Integer() });
+export type Backlog = Static<typeof Backlog>;
+
+export class DueLicenseBacklog extends query('license.due-backlog', range, Backlog) {}
+export class DueLicenses extends query('license.due', { ...range, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.license, dueAt: instant })) })) {}
 /** Says in these licenses' streams what was due there by `until`; answers the events by type. */
 export class SweepLicenses extends command('license.sweep', { licenseIds: listOf(ids.license), until: instant, dryRun: Type.Boolean() }, transitions) {}

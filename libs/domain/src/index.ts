@@ -18,11 +18,12 @@ export {
   beat, boundAtOf, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, NO_BEAT, openLease, standingOf,
   type Beat, type BeatOutcome, type DeploymentState, type Lease, type LeaseToken, type Standing,
 } from './lease/lease.ts';
+export { nextDue, reminderDays } from './license/due.ts';
 export { licenseShapes, type LicenseEvent, type LicenseEventType } from './license/events.ts';
 export { License, type LicenseCommand, type LicenseKey } from './license/license.ts';
 export {
-  allowedActions, canActivate, directiveKinds, graceEndOf, holdCauses, instanceLike, isExpired, isInExpiryGrace, isLive, issued, meterState, reminderDays, reminderDue, statusOf,
-  type Activation, type Directive, type DirectiveKind, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState, type ReminderDays,
+  allowedActions, canActivate, directiveKinds, graceEndOf, holdCauses, instanceLike, isExpired, isInExpiryGrace, isLive, issued, meterState, statusOf,
+  type Activation, type Directive, type DirectiveKind, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState,
 } from './license/state.ts';
 export {
   defaultTerms, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, UNLIMITED, type Expiry, type Feature, type Features, type Quota, type Terms, type TermsInput,
@@ -43,3 +44,4 @@ export {
   buckets, bucketsBetween, dayAfter, dayBefore, dayOf, endOf, isDay, MAX_BUCKETS, microsOf, MILLION, REACHES_BACK_DAYS, SKEW_SECONDS, startOf, timesOf,
   type Bucket, type Day, type Reading,
 } from './usage/reading.ts';
+export { Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger, type Transitions } from './sweep/sweep.ts';

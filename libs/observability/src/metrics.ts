@@ -15,6 +15,7 @@ export interface ProjectionLag {
 export type Outcome = 'answered' | 'refused' | 'failed';
 
 const requestBuckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+const sweepBuckets = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300];
 const appendBuckets = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5];
 
 /** The numbers of one process in Prometheus' format. Labels hold names out of the code (routes, codes, subjects), never values out of a request. */
@@ -25,6 +26,10 @@ export class Metrics {
   readonly #decisions = this.#counter('keyledger_decisions_total', 'Verdicts and refusals by code', ['code']);
   readonly #messages = this.#counter('keyledger_messages_total', 'Messages handled by subject and outcome', ['subject', 'outcome']);
   readonly #signatures = this.#counter('keyledger_signatures_total', 'Signatures by what was signed', ['statement']);
+  readonly #sweeps = this.#histogram('keyledger_sweep_duration_seconds', 'Time a run of the sweep took', sweepBuckets, ['environment']);
+  readonly #swept = this.#counter('keyledger_sweep_transitions_total', 'Events that the sweep has brought about, by type', ['environment', 'type']);
+  readonly #due = this.#gauge('keyledger_sweep_due', 'What was due when the sweep looked last (counted up to 10,000 of each kind)', ['environment']);
+  readonly #overdue = this.#gauge('keyledger_sweep_lag_seconds', 'For how long the oldest of that had been due', ['environment']);
   readonly #observe = new Map<string, (seconds: number) => void>();
   readonly #count = new Map<string, () => void>();
 
@@ -67,6 +72,16 @@ export class Metrics {
     this.#signatures.inc({ statement });
   }
 
+  sweep(environment: string, seconds: number, transitions: Readonly<Record<string, number>>): void {
+    this.#sweeps.observe({ environment }, seconds);
+    for (const [type, count] of Object.entries(transitions)) this.#swept.inc({ environment, type }, count);
+  }
+
+  sweepBacklog(environment: string, due: number, lagSeconds: number): void {
+    this.#due.set({ environment }, due);
+    this.#overdue.set({ environment }, lagSeconds);
+  }
+
   /** Asked at every scrape, so that the lag of a projection that is stuck grows. Call once. */
   watchProjections(lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>): void {
     const labelNames = ['environment', 'projection'] as const;
@@ -90,6 +105,10 @@ export class Metrics {
 
   #histogram<L extends string>(name: string, help: string, buckets: number[], labelNames: L[]) {
     return new Histogram({ name, help, buckets, labelNames, registers: [this.#registry] });
+  }
+
+  #gauge<L extends string>(name: string, help: string, labelNames: L[]) {
+    return new Gauge({ name, help, labelNames, registers: [this.#registry] });
   }
 
   #counter<L extends string>(name: string, help: string, labelNames: L[]) {

@@ -50,10 +50,9 @@ export const regenerateKey = (n = 2): CommandOf<'RegenerateKey'> => ({ type: 'Re
 export const revoke = (reason = 'charged back'): CommandOf<'Revoke'> => ({ type: 'Revoke', reason });
 export const erase = (fields: Fields<'Erase'> = {}): CommandOf<'Erase'> => ({ type: 'Erase', reason: 'asked for by its holder', mayEraseActivated: false, ...fields });
 
-export const expire: CommandOf<'Expire'> = { type: 'Expire' };
-export const remind = (days: CommandOf<'RemindExpiry'>['days']): CommandOf<'RemindExpiry'> => ({ type: 'RemindExpiry', days });
+/** Everything that is due by then, or by now. */
+export const sweep = (until: Instant = '9999-12-31T23:59:59.999Z'): CommandOf<'Sweep'> => ({ type: 'Sweep', until });
 export const loseHeartbeat = (who: Machine = laptop): LicenseCommand => ({ type: 'LoseHeartbeat', activationId: who.activationId });
 export const recoverHeartbeat = (who: Machine = laptop): LicenseCommand => ({ type: 'RecoverHeartbeat', activationId: who.activationId });
 export const exceedQuota = (peak: number, limit: number, meter = 'max_dp_cores'): CommandOf<'ExceedQuota'> => ({ type: 'ExceedQuota', meter, peak, limit });
 export const restoreQuota = (peak?: number, meter = 'max_dp_cores'): CommandOf<'RestoreQuota'> => ({ type: 'RestoreQuota', meter, peak });
-export const restrict = (meter = 'max_dp_cores'): CommandOf<'Restrict'> => ({ type: 'Restrict', meter });

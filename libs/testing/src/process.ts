@@ -25,7 +25,7 @@ const defaults = {
   KEYLEDGER_RATE_LIMIT_PER_KEY: '0', KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: '0', KEYLEDGER_RATE_LIMIT_PER_API_KEY: '0',
 };
 
-export type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE';
+export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 export type Headers = Readonly<Record<string, string>>;
 
 export interface Answer<T = unknown> {
@@ -72,6 +72,10 @@ export class Client {
 
   post<T>(path: string, body?: unknown, headers?: Headers): Promise<T> {
     return this.#expect('POST', path, body, headers);
+  }
+
+  put<T>(path: string, body: unknown, headers?: Headers): Promise<T> {
+    return this.#expect('PUT', path, body, headers);
   }
 
   patch<T>(path: string, body: unknown, headers?: Headers): Promise<T> {

@@ -41,8 +41,9 @@ export type LicenseEvent =
   /** Comes again with each other peak while it lasts; the grace does not start again. */
   | { type: 'QuotaExceeded'; meter: string; peak: number; limit: number; graceEndsAt: Instant; readings: JsonObject | null }
   | { type: 'QuotaRestored'; meter: string; peak: number | null; limit: number | null }
-  | { type: 'LicenseRestricted'; meter: string }
-  | { type: 'ExpiryReminderDue'; days: number; expiresAt: Instant };
+  /** `dueAt`: when time brought it about; it is said when somebody looks. */
+  | { type: 'LicenseRestricted'; meter: string; dueAt?: Instant }
+  | { type: 'ExpiryReminderDue'; days: number; expiresAt: Instant; dueAt?: Instant };
 
 export type LicenseEventType = LicenseEvent['type'];
 
@@ -93,7 +94,7 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'InstanceDeactivated': unseat(facts, event.activationId, event.by, origin.at); return state;
     case 'InstanceRebound': rebind(facts, event.activationId, event.fingerprint, origin.at); return state;
     case 'ActivationLimitChanged': setTerms(facts, { activationLimit: event.activationLimit }); return state;
-    case 'ExpiryChanged': moveExpiry(facts, event.expiresAt); return state;
+    case 'ExpiryChanged': moveExpiry(facts, event.expiresAt, origin.at); return state;
     case 'FeaturesChanged': setTerms(facts, { features: event.features }); return state;
     case 'FeatureFlagsChanged': setTerms(facts, { featureFlags: event.featureFlags }); return state;
     case 'MetadataChanged': facts.metadata = event.metadata ?? {}; return state;
@@ -103,7 +104,7 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'LicenseInactivated': hold(facts, 'inactive', event, origin); return state;
     case 'LicenseReactivated': lift(facts, 'inactive', event.cause); return state;
     case 'LicenseExpired': facts.expired = true; return state;
-    case 'LicenseRenewed': moveExpiry(facts, event.expiresAt); facts.expired = false; facts.renewedTo = event.expiresAt; return state;
+    case 'LicenseRenewed': moveExpiry(facts, event.expiresAt, origin.at); facts.expired = false; facts.renewedTo = event.expiresAt; return state;
     case 'KeyRegenerated':
       facts.key = event.key;
       facts.keyHash = event.keyHash;
@@ -129,7 +130,7 @@ function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Inst
   return {
     existence: 'issued', id: licenseId, productId, planId, generatorId, orderId, environment, purchasedAt, issuedAt,
     key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
-    holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, reminded: null,
+    holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, expirySince: issuedAt, reminded: null,
     activations: new Map(), activationCount: 0, byFingerprint: new Map(), byInstallationId: new Map(), meters: new Map(),
     directives: [], locked: false,
   };
@@ -139,9 +140,10 @@ function setTerms(facts: Facts, change: Partial<Terms>): void {
   facts.terms = { ...facts.terms, ...change };
 }
 
-function moveExpiry(facts: Facts, expiresAt: Instant | null): void {
+function moveExpiry(facts: Facts, expiresAt: Instant | null, at: Instant): void {
   setTerms(facts, { expiresAt });
   facts.worksUntil = expiryGraceEnd(facts.terms);
+  facts.expirySince = at;
   facts.reminded = null;
 }
 

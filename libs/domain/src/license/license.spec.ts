@@ -1,8 +1,8 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, compiler, deactivate, desktop, direct, edit, editor, erase, exceedQuota, expire, grace, idOf, inactivate, issue, laptop, licenseKey,
-  loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, remind, renew, restoreQuota, restrict, revoke, scenarios, server, suspend,
-  unsuspend,
+  activate, ada, assign, at, compiler, deactivate, desktop, direct, edit, editor, erase, exceedQuota, grace, idOf, inactivate, issue, laptop, licenseKey,
+  loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, server, suspend,
+  sweep, unsuspend,
 } from '@keyledger/testing';
 import { DEFAULT_KEY_FORMAT } from '../license-key.ts';
 import { License } from './license.ts';
@@ -38,7 +38,7 @@ describe('Issuing', () => {
 
 describe('A license that is not there', () => {
   it('answers every command alike', () => {
-    for (const command of [assign(), edit({}), activate(), suspend(), renew(nextYear), revoke(), erase(), expire]) given().when(command).thenRefused('LICENSE_NOT_FOUND');
+    for (const command of [assign(), edit({}), activate(), suspend(), renew(nextYear), revoke(), erase(), sweep()]) given().when(command).thenRefused('LICENSE_NOT_FOUND');
   });
 });
 
@@ -274,29 +274,13 @@ describe('Time', () => {
     expect(status(stateOf(active), graceOver)).toBe('expired');
   });
   it('is made explicit once, and not early', () => {
-    given(active, '2027-12-05T11:59:59.999Z').when(expire).thenNothing();
-    given(active, graceOver).when(expire).thenEvents({ type: 'LicenseExpired', expiresAt: nextYear, graceEndedAt: graceOver });
-    given(story(active, at(graceOver, expire)), later).when(expire).thenNothing();
+    const ended = { type: 'LicenseExpired', expiresAt: nextYear, graceEndedAt: graceOver } as const;
+    const reminded = story(active, at(nextYear, sweep()));
+    given(reminded, '2027-12-05T11:59:59.999Z').when(sweep()).thenNothing();
+    given(reminded, graceOver).when(sweep()).thenEvents(ended);
+    given(story(reminded, at(graceOver, sweep())), later).when(sweep()).thenNothing();
   });
-  it('does nothing to a lifetime license', () => given(story(issue())).at('2099-01-01T00:00:00.000Z').when(expire).thenNothing());
-  it('reminds 30, 14 and 7 days before, once each', () => {
-    const day = (days: number) => new Date(Date.parse(nextYear) - days * 86_400_000).toISOString();
-    given(active, day(31)).when(remind(30)).thenNothing();
-    given(active, day(30)).when(remind(30)).thenEvents({ type: 'ExpiryReminderDue', days: 30, expiresAt: nextYear });
-    const reminded = story(active, at(day(30), remind(30)));
-    given(reminded, day(29)).when(remind(30)).thenNothing();
-    given(reminded, day(14)).when(remind(14)).thenEvents({ type: 'ExpiryReminderDue', days: 14 });
-    given(story(reminded, at(day(14), remind(14))), day(7)).when(remind(7)).thenEvents({ type: 'ExpiryReminderDue', days: 7 });
-    given(active, nextYear).when(remind(7)).thenNothing();
-  });
-  it('does not make up for reminders that were missed', () => {
-    given(active, '2027-11-20T12:00:00.000Z').when(remind(30)).thenNothing();
-    given(active, '2027-11-20T12:00:00.000Z').when(remind(7)).thenEvents({ type: 'ExpiryReminderDue' });
-  });
-  it('reminds again of a new expiry', () => {
-    const extended = story(active, at('2027-11-20T12:00:00.000Z', remind(7)), at('2027-11-20T12:00:00.000Z', edit({ expiresAt: later })));
-    given(extended, '2028-01-30T00:00:00.000Z').when(remind(7)).thenEvents({ type: 'ExpiryReminderDue' });
-  });
+  it('does nothing to a lifetime license', () => given(story(issue())).at('2099-01-01T00:00:00.000Z').when(sweep()).thenNothing());
   it('counts from the first activation where the terms say so', () => {
     const pending = story(issue({ customerId: ada, terms: { expiry: { value: 1, unit: 'months' }, expiryBasis: 'firstActivation' } }));
     expect(status(stateOf(pending), later)).toBe('assigned');
@@ -333,7 +317,7 @@ describe('A trial', () => {
 
 describe('A renewal', () => {
   const active = story(issue({ terms: { expiry: aYear } }), assign(), activate());
-  const said = story(active, at(nextYear, expire));
+  const said = story(active, at(nextYear, sweep()));
   it('moves the expiry later', () => given(active).when(renew('2028-11-21T12:00:00Z')).thenEvents({ type: 'LicenseRenewed', expiresAt: '2028-11-21T12:00:00.000Z' }));
   it('brings an expired license back to what it was, with its seats', () => {
     for (const expired of [active, said]) {
@@ -401,7 +385,7 @@ describe('A revoked license', () => {
     }
     expect(status(stateOf(revoked), later)).toBe('revoked');
   });
-  it('is not bothered by the clock', () => given(revoked, later).when(expire).thenNothing());
+  it('is not bothered by the clock', () => given(revoked, later).when(sweep()).thenNothing());
   it('is revoked once', () => given(revoked).when(revoke('again')).thenNothing());
 });
 
@@ -412,7 +396,7 @@ describe('Erasing', () => {
   it('with force needs the permission', () => given(used).when(erase({ force: true })).thenRefused('PERMISSION_DENIED', { permission: 'license.erase' }));
   it('with both is done', () => given(used).when(erase({ force: true, mayEraseActivated: true })).thenEvents({ type: 'LicenseErased', everActivated: true }));
   it('makes it unknown to everybody, for ever', () => {
-    for (const command of [issue(), assign(), erase(), revoke(), expire]) given(story(issue(), erase())).when(command).thenRefused('LICENSE_NOT_FOUND');
+    for (const command of [issue(), assign(), erase(), revoke(), sweep()]) given(story(issue(), erase())).when(command).thenRefused('LICENSE_NOT_FOUND');
   });
 });
 
@@ -449,10 +433,10 @@ describe('A quota', () => {
   it('restricts when the grace is over, to the millisecond, and says so once', () => {
     expect(stateAt(exceeded, '2026-11-28T11:59:59.999Z')).toBe('exceeded');
     expect(stateAt(exceeded, graceOver)).toBe('restricted');
-    given(exceeded, '2026-11-28T11:59:59.999Z').when(restrict()).thenNothing();
-    given(exceeded, graceOver).when(restrict()).thenEvents({ type: 'LicenseRestricted', meter });
-    given(story(exceeded, at(graceOver, restrict())), later).when(restrict()).thenNothing();
-    given(story(exceeded, at(graceOver, restrict()), at(later, exceedQuota(12, 8))), later).when(restrict()).thenNothing();
+    given(exceeded, '2026-11-28T11:59:59.999Z').when(sweep()).thenNothing();
+    given(exceeded, graceOver).when(sweep()).thenEvents({ type: 'LicenseRestricted', meter, dueAt: graceOver });
+    given(story(exceeded, at(graceOver, sweep())), later).when(sweep()).thenNothing();
+    given(story(exceeded, at(graceOver, sweep()), at(later, exceedQuota(12, 8))), later).when(sweep()).thenNothing();
   });
   it('is back to normal after a lower peak', () => {
     given(exceeded).when(restoreQuota(7)).thenEvents({ type: 'QuotaRestored', meter, peak: 7, limit: 8 }, (license) => expect(meterState(issued(license), meter, now).state).toBe('normal'));
@@ -461,7 +445,7 @@ describe('A quota', () => {
     given(story(exceeded, restoreQuota(7))).when(restoreQuota(7)).thenNothing();
   });
   it('is back to normal at once when it is raised to the peak, or goes away', () => {
-    for (const history of [exceeded, story(exceeded, at(graceOver, restrict()))]) {
+    for (const history of [exceeded, story(exceeded, at(graceOver, sweep()))]) {
       given(history, graceOver).when(edit({ quotas: [{ meter, limit: 10 }] })).thenEvents({ type: 'QuotaChanged' }, { type: 'QuotaRestored', meter, limit: 10 });
       given(history, graceOver).when(edit({ quotas: [] })).thenEvents({ type: 'QuotaChanged' }, { type: 'QuotaRestored', meter, limit: null });
       given(history, graceOver).when(edit({ quotas: [{ meter, limit: 9 }] })).thenEvents({ type: 'QuotaChanged' });

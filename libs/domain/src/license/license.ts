@@ -4,10 +4,11 @@ import {
 } from '@keyledger/kernel';
 import type { KeyFormat } from '../license-key.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
+import { dueBy } from './due.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
 import {
-  allowedActions, differs, hasFreeSeat, hasHold, instanceLike, isEffective, isExpired, isLive, issued, meterState, reminderDue, statusOf,
-  type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState, type ReminderDays,
+  allowedActions, differs, hasFreeSeat, hasHold, instanceLike, isEffective, isExpired, isLive, issued, statusOf,
+  type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState,
 } from './state.ts';
 import {
   checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, graceEnd, instantIn, malformed, MAX_TRIAL_DAYS,
@@ -61,17 +62,15 @@ interface Revoke { type: 'Revoke'; reason?: string; cause?: HoldCause }
 interface Erase { type: 'Erase'; reason: string; force?: boolean; mayEraseActivated: boolean }
 
 /** What time and usage bring about. Each may be asked at any time: when nothing is due, nothing happens. */
-interface Expire { type: 'Expire' }
-interface RemindExpiry { type: 'RemindExpiry'; days: ReminderDays }
+interface Sweep { type: 'Sweep'; until: Instant }
 interface ReportHeartbeat { type: 'LoseHeartbeat' | 'RecoverHeartbeat'; activationId: ActivationId }
 /** `limit` is the one that the metering compared with; the limit of the license decides. The grace counts from `since`, when the day was over; from now, when not said. `readings` explain the peak. */
 interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; since?: Instant; readings?: JsonObject }
 interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
-interface Restrict { type: 'Restrict'; meter: string }
 
 export type LicenseCommand =
   | Issue | Assign | Edit | Activate | Deactivate | Rebind | QueueDirective | ChangeHold | Renew | RegenerateKey | Revoke | Erase
-  | Expire | RemindExpiry | ReportHeartbeat | ExceedQuota | RestoreQuota | Restrict;
+  | Sweep | ReportHeartbeat | ExceedQuota | RestoreQuota;
 
 /**
  * What should happen. An empty list means "already so", which makes every command safe to retry.
@@ -96,13 +95,11 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
     case 'Revoke':
       return license.revokedAt ? [] : [{ type: 'LicenseRevoked', reason: command.reason ?? null, cause: command.cause ?? null, activationsEnded: license.activationCount }];
     case 'Erase': return erase(license, command);
-    case 'Expire': return expire(license, now);
-    case 'RemindExpiry': return remind(license, command.days, now);
+    case 'Sweep': return dueBy(license, command.until < now ? command.until : now);
     case 'LoseHeartbeat': return isLate(license, command.activationId) === false ? [{ type: 'HeartbeatLost', activationId: command.activationId }] : [];
     case 'RecoverHeartbeat': return isLate(license, command.activationId) === true ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
     case 'ExceedQuota': return exceedQuota(license, command, now);
     case 'RestoreQuota': return restoreQuota(license, command);
-    case 'Restrict': return restrict(license, command.meter, now);
   }
 }
 
@@ -322,17 +319,6 @@ function erase({ used, keyPrefix }: IssuedLicense, { reason, force, mayEraseActi
 
 // ---- time and usage ----
 
-function expire(license: IssuedLicense, now: Instant): LicenseEvent[] {
-  const { expired, revokedAt, terms: { expiresAt }, worksUntil } = license;
-  if (expired || revokedAt || !expiresAt || !worksUntil || worksUntil > now) return [];
-  return [{ type: 'LicenseExpired', expiresAt, graceEndedAt: worksUntil }];
-}
-
-function remind(license: IssuedLicense, days: ReminderDays, now: Instant): LicenseEvent[] {
-  const { expiresAt } = license.terms;
-  return expiresAt && reminderDue(license, now) === days ? [{ type: 'ExpiryReminderDue', days, expiresAt }] : [];
-}
-
 const quotaOf = ({ terms }: IssuedLicense, meter: string): Quota | undefined => terms.quotas.find((quota) => quota.meter === meter);
 
 function exceedQuota(license: IssuedLicense, { meter, peak, since, readings }: ExceedQuota, now: Instant): LicenseEvent[] {
@@ -349,11 +335,6 @@ function restoreQuota(license: IssuedLicense, { meter, peak }: RestoreQuota): Li
   const known = license.meters.get(meter);
   if (!quota || license.revokedAt || !known || known.state === 'normal') return [];
   return peak !== undefined && peak > quota.limit ? [] : [{ type: 'QuotaRestored', meter, peak: peak ?? null, limit: quota.limit }];
-}
-
-function restrict(license: IssuedLicense, meter: string, now: Instant): LicenseEvent[] {
-  const said = license.meters.get(meter)?.state === 'restricted';
-  return said || license.revokedAt || meterState(license, meter, now).state !== 'restricted' ? [] : [{ type: 'LicenseRestricted', meter }];
 }
 
 // ---- what the state machine says ----

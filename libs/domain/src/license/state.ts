@@ -1,6 +1,6 @@
 import {
-  refuse, type ActivationId, type CustomerId, type DirectiveId, type EventOrigin, type GeneratorId, type Instant, type JsonObject, type LicenseId, type OrderId,
-  type PlanId, type ProductId,
+  refuse, type ActivationId, type CustomerId, type DirectiveId, type EventOrigin, type GeneratorId, type Instant, type JsonObject, type LicenseId,
+  type OrderId, type PlanId, type ProductId,
 } from '@keyledger/kernel';
 import type { KeyFormat } from '../license-key.ts';
 import type { Terms } from './terms.ts';
@@ -89,6 +89,8 @@ export interface IssuedLicense {
   readonly firstActivatedAt: Instant | null;
   /** Where the last renewal moved the expiry to. */
   readonly renewedTo: Instant | null;
+  /** When the present expiry came to be. */
+  readonly expirySince: Instant;
   /** The last reminder of the present expiry, in days before it. */
   readonly reminded: number | null;
   /** Live and ended ones, oldest first. */
@@ -180,14 +182,3 @@ function makesSense(license: IssuedLicense, action: LicenseAction): boolean {
     default: return true;
   }
 }
-
-/** The reminder that is due: the closest of those reached, once per expiry. Reminders missed while nothing ran are not made up for. */
-export function reminderDue(license: IssuedLicense, now: Instant): ReminderDays | undefined {
-  const { expiresAt } = license.terms;
-  if (!expiresAt || license.revokedAt || expiresAt <= now) return undefined;
-  const daysLeft = (Date.parse(expiresAt) - Date.parse(now)) / 86_400_000;
-  const reached = reminderDays.findLast((days) => daysLeft <= days);
-  return reached !== undefined && (license.reminded === null || reached < license.reminded) ? reached : undefined;
-}
-export const reminderDays = [30, 14, 7] as const;
-export type ReminderDays = (typeof reminderDays)[number];

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, expire, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
-  recoverHeartbeat, regenerateKey, remind, renew, restoreQuota, restrict, revoke, scenarios, suspend, unsuspend,
+  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
+  recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspend, sweep, unsuspend,
 } from '@keyledger/testing';
 import type { ErrorCode } from '@keyledger/kernel';
 import type { LicenseEventType } from './events.ts';
@@ -26,7 +26,8 @@ const situations = {
 } as const;
 type Situation = keyof typeof situations;
 
-type Row = { command: LicenseCommand; happens: LicenseEventType; action?: Step };
+type Row = { command: LicenseCommand; happens: LicenseEventType | ((situation: Situation) => readonly LicenseEventType[]); action?: Step };
+const fallenDue = ['LicenseRestricted', 'ExpiryReminderDue'] as const;
 const commands: Record<LicenseCommand['type'], Row> = {
   Issue: { command: issue(), happens: 'LicenseIssued' },
   Assign: { command: assign(grace), happens: 'LicenseAssigned', action: 'assign' },
@@ -43,13 +44,11 @@ const commands: Record<LicenseCommand['type'], Row> = {
   RegenerateKey: { command: regenerateKey(), happens: 'KeyRegenerated', action: 'regenerateKey' },
   Revoke: { command: revoke(), happens: 'LicenseRevoked', action: 'revoke' },
   Erase: { command: erase({ force: true, mayEraseActivated: true }), happens: 'LicenseErased', action: 'erase' },
-  Expire: { command: expire, happens: 'LicenseExpired' },
-  RemindExpiry: { command: remind(30), happens: 'ExpiryReminderDue' },
+  Sweep: { command: sweep(), happens: (situation) => (situation === 'expired' ? [...fallenDue, 'ExpiryReminderDue', 'ExpiryReminderDue', 'LicenseExpired'] : fallenDue) },
   LoseHeartbeat: { command: loseHeartbeat(laptop), happens: 'HeartbeatLost' },
   RecoverHeartbeat: { command: recoverHeartbeat(desktop), happens: 'HeartbeatRecovered' },
   ExceedQuota: { command: exceedQuota(9, 8, 'cores'), happens: 'QuotaExceeded' },
   RestoreQuota: { command: restoreQuota(7, 'users'), happens: 'QuotaRestored' },
-  Restrict: { command: restrict('users'), happens: 'LicenseRestricted' },
 };
 
 const refusals: Record<string, ErrorCode> = {
@@ -75,13 +74,11 @@ Renew             404   yes        yes       yes     yes       yes        yes   
 RegenerateKey     404   yes        yes       yes     yes       yes        yes      terminal  404
 Revoke            404   yes        yes       yes     yes       yes        yes      so        404
 Erase             404   yes        yes       yes     yes       yes        yes      yes       404
-Expire            404   so         so        so      so        so         yes      so        404
-RemindExpiry      404   yes        yes       yes     yes       yes        so       so        404
+Sweep             404   yes        yes       yes     yes       yes        yes      so        404
 LoseHeartbeat     404   instance   instance  yes     yes       yes        yes      so        404
 RecoverHeartbeat  404   instance   instance  yes     yes       yes        yes      so        404
 ExceedQuota       404   yes        yes       yes     yes       yes        yes      so        404
 RestoreQuota      404   yes        yes       yes     yes       yes        yes      so        404
-Restrict          404   yes        yes       yes     yes       yes        yes      so        404
 `;
 const [header = '', ...lines] = table.trim().split('\n');
 const columns = header.trim().split(/\s+/) as Situation[];
@@ -103,7 +100,7 @@ describe('The table of every state and every command', () => {
     const [history, instant] = situations[situation];
     const { command, happens, action } = commands[name];
     const when = given(history, instant).when(command);
-    if (outcome === 'yes') when.thenEvents({ type: happens });
+    if (outcome === 'yes') when.thenEvents(...(typeof happens === 'string' ? [happens] : happens(situation)).map((type) => ({ type })));
     else if (outcome === 'so') when.thenNothing();
     else when.thenRefused(refusals[outcome] as ErrorCode, outcome === 'invalid' || outcome === 'terminal' ? { from: situation, requested: action ?? (name === 'Rebind' ? 'rebind' : 'directive') } : {});
   });

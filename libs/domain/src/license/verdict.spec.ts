@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, compiler, deactivate, desktop, edit, editor, erase, exceedQuota, expire, idOf, inactivate, issue, laptop, rebind, regenerateKey, restrict,
-  revoke, scenarios, server, suspend, type Story,
+  activate, ada, assign, at, compiler, deactivate, desktop, edit, editor, erase, exceedQuota, idOf, inactivate, issue, laptop, rebind, regenerateKey,
+  revoke, scenarios, server, suspend, sweep, type Story,
 } from '@keyledger/testing';
 import type { LicenseEvent } from './events.ts';
 import { License } from './license.ts';
@@ -35,7 +35,7 @@ describe('A question that is answered with', () => {
     ['REVOKED', story(active, revoke()), {}, 'LOCKED'],
     ['EXPIRED', licensed({ expiry: aYear }), {}, 'READ_ONLY', expiry],
     ['EXPIRED', licensed({ expiry: aYear, expiredEnforcement: 'LOCKED' }), {}, 'LOCKED', expiry],
-    ['EXPIRED', story(licensed({ expiry: aYear }), at(expiry, expire)), {}, 'READ_ONLY', expiry],
+    ['EXPIRED', story(licensed({ expiry: aYear }), at(expiry, sweep())), {}, 'READ_ONLY', expiry],
     ['EXPIRED', graceful, {}, 'READ_ONLY', '2027-12-05T12:00:00.000Z'],
     ['SUSPENDED', story(active, suspend()), {}, 'LOCKED'],
     ['INACTIVE', story(active, inactivate()), {}, 'LOCKED'],
@@ -56,7 +56,7 @@ describe('A question that is answered with', () => {
     ['FEATURE_MISSING', bound, { ...me, features: ['export', 'import'] }, 'FULL'],
     ['FEATURE_MISSING', active, { features: ['constructor'] }, 'FULL'],
     ['RESTRICTED', overQuota, {}, 'READ_ONLY', '2026-11-28T12:00:00.000Z'],
-    ['RESTRICTED', story(overQuota, at('2026-11-28T12:00:00.000Z', restrict('cores'))), {}, 'READ_ONLY', expiry],
+    ['RESTRICTED', story(overQuota, at('2026-11-28T12:00:00.000Z', sweep())), {}, 'READ_ONLY', expiry],
     ['QUOTA_EXCEEDED', overQuota, {}, 'WARN', '2026-11-28T11:59:59.999Z'],
     ['IN_EXPIRY_GRACE', graceful, {}, 'WARN', expiry],
     ['IN_EXPIRY_GRACE', graceful, {}, 'WARN', '2027-12-05T11:59:59.999Z'],

@@ -1,0 +1,211 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import type { ApiKeyView, InstanceView, LicenseEventView, LicenseView, OrderView, SweepReport, SweepView } from '@keyledger/contracts';
+import { offer, Product, sell, validate, type Listed, type Offer } from '@keyledger/testing/process';
+
+interface Clock { readonly now: string; readonly controlled: boolean }
+const clockOf = (environment: string) => `/environments/${environment}/clock`;
+const MINUTE = 60_000;
+const DAY = 86_400_000;
+const after = (instant: string, milliseconds: number): string => new Date(Date.parse(instant) + milliseconds).toISOString();
+
+let product: Product;
+beforeAll(async () => {
+  product = await Product.start({ KEYLEDGER_SWEEP_SECONDS: '1' });
+});
+afterAll(() => product.stop());
+
+const api = () => product.root.in('staging');
+const app = () => product.app.in('staging');
+const now = async () => (await product.root.get<Clock>(clockOf('staging'))).now;
+const put = (instant: string) => product.root.put<Clock>(clockOf('staging'), { now: instant });
+const advance = async (milliseconds: number) => (await product.root.post<Clock>(`${clockOf('staging')}/advance`, { seconds: milliseconds / 1000 })).now;
+/** Within a minute after it: clocks tick while a test runs. */
+const isAt = (actual: string, expected: string) => expect([actual >= expected, actual < after(expected, MINUTE)]).toEqual([true, true]);
+
+const year = { value: 1, unit: 'years' } as const;
+const view = (id: string) => api().get<LicenseView>(`/licenses/${id}`);
+const told = async (id: string) => (await api().all<LicenseEventView>(`/licenses/${id}/events`)).filter(({ type }) => /Expir|Renewed|Restricted/.test(type));
+const brief = (events: readonly LicenseEventView[]) => events.map(({ type, data }) => ('days' in data ? `${String(data['days'])} days` : type));
+const dueAt = ({ data }: LicenseEventView) => String(data['dueAt'] ?? data['graceEndedAt']);
+
+describe('The clock of a test environment', () => {
+  it('ticks on from where it is put, and is never put back', async () => {
+    const wanted = after(await now(), 10 * DAY);
+    expect(await put(wanted)).toEqual({ now: wanted, controlled: true });
+    isAt(await now(), wanted);
+    isAt(await advance(3_600_000), after(wanted, 3_600_000));
+    expect(await product.root.refused('PUT', clockOf('staging'), { now: wanted })).toMatchObject({ status: 422, code: 'CLOCK_BACKWARDS' });
+    isAt(await now(), after(wanted, 3_600_000));
+  });
+
+  it('holds for everything there, and for nothing in production', async () => {
+    const there = await advance(400 * DAY);
+    const { plan } = await offer(api(), { expiry: year });
+    const order = await api().post<OrderView>('/orders', { planId: plan.id, customer: { name: 'Ada', email: `${crypto.randomUUID()}@example.com` } });
+    isAt(order.purchasedAt, there);
+    isAt(order.createdAt, there);
+    const [license] = order.licenses as [LicenseView];
+    isAt(license.createdAt, there);
+    const { instance } = await app().post<{ instance: InstanceView }>('/license/activate', { licenseKey: license.key, fingerprint: 'fp' });
+    isAt(instance.createdAt, there);
+    isAt((await validate(app(), String(license.key), { instanceId: instance.id })).checkedAt, there);
+    for (const event of await api().all<LicenseEventView>(`/licenses/${license.id}/events`)) {
+      isAt(event.at, there);
+      expect(Date.parse(event.recordedAt)).toBeLessThan(Date.now() + MINUTE);
+    }
+    const sold = await sell(product.root, (await offer(product.root, { expiry: year })).plan.id);
+    expect(Date.parse(sold.purchasedAt)).toBeLessThan(Date.now() + MINUTE);
+    expect(Date.parse((await validate(product.app, sold.key)).checkedAt)).toBeLessThan(Date.now() + MINUTE);
+  });
+
+  it('is the same for the next request, whoever answers it', async () => {
+    const { plan } = await offer(api(), { expiry: { value: 20, unit: 'days' } });
+    for (let round = 0; round < 5; round++) {
+      const license = await sell(api(), plan.id);
+      const { expiresAt } = license;
+      await put(after(String(expiresAt), -1000));
+      const before = await put(String(expiresAt));
+      const verdicts = await Promise.all(Array.from({ length: 12 }, () => validate(app(), license.key)));
+      expect(new Set(verdicts.map(({ code, checkedAt }) => `${code} ${checkedAt >= before.now}`))).toEqual(new Set(['EXPIRED true']));
+      const views = await Promise.all(Array.from({ length: 8 }, () => view(license.id)));
+      expect(new Set(views.map(({ status }) => status))).toEqual(new Set(['expired']));
+    }
+  });
+
+  it('is where it was after a restart', async () => {
+    const there = await advance(DAY);
+    await product.restart();
+    const clock = await product.root.get<Clock>(clockOf('staging'));
+    expect(clock.controlled).toBe(true);
+    isAt(clock.now, there);
+  });
+
+  it('cannot be put anywhere in production', async () => {
+    const own = await product.root.get<Clock>(clockOf('production'));
+    expect(own.controlled).toBe(false);
+    expect(await product.root.refused('PUT', clockOf('production'), { now: after(own.now, DAY) })).toMatchObject({ status: 403, code: 'PRODUCTION_CLOCK' });
+    expect(await product.root.refused('POST', `${clockOf('production')}/advance`, { seconds: 1 })).toMatchObject({ status: 403, code: 'PRODUCTION_CLOCK' });
+    expect(Math.abs(Date.parse((await product.root.get<Clock>(clockOf('production'))).now) - Date.now())).toBeLessThan(MINUTE);
+    expect((await product.root.refused('GET', clockOf('nowhere'))).code).toBe('ENVIRONMENT_NOT_FOUND');
+  });
+
+  it('is moved by whoever manages the settings of that environment', async () => {
+    const key = async (role: string, environment: string) => product.as((await product.root.post<ApiKeyView & { secret: string }>('/api-keys', { name: role, role, environment })).secret);
+    const [admin, support, elsewhere] = await Promise.all([key('super_admin', 'staging'), key('support', 'staging'), key('super_admin', 'production')]);
+    expect(await admin.post(`${clockOf('staging')}/advance`, { seconds: 1 })).toMatchObject({ controlled: true });
+    expect(await support.refused('POST', `${clockOf('staging')}/advance`, { seconds: 1 })).toMatchObject({ code: 'PERMISSION_DENIED', permission: 'settings.manage' });
+    expect((await elsewhere.refused('POST', `${clockOf('staging')}/advance`, { seconds: 1 })).code).toBe('ENVIRONMENT_FORBIDDEN');
+  });
+});
+
+describe('The whole life of a license', () => {
+  const sellOne = async (licensing: object): Promise<{ sold: Offer; license: LicenseView & { key: string } }> => {
+    const sold = await offer(api(), { activationLimit: 2, ...licensing });
+    return { sold, license: await sell(api(), sold.plan.id) };
+  };
+
+  it('takes a year, and a few seconds here', async () => {
+    const { license: { id, key, expiresAt, purchasedAt }, sold: { product: { id: productId } } } = await sellOne({ expiry: year, expiryGraceDays: 7 });
+    const end = String(expiresAt);
+    expect(end.slice(0, 4)).toBe(String(Number(purchasedAt.slice(0, 4)) + 1));
+    await app().post('/license/activate', { licenseKey: key, fingerprint: 'laptop' });
+
+    await put(after(end, -30 * DAY - MINUTE));
+    expect(await told(id)).toEqual([]);
+    const milestones = [[-30, '30 days'], [-14, '14 days'], [-7, '7 days'], [7, 'LicenseExpired']] as const;
+    for (const [n, [days, what]] of milestones.entries()) {
+      const instant = after(end, days * DAY);
+      if (days > 0) {
+        await put(end);
+        expect(await validate(app(), key)).toMatchObject({ valid: true, code: 'IN_EXPIRY_GRACE', enforcement: 'WARN', graceEndsAt: instant });
+        expect((await view(id)).status).toBe('active');
+        await app().post('/license/activate', { licenseKey: key, fingerprint: 'desktop' });
+      }
+      await put(instant);
+      const events = await told(id);
+      expect(brief(events)).toEqual(milestones.slice(0, n + 1).map(([, name]) => name));
+      const last = events.at(-1) as LicenseEventView;
+      expect([dueAt(last), last.actor.type]).toEqual([instant, 'system']);
+      isAt(last.at, instant);
+      expect(what).toBe(brief([last])[0]);
+    }
+
+    expect(await view(id)).toMatchObject({ status: 'expired', activationCount: 2 });
+    expect(await validate(app(), key)).toMatchObject({ valid: false, code: 'EXPIRED', enforcement: 'READ_ONLY' });
+    expect(await app().refused('POST', '/license/activate', { licenseKey: key, fingerprint: 'server' })).toMatchObject({ status: 403, code: 'LICENSE_EXPIRED', title: 'License Expired' });
+    const ids = async (status: string) => (await api().get<Listed<LicenseView>>(`/licenses?status=${status}&productId=${productId}`)).data.map((license) => license.id);
+    expect([await ids('expired'), await ids('active')]).toEqual([[id], []]);
+
+    const renewedTo = after(end, 380 * DAY);
+    expect(await api().post<LicenseView>(`/licenses/${id}/renew`, { expiresAt: renewedTo, reason: 'paid' })).toMatchObject({ status: 'active', expiresAt: renewedTo });
+    expect(await validate(app(), key)).toMatchObject({ valid: true, code: 'VALID' });
+    expect([await ids('expired'), await ids('active')]).toEqual([[], [id]]);
+
+    // The second year at once: the same happens, in the same order, and each says when it was due.
+    const there = await advance(400 * DAY);
+    const second = (await told(id)).slice(milestones.length + 1);
+    expect(brief(second)).toEqual(milestones.map(([, name]) => name));
+    expect(second.map(dueAt)).toEqual(milestones.map(([days]) => after(renewedTo, days * DAY)));
+    for (const { at } of second) isAt(at, there);
+    expect((await view(id)).status).toBe('expired');
+  });
+
+  it('as a trial ends some days after the first activation', async () => {
+    const { license: { id, key } } = await sellOne({ trial: { days: 14 } });
+    await advance(60 * DAY);
+    expect(await validate(app(), key)).toMatchObject({ valid: true });
+    await app().post('/license/activate', { licenseKey: key, fingerprint: 'box' });
+    await advance(13 * DAY);
+    expect(brief(await told(id))).toEqual(['ExpiryChanged', '7 days']);
+    await advance(DAY);
+    expect(brief(await told(id)).at(-1)).toBe('LicenseExpired');
+    expect((await validate(app(), key)).code).toBe('EXPIRED');
+  });
+});
+
+describe('A sweep', () => {
+  const sweep = (body: object = {}) => api().post<SweepReport>('/licenses/health/sweep', body);
+
+  it('says what it has done, and has nothing left to do', async () => {
+    // Sold with a date in the past: expired, and nobody has said so yet.
+    const { plan } = await offer(api(), { expiry: { value: 1, unit: 'days' } });
+    const { licenses } = await api().post<OrderView>('/orders', { planId: plan.id, quantity: 5, purchasedAt: '2020-01-01T00:00:00Z', customer: { name: 'Ada', email: `${crypto.randomUUID()}@example.com` } });
+    const dry = await sweep({ dryRun: true });
+    expect(dry).toMatchObject({ number: null, dryRun: true });
+    const wet = await sweep();
+    expect(wet).toMatchObject({ dryRun: false, number: expect.any(Number) });
+    for (const { id } of licenses) expect(brief(await told(id))).toEqual(['LicenseExpired']);
+    expect(await sweep()).toMatchObject({ examined: 0, transitions: {} });
+    expect(await sweep({ dryRun: true })).toMatchObject({ examined: 0, transitions: {} });
+    expect((await told(licenses[0]?.id as string)).length).toBe(1);
+  });
+
+  it('is listed with what it took, newest first', async () => {
+    const { number } = await sweep();
+    const { data: [last], page } = await api().get<Listed<SweepView>>('/sweeps?limit=1');
+    expect(last).toMatchObject({ number, trigger: 'request', state: 'finished', examined: 0, transitions: {} });
+    expect([last?.durationMs, page.total]).toEqual([expect.any(Number), number]);
+    const all = await api().all<SweepView>('/sweeps');
+    expect(all.map((run) => run.number)).toEqual(Array.from({ length: Number(number) }, (_, n) => Number(number) - n));
+    expect(all.every(({ state }) => state === 'finished')).toBe(true);
+    expect(all.some(({ trigger, transitions }) => trigger === 'clock' && Number(transitions['LicenseExpired']) > 0)).toBe(true);
+  });
+
+  it('of two at once does everything once', async () => {
+    const { plan } = await offer(api(), { expiry: { value: 1, unit: 'days' } });
+    const { licenses } = await api().post<OrderView>('/orders', { planId: plan.id, quantity: 50, purchasedAt: '2020-01-01T00:00:00Z', customer: { name: 'Ada', email: `${crypto.randomUUID()}@example.com` } });
+    await Promise.all([sweep(), sweep(), advance(1000), sweep(), advance(1000)]);
+    for (const { id } of licenses) expect(brief(await told(id))).toEqual(['LicenseExpired']);
+  });
+
+  it('by itself makes explicit what has happened in production', async () => {
+    const { plan } = await offer(product.root, { expiry: { value: 1, unit: 'days' } });
+    const license = await sell(product.root, plan.id, { purchasedAt: '2020-01-01T00:00:00Z' });
+    const events = () => product.root.all<LicenseEventView>(`/licenses/${license.id}/events`);
+    const deadline = Date.now() + 40_000;
+    while (!(await events()).some(({ type }) => type === 'LicenseExpired')) {
+      if (Date.now() > deadline) throw new Error('Nobody has said within 40 s that the license is expired');
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  });
+});

@@ -1,0 +1,55 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DueLicenseBacklog, DueLicenses, SweepLicenses, type Backlog } from '@keyledger/contracts';
+import type { Transitions } from '@keyledger/domain';
+import { newCommandId, Refusal, type Instant, type LicenseId } from '@keyledger/kernel';
+import type { Fields, Message, MessageClient, MessageType, ResultOf } from '@keyledger/messaging';
+
+/** Something that is due, and since when. */
+export interface Subject {
+  readonly id: string;
+  readonly dueAt: Instant;
+}
+
+/**
+ * One kind of what time brings about: where to ask what is due, and whom to tell. Whoever answers finds it through an index, so that the cost
+ * grows with what is due. What is told twice is told once: the owner decides what is still to be done.
+ */
+export interface Pass {
+  readonly name: string;
+  /** What is due by `until`, beyond a place. */
+  backlog(until: Instant, after?: Subject): Promise<Backlog>;
+  /** The longest due first. */
+  due(until: Instant, after: Subject | undefined, limit: number): Promise<readonly Subject[]>;
+  /** Ordinary commands. A dry run answers what they would bring about. */
+  settle(subjects: readonly Subject[], until: Instant, dryRun: boolean): Promise<Transitions>;
+}
+
+/** Asks another service, and has patience with one that is just being replaced. */
+export type Ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>) => Promise<ResultOf<M>>;
+
+/** In the order in which they are worked through, each day of a longer absence by itself. */
+export const passesOver = (ask: Ask): readonly Pass[] => [licenses(ask)];
+
+/** Expiry, trials, reminders, ends of overage graces: all that a license knows by itself. */
+const licenses = (ask: Ask): Pass => ({
+  name: 'licenses',
+  backlog: (until, after) => ask(DueLicenseBacklog, { until, after }),
+  due: async (until, after, limit) => (await ask(DueLicenses, { until, after, limit })).data,
+  settle: (subjects, until, dryRun) => ask(SweepLicenses, { licenseIds: subjects.map(({ id }) => id as LicenseId), until, dryRun }),
+});
+
+const askAgainAfterMs = 200;
+const patienceMs = 60_000;
+
+export const patiently = (messages: MessageClient, signal: AbortSignal): Ask => async (type, fields) => {
+  const commandId = newCommandId();
+  for (let waited = 0; ; waited += askAgainAfterMs) {
+    try {
+      return await messages.send(type, fields, { timeoutMs: patienceMs, context: { commandId } });
+    } catch (error) {
+      const isPassing = error instanceof Refusal && error.status === 503;
+      if (!isPassing || waited >= patienceMs || signal.aborted) throw error;
+      await sleep(askAgainAfterMs, undefined, { signal }).catch(() => undefined);
+    }
+  }
+};

@@ -1,0 +1,62 @@
+import { environments, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import type { Log, Metrics } from '@keyledger/observability';
+import type { Subject } from './passes.ts';
+import { placeAfter, type Sweeper } from './sweeper.ts';
+
+/** For that long nobody looks again at what a run could do nothing about, such as a license whose stream cannot be folded. */
+const LEAVE_ALONE_MS = 3_600_000;
+const LATE_SECONDS = 60;
+
+/** Looks at every environment every few seconds, in real time, and starts a run where something is due. */
+export class Schedule {
+  readonly #leftAlone = new Map<string, { readonly place: Subject; readonly until: number }>();
+  readonly #late = new Map<string, string>();
+  #timer: NodeJS.Timeout | undefined;
+  #looking: Promise<void> | undefined;
+
+  constructor(private readonly sweeper: Sweeper, private readonly clock: Clock, private readonly metrics: Metrics, private readonly log: Log, private readonly intervalMs: number) {}
+
+  begin(): void {
+    if (this.intervalMs > 0) this.#timer = setInterval(() => void (this.#looking ??= this.look().finally(() => { this.#looking = undefined; })), this.intervalMs).unref();
+  }
+
+  async end(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#looking;
+  }
+
+  async look(): Promise<void> {
+    for (const environment of environments) {
+      try {
+        await runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAt(environment));
+      } catch (error) {
+        this.#late.set(environment, `${environment}: ${error instanceof Error ? error.message : String(error)}`);
+        this.log.warn({ err: error, environment }, 'the sweep was not finished; it is tried again');
+      }
+    }
+  }
+
+  /** A word about what is late, for `/health/ready`; to be late is no reason to send requests elsewhere. */
+  word(): string | undefined {
+    return this.#late.size > 0 ? [...this.#late.values()].join('; ') : undefined;
+  }
+
+  async #lookAt(environment: string): Promise<void> {
+    const { oldest, count } = await this.sweeper.backlog(this.#beyond(environment));
+    const now = this.clock.now(environment);
+    const seconds = oldest === null ? 0 : Math.max(0, (Date.parse(now) - Date.parse(oldest)) / 1000);
+    this.metrics.sweepBacklog(environment, count, seconds);
+    if (seconds > LATE_SECONDS) this.#late.set(environment, `${environment}: ${count} due, the oldest for ${Math.round(seconds)} s`);
+    else this.#late.delete(environment);
+    if (count === 0) return;
+    const report = await this.sweeper.run('schedule');
+    if (!report) return;
+    this.#late.delete(environment);
+    if (Object.keys(report.transitions).length === 0) this.#leftAlone.set(environment, { place: placeAfter(report.startedAt), until: Date.now() + LEAVE_ALONE_MS });
+  }
+
+  #beyond(environment: string): Subject | undefined {
+    const left = this.#leftAlone.get(environment);
+    return left && left.until > Date.now() ? left.place : undefined;
+  }
+}

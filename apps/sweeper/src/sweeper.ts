@@ -1,0 +1,138 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Backlog, SweepReport } from '@keyledger/contracts';
+import type { SweepTrigger, Transitions } from '@keyledger/domain';
+import { addDays, context, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
+import type { Metrics } from '@keyledger/observability';
+import type { Pass, Subject } from './passes.ts';
+import type { Runs } from './runs.ts';
+
+const SUBJECTS_PER_COMMAND = 200;
+const SIGN_OF_LIFE_MS = 10_000;
+const LOOK_AGAIN_MS = 100;
+
+/** What has been done so far. */
+interface Tally {
+  examined: number;
+  transitions: Record<string, number>;
+}
+
+/** Asks what has fallen due and has it said, until nothing is due any more. A run may be cut short, repeated, or run beside another one: the result is the same. */
+export class Sweeper {
+  constructor(
+    private readonly passes: readonly Pass[], private readonly runs: Runs, private readonly clock: Clock, private readonly metrics: Metrics, private readonly stopping: AbortSignal,
+  ) {}
+
+  /** Everything that is due now. Undefined while another run is under way. */
+  async run(trigger: SweepTrigger): Promise<SweepReport | undefined> {
+    return this.#asTime(async (startedAt) => {
+      const number = await this.runs.start(trigger);
+      return number === undefined ? undefined : this.#claimed(number, startedAt);
+    });
+  }
+
+  /** The same, after the run that is under way. */
+  async runInTurn(trigger: SweepTrigger): Promise<SweepReport> {
+    for (;;) {
+      const report = await this.run(trigger);
+      if (report) return report;
+      await sleep(LOOK_AGAIN_MS, undefined, { signal: this.stopping }).catch(() => undefined);
+      this.#mayGoOn();
+    }
+  }
+
+  /** What a run would do. */
+  dryRun(): Promise<SweepReport> {
+    return this.#asTime(async (startedAt) => {
+      const [tally, startedMs] = [newTally(), performance.now()];
+      for (const pass of this.passes) await this.#walk(pass, startedAt, undefined, tally, true);
+      return { number: null, dryRun: true, startedAt, durationMs: Math.round(performance.now() - startedMs), ...tally };
+    });
+  }
+
+  /** What is due now, beyond a place. */
+  async backlog(after?: Subject): Promise<Backlog> {
+    return this.#asTime((now) => this.#backlog(now, after));
+  }
+
+  async #claimed(number: number, startedAt: Instant): Promise<SweepReport> {
+    const [tally, startedMs] = [newTally(), performance.now()];
+    const alive = setInterval(() => void this.runs.showLife(number).catch(() => undefined), SIGN_OF_LIFE_MS);
+    const durationMs = () => Math.round(performance.now() - startedMs);
+    let complete = false;
+    try {
+      await this.#everything(startedAt, tally);
+      complete = true;
+    } finally {
+      clearInterval(alive);
+      await this.runs.finish({ number, complete, durationMs: durationMs(), ...tally });
+      this.metrics.sweep(context().environment, durationMs() / 1000, tally.transitions);
+    }
+    return { number, dryRun: false, startedAt, durationMs: durationMs(), ...tally };
+  }
+
+  /** Day by day, if there is more than one to make up for: what falls due on one day may bring about what falls due on another. */
+  async #everything(now: Instant, tally: Tally): Promise<void> {
+    for (let done: Subject | undefined; ;) {
+      const { oldest } = await this.#backlog(now, done);
+      if (oldest === null) return;
+      const until = earlier(endOfDay(oldest), now);
+      for (let found = Infinity; found > 0;) {
+        found = 0;
+        for (const pass of this.passes) found += await this.#walk(pass, until, done, tally, false);
+      }
+      done = placeAfter(until);
+    }
+  }
+
+  async #backlog(until: Instant, after?: Subject): Promise<Backlog> {
+    const backlogs = await Promise.all(this.passes.map((pass) => pass.backlog(until, after)));
+    return {
+      oldest: backlogs.reduce<Instant | null>((oldest, backlog) => (oldest === null || (backlog.oldest !== null && backlog.oldest < oldest) ? backlog.oldest : oldest), null),
+      count: backlogs.reduce((sum, { count }) => sum + count, 0),
+    };
+  }
+
+  /** Once through all that a pass finds due; the number of events that came of it. */
+  async #walk(pass: Pass, until: Instant, after: Subject | undefined, tally: Tally, dryRun: boolean): Promise<number> {
+    let found = 0;
+    for (let place = after; ;) {
+      this.#mayGoOn();
+      const subjects = await pass.due(until, place, SUBJECTS_PER_COMMAND);
+      const last = subjects.at(-1);
+      if (!last) return found;
+      const transitions = await pass.settle(subjects, until, dryRun);
+      tally.examined += subjects.length;
+      found += addTo(tally.transitions, transitions);
+      place = last;
+    }
+  }
+
+  #mayGoOn(): void {
+    if (this.stopping.aborted) throw refuse('UNAVAILABLE', 'This process is ending; what is left will be done by another one');
+  }
+
+  /** By time itself, whoever asked; the time is that of the environment, which may have been put forward a moment ago. */
+  async #asTime<T>(work: (now: Instant) => Promise<T>): Promise<T> {
+    const asked = context();
+    await this.clock.current?.(asked.environment);
+    const now = this.clock.now(asked.environment);
+    const own = systemContext(asked.environment, now);
+    return runIn({ ...asked, ...own, correlationId: asked.correlationId, causationId: asked.commandId, retry: false, ifRevision: undefined }, () => work(now));
+  }
+}
+
+const newTally = (): Tally => ({ examined: 0, transitions: {} });
+
+function addTo(sum: Record<string, number>, transitions: Transitions): number {
+  let total = 0;
+  for (const [type, count] of Object.entries(transitions)) {
+    sum[type] = (sum[type] ?? 0) + count;
+    total += count;
+  }
+  return total;
+}
+
+const earlier = (a: Instant, b: Instant): Instant => (a < b ? a : b);
+const endOfDay = (instant: Instant): Instant => `${addDays(instant, 0).slice(0, 10)}T23:59:59.999Z`;
+/** Behind everything that is due by then. */
+export const placeAfter = (dueAt: Instant): Subject => ({ id: '~', dueAt });

@@ -1,0 +1,43 @@
+import { addDays, type Instant } from '@keyledger/kernel';
+import type { LicenseEvent } from './events.ts';
+import type { IssuedLicense, LicenseState } from './state.ts';
+
+/** What time alone brings about, and when it is so. */
+interface Due {
+  readonly dueAt: Instant;
+  readonly event: LicenseEvent;
+}
+
+/** Days before the expiry. */
+export const reminderDays = [30, 14, 7] as const;
+
+/** When something next has to be said of the license that only time has brought about; null when nothing is to be expected. */
+export const nextDue = (license: LicenseState): Instant | null => (license.existence === 'issued' ? (pending(license)[0]?.dueAt ?? null) : null);
+
+/** All that is to be said by an instant, in the order in which it fell due. */
+export const dueBy = (license: IssuedLicense, until: Instant): readonly LicenseEvent[] => pending(license).filter(({ dueAt }) => dueAt <= until).map(({ event }) => event);
+
+/** None of these brings another one about, or keeps it from happening: so it does not matter how often somebody looks. */
+function pending(license: IssuedLicense): readonly Due[] {
+  if (license.revokedAt) return [];
+  return [...reminders(license), ...expiry(license), ...restrictions(license)].sort((a, b) => (a.dueAt < b.dueAt ? -1 : a.dueAt > b.dueAt ? 1 : 0));
+}
+
+/** Those of the present expiry that were not given yet. One whose day was over when the expiry came to be would be no reminder. */
+function reminders({ expired, reminded, expirySince, terms: { expiresAt } }: IssuedLicense): readonly Due[] {
+  if (!expiresAt || expired) return [];
+  return reminderDays.filter((days) => reminded === null || days < reminded)
+    .map((days) => ({ days, dueAt: addDays(expiresAt, -days) }))
+    .filter(({ dueAt }) => dueAt > expirySince)
+    .map(({ days, dueAt }) => ({ dueAt, event: { type: 'ExpiryReminderDue', days, expiresAt, dueAt } }));
+}
+
+/** The end of a trial is one of these. */
+function expiry({ expired, worksUntil, terms: { expiresAt } }: IssuedLicense): readonly Due[] {
+  return expired || !expiresAt || !worksUntil ? [] : [{ dueAt: worksUntil, event: { type: 'LicenseExpired', expiresAt, graceEndedAt: worksUntil } }];
+}
+
+function restrictions({ meters }: IssuedLicense): readonly Due[] {
+  return [...meters].flatMap(([meter, { state, graceEndsAt }]) =>
+    (state === 'exceeded' && graceEndsAt ? [{ dueAt: graceEndsAt, event: { type: 'LicenseRestricted', meter, dueAt: graceEndsAt } as const }] : []));
+}
