@@ -152,12 +152,12 @@ export class LicenseTotals {
     const database = await this.projectors.current();
     const status = sql<string>`case when works_until <= ${now} and status <> 'revoked' then 'expired' else status end`;
     const rows = await filtered(database, filters, now).clearSelect()
-      .select([status.as('status'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
+      .select([status.as('status_now'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
         sql<number>`sum(case when activation_limit > 0 then 1 else 0 end)`.as('limited')])
-      .groupBy(status).execute();
+      .groupBy('status_now').execute();
     const sum = (pick: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + Number(pick(row)), 0);
     const [licenses, limits, limited] = [sum(({ n }) => n), sum((row) => row.limits), sum((row) => row.limited)];
-    const counts = new Map(rows.map((row) => [row.status, Number(row.n)]));
+    const counts = new Map(rows.map((row) => [row.status_now, Number(row.n)]));
     return {
       licenses,
       byStatus: Object.fromEntries(licenseStatuses.map((name) => [name, counts.get(name) ?? 0])),
