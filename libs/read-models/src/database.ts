@@ -46,6 +46,7 @@ export interface Answer<R = Row> {
 interface Engine {
   readonly dialect: Dialect;
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
+  alone<T>(work: () => Promise<T>): Promise<T>;
   scrub(): Promise<void>;
   /** All that may take its time is done. */
   started?(): void;
@@ -117,6 +118,11 @@ export class Database {
     return this.sql().transaction().execute(work);
   }
 
+  /** No other process is in here at the same time. For the start; besides what the work needs it takes a connection. */
+  alone<T>(work: () => Promise<T>): Promise<T> {
+    return this.#engine.alone(work);
+  }
+
   /**
    * After a deletion: nothing of what was deleted stays readable in the files. SQLite writes its file anew for that, some 6 s per GB
    * in which nobody else is answered: gather deletions. On PostgreSQL the space is freed, and its write-ahead log ages out by itself.
@@ -155,6 +161,8 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
       const results = await file.batch(statements);
       return results.map(({ columns, rows, changes }) => ({ rows: rows.map((row) => objectOf(columns, row)), changes }));
     },
+    // A file has one process.
+    alone: (work) => work(),
     scrub: () => file.scrub(),
     close: () => file.close(),
   };
@@ -189,6 +197,7 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
   const engine: Engine = {
     dialect: 'postgres',
     batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
+    alone: (work) => patiently(() => oneAtATime(sql, work)),
     scrub: () => patiently(async () => {
       const { rows } = await raw("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = current_schema()");
       if (rows.length > 0) await raw(`vacuum ${rows.map(({ name }) => name).join(', ')}`);

@@ -411,6 +411,17 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(other)).toEqual(await log.expected());
   });
 
+  if (dialect === 'postgres') {
+    it('may begin in several processes at the same moment, with nothing there yet', async () => {
+      const others = await Promise.all([1, 2, 3].map(() => open({ entities: [ParcelRow], place: here })));
+      await log.write('p1', sent('Ada'), moved('Bonn'));
+      const projectors = await Promise.all([database, ...others].map((own) => start({ database: own })));
+      await Promise.all(projectors.map((projector) => drained(projector)));
+      expect(await rowsIn(database)).toEqual(await log.expected());
+      expect((await database.run('select name, build from projections')).rows).toEqual([{ name: 'parcels', build: 1 }]);
+    });
+  }
+
   it('adds a projection to those that are far ahead', async () => {
     const first = await start();
     for (let n = 0; n < 10; n++) await log.write(`p${n}`, sent(`Ada ${n}`), moved('Bonn'));

@@ -233,8 +233,10 @@ export class Projector implements View {
 
   async #start(): Promise<void> {
     const { database, projections, store } = this.#options;
-    await createRegister(database);
-    for (const projection of projections) await this.#open(projection);
+    await database.alone(async () => {
+      await createRegister(database);
+      for (const projection of projections) await this.#open(projection);
+    });
     const serving = [...this.#serving.values()];
     const furthest = Math.max(0, ...serving.map(({ position }) => position));
     await mustReach(store, furthest, database.environment);

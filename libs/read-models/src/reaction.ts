@@ -11,6 +11,8 @@ export const reactionsTable: Migration = {
 /** The checkpoint is a durable write, and to react again does no harm: it is saved once a second, or after so many positions. */
 const SAVE_EVERY_MS = 1_000;
 const UNSAVED_POSITIONS = 5_000;
+/** What follows may take longer than to write a row; whoever waits for it gives up after 5 s. */
+const TIMEOUT_MS = 4_000;
 
 export interface ReactionOptions {
   /** Fixed once released: the checkpoint bears it. */
@@ -99,7 +101,7 @@ export class Reaction {
       const position = Number(row?.position ?? 0);
       await mustReach(store, position, environment);
       const follower = new Follower(options, environment, store, database, position);
-      return [environment, { follower, index: new ReadIndex(store, follower) }] as const;
+      return [environment, { follower, index: new ReadIndex(store, follower, TIMEOUT_MS) }] as const;
     }));
     return new Reaction(new PerEnvironment(followers));
   }

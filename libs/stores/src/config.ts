@@ -19,7 +19,7 @@ export function storesConfig(env: NodeJS.ProcessEnv = process.env): StoresConfig
   if (eventStoreUrl !== undefined && !/^(esdb|kurrentdb)(\+discover)?:\/\//.test(eventStoreUrl)) throw new Error('EVENTSTORE_URL must begin with esdb://');
   if (eventStoreUrl !== undefined && databaseUrl === undefined) throw new Error('EVENTSTORE_URL is set but not DATABASE_URL: state tables and read models need a PostgreSQL beside the log');
   const connections = Number(env['DATABASE_CONNECTIONS'] || 4);
-  if (!Number.isInteger(connections) || connections < 1) throw new Error('DATABASE_CONNECTIONS must be a whole number of at least 1');
+  if (!Number.isInteger(connections) || connections < 2) throw new Error('DATABASE_CONNECTIONS must be a whole number of at least 2');
   return {
     dataDir: resolve(env['KEYLEDGER_DATA_DIR'] || './data'),
     masterKey: { value: env['KEYLEDGER_MASTER_KEY'] || undefined, file: env['KEYLEDGER_MASTER_KEY_FILE'] || undefined },
