@@ -19,8 +19,8 @@ const app = () => product.app.in('staging');
 const now = async () => (await product.root.get<Clock>(clockOf('staging'))).now;
 const put = (instant: string) => product.root.put<Clock>(clockOf('staging'), { now: instant });
 const advance = async (milliseconds: number) => (await product.root.post<Clock>(`${clockOf('staging')}/advance`, { seconds: milliseconds / 1000 })).now;
-/** Within a minute after it: clocks tick while a test runs. */
-const isAt = (actual: string, expected: string) => expect([actual >= expected, actual < after(expected, MINUTE)]).toEqual([true, true]);
+/** Soon after it: clocks tick while a test runs. */
+const isAt = (actual: string, expected: string) => expect([actual >= expected, actual < after(expected, 5 * MINUTE)]).toEqual([true, true]);
 
 const year = { value: 1, unit: 'years' } as const;
 const view = (id: string) => api().get<LicenseView>(`/licenses/${id}`);
@@ -78,7 +78,7 @@ describe('The clock of a test environment', () => {
     const clock = await product.root.get<Clock>(clockOf('staging'));
     expect(clock.controlled).toBe(true);
     isAt(clock.now, there);
-  });
+  }, 180_000);
 
   it('cannot be put anywhere in production', async () => {
     const own = await product.root.get<Clock>(clockOf('production'));

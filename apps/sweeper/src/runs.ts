@@ -1,8 +1,7 @@
 import type { SweepView } from '@keyledger/contracts';
 import { Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger } from '@keyledger/domain';
-import { Aggregates, originOf, type EventStores, type RecordedEvent, type SnapshotStores } from '@keyledger/event-store';
-import { context, refuse, systemClock, type Instant } from '@keyledger/kernel';
-import type { Keyrings } from '@keyledger/keyring';
+import { Aggregates, originOf, type EventStores, type RecordedEvent, type SnapshotStore } from '@keyledger/event-store';
+import { context, refuse, systemClock, type Instant, type PerEnvironment, type Sealing } from '@keyledger/kernel';
 
 /** Some ten pages of a list, read at once. */
 const EVENTS_PER_READ = 200;
@@ -11,8 +10,8 @@ const EVENTS_PER_READ = 200;
 export class Runs {
   readonly #streams: Aggregates<SweepsState, SweepsCommand, SweepsEvent>;
 
-  constructor(private readonly events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) {
-    this.#streams = new Aggregates(Sweeps, events, keyrings, { snapshots });
+  constructor(private readonly events: EventStores, sealings: PerEnvironment<Sealing>, snapshots?: PerEnvironment<SnapshotStore>) {
+    this.#streams = new Aggregates(Sweeps, events, sealings, { snapshots });
   }
 
   /** The number of the run, which is the caller's now; undefined while somebody else is at it. */
