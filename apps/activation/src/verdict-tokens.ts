@@ -11,7 +11,7 @@ interface Waiting {
 }
 
 const signedWithinMs = 2000;
-const mostPerMessage = 256;
+const mostPerMessage = 100;
 
 /**
  * Signed verdicts. What is asked for in one turn of the event loop goes to the signing service in one message: a message costs more than a

@@ -1,7 +1,8 @@
+import { createPrivateKey, generateKeyPairSync, sign } from 'node:crypto';
 import { context } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { thumbprint, type PublicJwk } from '@keyledger/license-file';
-import { signed, type Statement } from '@keyledger/license-file/sign';
+import { signed, type SignBytes, type Statement } from '@keyledger/license-file/sign';
 import { StateDatabases, type Migration } from '@keyledger/read-models';
 import { open, placeOf, seal, type Lock } from './sealing.ts';
 
@@ -24,25 +25,22 @@ export const sealedKeysTable: Migration = {
   up: ({ run }) => run('create table signing_sealed_keys (kid text primary key, sealed text not null)'),
 };
 
-type PrivateKey = Awaited<ReturnType<typeof crypto.subtle.importKey>>;
-
 /**
- * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. Opened keys are WebCrypto
- * keys that cannot be exported; they sign in the thread pool, so that signatures do not keep the event loop from answering.
+ * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. What is kept of an opened
+ * key is a function that signs with it. It signs in this thread: to wake another one costs as much as a signature.
  */
 export class SealedKeys extends KeyStore {
-  readonly #opened = new Map<string, Promise<PrivateKey>>();
+  readonly #opened = new Map<string, Promise<SignBytes>>();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly passphrase: string | undefined) {
     super();
   }
 
   async generate() {
-    const pair = await crypto.subtle.generateKey('Ed25519', true, ['sign', 'verify']) as { privateKey: PrivateKey; publicKey: PrivateKey };
-    const { x } = await crypto.subtle.exportKey('jwk', pair.publicKey);
-    const publicJwk: PublicJwk = { kty: 'OKP', crv: 'Ed25519', x: String(x) };
+    const pair = generateKeyPairSync('ed25519');
+    const publicJwk: PublicJwk = { kty: 'OKP', crv: 'Ed25519', x: String(pair.publicKey.export({ format: 'jwk' }).x) };
     const kid = await thumbprint(publicJwk);
-    const secret = Buffer.from(await crypto.subtle.exportKey('pkcs8', pair.privateKey));
+    const secret = pair.privateKey.export({ format: 'der', type: 'pkcs8' });
     const sealed = await seal(this.#lock(), this.#place(kid), secret);
     secret.fill(0);
     await this.databases.here().run('insert into signing_sealed_keys (kid, sealed) values (?, ?)', [kid, sealed]);
@@ -50,8 +48,7 @@ export class SealedKeys extends KeyStore {
   }
 
   async sign(kid: string, statement: Statement): Promise<string> {
-    const key = await this.#key(kid);
-    return signed(statement, kid, async (bytes) => new Uint8Array(await crypto.subtle.sign('Ed25519', key, bytes)));
+    return signed(statement, kid, await this.#signer(kid));
   }
 
   async has(kid: string): Promise<boolean> {
@@ -75,26 +72,24 @@ export class SealedKeys extends KeyStore {
     }
   }
 
-  #key(kid: string): Promise<PrivateKey> {
+  #signer(kid: string): Promise<SignBytes> {
     const name = nameOf(kid);
     const known = this.#opened.get(name);
     if (known) return known;
-    const opening = this.#secret(kid).then(async (secret) => {
-      try {
-        return await crypto.subtle.importKey('pkcs8', secret, 'Ed25519', false, ['sign']);
-      } finally {
-        secret.fill(0);
-      }
+    const opening = this.#secret(kid).then((secret): SignBytes => {
+      const key = createPrivateKey({ key: secret, format: 'der', type: 'pkcs8' });
+      secret.fill(0);
+      return (bytes) => sign(null, bytes, key);
     });
     this.#opened.set(name, opening);
     opening.catch(() => this.#opened.delete(name));
     return opening;
   }
 
-  async #secret(kid: string): Promise<Buffer<ArrayBuffer>> {
+  async #secret(kid: string): Promise<Buffer> {
     const sealed = await this.#sealed(kid);
     if (sealed === undefined) throw new Error(`The private key ${kid} is not here`);
-    return Buffer.from(await open(this.#lock(), this.#place(kid), sealed));
+    return open(this.#lock(), this.#place(kid), sealed);
   }
 
   async #sealed(kid: string): Promise<string | undefined> {

@@ -15,7 +15,7 @@ export class SigningStreams {
 
   constructor(readonly events: EventStores, keyrings: Keyrings) {
     this.keys = new Aggregates(SigningKeys, events, keyrings);
-    this.signatures = new Aggregates(Signatures, events, keyrings, { maxFolds: 5_000 });
+    this.signatures = new Aggregates(Signatures, events, keyrings, { maxFolds: 1_000 });
   }
 }
 

@@ -56,7 +56,7 @@ async function start(dataDir = folder(), config = noConfig) {
     metrics: () => host.metrics.expose(),
     has: (kid: string) => runIn(systemContext('production', clock.now('production')), () => app.get(KeyStore).has(kid)),
     log: app.get(EventStores).of('production'),
-    events: async (stream: string) => (await app.get(EventStores).of('production').readStream(stream)).map(({ type, data }) => ({ type, data: data as Record<string, never> })),
+    recorded: async () => (await app.get(EventStores).of('production').readAll(0)).flatMap(({ type, data }) => (type === 'SignatureRecorded' ? [data as Record<string, unknown>] : [])),
     create: (purpose: SigningPurpose) => ask(CreateSigningKey, { purpose }),
     activate: (kid: string, certificate?: Certificate) => ask(ActivateSigningKey, { kid, certificate }),
     retire: (kid: string) => ask(RetireSigningKey, { kid }),
@@ -77,7 +77,6 @@ const license = {
   overageGraceDays: 7, offlineGraceDays: 14, trial: null, validationMode: 'heartbeat', heartbeatIntervalSeconds: 3600, deploymentMode: null, deploymentId: null, binding: 'none',
   seats: 'node-locked', features: { sso: true }, quotas: [], featureFlags: {}, serialNumber: null, expiredEnforcement: 'READ_ONLY',
 } as const;
-const stream = `signatures-${license.id}`;
 const activationId = 'act_01937c2e-0b5a-7c1d-8a53-2f1d9c7be004';
 const verdict = { valid: true, code: 'VALID', reasons: [], conclusive: true, enforcement: 'FULL', graceEndsAt: null, decisionId: 'd', checkedAt: '2026-11-21T12:00:00.000Z' } as const;
 
@@ -125,14 +124,14 @@ describe('The signing service', () => {
     await leaseFrom(service);
     await leaseFrom(service);
     await verdictFrom(service);
-    const events = await service.events(stream);
-    expect(events.map(({ data }) => [data['statement'], data['activationId']])).toEqual([['license-file', null], ['offline-file', activationId], ['lease', activationId], ['lease', activationId]]);
-    expect(new Set(events.map(({ data }) => data['digest'])).size).toBe(4);
+    const recorded = await service.recorded();
+    expect(recorded.map((one) => [one['statement'], one['licenseId'], one['activationId']])).toEqual([['license-file', license.id, null], ...['offline-file', 'lease', 'lease'].map((statement) => [statement, license.id, activationId])]);
+    expect(new Set(recorded.map(({ digest }) => digest)).size).toBe(4);
     // Too large to be read by anybody: it is recorded, and never signed.
     const featureFlags = { text: 'x'.repeat(70_000) };
     await expect(fileFrom(service, { featureFlags })).rejects.toMatchObject({ code: 'LICENSE_TOO_LARGE' });
     expect(await leaseFrom(service, { featureFlags })).toBeNull();
-    expect((await service.events(stream)).length).toBe(6);
+    expect(await service.recorded()).toHaveLength(6);
   });
 
   it('signs nothing when what it is about to sign cannot be recorded', async () => {

@@ -12,16 +12,19 @@ import { KeyStore } from './key-store.ts';
 /** How long what was answered once may be believed without asking again. */
 const daySeconds = 86_400;
 
+const linesPerPage = 1000;
+
 /** Records what is about to be signed, then signs it: what was signed and never recorded does not exist. */
 export class Signatures {
+  /** In each environment the page that this process writes on. Nobody else does, and it never reads. */
+  readonly #pages = new Map<string, { readonly id: string; lines: number }>();
+
   constructor(private readonly streams: SigningStreams, private readonly store: KeyStore, private readonly metrics: Metrics) {}
 
-  /** `isFirst`: as far as the caller knows, nothing was signed for the license yet. */
-  async recorded(licenseId: string, kid: string, statement: Statement, about: Pick<SignaturesCommand, 'statement' | 'activationId' | 'seq' | 'expiresAt'>, isFirst = false): Promise<string> {
+  async recorded(kid: string, statement: Statement, about: Omit<SignaturesCommand, 'type' | 'kid' | 'digest'>): Promise<string> {
     const command: SignaturesCommand = { type: 'Record', ...about, kid, digest: hash('sha256', JSON.stringify(statement.payload), 'base64url') };
-    const { signatures } = this.streams;
     // Under an id of its own: each signature is recorded, also that of a command that runs again.
-    await runIn({ ...context(), commandId: newCommandId(), retry: false }, () => (isFirst ? signatures.create(licenseId, command) : signatures.run(licenseId, command)));
+    await runIn({ ...context(), commandId: newCommandId(), retry: false }, () => this.streams.signatures.create(this.#page(), command));
     return this.plain(kid, statement);
   }
 
@@ -30,6 +33,14 @@ export class Signatures {
     const text = await this.store.sign(kid, statement);
     this.metrics.signature(statement.type);
     return text;
+  }
+
+  #page(): string {
+    const { environment } = context();
+    let page = this.#pages.get(environment);
+    if (!page || page.lines === linesPerPage) this.#pages.set(environment, (page = { id: randomUUID(), lines: 0 }));
+    page.lines++;
+    return page.id;
   }
 }
 
@@ -44,13 +55,13 @@ export class FileSigning {
     try {
       if (command instanceof SignLicenseFile) {
         const payload: LicenseFile = { environment, issuedAt, seq, status: command.status, customer: command.customer, license };
-        const content = await this.signatures.recorded(license.id, kid, { type: 'license-file', certificate, payload }, { statement: 'license-file', activationId: null, seq, expiresAt: null });
+        const content = await this.signatures.recorded(kid, { type: 'license-file', certificate, payload }, { statement: 'license-file', licenseId: license.id, activationId: null, seq, expiresAt: null });
         return { content, issuedAt };
       }
       const expiresAt = addSeconds(issuedAt, daySeconds);
       const { activationId, fingerprint, verdict } = command;
       const payload: OfflineFile = { environment, issuedAt, expiresAt, seq, activationId, fingerprint, verdict, license };
-      const content = await this.signatures.recorded(license.id, kid, { type: 'offline-file', certificate, payload }, { statement: 'offline-file', activationId, seq, expiresAt });
+      const content = await this.signatures.recorded(kid, { type: 'offline-file', certificate, payload }, { statement: 'offline-file', licenseId: license.id, activationId, seq, expiresAt });
       return { content, issuedAt, expiresAt };
     } catch (error) {
       if (error instanceof TooLarge) throw refuse('LICENSE_TOO_LARGE');
@@ -72,8 +83,8 @@ export class LeaseSigning {
         const payload: LeaseClaims = {
           ...claims(environment, iat, seconds), aud: license.productId, sub: activationId, fingerprint, counter, seq, license,
         };
-        const about = { statement: 'lease', activationId, seq, expiresAt: addSeconds(now, seconds) } as const;
-        return smallEnough(this.signatures.recorded(license.id, kid, { type: 'lease', payload }, about, counter === 0));
+        const about = { statement: 'lease', licenseId: license.id, activationId, seq, expiresAt: addSeconds(now, seconds) } as const;
+        return smallEnough(this.signatures.recorded(kid, { type: 'lease', payload }, about));
       })),
     };
   }

@@ -22,7 +22,9 @@ export const toBase64Url = (bytes: Uint8Array): string => toBase64(bytes).replac
 /** With padding, without white space; bits that no byte uses are zero. */
 export function fromBase64(text: string): Uint8Array<ArrayBuffer> | undefined {
   if (text.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(text)) return undefined;
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < binary.length; at++) bytes[at] = binary.charCodeAt(at);
   // Only the last group of four can spell the same bytes in more than one way.
   return toBase64(bytes.subarray(Math.floor((bytes.length - 1) / 3) * 3)) === text.slice(-4) ? bytes : undefined;
 }

@@ -4,8 +4,9 @@ import type { Aggregate, Instant } from '@keyledger/kernel';
 export type SignedStatement = 'license-file' | 'offline-file' | 'lease';
 
 /**
- * What was signed for one license. Recorded before the signature is made: whatever is out there is in here, also if nobody ever received it.
- * Nothing is decided; a license that is erased leaves its ids here, and nothing of a person.
+ * One page of the book of what was signed, by one process. Recorded before the signature is made: whatever is out there is in here, also if
+ * nobody ever received it. Nothing is decided; a license that is erased leaves its ids here, and nothing of a person. A page holds what many
+ * licenses asked for, so that those who ask together share one append.
  */
 export interface SignaturesState {
   readonly count: number;
@@ -14,6 +15,7 @@ export interface SignaturesState {
 export type SignaturesCommand = Readonly<{
   type: 'Record';
   statement: SignedStatement;
+  licenseId: string;
   /** Of the key. */
   kid: string;
   /** The activation it is for; null when it is for the license as such. */

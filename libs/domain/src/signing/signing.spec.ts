@@ -134,7 +134,7 @@ describe('A signing key', () => {
 describe('What is signed', () => {
   it('is recorded each time', () => {
     const { given: givenSignatures, story: told } = scenarios(Signatures, now);
-    const record = { type: 'Record', statement: 'lease', kid: 'k1', activationId: 'act_1', seq: 3, digest: 'd', expiresAt: later } as const;
+    const record = { type: 'Record', statement: 'lease', licenseId: 'lic_1', kid: 'k1', activationId: 'act_1', seq: 3, digest: 'd', expiresAt: later } as const;
     givenSignatures().when(record).thenEvents({ ...record, type: 'SignatureRecorded' }, (state) => expect(state).toEqual({ count: 1, last: now }));
     givenSignatures(told(record)).when(record).thenEvents({ type: 'SignatureRecorded' }, (state) => expect(state).toEqual({ count: 2, last: now }));
   });
