@@ -43,13 +43,13 @@ const lagLimits = { positions: 20_000, seconds: 10 };
 
 /** Opens, and where they are missing makes, the stores of all environments: files of this process, or servers that many share. */
 export async function openStores(config: StoresConfig, { log, metrics, health }: Host, schemas: readonly Schema[]): Promise<Stores> {
-  const { dataDir, masterKey, databaseUrl } = config;
+  const { dataDir, masterKey, databaseUrl, connections } = config;
   const at = placeOf(config);
   const key = loadMasterKey({ dataDir, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
   const [{ events, snapshots }, state, read] = await Promise.all([
     openLogs(config, log, metrics),
-    openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: stateMigrations(schemas) }),
-    openDatabases({ kind: 'read', environments: names, at, entities: schemas.flatMap((schema) => schema.read ?? []) }),
+    openDatabases({ kind: 'state', environments: names, at, connections, entities: [], migrations: stateMigrations(schemas) }),
+    openDatabases({ kind: 'read', environments: names, at, connections, entities: schemas.flatMap((schema) => schema.read ?? []) }),
   ]);
   const close = async () => {
     await events.close();
@@ -101,7 +101,8 @@ export async function openRecords(config: StoresConfig, { log, metrics }: Pick<H
   const at = placeOf(config);
   // First what only one process may open.
   const { events, snapshots } = await openLogs(config, log, metrics);
-  const state = await openDatabases({ kind: 'state', environments: names, at, entities: [], migrations: schemas ? stateMigrations(schemas) : [] });
+  // A large table takes its time, and nobody waits for an answer.
+  const state = await openDatabases({ kind: 'state', environments: names, at, bounded: false, entities: [], migrations: schemas ? stateMigrations(schemas) : [] });
   return {
     events, state,
     async contents() {
