@@ -134,6 +134,7 @@ export class Product {
   readonly root: Client = new Client(this, { authorization: `Bearer ${this.rootKey}` });
   /** Customers' software: no API key. */
   readonly app: Client = new Client(this, {});
+  readonly #command: (typeof commands)[Mode];
   readonly #env: NodeJS.ProcessEnv;
   readonly #printed: Buffer[] = [];
   #child: ChildProcess | undefined;
@@ -142,14 +143,15 @@ export class Product {
   /** Of all gateways. */
   urls: readonly string[] = [];
 
-  static async start(env: NodeJS.ProcessEnv = {}): Promise<Product> {
-    if (!existsSync(join(root, commands[mode][0]))) throw new Error(`${commands[mode][0]} is missing: build the product first (tsc -b)`);
-    const product = new Product(env);
+  static async start(env: NodeJS.ProcessEnv = {}, as: Mode = mode): Promise<Product> {
+    if (!existsSync(join(root, commands[as][0]))) throw new Error(`${commands[as][0]} is missing: build the product first (tsc -b)`);
+    const product = new Product(env, as);
     await product.restart();
     return product;
   }
 
-  private constructor(env: NodeJS.ProcessEnv) {
+  private constructor(env: NodeJS.ProcessEnv, as: Mode) {
+    this.#command = commands[as];
     this.dataDir = mkdtempSync(join(tmpdir(), 'keyledger-e2e-'));
     this.secrets.add(this.rootKey);
     const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(KEYLEDGER_|OTEL_|NODE_OPTIONS$|JEST_)/.test(name)));
@@ -182,7 +184,7 @@ export class Product {
   /** Starts it (again) on the same data. Resolves when it says that it is ready; rejects with what it printed when it does not start. */
   async restart(): Promise<void> {
     if (this.#child) await this.terminate();
-    const child = spawn(process.execPath, [...commands[mode]], { cwd: root, env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [...this.#command], { cwd: root, env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     const orphan = () => killAll(child);
     process.once('exit', orphan);
