@@ -29,15 +29,16 @@ export const imports = {
   'apps/license-authority': service,
   'apps/activation': service,
   'apps/signing': [...service, 'license-file'],
+  'apps/usage-metering': service,
   'apps/sweeper': service,
   'apps/distributed': ['process', 'servers'],
   'apps/cli': ['kernel', 'event-store', 'read-models', 'keyring', 'observability', 'stores', 'standalone'],
-  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'sweeper'],
+  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'usage-metering', 'sweeper'],
 };
 
 /** Third-party packages that only some may touch: stores stay behind their ports, the ORM out of the edge. */
 const reserved = [
-  { packages: /^(@mikro-orm\/|kysely$)/, owners: ['libs/read-models', 'libs/keyring', 'apps/access', 'apps/catalog', 'apps/license-authority', 'apps/activation', 'apps/standalone'] },
+  { packages: /^(@mikro-orm\/|kysely$)/, owners: ['libs/read-models', 'libs/keyring', 'apps/access', 'apps/catalog', 'apps/license-authority', 'apps/activation', 'apps/usage-metering', 'apps/standalone'] },
   { packages: /^(node:sqlite|pg$|@eventstore\/)/, owners: ['libs/event-store', 'libs/read-models'] },
   { packages: /^@nats-io\//, owners: ['libs/messaging'] },
   { packages: /^jose$/, owners: ['libs/license-file'] },

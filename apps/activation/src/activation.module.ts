@@ -10,6 +10,7 @@ import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.ha
 import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { AcknowledgeCommand, Acknowledgements, NextChangesQuery } from './stream.handlers.ts';
+import { UseInView } from './usage.ts';
 import { LastSeenQuery, LeasesQuery, Validation } from './validation.handlers.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
@@ -48,7 +49,7 @@ export class ActivationModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        Validation, VerdictTokens, LastSeenQuery,
+        Validation, VerdictTokens, UseInView, LastSeenQuery,
         LeaseLedger, LeasesQuery, ApplianceTokens, ApplianceActivation, Heartbeats,
         Acknowledgements, NextChangesQuery, AcknowledgeCommand,
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { LastSeen, Leases, ValidateLicense, type ClientLicense } from '@keyledger/contracts';
 import {
-  clientLicenseView, instanceAsked, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, type ClientLicenseView, type LicenseState, type LicenseStatus, type Verdict,
+  clientLicenseView, instanceAsked, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, withUse, type ClientLicenseView, type LicenseState, type LicenseStatus, type Use, type Verdict,
 } from '@keyledger/domain';
 import { context, isId, type Instant } from '@keyledger/kernel';
 import { Handles, type ResultOf } from '@keyledger/messaging';
@@ -9,6 +9,7 @@ import { Metrics } from '@keyledger/observability';
 import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { Acknowledgements } from './stream.handlers.ts';
+import { UseInView } from './usage.ts';
 import type { Found, KnownLicense } from './verdict-cache.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
@@ -18,21 +19,26 @@ import { VerdictTokens } from './verdict-tokens.ts';
 export class Validation {
   constructor(
     private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly metrics: Metrics, private readonly tokens: VerdictTokens,
-    private readonly leases: LeaseLedger,
+    private readonly leases: LeaseLedger, private readonly usage: UseInView,
   ) {}
 
   execute(question: ValidateLicense) {
     const found = this.caches.here().find(question.licenseKey);
-    return found instanceof Promise ? found.then((known) => this.#judge(question, known)) : this.#judge(question, found);
+    return found instanceof Promise ? found.then((known) => this.#look(question, known)) : this.#look(question, found);
   }
 
-  #judge(question: ValidateLicense, found: Found): Answer | Promise<Answer> {
+  #look(question: ValidateLicense, found: Found): Answer | Promise<Answer> {
+    const use = this.usage.of(found.license);
+    return use instanceof Promise ? use.then((known) => this.#judge(question, found, known)) : this.#judge(question, found, use);
+  }
+
+  #judge(question: ValidateLicense, found: Found, use: Use | undefined): Answer | Promise<Answer> {
     const endsAt = this.#leaseEnd(question, found.license?.state);
-    if (!(endsAt instanceof Promise)) return this.#signed(question, this.#answer(question, found, endsAt));
+    if (!(endsAt instanceof Promise)) return this.#signed(question, this.#answer(question, found, endsAt, use));
     // What cannot be known locks nobody out.
     return endsAt.then(
-      (known) => this.#signed(question, this.#answer(question, found, known)),
-      () => this.#signed(question, this.#answer(question, { ...found, conclusive: false }, undefined)),
+      (known) => this.#signed(question, this.#answer(question, found, known, use)),
+      () => this.#signed(question, this.#answer(question, { ...found, conclusive: false }, undefined, use)),
     );
   }
 
@@ -56,7 +62,7 @@ export class Validation {
     }).then((token) => (token === undefined ? answer : { ...answer, token }));
   }
 
-  #answer(question: ValidateLicense, { license, retired, conclusive }: Found, leaseEndsAt: Instant | undefined): Answer {
+  #answer(question: ValidateLicense, { license, retired, conclusive }: Found, leaseEndsAt: Instant | undefined, use: Use | undefined): Answer {
     const { now } = context();
     const verdict = verdictOf(license?.state, leaseEndsAt, question, now);
     this.metrics.decision(verdict.code);
@@ -65,7 +71,7 @@ export class Validation {
     return {
       valid, code, detail: verdictDetails[code], reasons, conclusive, enforcement, graceEndsAt,
       decisionId: decisionId(license?.state, seq, now, question), seq, checkedAt: now,
-      license: license ? viewOf(license, now) : null,
+      license: license ? viewOf(license, use, now) : null,
       instance: this.#instance(question, license?.state, verdict, now),
       ...(retired && { retired }),
     };
@@ -85,15 +91,16 @@ type Answer = ResultOf<ValidateLicense>;
 /** What the vendor keeps there is nobody's proof of anything, and may be large. */
 const withoutMetadata = ({ metadata: _, ...license }: ClientLicense) => license;
 
-const views = new WeakMap<KnownLicense, { readonly status: LicenseStatus; readonly view: ClientLicenseView }>();
+const views = new WeakMap<KnownLicense, { readonly status: LicenseStatus; readonly use: Use | undefined; readonly view: ClientLicenseView }>();
 
 /** The same object as long as it says the same: whoever writes it out may remember what he wrote. Quotas move with time by themselves. */
-function viewOf(license: KnownLicense, now: Instant): ClientLicenseView {
+function viewOf(license: KnownLicense, use: Use | undefined, now: Instant): ClientLicenseView {
   const state = issued(license.state);
   const last = views.get(license);
-  if (last && state.meters.size === 0 && last.status === statusOf(state, now)) return last.view;
-  const view = clientLicenseView(state, now);
-  views.set(license, { status: view.status, view });
+  if (last && state.meters.size === 0 && last.use === use && last.status === statusOf(state, now)) return last.view;
+  const bare = clientLicenseView(state, now);
+  const view = use ? withUse(bare, use) : bare;
+  views.set(license, { status: view.status, use, view });
   return view;
 }
 

@@ -4,6 +4,7 @@ export const services = [
   { name: 'sweeper', alias: undefined },
   { name: 'activation', alias: undefined },
   { name: 'catalog', alias: undefined },
+  { name: 'usage-metering', alias: 'metering' },
   { name: 'license-authority', alias: 'authority' },
   { name: 'signing', alias: undefined },
   { name: 'access', alias: undefined },

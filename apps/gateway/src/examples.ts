@@ -1,4 +1,4 @@
-/** The three calls that a customer's software makes, as the documentation shows them. */
+/** The calls that a customer's software makes, as the documentation shows them. */
 
 const licenseKey = '7XXC90C-V60HD1W-Z53PM9S-T96AD8S';
 const license = {
@@ -29,6 +29,14 @@ export const validate = {
     decisionId: `${license.id}.2.miz0w3c0.q1Zc4JmS7bXw2n5Vd8LkTg`, seq: 2, checkedAt: now, license,
     instance: { id: instanceId, name: "Ada's laptop", lastSeenAt: now }, token: token('kl-verdict+jwt'),
   },
+};
+
+export const usage = {
+  body: {
+    licenseKey, instanceId,
+    records: [{ id: '3f6c1a52-0001', meter: 'max_dp_cores', value: 24, at: '2026-12-01T09:15:00.000Z' }, { id: '3f6c1a52-0002', meter: 'max_dp_cores', value: 28, at: now }],
+  },
+  answer: { accepted: 2, duplicates: 0, quotas: [{ meter: 'max_dp_cores', limit: 32, state: 'normal', lastPeak: 30, graceEndsAt: null }] },
 };
 
 export const deactivate = { body: { licenseKey, instanceId }, answer: { deactivated: true, activationCount: 0, activationLimit: 3 } };

@@ -27,6 +27,7 @@ import { ProblemFilter, refuseBytes, refuseUrl, validationRefusal } from './prob
 import { RateLimits } from './rate-limits.ts';
 import { SigningController } from './signing.controller.ts';
 import { SystemController } from './system.controller.ts';
+import { UsageController } from './usage.controller.ts';
 import { TimeController } from './time.controller.ts';
 import { serveValidation } from './validate.route.ts';
 import { validatorCompiler } from './validation.ts';
@@ -48,7 +49,7 @@ class GatewayModule {
   static with({ messages, metrics, health }: GatewayPlatform, limits: RateLimits, document: ApiDocument): DynamicModule {
     return {
       module: GatewayModule,
-      controllers: [LicenseController, LicensesController, AppliancesController, CatalogController, AccessController, SigningController, TimeController, SystemController],
+      controllers: [LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, AccessController, SigningController, TimeController, SystemController],
       providers: [
         Edge,
         { provide: LicenseStreams, useFactory: (edge: Edge) => new LicenseStreams(edge), inject: [Edge] },

@@ -30,7 +30,7 @@ describe('The permission table', () => {
   };
   const requiredOf = (schema: { required?: string[]; properties?: Record<string, object> }) =>
     Object.fromEntries((schema.required ?? []).map((name) => [name, '$ref' in (schema.properties?.[name] ?? {}) ? { kind: 'crockford' } : sampleOf(schema.properties?.[name] ?? {})]));
-  const query = (path: string) => (path.endsWith('/suggest') ? '?q=a' : '');
+  const query = (path: string) => ({ suggest: '?q=a', usage: '?meter=cores', explain: '?meter=cores&day=2026-03-12' })[path.split('/').at(-1) ?? ''] ?? '';
   const ask = (method: string, path: string, as: string, headers = {}) => gateway.call(method, idIn(path) + query(path), { as, body: method === 'GET' ? undefined : bodyFor(method, path), headers });
 
   it('has a row for every route, and a route for every row', () => {

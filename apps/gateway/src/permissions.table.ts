@@ -26,6 +26,8 @@ Reading catalog, customers, orders, licenses, activations and events: license.re
   GET    /licenses/:id                                 x              x             x          x         x        x
   GET    /licenses/:id/activations                     x              x             x          x         x        x
   GET    /licenses/:id/events                          x              x             x          x         x        x
+  GET    /licenses/:id/usage                           x              x             x          x         x        x
+  GET    /licenses/:id/usage/explain                   x              x             x          x         x        x
   GET    /sweeps                                       x              x             x          x         x        x
 
 Customers, orders and issuing: license.issue
@@ -95,6 +97,7 @@ Without an API key
   POST   /license/activate
   POST   /license/validate
   POST   /license/deactivate
+  POST   /license/usage
   GET    /health/live
   GET    /health/ready
   GET    /metrics

@@ -14,6 +14,7 @@ import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, License
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { Licenses } from './streams.ts';
+import { QuotaCommands, Usage } from './usage.handlers.ts';
 import { DueQueries, SweepCommand } from './sweep.handlers.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
 
@@ -28,8 +29,8 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        LicenseKeys, LicenseTable, LeaseTokens,
-        IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
+        LicenseKeys, LicenseTable, LeaseTokens, Usage,
+        QuotaCommands, IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommand,
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },

@@ -4,7 +4,7 @@ import {
   SuspendLicense, UnsuspendLicense, type LicenseView,
 } from '@keyledger/contracts';
 import {
-  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
+  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, withUse, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -13,6 +13,7 @@ import { LicenseKeys } from './keys.ts';
 import { Erasure } from './reactions.ts';
 import { LeaseTokens } from './signed.handlers.ts';
 import { Licenses } from './streams.ts';
+import { Usage } from './usage.handlers.ts';
 
 /**
  * The license as the control plane sees it, at the revision of the answer. A view is taken when the state is that of the command,
@@ -42,7 +43,7 @@ export class IssueCommands {
     const view = viewNow();
     const answer = await this.licenses.create(command.licenseId, { ...command, type: 'Issue' }, (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
     this.keys.remember(answer.hash, answer.license.id);
-    return answer.license;
+    return withUse(answer.license, {});
   }
 }
 
@@ -59,17 +60,17 @@ export class PrepareCommand {
 /** Every command on an existing license: the message is the domain command. */
 @Handles(AssignLicense, EditLicense, InactivateLicense, ReactivateLicense, SuspendLicense, UnsuspendLicense, RevokeLicense, RenewLicense, RebindLicense)
 export class LicenseCommands {
-  constructor(private readonly licenses: Licenses, private readonly messages: MessageClient) {}
+  constructor(private readonly licenses: Licenses, private readonly messages: MessageClient, private readonly usage: Usage) {}
 
   async execute(command: AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense | RebindLicense) {
     if ('customerId' in command && command.customerId) await this.messages.send(RequireCustomer, { customerId: command.customerId });
-    return this.licenses.run(command.licenseId, command, viewNow());
+    return this.usage.complete(await this.licenses.run(command.licenseId, command, viewNow()));
   }
 }
 
 @Handles(RegenerateKey)
 export class RegenerateKeyCommand {
-  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys) {}
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly usage: Usage) {}
 
   async execute({ licenseId, reason }: RegenerateKey) {
     const view = viewNow();
@@ -78,7 +79,7 @@ export class RegenerateKeyCommand {
     const answer = await this.licenses.run(licenseId, { type: 'RegenerateKey', key: this.keys.make(keyFormat), ...(reason !== undefined && { reason }) },
       (state, revision) => ({ license: view(state, revision), hash: issued(state).keyHash }));
     this.keys.remember(answer.hash, licenseId);
-    return answer.license;
+    return this.usage.complete(answer.license);
   }
 }
 
@@ -97,7 +98,7 @@ export class EraseCommand {
 /** The customer's software takes a seat, and a lease for the time when it cannot ask. */
 @Handles(ActivateLicense)
 export class ActivateCommand {
-  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens) {}
+  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens, private readonly usage: Usage) {}
 
   async execute({ licenseKey, ...instance }: ActivateLicense) {
     const keyHash = this.keys.hashOf(licenseKey);
@@ -111,7 +112,7 @@ export class ActivateCommand {
       return { answer: seen, lease: this.leases.statementOf(license, seen.instance, revision) };
     });
     const token = await this.leases.tokenFor(lease);
-    return { ...answer, ...(token !== undefined && { token }) };
+    return { ...answer, license: await this.usage.complete(answer.license), ...(token !== undefined && { token }) };
   }
 }
 
@@ -157,10 +158,10 @@ export class RevokeActivationCommand {
 
 @Handles(GetLicense)
 export class LicenseQuery {
-  constructor(private readonly licenses: Licenses) {}
+  constructor(private readonly licenses: Licenses, private readonly usage: Usage) {}
 
-  execute({ licenseId }: GetLicense) {
-    return this.licenses.load(licenseId, viewNow());
+  async execute({ licenseId }: GetLicense) {
+    return this.usage.complete(await this.licenses.load(licenseId, viewNow()));
   }
 }
 

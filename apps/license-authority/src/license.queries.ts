@@ -8,6 +8,7 @@ import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
 import { Licenses } from './streams.ts';
+import { Usage } from './usage.handlers.ts';
 
 /** Look-ups by key. */
 @Injectable()
@@ -94,7 +95,7 @@ function instant(name: string, text: string): Instant {
 
 @Handles(ListLicenses)
 export class LicenseList {
-  constructor(private readonly licenses: Licenses, private readonly projectors: Projectors) {}
+  constructor(private readonly licenses: Licenses, private readonly projectors: Projectors, private readonly usage: Usage) {}
 
   /** The table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */
   async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
@@ -102,7 +103,7 @@ export class LicenseList {
     const database = await this.projectors.current();
     const { data, page: position } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit, cursor });
     const views = await Promise.all(data.map(({ id }) => this.#view(id, now)));
-    return { data: views.filter((view) => view !== undefined), page: position };
+    return { data: await this.usage.completeAll(views.filter((view) => view !== undefined)), page: position };
   }
 
   /** Erased since: not there any more. */

@@ -3,6 +3,7 @@ import { activationSchema } from '@keyledger/activation';
 import { catalogSchema } from '@keyledger/catalog';
 import { authoritySchema } from '@keyledger/license-authority';
 import { signingSchema } from '@keyledger/signing';
+import { usageSchema } from '@keyledger/usage-metering';
 
 /** The tables of every service: all that an installation keeps beside its log. */
-export const schemas = [accessSchema, catalogSchema, authoritySchema, activationSchema, signingSchema];
+export const schemas = [accessSchema, catalogSchema, authoritySchema, activationSchema, signingSchema, usageSchema];

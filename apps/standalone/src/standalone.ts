@@ -9,6 +9,7 @@ import { SigningModule } from '@keyledger/signing';
 import { openStores } from '@keyledger/stores';
 import { SweeperModule, watchSweeps } from '@keyledger/sweeper';
 import { UsageMeteringModule } from '@keyledger/usage-metering';
+import { UsageMeteringModule } from '@keyledger/usage-metering';
 import type { StandaloneConfig } from './config.ts';
 import { schemas } from './schemas.ts';
 
@@ -27,6 +28,7 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   const access = await host.start('access', AccessModule.with(platform, config.access, (secret) => say(`Root API key, shown once: ${secret}`)));
   await host.start('signing', SigningModule.with(platform, config.signing));
   const authority = await host.start('license-authority', LicenseAuthorityModule.with(platform));
+  await host.start('usage-metering', UsageMeteringModule.with(platform));
   // After the authority: orders that were cut short ask for their licenses at once.
   const catalog = await host.start('catalog', CatalogModule.with(platform));
   await host.start('activation', ActivationModule.with(platform));

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DueLicenseBacklog, DueLicenses, SweepLicenses, type Backlog } from '@keyledger/contracts';
+import { DueLicenseBacklog, DueLicenses, DueUsage, DueUsageBacklog, EvaluateQuotas, SweepLicenses, type Backlog } from '@keyledger/contracts';
 import type { Transitions } from '@keyledger/domain';
 import { newCommandId, Refusal, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { Fields, Message, MessageClient, MessageType, ResultOf } from '@keyledger/messaging';
@@ -28,7 +28,15 @@ export interface Pass {
 export type Ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>) => Promise<ResultOf<M>>;
 
 /** In the order in which they are worked through, each day of a longer absence by itself. */
-export const passesOver = (ask: Ask): readonly Pass[] => [licenses(ask)];
+export const passesOver = (ask: Ask): readonly Pass[] => [usage(ask), licenses(ask)];
+
+/** Days that are over are compared with the quotas. Before the licenses: a quota that is met again at the very end of its grace is not restricted. */
+const usage = (ask: Ask): Pass => ({
+  name: 'usage',
+  backlog: (until, after) => ask(DueUsageBacklog, { until, after }),
+  due: async (until, after, limit) => (await ask(DueUsage, { until, after, limit })).data,
+  settle: (subjects, until, dryRun) => ask(EvaluateQuotas, { licenseIds: subjects.map(({ id }) => id as LicenseId), until, dryRun }),
+});
 
 /** Expiry, trials, reminders, ends of overage graces: all that a license knows by itself. */
 const licenses = (ask: Ask): Pass => ({

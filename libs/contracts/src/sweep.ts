@@ -23,12 +23,13 @@ export class ListSweeps extends query('sweep.list', { ...paging }, pageOf(SweepV
 
 /** A place in what is due, the longest due first. */
 const place = Type.Object({ id: Type.String(), dueAt: instant });
-const range = { until: instant, after: optional(place) };
+/** Everything that falls due is asked for alike, whoever owns it. */
+export const dueRange = { until: instant, after: optional(place) };
 /** What of an owner's subjects is due by `until`, from a place on: since when, and how many (no more than 10,000 are counted). */
 export const Backlog = Type.Object({ oldest: nullable(instant), count: Type.Integer() });
 export type Backlog = Static<typeof Backlog>;
 
-export class DueLicenseBacklog extends query('license.due-backlog', range, Backlog) {}
-export class DueLicenses extends query('license.due', { ...range, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.license, dueAt: instant })) })) {}
+export class DueLicenseBacklog extends query('license.due-backlog', dueRange, Backlog) {}
+export class DueLicenses extends query('license.due', { ...dueRange, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.license, dueAt: instant })) })) {}
 /** Says in these licenses' streams what was due there by `until`; answers the events by type. */
 export class SweepLicenses extends command('license.sweep', { licenseIds: listOf(ids.license), until: instant, dryRun: Type.Boolean() }, transitions) {}

@@ -2,18 +2,19 @@ import Type, { type Static } from 'typebox';
 import { instant, json, listOf, named, nullable, oneOf, optional } from './fields.ts';
 import { licenseKey, quotaStates } from './license.ts';
 import { command, query } from './message.ts';
+import { Backlog, dueRange } from './sweep.ts';
 import { ids } from './terms.ts';
 
 /** Any meter is counted, whether or not a quota or a feature of the license names it yet. */
 const meter = Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\\u001f]*$', description: 'A quota\'s meter, the name of a feature with a cap per day or month, or any other' });
 const day = Type.String({ description: 'A day in UTC, 2026-03-12' });
 
-export const UsageRecord = named('UsageRecord', Type.Object({
+export const UsageRecord = Type.Object({
   id: Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\\u001f]*$', description: 'Made by the instance. Within the license it counts once, ever' }),
   meter,
   value: Type.Number({ minimum: 0, maximum: 1e12, description: 'Of a gauge what it shows, of a counter what was used since the record before. Kept to a millionth' }),
   at: instant,
-}, { additionalProperties: false }));
+}, { additionalProperties: false });
 export type UsageRecord = Static<typeof UsageRecord>;
 
 /** A batch is counted as a whole or not at all. */
@@ -69,18 +70,14 @@ export class ReadMeters extends query('usage.meters', { licenseIds: listOf(ids.l
   static override readonly direct = true;
 }
 
+/** Days of meters that are to be compared with their quotas: each falls due at its end, and again when something late is read of it. `id` is the license's. */
+export class DueUsageBacklog extends query('usage.due-backlog', dueRange, Backlog) {}
+export class DueUsage extends query('usage.due', { ...dueRange, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.license, dueAt: instant })) })) {}
 /**
- * Compares what has fallen due by `until` with the quotas: each day at its end, and late records as they arrived. Idempotent; a dry run only says
- * what would happen. Works through `limit` licenses; `next` goes on from there. Graces that it starts may be over by `until` already,
- * so it comes before the sweep of the licenses themselves.
+ * Compares what has fallen due of these licenses by `until`, and answers the events by type. Idempotent; a dry run only says what would happen.
+ * A quota that is no longer exceeded is not restricted, so usage comes before what is due of the licenses themselves.
  */
-export class EvaluateQuotas extends command('usage.evaluate-quotas', {
-  until: instant, after: optional(Type.String()), limit: optional(Type.Integer({ minimum: 1, maximum: 1000 })), dryRun: optional(Type.Boolean()),
-}, Type.Object({
-  examined: Type.Integer({ description: 'Days of meters that were due' }),
-  transitions: Type.Record(Type.String(), Type.Integer(), { description: 'Events by type: QuotaExceeded, QuotaRestored' }),
-  next: nullable(Type.String()),
-})) {}
+export class EvaluateQuotas extends command('usage.evaluate-quotas', { licenseIds: listOf(ids.license), until: instant, dryRun: Type.Boolean() }, Type.Record(Type.String(), Type.Integer())) {}
 
 /** The peak of a closed day, decided upon by the license. `since`: when the day was compared; the grace counts from then. `readings` explain the peak. */
 export class ExceedQuota extends command('license.exceed-quota', {

@@ -1,0 +1,82 @@
+import { Injectable } from '@nestjs/common';
+import { ReadMeters } from '@keyledger/contracts';
+import { dayOf, isMetered, type Day, type Use } from '@keyledger/domain';
+import { context, type LicenseId } from '@keyledger/kernel';
+import { MessageClient } from '@keyledger/messaging';
+import { LRUCache } from 'lru-cache';
+import type { KnownLicense } from './verdict-cache.ts';
+
+interface Kept {
+  readonly use: Use;
+  /** Of the environment: a new day begins at nought. */
+  readonly day: Day;
+  /** Of this process, milliseconds: when it was read, and when it was last asked for. */
+  readonly at: number;
+  askedAt: number;
+}
+
+/** Asked again in the background from this age on; and from that age on no verdict shows it. */
+const freshMs = 1_000;
+const knownMs = 10_000;
+/** What a verdict waits for at most. Without an answer it does not say what is used. */
+const waitMs = 250;
+const maxKept = 50_000;
+
+/**
+ * What is used of licenses that are being validated, at most ten seconds old. A license that is asked about all the time is answered from
+ * memory; only the first verdict after a pause waits, together with all that wait at that moment. Licenses without caps and quotas cost nothing.
+ */
+@Injectable()
+export class UseInView {
+  readonly #kept = new LRUCache<string, Kept>({ maxSize: maxKept, sizeCalculation: () => 1 });
+  readonly #asking = new Map<string, { readonly licenseIds: Set<LicenseId>; readonly answered: Promise<void> }>();
+
+  constructor(private readonly messages: MessageClient) {}
+
+  /** Undefined where there is nothing to say, or nobody to ask. */
+  of(license: KnownLicense | undefined): Use | undefined | Promise<Use | undefined> {
+    if (!license || license.state.existence !== 'issued' || !isMetered(license.state.terms)) return undefined;
+    const { id } = license.state;
+    const { environment, now } = context();
+    const name = `${environment} ${id}`;
+    const kept = this.#kept.get(name);
+    const moment = performance.now();
+    if (kept && kept.day === dayOf(Date.parse(now)) && moment - kept.at < knownMs) {
+      if (moment - kept.askedAt >= freshMs) {
+        kept.askedAt = moment;
+        void this.#ask(id);
+      }
+      return kept.use;
+    }
+    return this.#ask(id).then(() => {
+      const known = this.#kept.get(name);
+      return known?.day === dayOf(Date.parse(now)) ? known.use : undefined;
+    });
+  }
+
+  /** One message for all that ask within the same turn of the event loop. */
+  #ask(licenseId: LicenseId): Promise<void> {
+    const { environment } = context();
+    const asking = this.#asking.get(environment);
+    if (asking) {
+      asking.licenseIds.add(licenseId);
+      return asking.answered;
+    }
+    const licenseIds = new Set([licenseId]);
+    const answered = new Promise<void>((resolve) => {
+      setImmediate(() => {
+        this.#asking.delete(environment);
+        this.#read([...licenseIds]).then(resolve, () => resolve());
+      });
+    });
+    this.#asking.set(environment, { licenseIds, answered });
+    return answered;
+  }
+
+  async #read(licenseIds: readonly LicenseId[]): Promise<void> {
+    const { environment, now } = context();
+    const meters = await this.messages.send(ReadMeters, { licenseIds }, { timeoutMs: waitMs });
+    const [day, at] = [dayOf(Date.parse(now)), performance.now()];
+    for (const id of licenseIds) this.#kept.set(`${environment} ${id}`, { use: meters[id] ?? {}, day, at, askedAt: at });
+  }
+}

@@ -1,0 +1,41 @@
+import { Body, Controller, Param, Query, Req, Res } from '@nestjs/common';
+import { bodyOf, ExplainUsage, ReportUsage, UsageSeries } from '@keyledger/contracts';
+import type { LicenseId } from '@keyledger/kernel';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Edge } from './edge.ts';
+import * as examples from './examples.ts';
+import { Route } from './operation.ts';
+import { IdOf } from './params.ts';
+import { RateLimits } from './rate-limits.ts';
+
+const { licenseId: _series, ...seriesQuery } = UsageSeries.fields;
+const { licenseId: _explain, ...explainQuery } = ExplainUsage.fields;
+const LicenseParam = () => Param('id', IdOf('lic', 'LICENSE_NOT_FOUND'));
+
+/** What instances use: they report it, and vendors look at it. */
+@Controller()
+export class UsageController {
+  constructor(private readonly edge: Edge, private readonly limits: RateLimits) {}
+
+  @Route('POST /license/usage', {
+    needs: 'license-key', summary: 'Report what an instance has used; a record id counts once, ever', body: bodyOf(ReportUsage), answer: ReportUsage.answer,
+    refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'USAGE_OUT_OF_RANGE'], example: examples.usage,
+  })
+  reportUsage(@Body() body: ReportUsage, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
+    return this.limits.watching(request.ip, body.licenseKey, reply, () => this.edge.send(ReportUsage, body));
+  }
+
+  @Route('GET /licenses/:id/usage', {
+    needs: 'license.read', summary: 'What a meter has shown, hour by hour, day by day or month by month', query: seriesQuery, answer: UsageSeries.answer, refuses: ['LICENSE_NOT_FOUND'],
+  })
+  getLicenseUsage(@LicenseParam() licenseId: LicenseId, @Query() query: UsageSeries) {
+    return this.edge.send(UsageSeries, { ...query, licenseId });
+  }
+
+  @Route('GET /licenses/:id/usage/explain', {
+    needs: 'license.read', summary: 'Why a day counted so much: the instances and readings behind its peak', query: explainQuery, answer: ExplainUsage.answer, refuses: ['LICENSE_NOT_FOUND'],
+  })
+  explainLicenseUsage(@LicenseParam() licenseId: LicenseId, @Query() query: ExplainUsage) {
+    return this.edge.send(ExplainUsage, { ...query, licenseId });
+  }
+}

@@ -1,0 +1,46 @@
+import { Injectable } from '@nestjs/common';
+import { ExceedQuota, ReadMeters, RestoreQuota, type MeterReadings } from '@keyledger/contracts';
+import { isMetered, withUse } from '@keyledger/domain';
+import { Refusal, type LicenseId } from '@keyledger/kernel';
+import { Handles, MessageClient } from '@keyledger/messaging';
+import { Licenses } from './streams.ts';
+
+/** The metering compares; what follows of it is decided on the license. */
+@Handles(ExceedQuota, RestoreQuota)
+export class QuotaCommands {
+  constructor(private readonly licenses: Licenses) {}
+
+  execute(command: ExceedQuota | RestoreQuota) {
+    return this.licenses.run(command.licenseId, command, (_state, _revision, events) => ({ events: events.map(({ type }) => type) }));
+  }
+}
+
+type Metered = Parameters<typeof withUse>[0] & { readonly id: LicenseId };
+/** No view waits longer for what has been used of a license: then it does not say. */
+const askMs = 1_000;
+
+/** Completes views of licenses with what the metering knows of them: what is left of a cap, and what a quota was last compared with. */
+@Injectable()
+export class Usage {
+  constructor(private readonly messages: MessageClient) {}
+
+  async complete<V extends Metered>(view: V): Promise<V> {
+    const [completed = view] = await this.completeAll([view]);
+    return completed;
+  }
+
+  async completeAll<V extends Metered>(views: readonly V[]): Promise<readonly V[]> {
+    const metered = views.filter(isMetered);
+    const meters = metered.length > 0 ? await this.#read(metered.map(({ id }) => id)) : undefined;
+    return meters ? views.map((view) => (isMetered(view) ? withUse(view, meters[view.id] ?? {}) : view)) : views;
+  }
+
+  async #read(licenseIds: readonly LicenseId[]): Promise<MeterReadings | undefined> {
+    try {
+      return await this.messages.send(ReadMeters, { licenseIds }, { timeoutMs: askMs });
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 503) return undefined;
+      throw error;
+    }
+  }
+}

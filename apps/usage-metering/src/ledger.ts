@@ -1,0 +1,230 @@
+import { Injectable } from '@nestjs/common';
+import { dayOf, daysOf, dueAt, HOLD_MS, MILLION, startOf, type Day, type MeterDay, type Peak, type Reading } from '@keyledger/domain';
+import { context, type LicenseId } from '@keyledger/kernel';
+import { StateDatabases, type Database, type Tables } from '@keyledger/read-models';
+import { sql, type Transaction } from 'kysely';
+
+/** A reading on its way in. */
+export interface Arrival extends Reading {
+  readonly licenseId: LicenseId;
+  readonly meter: string;
+  readonly receivedAt: number;
+}
+export interface KeptReading extends Reading {
+  readonly receivedAt: number;
+}
+/** A day that is to be compared with its quota. */
+export interface DueDay {
+  readonly licenseId: LicenseId;
+  readonly meter: string;
+  readonly day: Day;
+  readonly dueAt: number;
+  readonly version: number;
+}
+
+interface Place {
+  readonly dueAt: number;
+  readonly id: string;
+}
+const beginning: Place = { dueAt: -1, id: '' };
+const dueWhere = 'due_at is not null and due_at <= ? and (due_at, license_id) > (?, ?)';
+
+interface Batch {
+  readonly arrivals: readonly Arrival[];
+  readonly resolve: (accepted: number) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+const READINGS_PER_COMMIT = 5_000;
+const PAGE = 10_000;
+
+/** All readings and the days they belong to, in the environment of the current message. */
+@Injectable()
+export class UsageLedger {
+  readonly #writers = new Map<string, Writer>();
+
+  constructor(private readonly databases: StateDatabases) {}
+
+  /** Durable when it resolves, with the number of readings that had not been counted before. */
+  record(arrivals: readonly Arrival[]): Promise<number> {
+    const { environment } = context();
+    let writer = this.#writers.get(environment);
+    if (!writer) this.#writers.set(environment, (writer = new Writer(this.databases.of(environment))));
+    return writer.write(arrivals);
+  }
+
+  /** From the one moment on, up to the other, in the order of time, page by page. */
+  async *readings(licenseId: LicenseId, meter: string, from: number, to: number): AsyncGenerator<readonly KeptReading[]> {
+    for (let after = { at: from, id: '' }; ;) {
+      const { rows } = await this.#here().run<{ id: string; instance_id: string; at: number; micros: number; received_at: number }>(
+        `select id, instance_id, at, micros, received_at from usage_readings
+          where license_id = ? and meter = ? and at < ? and (at, id) > (?, ?) order by at, id limit ${PAGE}`, [licenseId, meter, to, after.at, after.id]);
+      const page = rows.map(({ id, instance_id: instanceId, at, micros, received_at: receivedAt }) => ({ id, instanceId, at, micros, receivedAt }));
+      if (page.length > 0) yield page;
+      if (page.length < PAGE) return;
+      after = page.at(-1) as KeptReading;
+    }
+  }
+
+  /** Days of a meter that there is anything of, `due` when they have to be looked at (again), so that their peak may be another. */
+  async days(licenseId: LicenseId, meter: string, from: Day, to: Day): Promise<readonly (MeterDay & { readonly isDue: boolean })[]> {
+    const { rows } = await this.#here().run<DayRow>(
+      'select day, micros, peak_micros, due_at from usage_days where license_id = ? and meter = ? and day >= ? and day <= ? order by day', [licenseId, meter, from, to]);
+    return rows.map(meterDay);
+  }
+
+  /** The same for all meters of some licenses. */
+  async daysOfAll(licenseIds: readonly LicenseId[], from: Day): Promise<readonly (MeterDay & { readonly licenseId: LicenseId; readonly meter: string })[]> {
+    const { rows } = await this.#here().run<DayRow & { license_id: LicenseId; meter: string }>(
+      `select license_id, meter, day, micros, peak_micros, due_at from usage_days where license_id in (${licenseIds.map(() => '?').join(', ')}) and day >= ? order by license_id, meter, day`,
+      [...licenseIds, from]);
+    return rows.map((row) => ({ ...meterDay(row), licenseId: row.license_id, meter: row.meter }));
+  }
+
+  /** Licenses of which something falls due by then, and when, beyond a place. */
+  async due(until: number, after: Place = beginning, limit: number): Promise<readonly { readonly id: LicenseId; readonly dueAt: number }[]> {
+    const { rows } = await this.#here().run<{ id: LicenseId; due_at: number }>(`select distinct due_at, license_id as id from usage_days where ${dueWhere} order by due_at, license_id limit ?`, [until, after.dueAt, after.id, limit]);
+    return rows.map(({ id, due_at: dueAt }) => ({ id, dueAt }));
+  }
+
+  /** Since when, and how many days of meters; no more than 10,000 are counted. */
+  async backlog(until: number, after: Place = beginning): Promise<{ readonly oldest: number | null; readonly count: number }> {
+    const { rows: [row] } = await this.#here().run<{ oldest: number | null; n: number }>(
+      `select min(due_at) as oldest, count(*) as n from (select due_at from usage_days where ${dueWhere} order by due_at, license_id limit 10000) as due`, [until, after.dueAt, after.id]);
+    return { oldest: row?.oldest ?? null, count: Number(row?.n ?? 0) };
+  }
+
+  /** In the order in which they fell due. */
+  async dueDays(licenseId: LicenseId, until: number): Promise<readonly DueDay[]> {
+    const { rows } = await this.#here().run<{ meter: string; day: Day; due_at: number; version: number }>(
+      'select meter, day, due_at, version from usage_days where license_id = ? and due_at is not null and due_at <= ? order by due_at, day, meter', [licenseId, until]);
+    return rows.map(({ meter, day, due_at, version }) => ({ licenseId, meter, day, dueAt: due_at, version }));
+  }
+
+  /** The day has been compared, unless something has been read meanwhile: then it stays due. `again` is a day to look at though nothing may be read. */
+  async settle({ licenseId, meter, day, version }: DueDay, peak: Peak | undefined, again?: { readonly day: Day; readonly dueAt: number }): Promise<void> {
+    await this.#here().batch([
+      {
+        sql: 'update usage_days set peak_micros = ?, peak_at = ?, due_at = null where license_id = ? and meter = ? and day = ? and version = ?',
+        params: [peak ? Math.round(peak.value * MILLION) : null, peak?.at ?? null, licenseId, meter, day, version],
+      },
+      ...(again ? [{
+        sql: `insert into usage_days (license_id, meter, day, micros, due_at, version) values (?, ?, ?, 0, ?, 0)
+          on conflict (license_id, meter, day) do update set due_at = coalesce(usage_days.due_at, excluded.due_at)`,
+        params: [licenseId, meter, again.day, again.dueAt],
+      }] : []),
+    ]);
+  }
+
+  async forget(licenseIds: readonly LicenseId[]): Promise<void> {
+    await this.#here().batch(['usage_readings', 'usage_days'].map((table) => ({ sql: `delete from ${table} where license_id = ?`, many: licenseIds.map((id) => [id]) })));
+  }
+
+  #here(): Database {
+    return this.databases.here();
+  }
+}
+
+interface DayRow {
+  day: Day;
+  micros: number;
+  peak_micros: number | null;
+  due_at: number | null;
+}
+const meterDay = ({ day, micros, peak_micros: peak, due_at }: DayRow) => ({ day, peak: peak === null ? null : peak / MILLION, sum: micros / MILLION, isDue: due_at !== null });
+
+/** Everything that arrives while one transaction runs becomes the next: an fsync for all of it, and not one each. */
+class Writer {
+  readonly #database: Database;
+  readonly #waiting: Batch[] = [];
+  #busy = false;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  write(arrivals: readonly Arrival[]): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ arrivals, resolve, reject });
+      if (!this.#busy) void this.#work();
+    });
+  }
+
+  async #work(): Promise<void> {
+    this.#busy = true;
+    while (this.#waiting.length > 0) await this.#commit(this.#next());
+    this.#busy = false;
+  }
+
+  #next(): Batch[] {
+    let size = 0;
+    const fits = this.#waiting.findIndex(({ arrivals }) => (size += arrivals.length) > READINGS_PER_COMMIT);
+    return this.#waiting.splice(0, fits < 0 ? this.#waiting.length : Math.max(1, fits));
+  }
+
+  /** If it fails, each is tried by itself: one that the database will not have is nobody else's loss. */
+  async #commit(batches: readonly Batch[]): Promise<void> {
+    try {
+      const counted = await this.#store(batches.flatMap(({ arrivals }) => arrivals));
+      // Of two batches with the same reading the first one has it.
+      for (const { arrivals, resolve } of batches) resolve(arrivals.filter((arrival) => counted.delete(nameOf(arrival))).length);
+    } catch (error) {
+      if (batches.length === 1) batches[0]?.reject(error);
+      else for (const batch of batches) await this.#commit([batch]);
+    }
+  }
+
+  /** Names of those that had not been counted before. Always written in the same order, so that two processes do not wait for each other. */
+  async #store(arrivals: readonly Arrival[]): Promise<Set<string>> {
+    const once = new Map<string, Arrival>();
+    for (const arrival of arrivals) if (!once.has(nameOf(arrival))) once.set(nameOf(arrival), arrival);
+    const sorted = [...once].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, arrival]) => arrival);
+    return this.#database.transaction(async (transaction) => {
+      const counted = await insert(transaction, this.#database.dialect, sorted);
+      await addToDays(transaction, this.#database.dialect, sorted.filter((arrival) => counted.has(nameOf(arrival))));
+      return counted;
+    });
+  }
+}
+
+const nameOf = ({ licenseId, id }: Pick<Arrival, 'licenseId' | 'id'>): string => `${licenseId} ${id}`;
+
+/** Rows of a JSON document, one statement for all of them whatever their number. */
+const rowsOf = (dialect: Database['dialect'], rows: readonly (readonly (string | number)[])[]) => {
+  const json = JSON.stringify(rows);
+  return dialect === 'sqlite' ? sql`json_each(${json}) as r` : sql`jsonb_array_elements(${json}::jsonb) as r (value)`;
+};
+const text = (n: number) => sql`value ->> ${sql.lit(n)}`;
+const whole = (n: number) => sql`cast(value ->> ${sql.lit(n)} as bigint)`;
+const real = (n: number) => sql`cast(value ->> ${sql.lit(n)} as double precision)`;
+
+async function insert(transaction: Transaction<Tables>, dialect: Database['dialect'], arrivals: readonly Arrival[]): Promise<Set<string>> {
+  const rows = arrivals.map(({ licenseId, id, instanceId, meter, at, micros, receivedAt }) => [licenseId, id, instanceId, meter, at, micros, receivedAt]);
+  const inserted = await sql<{ license_id: LicenseId; id: string }>`insert into usage_readings (license_id, id, instance_id, meter, at, micros, received_at)
+    select ${text(0)}, ${text(1)}, ${text(2)}, ${text(3)}, ${whole(4)}, ${real(5)}, ${whole(6)} from ${rowsOf(dialect, rows)} where true
+    on conflict (license_id, id) do nothing returning license_id, id`.execute(transaction);
+  return new Set(inserted.rows.map(({ license_id: licenseId, id }) => nameOf({ licenseId, id })));
+}
+
+/** A day that nobody waits for yet falls due at its end; one that is over, at once. */
+async function addToDays(transaction: Transaction<Tables>, dialect: Database['dialect'], arrivals: readonly Arrival[]): Promise<void> {
+  const days = new Map<string, [licenseId: string, meter: string, day: Day, micros: number, due: number]>();
+  for (const { licenseId, meter, at, micros, receivedAt } of arrivals) {
+    for (const day of daysOf(at, HOLD_MS)) {
+      const key = `${licenseId} ${day} ${meter}`;
+      const known = days.get(key) ?? [licenseId, meter, day, 0, dueAt(day, receivedAt)];
+      known[3] += day === dayOf(at) ? micros : 0;
+      days.set(key, known);
+    }
+  }
+  if (days.size === 0) return;
+  const rows = [...days].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, row]) => row);
+  await sql`insert into usage_days (license_id, meter, day, micros, due_at, version)
+    select ${text(0)}, ${text(1)}, ${text(2)}, ${real(3)}, ${whole(4)}, 1 from ${rowsOf(dialect, rows)} where true
+    on conflict (license_id, meter, day) do update set micros = usage_days.micros + excluded.micros, due_at = coalesce(usage_days.due_at, excluded.due_at), version = usage_days.version + 1`
+    .execute(transaction);
+}
+
+/** The whole of the day before the first moment belongs to it, as far as it holds. */
+export const leadIn = (from: number): number => from - HOLD_MS + 1;
+export const firstOfMonth = (day: Day): Day => dayOf(startOf(`${day.slice(0, 7)}-01`));

@@ -1,0 +1,34 @@
+import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { EventStores } from '@keyledger/event-store';
+import { Clock } from '@keyledger/kernel';
+import { StateDatabases } from '@keyledger/read-models';
+import { DailyComparison, DueUsageQueries, QuotaEvaluation } from './evaluation.ts';
+import { UsageLedger } from './ledger.ts';
+import { Licenses } from './licenses.ts';
+import { UsageErasure } from './reactions.ts';
+import { UsageCommands } from './usage.handlers.ts';
+import { ExplainQuery, Meters, MetersQuery, SeriesQuery } from './usage.queries.ts';
+
+/** Counts what instances report, and finds the days on which it was too much. What that means for a license is the license's own decision. */
+@Module({})
+export class UsageMeteringModule implements OnModuleDestroy {
+  constructor(private readonly erasure: UsageErasure) {}
+
+  static with(platform: readonly Provider[]): DynamicModule {
+    return {
+      module: UsageMeteringModule,
+      imports: [CqrsModule.forRoot()],
+      providers: [
+        ...platform,
+        UsageLedger, Licenses, Meters, DailyComparison,
+        UsageCommands, MetersQuery, SeriesQuery, ExplainQuery, QuotaEvaluation, DueUsageQueries,
+        { provide: UsageErasure, useFactory: UsageErasure.start, inject: [EventStores, StateDatabases, Clock, UsageLedger, Licenses] },
+      ],
+    };
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    await this.erasure.close();
+  }
+}

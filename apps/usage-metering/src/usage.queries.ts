@@ -1,0 +1,142 @@
+import { Injectable } from '@nestjs/common';
+import { ExplainUsage, ReadMeters, UsageSeries, type MeterReadings } from '@keyledger/contracts';
+import {
+  bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, isDay, MILLION, startOf, useOf,
+  type Bucket, type Day, type IssuedLicense, type Peak, type SeatEnds, type Span,
+} from '@keyledger/domain';
+import { addDays, context, instantOf, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { leadIn, UsageLedger, type KeptReading } from './ledger.ts';
+import { Licenses, seatEnds } from './licenses.ts';
+
+/** What readings say, read from the ledger page by page. */
+@Injectable()
+export class Meters {
+  constructor(private readonly ledger: UsageLedger) {}
+
+  /** Days that led up to now, of all meters: enough for this month and for what was compared last. */
+  async of(licenseIds: readonly LicenseId[]): Promise<MeterReadings> {
+    if (licenseIds.length === 0) return {};
+    const { now } = context();
+    const days = await this.ledger.daysOfAll(licenseIds, dayOf(Date.parse(addDays(now, -DAYS_SHOWN))));
+    return Object.fromEntries([...Map.groupBy(days, ({ licenseId }) => licenseId)].map(([licenseId, own]) =>
+      [licenseId, Object.fromEntries([...Map.groupBy(own, ({ meter }) => meter)].map(([meter, read]) => [meter, useOf(read, Date.parse(now))]))]));
+  }
+
+  /** As a gauge. */
+  async peaks(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds): Promise<readonly (Peak | undefined)[]> {
+    const [first, last] = [spans[0], spans.at(-1)];
+    if (!first || !last) return [];
+    const peaks = new GaugePeaks(spans, ends);
+    for await (const page of this.ledger.readings(licenseId, meter, leadIn(first.from), last.to)) for (const reading of page) peaks.take(reading);
+    return peaks.result();
+  }
+
+  /** Those that made the sum at a moment. */
+  async inForce(licenseId: LicenseId, meter: string, moment: number, ends: SeatEnds): Promise<readonly KeptReading[]> {
+    const readings: KeptReading[] = [];
+    for await (const page of this.ledger.readings(licenseId, meter, leadIn(moment), moment + 1)) readings.push(...page);
+    return inForceAt(moment, readings, ends) as readonly KeptReading[];
+  }
+}
+/** A month, and one more day. */
+const DAYS_SHOWN = 32;
+
+@Handles(ReadMeters)
+export class MetersQuery {
+  constructor(private readonly meters: Meters) {}
+
+  execute({ licenseIds }: ReadMeters) {
+    return this.meters.of(licenseIds);
+  }
+}
+
+const defaultDays: Readonly<Record<Bucket, number>> = { hour: 1, day: 30, month: 365 };
+
+@Handles(UsageSeries)
+export class SeriesQuery {
+  constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters) {}
+
+  async execute({ licenseId, meter, from, to, bucket = 'day' }: UsageSeries) {
+    const end = to === undefined ? context().now : instant('to', to);
+    const start = from === undefined ? addDays(end, -defaultDays[bucket]) : instant('from', from);
+    const spans = bucketsBetween(Date.parse(start), Date.parse(end), bucket);
+    const ends = await this.licenses.load(licenseId, seatEnds);
+    const found = bucket === 'hour' ? await this.#hours(licenseId, meter, spans, ends) : await this.#days(licenseId, meter, spans, ends);
+    return { data: spans.map((span, n) => ({ from: at(span.from), to: at(span.to), peak: found[n]?.peak ?? 0, sum: found[n]?.sum ?? 0 })) };
+  }
+
+  async #hours(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds) {
+    const [first, last] = [spans[0], spans.at(-1)];
+    if (!first || !last) return [];
+    const peaks = new GaugePeaks(spans, ends);
+    const sums = spans.map(() => 0);
+    for await (const page of this.ledger.readings(licenseId, meter, leadIn(first.from), last.to)) {
+      for (const reading of page) {
+        peaks.take(reading);
+        const hour = Math.floor((reading.at - first.from) / 3_600_000);
+        if (hour >= 0) sums[hour] = (sums[hour] ?? 0) + reading.micros;
+      }
+    }
+    return peaks.result().map((peak, n) => ({ peak: peak?.value, sum: (sums[n] ?? 0) / MILLION }));
+  }
+
+  /** A day that has been compared keeps its peak; only those that may have changed since are looked through. */
+  async #days(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds) {
+    const [first, last] = [spans[0], spans.at(-1)];
+    if (!first || !last) return [];
+    const days = await this.ledger.days(licenseId, meter, dayOf(first.from), dayOf(last.to - 1));
+    const peaks = new Map<Day, number>();
+    for (const { day, peak, isDue } of days) {
+      const found = isDue ? (await this.meters.peaks(licenseId, meter, [spanOf(day)], ends))[0]?.value : peak;
+      if (found !== undefined && found !== null) peaks.set(day, found);
+    }
+    return spans.map(({ from, to }) => {
+      const within = days.filter(({ day }) => startOf(day) >= from && startOf(day) < to);
+      return { peak: Math.max(0, ...within.map(({ day }) => peaks.get(day) ?? 0)), sum: within.reduce((sum, { sum: more }) => sum + Math.round(more * MILLION), 0) / MILLION };
+    });
+  }
+}
+
+/** A counter's readings can be many; so many are shown. */
+const MAX_READINGS = 1_000;
+
+@Handles(ExplainUsage)
+export class ExplainQuery {
+  constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters) {}
+
+  async execute({ licenseId, meter, day }: ExplainUsage) {
+    if (!isDay(day)) throw refuse('VALIDATION_FAILED', 'day is not a day', { errors: [{ in: 'query', pointer: '/day', detail: 'is not a day like 2026-03-12' }] });
+    const { ends, names, kind } = await this.licenses.load(licenseId, (license) => ({ ends: seatEnds(license), names: instanceNames(license), kind: kindOf(license, meter) }));
+    const [peak] = await this.meters.peaks(licenseId, meter, [spanOf(day)], ends);
+    const [counted] = await this.ledger.days(licenseId, meter, day, day);
+    const { readings, complete } = kind === 'counter' ? await this.#allOf(licenseId, meter, day)
+      : { readings: peak ? await this.meters.inForce(licenseId, meter, peak.at, ends) : [], complete: true };
+    const instances = [...Map.groupBy(readings, ({ instanceId }) => instanceId)].map(([instanceId, own]) => ({
+      instanceId: instanceId as ActivationId, name: names.get(instanceId) ?? null, value: own.reduce((sum, { micros }) => sum + micros, 0) / MILLION,
+      readings: own.map(({ id, at: readAt, micros, receivedAt }) => ({ id, value: micros / MILLION, at: at(readAt), receivedAt: at(receivedAt) })),
+    }));
+    return { meter, day, kind, peak: peak?.value ?? 0, peakAt: peak ? at(peak.at) : null, sum: counted?.sum ?? 0, instances: instances.sort((a, b) => b.value - a.value), complete };
+  }
+
+  async #allOf(licenseId: LicenseId, meter: string, day: Day): Promise<{ readings: readonly KeptReading[]; complete: boolean }> {
+    for await (const page of this.ledger.readings(licenseId, meter, startOf(day), endOf(day))) return { readings: page.slice(0, MAX_READINGS), complete: page.length <= MAX_READINGS };
+    return { readings: [], complete: true };
+  }
+}
+
+/** Whatever the license says to be counted per day or month is a counter; any other meter is a gauge. */
+export function kindOf({ terms: { features, quotas } }: IssuedLicense, meter: string): 'gauge' | 'counter' {
+  const feature = features[meter];
+  return quotas.some((quota) => quota.meter === meter && quota.per) || (typeof feature === 'object' && !quotas.some((quota) => quota.meter === meter)) ? 'counter' : 'gauge';
+}
+
+const instanceNames = ({ activations }: IssuedLicense): ReadonlyMap<string, string | null> => new Map([...activations].map(([id, { name }]) => [id, name]));
+export const spanOf = (day: Day): Span => ({ from: startOf(day), to: endOf(day) });
+const at = (ms: number): Instant => new Date(ms).toISOString();
+
+function instant(name: string, text: string): Instant {
+  const value = instantOf(text);
+  if (!value) throw refuse('VALIDATION_FAILED', `${name} is not an instant`, { errors: [{ in: 'query', pointer: `/${name}`, detail: 'is not an RFC 3339 instant' }] });
+  return value;
+}

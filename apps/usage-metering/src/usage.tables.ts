@@ -1,0 +1,22 @@
+import type { Migration } from '@keyledger/read-models';
+
+/**
+ * What was read is observed, not decided, so it is rows: a reading for good under the id that the instance gave it, and each day of a meter with
+ * what it adds up to. Times are milliseconds since 1970, values millionths. `due_at` is when the day is to be compared with the quota, and
+ * empty when that has been done; `version` counts the batches that have changed it.
+ */
+export const usageTables: Migration = {
+  name: 'usage-1-readings',
+  async up({ dialect, run }) {
+    await run(`create table usage_readings (
+      license_id text not null, id text not null, instance_id text not null, meter text not null, at bigint not null, micros double precision not null, received_at bigint not null,
+      primary key (license_id, id)
+    )${dialect === 'sqlite' ? ' without rowid' : ''}`);
+    await run('create index usage_readings_at on usage_readings (license_id, meter, at)');
+    await run(`create table usage_days (
+      license_id text not null, meter text not null, day text not null, micros double precision not null, peak_micros double precision, peak_at bigint, due_at bigint, version bigint not null,
+      primary key (license_id, meter, day)
+    )${dialect === 'sqlite' ? ' without rowid' : ''}`);
+    await run('create index usage_days_due_at on usage_days (due_at, license_id) where due_at is not null');
+  },
+};
