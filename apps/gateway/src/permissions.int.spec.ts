@@ -5,9 +5,14 @@ import { permissionTable } from './permissions.table.ts';
 
 const [columns = '', ...lines] = permissionTable.split('\n').filter(Boolean);
 const roles = columns.trim().split(/\s+/);
-const rows = lines.filter((line) => /^ {2}[A-Z]/.test(line)).map((line) => {
+const isRow = (line: string): boolean => /^ {2}[A-Z]/.test(line);
+const rows = lines.filter(isRow).map((line) => {
   const [method = '', path = '', ...cells] = line.trim().split(/\s+/);
-  return { method, path, allowed: roles.filter((_, n) => cells[n] === 'x'), isOpen: cells.length === 0, isWhole: cells.length === 0 || (cells.length === roles.length && cells.every((cell) => 'x.'.includes(cell))) };
+  const section = lines.slice(0, lines.indexOf(line)).findLast((other) => !isRow(other)) ?? '';
+  return {
+    method, path, allowed: roles.filter((_, n) => cells[n] === 'x'), byLicenseKey: section.endsWith("or the license's own key"), isOpen: cells.length === 0,
+    isWhole: cells.length === 0 || (cells.length === roles.length && cells.every((cell) => 'x.'.includes(cell))),
+  };
 });
 
 describe('The permission table', () => {
@@ -55,6 +60,14 @@ describe('The permission table', () => {
     if (method === 'GET') {
       expect((await ask('HEAD', path, '')).status).toBe(401);
       expect((await ask('HEAD', path, 'super_admin@root')).status).toBe(200);
+    }
+  });
+
+  it.each(rows.filter(({ isOpen }) => !isOpen))('says whether the license\'s own key will do for $method $path', async ({ method, path, byLicenseKey }) => {
+    for (const headers of [{}, { 'x-environment': 'staging' }]) {
+      const { status, json } = await ask(method, path, '', { authorization: 'License ABCDEFG-HIJKLMN', ...headers });
+      if (byLicenseKey) expect({ refused: status < 300 ? 'no' : json }).toEqual({ refused: 'no' });
+      else expect({ status, code: json.code }).toEqual({ status: 401, code: 'UNAUTHENTICATED' });
     }
   });
 

@@ -1,7 +1,7 @@
 /**
  * Who may call what: written by hand, reviewed by people, and held against every route by permissions.int.spec.ts. It is not made from the code.
  * A line is a route and a column for each role: `x` may call it, `.` is refused with 403 PERMISSION_DENIED. Routes under "Without an API key" are
- * open to whoever has a license key, or to everybody.
+ * open to whoever has a license key, or to everybody; where "or the license's own key" is said, `Authorization: License <license key>` will do as well.
  */
 export const permissionTable = `
                                                   super_admin  license_manager  support  onboarding  auditor  viewer
@@ -62,11 +62,12 @@ What happens to a license: license.manage. Erasing one that was ever activated n
 To carry to a machine that cannot ask: license.preview
   POST   /licenses/:id/offline-file                    x              x             x          .         .        .
 
-Boxes, by an API key with license.manage, or by the license's own key (Authorization: License)
+What a license's boxes do: license.manage, or the license's own key
   POST   /licenses/:id/activate                        x              x             x          .         .        .
   POST   /licenses/:id/heartbeat                       x              x             x          .         .        .
   POST   /licenses/:id/stream/ack                      x              x             x          .         .        .
-  with license.read
+
+What a license's boxes listen to: license.read, or the license's own key
   GET    /licenses/:id/stream                          x              x             x          x         x        x
 
 For good: license.revoke

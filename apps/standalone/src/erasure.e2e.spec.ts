@@ -36,6 +36,12 @@ async function makeSubject(mark: string): Promise<Subject> {
   const first = await product.app.post<{ instance: InstanceView }>('/license/activate', { licenseKey: key, ...instance });
   const second = await product.app.post<{ instance: InstanceView }>('/license/activate', { licenseKey: key, instanceName: secret('second') }, { 'idempotency-key': `${mark} activate` });
   const instances = [first.instance.id, second.instance.id];
+  // A box, with all that it says and is told.
+  const directive = secret('directive');
+  await root.post(`/licenses/${license.id}/directives`, { kind: 'message', payload: { [directive]: directive } });
+  const box = product.app.with({ authorization: `License ${key}` });
+  const { token } = await box.post<{ token: string }>(`/licenses/${license.id}/heartbeat`, { activationId: instances[0], fingerprint: instance.fingerprint, seq: 1, nonce: secret('heartbeat nonce') });
+  await box.post(`/licenses/${license.id}/stream/ack`, { seq: 1, activationId: instances[0] });
   await validate(product.app, key, { instanceId: instances[0], fingerprint: instance.fingerprint, nonce: secret('nonce') });
   // Searched for, refused, asked for wrongly: whatever remembers questions has it as well.
   await root.get(`/licenses?q=${key.slice(4, 20)}`);
@@ -43,7 +49,7 @@ async function makeSubject(mark: string): Promise<Subject> {
   await product.app.refused('POST', '/license/activate', { licenseKey: key, fingerprint: 'x', productId: 'another' });
   await product.app.refused('POST', '/license/activate', { licenseKey: key, [values.metadata]: 1 });
   const { metadata: { host }, ...named } = instance;
-  return { license: { ...license, key }, customer, instances, secrets: { key, oldKey: license.key, ...values, ...named, host, second: String(second.instance.name) } };
+  return { license: { ...license, key }, customer, instances, secrets: { key, oldKey: license.key, ...values, ...named, host, second: String(second.instance.name), directive, token } };
 }
 
 /** Keys also as they are normalised and as they are cut into groups; of the first eight characters the tombstone keeps a copy. */

@@ -199,6 +199,55 @@ describe('The API as it is described', () => {
     expect(await done(200, 'POST', '/license/validate', { licenseKey: regenerated.key })).toMatchObject({ valid: false, code: 'NOT_FOUND', seq: expect.any(Number) });
   });
 
+  it('takes an appliance through its life', async () => {
+    const { license, path } = await aLicense({ activationLimit: 1 });
+    const by = (key: unknown) => ({ as: '', headers: { authorization: `License ${String(key)}` } });
+    const box = by(license.key);
+    await refused('LICENSE_NOT_FOUND', 'POST', `${path}/activate`, { fingerprint: 'fp' }, by('AAAAAAA-AAAAAAA'));
+    await refused('UNAUTHENTICATED', 'POST', `${path}/activate`, { fingerprint: 'fp' }, { as: '' });
+    await refused('VALIDATION_FAILED', 'POST', `${path}/activate`, {}, box);
+    const first = { fingerprint: 'fp', hostname: 'box', version: '1.0' };
+    const { activationId } = await done(201, 'POST', `${path}/activate`, first, box);
+    expect(await done(200, 'POST', `${path}/activate`, first)).toMatchObject({ activationId, deployment: { state: 'active' }, offlineGraceSeconds: 14 * 86_400, lastSeq: null });
+    await refused('FINGERPRINT_MISMATCH', 'POST', `${path}/activate`, { fingerprint: 'other' }, box);
+    const directive = await done(201, 'POST', `${path}/directives`, { kind: 'message', payload: { text: 'hello' } });
+    await refused('METADATA_TOO_LARGE', 'POST', `${path}/directives`, { kind: 'message', payload: { text: 'x'.repeat(11_000) } });
+    await refused('VALIDATION_FAILED', 'POST', `${path}/directives`, { kind: 'dance' });
+    const beat = { activationId, fingerprint: 'fp', seq: 5 };
+    const answer = await done(200, 'POST', `${path}/heartbeat`, beat, box);
+    expect(answer).toMatchObject({ state: 'active', enforcement: 'FULL', token: expect.any(String), directives: [{ id: directive.id }] });
+    expect(await done(200, 'POST', `${path}/heartbeat`, beat, box)).toEqual(answer);
+    await refused('STALE_SEQUENCE', 'POST', `${path}/heartbeat`, { ...beat, seq: 4 }, box);
+    await refused('STALE_SEQUENCE', 'POST', `${path}/heartbeat`, { ...beat, nonce: 'another' }, box);
+    await refused('INSTANCE_NOT_FOUND', 'POST', `${path}/heartbeat`, { ...beat, activationId: id('act') }, box);
+    await refused('INSTANCE_NOT_FOUND', 'POST', `${path}/heartbeat`, { ...beat, activationId: 'x' }, box);
+    await refused('FINGERPRINT_MISMATCH', 'POST', `${path}/heartbeat`, { ...beat, fingerprint: 'other', seq: 6 }, box);
+    expect(await done(200, 'GET', `${path}/activations`)).toMatchObject({ data: [{ id: activationId, name: 'box', lease: { seq: 5, version: '1.0', acknowledgedSeq: 2 } }] });
+    expect(await done(200, 'POST', `${path}/stream/ack`, { seq: 2, activationId }, box)).toEqual({ acknowledged: 2 });
+    await refused('INSTANCE_NOT_FOUND', 'POST', `${path}/stream/ack`, { seq: 2, activationId: id('act') }, box);
+    await refused('INSTANCE_NOT_FOUND', 'GET', `${path}/stream?activationId=${id('act')}`, undefined, box);
+
+    expect(await done(200, 'POST', `${path}/rebind`, { fingerprint: 'new', reason: 'a new mainboard' })).toMatchObject({ id: license.id, activationCount: 1 });
+    await refused('INSTANCE_NOT_FOUND', 'POST', `${path}/rebind`, { activationId: id('act'), fingerprint: 'x', reason: 'x' });
+    expect(await done(200, 'POST', `${path}/heartbeat`, { ...beat, seq: 6 }, box)).toMatchObject({ state: 'rebound', enforcement: 'LOCKED', token: expect.any(String) });
+    expect(await done(200, 'POST', `${path}/activate`, { fingerprint: 'new' }, box)).toMatchObject({ activationId });
+    await done(200, 'POST', `${path}/suspend`, { cause: 'subscription' });
+    await refused('LICENSE_SUSPENDED', 'POST', `${path}/activate`, { fingerprint: 'new' }, box);
+    expect(await done(200, 'POST', `${path}/heartbeat`, { activationId, fingerprint: 'new', seq: 1 }, box)).toMatchObject({ state: 'suspended', enforcement: 'LOCKED' });
+    await done(200, 'POST', `${path}/revoke`);
+    await refused('LICENSE_REVOKED', 'POST', `${path}/activate`, { fingerprint: 'new' }, box);
+    await refused('TERMINAL_STATE', 'POST', `${path}/directives`, { kind: 'refresh' });
+    await refused('TERMINAL_STATE', 'POST', `${path}/rebind`, { fingerprint: 'x', reason: 'x' });
+
+    const stream = call('GET', `${path}/stream`, box);
+    await done(204, 'DELETE', path, { reason: 'gone', force: true });
+    const { status, text } = await stream;
+    expect({ status, text }).toEqual({ status: 200, text: expect.stringMatching(/^event: state\ndata: .*"status":"revoked".*\n\n[^]*event: end\ndata: {}\n\n$/) });
+    for (const [method, at, body] of [['POST', '/activate', first], ['POST', '/heartbeat', beat], ['GET', '/stream'], ['POST', '/stream/ack', { seq: 1 }], ['POST', '/rebind', { fingerprint: 'x', reason: 'x' }], ['POST', '/directives', { kind: 'refresh' }]] as const) {
+      await refused('LICENSE_NOT_FOUND', method, path + at, body);
+    }
+  });
+
   it('refuses what the terms forbid', async () => {
     const { product, license } = await aLicense({ customerId: undefined, planId: undefined });
     await refused('LICENSE_NOT_ASSIGNED', 'POST', '/license/activate', { licenseKey: license.key });
