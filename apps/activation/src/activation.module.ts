@@ -7,6 +7,7 @@ import { MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.handlers.ts';
+import { LapseCommand, LapseQueries, LeaseOpening } from './lapses.ts';
 import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { AcknowledgeCommand, Acknowledgements, NextChangesQuery } from './stream.handlers.ts';
@@ -41,7 +42,7 @@ class Erasure {
 /** The hot path: validations, heartbeats and their leases, and who follows a license. It reads license streams and writes none. */
 @Module({})
 export class ActivationModule implements OnModuleDestroy {
-  constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly erasure: Erasure) {}
+  constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly erasure: Erasure, private readonly opening: LeaseOpening) {}
 
   static with(platform: readonly Provider[]): DynamicModule {
     return {
@@ -51,20 +52,21 @@ export class ActivationModule implements OnModuleDestroy {
         ...platform,
         Validation, VerdictTokens, UseInView, LastSeenQuery,
         LeaseLedger, LeasesQuery, ApplianceTokens, ApplianceActivation, Heartbeats,
-        Acknowledgements, NextChangesQuery, AcknowledgeCommand,
+        Acknowledgements, NextChangesQuery, AcknowledgeCommand, LapseQueries, LapseCommand,
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },
         {
           provide: LastSeenLedger,
           useFactory: (databases: StateDatabases, clock: Clock, log: Log) => new LastSeenLedger(databases, clock, (error) => log.error({ err: error }, 'last-seen times not written, kept')),
           inject: [StateDatabases, Clock, Log],
         },
+        { provide: LeaseOpening, useFactory: LeaseOpening.start, inject: [EventStores, StateDatabases, Clock, VerdictCaches, LeaseLedger] },
         { provide: Erasure, useFactory: Erasure.start, inject: [EventStores, StateDatabases, Clock, LeaseLedger, Acknowledgements] },
       ],
     };
   }
 
   async onModuleDestroy(): Promise<void> {
-    await this.erasure.close();
+    await Promise.all([this.erasure.close(), this.opening.close()]);
     await this.caches.close();
     await this.lastSeen.close();
   }

@@ -6,14 +6,14 @@ import { Keyrings } from '@keyledger/keyring';
 import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
 import { LRUCache } from 'lru-cache';
 
-/** Leases end by themselves: whoever looks for those that have ended asks by `lease_ends_at`. */
+/** Leases end by themselves: whoever looks for those that have ended asks by `lapse_at`. */
 export const leasesTable: Migration = {
   name: 'activation-2-leases',
   async up({ run }) {
     await run(`create table activation_leases (activation_id text primary key, license_id text not null, version bigint not null, bound_at text not null, seq bigint not null,
       said text not null, state text not null, enforcement text not null, contact_at text not null, lease_ends_at text not null, acked text not null,
-      told_seq bigint not null, agent_version text, token_signed_at text, token_says text, sealed text not null)`);
-    await run('create index activation_leases_lease_ends_at on activation_leases (lease_ends_at)');
+      told_seq bigint not null, agent_version text, token_signed_at text, token_says text, sealed text not null, lapse_at text)`);
+    await run('create index activation_leases_lapse_at on activation_leases (lapse_at, activation_id)');
     await run('create index activation_leases_license_id on activation_leases (license_id)');
   },
 };
@@ -44,10 +44,12 @@ interface Known {
 interface Row {
   activation_id: ActivationId; license_id: LicenseId; version: number; bound_at: Instant; seq: number; said: string; state: DeploymentState; enforcement: Enforcement;
   contact_at: Instant; lease_ends_at: Instant; acked: string; told_seq: number; agent_version: string | null; token_signed_at: Instant | null; token_says: string | null; sealed: string;
+  /** When its end is to be looked at; null once that was done. */
+  lapse_at: Instant | null;
 }
 const columns = [
   'activation_id', 'license_id', 'version', 'bound_at', 'seq', 'said', 'state', 'enforcement', 'contact_at', 'lease_ends_at', 'acked', 'told_seq', 'agent_version',
-  'token_signed_at', 'token_says', 'sealed',
+  'token_signed_at', 'token_says', 'sealed', 'lapse_at',
 ] as const satisfies (keyof Row)[];
 const whole: readonly string[] = ['version', 'seq', 'told_seq'];
 
@@ -212,7 +214,7 @@ function rowFrom(id: ActivationId, { licenseId, lease, token, toldSeq, agentVers
   const { boundAt, seq, said, told, contactAt, endsAt, acked } = lease;
   return {
     activation_id: id, license_id: licenseId, version, bound_at: boundAt, seq, said, state: told.state, enforcement: told.enforcement, contact_at: contactAt,
-    lease_ends_at: endsAt, acked: acked.join(' '), told_seq: toldSeq, agent_version: agentVersion, token_signed_at: token?.signedAt ?? null, token_says: token?.says ?? null, sealed,
+    lease_ends_at: endsAt, acked: acked.join(' '), told_seq: toldSeq, agent_version: agentVersion, token_signed_at: token?.signedAt ?? null, token_says: token?.says ?? null, sealed, lapse_at: endsAt,
   };
 }
 

@@ -13,10 +13,10 @@ import {
 import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals } from './license.queries.ts';
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
+import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
 import { Licenses } from './streams.ts';
 import { QuotaCommands, Usage } from './usage.handlers.ts';
-import { DueQueries, SweepCommand } from './sweep.handlers.ts';
-import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
+import { DueQueries, SweepCommands } from './sweep.handlers.ts';
 
 /** Decides about licenses: the only writer of their streams, and where they are searched. */
 @Module({})
@@ -32,7 +32,7 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
         LicenseKeys, LicenseTable, LeaseTokens, Usage,
         QuotaCommands, IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
-        LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommand,
+        LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
           provide: Projectors,

@@ -1,6 +1,6 @@
-import { DueLicenseBacklog, DueLicenses, SweepLicenses, type Backlog } from '@keyledger/contracts';
-import { License, type LicenseEvent } from '@keyledger/domain';
-import { context, Refusal, runIn, type Instant, type LicenseId } from '@keyledger/kernel';
+import { DueLicenseBacklog, DueLicenses, LoseHeartbeats, SweepLicenses, type Backlog } from '@keyledger/contracts';
+import { License, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
+import { context, Refusal, runIn, type ErrorCode, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { Projectors } from '@keyledger/read-models';
 import { Licenses } from './streams.ts';
@@ -25,24 +25,30 @@ export class DueQueries {
 }
 
 /** Time itself asks, so whoever's license has gone in the meantime is no refusal. */
-@Handles(SweepLicenses)
-export class SweepCommand {
+@Handles(SweepLicenses, LoseHeartbeats)
+export class SweepCommands {
   constructor(private readonly licenses: Licenses) {}
 
-  async execute({ licenseIds, until, dryRun }: SweepLicenses) {
+  async execute(asked: SweepLicenses | LoseHeartbeats) {
+    const { now: here } = context();
     // The clocks of two machines differ by a little, and the sweeper has seen this instant.
-    const now = until > context().now ? until : context().now;
-    const command = { type: 'Sweep', until } as const;
-    const sweep = (id: LicenseId): Promise<readonly LicenseEvent[]> => (dryRun
-      ? this.licenses.load(id, (state) => License.decide(state, command, now))
-      : this.licenses.run(id, command, (_state, _revision, events) => events));
-    const events = await runIn({ ...context(), now }, () => Promise.all(licenseIds.map((id) => sweep(id).catch(noneIfGone))));
+    const now = asked instanceof SweepLicenses && asked.until > here ? asked.until : here;
+    const events = await runIn({ ...context(), now }, () => Promise.all(commandsOf(asked).map(([id, command]) => this.#eventsOf(id, command, asked.dryRun, now).catch(noneIfGone))));
     return countByType(events.flat());
+  }
+
+  #eventsOf(id: LicenseId, command: LicenseCommand, dryRun: boolean, now: Instant): Promise<readonly LicenseEvent[]> {
+    return dryRun ? this.licenses.load(id, (state) => License.decide(state, command, now)) : this.licenses.run(id, command, (_state, _revision, events) => events);
   }
 }
 
+const commandsOf = (asked: SweepLicenses | LoseHeartbeats): readonly (readonly [LicenseId, LicenseCommand])[] => (asked instanceof SweepLicenses
+  ? asked.licenseIds.map((id) => [id, { type: 'Sweep', until: asked.until }])
+  : asked.instances.map(({ licenseId, activationId, dueAt }) => [licenseId, { type: 'LoseHeartbeat', activationId, dueAt }]));
+
+const gone: readonly ErrorCode[] = ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'];
 function noneIfGone(error: unknown): readonly LicenseEvent[] {
-  if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return [];
+  if (error instanceof Refusal && gone.includes(error.code)) return [];
   throw error;
 }
 

@@ -163,6 +163,60 @@ describe('The whole life of a license', () => {
   });
 });
 
+describe('A silent instance', () => {
+  const sellOne = async (licensing: object) => sell(api(), (await offer(api(), { validationMode: 'heartbeat', ...licensing })).plan.id);
+  const types = async (id: string) => (await api().all<LicenseEventView>(`/licenses/${id}/events`)).map(({ type }) => type).slice(1);
+  const box = (key: string) => app().with({ authorization: `License ${key}` });
+
+  it('gives its floating seat back after three intervals, whether or not it was ever heard of', async () => {
+    const { id, key } = await sellOne({ activationLimit: 2, seats: 'floating', heartbeatIntervalSeconds: 600 });
+    const activate = (fingerprint: string) => app().post<{ instance: InstanceView }>('/license/activate', { licenseKey: key, fingerprint });
+    const beat = (activationId: string, fingerprint: string, seq: number) => box(key).post<{ state: string }>(`/licenses/${id}/heartbeat`, { activationId, fingerprint, seq });
+    const { instance: silent } = await activate('silent');
+    const { instance: alive } = await activate('alive');
+    expect((await app().refused('POST', '/license/activate', { licenseKey: key, fingerprint: 'third' })).code).toBe('ACTIVATION_LIMIT_EXCEEDED');
+    for (let seq = 0; seq < 3; seq++) {
+      await advance(9 * MINUTE);
+      expect(await beat(alive.id, 'alive', seq)).toMatchObject({ state: 'active' });
+    }
+    expect(await types(id)).toEqual(['InstanceActivated', 'InstanceActivated']);
+    await advance(4 * MINUTE);
+    const last = (await api().all<LicenseEventView>(`/licenses/${id}/events`)).at(-1);
+    expect(last).toMatchObject({ type: 'InstanceDeactivated', data: { activationId: silent.id, by: 'lapse', dueAt: after(silent.createdAt, 30 * MINUTE) } });
+    const { instance: third } = await activate('third');
+    expect(await beat(silent.id, 'silent', 0)).toMatchObject({ state: 'locked' });
+
+    await advance(31 * MINUTE);
+    expect(await view(id)).toMatchObject({ activationCount: 0, status: 'active' });
+    expect((await types(id)).filter((type) => type === 'InstanceDeactivated')).toHaveLength(3);
+    expect((await validate(app(), key, { instanceId: third.id })).code).toBe('INSTANCE_NOT_FOUND');
+  });
+
+  it('with a seat of its own keeps it, and is said to be late each time that its grace is over', async () => {
+    const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 14 });
+    const { activationId } = await box(key).post<{ activationId: string }>(`/licenses/${id}/activate`, { fingerprint: 'box' });
+    const beat = (seq: number) => box(key).post(`/licenses/${id}/heartbeat`, { activationId, fingerprint: 'box', seq });
+    for (let week = 0; week < 3; week++) {
+      await advance(7 * DAY);
+      await beat(week);
+    }
+    expect(await types(id)).toEqual(['InstanceActivated']);
+    const heard = await now();
+    await advance(15 * DAY);
+    const lost = (await api().all<LicenseEventView>(`/licenses/${id}/events`)).at(-1) as LicenseEventView;
+    expect(lost).toMatchObject({ type: 'HeartbeatLost', data: { activationId } });
+    expect(String(lost.data['dueAt']).slice(0, 13)).toBe(after(heard, 14 * DAY).slice(0, 13));
+    expect((await validate(app(), key, { instanceId: activationId, fingerprint: 'box' })).code).toBe('HEARTBEAT_OVERDUE');
+    await advance(30 * DAY);
+    expect(await types(id)).toEqual(['InstanceActivated', 'HeartbeatLost']);
+    await beat(3);
+    expect((await validate(app(), key, { instanceId: activationId, fingerprint: 'box' })).code).toBe('VALID');
+    await advance(20 * DAY);
+    expect(await types(id)).toEqual(['InstanceActivated', 'HeartbeatLost', 'HeartbeatRecovered', 'HeartbeatLost']);
+    expect((await view(id)).activationCount).toBe(1);
+  });
+});
+
 describe('A sweep', () => {
   const sweep = (body: object = {}) => api().post<SweepReport>('/licenses/health/sweep', body);
 

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DueLicenseBacklog, DueLicenses, DueUsage, DueUsageBacklog, EvaluateQuotas, SweepLicenses, type Backlog } from '@keyledger/contracts';
+import { DueLicenseBacklog, DueLicenses, DueUsage, DueUsageBacklog, EvaluateQuotas, LapsedLeaseBacklog, LapsedLeases, LapseLeases, SweepLicenses, type Backlog } from '@keyledger/contracts';
 import type { Transitions } from '@keyledger/domain';
-import { newCommandId, Refusal, type Instant, type LicenseId } from '@keyledger/kernel';
+import { newCommandId, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { Fields, Message, MessageClient, MessageType, ResultOf } from '@keyledger/messaging';
 
 /** Something that is due, and since when. */
@@ -28,7 +28,7 @@ export interface Pass {
 export type Ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>) => Promise<ResultOf<M>>;
 
 /** In the order in which they are worked through, each day of a longer absence by itself. */
-export const passesOver = (ask: Ask): readonly Pass[] => [usage(ask), licenses(ask)];
+export const passesOver = (ask: Ask): readonly Pass[] => [usage(ask), licenses(ask), leases(ask)];
 
 /** Days that are over are compared with the quotas. Before the licenses: a quota that is met again at the very end of its grace is not restricted. */
 const usage = (ask: Ask): Pass => ({
@@ -44,6 +44,14 @@ const licenses = (ask: Ask): Pass => ({
   backlog: (until, after) => ask(DueLicenseBacklog, { until, after }),
   due: async (until, after, limit) => (await ask(DueLicenses, { until, after, limit })).data,
   settle: (subjects, until, dryRun) => ask(SweepLicenses, { licenseIds: subjects.map(({ id }) => id as LicenseId), until, dryRun }),
+});
+
+/** Instances that nobody has heard of: their heartbeats are lost, floating seats are free again. */
+const leases = (ask: Ask): Pass => ({
+  name: 'leases',
+  backlog: (until, after) => ask(LapsedLeaseBacklog, { until, after }),
+  due: async (until, after, limit) => (await ask(LapsedLeases, { until, after, limit })).data,
+  settle: (subjects, until, dryRun) => ask(LapseLeases, { activationIds: subjects.map(({ id }) => id as ActivationId), until, dryRun }),
 });
 
 const askAgainAfterMs = 200;

@@ -33,3 +33,12 @@ export class DueLicenseBacklog extends query('license.due-backlog', dueRange, Ba
 export class DueLicenses extends query('license.due', { ...dueRange, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.license, dueAt: instant })) })) {}
 /** Says in these licenses' streams what was due there by `until`; answers the events by type. */
 export class SweepLicenses extends command('license.sweep', { licenseIds: listOf(ids.license), until: instant, dryRun: Type.Boolean() }, transitions) {}
+
+/** Instances whose lease is over by `until`, as long as nobody has looked at that. */
+export class LapsedLeaseBacklog extends query('activation.lapsed-backlog', dueRange, Backlog) {}
+export class LapsedLeases extends query('activation.lapsed', { ...dueRange, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.activation, dueAt: instant })) })) {}
+/** Has it said of those that are still silent; answers the events by type. */
+export class LapseLeases extends command('activation.lapse', { activationIds: listOf(ids.activation), until: instant, dryRun: Type.Boolean() }, transitions) {}
+export class LoseHeartbeats extends command('license.lose-heartbeats', {
+  instances: listOf(Type.Object({ licenseId: ids.license, activationId: ids.activation, dueAt: instant })), dryRun: Type.Boolean(),
+}, transitions) {}

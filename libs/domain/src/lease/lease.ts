@@ -55,8 +55,11 @@ export const leaseSeconds = ({ seats, heartbeatIntervalSeconds, offlineGraceDays
 export const boundAtOf = ({ reboundAt, createdAt }: Activation): Instant => reboundAt ?? createdAt;
 
 /** When the instance is overdue. Undefined where nobody waits for heartbeats; one that has never sent any counts from its activation. */
-export function leaseEndOf({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant | undefined {
-  if (terms.validationMode !== 'heartbeat') return undefined;
+export const leaseEndOf = (license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant | undefined =>
+  (license.terms.validationMode === 'heartbeat' ? silentFrom(license, activation, lease) : undefined);
+
+/** When the silence of an instance that has a lease is worth a word. A lease of the box that was there before is none. */
+export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant {
   const boundAt = boundAtOf(activation);
   return lease?.boundAt === boundAt ? lease.endsAt : addSeconds(boundAt, leaseSeconds(terms));
 }

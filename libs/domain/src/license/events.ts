@@ -18,8 +18,11 @@ export type LicenseEvent =
   | {
     type: 'InstanceActivated'; activationId: ActivationId; name: string | null; fingerprint: string | null; installationId: string | null;
     hardwareId: string | null; metadata: JsonObject | null; deploymentId: string | null; deploymentMode: string | null;
+    /** When it is overdue if it is never heard of. Absent where nobody waits for heartbeats. */
+    leaseEndsAt?: Instant;
   }
-  | { type: 'InstanceDeactivated'; activationId: ActivationId; by: 'client' | 'admin' | 'lapse' }
+  /** `dueAt`: when time brought it about; it is said when somebody looks. */
+  | { type: 'InstanceDeactivated'; activationId: ActivationId; by: 'client' | 'admin' | 'lapse'; dueAt?: Instant }
   | { type: 'InstanceRebound'; activationId: ActivationId; fingerprint: string | null; reason: string }
   | { type: 'ActivationLimitChanged'; activationLimit: number }
   /** Besides an edit: the first activation starts a term that counts from it. */
@@ -36,12 +39,12 @@ export type LicenseEvent =
   /** Every live activation ends. */
   | { type: 'LicenseRevoked'; reason: string | null; cause: HoldCause | null; activationsEnded: number }
   | { type: 'LicenseErased'; keyPrefix: string; reason: string; everActivated: boolean }
-  | { type: 'HeartbeatLost' | 'HeartbeatRecovered'; activationId: ActivationId }
+  | { type: 'HeartbeatLost'; activationId: ActivationId; dueAt?: Instant }
+  | { type: 'HeartbeatRecovered'; activationId: ActivationId }
   | { type: 'DirectiveQueued'; directiveId: DirectiveId; kind: DirectiveKind; payload: JsonObject | null }
   /** Comes again with each other peak while it lasts; the grace does not start again. */
   | { type: 'QuotaExceeded'; meter: string; peak: number; limit: number; graceEndsAt: Instant; readings: JsonObject | null }
   | { type: 'QuotaRestored'; meter: string; peak: number | null; limit: number | null }
-  /** `dueAt`: when time brought it about; it is said when somebody looks. */
   | { type: 'LicenseRestricted'; meter: string; dueAt?: Instant }
   | { type: 'ExpiryReminderDue'; days: number; expiresAt: Instant; dueAt?: Instant };
 

@@ -414,6 +414,20 @@ describe('Heartbeats that stay out', () => {
     given(story(active, deactivate(laptop))).when(loseHeartbeat()).thenNothing();
     given(active).when(loseHeartbeat(server)).thenRefused('INSTANCE_NOT_FOUND');
   });
+  it('that is lost gives a floating seat back, once', () => {
+    const floating = story(issue({ terms: { seats: 'floating', activationLimit: 1 } }), assign(), activate(laptop));
+    given(floating).when(loseHeartbeat(laptop, now)).thenEvents({ type: 'InstanceDeactivated', activationId: laptop.activationId, by: 'lapse', dueAt: now }, (license) => expect(issued(license).activationCount).toBe(0));
+    const lapsed = story(floating, loseHeartbeat());
+    given(lapsed).when(loseHeartbeat()).thenNothing();
+    given(lapsed).when(recoverHeartbeat()).thenNothing();
+    given(lapsed).when(activate(desktop)).thenEvents({ type: 'InstanceActivated' });
+  });
+  it('is waited for from the activation on, where the terms say so', () => {
+    const waiting = (terms: object) => given(story(issue({ customerId: ada, terms: { validationMode: 'heartbeat', heartbeatIntervalSeconds: 60, ...terms } }))).when(activate());
+    waiting({ offlineGraceDays: 2 }).thenEvents({ type: 'InstanceActivated', leaseEndsAt: '2026-11-23T12:00:00.000Z' });
+    waiting({ seats: 'floating' }).thenEvents({ type: 'InstanceActivated', leaseEndsAt: '2026-11-21T12:03:00.000Z' });
+    expect(License.decide(stateOf(story(issue({ customerId: ada }))), activate(), now)[0]).not.toHaveProperty('leaseEndsAt');
+  });
 });
 
 describe('A quota', () => {

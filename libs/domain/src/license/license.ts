@@ -1,8 +1,9 @@
 import {
-  addDays, refuse, type ActivationId, type Aggregate, type CustomerId, type DirectiveId, type GeneratorId, type Instant, type Json, type JsonObject,
+  addDays, addSeconds, refuse, type ActivationId, type Aggregate, type CustomerId, type DirectiveId, type GeneratorId, type Instant, type Json, type JsonObject,
   type LicenseId, type OrderId, type PlanId, type ProductId, type Refusal,
 } from '@keyledger/kernel';
 import type { KeyFormat } from '../license-key.ts';
+import { leaseSeconds } from '../lease/lease.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
 import { dueBy } from './due.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
@@ -63,14 +64,16 @@ interface Erase { type: 'Erase'; reason: string; force?: boolean; mayEraseActiva
 
 /** What time and usage bring about. Each may be asked at any time: when nothing is due, nothing happens. */
 interface Sweep { type: 'Sweep'; until: Instant }
-interface ReportHeartbeat { type: 'LoseHeartbeat' | 'RecoverHeartbeat'; activationId: ActivationId }
+/** The lease of an instance is over, since `dueAt`. */
+interface LoseHeartbeat { type: 'LoseHeartbeat'; activationId: ActivationId; dueAt?: Instant }
+interface RecoverHeartbeat { type: 'RecoverHeartbeat'; activationId: ActivationId }
 /** `limit` is the one that the metering compared with; the limit of the license decides. The grace counts from `since`, when the day was over; from now, when not said. `readings` explain the peak. */
 interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; since?: Instant; readings?: JsonObject }
 interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 
 export type LicenseCommand =
   | Issue | Assign | Edit | Activate | Deactivate | Rebind | QueueDirective | ChangeHold | Renew | RegenerateKey | Revoke | Erase
-  | Sweep | ReportHeartbeat | ExceedQuota | RestoreQuota;
+  | Sweep | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota;
 
 /**
  * What should happen. An empty list means "already so", which makes every command safe to retry.
@@ -96,8 +99,8 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
       return license.revokedAt ? [] : [{ type: 'LicenseRevoked', reason: command.reason ?? null, cause: command.cause ?? null, activationsEnded: license.activationCount }];
     case 'Erase': return erase(license, command);
     case 'Sweep': return dueBy(license, command.until < now ? command.until : now);
-    case 'LoseHeartbeat': return isLate(license, command.activationId) === false ? [{ type: 'HeartbeatLost', activationId: command.activationId }] : [];
-    case 'RecoverHeartbeat': return isLate(license, command.activationId) === true ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
+    case 'LoseHeartbeat': return loseHeartbeat(license, command);
+    case 'RecoverHeartbeat': return instance(license, command.activationId).late ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
     case 'ExceedQuota': return exceedQuota(license, command, now);
     case 'RestoreQuota': return restoreQuota(license, command);
   }
@@ -203,6 +206,7 @@ function activate(license: IssuedLicense, command: Activate, now: Instant): Lice
     {
       type: 'InstanceActivated', activationId, name: instanceName ?? null, fingerprint: fingerprint ?? null, installationId: installationId ?? null,
       hardwareId: hardwareId ?? null, metadata: metadata ?? null, deploymentId: deploymentId ?? null, deploymentMode: deploymentMode ?? null,
+      ...(license.terms.validationMode === 'heartbeat' && { leaseEndsAt: addSeconds(now, leaseSeconds(license.terms)) }),
     },
     ...changed(license.terms.expiresAt, expiresAt, (value) => ({ type: 'ExpiryChanged', expiresAt: value, by: 'firstActivation' })),
   ];
@@ -234,10 +238,13 @@ function instance(license: IssuedLicense, id: ActivationId): Activation {
   return activation;
 }
 
-/** undefined for an instance that has ended: it is nobody's business any more. */
-function isLate(license: IssuedLicense, id: ActivationId): boolean | undefined {
-  const activation = instance(license, id);
-  return isLive(activation) ? activation.late : undefined;
+/** A floating seat is free again; any other is only late. An instance that has ended is nobody's business any more. */
+function loseHeartbeat(license: IssuedLicense, { activationId, dueAt }: LoseHeartbeat): LicenseEvent[] {
+  const activation = instance(license, activationId);
+  if (!isLive(activation)) return [];
+  const since = dueAt === undefined ? {} : { dueAt };
+  if (license.terms.seats === 'floating') return [{ type: 'InstanceDeactivated', activationId, by: 'lapse', ...since }];
+  return activation.late ? [] : [{ type: 'HeartbeatLost', activationId, ...since }];
 }
 
 function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: Rebind, now: Instant): LicenseEvent[] {

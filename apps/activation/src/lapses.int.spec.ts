@@ -1,0 +1,154 @@
+import { expect, it } from '@jest/globals';
+import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, type LoseHeartbeats } from '@keyledger/contracts';
+import { issued, License, openLease, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
+import { addDays, addSeconds, refuse, runIn, systemContext, type ActivationId, type Instant } from '@keyledger/kernel';
+import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
+import { StateDatabases, type Database } from '@keyledger/read-models';
+import { onEveryDialect } from '@keyledger/read-models/contract';
+import { activate, assign, at, desktop, idOf, issue, laptop, rebind, revoke, scenarios, type Story } from '@keyledger/testing';
+import { LapseCommand, LapseQueries } from './lapses.ts';
+import { LeaseLedger, leasesTable } from './leases.ts';
+
+const start = '2026-11-21T12:00:00.000Z';
+const { story, stateOf } = scenarios(License, start);
+const licenseId = idOf('lic');
+const sold = story(issue({ terms: { validationMode: 'heartbeat', offlineGraceDays: 14 } }), assign(), activate(laptop), activate(desktop));
+
+/** One license with two boxes; what is said of it is decided by its own rules. */
+class World {
+  now: Instant = start;
+  history: Story<LicenseEvent> = sold;
+  /** What comes between the authority's decision and its answer. */
+  afterwards: () => void | Promise<void> = () => undefined;
+  readonly ledger: LeaseLedger;
+
+  static async open(database: Database): Promise<World> {
+    const keyring = await Keyring.open({ masterKey: new Uint8Array(32), environment: 'production', dataKeys: new MemoryDataKeys() });
+    await keyring.prepare([licenseId], true);
+    return new World(database, keyring);
+  }
+
+  private constructor(readonly database: Database, keyring: Keyring) {
+    this.ledger = new LeaseLedger(this.#databases, new Keyrings([['production', keyring]]));
+  }
+
+  get #databases(): StateDatabases {
+    return new StateDatabases([['production', this.database]]);
+  }
+
+  happens(...commands: readonly LicenseCommand[]): void {
+    this.history = story(this.history, ...commands.map((command) => at(this.now, command)));
+  }
+
+  /** The box is heard of: its lease begins anew. */
+  hear(id: ActivationId): Promise<null> {
+    const lease = openLease(issued(stateOf(this.history)), id, undefined, this.now);
+    return this.in(() => this.ledger.change(id, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId, lease, token: null, toldSeq: 0, agentVersion: null } } : undefined)));
+  }
+
+  async due(until = this.now): Promise<readonly string[]> {
+    const queries = new LapseQueries(this.#databases, { done: async () => undefined } as never);
+    const query = Object.assign(new LapsedLeases(), { until, limit: 10 });
+    const { data } = (await this.in(() => queries.execute(query))) as { data: { id: ActivationId; dueAt: Instant }[] };
+    const backlog = await this.in(() => queries.execute(Object.assign(new LapsedLeaseBacklog(), { until })));
+    expect(backlog).toEqual({ oldest: data[0]?.dueAt ?? null, count: data.length });
+    const [first] = data;
+    if (first) expect(await this.in(() => queries.execute(Object.assign(new LapsedLeases(), { until, limit: 10, after: first })))).toEqual({ data: data.slice(1) });
+    return data.map(({ id }) => id);
+  }
+
+  lapse({ until = this.now, dryRun = false, ids = [laptop.activationId, desktop.activationId] } = {}) {
+    const command = new LapseCommand(this.#databases, { here: () => ({ get: () => ({ state: stateOf(this.history) }) }) } as never, { send: (_: unknown, fields: never) => this.#authority(fields) } as never);
+    return this.in(() => command.execute(Object.assign(new LapseLeases(), { activationIds: ids, until, dryRun })));
+  }
+
+  said(type: string) {
+    return this.history.happened.map(({ event }) => event).filter((event) => event.type === type);
+  }
+
+  in<T>(work: () => Promise<T>): Promise<T> {
+    return runIn(systemContext('production', this.now), work);
+  }
+
+  async #authority({ instances, dryRun }: LoseHeartbeats): Promise<Record<string, number>> {
+    let count = 0;
+    for (const { activationId, dueAt } of instances) {
+      const events = License.decide(stateOf(this.history), { type: 'LoseHeartbeat', activationId, dueAt }, this.now);
+      count += events.length;
+      if (!dryRun && events.length > 0) this.happens({ type: 'LoseHeartbeat', activationId, dueAt });
+    }
+    await this.afterwards();
+    return count > 0 ? { HeartbeatLost: count } : {};
+  }
+}
+
+onEveryDialect('Leases that are over', ({ open }) => {
+  const world = async () => {
+    const all = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+    await all.hear(laptop.activationId);
+    all.now = addDays(start, 1);
+    await all.hear(desktop.activationId);
+    return all;
+  };
+
+  it('are found from their end on, the longest over first', async () => {
+    const all = await world();
+    expect(await all.due(addSeconds(addDays(start, 14), -0.001))).toEqual([]);
+    expect(await all.due(addDays(start, 14))).toEqual([laptop.activationId]);
+    expect(await all.due(addDays(start, 15))).toEqual([laptop.activationId, desktop.activationId]);
+  });
+
+  it('are said to be over once, and cost nothing from then on', async () => {
+    const all = await world();
+    all.now = addDays(start, 15);
+    expect(await all.lapse({ dryRun: true })).toEqual({ HeartbeatLost: 2 });
+    expect(all.said('HeartbeatLost')).toEqual([]);
+    expect(await all.lapse()).toEqual({ HeartbeatLost: 2 });
+    expect(all.said('HeartbeatLost')).toMatchObject([{ activationId: laptop.activationId, dueAt: addDays(start, 14) }, { activationId: desktop.activationId, dueAt: addDays(start, 15) }]);
+    expect(await all.due('2099-01-01T00:00:00.000Z')).toEqual([]);
+    expect(await all.lapse()).toEqual({});
+  });
+
+  it('are looked at again when whoever looked died before it was noted, and it is already so', async () => {
+    const all = await world();
+    all.now = addDays(start, 14);
+    all.afterwards = () => { throw refuse('UNAVAILABLE'); };
+    await expect(all.lapse()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await all.due()).toEqual([laptop.activationId]);
+    all.afterwards = () => undefined;
+    expect([await all.lapse(), await all.due(), all.said('HeartbeatLost').length]).toEqual([{}, [], 1]);
+  });
+
+  it('begin again with the next heartbeat, even with one that comes while it is being said', async () => {
+    const all = await world();
+    all.now = addDays(start, 14);
+    all.afterwards = async () => void await all.hear(laptop.activationId);
+    await all.lapse({ ids: [laptop.activationId] });
+    expect([await all.due(addDays(all.now, 13)), await all.due(addDays(all.now, 14))]).toEqual([[desktop.activationId], [desktop.activationId, laptop.activationId]]);
+  });
+
+  it('are none when the box was heard of before anybody looked', async () => {
+    const all = await world();
+    all.now = addDays(start, 14);
+    await all.hear(laptop.activationId);
+    expect([await all.lapse(), all.said('HeartbeatLost')]).toEqual([{}, []]);
+  });
+
+  it('of a box that was replaced count from the replacement', async () => {
+    const all = await world();
+    all.now = addDays(start, 10);
+    all.happens(rebind('fp-new', laptop));
+    all.now = addDays(start, 14);
+    expect([await all.lapse({ ids: [laptop.activationId] }), await all.due()]).toEqual([{}, []]);
+    all.now = addDays(start, 24);
+    expect(await all.lapse({ ids: [laptop.activationId] })).toEqual({ HeartbeatLost: 1 });
+    expect(all.said('HeartbeatLost')).toMatchObject([{ activationId: laptop.activationId, dueAt: addDays(start, 24) }]);
+  });
+
+  it('of a revoked license are nobody’s business', async () => {
+    const all = await world();
+    all.happens(revoke());
+    all.now = addDays(start, 20);
+    expect([await all.lapse(), await all.due()]).toEqual([{}, []]);
+  });
+});

@@ -1,0 +1,116 @@
+import { Injectable } from '@nestjs/common';
+import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
+import { isLive, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
+import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
+import { Clock, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Handles, MessageClient } from '@keyledger/messaging';
+import { Reaction, StateDatabases } from '@keyledger/read-models';
+import { LeaseLedger } from './leases.ts';
+import { VerdictCaches } from './verdict-caches.ts';
+
+/** Where heartbeats are waited for, an instance has a lease from its activation on, even if it is never heard of. */
+@Injectable()
+export class LeaseOpening {
+  private constructor(private readonly reaction: Reaction) {}
+
+  static async start(events: EventStores, databases: StateDatabases, clock: Clock, caches: VerdictCaches, leases: LeaseLedger): Promise<LeaseOpening> {
+    return new LeaseOpening(await Reaction.start({
+      name: 'activation-leases', events, databases, clock,
+      isFor: ({ type, data }) => type === 'InstanceActivated' && data['leaseEndsAt'] !== undefined,
+      react: async (activated) => void await Promise.all(activated.map((event) => open(event, caches, leases))),
+    }));
+  }
+
+  /** Resolves when every instance activated up to now has its lease. */
+  done(): Promise<void> {
+    return this.reaction.current();
+  }
+
+  close(): Promise<void> {
+    return this.reaction.close();
+  }
+}
+
+async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLedger): Promise<void> {
+  const [licenseId, activationId] = [subjectOf(event.stream) as LicenseId, event.data['activationId'] as ActivationId];
+  const license = await licenseIn(caches, licenseId);
+  if (!license?.activations.has(activationId)) return;
+  const lease = openLease(license, activationId, undefined, originOf(event).at);
+  await leases.change(activationId, (kept, isCertain) =>
+    (isCertain ? { answer: null, ...(!kept && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null } }) } : undefined));
+}
+
+/** Undefined for one that is gone. */
+async function licenseIn(caches: VerdictCaches, licenseId: LicenseId): Promise<IssuedLicense | undefined> {
+  try {
+    const { state } = await caches.here().get(licenseId);
+    return state.existence === 'issued' ? state : undefined;
+  } catch (error) {
+    if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+@Handles(LapsedLeases, LapsedLeaseBacklog)
+export class LapseQueries {
+  constructor(private readonly databases: StateDatabases, private readonly opening: LeaseOpening) {}
+
+  async execute(query: LapsedLeases | LapsedLeaseBacklog) {
+    await this.opening.done();
+    const { until, after } = query;
+    const where = `lapse_at <= ?${after ? ' and (lapse_at, activation_id) > (?, ?)' : ''} order by lapse_at, activation_id`;
+    const params = after ? [until, after.dueAt, after.id] : [until];
+    if (query instanceof LapsedLeases) {
+      const { rows } = await this.databases.here().run<{ id: ActivationId; dueAt: Instant }>(
+        `select activation_id as id, lapse_at as "dueAt" from activation_leases where ${where} limit ?`, [...params, query.limit]);
+      return { data: rows };
+    }
+    const { rows: [row] } = await this.databases.here().run<Backlog>(
+      `select min(lapse_at) as oldest, count(*) as count from (select lapse_at from activation_leases where ${where} limit 10000) as due`, params);
+    return { oldest: row?.oldest ?? null, count: Number(row?.count ?? 0) };
+  }
+}
+
+interface Lease {
+  activation_id: ActivationId;
+  license_id: LicenseId;
+  bound_at: Instant;
+  lease_ends_at: Instant;
+}
+interface Looked {
+  readonly id: ActivationId;
+  readonly licenseId: LicenseId;
+  /** Since when it is silent, or until when it is not yet; undefined for one that has ended. */
+  readonly silentFrom: Instant | undefined;
+}
+
+/** Looks whether they are still silent, has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
+@Handles(LapseLeases)
+export class LapseCommand {
+  constructor(private readonly databases: StateDatabases, private readonly caches: VerdictCaches, private readonly messages: MessageClient) {}
+
+  async execute({ activationIds, until, dryRun }: LapseLeases) {
+    const { rows } = await this.databases.here().run<Lease>(
+      `select activation_id, license_id, bound_at, lease_ends_at from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
+    const looked = await Promise.all(rows.map((row) => this.#look(row)));
+    const lapsed = looked.flatMap(({ id, licenseId, silentFrom: dueAt }) => (dueAt !== undefined && dueAt <= until ? [{ licenseId, activationId: id, dueAt }] : []));
+    const transitions = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : {};
+    if (!dryRun) await this.#note(looked, until);
+    return transitions;
+  }
+
+  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, lease_ends_at: endsAt }: Lease): Promise<Looked> {
+    const license = await licenseIn(this.caches, licenseId);
+    const activation = license?.activations.get(id);
+    return { id, licenseId, silentFrom: license && isLive(activation) ? silentFrom(license, activation, { boundAt, endsAt }) : undefined };
+  }
+
+  /** A lease that was extended in the meantime says by itself when to look again. */
+  async #note(looked: readonly Looked[], until: Instant): Promise<void> {
+    if (looked.length === 0) return;
+    await this.databases.here().batch([{
+      sql: 'update activation_leases set lapse_at = ? where activation_id = ? and lapse_at <= ?',
+      many: looked.map(({ id, silentFrom: from }) => [from !== undefined && from > until ? from : null, id, until]),
+    }]);
+  }
+}
