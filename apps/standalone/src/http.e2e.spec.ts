@@ -379,6 +379,32 @@ describe('The API as it is described', () => {
     for (const limit of ['0', '101', '-1', '1.5', 'x', '', '1e9', '25&limit=25']) await refused('VALIDATION_FAILED', 'GET', `/licenses?limit=${limit}`);
   });
 
+  it('counts what instances use', async () => {
+    const { license, path } = await aLicense({ quotas: [{ meter: 'cores', limit: 8 }, { meter: 'mails', limit: 99, per: 'day' }], features: { calls: { limit: 10, per: 'month' } } });
+    const { instance } = await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'a', instanceName: 'gateway' }, { as: '' }) as unknown as { instance: { id: string } };
+    const at = new Date().toISOString();
+    const batch = { licenseKey: license.key, instanceId: instance.id, records: [{ id: '1', meter: 'cores', value: 7.5, at }, { id: '2', meter: 'calls', value: 3, at }] };
+    const quotas = [{ meter: 'cores', limit: 8, state: 'normal', lastPeak: null, graceEndsAt: null }, { meter: 'mails', limit: 99, per: 'day', state: 'normal', lastPeak: null, graceEndsAt: null }];
+    expect(await done(200, 'POST', '/license/usage', batch, { as: '' })).toEqual({ accepted: 2, duplicates: 0, quotas });
+    expect(await done(200, 'POST', '/license/usage', batch, { as: '' })).toMatchObject({ accepted: 0, duplicates: 2 });
+    expect(await done(200, 'GET', path)).toMatchObject({ features: { calls: { limit: 10, per: 'month', used: 3, remaining: 7 } }, quotas });
+    await refused('LICENSE_NOT_FOUND', 'POST', '/license/usage', { ...batch, licenseKey: 'x' }, { as: '' });
+    await refused('INSTANCE_NOT_FOUND', 'POST', '/license/usage', { ...batch, instanceId: 'x' }, { as: '' });
+    await refused('USAGE_OUT_OF_RANGE', 'POST', '/license/usage', { ...batch, records: [{ ...batch.records[0], at: '2020-01-01T00:00:00Z' }] }, { as: '' });
+    await refused('VALIDATION_FAILED', 'POST', '/license/usage', { ...batch, records: [] }, { as: '' });
+    const justAfter = new Date(Date.parse(at) + 1).toISOString();
+    for (const bucket of ['hour', 'day', 'month']) {
+      const { data } = await done(200, 'GET', `${path}/usage?meter=cores&bucket=${bucket}&to=${justAfter}`) as unknown as { data: { peak: number; sum: number }[] };
+      expect(data.at(-1)).toMatchObject({ peak: 7.5, sum: 7.5 });
+    }
+    const today = at.slice(0, 10);
+    expect(await done(200, 'GET', `${path}/usage/explain?meter=cores&day=${today}`)).toMatchObject({ kind: 'gauge', peak: 7.5, peakAt: at, instances: [{ instanceId: instance.id, name: 'gateway', value: 7.5, readings: [{ id: '1', value: 7.5, at }] }] });
+    expect(await done(200, 'GET', `${path}/usage/explain?meter=calls&day=${today}`)).toMatchObject({ kind: 'counter', sum: 3, instances: [{ value: 3 }] });
+    for (const query of ['', '?meter=', '?meter=cores&bucket=week', '?meter=cores&from=then', '?meter=cores&bucket=hour&from=2020-01-01T00:00:00Z']) await refused('VALIDATION_FAILED', 'GET', `${path}/usage${query}`);
+    for (const query of ['?meter=cores', '?meter=cores&day=today', '?meter=cores&day=2026-02-30']) await refused('VALIDATION_FAILED', 'GET', `${path}/usage/explain${query}`);
+    for (const what of ['usage?meter=cores', `usage/explain?meter=cores&day=${today}`]) await refused('LICENSE_NOT_FOUND', 'GET', `/licenses/${id('lic')}/${what}`);
+  });
+
   it('answers a repeated Idempotency-Key with the first answer', async () => {
     const headers = { 'idempotency-key': 'order-1' };
     const first = await call('POST', '/products', { body: { name: 'Once' }, headers });
