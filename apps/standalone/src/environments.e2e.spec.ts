@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import type { ApiKeyView, CustomerView, GeneratorView, InstanceView, LicenseView, OrderView, PlanView, ProductView } from '@keyledger/contracts';
+import type { ApiKeyView, CustomerView, GeneratorView, InstanceView, LicenseView, OrderView, PlanView, ProductView, SigningKeyView } from '@keyledger/contracts';
 import { Product, validate, type Answer, type Client, type Listed, type Method, type Problem, type Sold } from '@keyledger/testing/process';
 
 const nobody = '01938000-0000-7000-8000-000000000000';
@@ -17,6 +17,7 @@ interface World {
   readonly license: Sold;
   readonly instance: InstanceView;
   readonly apiKey: ApiKeyView & { readonly secret: string };
+  readonly signingKey: { readonly id: string };
 }
 
 async function populate(product: Product, environment: string, mark: string): Promise<World> {
@@ -30,7 +31,8 @@ async function populate(product: Product, environment: string, mark: string): Pr
   const order = await api.post<OrderView>('/orders', { planId: plan.id, customerId: customer.id, quantity: 3 });
   const license = order.licenses[0] as Sold;
   const { instance } = await product.app.in(environment).post<{ instance: InstanceView }>('/license/activate', { licenseKey: license.key, instanceName: `${mark} machine`, fingerprint: 'the same machine' });
-  return { api, product: made, plan, generator, customer, order, license, instance, apiKey };
+  const { kid } = await api.post<SigningKeyView>('/signing-keys', { purpose: 'lease' });
+  return { api, product: made, plan, generator, customer, order, license, instance, apiKey, signingKey: { id: kid } };
 }
 
 /** An answer without what is different in every answer, and without the ids that were asked for. */
@@ -55,9 +57,9 @@ afterAll(() => product.stop());
 describe('Nothing of staging', () => {
   /** The id that a path parameter of a route names. */
   const idFor = (path: string, name: string): string => {
-    const { product: made, plan, generator, customer, order, license, instance, apiKey } = staging;
+    const { product: made, plan, generator, customer, order, license, instance, apiKey, signingKey } = staging;
     const resource = path.split('/')[1] as string;
-    const found = name === 'instanceId' ? instance : { products: made, plans: plan, generators: generator, customers: customer, orders: order, licenses: license, 'api-keys': apiKey }[resource];
+    const found = name === 'instanceId' ? instance : { products: made, plans: plan, generators: generator, customers: customer, orders: order, licenses: license, 'api-keys': apiKey, 'signing-keys': signingKey }[resource];
     if (!found) throw new Error(`${path}: no staging id for {${name}}: give this test one`);
     return found.id;
   };

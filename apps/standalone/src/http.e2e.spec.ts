@@ -310,6 +310,46 @@ describe('The API as it is described', () => {
     await refused('VALIDATION_FAILED', 'POST', '/api-keys', { name: 'x' });
   });
 
+  it('takes a signing key through its life', async () => {
+    const { data, page } = await done(200, 'GET', '/signing-keys?limit=2');
+    expect(data).toHaveLength(2);
+    await done(200, 'GET', `/signing-keys?limit=2&cursor=${String((page as unknown as { next: string }).next)}`);
+    await refused('VALIDATION_FAILED', 'GET', '/signing-keys?cursor=nonsense');
+    await refused('VALIDATION_FAILED', 'POST', '/signing-keys', { purpose: 'everything' });
+    const key = await done(201, 'POST', '/signing-keys', { purpose: 'webhook' });
+    const path = `/signing-keys/${String(key.kid)}`;
+    expect(key).toMatchObject({ state: 'staged', purpose: 'webhook', alg: 'Ed25519', publicJwk: { kty: 'OKP', crv: 'Ed25519' }, certificate: { environment: 'production' } });
+    expect(await refused('INVALID_TRANSITION', 'POST', `${path}/retire`)).toMatchObject({ from: 'staged', requested: 'retire', allowed: ['activate', 'revoke'] });
+    for (let twice = 0; twice < 2; twice++) expect(await done(200, 'POST', `${path}/activate`, twice ? { certificate: key.certificate } : undefined)).toMatchObject({ state: 'active' });
+    await refused('VALIDATION_FAILED', 'POST', `${path}/activate`, { certificate: { kid: 'x' } });
+    expect(await done(200, 'POST', `${path}/retire`)).toMatchObject({ state: 'retired' });
+    expect(await done(200, 'POST', `${path}/revoke`)).toMatchObject({ state: 'revoked' });
+    await refused('INVALID_TRANSITION', 'POST', `${path}/activate`);
+    for (const step of ['activate', 'retire', 'revoke']) await refused('SIGNING_KEY_NOT_FOUND', 'POST', `/signing-keys/${'A'.repeat(43)}/${step}`);
+    expect(await done(200, 'GET', '/.well-known/jwks.json', undefined, { as: '' })).toMatchObject({ revoked: expect.arrayContaining([key.kid]) });
+    expect(await done(200, 'GET', '/.well-known/keyledger-root.json', undefined, { as: '', headers: { 'x-environment': 'staging' } })).toMatchObject({ environment: 'staging' });
+    await refused('ENVIRONMENT_NOT_FOUND', 'GET', '/.well-known/keyledger-root.json', undefined, { as: '', headers: { 'x-environment': 'nowhere' } });
+    const { secret } = await done(201, 'POST', '/api-keys', { name: 'license manager', role: 'license_manager' });
+    expect(await refused('PERMISSION_DENIED', 'GET', '/signing-keys', undefined, { as: String(secret) })).toMatchObject({ permission: 'signing.manage' });
+  });
+
+  it('signs what a license is outside of the house', async () => {
+    const { license, path } = await aLicense();
+    const { token, instance } = await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp' });
+    expect(token).toMatch(/^[\w-]+\.[\w-]+\.[\w-]{86}$/);
+    expect(await done(200, 'POST', '/license/validate', { licenseKey: license.key, nonce: 'n' }, { as: '' })).toMatchObject({ token: expect.any(String) });
+    expect(await done(201, 'POST', `${path}/license-file`)).toMatchObject({ content: expect.stringContaining('BEGIN KEYLEDGER LICENSE'), expiresAt: license.expiresAt });
+    expect(await done(201, 'POST', `${path}/offline-file`, { activationId: (instance as unknown as { id: string }).id })).toMatchObject({ content: expect.stringContaining('offline-validation') });
+    await done(201, 'POST', `${path}/offline-file`);
+    await refused('INSTANCE_NOT_FOUND', 'POST', `${path}/offline-file`, { activationId: 'act_1' });
+    for (const file of ['license-file', 'offline-file']) await refused('LICENSE_NOT_FOUND', 'POST', `/licenses/${id('lic')}/${file}`);
+    await done(200, 'POST', `${path}/suspend`, {});
+    await refused('INVALID_TRANSITION', 'POST', `${path}/license-file`);
+    await done(200, 'POST', `${path}/revoke`, {});
+    await refused('TERMINAL_STATE', 'POST', `${path}/license-file`);
+    expect(await done(201, 'POST', `${path}/offline-file`)).toMatchObject({ content: expect.any(String) });
+  });
+
   it('only lets a super_admin erase a license that was ever activated', async () => {
     const { license, path } = await aLicense();
     await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp' });
