@@ -251,6 +251,18 @@ describeWith('postgres', 'A database whose server is lost or silent', (server) =
     expect((await all(state)).errors).toEqual([]);
   });
 
+  it('is tidied up by several at once without their waiting for each other to let go', async () => {
+    const schema = 'tidied';
+    const several = await Promise.all([1, 2, 3].map(() => open({ kind: 'read', at: { postgresUrl: server().url, schema } })));
+    const [one] = several as [Database];
+    await one.run('create table heap (n integer, filler text)');
+    await one.run("insert into heap select n, repeat('x', 500) from generate_series(1, 3000) n");
+    await one.run('delete from heap where n > 100');
+    const from = performance.now();
+    await Promise.all(several.map((database) => database.scrub()));
+    expect(performance.now() - from).toBeLessThan(3_000);
+  });
+
   it('has a few connections, however much is asked at once', async () => {
     const database = await open({ connections: 2, at: { postgresUrl: `${server().url}&application_name=few`, schema: 'few' } });
     await Promise.all(operations(database));

@@ -189,7 +189,6 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
   });
   await patiently(() => orm.connect());
   const sql = (orm.em as SqlEntityManager).getKysely<Tables>();
-  const raw = (text: string) => sql.executeQuery<{ name: string }>(CompiledQuery.raw(text));
   await patiently(() => oneAtATime(sql, async (alone) => {
     await alone.executeQuery(CompiledQuery.raw(`create schema if not exists "${schema}"`));
     await alone.executeQuery(CompiledQuery.raw('create extension if not exists pg_trgm with schema public'));
@@ -198,10 +197,14 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
     dialect: 'postgres',
     batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
     alone: (work) => patiently(() => oneAtATime(sql, work)),
-    scrub: () => patiently(async () => {
-      const { rows } = await raw("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = current_schema()");
-      if (rows.length > 0) await raw(`vacuum ${rows.map(({ name }) => name).join(', ')}`);
-    }),
+    scrub: () => patiently(() => sql.connection().execute(async (connection) => {
+      const run = (text: string) => connection.executeQuery<{ name: string }>(CompiledQuery.raw(text));
+      const { rows } = await run("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = current_schema()");
+      if (rows.length === 0) return;
+      // Two at the same table keep each other from cutting off its end, and each tries for 5 s; so do readers.
+      await run('select pg_advisory_lock(5280019)');
+      await run(`vacuum (truncate false) ${rows.map(({ name }) => name).join(', ')}`).finally(() => run('select pg_advisory_unlock(5280019)'));
+    })),
     started: () => pools.forEach(started),
     close: async () => {},
   };
