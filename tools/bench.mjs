@@ -10,7 +10,7 @@ import { appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sl
 
 /** What --only takes. Some are measured together. */
 const parts = {
-  validate: validating, activate: writing, order: writing, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
+  validate: validating, activate: writing, order: writing, usage: metering, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
   distributed,
 };
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' } } });
@@ -23,6 +23,7 @@ for (const name of chosen) if (!Object.hasOwn(parts, name)) throw new Error(`--o
 const { status } = spawnSync('tsc', ['-b'], { stdio: 'inherit' });
 if (status !== 0) process.exit(status ?? 1);
 
+const recordsPerBatch = 50;
 const control = { authorization: `Bearer ${rootKey}` };
 const generator = new Generator();
 const rows = [];
@@ -74,6 +75,20 @@ async function writing() {
   await generator.run({ streams: [{ ...validate('sold last'), order: 'cycle', port: again.port, connections: 8, requests: last.kept.length }] });
   say(`  killed and started again: the last ${last.kept.length} licenses sold are there and valid`);
   await again.stop();
+}
+
+/** Records of usage, fifty to a request, each with an id never seen before. */
+async function metering() {
+  say('usage: starting, and selling licenses');
+  const [bare, server] = [await startEcho(), await startProduct()];
+  const { licenses } = await sell(server, few);
+  const instances = await activateEach(server, licenses);
+  generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
+  generator.define('instances in a batch', licenses.map(({ id, key }) => `"licenseKey":"${key}","instanceId":"${instances.get(id)}"`));
+  const { echo: base, usage } = await inTurn({ echo: [bare, echo('licenses')], usage: [server, batch('instances in a batch')] });
+  const shares = usage.map(({ perSecond }, round) => perSecond * recordsPerBatch / base[round].perSecond);
+  row({ name: 'usage, records in batches of 50', value: median(shares), at: 'least', target: 0.5, unit: 'of the echo', detail: { shares, ...summary(usage), records: median(usage.map(({ perSecond }) => perSecond * recordsPerBatch)), echo: summary(base) } });
+  await Promise.all([bare.stop(), server.stop()]);
 }
 
 async function withManyLicenses() {
@@ -212,6 +227,11 @@ function activate(keys) {
 }
 function validate(questions) {
   return { method: 'POST', path: '/license/validate', body: '*', values: questions, expect: '"valid":true' };
+}
+function batch(instances) {
+  const at = new Date().toISOString();
+  const records = Array.from({ length: recordsPerBatch }, (_, n) => `{"id":"##########-${n}","meter":"max_dp_cores","value":${n},"at":"${at}"}`);
+  return { method: 'POST', path: '/license/usage', body: `{*,"records":[${records.join(',')}]}`, values: instances, expect: `"accepted":${recordsPerBatch}` };
 }
 function search(parts) {
   return { method: 'GET', path: '/licenses?q=*', headers: control, values: parts, expect: '"data":[{' };

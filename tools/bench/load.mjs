@@ -4,7 +4,7 @@ import { connect } from 'node:net';
 
 /**
  * A stream of requests: `connections` of them at a time to `port` with `method`, `path` (which may hold a `*`, replaced by one of the list
- * `values`) and `body` (likewise); a run of `#` in the body becomes a number never used before. Every answer must have `status` and contain `expect`.
+ * `values`) and `body` (likewise); runs of `#` in the body become a number never used before, the same in all of them. Every answer must have `status` and contain `expect`.
  * `keep`: how many of the last answers' bodies to hand back. `requests`: end after so many instead of after the job's time.
  */
 class Stream {
@@ -89,7 +89,7 @@ function requestBuilder(method, path, headers, body) {
   const digits = /#+/.exec(body)?.[0].length;
   return (value) => {
     let content = body.replace('*', value);
-    if (digits) content = content.replace(/#+/, String(unique++).padStart(digits, '0'));
+    if (digits) content = content.replaceAll(/#+/g, String(unique++).padStart(digits, '0'));
     return `${method} ${path.replace('*', value)} HTTP/1.1\r\n${head}${content && `content-length: ${content.length}\r\n`}\r\n${content}`;
   };
 }

@@ -134,7 +134,7 @@ describe('Usage', () => {
     for (const batch of batches) await report(product.app, license, seat, ...batch);
     expect((await product.root.get<Series>(`/licenses/${license.id}/usage?meter=${meter}`)).data.reduce((sum, one) => sum + one.sum, 0)).toBe(2000);
     expect(answered.length).toBeGreaterThan(0);
-  });
+  }, 180_000);
 
   it('that is none is refused as a whole', async () => {
     const { plan } = await offer(product.root);
