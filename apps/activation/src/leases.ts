@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import type { HeartbeatAnswer } from '@keyledger/contracts';
 import type { DeploymentState, Enforcement, Lease, LeaseToken } from '@keyledger/domain';
-import { context, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type JsonObject, type LicenseId } from '@keyledger/kernel';
+import { context, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type JsonObject, type LicenseId, type Sealer } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
 import { LRUCache } from 'lru-cache';
@@ -12,7 +12,8 @@ export const leasesTable: Migration = {
   async up({ run }) {
     await run(`create table activation_leases (activation_id text primary key, license_id text not null, version bigint not null, bound_at text not null, seq bigint not null,
       said text not null, state text not null, enforcement text not null, contact_at text not null, lease_ends_at text not null, acked text not null,
-      told_seq bigint not null, agent_version text, token_signed_at text, token_says text, sealed text not null, lapse_at text)`);
+      told_seq bigint not null, next_in bigint, agent_version text, token_signed_at text, token_says text, sealed_token text, sealed_answer text,
+      lapse_at text)`);
     await run('create index activation_leases_lapse_at on activation_leases (lapse_at, activation_id)');
     await run('create index activation_leases_license_id on activation_leases (license_id)');
   },
@@ -43,15 +44,19 @@ interface Known {
 
 interface Row {
   activation_id: ActivationId; license_id: LicenseId; version: number; bound_at: Instant; seq: number; said: string; state: DeploymentState; enforcement: Enforcement;
-  contact_at: Instant; lease_ends_at: Instant; acked: string; told_seq: number; agent_version: string | null; token_signed_at: Instant | null; token_says: string | null; sealed: string;
+  contact_at: Instant; lease_ends_at: Instant; acked: string; told_seq: number; next_in: number | null; agent_version: string | null; token_signed_at: Instant | null; token_says: string | null;
+  /** In a row to be written: null leaves it as it is, '' takes it away. */
+  sealed_token: string | null;
+  /** Null where the other columns and the lease's token say it all. */
+  sealed_answer: string | null;
   /** When its end is to be looked at; null once that was done. */
   lapse_at: Instant | null;
 }
 const columns = [
-  'activation_id', 'license_id', 'version', 'bound_at', 'seq', 'said', 'state', 'enforcement', 'contact_at', 'lease_ends_at', 'acked', 'told_seq', 'agent_version',
-  'token_signed_at', 'token_says', 'sealed', 'lapse_at',
+  'activation_id', 'license_id', 'version', 'bound_at', 'seq', 'said', 'state', 'enforcement', 'contact_at', 'lease_ends_at', 'acked', 'told_seq', 'next_in', 'agent_version',
+  'token_signed_at', 'token_says', 'sealed_token', 'sealed_answer', 'lapse_at',
 ] as const satisfies (keyof Row)[];
-const whole: readonly string[] = ['version', 'seq', 'told_seq'];
+const whole: readonly string[] = ['version', 'seq', 'told_seq', 'next_in'];
 
 interface Waiting {
   readonly row: Row;
@@ -120,8 +125,7 @@ export class LeaseLedger {
       shelf.known.delete(id);
       return undefined;
     }
-    const sealed = (await this.keyrings.here().prepare([row.license_id])).open(row.license_id, row.sealed) as Sealed | null;
-    const known = knownFrom(row, sealed);
+    const known = knownFrom(row, await this.keyrings.here().prepare([row.license_id]));
     shelf.remember(id, known);
     return known;
   }
@@ -129,9 +133,8 @@ export class LeaseLedger {
   /** False when the row is no longer the one that was looked at. */
   async #keep(shelf: Shelf, id: ActivationId, before: Known | undefined, kept: Kept): Promise<boolean> {
     const version = (before?.version ?? 0) + 1;
-    const sealer = await this.keyrings.here().prepare([kept.licenseId]);
-    const sealed: Sealed = { answer: kept.answer, token: kept.token?.text };
-    const written = await shelf.write(rowFrom(id, kept, version, sealer.seal(kept.licenseId, sealed as JsonObject)));
+    const sealer = this.keyrings.here().prepare([kept.licenseId]);
+    const written = await shelf.write(rowFrom(id, before?.kept, kept, version, sealer instanceof Promise ? await sealer : sealer));
     if (written) shelf.remember(id, { kept, version });
     else shelf.known.delete(id);
     return written;
@@ -144,9 +147,6 @@ export class LeaseLedger {
     return shelf;
   }
 }
-
-/** Of a person, or good for something: unreadable once the license has been erased. */
-type Sealed = { readonly answer: HeartbeatAnswer | undefined; readonly token: string | undefined };
 
 /** One environment's rows: those that are remembered, and those on their way to the disk. */
 class Shelf {
@@ -204,32 +204,46 @@ class Shelf {
 function writing(dialect: Dialect): string {
   const values = columns.map((name, at) => (whole.includes(name) ? `cast(value ->> ${at} as bigint)` : `value ->> ${at}`)).join(', ');
   const source = dialect === 'sqlite' ? 'json_each(?)' : 'jsonb_array_elements(cast(? as jsonb)) as given(value)';
-  const others = columns.filter((name) => name !== 'activation_id' && name !== 'license_id');
+  const replaced = columns.filter((name) => name !== 'activation_id' && name !== 'license_id')
+    .map((name) => `${name} = ${name === 'sealed_token' ? 'coalesce(excluded.sealed_token, activation_leases.sealed_token)' : `excluded.${name}`}`);
   return `insert into activation_leases (${columns.join(', ')}) select ${values} from ${source} where true
-    on conflict (activation_id) do update set ${others.map((name) => `${name} = excluded.${name}`).join(', ')} where activation_leases.version = excluded.version - 1
+    on conflict (activation_id) do update set ${replaced.join(', ')} where activation_leases.version = excluded.version - 1
     returning activation_id`;
 }
 
-function rowFrom(id: ActivationId, { licenseId, lease, token, toldSeq, agentVersion }: Kept, version: number, sealed: string): Row {
+/** Tokens and directives are sealed: unreadable once the license has been erased. */
+function rowFrom(id: ActivationId, before: Kept | undefined, { licenseId, lease, token, answer, toldSeq, agentVersion }: Kept, version: number, sealer: Sealer): Row {
   const { boundAt, seq, said, told, contactAt, endsAt, acked } = lease;
+  const isPlain = !answer || (answer.token === token?.text && answer.serverTime === contactAt && answer.directives.length === 0);
   return {
     activation_id: id, license_id: licenseId, version, bound_at: boundAt, seq, said, state: told.state, enforcement: told.enforcement, contact_at: contactAt,
-    lease_ends_at: endsAt, acked: acked.join(' '), told_seq: toldSeq, agent_version: agentVersion, token_signed_at: token?.signedAt ?? null, token_says: token?.says ?? null, sealed, lapse_at: endsAt,
+    lease_ends_at: endsAt, acked: acked.join(' '), told_seq: toldSeq, next_in: answer?.nextInSeconds ?? null, agent_version: agentVersion,
+    token_signed_at: token?.signedAt ?? null, token_says: token?.says ?? null,
+    sealed_token: token ? (token === before?.token ? null : sealer.seal(licenseId, { text: token.text })) : '',
+    sealed_answer: isPlain ? null : sealer.seal(licenseId, answer as JsonObject), lapse_at: endsAt,
   };
 }
 
-/** What was sealed is gone when the license has been erased. */
-function knownFrom(row: Row, sealed: Sealed | null): Known {
-  const { bound_at: boundAt, said, state, enforcement, contact_at: contactAt, lease_ends_at: endsAt, token_signed_at: signedAt, token_says: says } = row;
+function knownFrom(row: Row, sealer: Sealer): Known {
+  const { license_id: licenseId, bound_at: boundAt, said, state, enforcement, contact_at: contactAt, lease_ends_at: endsAt, token_signed_at: signedAt, token_says: says } = row;
+  const told = { state, enforcement };
   const acked = row.acked === '' ? [] : (row.acked.split(' ') as DirectiveId[]);
+  const text = row.sealed_token ? (sealer.open(licenseId, row.sealed_token)?.['text'] as string | undefined) : undefined;
+  const token = text !== undefined && signedAt !== null && says !== null ? { text, signedAt, says } : null;
   return {
     version: Number(row.version),
     kept: {
-      licenseId: row.license_id, lease: { boundAt, seq: Number(row.seq), said, told: { state, enforcement }, contactAt, endsAt, acked },
-      token: sealed?.token !== undefined && signedAt !== null && says !== null ? { text: sealed.token, signedAt, says } : null,
-      answer: sealed?.answer, toldSeq: Number(row.told_seq), agentVersion: row.agent_version,
+      licenseId, lease: { boundAt, seq: Number(row.seq), said, told, contactAt, endsAt, acked }, token, answer: answerFrom(row, token?.text ?? null, sealer),
+      toldSeq: Number(row.told_seq), agentVersion: row.agent_version,
     },
   };
+}
+
+/** In the order of its members as it was given, so that it is the same to the letter. */
+function answerFrom(row: Row, token: string | null, sealer: Sealer): HeartbeatAnswer | undefined {
+  if (row.next_in === null) return undefined;
+  if (row.sealed_answer !== null) return (sealer.open(row.license_id, row.sealed_answer) as HeartbeatAnswer | null) ?? undefined;
+  return { state: row.state, enforcement: row.enforcement, token, directives: [], nextInSeconds: Number(row.next_in), serverTime: row.contact_at };
 }
 
 async function unlessRefused<T>(work: () => T | Promise<T>): Promise<T | undefined> {

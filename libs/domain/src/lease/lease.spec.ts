@@ -127,6 +127,7 @@ describe('A box is told', () => {
     ['that the license is revoked', story(active, revoke()), 'revoked', 'LOCKED'],
     ['that the license is revoked, whatever else it is', story(expiring, direct('lock'), suspend(), revoke()), 'revoked', 'LOCKED', addDays(now, 1)],
     ['that its seat was taken away', story(active, deactivate(laptop, 'admin')), 'locked', 'LOCKED'],
+    ['that its seat was taken away, whatever else is wrong', story(active, suspend(), deactivate(laptop, 'admin')), 'locked', 'LOCKED'],
     ['that its seat has lapsed', story(active, deactivate(laptop, 'lapse')), 'locked', 'LOCKED'],
     ['that its key is no longer good', story(active, regenerateKey()), 'locked', 'LOCKED'],
     ['that it has moved', story(active, rebind()), 'rebound', 'LOCKED'],
