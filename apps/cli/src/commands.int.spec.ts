@@ -10,7 +10,7 @@ import { NO_STREAM } from '@keyledger/event-store';
 import { Keyring, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
 import { createLog, Metrics } from '@keyledger/observability';
 import { schemas } from '@keyledger/standalone/schemas';
-import { openRecords } from '@keyledger/stores';
+import { openRecords, stateMigrations } from '@keyledger/stores';
 
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-cli-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -52,7 +52,7 @@ describe('keyledger', () => {
 
   it('writes to standard output and reads from standard input, and nothing else comes in between', async () => {
     const config = { dataDir, masterKey: { value: undefined, file: undefined }, databaseUrl: undefined, eventStoreUrl: undefined, connections: 1 };
-    const records = await openRecords(config, { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }) }, schemas);
+    const records = await openRecords(config, { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }) }, stateMigrations(schemas));
     const masterKey = loadMasterKey({ dataDir });
     for (const [environment, store] of records.events.entries()) {
       await Keyring.open({ masterKey, environment, dataKeys: new StoredDataKeys(records.state.of(environment)) });

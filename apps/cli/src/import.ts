@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { EventStore, Position, RecordedEvent } from '@keyledger/event-store';
 import { Keyring, loadMasterKey } from '@keyledger/keyring';
-import { migrationsOf, Refill, type Row } from '@keyledger/read-models';
+import { Refill, type Migration, type Row } from '@keyledger/read-models';
 import { schemas } from '@keyledger/standalone/schemas';
-import { beginImport, endImport, openRecords, unfinishedImport, type Records, type StoresConfig } from '@keyledger/stores';
+import { beginImport, endImport, openRecords, stateMigrations, unfinishedImport, type Records, type StoresConfig } from '@keyledger/stores';
 import { BadArchive, readArchive, type Header, type Part } from './archive.ts';
 import { hostOf, sumOf } from './records.ts';
 
@@ -35,9 +35,8 @@ async function importFile(file: string, config: StoresConfig, name = file): Prom
     throw error instanceof BadArchive ? new Error(`${name} cannot be used, and nothing was written: ${error.message}`) : error;
   });
   mustHaveItsKey(header, config);
-  const records = await openRecords(config, hostOf('import'), schemas);
+  const records = await openRecords(config, hostOf('import'), migrationsOf(header));
   try {
-    await mustBeOfThisRelease(header, records);
     await begin(records, digest);
     const target = new Target(header, records);
     const again = await readArchive(createReadStream(file), (part) => target.take(part));
@@ -57,14 +56,13 @@ function mustHaveItsKey({ environments }: Header, { dataDir, masterKey: { value,
   }
 }
 
-async function mustBeOfThisRelease({ environments }: Header, { events, state }: Records): Promise<void> {
-  const unknown = Object.keys(environments).find((environment) => !events.names().includes(environment));
-  if (unknown) throw new Error(`The export has an environment ${unknown}, which this release does not know`);
-  for (const [environment, { migrations }] of Object.entries(environments)) {
-    const here = await migrationsOf(state.of(environment));
-    const differing = here.find((name) => !migrations.includes(name)) ?? migrations.find((name) => !here.includes(name));
-    if (differing) throw new Error(`The export was made by another release (${differing}). Import it with that one, then start this one`);
-  }
+/** The tables as they were: what is newer in this release is done to them when it starts. */
+function migrationsOf({ environments }: Header): readonly Migration[] {
+  const known = stateMigrations(schemas);
+  const named = new Set(Object.values(environments).flatMap(({ migrations }) => migrations));
+  const unknown = [...named].find((name) => !known.some((migration) => migration.name === name));
+  if (unknown) throw new Error(`The export was made by a newer release, and nothing was written: this one does not know ${unknown}`);
+  return known.filter(({ name }) => named.has(name));
 }
 
 /** For the first time, or again. */

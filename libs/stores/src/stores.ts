@@ -96,13 +96,13 @@ export interface Records {
   close(): Promise<void>;
 }
 
-/** Opens that alone, for who carries it from one place to another. Without schemas: what tables there are, and none is made. */
-export async function openRecords(config: StoresConfig, { log, metrics }: Pick<Host, 'log' | 'metrics'>, schemas?: readonly Schema[]): Promise<Records> {
+/** Opens that alone, for who carries it from one place to another. Without migrations: what tables there are, and none is made. */
+export async function openRecords(config: StoresConfig, { log, metrics }: Pick<Host, 'log' | 'metrics'>, migrations: readonly Migration[] = []): Promise<Records> {
   const at = placeOf(config);
   // First what only one process may open.
   const { events, snapshots } = await openLogs(config, log, metrics);
   // A large table takes its time, and nobody waits for an answer.
-  const state = await openDatabases({ kind: 'state', environments: names, at, bounded: false, entities: [], migrations: schemas ? stateMigrations(schemas) : [] });
+  const state = await openDatabases({ kind: 'state', environments: names, at, bounded: false, entities: [], migrations });
   return {
     events, state,
     async contents() {
@@ -125,7 +125,8 @@ export async function openRecords(config: StoresConfig, { log, metrics }: Pick<H
   };
 }
 
-const stateMigrations = (schemas: readonly Schema[]): readonly Migration[] => [dataKeysMigration, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])];
+/** All that make the state tables of these services, and those that every installation has. */
+export const stateMigrations = (schemas: readonly Schema[]): readonly Migration[] => [dataKeysMigration, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])];
 
 /** Where the databases are; folders are made. */
 function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } | { postgresUrl: string } {
