@@ -1,0 +1,108 @@
+import type { EventStoreDBClient } from '@eventstore/db-client';
+import { refuse, Refusal } from '@keyledger/kernel';
+import type { Position } from './port.ts';
+
+export interface Connection {
+  readonly library: typeof import('@eventstore/db-client');
+  readonly client: EventStoreDBClient;
+}
+
+/** Loads the client, which is large, only in a process that has an EventStoreDB. Nothing is sent before the first question. */
+export async function connect(url: string): Promise<Connection> {
+  const library = await import('@eventstore/db-client');
+  let client: EventStoreDBClient | undefined;
+  try {
+    client = library.EventStoreDBClient.connectionString(url.replace(/^kurrentdb/, 'esdb'));
+  } catch (error) {
+    // What the client throws about a wrong string carries the whole of it, with the password.
+    if (!(error instanceof Error && 'connectionString' in error)) throw error;
+  }
+  if (!client) throw new Error('This is no connection string of an EventStoreDB, such as esdb://user:password@host:2113?tls=true');
+  // The client would send appends over one long-lived call: it forgets their deadlines when the server hangs, keeps the outcome of its first look
+  // at the server's abilities even when that was an error, and throws outside of any promise when an answer follows a lost call. A call for
+  // each append has none of this, and is what the client does with servers that have no such long call.
+  Object.assign(client, { supports: async () => false });
+  return { library, client };
+}
+
+/** A read, or a subscription that is left once there is enough. */
+type Answers = {
+  on(event: string, listener: (answer: unknown) => void): unknown;
+  off(event: string, listener: (answer: unknown) => void): unknown;
+  resume(): unknown;
+} & ({ cancel(): Promise<void> } | { unsubscribe(): Promise<void> });
+
+/** What is still on its way is let pass: the client takes a call for ended only when nothing of it is left unread. */
+export const stop = (answers: Answers): void => {
+  answers.resume();
+  ('cancel' in answers ? answers.cancel() : answers.unsubscribe()).catch(() => undefined);
+};
+
+/** Resolves when there is no more, or when `enough` says so of an answer; rejects after `patience` milliseconds without a sign of life. */
+export function read<Answer>(patience: number, open: (alive: () => void) => Answers, enough: (answer: Answer) => boolean): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const answers = open(() => timer.refresh());
+    const timer = setTimeout(() => end(() => reject(doesNotAnswer())), patience);
+    const end = (settle: () => void) => {
+      clearTimeout(timer);
+      answers.off('data', take);
+      stop(answers);
+      settle();
+    };
+    const take = (answer: unknown) => {
+      timer.refresh();
+      try {
+        if (enough(answer as Answer)) end(resolve);
+      } catch (error) {
+        end(() => reject(error));
+      }
+    };
+    // The client may report the same loss more than once: the listener stays.
+    answers.on('error', (error) => end(() => reject(error)));
+    answers.on('end', () => end(resolve));
+    answers.on('data', take);
+  });
+}
+
+/** Rejects when the work takes longer; it may still be done then. */
+export async function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => { timer = setTimeout(() => reject(doesNotAnswer()), milliseconds); });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export const doesNotAnswer = () => refuse('UNAVAILABLE', 'The event store does not answer');
+
+/** The client's kinds of error, as it names them in `type`. */
+export const kindOf = (error: unknown): string | undefined => (error instanceof Error && 'type' in error ? String(error.type) : undefined);
+
+/** What the callers of the port are told: whatever is the connection's fault passes. */
+export function failureOf(error: unknown): unknown {
+  const kind = kindOf(error);
+  const message = error instanceof Error ? error.message : String(error);
+  if (kind === 'maximum-append-size-exceeded') return new RangeError(`The events are larger than this EventStoreDB takes at once, see its MaxAppendSize: ${message}`);
+  if (kind === 'access-denied') return new Error(`EventStoreDB denies access, see docs/adr for the rights that it takes: ${message}`);
+  if (kind === 'stream-deleted') return new Error(`A stream has been deleted in EventStoreDB, which must never happen: ${message}`);
+  const isFromTheServer = kind !== undefined || (error instanceof Error && 'code' in error && typeof error.code === 'number');
+  const found = !message.startsWith('Failed to discover');
+  return (isFromTheServer || !found) && !(error instanceof Refusal) ? refuse('UNAVAILABLE', `The event store cannot be reached: ${message}`) : error;
+}
+
+/**
+ * A position is where an event begins in the server's transaction log, in bytes. Each event of an append has a record of its own there, committed by
+ * itself: commit and prepare position are the same, grow from event to event, and any event's is a place to go on from. (`prepare` as the server
+ * tells it is the first event's of the append; it is not used.) Throws beyond 2^53, which is nine petabytes.
+ */
+export function positionOf(at: { readonly commit: bigint } | undefined): Position {
+  if (at === undefined) throw new Error('This EventStoreDB does not tell the positions of events; it takes 22.10 or a newer one');
+  if (at.commit > BigInt(Number.MAX_SAFE_INTEGER)) throw new RangeError(`Position ${at.commit} of the log is beyond 2^53: Keyledger cannot count that far`);
+  return Number(at.commit);
+}
+
+/** For questions about what comes after (or, backwards, before) the event there. */
+export const placeOf = (position: Position): 'start' | { commit: bigint; prepare: bigint } =>
+  (position === 0 ? 'start' : { commit: BigInt(position), prepare: BigInt(position) });

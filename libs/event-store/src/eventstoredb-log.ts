@@ -1,0 +1,307 @@
+import type { AllStreamResolvedEvent, AllStreamSubscription, ResolvedEvent } from '@eventstore/db-client';
+import { refuse, type JsonObject } from '@keyledger/kernel';
+import { failureOf, kindOf, placeOf, positionOf, read, stop, within, type Connection } from './eventstoredb-client.ts';
+import type { Position, RecordedEvent } from './port.ts';
+
+/** Ends an environment's name in the name of a stream on the server. */
+export const SEPARATOR = '.';
+/** Events kept in memory per environment, so that live subscribers do not read: at least so many, at most twice. */
+const RECENT_EVENTS = 5_000;
+/** Most looks at the end of the log find only what the subscription has brought already. */
+const FIRST_LOOK = 4;
+const PAGE = 1_000;
+const EVENTS_PER_NOTE = 10_000;
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+const PATIENCES_OF_SILENCE = 5;
+
+type Event = NonNullable<ResolvedEvent['event']>;
+
+/** What the adapter adds to an event: see EventStoreDbEventStore for why the id on the server is another one. */
+export interface Envelope {
+  readonly id: string;
+  readonly metadata: JsonObject;
+}
+
+/** An event that somebody else has written into one of our streams has no envelope; it is handed on as it is. */
+export function recorded(event: Event): RecordedEvent {
+  const { streamId, revision, type, position, created } = event;
+  const { id = event.id, metadata = {} } = (event.metadata ?? {}) as Partial<Envelope>;
+  const stream = streamId.slice(streamId.indexOf(SEPARATOR) + 1);
+  return { id, type, data: event.data as JsonObject, metadata, stream, revision: Number(revision), position: positionOf(position), recordedAt: created.toISOString() };
+}
+
+/** The last events of one environment, in order. */
+class RecentEvents {
+  #events: RecordedEvent[] = [];
+  /** All later ones are here. */
+  #since: Position;
+
+  constructor(since: Position) {
+    this.#since = since;
+  }
+
+  push(event: RecordedEvent): void {
+    this.#events.push(event);
+    if (this.#events.length < 2 * RECENT_EVENTS) return;
+    this.#since = (this.#events[RECENT_EVENTS - 1] as RecordedEvent).position;
+    this.#events = this.#events.slice(RECENT_EVENTS);
+  }
+
+  /** undefined when some of them may no longer be here. */
+  after(position: Position, limit: number): readonly RecordedEvent[] | undefined {
+    if (position < this.#since) return undefined;
+    const from = this.#events.findLastIndex((event) => event.position <= position) + 1;
+    return this.#events.slice(from, from + limit);
+  }
+}
+
+/**
+ * The log that all environments of an installation share, as this process follows it: by one subscription to all of them, which fans out here.
+ *
+ * An environment's head is the position of its own last event, because that is what its subscribers reach. The server can only be asked for the end
+ * of the whole log, which may be any environment's, another application's or the server's own. So each process knows the head of every environment
+ * up to some position, `#seen`, which the subscription moves on; asking for a head is a look at the end of the log, backwards down to `#seen`. Mostly
+ * that is one small read. Every event that it comes upon, the subscription brings too.
+ */
+export class SharedLog {
+  readonly connection: Connection;
+  readonly #patience: number;
+  readonly #disconnected: (error: unknown) => void;
+  readonly #heads = new Map<string, Position>();
+  readonly #recent = new Map<string, RecentEvents>();
+  readonly #listeners = new Map<string, () => void>();
+  readonly #grown = new Set<string>();
+  #seen: Position = 0;
+  /** The subscription has brought everything up to here. */
+  #followed: Position = 0;
+  #subscription: AllStreamSubscription | undefined;
+  #failures = 0;
+  #again: NodeJS.Timeout | undefined;
+  #silence: NodeJS.Timeout | undefined;
+  #asking: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+  #unnoted = 0;
+  #closed = false;
+
+  /** `patience` in milliseconds: how long to wait for the next sign of life from the server. */
+  static async open(connection: Connection, environments: readonly string[], patience: number, disconnected: (error: unknown) => void): Promise<SharedLog> {
+    const log = new SharedLog(connection, environments, patience, disconnected);
+    try {
+      await log.#readNotes();
+      await log.#look();
+    } catch (error) {
+      await log.close();
+      throw failureOf(error);
+    }
+    log.#followed = log.#seen;
+    for (const environment of environments) log.#recent.set(environment, new RecentEvents(log.#followed));
+    log.#follow();
+    return log;
+  }
+
+  private constructor(connection: Connection, environments: readonly string[], patience: number, disconnected: (error: unknown) => void) {
+    this.connection = connection;
+    this.#patience = patience;
+    this.#disconnected = disconnected;
+    for (const environment of environments) this.#heads.set(environment, 0);
+  }
+
+  /** Calls after new events of an environment. */
+  listen(environment: string, listener: () => void): void {
+    this.#listeners.set(environment, listener);
+  }
+
+  /** Covers every append that was answered before the call, by anybody. */
+  async head(environment: string): Promise<Position> {
+    await within(this.#patience, this.#ask());
+    return this.#headOf(environment);
+  }
+
+  /** What a subscriber there has not had yet; nothing is missing that this process has heard of. */
+  next(environment: string, after: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
+    const recent = this.#recent.get(environment)?.after(after, PAGE);
+    return recent ?? this.#page(environment, after, this.#headOf(environment), PAGE);
+  }
+
+  /** As of now. */
+  async after(environment: string, position: Position, limit: number): Promise<readonly RecordedEvent[]> {
+    const head = await this.head(environment);
+    const recent = this.#recent.get(environment)?.after(position, limit);
+    const isAll = recent !== undefined && (recent.length === limit || (recent.at(-1)?.position ?? position) >= head);
+    return isAll ? recent : this.#page(environment, position, head, limit);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#again);
+    clearTimeout(this.#silence);
+    if (this.#subscription) stop(this.#subscription);
+    // A call to a server that hangs may never be over.
+    await within(this.#patience, this.connection.client.dispose()).catch(() => undefined);
+  }
+
+  /** A look that is under way may have been too early for the newcomer: all newcomers share the one after it. */
+  #ask(): Promise<void> {
+    if (!this.#asking) return (this.#asking = this.#look().finally(() => { this.#asking = undefined; }));
+    return (this.#next ??= this.#asking.catch(() => undefined).then(() => {
+      this.#next = undefined;
+      return this.#ask();
+    }));
+  }
+
+  async #look(): Promise<void> {
+    const { client } = this.connection;
+    const known = this.#seen;
+    const found = new Map<string, Position>();
+    let newest: Position | undefined;
+    let oldest: Position | undefined;
+    let isDone = false;
+    for (let size = FIRST_LOOK; !isDone; size = Math.min(8 * size, PAGE)) {
+      let left = size;
+      const fromPosition = oldest === undefined ? 'end' : placeOf(oldest);
+      await read<AllStreamResolvedEvent>(this.#patience, () => client.readAll({ direction: 'backwards', fromPosition, maxCount: size, requiresLeader: true }), ({ event }) => {
+        const position = positionOf(event?.position);
+        left--;
+        newest ??= position;
+        oldest = position;
+        if (position <= known) return (isDone = true);
+        const environment = this.#environmentOf(event?.streamId);
+        if (environment !== undefined && !found.has(environment)) found.set(environment, position);
+        return (isDone = found.size === this.#heads.size);
+      });
+      this.#unnoted += size - left;
+      isDone ||= left > 0;
+    }
+    this.#seen = Math.max(this.#seen, newest ?? 0);
+    for (const [environment, position] of found) this.#moveHead(environment, position);
+    this.#expect(Math.max(0, ...found.values()));
+    this.#note();
+  }
+
+  #follow(): void {
+    const { client, library } = this.connection;
+    const filter = library.streamNameFilter({ prefixes: [...this.#heads.keys()].map(prefixOf) });
+    const subscription = client.subscribeToAll({ fromPosition: placeOf(this.#followed), filter });
+    const lost = (error: unknown = new Error('The subscription to EventStoreDB has ended')) => {
+      if (this.#subscription === subscription) this.#followAgain(error);
+    };
+    this.#subscription = subscription;
+    subscription.on('confirmation', () => { this.#failures = 0; });
+    subscription.on('data', ({ event }) => {
+      try {
+        if (event) this.#take(event);
+      } catch (error) {
+        lost(error);
+      }
+    });
+    subscription.on('error', lost).on('end', lost).on('close', lost);
+  }
+
+  /** From where it was lost, and over and over. */
+  #followAgain(error: unknown): void {
+    if (this.#subscription) stop(this.#subscription);
+    this.#subscription = undefined;
+    if (this.#closed) return;
+    this.#disconnected(error);
+    this.#again = setTimeout(() => this.#follow(), Math.min(FIRST_PAUSE_MS * 2 ** this.#failures++, LONGEST_PAUSE_MS));
+  }
+
+  #take(event: Event): void {
+    const position = positionOf(event.position);
+    const environment = this.#environmentOf(event.streamId);
+    if (environment === undefined || position <= this.#followed) return;
+    this.#recent.get(environment)?.push(recorded(event));
+    this.#followed = position;
+    this.#seen = Math.max(this.#seen, position);
+    this.#moveHead(environment, position);
+    this.#unnoted++;
+    // What has arrived together is handed on together.
+    if (this.#grown.size === 0) setImmediate(() => this.#tell());
+    this.#grown.add(environment);
+  }
+
+  #tell(): void {
+    const grown = [...this.#grown];
+    this.#grown.clear();
+    for (const environment of grown) this.#listeners.get(environment)?.();
+    this.#note();
+  }
+
+  /** A subscription that owes an event and brings nothing at all is dead, whatever the connection says. */
+  #expect(position: Position): void {
+    if (position <= this.#followed || this.#silence || !this.#subscription) return;
+    const since = this.#followed;
+    this.#silence = setTimeout(() => {
+      this.#silence = undefined;
+      if (this.#followed === since && this.#subscription) this.#followAgain(new Error('The subscription to EventStoreDB has gone silent'));
+    }, PATIENCES_OF_SILENCE * this.#patience).unref();
+  }
+
+  /** Up to an event that is known to be there. The server leaves the other environments' out, which readAll of this client cannot ask for. */
+  async #page(environment: string, after: Position, until: Position, limit: number): Promise<readonly RecordedEvent[]> {
+    const { client, library } = this.connection;
+    const events: RecordedEvent[] = [];
+    let reached = after;
+    if (reached >= until) return events;
+    const open = (alive: () => void) => client.subscribeToAll({
+      fromPosition: placeOf(after),
+      filter: library.streamNameFilter({ prefixes: [prefixOf(environment)], maxSearchWindow: PAGE, checkpointReached: alive }),
+    });
+    await read<AllStreamResolvedEvent>(this.#patience, open, ({ event }) => {
+      if (!event) return false;
+      events.push(recorded(event));
+      reached = positionOf(event.position);
+      return events.length === limit || reached >= until;
+    }).catch((error: unknown) => { throw failureOf(error); });
+    if (events.length < limit && reached < until) throw refuse('UNAVAILABLE', 'The event store has broken off');
+    return events;
+  }
+
+  #headOf(environment: string): Position {
+    return this.#heads.get(environment) ?? 0;
+  }
+
+  #moveHead(environment: string, position: Position): void {
+    this.#heads.set(environment, Math.max(this.#headOf(environment), position));
+  }
+
+  #environmentOf(stream = ''): string | undefined {
+    const environment = stream.slice(0, Math.max(0, stream.indexOf(SEPARATOR)));
+    return this.#heads.has(environment) ? environment : undefined;
+  }
+
+  // ---- notes: so that a process that starts need not look back to an event of each environment, which may be millions of others' ago -----------------
+
+  /** Every so many events the heads are written down, by whoever has counted them. Nothing depends on it but the time that a start takes. */
+  #note(): void {
+    if (this.#unnoted < EVENTS_PER_NOTE) return;
+    this.#unnoted = 0;
+    const { client, library } = this.connection;
+    for (const [environment, head] of this.#heads) {
+      const note = library.jsonEvent({ type: 'HeadNoted', data: { head, seen: this.#seen } });
+      client.appendToStream(notesOf(environment), note, { deadline: this.#patience }).catch(() => undefined);
+    }
+  }
+
+  async #readNotes(): Promise<void> {
+    const { client } = this.connection;
+    const seen = await Promise.all([...this.#heads.keys()].map(async (environment) => {
+      let note = { head: 0, seen: 0 };
+      const last = { direction: 'backwards', fromRevision: 'end', maxCount: 1 } as const;
+      await read<ResolvedEvent>(this.#patience, () => client.readStream(notesOf(environment), last), ({ event }) => {
+        note = event?.data as typeof note;
+        return true;
+      }).catch((error: unknown) => {
+        if (kindOf(error) !== 'stream-not-found') throw error;
+      });
+      this.#moveHead(environment, note.head);
+      return note.seen;
+    }));
+    this.#seen = Math.min(...seen);
+  }
+}
+
+const prefixOf = (environment: string): string => `${environment}${SEPARATOR}`;
+/** No environment's stream, because there is no separator in it. */
+const notesOf = (environment: string): string => `${environment}:heads`;

@@ -1,0 +1,254 @@
+import { randomUUID } from 'node:crypto';
+import type { AppendResult, ResolvedEvent } from '@eventstore/db-client';
+import { PerEnvironment, refuse } from '@keyledger/kernel';
+import { connect, doesNotAnswer, failureOf, kindOf, positionOf, read, within } from './eventstoredb-client.ts';
+import { recorded, SEPARATOR, SharedLog, type Envelope } from './eventstoredb-log.ts';
+import {
+  NO_STREAM, WrongExpectedRevision,
+  type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
+} from './port.ts';
+import { Follower, type Handler } from './subscription.ts';
+
+export interface EventStoreDbOptions {
+  /** `esdb://user:password@host:2113?tls=true`, as the server's documentation has it; several hosts are a cluster. */
+  readonly url: string;
+  /** Each is a prefix of the names of its streams: letters, digits, - and _. */
+  readonly environments: readonly string[];
+  /** An operation that is not answered within so many milliseconds rejects. Default 1,500. */
+  readonly deadline?: number;
+  /** Called for every answered append: seconds from call to durable answer, number of events. */
+  readonly observe?: (seconds: number, events: number) => void;
+  /** A subscription's handler threw, or what it has not had yet could not be read; it gets the same batch again. Default: a process warning. */
+  readonly handlerFailed?: (error: unknown) => void;
+  /** The connection is lost; it is tried again until it is back. Default: a process warning. */
+  readonly disconnected?: (error: unknown) => void;
+}
+
+const CLOSED = 'The event store is closed';
+const READ_LIMIT = 1_000;
+const DEADLINE_MS = 1_500;
+const MAX_LOST_RACES = 100;
+/** Per environment; some ten megabytes. */
+const KNOWN_IDS = 100_000;
+
+/** Ids of a stream's events from the first one on, in order. The size is the revision of the next event. */
+type Ids = Set<string>;
+
+/** Of the streams read or written lately. */
+class KnownIds {
+  readonly #streams = new Map<string, Ids>();
+  #count = 0;
+
+  of(stream: string): Ids {
+    return this.#streams.get(stream) ?? new Set();
+  }
+
+  /** Events of a revision on. Several may be learning about a stream at once: what is known already is passed over. The latest one stays, however long it is. */
+  learn(stream: string, ids: Ids, from: number, events: readonly Pick<NewEvent, 'id'>[]): void {
+    this.#count -= this.#weight(stream);
+    for (const { id } of events.slice(ids.size - from)) ids.add(id);
+    this.#streams.delete(stream);
+    this.#streams.set(stream, ids);
+    this.#count += this.#weight(stream);
+    for (const oldest of this.#streams.keys()) {
+      if (this.#count <= KNOWN_IDS || oldest === stream) break;
+      this.#count -= this.#weight(oldest);
+      this.#streams.delete(oldest);
+    }
+  }
+
+  #weight(stream: string): number {
+    const ids = this.#streams.get(stream);
+    return ids ? ids.size + 1 : 0;
+  }
+}
+
+/**
+ * The log of one environment on an EventStoreDB, which other environments and processes share.
+ *
+ * An id that is in its stream is never written again, whatever revision is expected. The server would see to that only for the same ids at the same
+ * expected revision, and would not say whether it wrote or remembered; expecting the current revision, it would write the same events twice. So
+ * - the server gets a new id for each attempt, and ours with the metadata: an append that succeeds has written, one that fails has not;
+ * - every append expects a revision, "any" the one that is believed to be the last: it succeeds only where all earlier events are known;
+ * - the ids of the streams in use are kept. Whoever appends has read the stream, or expects that there is none, so this is one round trip. A stream
+ *   of which some part is not known (it was loaded from a snapshot) is read before the first append to it.
+ */
+export class EventStoreDbEventStore implements EventStore {
+  readonly #log: SharedLog;
+  readonly #environment: string;
+  readonly #options: EventStoreDbOptions;
+  readonly #deadline: number;
+  readonly #release: () => Promise<void>;
+  readonly #followers = new Set<Follower>();
+  readonly #appends = new Set<Promise<unknown>>();
+  readonly #known = new KnownIds();
+  #appendsHere = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(log: SharedLog, environment: string, options: EventStoreDbOptions, release: () => Promise<void>) {
+    this.#log = log;
+    this.#environment = environment;
+    this.#options = options;
+    this.#deadline = options.deadline ?? DEADLINE_MS;
+    this.#release = release;
+    log.listen(environment, () => {
+      for (const follower of this.#followers) follower.wake();
+    });
+  }
+
+  async append(stream: string, expected: ExpectedRevision, events: readonly NewEvent[]): Promise<Appended> {
+    if (events.length === 0) throw new RangeError(`${stream}: an append needs at least one event`);
+    if (new Set(events.map(({ id }) => id)).size < events.length) throw new RangeError(`${stream}: two events have the same id`);
+    this.#mustBeOpen();
+    this.#appendsHere = true;
+    const startedAt = performance.now();
+    const work = within(this.#deadline, this.#append(stream, expected, events, startedAt + this.#deadline));
+    this.#appends.add(work);
+    try {
+      return await work;
+    } catch (error) {
+      throw failureOf(error);
+    } finally {
+      this.#appends.delete(work);
+      this.#options.observe?.((performance.now() - startedAt) / 1000, events.length);
+    }
+  }
+
+  async readStream(stream: string, { from = 0, limit = READ_LIMIT }: { from?: number; limit?: number } = {}): Promise<readonly RecordedEvent[]> {
+    this.#mustBeOpen();
+    const events = await this.#read(stream, from, limit);
+    const ids = this.#known.of(stream);
+    if (this.#appendsHere && from <= ids.size && events.length > 0) this.#known.learn(stream, ids, from, events);
+    return events;
+  }
+
+  async readAll(after: Position, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
+    this.#mustBeOpen();
+    return this.#log.after(this.#environment, after, limit).catch((error: unknown) => { throw failureOf(error); });
+  }
+
+  subscribe(after: Position, handler: Handler): Subscription {
+    this.#mustBeOpen();
+    const follower = new Follower(after, (position) => this.#log.next(this.#environment, position), handler, this.#options.handlerFailed ?? warn);
+    this.#followers.add(follower);
+    queueMicrotask(() => follower.wake());
+    return {
+      get position() { return follower.position; },
+      close: () => {
+        this.#followers.delete(follower);
+        return follower.close();
+      },
+    };
+  }
+
+  async head(): Promise<Position> {
+    this.#mustBeOpen();
+    return this.#log.head(this.#environment).catch((error: unknown) => { throw failureOf(error); });
+  }
+
+  /** Waits for the appends and handlers under way. The connection ends with the last environment's store. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    await Promise.allSettled(this.#appends);
+    await Promise.all([...this.#followers].map((follower) => follower.close()));
+    await this.#release();
+  }
+
+  async #append(stream: string, expected: ExpectedRevision, events: readonly NewEvent[], until: number): Promise<Appended> {
+    let ids = this.#known.of(stream);
+    for (let lostRaces = 0, isRead = false; lostRaces < MAX_LOST_RACES; lostRaces++, isRead = true) {
+      const there = events.findIndex(({ id }) => ids.has(id));
+      if (there >= 0) return this.#remembered(stream, [...ids].indexOf((events[there] as NewEvent).id), events.length - there);
+      const last = ids.size - 1;
+      const at = expected === 'any' ? last : expected;
+      if (at === last) {
+        const { success, nextExpectedRevision, position } = await this.#write(stream, at, events, until - performance.now());
+        if (success) {
+          this.#known.learn(stream, ids, at + 1, events);
+          return { revision: Number(nextExpectedRevision), position: positionOf(position), duplicate: false };
+        }
+      } else if (isRead) throw new WrongExpectedRevision(stream, at, last);
+      ids = await this.#catchUp(stream, ids, until);
+    }
+    throw refuse('TRY_AGAIN');
+  }
+
+  async #write(stream: string, at: number, events: readonly NewEvent[], deadline: number): Promise<Pick<AppendResult, 'success' | 'nextExpectedRevision' | 'position'>> {
+    // Whoever has been told that it failed must not find it done long after.
+    if (deadline <= 0) throw doesNotAnswer();
+    const { client, library } = this.#log.connection;
+    const written = events.map(({ id, type, data, metadata }) =>
+      library.jsonEvent({ id: randomUUID(), type, data, metadata: { id, metadata } satisfies Envelope }));
+    const expectedRevision = at === NO_STREAM ? 'no_stream' : BigInt(at);
+    try {
+      return await client.appendToStream(this.#nameOf(stream), written, { expectedRevision, requiresLeader: true, deadline });
+    } catch (error) {
+      if (kindOf(error) === 'wrong-expected-version') return { success: false, nextExpectedRevision: -1n };
+      throw error;
+    }
+  }
+
+  /** What the first append of these was answered. */
+  async #remembered(stream: string, revision: number, count: number): Promise<Appended> {
+    const last = (await this.#read(stream, revision, count)).at(-1);
+    if (!last) throw refuse('UNAVAILABLE', `${stream} has lost its events from revision ${revision} on`);
+    return { revision: last.revision, position: last.position, duplicate: true };
+  }
+
+  /** With the ids of all events that the stream has now. What has been read in time is kept, so that the next attempt gets further. */
+  async #catchUp(stream: string, ids: Ids, until: number): Promise<Ids> {
+    while (performance.now() < until) {
+      const from = ids.size;
+      const page = await this.#read(stream, from, READ_LIMIT);
+      this.#known.learn(stream, ids, from, page);
+      if (page.length < READ_LIMIT) return ids;
+    }
+    throw doesNotAnswer();
+  }
+
+  async #read(stream: string, from: number, limit: number): Promise<RecordedEvent[]> {
+    const { client } = this.#log.connection;
+    const events: RecordedEvent[] = [];
+    const options = { fromRevision: BigInt(from), maxCount: limit, requiresLeader: true };
+    try {
+      await read<ResolvedEvent>(this.#deadline, () => client.readStream(this.#nameOf(stream), options), ({ event }) => {
+        if (event) events.push(recorded(event));
+        return events.length === limit;
+      });
+    } catch (error) {
+      if (kindOf(error) !== 'stream-not-found') throw failureOf(error);
+    }
+    return events;
+  }
+
+  #nameOf(stream: string): string {
+    return `${this.#environment}${SEPARATOR}${stream}`;
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closing) throw new Error(CLOSED);
+  }
+}
+
+/** The event stores of several environments on one server, over one connection. Rejects when the server cannot be reached. */
+export class EventStoreDbEventStores extends PerEnvironment<EventStoreDbEventStore> {
+  static async open(options: EventStoreDbOptions): Promise<EventStoreDbEventStores> {
+    const { url, environments, deadline = DEADLINE_MS, disconnected = warn } = options;
+    for (const name of environments) if (!/^[\w-]+$/.test(name)) throw new RangeError(`${name}: an environment's name has letters, digits, - and _ only`);
+    const log = await SharedLog.open(await connect(url), environments, deadline, disconnected);
+    const openStores = new Set(environments);
+    return new EventStoreDbEventStores(environments.map((environment) => [environment, new EventStoreDbEventStore(log, environment, options, async () => {
+      openStores.delete(environment);
+      if (openStores.size === 0) await log.close();
+    })] as const));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.entries()].map(([, store]) => store.close()));
+  }
+}
+
+const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));
