@@ -41,13 +41,14 @@ export class Offers {
   constructor(private readonly streams: CatalogStreams, private readonly customers: Customers) {}
 
   async execute({ productId, generatorId, planId, customerId }: ResolveOffer) {
-    mustBeActive((await this.streams.products.load(productId)).state);
+    const { state: product } = await this.streams.products.load(productId);
+    mustBeActive(product);
     if (customerId) await this.customers.require(customerId, 'REFERENCE_NOT_FOUND');
     const generator = generatorId ? (await this.streams.generators.load(generatorId)).state : undefined;
     if (generatorId && generator?.productId !== productId) throw noReference('generatorId');
     const plan = planId ?? generator?.planId ?? null;
     const planTerms = plan ? termsOf(await planOf(this.streams, plan, productId)) : {};
-    return { planId: plan, terms: { ...planTerms, ...generator?.terms } as Partial<Terms>, keyFormat: generator?.keyFormat ?? DEFAULT_KEY_FORMAT };
+    return { planId: plan, terms: { ...planTerms, ...generator?.terms } as Partial<Terms>, meters: product.meters ?? [], keyFormat: generator?.keyFormat ?? DEFAULT_KEY_FORMAT };
   }
 }
 

@@ -1,5 +1,5 @@
 import { GetLicense, GetOrder, IssueOrderedLicense, PlaceOrder, PrepareLicenses, type LicenseView } from '@keyledger/contracts';
-import { License, mustBeActive, orderView, type OrderState, type PlanState } from '@keyledger/domain';
+import { License, likeMeters, mustBeActive, orderView, type OrderState, type PlanState, type ProductState, type Terms } from '@keyledger/domain';
 import { context, instantOf, newId, Refusal, refuse, type LicenseId, type OrderId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Injectable } from '@nestjs/common';
@@ -39,7 +39,8 @@ export class OrderCommands {
 
   async execute(command: PlaceOrder) {
     const plan = await planOf(this.streams, command.planId);
-    mustBeActive((await this.streams.products.load(plan.productId)).state);
+    const { state: product } = await this.streams.products.load(plan.productId);
+    mustBeActive(product);
     const customerId = await this.#customer(command);
     const { quantity = 1 } = command;
     const { enabled: licensingEnabled } = plan.licensing;
@@ -51,7 +52,7 @@ export class OrderCommands {
     const prepared = licenseIds.length > 0 ? this.messages.send(PrepareLicenses, { licenseIds }) : undefined;
     const placed = this.streams.orders.create(
       orderId,
-      { ...command, orderId, productId: plan.productId, customerId, quantity, licensingEnabled, licenseIds, terms: termsOf(plan), ...(purchasedAt && { purchasedAt }) },
+      { ...command, orderId, productId: plan.productId, customerId, quantity, licensingEnabled, licenseIds, terms: meteredTerms(plan, product), ...(purchasedAt && { purchasedAt }) },
       (state, at) => ({ order: state as OrderState, revision: at }),
     );
     const [{ order, revision }] = await Promise.all([placed, prepared]);
@@ -90,6 +91,12 @@ export class OrderQueries {
       throw error;
     }
   }
+}
+
+/** The product says what the meters of the plan's quotas are. */
+function meteredTerms(plan: PlanState, { meters = [] }: ProductState): Partial<Terms> {
+  const { quotas, ...terms } = termsOf(plan);
+  return quotas ? { ...terms, quotas: likeMeters(quotas, meters) } : terms;
 }
 
 /** Asks the rule that will issue the licenses before the order is taken: an order whose licenses are refused would help nobody. */

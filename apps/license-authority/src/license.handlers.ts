@@ -4,7 +4,7 @@ import {
   SuspendLicense, UnsuspendLicense, type LicenseView,
 } from '@keyledger/contracts';
 import {
-  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, withUse, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
+  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -33,9 +33,10 @@ export class IssueCommands {
     if (command instanceof IssueOrderedLicense) return this.#issue({ ...command, environment, key: this.keys.make(DEFAULT_KEY_FORMAT) });
     const { productId, generatorId, planId, customerId, metadata, ...terms } = command;
     const offer = await this.messages.send(ResolveOffer, { productId, generatorId, planId, customerId });
+    const { quotas = [], ...merged } = { ...offer.terms, ...terms };
     return this.#issue({
       licenseId: newId('lic'), productId, generatorId, planId: offer.planId, customerId, metadata, environment,
-      terms: { ...offer.terms, ...terms }, key: this.keys.make(offer.keyFormat),
+      terms: { ...merged, quotas: likeMeters(quotas, offer.meters) }, key: this.keys.make(offer.keyFormat),
     });
   }
 

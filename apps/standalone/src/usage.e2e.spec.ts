@@ -117,6 +117,18 @@ describe('A cap per day or month', () => {
   });
 });
 
+it('A meter is what its product says', async () => {
+  const meters = [{ meter: 'api_calls', per: 'month', unit: 'calls' }, { meter: 'cores' }];
+  const { id: productId } = await api.post<{ id: string }>('/products', { name: 'API', meters });
+  expect(await api.get(`/products/${productId}`)).toMatchObject({ meters });
+  const counted = [{ meter: 'api_calls', limit: 1000 }, { meter: 'cores', limit: 8 }];
+  const plan = await api.post<{ id: string }>(`/products/${productId}/plans`, { name: 'Plan', licensing: { enabled: true, quotas: counted } });
+  const sold = await sell(api, plan.id);
+  const issued = await api.post<LicenseView>('/licenses', { productId, quotas: counted });
+  for (const { quotas: own } of [sold, issued]) expect(own).toMatchObject([{ meter: 'api_calls', limit: 1000, per: 'month' }, { meter: 'cores', limit: 8 }]);
+  expect((await api.patch<LicenseView>(`/licenses/${sold.id}`, { quotas: [{ meter: 'api_calls', limit: 2000 }] })).quotas).toMatchObject([{ meter: 'api_calls', limit: 2000, per: 'month' }]);
+});
+
 describe('Usage', () => {
   it('that was answered is there after a kill -9, and still counts once', async () => {
     const { plan } = await offer(product.root, { quotas: [{ meter, limit: 64 }] });

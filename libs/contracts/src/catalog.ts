@@ -2,21 +2,21 @@ import Type, { type Static } from 'typebox';
 import { email, instant, json, listOf, name, named, nullable, oneOf, optional, pageOf, paging, text } from './fields.ts';
 import { LicenseView } from './license.ts';
 import { command, query } from './message.ts';
-import { ids, keyFormat, licensing, termsFields } from './terms.ts';
+import { ids, keyFormat, licensing, meters, termsFields } from './terms.ts';
 
 const sort = optional(oneOf('name', '-name', 'createdAt', '-createdAt'));
 
 export const ProductView = named('Product', Type.Object({
-  id: ids.product, name: Type.String(), code: nullable(Type.String()), status: oneOf('active', 'archived'), metadata: json, createdAt: instant, revision: Type.Integer(),
+  id: ids.product, name: Type.String(), code: nullable(Type.String()), status: oneOf('active', 'archived'), metadata: json, meters, createdAt: instant, revision: Type.Integer(),
 }));
 export type ProductView = Static<typeof ProductView>;
 const code = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' });
-export class CreateProduct extends command('product.create', { name, code: optional(code), metadata: optional(json) }, ProductView) {
+export class CreateProduct extends command('product.create', { name, code: optional(code), metadata: optional(json), meters: optional(meters) }, ProductView) {
   readonly type = 'Create';
 }
 export class GetProduct extends query('product.get', { productId: ids.product }, ProductView) {}
 export class ListProducts extends query('product.list', { q: optional(text(200)), status: optional(oneOf('active', 'archived')), sort, ...paging }, pageOf(ProductView)) {}
-export class UpdateProduct extends command('product.update', { productId: ids.product, name: optional(name), code: optional(nullable(code)), metadata: optional(json) }, ProductView) {
+export class UpdateProduct extends command('product.update', { productId: ids.product, name: optional(name), code: optional(nullable(code)), metadata: optional(json), meters: optional(meters) }, ProductView) {
   readonly type = 'Update';
 }
 export class ArchiveProduct extends command('product.archive', { productId: ids.product }, ProductView) {
@@ -98,6 +98,6 @@ export class UpdateGenerator extends command('generator.update', {
 /** What a new license is made of: the references checked, the terms of plan and generator merged, the key format. */
 export class ResolveOffer extends query('catalog.resolve-offer', {
   productId: ids.product, generatorId: optional(ids.generator), planId: optional(ids.plan), customerId: optional(ids.customer),
-}, Type.Object({ planId: nullable(ids.plan), terms: Type.Object(termsFields), keyFormat })) {}
+}, Type.Object({ planId: nullable(ids.plan), terms: Type.Object(termsFields), meters, keyFormat })) {}
 /** Refuses with REFERENCE_NOT_FOUND when there is no such customer. */
 export class RequireCustomer extends query('catalog.require-customer', { customerId: ids.customer }, Type.Null()) {}

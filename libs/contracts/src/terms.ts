@@ -14,6 +14,11 @@ export const features = Type.Record(
 /** A meter is a gauge, and the quota is for its daily peak, unless `per` says that it is a counter. */
 export const quotas = listOf(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }), per: optional(oneOf('day', 'month')) }, { additionalProperties: false }), { maxItems: 50 });
 
+/** What is counted of a product. Its plans' and licenses' quotas need not say it again. */
+export const meters = listOf(
+  Type.Object({ meter: name, per: optional(oneOf('day', 'month')), unit: optional(Type.String({ maxLength: 50, description: 'For people: cores, GB' })) }, { additionalProperties: false }), { maxItems: 100 },
+);
+
 export const expiry = nullable(
   Type.Object({ value: Type.Integer({ minimum: 1, maximum: 36_500 }), unit: oneOf('days', 'months', 'years') }, { additionalProperties: false }),
 );

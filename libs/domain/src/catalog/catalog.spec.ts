@@ -37,6 +37,14 @@ describe('A product', () => {
     given(product).when(update({})).thenNothing();
   });
 
+  it('says what its meters are, each once', () => {
+    const meters = [{ meter: 'api_calls', per: 'month', unit: 'calls' }, { meter: 'cores' }] as const;
+    given().when({ type: 'Create', productId: editor, name: 'Editor', meters }).thenEvents({ type: 'ProductCreated', meters });
+    given(product).when(update({ meters })).thenEvents({ type: 'ProductChanged', meters }, (state) => expect(productView(state as NonNullable<typeof state>)).toMatchObject({ meters }));
+    given(product).when(update({ meters: [] })).thenNothing();
+    given(product).when(update({ meters: [{ meter: 'cores' }, { meter: 'cores', per: 'day' }] })).thenRefused('VALIDATION_FAILED');
+    given().when({ type: 'Create', productId: editor, name: 'Editor', meters: [{ meter: 'cores' }, { meter: 'cores' }] }).thenRefused('VALIDATION_FAILED');
+  });
   it('can lose its code', () => given(product).when(update({ code: null })).thenEvents({ type: 'ProductChanged', code: null }));
 
   it('is archived once', () => {
@@ -63,7 +71,7 @@ describe('A product', () => {
 
   it('is shown with its status', () => {
     const state = stateOf(story(product, at(later, archive)));
-    expect(state && productView(state)).toEqual({ id: editor, name: 'Editor', code: 'editor', metadata: { team: 'x' }, status: 'archived', createdAt: now });
+    expect(state && productView(state)).toEqual({ id: editor, name: 'Editor', code: 'editor', metadata: { team: 'x' }, meters: [], status: 'archived', createdAt: now });
   });
 });
 

@@ -1,25 +1,28 @@
 import { refuse, type Aggregate, type ErrorCode, type Instant, type JsonObject, type ProductId } from '@keyledger/kernel';
+import { malformed, type Meter } from '../license/terms.ts';
 import { changes, checkMetadata } from '../metadata.ts';
 
 /** What is sold. null before it was created. */
 export type ProductState = Readonly<{
   id: ProductId; name: string; code: string | null; metadata: JsonObject; archived: boolean; createdAt: Instant;
+  /** What is counted of it. None, for one made before there were any. */
+  meters?: readonly Meter[];
 }>;
 
 /** `code` is the vendor's own name for it, unique in the environment: the caller claims it first (see unique.ts). */
 export type ProductCommand =
-  | { readonly type: 'Create'; readonly productId: ProductId; readonly name: string; readonly code?: string | null; readonly metadata?: JsonObject }
-  | { readonly type: 'Update'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject }
+  | { readonly type: 'Create'; readonly productId: ProductId; readonly name: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[] }
+  | { readonly type: 'Update'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[] }
   | { readonly type: 'Archive' };
 
 export type ProductEvent =
-  | { readonly type: 'ProductCreated'; readonly productId: ProductId; readonly name: string; readonly code: string | null; readonly metadata: JsonObject }
-  | { readonly type: 'ProductChanged'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject }
+  | { readonly type: 'ProductCreated'; readonly productId: ProductId; readonly name: string; readonly code: string | null; readonly metadata: JsonObject; readonly meters?: readonly Meter[] }
+  | { readonly type: 'ProductChanged'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[] }
   | { readonly type: 'ProductArchived' };
 
 export const Product: Aggregate<ProductState | null, ProductCommand, ProductEvent> = {
   category: 'product',
-  stateVersion: 1,
+  stateVersion: 2,
   shapes: { ProductCreated: { schema: 1 }, ProductChanged: { schema: 1 }, ProductArchived: { schema: 1 } },
   initial: () => null,
 
@@ -35,8 +38,8 @@ export const Product: Aggregate<ProductState | null, ProductCommand, ProductEven
   evolve(product, event, { at }) {
     switch (event.type) {
       case 'ProductCreated': {
-        const { productId, name, code, metadata } = event;
-        return { id: productId, name, code, metadata, archived: false, createdAt: at };
+        const { productId, name, code, metadata, meters } = event;
+        return { id: productId, name, code, metadata, ...(meters && { meters }), archived: false, createdAt: at };
       }
       case 'ProductChanged': {
         const { type: _, ...change } = event;
@@ -47,15 +50,21 @@ export const Product: Aggregate<ProductState | null, ProductCommand, ProductEven
   },
 };
 
-function created({ productId, name, code = null, metadata = {} }: ProductCommand & { type: 'Create' }): ProductEvent {
+function created({ productId, name, code = null, metadata = {}, meters }: ProductCommand & { type: 'Create' }): ProductEvent {
   checkMetadata(metadata);
-  return { type: 'ProductCreated', productId, name, code, metadata };
+  checkMeters(meters);
+  return { type: 'ProductCreated', productId, name, code, metadata, ...(meters && { meters }) };
 }
 
-function changed(product: ProductState, { name, code, metadata }: ProductCommand & { type: 'Update' }): ProductEvent[] {
+function changed(product: ProductState, { name, code, metadata, meters }: ProductCommand & { type: 'Update' }): ProductEvent[] {
   checkMetadata(metadata);
-  const change = changes<Omit<ProductEvent & { type: 'ProductChanged' }, 'type'>>(product, { name, code, metadata });
+  checkMeters(meters);
+  const change = changes<Omit<ProductEvent & { type: 'ProductChanged' }, 'type'>>({ ...product, meters: product.meters ?? [] }, { name, code, metadata, meters });
   return change ? [{ type: 'ProductChanged', ...change }] : [];
+}
+
+function checkMeters(meters: readonly Meter[] = []): void {
+  if (new Set(meters.map(({ meter }) => meter)).size < meters.length) throw malformed('meters', 'names a meter twice');
 }
 
 /**
@@ -68,5 +77,5 @@ export function mustBeActive(product: ProductState | null, missing: ErrorCode = 
 }
 
 /** As the HTTP contract shows it; the stream's revision is added by whoever knows it. */
-export const productView = ({ id, name, code, metadata, archived, createdAt }: ProductState) =>
-  ({ id, name, code, status: archived ? 'archived' : 'active', metadata, createdAt }) as const;
+export const productView = ({ id, name, code, metadata, meters = [], archived, createdAt }: ProductState) =>
+  ({ id, name, code, status: archived ? 'archived' : 'active', metadata, meters, createdAt }) as const;

@@ -465,6 +465,12 @@ describe('A quota', () => {
       given(history, graceOver).when(edit({ quotas: [{ meter, limit: 9 }] })).thenEvents({ type: 'QuotaChanged' });
     }
   });
+  it('keeps what its meter is when only its limit is said', () => {
+    const counted = story(issue({ terms: { quotas: [{ meter, limit: 8, per: 'month' }] } }), assign());
+    given(counted).when(edit({ quotas: [{ meter, limit: 8 }] })).thenNothing();
+    given(counted).when(edit({ quotas: [{ meter, limit: 9 }, { meter: 'users', limit: 1 }] })).thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9, per: 'month' }, { meter: 'users', limit: 1 }] });
+    given(counted).when(edit({ quotas: [{ meter, limit: 9, per: 'day' }] })).thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9, per: 'day' }] });
+  });
   it('that a license does not have cannot be exceeded', () => given(licensed).when(exceedQuota(10, 8, 'users')).thenNothing());
 });
 

@@ -12,7 +12,7 @@ import {
   type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState,
 } from './state.ts';
 import {
-  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, graceEnd, instantIn, malformed, MAX_TRIAL_DAYS,
+  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, graceEnd, instantIn, likeMeters, malformed, MAX_TRIAL_DAYS,
   termsOf, trialTooLong, type Features, type Quota, type TermsInput,
 } from './terms.ts';
 import { leads, type LicenseAction } from './transitions.ts';
@@ -144,7 +144,8 @@ function edit(license: IssuedLicense, wanted: Edit, now: Instant): LicenseEvent[
   must(license, 'edit', now);
   const immutable = immutableFields.find((name) => wanted[name] !== undefined);
   if (immutable) throw refuse('IMMUTABLE_FIELD', `${immutable} cannot be changed`, { field: immutable });
-  const { customerId, activationLimit, features, featureFlags, quotas, metadata } = wanted;
+  const { customerId, activationLimit, features, featureFlags, metadata } = wanted;
+  const quotas = wanted.quotas && likeMeters(wanted.quotas, license.terms.quotas);
   if (activationLimit !== undefined) checkActivationLimit(activationLimit);
   if (features !== undefined) checkFeatures(features);
   if (quotas !== undefined) checkQuotas(quotas);

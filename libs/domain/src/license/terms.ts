@@ -10,6 +10,8 @@ export type Quota = {
   /** The meter is a counter. Without it, a gauge, and its daily peak is what counts. */
   readonly per?: 'day' | 'month' | undefined;
 };
+/** A product says what its meters are, once for all quotas: without `per` a gauge, else a counter. */
+export type Meter = Pick<Quota, 'meter' | 'per'> & { readonly unit?: string | undefined };
 export type Expiry = {
   readonly value: number;
   readonly unit: CalendarUnit;
@@ -87,6 +89,12 @@ export function checkFeatures(features: Features): void {
   const wrong = Object.entries(features).find(([, feature]) => feature !== true && !isAmount(typeof feature === 'object' ? feature?.limit : feature));
   if (wrong) throw malformed(`features/${wrong[0]}`, 'must be true, a number from 0 on, or {limit, per}');
 }
+
+/** A quota that does not say what its meter is takes it from where that was said before. */
+export const likeMeters = (quotas: readonly Quota[], meters: readonly Meter[]): readonly Quota[] => quotas.map((quota) => {
+  const per = quota.per ?? meters.find(({ meter }) => meter === quota.meter)?.per;
+  return per ? { ...quota, per } : quota;
+});
 
 export function checkQuotas(quotas: readonly Quota[]): void {
   const wrong = quotas.find(({ limit }) => !isAmount(limit));
