@@ -9,7 +9,6 @@ import { SigningModule } from '@keyledger/signing';
 import { openStores } from '@keyledger/stores';
 import { SweeperModule, watchSweeps } from '@keyledger/sweeper';
 import { UsageMeteringModule } from '@keyledger/usage-metering';
-import { UsageMeteringModule } from '@keyledger/usage-metering';
 import type { StandaloneConfig } from './config.ts';
 import { schemas } from './schemas.ts';
 
@@ -32,8 +31,8 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   // After the authority: orders that were cut short ask for their licenses at once.
   const catalog = await host.start('catalog', CatalogModule.with(platform));
   await host.start('activation', ActivationModule.with(platform));
-  stores.watch([access, catalog, authority]);
   watchSweeps(await host.start('sweeper', SweeperModule.with(platform, config.sweeper)), host.health);
+  stores.watch([access, catalog, authority]);
 
   const gateway = await createGateway({ ...host, config: config.gateway });
   await gateway.listen(config.gateway.port, config.gateway.host);
