@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { INestApplicationContext, Provider } from '@nestjs/common';
 import {
-  EventStores, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
+  EventStoreDbEventStores, EventStores, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
 } from '@keyledger/event-store';
 import { Clock, controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
@@ -135,7 +135,7 @@ function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } 
   return { directory: dataDir };
 }
 
-async function openLogs({ dataDir, databaseUrl, connections }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
+async function openLogs({ dataDir, databaseUrl, eventStoreUrl, connections }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
   const options = {
     observe: (seconds: number) => metrics.append(seconds),
     handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it gets the same events again'),
@@ -152,8 +152,11 @@ async function openLogs({ dataDir, databaseUrl, connections }: StoresConfig, log
     ]);
     return { events, snapshots: Object.assign(new SnapshotStores(snapshots), { close: () => { for (const [, store] of snapshots) store.close(); } }) };
   }
+  const lost = (error: unknown) => log.warn({ err: error }, 'the event store does not answer; it is tried again');
   const [events, snapshots] = await Promise.all([
-    PostgresEventStores.open({ url: databaseUrl, environments: names, connections, ...options, lost: (error) => log.warn({ err: error }, 'the event store does not answer') }),
+    eventStoreUrl === undefined
+      ? PostgresEventStores.open({ url: databaseUrl, environments: names, connections, ...options, lost })
+      : EventStoreDbEventStores.open({ url: eventStoreUrl, environments: names, ...options, disconnected: lost }),
     PostgresSnapshotStores.open({ url: databaseUrl, environments: names }),
   ]);
   return { events, snapshots };
