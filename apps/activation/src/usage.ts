@@ -7,7 +7,8 @@ import { LRUCache } from 'lru-cache';
 import type { KnownLicense } from './verdict-cache.ts';
 
 interface Kept {
-  readonly use: Use;
+  /** Undefined: nobody could be asked. */
+  readonly use: Use | undefined;
   /** Of the environment: a new day begins at nought. */
   readonly day: Day;
   /** Of this process, milliseconds: when it was read, and when it was last asked for. */
@@ -50,7 +51,7 @@ export class UseInView {
     }
     return this.#ask(id).then(() => {
       const known = this.#kept.get(name);
-      return known?.day === dayOf(Date.parse(now)) ? known.use : undefined;
+      return known && known.at >= moment ? known.use : undefined;
     });
   }
 
@@ -66,17 +67,22 @@ export class UseInView {
     const answered = new Promise<void>((resolve) => {
       setImmediate(() => {
         this.#asking.delete(environment);
-        this.#read([...licenseIds]).then(resolve, () => resolve());
+        resolve(this.#read([...licenseIds]));
       });
     });
     this.#asking.set(environment, { licenseIds, answered });
     return answered;
   }
 
+  /** That nobody answers is known as well, for a while: not every verdict has to find out. */
   async #read(licenseIds: readonly LicenseId[]): Promise<void> {
     const { environment, now } = context();
-    const meters = await this.messages.send(ReadMeters, { licenseIds }, { timeoutMs: waitMs });
+    const meters = await this.messages.send(ReadMeters, { licenseIds }, { timeoutMs: waitMs }).catch(() => undefined);
     const [day, at] = [dayOf(Date.parse(now)), performance.now()];
-    for (const id of licenseIds) this.#kept.set(`${environment} ${id}`, { use: meters[id] ?? {}, day, at, askedAt: at });
+    for (const id of licenseIds) {
+      const name = `${environment} ${id}`;
+      const kept = this.#kept.get(name);
+      if (meters || !kept || kept.day !== day || at - kept.at >= knownMs) this.#kept.set(name, { use: meters && (meters[id] ?? {}), day, at, askedAt: at });
+    }
   }
 }
