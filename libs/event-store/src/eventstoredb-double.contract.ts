@@ -280,7 +280,12 @@ export class EventStoreDbDouble {
     await this.#going.promise;
     if (call.cancelled || call.destroyed) return false;
     if (answer.hasEvent()) this.sent++;
-    if (!call.write(answer)) await Promise.race([once(call, 'drain'), once(call, 'close'), once(call, 'cancelled')]).catch(() => undefined);
+    if (!call.write(answer)) {
+      const waiting = new AbortController();
+      const { signal } = waiting;
+      await Promise.race(['drain', 'close', 'cancelled'].map((event) => once(call, event, { signal }))).catch(() => undefined);
+      waiting.abort();
+    }
     return !call.cancelled;
   }
 }
