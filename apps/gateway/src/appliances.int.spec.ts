@@ -34,7 +34,7 @@ describe('A license key in Authorization', () => {
   });
 
   it.each(['License', 'License ', 'Licence ABC', `Basic ${key}`, key])('is none when it is %j', async (authorization) => {
-    expect(await gateway.call('POST', `${path}/heartbeat`, { as: '', headers: { authorization }, body: beat })).toMatchObject({ status: 401, json: { code: 'UNAUTHENTICATED' } });
+    expect(await gateway.call('POST', `${path}/heartbeat`, { as: '', headers: { authorization }, body: beat })).toMatchObject({ status: 401, json: { code: 'UNAUTHENTICATED' }, headers: { 'www-authenticate': 'Bearer, License' } });
   });
 
   it('belongs to the environment that is chosen', async () => {

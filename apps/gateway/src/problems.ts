@@ -95,7 +95,7 @@ export class ProblemFilter implements ExceptionFilter {
 function sendProblem(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
   const retryAfter = refusal.members['retryAfter'] ?? ([429, 503].includes(refusal.status) ? 1 : undefined);
   if (retryAfter !== undefined) void reply.header('Retry-After', String(retryAfter));
-  if (refusal.code === 'UNAUTHENTICATED') void reply.header('WWW-Authenticate', 'Bearer');
+  if (refusal.code === 'UNAUTHENTICATED') void reply.header('WWW-Authenticate', request.routeOptions.config.operation?.orLicenseKey ? 'Bearer, License' : 'Bearer');
   void reply.removeHeader('ETag').status(refusal.status).headers({ 'Request-Id': request.id, 'Content-Type': problemType }).send(JSON.stringify(problemOf(refusal, request)));
 }
 

@@ -35,10 +35,10 @@ class Box {
   activationId = '';
   seq = 0;
 
-  constructor(license: Pick<Sold, 'id' | 'key'>, readonly fingerprint: string) {
+  constructor(license: Pick<Sold, 'id' | 'key'>, readonly fingerprint: string, environment = 'production') {
     this.path = `/licenses/${license.id}`;
     this.#authorization = `License ${license.key}`;
-    this.#client = product.app.with({ authorization: this.#authorization });
+    this.#client = product.app.with({ authorization: this.#authorization, 'x-environment': environment });
   }
 
   async activate(): Promise<Activated> {
@@ -209,6 +209,36 @@ describe('An appliance', () => {
     const [instance] = await root.all<InstanceView>(`/licenses/${license.id}/activations`);
     expect(String(instance?.lastSeenAt) >= serverTime).toBe(true);
     expect(instance?.lease).toMatchObject({ seq: 1, contactAt: serverTime, endsAt: new Date(Date.parse(serverTime) + 14 * day * 1000).toISOString(), version: '1.1.0' });
+  });
+});
+
+describe('A box without contact', () => {
+  it('has fourteen days from its last heartbeat on, to the hour, however long it has been there; then it is overdue, and the next one brings it back', async () => {
+    const staging = root.in('staging');
+    const pass = (seconds: number) => staging.post('/environments/staging/clock/advance', { seconds });
+    const { plan } = await offer(staging, { validationMode: 'heartbeat' });
+    const license = await sell(staging, plan.id);
+    const box = new Box(license, 'fp', 'staging');
+    await box.activate();
+    const tokens = new Set<string | null>();
+    let last: HeartbeatAnswer | undefined;
+    for (let n = 0; n < 40; n++) {
+      await pass(n % 2 ? 1_200 : 7_200);
+      last = await box.beat();
+      tokens.add(last.token);
+      const left = claimsOf(last.token).exp - Date.parse(last.serverTime) / 1000;
+      expect(left).toBeGreaterThanOrEqual(14 * day - 3_600);
+      expect(left).toBeLessThanOrEqual(14 * day);
+    }
+    expect(tokens.size).toBe(20);
+    const code = async () => (await validate(product.app.in('staging'), license.key, { instanceId: box.activationId, fingerprint: 'fp' })).code;
+    await pass(14 * day - 3_600);
+    expect(await code()).toBe('VALID');
+    await pass(3_600);
+    expect(await code()).toBe('HEARTBEAT_OVERDUE');
+    expect(claimsOf(last?.token ?? null).exp).toBeLessThanOrEqual(Date.parse(last?.serverTime ?? '') / 1000 + 14 * day);
+    expect(await box.beat()).toMatchObject({ state: 'active', enforcement: 'FULL' });
+    expect(await code()).toBe('VALID');
   });
 });
 
