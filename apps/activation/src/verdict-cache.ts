@@ -98,6 +98,10 @@ export class VerdictCache implements View {
     this.#listeners.push(listener);
   }
 
+  hurry(position: Position): void {
+    this.#subscription.hurry?.(position);
+  }
+
   close(): Promise<void> {
     return this.#subscription.close();
   }

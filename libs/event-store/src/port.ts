@@ -46,6 +46,8 @@ export class WrongExpectedRevision extends Error {
 export interface Subscription {
   /** The position that the handler has finished with. */
   readonly position: Position;
+  /** Somebody waits until this position has been handed over: not a moment to gather more events. */
+  hurry?(position: Position): void;
   /** Ends it; resolves when the handler is no longer running. */
   close(): Promise<void>;
 }

@@ -33,7 +33,8 @@ const CHARACTERS_PER_GROUP = 8_000_000;
 const WAIT_AT_MOST_MS = ANSWER_WITHIN_MS / 2;
 const RESTORE_WITHIN_MS = 30_000;
 /** A writer is told of the new position by the server twice, in no certain order. */
-const OWN_ANSWER_COMES_WITHIN_MS = 2;
+/** Events that nobody waits for are read together: a read costs the same for one as for many, and every process follows every log. */
+const GATHER_MS = 10;
 
 interface PendingAppend {
   readonly stream: string;
@@ -67,10 +68,6 @@ class GroupCommit {
     this.#waiting.push(append);
     // After all that is ready to run now: appends of one turn travel together.
     this.#running ??= new Promise<void>((resolve) => process.nextTick(resolve)).then(() => this.#run());
-  }
-
-  get isBusy(): boolean {
-    return this.#running !== undefined;
   }
 
   async drained(): Promise<void> {
@@ -124,19 +121,32 @@ class Tail {
   readonly #failed: (error: unknown) => void;
   #recent = new RecentEvents(0);
   #known: Position = 0;
+  #wanted: Position = 0;
   #reading = false;
+  #gathering: NodeJS.Timeout | undefined;
 
   constructor(read: Read, failed: (error: unknown) => void) {
     this.#read = read;
     this.#failed = failed;
   }
 
-  /** The log reaches to this position. */
+  /** The log reaches to this position. Often it is what this process has appended itself, and that needs no reading. */
   heard(position: Position): void {
     this.#known = Math.max(this.#known, position);
     if (this.#reading || this.#recent.end >= this.#known) return;
-    if (this.followers.size > 0) void this.#readOn();
-    else this.#recent = new RecentEvents(this.#known);
+    if (this.followers.size === 0) this.#recent = new RecentEvents(this.#known);
+    else if (this.#recent.end < this.#wanted) void this.#readOn();
+    else this.#gathering ??= setTimeout(() => void this.#readOn(), GATHER_MS);
+  }
+
+  hurry(position: Position): void {
+    this.#wanted = Math.max(this.#wanted, position);
+    this.heard(position);
+  }
+
+  close(): void {
+    clearTimeout(this.#gathering);
+    this.followers.clear();
   }
 
   wrote(events: readonly RecordedEvent[]): void {
@@ -159,20 +169,24 @@ class Tail {
   }
 
   async #readOn(): Promise<void> {
+    clearTimeout(this.#gathering);
+    this.#gathering = undefined;
+    if (this.#reading || this.followers.size === 0 || this.#recent.end >= this.#known) return;
     this.#reading = true;
+    let found = 0;
     try {
-      while (this.followers.size > 0 && this.#recent.end < this.#known) {
-        // Nobody has followed for a while: who is further behind than this reads for himself.
-        if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
-        const events = await this.#read(this.#recent.end);
-        if (events.length === 0) break;
-        for (const event of events) this.#recent.push(event);
-        this.wake();
-      }
+      // Nobody has followed for a while: who is further behind than this reads for himself.
+      if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
+      const events = await this.#read(this.#recent.end);
+      for (const event of events) this.#recent.push(event);
+      found = events.length;
+      this.wake();
     } catch (error) {
       this.#failed(error);
     }
     this.#reading = false;
+    // What could not be read is tried again when something is heard: once a second at the latest.
+    if (found > 0) this.heard(0);
   }
 }
 
@@ -231,6 +245,7 @@ export class PostgresEventStore implements EventStore {
     });
     return {
       get position() { return follower.position; },
+      hurry: (position) => this.#tail.hurry(position),
       close: () => {
         this.#tail.followers.delete(follower);
         return follower.close();
@@ -238,10 +253,9 @@ export class PostgresEventStore implements EventStore {
     };
   }
 
-  /** The server tells that the log reaches to this position. Often it is what this process has appended itself, and that needs no reading. */
+  /** The server tells that the log reaches to this position. */
   heard(position: Position): void {
-    if (this.#commits.isBusy) setTimeout(() => this.#tail.heard(position), OWN_ANSWER_COMES_WITHIN_MS);
-    else this.#tail.heard(position);
+    this.#tail.heard(position);
   }
 
   /** There is a server again: what has failed is tried again now. */
@@ -277,7 +291,7 @@ export class PostgresEventStore implements EventStore {
   async #close(): Promise<void> {
     await this.#commits.drained();
     await Promise.all([...this.#tail.followers].map((follower) => follower.close()));
-    this.#tail.followers.clear();
+    this.#tail.close();
     await this.#shared.release();
   }
 

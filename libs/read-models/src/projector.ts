@@ -160,6 +160,7 @@ export class Projector implements View {
 
   hurry(position: Position): void {
     this.#wanted = Math.max(this.#wanted, position);
+    this.#subscription?.hurry?.(position);
     this.#endRest?.();
   }
 

@@ -49,6 +49,10 @@ class Follower implements View {
     this.#listeners.push(listener);
   }
 
+  hurry(position: Position): void {
+    this.#subscription.hurry?.(position);
+  }
+
   async close(): Promise<void> {
     await this.#subscription.close();
     if (this.position > this.#saved) await this.#save(this.position);

@@ -35,7 +35,8 @@ export class ReadIndex {
   readonly #waiting = new Set<Waiting>();
   #isRemote = false;
   #asking: Promise<Position> | undefined;
-  #next: Promise<Position> | undefined;
+  /** All who wait for the question after the one under way. */
+  #next: Promise<void> | undefined;
 
   /** `timeout` in milliseconds. */
   constructor(store: Pick<EventStore, 'head'>, view: View, timeout = TIMEOUT_MS) {
@@ -56,21 +57,16 @@ export class ReadIndex {
 
   /** Nothing to wait for: undefined. Refuses with READ_MODEL_BEHIND when the view is not there in time, or the store does not answer. */
   current(): Promise<void> | undefined {
-    const head = this.#head();
-    return typeof head === 'number' && this.#view.position >= head ? undefined : this.#reached(head);
+    // A question that is under way may have been answered before the newcomer's write: all newcomers share the one after it.
+    if (this.#asking) return (this.#next ??= this.#reached(this.#asking.then(() => this.#askNext(), () => this.#askNext())));
+    const head = this.#store.head();
+    if (typeof head !== 'number') return this.#reached(this.#ask(head));
+    return this.#view.position >= head ? undefined : this.#reached(head);
   }
 
-  /** A question that is under way may have been answered before the newcomer's write: all newcomers share the one after it. */
-  #head(): Position | Promise<Position> {
-    if (!this.#asking) {
-      const head = this.#store.head();
-      return typeof head === 'number' ? head : this.#ask(head);
-    }
-    this.#next ??= this.#asking.catch(() => undefined).then(() => {
-      this.#next = undefined;
-      return this.#ask(Promise.resolve(this.#store.head()));
-    });
-    return this.#next;
+  #askNext(): Promise<Position> {
+    this.#next = undefined;
+    return this.#ask(Promise.resolve(this.#store.head()));
   }
 
   #ask(head: Promise<Position>): Promise<Position> {

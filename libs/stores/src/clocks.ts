@@ -43,6 +43,10 @@ export class EnvironmentClocks extends Clock implements View {
     this.#listeners.push(listener);
   }
 
+  hurry(position: Position): void {
+    this.#subscription?.hurry?.(position);
+  }
+
   async close(): Promise<void> {
     await this.#subscription?.close();
   }
