@@ -410,8 +410,8 @@ export class Projector implements View {
       await this.#applyAll(this.#live, events, this.#folds, events.length >= CATCHING_UP);
       this.#followed = events.at(-1)?.position ?? this.#followed;
     } catch (error) {
-      // The folds have moved on and the rows have not.
-      this.#folds.forEach((own) => own.clear());
+      // The folds of these streams have moved on and the rows have not.
+      for (const { stream } of events) this.#folds.forEach((own) => own.delete(stream));
       if (!isFenced(error)) throw error;
       await this.#reload();
       const done = Math.min(...this.#live.map(({ position }) => position));
