@@ -1,5 +1,6 @@
 // `npm run bench`: measures the built product beside a bare Node server and prints a table and a JSON document. docs/performance.md says how.
 //   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json   npm run bench -- --docs
+//   npm run bench -- --only sweep --swept 100000   fewer licenses than the million, of which one in a hundred is due
 import { execFile, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
@@ -11,12 +12,14 @@ import { appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sl
 /** What --only takes. Some are measured together. */
 const parts = {
   validate: validating, activate: writing, order: writing, usage: metering, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
-  distributed,
+  sweep: sweeping, distributed,
 };
-const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' } } });
-const { rounds, seconds, few, many, rebuilt, starts } = options.quick
-  ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, starts: 1 }
-  : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, starts: 5 };
+const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' }, swept: { type: 'string' } } });
+const { rounds, seconds, few, many, rebuilt, starts, ...others } = options.quick
+  ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, starts: 1, swept: 10_000 }
+  : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, starts: 5, swept: 1_000_000 };
+const swept = Number(options.swept ?? others.swept);
+const due = swept / 100;
 const chosen = options.only?.split(',') ?? Object.keys(parts);
 for (const name of chosen) if (!Object.hasOwn(parts, name)) throw new Error(`--only knows ${Object.keys(parts).join(', ')}`);
 
@@ -146,6 +149,41 @@ async function rebuilding() {
   const { stdout } = await run(process.execPath, [script, 'read', folder]);
   const { events, seconds: taken, memory } = JSON.parse(stdout);
   row({ name: 'rebuild of the license list', value: events / median(taken), at: 'least', target: 50_000, unit: 'events/s', detail: { events, seconds: taken, memory } });
+}
+
+/** What expires in a day among very many licenses, said at once because the clock is put forward, while others go on asking. */
+async function sweeping() {
+  say(`sweep: writing ${format(swept)} licenses`);
+  const folder = newFolder();
+  const written = await promisify(execFile)(process.execPath, [join(import.meta.dirname, 'bench/licenses.mjs'), folder, String(swept), String(due)], { maxBuffer: 2 ** 26 });
+  const { keys, seconds: taken } = JSON.parse(written.stdout);
+  say(`  ${format(swept / taken)} licenses/s; starting, and building their list`);
+  const server = await startProduct(folder, [], 1_200_000);
+  const staging = { ...control, 'x-environment': 'staging' };
+  generator.define('in staging', keys.map((licenseKey) => JSON.stringify({ licenseKey })));
+  const asking = { ...validate('in staging'), headers: { 'x-environment': 'staging' } };
+  await generator.run({ streams: [{ ...asking, order: 'cycle', port: server.port, requests: keys.length }] });
+  const quiet = [];
+  for (let round = 0; round < rounds; round++) quiet.push(await generator.measure(server, asking, seconds));
+
+  let answered = false;
+  const startedAt = performance.now();
+  const advanced = call(server, '/environments/staging/clock/advance', { seconds: 2 * 86_400 }, 200).then(() => {
+    answered = true;
+    return (performance.now() - startedAt) / 1000;
+  });
+  const busy = [];
+  while (!answered) busy.push(await generator.measure(server, asking, 1));
+  const waited = await advanced;
+  const { data: [run] } = await (await fetch(`${server.url}/sweeps?limit=1`, { headers: staging })).json();
+  if (run.transitions.LicenseExpired !== due) throw new Error(`${due} licenses have expired, and the sweep says ${JSON.stringify(run)}`);
+  row({ name: `sweep, ${due / 1000}k due of ${swept / 1000}k`, value: waited, at: 'most', target: 60, unit: 's', detail: { run, memory: server.memory } });
+  // The last second may be quiet in part.
+  const during = busy.length > 1 ? busy.slice(0, -1) : busy;
+  const base = median(quiet.map(({ p99 }) => p99));
+  const ratios = during.map(({ p99 }) => p99 / base);
+  row({ name: 'validate p99, during the sweep against quiet', value: median(ratios), at: 'most', target: 2, unit: '×', detail: { ratios, ...summary(during), quiet: summary(quiet) } });
+  await server.stop();
 }
 
 async function starting() {

@@ -88,15 +88,18 @@ const residentMemory = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc
 
 export const startEcho = () => Server.start([join(here, 'echo.mjs')]);
 
-/** The built product on an empty folder, or on one that it has worked in before. */
-export async function startProduct(folder = newFolder(), nodeOptions = []) {
+/** The built product on an empty folder, or on one that it has worked in before. `readyWithinMs`: for read models that have yet to be built. */
+export async function startProduct(folder = newFolder(), nodeOptions = [], readyWithinMs = 0) {
   const server = await Server.start([...nodeOptions, join(here, '../../apps/standalone/dist/main.js')], {
     PORT: String(await freePort()), HOST: '127.0.0.1', KEYLEDGER_DATA_DIR: folder, KEYLEDGER_ROOT_API_KEY: rootKey, LOG_LEVEL: 'warn',
     // High rather than off, so that what they cost is measured too.
     KEYLEDGER_RATE_LIMIT_PER_KEY: unlimited, KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: unlimited, KEYLEDGER_RATE_LIMIT_PER_API_KEY: unlimited,
   });
-  const { ok } = await fetch(`${server.url}/health/ready`);
-  if (!ok) throw new Error('It says that it is ready, but /health/ready does not');
+  const until = performance.now() + readyWithinMs;
+  while (!(await fetch(`${server.url}/health/ready`)).ok) {
+    if (performance.now() >= until) throw new Error('It says that it is ready, but /health/ready does not');
+    await sleep(200);
+  }
   return Object.assign(server, { folder });
 }
 

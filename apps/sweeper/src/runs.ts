@@ -1,7 +1,7 @@
 import type { SweepView } from '@keyledger/contracts';
 import { Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger } from '@keyledger/domain';
 import { Aggregates, originOf, type EventStores, type RecordedEvent, type SnapshotStore } from '@keyledger/event-store';
-import { context, refuse, systemClock, type Instant, type PerEnvironment, type Sealing } from '@keyledger/kernel';
+import { addSeconds, context, refuse, systemClock, type Instant, type PerEnvironment, type Sealing } from '@keyledger/kernel';
 
 /** Some ten pages of a list, read at once. */
 const EVENTS_PER_READ = 200;
@@ -62,5 +62,5 @@ function runOf(start: RecordedEvent, end: RecordedEvent | undefined, running: nu
   const begun = { number, trigger, startedAt: originOf(start).at };
   if (!end) return { ...begun, state: running === number ? 'running' : 'interrupted', finishedAt: null, durationMs: null, examined: 0, transitions: {} };
   const { complete, durationMs, examined, transitions } = end.data as unknown as SweepsEvent & { type: 'SweepFinished' };
-  return { ...begun, state: complete ? 'finished' : 'interrupted', finishedAt: originOf(end).at, durationMs, examined, transitions };
+  return { ...begun, state: complete ? 'finished' : 'interrupted', finishedAt: addSeconds(begun.startedAt, durationMs / 1000), durationMs, examined, transitions };
 }

@@ -6,7 +6,9 @@ import type { Metrics } from '@keyledger/observability';
 import type { Pass, Subject } from './passes.ts';
 import type { Runs } from './runs.ts';
 
-const SUBJECTS_PER_COMMAND = 200;
+const SUBJECTS_PER_LOOK = 500;
+/** A few milliseconds of somebody else's time. */
+const SUBJECTS_PER_COMMAND = 25;
 const SIGN_OF_LIFE_MS = 10_000;
 const LOOK_AGAIN_MS = 100;
 
@@ -96,15 +98,23 @@ export class Sweeper {
   async #walk(pass: Pass, until: Instant, after: Subject | undefined, tally: Tally, dryRun: boolean): Promise<number> {
     let found = 0;
     for (let place = after; ;) {
-      this.#mayGoOn();
-      const subjects = await pass.due(until, place, SUBJECTS_PER_COMMAND);
-      const last = subjects.at(-1);
-      if (!last) return found;
-      const transitions = await pass.settle(subjects, until, dryRun);
-      tally.examined += subjects.length;
-      found += addTo(tally.transitions, transitions);
-      place = last;
+      const subjects = await pass.due(until, place, SUBJECTS_PER_LOOK);
+      for (let from = 0; from < subjects.length; from += SUBJECTS_PER_COMMAND) {
+        found += await this.#settle(pass, subjects.slice(from, from + SUBJECTS_PER_COMMAND), until, tally, dryRun);
+      }
+      place = subjects.at(-1);
+      if (!place || subjects.length < SUBJECTS_PER_LOOK) return found;
     }
+  }
+
+  /** Half of the time is left to those who ask for something right now. */
+  async #settle(pass: Pass, subjects: readonly Subject[], until: Instant, tally: Tally, dryRun: boolean): Promise<number> {
+    this.#mayGoOn();
+    const startedMs = performance.now();
+    const transitions = await pass.settle(subjects, until, dryRun);
+    tally.examined += subjects.length;
+    if (subjects.length === SUBJECTS_PER_COMMAND) await sleep(performance.now() - startedMs, undefined, { signal: this.stopping }).catch(() => undefined);
+    return addTo(tally.transitions, transitions);
   }
 
   #mayGoOn(): void {
