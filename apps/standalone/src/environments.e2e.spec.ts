@@ -70,13 +70,15 @@ describe('Nothing of staging', () => {
     'DELETE /licenses/{id}': () => ({ reason: 'x', force: true }),
   };
 
+  const queryFor: Readonly<Record<string, string>> = { '/licenses/{id}/usage': '?meter=cores', '/licenses/{id}/usage/explain': '?meter=cores&day=2026-03-12' };
+
   it('is there for production under any path that takes an id, and the answer is that for an id of nothing', async () => {
     const { paths } = await product.app.get<{ paths: Record<string, Record<string, unknown>> }>('/openapi.json');
     const routes = Object.entries(paths).filter(([path]) => path.includes('{')).flatMap(([path, methods]) => Object.keys(methods).map((method) => [method.toUpperCase() as Method, path] as const));
     expect(routes.length).toBeGreaterThan(20);
     for (const [method, path] of routes) {
       const ids = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => idFor(path, name as string));
-      const at = (own: (id: string) => string) => path.replaceAll(/\{(\w+)\}/g, (_, name: string) => own(idFor(path, name)));
+      const at = (own: (id: string) => string) => path.replaceAll(/\{(\w+)\}/g, (_, name: string) => own(idFor(path, name))) + (queryFor[path] ?? '');
       const body = (bodyFor[`${method} ${path}`] ?? (() => (method === 'POST' ? {} : undefined)))();
       for (const caller of callers) {
         const foreign = await caller.ask<unknown>(method, at((id) => id), body);
