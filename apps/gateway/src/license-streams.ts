@@ -67,13 +67,15 @@ export class LicenseStreams {
     let after = from;
     let over = ended;
     stream.write(eventOf('state', state));
-    while (!over && !stream.writableEnded && !stream.destroyed && performance.now() < until) {
+    while (!over && performance.now() < until) {
       const next = await this.#next({ ...asked, after });
       if (stream.writableEnded || stream.destroyed) return;
       if (next) ({ after, ended: over } = next);
       if (!stream.write(next ? textOf(next) : ': nobody can be asked just now\n\n')) await Promise.race([once(stream, 'drain'), once(stream, 'close')]).catch(() => undefined);
+      if (stream.writableEnded || stream.destroyed) return;
     }
-    stream.end(over ? eventOf('end', {}) : '');
+    if (over) stream.write(eventOf('end', {}));
+    stream.end();
   }
 
   /** Undefined while nobody can be asked. What is refused for good ends the stream. */
