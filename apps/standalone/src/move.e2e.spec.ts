@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -19,6 +19,7 @@ import { offer, Product, sell, validate, type Answer, type Client, type Headers,
 import { schemas } from './schemas.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-move-'));
+const documented = /<!-- executed by \S+ -->\n```sh\n([\s\S]*?)```/.exec(readFileSync(new URL('../../../docs/operations.md', import.meta.url), 'utf8'))?.[1] ?? '';
 const cli = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 const host = { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }), health: new Health() };
 
@@ -112,12 +113,25 @@ function keyledger(args: readonly string[], env: NodeJS.ProcessEnv): string {
   return stderr.trim();
 }
 
+/** What the documentation says, in a folder whose `data` are those of an installation: it exports them to a file and imports that into a database. */
+function asDocumented(dataDir: string, databaseUrl: string): Buffer {
+  const home = join(folder, 'home');
+  mkdirSync(home);
+  symlinkSync(dataDir, join(home, 'data'));
+  const example = 'postgresql://keyledger:password@db.example.com:5432/keyledger';
+  expect(documented).toContain(example);
+  const script = documented.replaceAll('npm run keyledger --', `'${process.execPath}' '${cli}'`).replace(example, databaseUrl);
+  const { status, stderr } = spawnSync('bash', ['--norc', '-eo', 'pipefail', '-c', script], { cwd: home, env: { PATH: process.env['PATH'] }, encoding: 'utf8' });
+  expect({ status, stderr }).toEqual({ status: 0, stderr: expect.stringMatching(/^Exported [\d,]+ events and [\d,]+ rows\nImported [\d,]+ events and [\d,]+ rows\n$/) });
+  return readFileSync(join(home, 'keyledger.export'));
+}
+
 /** Events and rows of an export, but not when it was made, nor in what order a database keeps rows. */
-const linesOf = (file: string, bytes: Buffer): string[] => {
+const linesOf = (bytes: Buffer): string[] => {
   const lines = gunzipSync(bytes).toString().trimEnd().split('\n');
   expect(JSON.parse(lines.at(-1) as string)).toEqual({ sha256: expect.stringMatching(/^[0-9a-f]{64}$/) });
   const contents = lines.slice(1, -1);
-  if (contents.length === 0) throw new Error(`${file} is empty`);
+  expect(contents.length).toBeGreaterThan(100);
   const inOrder = contents.map((line) => {
     const { row, ...rest } = JSON.parse(line) as { row?: Record<string, unknown> };
     return JSON.stringify(row ? { ...rest, row: Object.fromEntries(Object.entries(row).sort()) } : rest);
@@ -128,7 +142,7 @@ const linesOf = (file: string, bytes: Buffer): string[] => {
 function exported(name: string, env: NodeJS.ProcessEnv): { readonly file: string; readonly lines: readonly string[] } {
   const file = join(folder, name);
   keyledger(['export', '--to', file], env);
-  return { file, lines: linesOf(file, readFileSync(file)) };
+  return { file, lines: linesOf(readFileSync(file)) };
 }
 
 describeWith('postgres', 'An installation that outgrows its machine', (server) => {
@@ -158,12 +172,10 @@ describeWith('postgres', 'An installation that outgrows its machine', (server) =
     await home.terminate();
 
     const keys = { KEYLEDGER_MASTER_KEY_FILE: join(home.dataDir, 'master.key') };
-    const files = { KEYLEDGER_DATA_DIR: home.dataDir };
     const database = { ...keys, KEYLEDGER_DATA_DIR: join(folder, 'elsewhere'), DATABASE_URL: server().url };
-    const rows = await dumps(files);
-    const out = exported('there.gz', files);
-    keyledger(['import', '--from', out.file], database);
-    expect(exported('arrived.gz', database).lines).toEqual(out.lines);
+    const rows = await dumps({ KEYLEDGER_DATA_DIR: home.dataDir });
+    const file = asDocumented(home.dataDir, server().url);
+    expect(exported('arrived.gz', database).lines).toEqual(linesOf(file));
     expect(await dumps(database)).toEqual(rows);
 
     const asTheyWere = { ...database, KEYLEDGER_ROOT_API_KEY: home.rootKey };
