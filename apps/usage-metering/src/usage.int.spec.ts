@@ -106,8 +106,8 @@ const ever = { from: '2026-03-12T00:00:00.000Z', to: '2026-03-13T00:00:00.000Z' 
 
 describe('Usage metering (SQLite)', () => {
   const dataDir = mkdtempSync(join(tmpdir(), 'usage-'));
-  afterAll(() => rmSync(dataDir, { recursive: true }));
   suite(() => ({ dataDir }));
+  afterAll(() => rmSync(dataDir, { recursive: true }));
 
   it('finds what is due through an index, whatever else there is', async () => {
     const metering = await start({ dataDir: join(dataDir, 'another') });
@@ -119,8 +119,8 @@ describe('Usage metering (SQLite)', () => {
 });
 describeWith('postgres', 'Usage metering', (server) => {
   const dataDir = mkdtempSync(join(tmpdir(), 'usage-'));
-  afterAll(() => rmSync(dataDir, { recursive: true }));
   suite(() => ({ dataDir, databaseUrl: server().url }));
+  afterAll(() => rmSync(dataDir, { recursive: true }));
 
   it('counts once what several processes are told at the same time', async () => {
     const both = [await start({ dataDir, databaseUrl: server().url }), await start({ dataDir, databaseUrl: server().url })] as const;
