@@ -445,6 +445,29 @@ describe('The API as it is described', () => {
     for (const what of ['usage?meter=cores', `usage/explain?meter=cores&day=${today}`]) await refused('LICENSE_NOT_FOUND', 'GET', `/licenses/${id('lic')}/${what}`);
   });
 
+  it('lets the time of a test environment be put forward, and says what time has brought about', async () => {
+    const clock = '/environments/staging/clock';
+    const { now } = await done(200, 'GET', clock) as unknown as { now: string };
+    const tomorrow = new Date(Date.parse(now) + 86_400_000).toISOString();
+    expect(await done(200, 'PUT', clock, { now: tomorrow })).toEqual({ now: tomorrow, controlled: true });
+    expect(await done(200, 'PUT', clock, { now: tomorrow })).toMatchObject({ controlled: true });
+    expect(await done(200, 'POST', `${clock}/advance`, { seconds: 0.5 })).toMatchObject({ controlled: true });
+    await refused('CLOCK_BACKWARDS', 'PUT', clock, { now });
+    for (const instant of ['tomorrow', '2026-13-01T00:00:00Z', '9999-12-31T00:00:00Z', null, 5]) await refused('VALIDATION_FAILED', 'PUT', clock, { now: instant });
+    for (const seconds of [-1, '1', 1e15, null]) await refused('VALIDATION_FAILED', 'POST', `${clock}/advance`, { seconds });
+    await refused('VALIDATION_FAILED', 'PUT', clock, {});
+    await refused('PRODUCTION_CLOCK', 'PUT', '/environments/production/clock', { now: tomorrow });
+    await refused('PRODUCTION_CLOCK', 'POST', '/environments/production/clock/advance', { seconds: 1 });
+    for (const name of ['control', 'nowhere', '..%2Fproduction', '%20']) await refused('ENVIRONMENT_NOT_FOUND', 'GET', `/environments/${name}/clock`);
+    expect(await done(200, 'GET', '/environments/production/clock')).toMatchObject({ controlled: false });
+
+    expect(await done(200, 'POST', '/licenses/health/sweep', { dryRun: true })).toMatchObject({ number: null, dryRun: true });
+    expect(await done(200, 'POST', '/licenses/health/sweep')).toMatchObject({ dryRun: false });
+    expect(await done(200, 'POST', '/licenses/health/sweep')).toMatchObject({ examined: 0, transitions: {} });
+    expect(await done(200, 'GET', '/sweeps?limit=1')).toMatchObject({ data: [{ trigger: 'request', state: 'finished', transitions: {} }] });
+    await refused('VALIDATION_FAILED', 'GET', '/sweeps?cursor=nonsense');
+  });
+
   it('answers a repeated Idempotency-Key with the first answer', async () => {
     const headers = { 'idempotency-key': 'order-1' };
     const first = await call('POST', '/products', { body: { name: 'Once' }, headers });
