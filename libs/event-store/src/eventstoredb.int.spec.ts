@@ -20,8 +20,11 @@ afterEach(async () => {
   await Promise.all(openStores.splice(0).map((stores) => stores.close()));
 });
 
+/** A busy machine is no reason to give up, except where giving up is what a test is about. */
+const PATIENT_MS = 30_000;
+
 async function openAt(url: string, environments: readonly string[], options: Partial<EventStoreDbOptions> = {}): Promise<EventStoreDbEventStores> {
-  const stores = await EventStoreDbEventStores.open({ url, environments, handlerFailed: () => undefined, disconnected: () => undefined, ...options });
+  const stores = await EventStoreDbEventStores.open({ url, environments, handlerFailed: () => undefined, disconnected: () => undefined, deadline: PATIENT_MS, ...options });
   openStores.push(stores);
   return stores;
 }
@@ -86,7 +89,7 @@ describe(`EventStoreDbEventStores on ${kind}`, () => {
     const startedAt = performance.now();
     await stores.close();
     // Sooner than it gives up waiting for calls that the client takes for unfinished.
-    expect(performance.now() - startedAt).toBeLessThan(1_400);
+    expect(performance.now() - startedAt).toBeLessThan(PATIENT_MS / 2);
   });
 
   it('see what other processes write, and their own heads though others write last', async () => {
@@ -199,21 +202,24 @@ describe(`EventStoreDbEventStores, whose server is ${serverKind?.includes('Docke
   const rejectsInTime = async (work: Promise<unknown>) => {
     const startedAt = performance.now();
     await expect(work).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-    expect(performance.now() - startedAt).toBeLessThan(1_900);
+    expect(performance.now() - startedAt).toBeLessThan(2_700);
   };
   const operations = () => [
     store.append('license-a', 0, [anEvent()]), store.append('license-new', NO_STREAM, [anEvent()]), store.append('license-other', 'any', [anEvent()]),
     store.readStream('license-a'), store.readAll(0), store.head(),
   ];
-  const isBack = async () => {
+  /** Until it is answered. */
+  async function insist<T>(work: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
-        return await store.head();
-      } catch {
+        return await work();
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'UNAVAILABLE' });
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
     }
-  };
+  }
+  const isBack = () => insist(() => store.head());
 
   it('go on where they were when it has been killed and started again', async () => {
     const [early, dormant] = [follow(store), follow(store, 0)];
@@ -250,31 +256,35 @@ describe(`EventStoreDbEventStores, whose server is ${serverKind?.includes('Docke
     expect(subscriber.events).toHaveLength(written + 1);
   });
 
+  /** As a product opens it. */
+  const openHasty = async () => { store = (await openAt(own.url, [environment], { deadline: undefined })).of(environment); };
+
   it('reject in time while it hangs, and are well again when it is', async () => {
-    const subscriber = follow(store);
     await store.append('license-a', NO_STREAM, [anEvent()]);
+    await openHasty();
+    const subscriber = follow(store);
     await subscriber.has(1);
     own.own.hang();
     const opening = EventStoreDbEventStores.open({ url: own.url, environments: [environment] });
     await Promise.all([...operations(), opening].map(rejectsInTime));
     own.own.resume();
-    await isBack();
-    const { position } = await store.append('license-b', NO_STREAM, [anEvent()]);
+    const event = anEvent();
+    const { position } = await insist(() => store.append('license-b', NO_STREAM, [event]));
     await subscriber.reaches(position);
-    expect(positions(subscriber.events)).toEqual(positions(await everything(store)));
+    expect(positions(subscriber.events)).toEqual(positions(await insist(() => everything(store))));
   });
 
   it('write once what was given up while it hung', async () => {
     await store.append('license-a', NO_STREAM, [anEvent()]);
+    await openHasty();
     const events = someEvents(2);
     own.own.hang();
     await rejectsInTime(store.append('license-a', 0, events));
     own.own.resume();
-    await isBack();
-    const again = await store.append('license-a', 0, events);
+    const again = await insist(() => store.append('license-a', 0, events));
     expect(again.revision).toBe(2);
-    expect(await store.append('license-a', 'any', events)).toEqual({ ...again, duplicate: true });
-    expect(await store.readStream('license-a')).toHaveLength(3);
+    expect(await insist(() => store.append('license-a', 'any', events))).toEqual({ ...again, duplicate: true });
+    expect(await insist(() => store.readStream('license-a'))).toHaveLength(3);
   });
 
   it('cannot be opened when nobody is there', async () => {
@@ -402,7 +412,7 @@ describe(`EventStoreDbEventStores, looked at from ${DOUBLE},`, () => {
   });
 
   it('notice a subscription that the server has forgotten', async () => {
-    const patient = (await openAt(double.url, [environment], { deadline: 200 })).of(environment);
+    const patient = (await openAt(double.url, [environment], { deadline: 1_000 })).of(environment);
     const subscriber = follow(patient);
     const first = await patient.append('license-a', NO_STREAM, [anEvent()]);
     await subscriber.has(1);
