@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const libs = ['kernel', 'domain', 'contracts', 'event-store', 'messaging', 'read-models', 'keyring', 'observability', 'license-file', 'process', 'stores', 'servers', 'testing'];
+const libs = ['kernel', 'domain', 'contracts', 'event-store', 'messaging', 'read-models', 'keyring', 'observability', 'license-file', 'sdk', 'process', 'stores', 'servers', 'testing'];
 const service = ['kernel', 'domain', 'contracts', 'event-store', 'messaging', 'read-models', 'keyring', 'observability', 'process', 'stores'];
 const edge = ['kernel', 'contracts', 'messaging', 'observability', 'process'];
 
@@ -19,6 +19,7 @@ export const imports = {
   'libs/keyring': ['kernel', 'read-models'],
   'libs/observability': ['kernel'],
   'libs/license-file': ['kernel'],
+  'libs/sdk': ['license-file'],
   'libs/process': ['kernel', 'messaging', 'observability'],
   'libs/stores': ['kernel', 'event-store', 'keyring', 'read-models', 'observability'],
   'libs/servers': [],
@@ -42,8 +43,8 @@ const reserved = [
   { packages: /^(node:sqlite|pg$|@eventstore\/)/, owners: ['libs/event-store', 'libs/read-models'] },
   { packages: /^@nats-io\//, owners: ['libs/messaging'] },
   { packages: /^jose$/, owners: ['libs/license-file'] },
-  { packages: /^(fastify|@fastify\/|@nestjs\/platform-fastify)/, owners: ['apps/gateway', 'apps/standalone'] },
   { packages: /^@keyledger\/license-file\/sign$/, owners: ['apps/signing'] },
+  { packages: /^(fastify|@fastify\/|@nestjs\/platform-fastify)/, owners: ['apps/gateway', 'apps/standalone'] },
 ];
 
 const importPattern = /(?:^|\n)\s*(?:import|export)\s[^'";]*?from\s+'([^']+)'|import\(\s*'([^']+)'\s*\)|(?:^|\n)\s*import\s+'([^']+)'/g;
@@ -59,7 +60,7 @@ export const rules = {
     if (!allowed) return [`${owner} has no row in the import table`];
     return importsOf(text).flatMap((from) => {
       const own = /^@keyledger\/([^/]+)/.exec(from)?.[1];
-      if (own && !allowed.includes(own) && !(isSpec(path) && ['testing', 'servers', 'license-file'].includes(own))) return [`${owner} must not import @keyledger/${own}`];
+      if (own && !allowed.includes(own) && !(isSpec(path) && ['testing', 'servers', 'license-file', 'sdk'].includes(own))) return [`${owner} must not import @keyledger/${own}`];
       if (from.startsWith('.') && !relative(owner, join(dirname(path), from)).startsWith('src/')) return [`${path} leaves its project: ${from}`];
       return [];
     });

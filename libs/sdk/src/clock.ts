@@ -1,0 +1,31 @@
+import type { Reading } from './state.ts';
+
+/** Time in all that it is needed for. A test may put its own in place of it. */
+export interface Clock {
+  /** `boot` names the period within which `mono` can be compared. */
+  read(): Reading;
+  /** Resolves early when the signal is aborted. Keeps no process alive. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+}
+
+const longestMs = 2 ** 31 - 1;
+
+export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, Math.min(ms, longestMs)) as unknown as { unref?: () => void } & ReturnType<typeof setTimeout>;
+    timer.unref?.();
+    signal?.addEventListener('abort', done);
+  });
+}
+
+/** Counts the time of this process only. `@keyledger/sdk/node` has one that goes on between processes. */
+export function processClock(): Clock {
+  const boot = crypto.randomUUID();
+  return { read: () => ({ wall: Date.now(), mono: performance.now(), boot }), sleep };
+}

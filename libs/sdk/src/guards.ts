@@ -1,0 +1,65 @@
+import type { License } from './license.ts';
+import type { Judgement } from './state.ts';
+
+/** What is needed of a request and an answer: those of Express, Connect, Fastify's middleware and node:http. */
+export interface RequestLike {
+  readonly method?: string | undefined;
+  readonly url?: string | undefined;
+}
+export interface ResponseLike {
+  statusCode: number;
+  setHeader(name: string, value: string): unknown;
+  end(body: string): unknown;
+}
+export type Middleware = (request: RequestLike, response: ResponseLike, next: (error?: unknown) => void) => void;
+
+export interface GuardOptions<R = RequestLike> {
+  /** By default everything but GET, HEAD and OPTIONS. */
+  readonly isWrite?: (request: R) => boolean;
+  /** Goes on whatever the license says: health checks, and the page where a new license is uploaded. */
+  readonly always?: (request: R) => boolean;
+  /** Also only with this feature. */
+  readonly feature?: string;
+}
+
+const reads = new Set(['GET', 'HEAD', 'OPTIONS']);
+
+/** READ_ONLY blocks writes and lets reads pass, LOCKED blocks all. Why it is blocked; undefined when it is not. */
+export function blockedBy<R extends RequestLike>(license: Pick<License, 'judgement' | 'feature'>, request: R, { isWrite, always, feature }: GuardOptions<R> = {}): Pick<Judgement, 'code' | 'detail' | 'enforcement'> | undefined {
+  if (always?.(request)) return undefined;
+  const judgement = license.judgement();
+  if (judgement.enforcement === 'LOCKED') return judgement;
+  if (feature !== undefined && !license.feature(feature).enabled) return { code: 'FEATURE_MISSING', detail: `The license does not include "${feature}"`, enforcement: judgement.enforcement };
+  const writes = isWrite ? isWrite(request) : !reads.has(request.method?.toUpperCase() ?? '');
+  return judgement.enforcement === 'READ_ONLY' && writes ? judgement : undefined;
+}
+
+/** For Express and its like: 403 with `application/problem+json`. */
+export const licenseMiddleware = (license: Pick<License, 'judgement' | 'feature'>, options: GuardOptions = {}): Middleware => (request, response, next) => {
+  const blocked = blockedBy(license, request, options);
+  if (!blocked) return next();
+  const { code, detail, enforcement } = blocked;
+  response.statusCode = 403;
+  response.setHeader('Content-Type', 'application/problem+json; charset=utf-8');
+  response.end(JSON.stringify({ title: 'Not licensed', status: 403, code, detail, enforcement }));
+};
+
+/** The part of Nest's ExecutionContext that is needed. */
+export interface ExecutionContextLike {
+  switchToHttp(): { getRequest<T>(): T };
+}
+
+/** For Nest: `app.useGlobalGuards(new LicenseGuard(license))`, or `@UseGuards(new LicenseGuard(license, { feature: 'sso' }))`. Nest answers 403. */
+export class LicenseGuard {
+  readonly #license: Pick<License, 'judgement' | 'feature'>;
+  readonly #options: GuardOptions;
+
+  constructor(license: Pick<License, 'judgement' | 'feature'>, options: GuardOptions = {}) {
+    this.#license = license;
+    this.#options = options;
+  }
+
+  canActivate(context: ExecutionContextLike): boolean {
+    return blockedBy(this.#license, context.switchToHttp().getRequest<RequestLike>(), this.#options) === undefined;
+  }
+}

@@ -1,0 +1,184 @@
+import type { Reason } from '@keyledger/license-file';
+import type { Clock } from './clock.ts';
+import type { Beat, Kept } from './kept.ts';
+import type { Logger } from './license.ts';
+import { noServer, notActivated, type Refusal } from './refusal.ts';
+import { nextWait, type Refused, type Reply, type Unreachable } from './server.ts';
+import type { Judgement, Reading } from './state.ts';
+
+export type BeatResult = { readonly ok: true; readonly judgement: Judgement; /** Until the next one is due. */ readonly nextInMs: number } | Refusal;
+
+export interface HeartbeatOptions {
+  /** Milliseconds; `server`: as the license says. */
+  readonly interval?: 'server' | number;
+  /** Share of the interval by which each one is drawn earlier or later. */
+  readonly jitter?: number;
+}
+
+/** What a vendor tells his customers' instances. */
+export interface Directive {
+  readonly id: string;
+  /** refresh, update-key, message, lock or unlock. */
+  readonly kind: string;
+  readonly payload?: Readonly<Record<string, unknown>>;
+  readonly issuedAt: string;
+}
+
+/** What heartbeats need of their license. */
+interface Port {
+  readonly clock: Clock;
+  readonly logger: Logger | undefined;
+  readonly version: string | undefined;
+  readonly fingerprint: string;
+  kept(): Kept;
+  keep(changes: Partial<Kept>): void;
+  persist(): Promise<void>;
+  judgement(): Judgement;
+  intervalMs(): number;
+  send(licenseId: string, body: object): Promise<Reply> | undefined;
+  ask(): Promise<Refusal | null>;
+  lease(token: string, instanceId: string): Promise<Reason | null>;
+  verdict(token: string, nonce: string, asked: Reading): Promise<Refusal | null>;
+  refusal(reply: Refused | Unreachable): Refusal;
+  distrust(reason: Reason): Refusal;
+  reportUsage(): Promise<unknown>;
+  refreshKeys(): Promise<void>;
+  directive(directive: Directive): void;
+  conflict(lastSeq: number): void;
+}
+
+const shortestWaitMs = 1_000;
+
+/**
+ * Signs of life, which renew the lease. Each has a number, kept before it is sent, and a nonce: sent again after a lost answer, or by the next
+ * process, it is the same heartbeat; and two instances that share one state are told apart at the first contact.
+ */
+export class Heartbeats {
+  readonly #port: Port;
+  #running: AbortController | undefined;
+  #beating: Promise<BeatResult> | undefined;
+  /** One of this process was accepted: from then on nobody else counts with its numbers. */
+  #accepted = false;
+  #conflict: Refusal | undefined;
+
+  constructor(port: Port) {
+    this.#port = port;
+  }
+
+  get isRunning(): boolean {
+    return this.#running !== undefined;
+  }
+
+  /** Until `stop`. Keeps no process alive. */
+  start({ interval = 'server', jitter = 0.2 }: HeartbeatOptions = {}): void {
+    if (this.#running) return;
+    const running = new AbortController();
+    this.#running = running;
+    void this.#run(running.signal, interval, jitter);
+  }
+
+  stop(): void {
+    this.#running?.abort();
+    this.#running = undefined;
+  }
+
+  /** One now; or the one that is under way. */
+  beat(): Promise<BeatResult> {
+    return (this.#beating ??= this.#beat().finally(() => (this.#beating = undefined)));
+  }
+
+  /** A new activation: whoever was in conflict starts over. */
+  forget(): void {
+    this.#accepted = false;
+    this.#conflict = undefined;
+  }
+
+  async #run(signal: AbortSignal, interval: 'server' | number, jitter: number): Promise<void> {
+    let wait = shortestWaitMs;
+    while (!signal.aborted) {
+      const result = await this.beat();
+      const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
+      const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER');
+      wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
+      const next = isLost ? Math.max(wait, result.retryAfterMs ?? 0) : regular * (1 + jitter * (Math.random() * 2 - 1));
+      await this.#port.clock.sleep(next, signal);
+    }
+  }
+
+  async #beat(): Promise<BeatResult> {
+    if (this.#conflict) return this.#conflict;
+    const result = await this.#renew();
+    if (result.ok) await this.#port.reportUsage();
+    await this.#port.persist();
+    return result.ok ? { ...result, judgement: this.#port.judgement() } : result;
+  }
+
+  async #renew(): Promise<BeatResult> {
+    for (;;) {
+      const { beat: last, acks, state: { licenseId, instanceId } } = this.#port.kept();
+      if (licenseId === null || instanceId === null) return notActivated;
+      const isAgain = !last.answered;
+      const beat: Beat = isAgain ? last : { seq: last.seq + 1, nonce: crypto.randomUUID(), acks, ...(this.#port.version !== undefined && { version: this.#port.version }), answered: false };
+      this.#port.keep({ beat });
+      await this.#port.persist();
+      const asked = this.#port.clock.read();
+      const { answered: _, ...body } = beat;
+      const reply = await this.#port.send(licenseId, { activationId: instanceId, fingerprint: this.#port.fingerprint, ...body });
+      if (!reply) return noServer;
+      if (reply.kind === 'unreachable') return this.#port.refusal(reply);
+      this.#port.keep({ beat: { ...beat, answered: true } });
+      if (reply.kind === 'refused') {
+        const lastSeq = reply.code === 'STALE_SEQUENCE' ? Number(reply.body['lastSeq']) : NaN;
+        if (!Number.isSafeInteger(lastSeq)) return this.#refused(reply);
+        this.#port.conflict(lastSeq);
+        if (this.#accepted) return (this.#conflict = this.#port.refusal(reply));
+        // Before the first of this process it is no wonder: its state was lost, or put back from a copy. From here on it counts on.
+        this.#accepted = true;
+        this.#port.keep({ beat: { ...beat, seq: lastSeq, answered: true } });
+        continue;
+      }
+      const result = await this.#answered(reply.body, instanceId, beat, isAgain ? undefined : asked);
+      if (!result.ok) return result;
+      this.#accepted = true;
+      // Its answer may be an old one; the next one's is not.
+      if (!isAgain) return result;
+    }
+  }
+
+  /** Not signed. What it means for the license is asked for. */
+  async #refused(reply: Refused): Promise<Refusal> {
+    await this.#port.ask();
+    return this.#port.refusal(reply);
+  }
+
+  async #answered(body: Readonly<Record<string, unknown>>, instanceId: string, { nonce, acks }: Beat, asked: Reading | undefined): Promise<BeatResult> {
+    const { token, enforcement, directives = [], nextInSeconds } = body as { token?: unknown; enforcement?: unknown; directives?: readonly Directive[]; nextInSeconds?: unknown };
+    const nextInMs = typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : this.#port.intervalMs();
+    if (typeof token === 'string') {
+      const fault = await this.#port.lease(token, instanceId);
+      if (fault === 'WRONG_TYPE') {
+        // A verdict: the box may not go on. An old one tells nothing new.
+        const refused = asked && (await this.#port.verdict(token, nonce, asked));
+        if (refused) return refused;
+      } else if (fault) return this.#port.distrust(fault);
+    }
+    this.#port.keep({ acks: this.#port.kept().acks.filter((id) => !acks.includes(id)) });
+    await this.#obey(directives);
+    // What was said without a signature is only a reason to ask.
+    const isUnclear = typeof token !== 'string' || enforcement !== this.#port.judgement().enforcement;
+    const problem = asked && isUnclear ? await this.#port.ask() : null;
+    if (problem && typeof token !== 'string') return problem;
+    return { ok: true, judgement: this.#port.judgement(), nextInMs };
+  }
+
+  /** Directives are not signed, so they make nobody do more than look again. What locks comes with a verdict. */
+  async #obey(directives: readonly Directive[]): Promise<void> {
+    if (!Array.isArray(directives)) return;
+    const known = this.#port.kept().acks;
+    const news = directives.filter((directive: Directive | null) => typeof directive?.id === 'string' && !known.includes(directive.id));
+    for (const directive of news) this.#port.directive(directive);
+    this.#port.keep({ acks: [...known, ...news.map(({ id }) => id)].slice(-100) });
+    if (news.some(({ kind }) => kind === 'update-key')) await this.#port.refreshKeys();
+    if (news.some(({ kind }) => kind === 'refresh')) await this.#port.ask();
+  }
+}

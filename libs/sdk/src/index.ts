@@ -1,0 +1,16 @@
+export { readPublicKeys, reasons, type LicensedTerms, type LicenseFile, type OfflineFile, type PublicJwk, type Reason } from '@keyledger/license-file';
+export { processClock, type Clock } from './clock.ts';
+export {
+  blockedBy, LicenseGuard, licenseMiddleware, type ExecutionContextLike, type GuardOptions, type Middleware, type RequestLike, type ResponseLike,
+} from './guards.ts';
+export type { BeatResult, Directive, HeartbeatOptions } from './heartbeats.ts';
+export {
+  FakeLicense, FeatureMissing, License, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult,
+  type Validation,
+} from './license.ts';
+export type { Refusal } from './refusal.ts';
+export type { FakeOptions } from './fake.ts';
+export type { Fetch } from './server.ts';
+export { enforcements, type Code, type Enforcement, type FeatureState, type Judgement, type LicenseInfo, type QuotaState, type Reading } from './state.ts';
+export { hashed, localStorageStore, memoryStore, type Store } from './store.ts';
+export type { Feature, Quota, UsageRecord } from './usage.ts';

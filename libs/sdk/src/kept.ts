@@ -1,0 +1,109 @@
+import type { KeySet, Verifier } from '@keyledger/license-file';
+import { initial, saidByFile, saidByVerdict, type Reading, type State } from './state.ts';
+import type { UsageRecord } from './usage.ts';
+
+/** A heartbeat as it was sent: sent again, it must be the same to the letter. */
+export interface Beat {
+  readonly seq: number;
+  readonly nonce: string;
+  readonly acks: readonly string[];
+  readonly version?: string;
+  /** Whether anything has come back for it. */
+  readonly answered: boolean;
+}
+
+export type Checks = Pick<Verifier, 'learn' | 'lease' | 'verdict' | 'licenseFile' | 'offlineFile'>;
+
+/** All that outlives the process. */
+export interface Kept {
+  /** Made at random; what this instance is recognised by where the machine has nothing better. */
+  readonly installation: string;
+  readonly keys: KeySet;
+  /** When the keys were fetched, by the license's own reckoning. */
+  readonly keysAt: number;
+  readonly beat: Beat;
+  /** Directives to be acknowledged with the next heartbeat. */
+  readonly acks: readonly string[];
+  /** Used and not yet reported; and reported since the last verdict. */
+  readonly outbox: readonly UsageRecord[];
+  readonly sent: readonly (UsageRecord & { readonly sentAt: number })[];
+  readonly state: State;
+}
+
+export const nothingKept = (reading: Reading, installation: string): Kept => ({
+  installation, keys: { keys: [], revoked: [] }, keysAt: 0, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [], outbox: [], sent: [], state: initial(reading),
+});
+
+/** Proofs as they were signed, not what was read out of them: that is read anew each time. */
+export const written = ({ state: { lease, said, file, ...state }, ...kept }: Kept): string =>
+  JSON.stringify({ version: 1, ...kept, state: { ...state, lease: lease?.text ?? null, said: said && { from: said.from, text: said.text }, file: file?.text ?? null } });
+
+/** What is in a store, before anything of it is believed. */
+export function installationIn(text: string | undefined): string | undefined {
+  const installation = (jsonIn(text ?? '') as { installation?: unknown } | undefined)?.installation;
+  return typeof installation === 'string' ? installation : undefined;
+}
+
+interface Written extends Omit<Kept, 'state'> {
+  readonly version: number;
+  readonly state: Omit<State, 'lease' | 'said' | 'file'> & { readonly lease: string | null; readonly said: { readonly from: 'network' | 'offline-file'; readonly text: string } | null; readonly file: string | null };
+}
+
+/** The text is known to be ours. Proofs that are good no more, because their key was revoked, are left out. Undefined for a text of another version. */
+export async function readKept(text: string, verifier: Checks): Promise<Kept | undefined> {
+  const stored = jsonIn(text) as Written | undefined;
+  if (stored?.version !== 1) return undefined;
+  const { version: _, state: { lease, said, file, ...state }, ...kept } = stored;
+  await verifier.learn(kept.keys);
+  const [leased, answered, licensed] = await Promise.all([
+    lease && verifier.lease(lease, { now: timeIn(lease) }),
+    said && (said.from === 'network' ? verifier.verdict(said.text, { now: timeIn(said.text), nonce: nonceIn(said.text) }) : opened(verifier, said.text)),
+    file && verifier.licenseFile(file, { now: endOfTime }),
+  ]);
+  return {
+    ...kept,
+    state: {
+      ...state,
+      lease: lease && leased && leased.ok ? { text: lease, claims: leased.claims } : null,
+      said: said && answered && answered.ok ? ('claims' in answered ? saidByVerdict(said.text, answered.claims) : saidByFile(said.text, answered.file)) : null,
+      file: file && licensed && licensed.ok ? { text: file, file: licensed.file } : null,
+    },
+  };
+}
+
+const endOfTime = '9999-12-31T23:59:59.999Z';
+
+/** At the moment that it was issued: it was good when it was taken, and whether it still is follows from the state. */
+async function opened(verifier: Checks, text: string) {
+  const envelope = (jsonIn(text) ?? {}) as { payload?: unknown };
+  const { issuedAt } = (jsonIn(typeof envelope.payload === 'string' ? decoded(envelope.payload) : '') ?? {}) as { issuedAt?: unknown };
+  return verifier.offlineFile(text, { now: String(issuedAt) });
+}
+
+/**
+ * When a token says that it was issued. Not to be believed before the signature was checked; it only is the time to check it for, because a clock
+ * that goes wrong must keep nobody from an answer that was just given. What time it really is then follows from the answer.
+ */
+export function timeIn(token: string): string {
+  const { iat } = bodyIn(token);
+  return typeof iat === 'number' && iat >= 0 && iat < 253_402_300_800 ? new Date(iat * 1000).toISOString() : '';
+}
+const nonceIn = (token: string): string => String(bodyIn(token)['nonce'] ?? '');
+const bodyIn = (token: string): Record<string, unknown> => (jsonIn(decoded((token.split('.')[1] ?? '').replaceAll('-', '+').replaceAll('_', '/'))) ?? {}) as Record<string, unknown>;
+
+function decoded(base64: string): string {
+  try {
+    return new TextDecoder().decode(Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)));
+  } catch {
+    return '';
+  }
+}
+
+function jsonIn(text: string): object | undefined {
+  try {
+    const value: unknown = JSON.parse(text.replace(/^\uFEFF/, ''));
+    return typeof value === 'object' && value !== null ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,478 @@
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { Verifier } from '@keyledger/license-file';
+import { vectorsContract } from '@keyledger/license-file/contract';
+import { License, type LicenseOptions } from './license.ts';
+import { memoryStore, type Store } from './store.ts';
+import { problem, TestClock, Vendor } from './vendor.contract.ts';
+
+const minute = 60_000;
+const hour = 60 * minute;
+const day = 24 * hour;
+
+let clock: TestClock;
+let vendor: Vendor;
+let store: Store;
+const open_: License[] = [];
+beforeEach(async () => {
+  clock = new TestClock();
+  vendor = await Vendor.open(clock);
+  store = memoryStore();
+});
+afterEach(() => Promise.all(open_.splice(0).map((license) => license.dispose())));
+
+async function open(options: Partial<LicenseOptions> = {}): Promise<License> {
+  const license = await License.open({ key: vendor.licenseKey, server: 'https://licenses.example', roots: vendor.roots, store, clock, fetch: vendor.fetch, fingerprint: 'machine-1', attempts: 1, ...options });
+  open_.push(license);
+  return license;
+}
+async function activated(options: Partial<LicenseOptions> = {}): Promise<License> {
+  const license = await open(options);
+  expect(await license.activate({ name: 'box' })).toMatchObject({ ok: true, instanceId: 'act_1', created: true, judgement: { valid: true, state: 'active' } });
+  return license;
+}
+/** Ends without a word, as by a power cut. */
+const restarted = (options: Partial<LicenseOptions> = {}): Promise<License> => open({ ...options });
+const questions = () => vendor.asked.filter(({ path }) => path === '/license/validate').length;
+const beats = () => vendor.asked.filter(({ path }) => path.endsWith('/heartbeat'));
+
+describe('A license', () => {
+  it('is nothing before it is activated, and good afterwards, with all that it allows', async () => {
+    const license = await open();
+    expect(license.opened).toBe('new');
+    expect(license.judgement()).toMatchObject({ valid: false, code: 'NOT_ACTIVATED', enforcement: 'LOCKED' });
+    expect(license.feature('sso').enabled).toBe(false);
+    await license.activate();
+    expect(license.judgement()).toMatchObject({ valid: true, code: 'VALID', enforcement: 'FULL' });
+    expect([license.feature('sso'), license.feature('projects'), license.feature('audit')]).toMatchObject([{ enabled: true, limit: null }, { enabled: true, limit: 10 }, { enabled: false }]);
+    expect(() => license.require('audit')).toThrow('does not allow "audit"');
+    expect(license.licenseId).toBe('lic_1');
+    expect(vendor.asked[0]).toMatchObject({ path: '/license/activate', body: { licenseKey: 'KEY-1', fingerprint: 'machine-1' }, environment: 'production' });
+  });
+
+  it('asks when its last answer is too old, and only then', async () => {
+    const license = await activated();
+    expect(await license.validate({ maxAge: '1h' })).toMatchObject({ valid: true, source: 'network', problem: null });
+    clock.pass(59 * minute);
+    expect(await license.validate({ maxAge: '1h' })).toMatchObject({ source: 'cache' });
+    expect(questions()).toBe(1);
+    clock.pass(2 * minute);
+    expect((await Promise.all([license.validate({ maxAge: '1h' }), license.validate({ maxAge: '1h' })])).map(({ source }) => source)).toEqual(['network', 'network']);
+    expect(questions()).toBe(2);
+    expect(await license.validate()).toMatchObject({ source: 'network' });
+    expect(questions()).toBe(3);
+    await expect(license.validate({ maxAge: 'soon' })).rejects.toThrow('Not a duration');
+  });
+
+  it('tells why it was refused, and is not locked by words that nobody signed', async () => {
+    const license = await activated();
+    vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 }) : undefined);
+    expect(await license.activate()).toMatchObject({ ok: false, code: 'ACTIVATION_LIMIT_EXCEEDED', docUrl: 'https://licenses.example/docs/errors#ACTIVATION_LIMIT_EXCEEDED', members: { limit: 1, used: 1 } });
+    expect(license.judgement()).toMatchObject({ valid: true });
+  });
+
+  it('is locked by a signed "no", and unlocked by a signed "yes"', async () => {
+    const license = await activated();
+    const states: string[] = [];
+    license.on('state', ({ now }) => states.push(now.code));
+    Object.assign(vendor, { seq: 5, verdict: { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED'], enforcement: 'LOCKED' } });
+    expect(await license.validate()).toMatchObject({ valid: false, code: 'SUSPENDED', enforcement: 'LOCKED', source: 'network' });
+    expect(license.feature('sso').enabled).toBe(false);
+    vendor.cut();
+    expect(await license.validate()).toMatchObject({ valid: false, code: 'SUSPENDED', source: 'cache' });
+    vendor.mend();
+    Object.assign(vendor, { seq: 6, verdict: {} });
+    expect(await license.activate()).toMatchObject({ ok: true, judgement: { valid: true } });
+    expect(states).toEqual(['SUSPENDED', 'VALID']);
+  });
+
+  it('gives its seat back', async () => {
+    const license = await activated();
+    expect(await license.deactivate()).toEqual({ ok: true });
+    expect(license.judgement()).toMatchObject({ code: 'NOT_ACTIVATED' });
+    expect(await license.deactivate()).toMatchObject({ ok: false, code: 'NOT_ACTIVATED' });
+    expect((await restarted()).judgement()).toMatchObject({ code: 'NOT_ACTIVATED' });
+  });
+
+  it('without key or server is what its file says', async () => {
+    vendor.terms = { ...vendor.terms, validationMode: 'offline' };
+    const license = await open({ key: undefined, server: undefined });
+    expect(await license.activate()).toMatchObject({ ok: false, code: 'NO_SERVER' });
+    expect(await license.install(await vendor.licenseFile())).toMatchObject({ ok: true, type: 'license-file', judgement: { valid: true } });
+    expect(await license.validate()).toMatchObject({ valid: true, source: 'offline-file', problem: { code: 'NO_SERVER' } });
+    clock.pass(400 * day);
+    expect((await restarted({ key: undefined, server: undefined })).judgement()).toMatchObject({ valid: true });
+  });
+});
+
+describe('No answer', () => {
+  it.each([
+    ['a cut network', () => new TypeError('fetch failed')], ['a 500', () => problem(500, 'INTERNAL')], ['a 503', () => problem(503, 'UNAVAILABLE')], ['a 429', () => problem(429, 'RATE_LIMITED')],
+    ['a page of a captive portal', () => [200, '<html>Welcome</html>']], ['a 404 that is not of the product', () => [404, 'Not found']], ['a 401 of a proxy', () => [401, { error: 'who are you' }]],
+    ['a "no" without a signature', () => [200, { valid: false, code: 'REVOKED', enforcement: 'LOCKED' }]], ['nonsense for a token', () => [200, { token: 'a.b.c' }]],
+  ] as [string, () => never][])('is %s: it goes on within the grace, and locks after it', async (_name, answer) => {
+    const license = await activated();
+    await license.validate();
+    vendor.between = (path) => (path.startsWith('/.well-known') ? undefined : answer());
+    expect(await license.validate()).toMatchObject({ valid: true, code: 'IN_OFFLINE_GRACE', enforcement: 'WARN', source: 'cache', problem: { ok: false } });
+    expect(await license.activate()).toMatchObject({ ok: false });
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: false });
+    clock.pass(13 * day + 23 * hour);
+    expect(license.judgement()).toMatchObject({ valid: true, graceUntil: new Date(clock.wall + hour).toISOString() });
+    clock.pass(hour);
+    expect(await license.validate()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE', enforcement: 'LOCKED' });
+    vendor.mend();
+    expect(await license.validate()).toMatchObject({ valid: true, code: 'VALID', source: 'network' });
+  });
+
+  it('is asked for again with growing waits, and as late as the server wants', async () => {
+    const license = await activated({ attempts: 3 });
+    clock.slept.length = 0;
+    vendor.between = () => [503, { code: 'UNAVAILABLE' }, { 'retry-after': '4' }];
+    const asking = license.validate();
+    const settled = jest.fn();
+    void asking.then(settled);
+    while (settled.mock.calls.length === 0) {
+      clock.pass(5_000);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(vendor.asked.filter(({ path }) => path === '/license/validate')).toHaveLength(3);
+    expect(new Set(vendor.asked.slice(-3).map(({ body }) => body['nonce'])).size).toBe(1);
+    expect(clock.slept.filter((ms) => ms >= 4_000 && ms <= 5_000)).toHaveLength(2);
+  });
+});
+
+describe('An answer', () => {
+  it('that is older than one seen is refused', async () => {
+    const license = await activated();
+    vendor.seq = 9;
+    await license.validate();
+    vendor.seq = 8;
+    expect(await license.validate()).toMatchObject({ valid: true, source: 'cache', problem: { code: 'UNTRUSTED_ANSWER', members: { reason: 'STALE' } } });
+  });
+
+  it('to another question, for another machine or product, or of somebody else is refused', async () => {
+    const license = await activated({ product: 'prd_1' });
+    await license.validate();
+    const first = vendor.answered.at(-1)?.answer;
+    const somebody = await Vendor.open(clock);
+    somebody.verdict = { valid: false, code: 'REVOKED', reasons: ['REVOKED'], enforcement: 'LOCKED' };
+    const faults = {
+      WRONG_NONCE: first, WRONG_FINGERPRINT: (body: Record<string, unknown>) => vendor.verdictFor({ ...body, fingerprint: 'machine-2' }), WRONG_AUDIENCE: (body: Record<string, unknown>) => vendor.verdictFor({ ...body, productId: 'prd_2' }),
+      UNKNOWN_KEY: (body: Record<string, unknown>) => somebody.verdictFor(body),
+    };
+    for (const [reason, answer] of Object.entries(faults)) {
+      const { fetch } = vendor;
+      const asking = await open({
+        product: 'prd_1', fetch: async (url, init) => {
+          if (!url.endsWith('/validate') || answer === first) return url.endsWith('/validate') ? new Response(JSON.stringify(first?.[1])) : fetch(url, init);
+          return new Response(JSON.stringify({ token: await (answer as (body: object) => Promise<string>)(JSON.parse(String(init.body)) as object) }));
+        },
+      });
+      expect(await asking.validate()).toMatchObject({ valid: true, problem: { members: { reason } } });
+    }
+  });
+
+  it('of a key that is new is believed once the key is known, and of a revoked one no more', async () => {
+    const license = await activated();
+    await vendor.rotate('verdict');
+    expect(await license.validate()).toMatchObject({ source: 'network' });
+    vendor.revoked.push(vendor.kid('lease'));
+    clock.pass(2 * day);
+    vendor.between = (path) => (path === '/license/validate' ? undefined : path.startsWith('/.well-known') ? undefined : new TypeError('fetch failed'));
+    expect(await license.validate()).toMatchObject({ source: 'network' });
+    expect(license.terms).toBeNull();
+  });
+
+  it('is believed by a machine whose clock is years wrong', async () => {
+    for (const wrong of [-2000 * day, 900 * day]) {
+      const real = clock.wall;
+      const away = new TestClock();
+      away.wall = real + wrong;
+      const license = await open({ clock: away, store: memoryStore() });
+      expect(await license.activate()).toMatchObject({ ok: true, judgement: { valid: true, state: 'active' } });
+      expect(await license.validate()).toMatchObject({ valid: true, source: 'network', at: new Date(real).toISOString() });
+      away.pass(13 * day);
+      expect(license.judgement()).toMatchObject({ valid: true });
+      away.pass(day);
+      expect(license.judgement()).toMatchObject({ valid: false });
+      clock.wall = real;
+    }
+  });
+});
+
+describe('What is kept', () => {
+  it('lets the next process go on where this one was, with no network', async () => {
+    await activated();
+    vendor.cut();
+    clock.pass(10 * day);
+    const next = await restarted();
+    expect(next.opened).toBe('restored');
+    expect(next.judgement()).toMatchObject({ valid: true, code: 'VALID' });
+    expect(next.feature('projects').limit).toBe(10);
+    clock.pass(4 * day);
+    expect(next.judgement()).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
+  });
+
+  it('counts on when the clock is put back between two processes', async () => {
+    const first = await activated();
+    vendor.cut();
+    clock.pass(10 * day);
+    await first.validate();
+    Object.assign(clock, { wall: clock.wall - 60 * day, boot: 'boot-2', mono: 0 });
+    const next = await restarted();
+    const rollback = jest.fn();
+    next.on('clock-rollback', rollback);
+    expect(next.judgement().valid).toBe(true);
+    clock.pass(4 * day);
+    expect(next.judgement()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE' });
+  });
+
+  it('tells when the clock was put back', async () => {
+    const license = await activated();
+    const rollback = jest.fn();
+    license.on('clock-rollback', rollback);
+    clock.wall -= hour;
+    vendor.cut();
+    await license.validate();
+    await license.validate();
+    expect(rollback).toHaveBeenCalledTimes(1);
+  });
+
+  it('is worth nothing when it was edited, at any place, or is of another machine or key', async () => {
+    const license = await activated();
+    await license.dispose();
+    const text = String(await store.read());
+    const opened = async (changed: string, options: Partial<LicenseOptions> = {}) => {
+      const next = await open({ ...options, store: memoryStore(changed) });
+      return [next.opened, next.judgement().code];
+    };
+    expect(await opened(text)).toEqual(['restored', 'VALID']);
+    for (let at = 0; at < text.length; at += 97) {
+      const flipped = text.slice(0, at) + String.fromCharCode(text.charCodeAt(at) ^ 1) + text.slice(at + 1);
+      expect(await opened(flipped)).toEqual(['tampered', 'NOT_ACTIVATED']);
+    }
+    for (const wrong of ['', 'nonsense', text.slice(0, -1), `${text}\n`]) expect(await opened(wrong)).toEqual(['tampered', 'NOT_ACTIVATED']);
+    expect(await opened(text, { fingerprint: 'machine-2' })).toEqual(['tampered', 'NOT_ACTIVATED']);
+    expect(await opened(text, { key: 'KEY-2' })).toEqual(['tampered', 'NOT_ACTIVATED']);
+    expect(text).not.toContain(vendor.licenseKey);
+  });
+
+  it('is an id to be recognised by, where the machine has nothing better', async () => {
+    const license = await open({ fingerprint: undefined });
+    expect(license.fingerprint).toMatch(/^[A-Za-z0-9_-]{43}$/);
+    await license.activate();
+    expect(await restarted({ fingerprint: undefined })).toMatchObject({ fingerprint: license.fingerprint, opened: 'restored' });
+    expect((await open({ fingerprint: undefined, store: memoryStore() })).fingerprint).not.toBe(license.fingerprint);
+  });
+
+  it('cannot always be read or written: then it goes on without', async () => {
+    const warn = jest.fn();
+    const broken: Store = { read: () => Promise.reject(new Error('EIO')), write: () => { throw new Error('ENOSPC'); } };
+    const license = await open({ store: broken, logger: { warn } });
+    expect(await license.activate()).toMatchObject({ ok: true, judgement: { valid: true } });
+    expect(warn).toHaveBeenCalledWith('the license state could not be written', expect.anything());
+  });
+});
+
+describe('Heartbeats', () => {
+  it('renew the lease, each with a number of its own, at the pace of the license', async () => {
+    vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
+    const license = await activated({ version: '1.2.3' });
+    const renewed = jest.fn();
+    license.on('renewed', renewed);
+    clock.pass(5 * day);
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, nextInMs: hour, judgement: { valid: true, offlineUntil: new Date(clock.wall + 14 * day).toISOString() } });
+    await license.heartbeat.beat();
+    expect(beats().map(({ body, authorization }) => [body['seq'], body['version'], body['activationId'], authorization])).toEqual([[1, '1.2.3', 'act_1', 'License KEY-1'], [2, '1.2.3', 'act_1', 'License KEY-1']]);
+    expect(renewed).toHaveBeenCalled();
+    license.heartbeat.start();
+    const beaten = beats().length;
+    await until(() => beats().length === beaten + 1);
+    await until(() => clock.slept.some((ms) => ms >= 0.8 * hour && ms <= 1.2 * hour));
+    clock.pass(1.2 * hour);
+    await until(() => beats().length === beaten + 2);
+    license.heartbeat.stop();
+  });
+
+  it('are the same again when their answer was lost, also after a restart; and the next one follows at once', async () => {
+    const license = await activated();
+    await license.heartbeat.beat();
+    const { fetch } = vendor;
+    const losing = await restarted({ fetch: async (url, init) => {
+      await fetch(url, init);
+      throw new TypeError('socket hang up');
+    } });
+    expect(await losing.heartbeat.beat()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
+    clock.pass(day);
+    const next = await restarted();
+    expect(await next.heartbeat.beat()).toMatchObject({ ok: true, judgement: { offlineUntil: new Date(clock.wall + 14 * day).toISOString() } });
+    const [, second, again, third] = beats().map(({ body }) => body);
+    expect(again).toEqual(second);
+    expect([second?.['seq'], third?.['seq']]).toEqual([2, 3]);
+  });
+
+  it('lock with a signed verdict only; what is said without a signature is asked for', async () => {
+    const license = await activated();
+    vendor.verdict = { valid: false, code: 'REVOKED', reasons: ['REVOKED'], enforcement: 'LOCKED' };
+    const { fetch } = vendor;
+    const lying = await restarted({ fetch: async (url, init) => {
+      if (url.endsWith('/heartbeat')) return new Response(JSON.stringify({ state: 'revoked', enforcement: 'LOCKED', token: null, directives: [], nextInSeconds: 60 }));
+      if (url.endsWith('/validate')) throw new TypeError('fetch failed');
+      return fetch(url, init);
+    } });
+    await lying.heartbeat.beat();
+    expect(lying.judgement()).toMatchObject({ valid: true });
+    vendor.seq = 5;
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: false, code: 'REVOKED', enforcement: 'LOCKED' } });
+  });
+
+  it('of READ_ONLY come with a lease, so the reason is asked for', async () => {
+    const license = await activated();
+    Object.assign(vendor, { seq: 5, verdict: { valid: true, code: 'RESTRICTED', reasons: ['RESTRICTED'], enforcement: 'READ_ONLY' } });
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', state: 'restricted' } });
+    vendor.verdict = {};
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID', enforcement: 'FULL' } });
+  });
+
+  it('hand on directives once, and acknowledge them', async () => {
+    const license = await activated();
+    const told = jest.fn();
+    license.on('directive', told);
+    vendor.directives = [{ id: 'dir_1', kind: 'message', payload: { text: 'hello' }, issuedAt: 'now' }, { id: 'dir_2', kind: 'refresh', issuedAt: 'now' }];
+    await license.heartbeat.beat();
+    expect(told.mock.calls.map(([directive]) => (directive as { id: string }).id)).toEqual(['dir_1', 'dir_2']);
+    expect(questions()).toBe(1);
+    vendor.directives = [];
+    await license.heartbeat.beat();
+    expect(beats().at(-1)?.body['acks']).toEqual(['dir_1', 'dir_2']);
+    await license.heartbeat.beat();
+    expect(beats().at(-1)?.body['acks']).toEqual([]);
+    expect(told).toHaveBeenCalledTimes(2);
+  });
+
+  it('of two that share one state: one goes on, the other lives on its lease', async () => {
+    vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
+    const original = await activated();
+    await original.heartbeat.beat();
+    await original.dispose();
+    const copy = String(await store.read());
+    const [first, clone] = [await open({ store: memoryStore(copy) }), await open({ store: memoryStore(copy) })];
+    const conflict = jest.fn();
+    first.on('conflict', conflict);
+    expect(await first.heartbeat.beat()).toMatchObject({ ok: true });
+    expect(await clone.heartbeat.beat()).toMatchObject({ ok: true });
+    clock.pass(day);
+    expect(await first.heartbeat.beat()).toMatchObject({ ok: false, code: 'STALE_SEQUENCE' });
+    expect(conflict).toHaveBeenCalledWith({ lastSeq: 3 });
+    expect(await clone.heartbeat.beat()).toMatchObject({ ok: true });
+    clock.pass(13 * day);
+    expect(await first.validate()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE' });
+    expect(clone.judgement()).toMatchObject({ valid: true });
+  });
+});
+
+describe('What is used', () => {
+  it('is counted here, sent once with a heartbeat, and kept until it was', async () => {
+    const license = await activated();
+    await license.validate();
+    const taken = Array.from({ length: 6 }, () => license.quota('reports').tryConsume());
+    expect(taken).toEqual([true, true, true, true, true, false]);
+    expect(license.feature('reports')).toMatchObject({ limit: 5, per: 'day', used: 5, remaining: 0 });
+    license.quota('cores').report(6);
+    expect(license.quota('cores')).toMatchObject({ limit: 8, used: 6, remaining: 2, state: 'normal' });
+    vendor.cut();
+    await license.reportUsage();
+    vendor.mend();
+    const next = await restarted();
+    expect(next.quota('reports').tryConsume()).toBe(false);
+    await next.heartbeat.beat();
+    await next.heartbeat.beat();
+    const sent = vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => (body['records'] as { id: string; meter: string }[]));
+    expect(sent).toHaveLength(2);
+    expect(sent[1]).toEqual(sent[0]);
+    expect(sent[1]?.map(({ meter }) => meter)).toEqual([...Array.from({ length: 5 }, () => 'reports'), 'cores']);
+    expect(next.feature('reports').remaining).toBe(0);
+    clock.pass(day);
+    expect(next.feature('reports').remaining).toBe(5);
+  });
+
+  it('is not allowed while writes are blocked', async () => {
+    expect(License.fake({ features: { reports: { limit: 5, per: 'day' } }, state: 'restricted' }).quota('reports').tryConsume()).toBe(false);
+  });
+});
+
+describe('A file', () => {
+  it('is checked with nothing but the pinned root', async () => {
+    vendor.terms = { ...vendor.terms, expiresAt: '2027-01-01T00:00:00.000Z' };
+    const text = await vendor.licenseFile();
+    const ask = (options = {}) => License.verifyOffline(text, { roots: vendor.roots, now: new Date(clock.wall), ...options });
+    expect(await ask()).toMatchObject({ ok: true, type: 'license-file', file: { license: { id: 'lic_1' } }, judgement: { valid: true, daysRemaining: 184 } });
+    expect(await ask({ product: 'prd_2' })).toMatchObject({ ok: false, reason: 'WRONG_AUDIENCE' });
+    expect(await ask({ license: 'lic_2' })).toMatchObject({ ok: false, reason: 'WRONG_SUBJECT' });
+    expect(await ask({ environment: 'staging' })).toMatchObject({ ok: false, reason: 'WRONG_ENVIRONMENT' });
+    expect(await ask({ roots: (await Vendor.open(clock)).roots })).toMatchObject({ ok: false, reason: 'UNTRUSTED_ROOT' });
+    expect(await ask({ roots: [] })).toMatchObject({ ok: false, reason: 'UNTRUSTED_ROOT' });
+    expect(await ask({ now: 'never' })).toMatchObject({ ok: false });
+    expect(await ask({ now: new Date('2027-02-01T00:00:00Z') })).toMatchObject({ ok: true, judgement: { valid: false } });
+  });
+
+  it('carries a verdict to a machine that cannot ask, for a day, and only ever a newer one', async () => {
+    const license = await activated();
+    await license.validate();
+    vendor.cut();
+    clock.pass(14 * day);
+    expect(license.judgement()).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
+    const text = await vendor.offlineFile({ fingerprint: 'machine-1' });
+    expect(await license.verifyOffline(text)).toMatchObject({ ok: true, judgement: { valid: true } });
+    expect(license.judgement()).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
+    expect(await license.install(text)).toMatchObject({ ok: true, type: 'offline-file' });
+    expect(await license.validate()).toMatchObject({ valid: true, source: 'offline-file' });
+    expect((await restarted()).judgement()).toMatchObject({ valid: true });
+    expect(await license.install(await vendor.offlineFile({ fingerprint: 'machine-2' }))).toMatchObject({ ok: false, reason: 'WRONG_FINGERPRINT' });
+    expect(await license.install(await vendor.offlineFile({ seq: 3 }))).toMatchObject({ ok: false, reason: 'STALE' });
+    clock.pass(day);
+    expect(license.judgement()).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
+    expect(await license.install(text)).toMatchObject({ ok: false, reason: 'EXPIRED' });
+  });
+
+  it('of another license takes its place only when that is wanted', async () => {
+    const license = await activated();
+    const text = await vendor.licenseFile({ license: { ...vendor.terms, id: 'lic_2', features: { audit: true } }, seq: 1 });
+    expect(await license.install(text)).toMatchObject({ ok: false, reason: 'WRONG_SUBJECT' });
+    expect(await license.install(text, { replace: true })).toMatchObject({ ok: true });
+    expect([license.licenseId, license.feature('audit').enabled, license.feature('sso').enabled]).toEqual(['lic_2', true, false]);
+    expect(await license.install('nonsense', { replace: true })).toMatchObject({ ok: false, reason: 'MALFORMED' });
+    expect(license.licenseId).toBe('lic_2');
+  });
+});
+
+describe('A fake', () => {
+  it('is what a test says', async () => {
+    const license = License.fake({ features: { sso: true, projects: 3 } });
+    expect(license.judgement()).toMatchObject({ valid: true, state: 'active' });
+    expect(license.feature('projects')).toMatchObject({ enabled: true, limit: 3 });
+    for (const state of ['grace', 'restricted', 'locked', 'active'] as const) {
+      license.become(state);
+      expect(license.judgement().state).toBe(state);
+      expect((await license.validate()).state).toBe(state);
+    }
+    expect(await license.activate()).toMatchObject({ ok: true });
+    expect(License.fake({ features: ['a'] }).feature('a').enabled).toBe(true);
+    await license.dispose();
+  });
+});
+
+vectorsContract('The SDK', ({ pins, jwks }) => Promise.resolve(async ({ type, text, expected }) => {
+  if (type === 'public-key') {
+    const result = await Verifier.open({ ...pins, roots: [JSON.parse(text)] });
+    return result.ok ? 'ACCEPTED' : result.reason;
+  }
+  const { now, audience: product, subject, fingerprint, counter, nonce } = expected;
+  const common = { ...pins, keys: jwks, now, product, fingerprint };
+  const result = type === 'lease' || type === 'verdict' ? await License.verifyToken(type, text, { ...common, subject, counter, nonce }) : await License.verifyOffline(text, { ...common, type, license: subject });
+  return result.ok ? 'ACCEPTED' : result.reason;
+}));
+
+async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,607 @@
+import { fileTypeOf, reasons, Verifier, type FileType, type KeySet, type LeaseClaims, type LicensedTerms, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
+import { processClock, type Clock } from './clock.ts';
+import { fakeState, type FakeOptions } from './fake.ts';
+import { Heartbeats, type Directive } from './heartbeats.ts';
+import { installationIn, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
+import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
+import { Server, type Fetch, type Refused, type Unreachable } from './server.ts';
+import {
+  apply, infoOf, initial, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Code, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
+} from './state.ts';
+import { hashed, memoryStore, sealerFor, type Store } from './store.ts';
+import { featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
+
+export interface Logger {
+  warn(message: string, details?: object): void;
+}
+
+export interface LicenseOptions {
+  /** Without a key or a server nobody is asked: the license is then what `install` is given. */
+  readonly key?: string;
+  readonly server?: string;
+  /** Public keys of the offline root (JWK), as `/.well-known/keyledger-root.json` shows them. Built into your software, never fetched by it. */
+  readonly roots: readonly unknown[];
+  readonly environment?: string;
+  /** Id of your product: a license of another one is none. */
+  readonly product?: string;
+  readonly deploymentId?: string;
+  readonly deploymentMode?: string;
+  /** Of your software, told with heartbeats. */
+  readonly version?: string;
+  readonly store?: Store;
+  /** What the machine is recognised by, hashed. By default an id that the store keeps. */
+  readonly fingerprint?: string | undefined;
+  readonly clock?: Clock;
+  readonly fetch?: Fetch;
+  readonly logger?: Logger;
+  /** 10 seconds for one request, and 3 requests, unless told otherwise. */
+  readonly timeoutMs?: number;
+  readonly attempts?: number;
+}
+
+export type Activation = { readonly ok: true; readonly instanceId: string; /** It did not have its seat before. */ readonly created: boolean; readonly judgement: Judgement } | Refusal;
+export type Deactivation = { readonly ok: true } | Refusal;
+export type Validation = Judgement & {
+  /** Who says so: the server just now, what it has said before, or a file. */
+  readonly source: 'network' | 'cache' | 'offline-file';
+  /** Why the server did not say so, if it was asked. */
+  readonly problem: Refusal | null;
+};
+export type OfflineResult =
+  | { readonly ok: true; readonly type: 'license-file'; readonly file: LicenseFile; readonly judgement: Judgement }
+  | { readonly ok: true; readonly type: 'offline-file'; readonly file: OfflineFile; readonly judgement: Judgement }
+  | { readonly ok: false; readonly reason: Reason; readonly detail: string };
+
+export interface OfflineOptions {
+  readonly roots: readonly unknown[];
+  readonly environment?: string;
+  readonly product?: string;
+  /** Id of the license that it must be about. */
+  readonly license?: string;
+  readonly fingerprint?: string | undefined;
+  readonly now?: Date | string;
+  /** By default what the text begins like. */
+  readonly type?: FileType;
+  /** An answer of `/.well-known/jwks.json`: what was signed by a key that it names as revoked is refused. */
+  readonly keys?: unknown;
+}
+
+export interface TokenOptions extends Omit<OfflineOptions, 'type' | 'license'> {
+  /** The activation of a lease, the license of a verdict. */
+  readonly subject?: string;
+  /** That the question was asked with. */
+  readonly nonce?: string;
+  /** The highest seen. */
+  readonly counter?: number;
+}
+export type TokenResult =
+  | { readonly ok: true; readonly type: 'lease'; readonly claims: LeaseClaims }
+  | { readonly ok: true; readonly type: 'verdict'; readonly claims: VerdictClaims }
+  | { readonly ok: false; readonly reason: Reason; readonly detail: string };
+
+export interface LicenseEvents {
+  /** Something about the judgement has changed that software acts upon. */
+  state: { readonly before: Judgement; readonly now: Judgement };
+  /** Something signed has arrived that lengthens it. */
+  renewed: Judgement;
+  directive: Directive;
+  unreachable: Refusal;
+  /** Another instance sends heartbeats as this one: this one was cloned, or put back from a copy. */
+  conflict: { readonly lastSeq: number };
+  /** The wall clock is behind what it must be. It lengthens nothing. */
+  'clock-rollback': { readonly wall: number; readonly atLeast: number };
+}
+
+export class FeatureMissing extends Error {
+  override readonly name = 'FeatureMissing';
+  constructor(readonly feature: string, readonly code: Code) {
+    super(`The license does not allow "${feature}" (${code})`);
+  }
+}
+
+/** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
+const reservedMs = 60_000;
+const tickMs = 30_000;
+const keysForMs = 86_400_000;
+
+/**
+ * A license, as the software sees it that it is for. Whatever a server, a network or a disk does, nothing here throws for it: every method
+ * answers, and `judgement()` says at any moment and without waiting what the software may do.
+ */
+export class License {
+  readonly heartbeat: Heartbeats;
+  /** What was in the store: nothing, what this instance has known before, or something that it did not write. */
+  readonly opened: 'new' | 'restored' | 'tampered';
+  readonly #options: LicenseOptions;
+  readonly #fingerprint: string;
+  readonly #clock: Clock;
+  readonly #server: Server | undefined;
+  readonly #verifier: Checks;
+  readonly #store: Store;
+  readonly #seal: (text: string) => Promise<string>;
+  readonly #listeners = new Map<keyof LicenseEvents, Set<(event: never) => void>>();
+  readonly #disposed = new AbortController();
+  #kept: Kept;
+  #last: Judgement;
+  #clockIsBack = false;
+  #asking: Promise<Refusal | null> | undefined;
+  #writing: Promise<void> = Promise.resolve();
+  #wantsWrite = false;
+
+  /** Rejects only for roots that are no keys. */
+  static async open(options: LicenseOptions): Promise<License> {
+    const { environment = 'production', roots, key = '', clock = processClock(), store = memoryStore(), logger } = options;
+    const trust = await Verifier.open({ environment, roots });
+    if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}`);
+    const text = (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
+    const installation = installationIn(text?.slice(65)) ?? crypto.randomUUID();
+    const fingerprint = options.fingerprint ?? (await hashed('installation', installation));
+    const sealer = await sealerFor(fingerprint, key);
+    const bare = text === null ? undefined : await sealer.open(text);
+    const found = bare === undefined ? undefined : await readKept(bare, trust.verifier);
+    const kept = found ?? nothingKept(clock.read(), installation);
+    if (text !== null && !found) logger?.warn('the license state in the store is not of this machine and key, or was edited: starting anew');
+    const license = new License({ ...options, environment, clock, store }, { kept, fingerprint, verifier: trust.verifier, seal: sealer.seal, opened: found ? 'restored' : text === null ? 'new' : 'tampered' });
+    license.#apply({ type: 'Restarted' });
+    await license.#persist();
+    return license;
+  }
+
+  protected constructor(
+    options: LicenseOptions & Required<Pick<LicenseOptions, 'environment' | 'clock' | 'store'>>,
+    { kept, fingerprint, verifier, seal, opened }: { kept: Kept; fingerprint: string; verifier: Checks; seal: (text: string) => Promise<string>; opened: License['opened'] },
+  ) {
+    const { server: url, environment, clock, store, timeoutMs = 10_000, attempts = 3 } = options;
+    this.#options = options;
+    this.#clock = clock;
+    this.#store = store;
+    this.#kept = kept;
+    this.#fingerprint = fingerprint;
+    this.#verifier = verifier;
+    this.#seal = seal;
+    this.opened = opened;
+    this.#server = url === undefined || options.key === undefined ? undefined : new Server({ url, environment, clock, timeoutMs, attempts, fetch: options.fetch ?? ((to, init) => fetch(to, init)) });
+    this.#last = judge(kept.state, clock.read());
+    this.heartbeat = new Heartbeats(this.#heartbeatPort());
+    void this.#keepTime();
+  }
+
+  /** Checks the text of a license file or an offline validation file against the pinned roots, with no network and no state. */
+  static async verifyOffline(text: string, { roots, environment = 'production', keys, now = new Date(), ...options }: OfflineOptions): Promise<OfflineResult> {
+    const trust = await Verifier.open({ environment, roots });
+    if (!trust.ok) return { ok: false, reason: trust.reason, detail: reasons[trust.reason] };
+    if (keys !== undefined) await trust.verifier.learn(keys);
+    const at = new Date(now).getTime();
+    const reading: Reading = { wall: at, mono: 0, boot: '' };
+    return verifiedOffline(trust.verifier, text, options, reading, initial(reading));
+  }
+
+  /** Checks a lease or a verdict, as answers carry them, for who handles them himself. `keys`: of the server, each with its certificate. */
+  static async verifyToken(type: 'lease' | 'verdict', token: string, { roots, environment = 'production', keys, now = new Date(), product, ...options }: TokenOptions): Promise<TokenResult> {
+    const trust = await Verifier.open({ environment, roots });
+    if (!trust.ok) return { ok: false, reason: trust.reason, detail: reasons[trust.reason] };
+    await trust.verifier.learn(keys);
+    const at = new Date(now);
+    const expected = { now: Number.isNaN(at.getTime()) ? '' : at.toISOString(), ...defined({ audience: product, ...options }) };
+    const result = type === 'lease' ? named(type, await trust.verifier.lease(token, expected)) : named(type, await trust.verifier.verdict(token, { nonce: '', ...expected }));
+    return result.ok ? result : { ok: false, reason: result.reason, detail: reasons[result.reason] };
+  }
+
+  /** For the tests of your software: a license that is what you say, with no server and no signature. */
+  static fake(options: FakeOptions = {}): FakeLicense {
+    return new FakeLicense(options);
+  }
+
+  get fingerprint(): string {
+    return this.#fingerprint;
+  }
+
+  /** The newest of what was signed about the license; null before anything was. */
+  get info(): LicenseInfo | null {
+    return infoOf(this.#kept.state);
+  }
+
+  /** The newest signed terms: those of a lease or a file. */
+  get terms(): LicensedTerms | null {
+    return termsOf(this.#kept.state);
+  }
+
+  get licenseId(): string | null {
+    return this.#kept.state.licenseId;
+  }
+
+  get instanceId(): string | null {
+    return this.#kept.state.instanceId;
+  }
+
+  /** What the software may do now. Asks nobody, and is cheap enough to ask on every request. */
+  judgement(): Judgement {
+    return judge(this.#kept.state, this.#clock.read());
+  }
+
+  /** Takes a seat. The same machine again has the same one. */
+  async activate({ name, metadata }: { readonly name?: string; readonly metadata?: Readonly<Record<string, unknown>> } = {}): Promise<Activation> {
+    const { key, product: productId, deploymentId, deploymentMode } = this.#options;
+    if (!this.#server) return noServer;
+    const reply = await this.#server.ask('POST', '/license/activate', {
+      licenseKey: key, fingerprint: this.#fingerprint, ...defined({ instanceName: name, metadata, productId, deploymentId, deploymentMode }),
+    });
+    if (reply.kind !== 'answered') {
+      // Its words are not signed. What they mean for a license that was good is asked for.
+      if (reply.kind === 'refused' && this.licenseId !== null) await this.#ask();
+      return this.#refusal(reply);
+    }
+    const { instance, token } = reply.body as { instance?: { id?: unknown }; token?: unknown };
+    const instanceId = instance?.id;
+    if (typeof instanceId !== 'string') return untrusted('The answer names no instance');
+    const fault = typeof token === 'string' ? await this.#lease(token, instanceId) : null;
+    if (fault && fault !== 'STALE') return this.#distrust(fault);
+    // Without a signature it is only where there is nothing better.
+    if (typeof token !== 'string' && !this.#kept.state.lease) this.#apply({ type: 'Seated', instanceId });
+    this.heartbeat.forget();
+    // A seat whose heartbeats are counted is renewed by one, not by being taken again.
+    if (fault === 'STALE') await this.heartbeat.beat();
+    // What a verdict has refused, only a verdict gives back.
+    const { enforcement } = this.judgement();
+    if (typeof token !== 'string' || enforcement === 'LOCKED' || enforcement === 'READ_ONLY') await this.#ask();
+    await this.#persist();
+    return { ok: true, instanceId, created: reply.status === 201, judgement: this.judgement() };
+  }
+
+  /** Is this license good? Asks the server, unless it has said yes within `maxAge` (milliseconds, or `30s`, `5m`, `1h`, `1d`; 0 by default). */
+  async validate({ maxAge = 0 }: { readonly maxAge?: number | string } = {}): Promise<Validation> {
+    const oldest = msOf(maxAge);
+    const { said } = this.#kept.state;
+    const before = this.judgement();
+    const isRecent = said?.from === 'network' && Date.parse(before.at) - said.at < oldest;
+    if (isRecent && before.valid) return { ...before, source: 'cache', problem: null };
+    const shared = oldest > 0 ? (this.#asking ??= this.#ask().finally(() => (this.#asking = undefined))) : this.#ask();
+    let problem = await shared;
+    // The server waits for a heartbeat, and here is somebody who can send one.
+    if (!problem && this.judgement().code === 'HEARTBEAT_OVERDUE' && (await this.heartbeat.beat()).ok) problem = await this.#ask();
+    await this.#persist();
+    const judgement = this.judgement();
+    const source = !problem ? 'network' : this.#kept.state.said?.from === 'offline-file' || (this.#kept.state.file && !this.#kept.state.lease) ? 'offline-file' : 'cache';
+    return { ...judgement, source, problem };
+  }
+
+  feature(name: string): Feature {
+    return featureOf(this.info, name, this.judgement().enforcement === 'LOCKED', this.#counted());
+  }
+
+  /** Throws FeatureMissing, for those who would rather be interrupted. */
+  require(name: string): Feature {
+    const feature = this.feature(name);
+    if (!feature.enabled) throw new FeatureMissing(name, this.judgement().enforcement === 'LOCKED' ? this.judgement().code : 'FEATURE_MISSING');
+    return feature;
+  }
+
+  /** A quota, or a feature with a cap per day or month. */
+  quota(name: string): Quota & {
+    /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. */
+    tryConsume(amount?: number): boolean;
+    /** Tells what a gauge shows now. */
+    report(value: number): void;
+  } {
+    const quota = quotaOf(this.info, name, this.#counted());
+    return {
+      ...quota,
+      tryConsume: (amount = 1) => {
+        const { remaining, limit } = quotaOf(this.info, name, this.#counted());
+        const { enforcement } = this.judgement();
+        const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || (limit !== null && (remaining ?? limit) < amount);
+        if (!blocked) this.#use(name, amount);
+        return !blocked;
+      },
+      report: (value) => this.#use(name, value),
+    };
+  }
+
+  /** Sends what was used. Goes along with heartbeats by itself. */
+  async reportUsage(): Promise<{ readonly ok: true; readonly accepted: number } | Refusal> {
+    const records = this.#kept.outbox.slice(0, 1000);
+    if (!this.#server) return noServer;
+    if (this.instanceId === null) return notActivated;
+    if (records.length === 0) return { ok: true, accepted: 0 };
+    const reply = await this.#server.ask('POST', '/license/usage', { licenseKey: this.#options.key, instanceId: this.instanceId, records });
+    if (reply.kind === 'unreachable') return this.#refusal(reply);
+    // What was refused would be refused again.
+    if (reply.kind === 'refused') this.#options.logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: records.length });
+    const ids = new Set(records.map(({ id }) => id));
+    const sentAt = this.#now();
+    const sent = reply.kind === 'answered' ? records.map((record) => ({ ...record, sentAt })) : [];
+    this.#keep({ outbox: this.#kept.outbox.filter(({ id }) => !ids.has(id)), sent: [...this.#kept.sent, ...sent] });
+    await this.#persist();
+    return reply.kind === 'refused' ? this.#refusal(reply) : { ok: true, accepted: records.length };
+  }
+
+  /** Checks a file for this machine, this license and the time that it is by all that is known. Nothing is kept. */
+  verifyOffline(text: string, { type }: { readonly type?: FileType } = {}): Promise<OfflineResult> {
+    return verifiedOffline(this.#verifier, text, this.#expected(type), this.#clock.read(), this.#kept.state);
+  }
+
+  /** Checks a file, and goes by it from now on. `replace`: also if it is another license; what was known of the one before is forgotten then, but not the time. */
+  async install(text: string, { type, replace = false }: { readonly type?: FileType; readonly replace?: boolean } = {}): Promise<OfflineResult> {
+    const replaced = apply(this.#kept.state, { type: 'Replaced' }, this.#clock.read());
+    const base = replace && replaced.ok ? replaced.state : this.#kept.state;
+    const { license: _, ...anyLicense } = this.#expected(type);
+    const result = await verifiedOffline(this.#verifier, text, replace ? anyLicense : this.#expected(type), this.#clock.read(), base);
+    if (!result.ok) return result;
+    if (replace && result.file.license.id !== this.licenseId) this.#apply({ type: 'Replaced' });
+    this.#apply(installing(result, text));
+    await this.#persist();
+    return { ...result, judgement: this.judgement() };
+  }
+
+  /** Gives the seat back. */
+  async deactivate(): Promise<Deactivation> {
+    if (!this.#server) return noServer;
+    if (this.instanceId === null) return notActivated;
+    this.heartbeat.stop();
+    const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId: this.instanceId });
+    const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && reply.code === 'INSTANCE_NOT_FOUND');
+    if (!isGone) return this.#refusal(reply);
+    this.#apply({ type: 'Released' });
+    this.#keep({ beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
+    await this.#persist();
+    return { ok: true };
+  }
+
+  /** Returns how to stop listening. */
+  on<E extends keyof LicenseEvents>(event: E, listener: (event: LicenseEvents[E]) => void): () => void {
+    const listeners = this.#listeners.get(event) ?? new Set();
+    this.#listeners.set(event, listeners.add(listener as (event: never) => void));
+    return () => void listeners.delete(listener as (event: never) => void);
+  }
+
+  /** Ends heartbeats and timers, and writes down what time it is. The seat stays. */
+  async dispose(): Promise<void> {
+    this.heartbeat.stop();
+    this.#disposed.abort();
+    await this.#persist();
+  }
+
+  protected assume(state: State): void {
+    this.#keep({ state });
+  }
+
+  // ---- asking ----
+
+  /** A question with a nonce, whose signed answer decides. Null when there is one. */
+  async #ask(): Promise<Refusal | null> {
+    const { key, product: productId, deploymentId, deploymentMode } = this.#options;
+    if (!this.#server) return noServer;
+    const nonce = crypto.randomUUID();
+    const asked = this.#clock.read();
+    const { instanceId } = this;
+    const reply = await this.#server.ask('POST', '/license/validate', {
+      licenseKey: key, fingerprint: this.#fingerprint, nonce, ...defined({ instanceId: instanceId ?? undefined, productId, deploymentId, deploymentMode }),
+    });
+    if (reply.kind !== 'answered') return this.#refusal(reply);
+    return this.#verdict(String(reply.body['token'] ?? ''), nonce, asked, defined({ audience: productId }));
+  }
+
+  async #verdict(token: string, nonce: string, asked: Reading, expected: { readonly audience?: string } = {}): Promise<Refusal | null> {
+    const verdict = await this.#withKeys(() => this.#verifier.verdict(token, { ...expected, now: timeIn(token), nonce, fingerprint: this.#fingerprint }));
+    const fault = verdict.ok ? this.#apply({ type: 'Answered', text: token, claims: verdict.claims, asked }) : verdict.reason;
+    if (fault) return this.#distrust(fault);
+    const { said } = this.#kept.state;
+    this.#keep({ sent: this.#kept.sent.filter(({ sentAt }) => !said || sentAt >= said.at) });
+    return null;
+  }
+
+  /** The reason why it was not taken. */
+  async #lease(token: string, instanceId: string): Promise<Reason | null> {
+    const { product } = this.#options;
+    const lease = await this.#withKeys(() => this.#verifier.lease(token, {
+      now: timeIn(token), subject: instanceId, fingerprint: this.#fingerprint, ...(product !== undefined && { audience: product }),
+    }));
+    return lease.ok ? this.#apply({ type: 'Leased', text: token, claims: lease.claims }) : lease.reason;
+  }
+
+  /** Keys come with certificates of the root, so wherever they come from, they are those of the vendor. */
+  async #withKeys<T extends { readonly ok: true }>(check: () => Promise<T | { readonly ok: false; readonly reason: Reason }>): Promise<T | { readonly ok: false; readonly reason: Reason }> {
+    if (Math.abs(this.#now() - this.#kept.keysAt) > keysForMs) await this.#refreshKeys();
+    const result = await check();
+    if (result.ok || result.reason !== 'UNKNOWN_KEY') return result;
+    await this.#refreshKeys();
+    return check();
+  }
+
+  async #refreshKeys(): Promise<void> {
+    const reply = await this.#server?.ask('GET', '/.well-known/jwks.json');
+    const { keys, revoked = [] } = (reply?.kind === 'answered' ? reply.body : {}) as Partial<KeySet>;
+    if (!Array.isArray(keys) || !Array.isArray(revoked)) return;
+    const kidOf = (key: unknown) => (key as { kid?: unknown } | null)?.kid;
+    const fresh = new Set(keys.map(kidOf));
+    // Nobody can take away a key that the root has certified by leaving it out.
+    const known: KeySet = { keys: [...keys, ...this.#kept.keys.keys.filter((key) => !fresh.has(kidOf(key)))].slice(0, 100), revoked: [...new Set([...(this.#kept.keys.revoked ?? []), ...revoked])].slice(0, 1000) };
+    this.#keep({ keys: known, keysAt: this.#now() });
+    // Learns them, and reads what was signed anew: some of it may be by a key that was revoked.
+    const again = await readKept(written(this.#kept), this.#verifier);
+    if (again) this.#keep({ state: { ...this.#kept.state, lease: again.state.lease && this.#kept.state.lease, said: again.state.said && this.#kept.state.said, file: again.state.file && this.#kept.state.file } });
+  }
+
+  #heartbeatPort(): ConstructorParameters<typeof Heartbeats>[0] {
+    return {
+      kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), clock: this.#clock, logger: this.#options.logger,
+      version: this.#options.version, fingerprint: this.#fingerprint,
+      send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
+      ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
+      refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.reportUsage(),
+      intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
+      directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq) => this.#emit('conflict', { lastSeq }),
+    };
+  }
+
+  #refusal(reply: Refused | Unreachable): Refusal {
+    if (reply.kind === 'refused') return { ok: false, code: reply.code, detail: reply.detail, docUrl: reply.docUrl, members: reply.body, retryAfterMs: null };
+    return this.#failed(unreachable(reply.detail, reply.retryAfterMs));
+  }
+
+  /** Whoever has answered, it was not the vendor's server, or an older answer of it. */
+  #distrust(reason: Reason): Refusal {
+    this.#options.logger?.warn('an answer was not taken', { reason });
+    return this.#failed(untrusted(reasons[reason], { reason }));
+  }
+
+  #failed(refusal: Refusal): Refusal {
+    this.#apply({ type: 'Unreachable' });
+    this.#emit('unreachable', refusal);
+    return refusal;
+  }
+
+  // ---- knowing ----
+
+  #now(): number {
+    return timeOf(this.#kept.state.time, this.#clock.read());
+  }
+
+  #expected(type: FileType | undefined): Omit<OfflineOptions, 'roots' | 'environment'> {
+    return { ...defined({ type, product: this.#options.product, license: this.licenseId ?? undefined }), fingerprint: this.#fingerprint };
+  }
+
+  #counted(): Counted {
+    const { outbox, sent, state: { said } } = this.#kept;
+    return { records: [...sent, ...outbox], since: said ? new Date(said.at).toISOString() : null, now: new Date(this.#now()).toISOString() };
+  }
+
+  #use(meter: string, value: number): void {
+    this.#keep({ outbox: [...this.#kept.outbox, { id: crypto.randomUUID(), meter, value, at: new Date(this.#now()).toISOString() }].slice(-10_000) });
+    void this.#persist();
+  }
+
+  #keep(changes: Partial<Kept>): void {
+    this.#kept = { ...this.#kept, ...changes };
+    this.#notice();
+  }
+
+  /** Why it is not taken; null when it is. */
+  #apply(event: LicenseEvent): Reason | null {
+    const before = this.#kept.state;
+    const applied = apply(before, event, this.#clock.read());
+    if (!applied.ok) return applied.reason;
+    this.#keep({ state: applied.state });
+    const { lease, said, file } = applied.state;
+    if (lease !== before.lease || said !== before.said || file !== before.file) {
+      if (event.type !== 'Released' && event.type !== 'Replaced' && event.type !== 'Seated' && this.judgement().enforcement !== 'LOCKED') this.#emit('renewed', this.judgement());
+    }
+    return null;
+  }
+
+  /** What software acts upon, and the clock. */
+  #notice(): void {
+    const reading = this.#clock.read();
+    const [before, now] = [this.#last, judge(this.#kept.state, reading)];
+    this.#last = now;
+    if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#emit('state', { before, now });
+    const isBack = isClockBack(this.#kept.state.time, reading);
+    if (isBack && !this.#clockIsBack) this.#emit('clock-rollback', { wall: reading.wall, atLeast: Date.parse(now.at) });
+    this.#clockIsBack = isBack;
+  }
+
+  #emit<E extends keyof LicenseEvents>(event: E, value: LicenseEvents[E]): void {
+    for (const listener of this.#listeners.get(event) ?? []) {
+      try {
+        (listener as (event: LicenseEvents[E]) => void)(value);
+      } catch (error) {
+        this.#options.logger?.warn('a listener failed', { event, error });
+      }
+    }
+  }
+
+  async #keepTime(): Promise<void> {
+    const { signal } = this.#disposed;
+    for (;;) {
+      await this.#clock.sleep(tickMs, signal);
+      if (signal.aborted) return;
+      this.#keep({ state: ticked(this.#kept.state, this.#clock.read()) });
+      await this.#persist();
+    }
+  }
+
+  /** Resolves when all that is known at the call is in the store, or could not be written. */
+  #persist(): Promise<void> {
+    if (this.#wantsWrite) return this.#writing;
+    this.#wantsWrite = true;
+    this.#writing = this.#writing.then(async () => {
+      this.#wantsWrite = false;
+      const state = reserving(this.#kept.state, this.#clock.read(), this.#disposed.signal.aborted ? 0 : reservedMs);
+      const text = await this.#seal(written({ ...this.#kept, state }));
+      await quietly(() => this.#store.write(text), 'the license state could not be written', this.#options.logger);
+    });
+    return this.#writing;
+  }
+}
+
+/** Answers like a server that finds everything in order, but for the state that it was given. Sends no heartbeats. */
+export class FakeLicense extends License {
+  readonly #fake: FakeOptions;
+  readonly #reads: Clock;
+
+  constructor(options: FakeOptions = {}) {
+    const clock = processClock();
+    const kept = { ...nothingKept(clock.read(), 'fake'), state: fakeState(options, clock.read()) };
+    super({ roots: [], environment: 'fake', clock, store: memoryStore() }, { kept, fingerprint: 'fake', verifier: trustsNobody, seal: (text) => Promise.resolve(text), opened: 'new' });
+    this.#fake = options;
+    this.#reads = clock;
+  }
+
+  become(state: Judgement['state']): void {
+    this.assume(fakeState({ ...this.#fake, state }, this.#reads.read()));
+  }
+
+  override activate(): Promise<Activation> {
+    return Promise.resolve({ ok: true, instanceId: 'act_fake', created: false, judgement: this.judgement() });
+  }
+
+  override validate(): Promise<Validation> {
+    return Promise.resolve({ ...this.judgement(), source: 'network', problem: null });
+  }
+
+  override deactivate(): Promise<Deactivation> {
+    return Promise.resolve({ ok: true });
+  }
+}
+
+const untrustedRoot = () => Promise.resolve({ ok: false, reason: 'UNTRUSTED_ROOT' } as const);
+const trustsNobody: Checks = { learn: untrustedRoot, lease: untrustedRoot, verdict: untrustedRoot, licenseFile: untrustedRoot, offlineFile: untrustedRoot };
+
+const defined = <T extends object>(members: T): Partial<T> => Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as Partial<T>;
+
+async function quietly<T>(work: () => Promise<T> | T, message: string, logger: Logger | undefined): Promise<T | undefined> {
+  try {
+    return await work();
+  } catch (error) {
+    logger?.warn(message, { error });
+    return undefined;
+  }
+}
+
+const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+function msOf(age: number | string): number {
+  const [, value, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(String(age)) ?? [];
+  const ms = typeof age === 'number' ? age : Number(value) * (units[unit ?? ''] ?? NaN);
+  if (Number.isNaN(ms)) throw new TypeError(`Not a duration: ${age}`);
+  return ms;
+}
+
+type Opened = { readonly type: 'license-file'; readonly file: LicenseFile } | { readonly type: 'offline-file'; readonly file: OfflineFile };
+const installing = (opened: Opened, text: string): LicenseEvent =>
+  (opened.type === 'license-file' ? { type: 'LicenseFileInstalled', text, file: opened.file } : { type: 'OfflineFileInstalled', text, file: opened.file });
+
+async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State): Promise<OfflineResult> {
+  const no = (reason: Reason): OfflineResult => ({ ok: false, reason, detail: reasons[reason] });
+  const at = timeOf(state.time, reading);
+  const now = Number.isNaN(at) ? '' : new Date(at).toISOString();
+  const expected = { now, ...defined({ audience: product, subject: license, fingerprint }) };
+  const result: Verified<Opened> = type === 'offline-file' ? named('offline-file', await verifier.offlineFile(text, expected))
+    : type === 'license-file' ? named('license-file', await verifier.licenseFile(text, { now })) : { ok: false, reason: 'MALFORMED' };
+  if (!result.ok) return no(result.reason);
+  if (product !== undefined && result.file.license.productId !== product) return no('WRONG_AUDIENCE');
+  if (license !== undefined && result.file.license.id !== license) return no('WRONG_SUBJECT');
+  const applied = apply(state, installing(result, text), reading);
+  return applied.ok ? { ...result, judgement: judge(applied.state, reading) } : no(applied.reason);
+}
+
+const named = <T extends string, R extends object>(type: T, result: Verified<R>): Verified<R & { type: T }> => (result.ok ? { ...result, type } : result);

@@ -1,0 +1,50 @@
+/** Where an instance keeps what it knows: one text. It may be lost, and is then made anew at the next activation. */
+export interface Store {
+  /** Null when there is none. */
+  read(): Promise<string | null> | string | null;
+  /** All or nothing: a reader sees the text before or the text after. */
+  write(text: string): Promise<void> | void;
+}
+
+export function memoryStore(text: string | null = null): Store {
+  let kept = text;
+  return { read: () => kept, write: (next) => void (kept = next) };
+}
+
+interface WebStorage {
+  getItem(name: string): string | null;
+  setItem(name: string, value: string): void;
+}
+
+export function localStorageStore(name = 'keyledger-license', storage = (globalThis as { localStorage?: WebStorage }).localStorage): Store {
+  if (!storage) throw new Error('There is no localStorage here: give one, or take another store');
+  return { read: () => storage.getItem(name), write: (text) => storage.setItem(name, text) };
+}
+
+// ---- what is in it ----
+
+const hex = (bytes: ArrayBuffer): string => Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, '0')).join('');
+const bytesOf = (text: string): Uint8Array<ArrayBuffer> => new Uint8Array(new TextEncoder().encode(text));
+
+/**
+ * An HMAC-SHA-256 under a key made from the fingerprint and the license key. It notices a state that was edited, or that another machine made.
+ * It is no secret to who has both: what a license allows is proven by signatures, this guards the count of the time.
+ */
+export async function sealerFor(fingerprint: string, licenseKey: string): Promise<{ seal(text: string): Promise<string>; open(sealed: string): Promise<string | undefined> }> {
+  const secret = await crypto.subtle.digest('SHA-256', bytesOf(JSON.stringify(['keyledger-sdk-state-1', fingerprint, licenseKey])));
+  const key = await crypto.subtle.importKey('raw', secret, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
+  const mac = async (text: string) => hex(await crypto.subtle.sign('HMAC', key, bytesOf(text)));
+  return {
+    seal: async (text) => `${await mac(text)}\n${text}`,
+    open: async (sealed) => {
+      const text = sealed.slice(65);
+      return sealed === `${await mac(text)}\n${text}` ? text : undefined;
+    },
+  };
+}
+
+/** 43 letters. What is hashed says nothing of the machine to who reads it, and has a fixed length. */
+export async function hashed(...parts: readonly string[]): Promise<string> {
+  const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', bytesOf(JSON.stringify(['keyledger-fingerprint-1', ...parts]))));
+  return btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+}
