@@ -146,7 +146,8 @@ function answered(state: State, { text, claims, asked }: Extract<LicenseEvent, {
   const { license, verdict, counter: seq } = claims;
   if (license && isOther(state, license.id)) return no('WRONG_SUBJECT');
   if (license && seq < state.seq) return no('STALE');
-  const at = claims.iat * 1000;
+  // The one is in whole seconds, the other may be of an answer that was known from before.
+  const at = Math.max(claims.iat * 1000, Date.parse(verdict.checkedAt));
   const reached = { ...state, unreachable: false, time: exactly(state.time, at, asked) };
   if (!verdict.conclusive) return good(reached);
   return good({ ...reached, said: saidByVerdict(text, claims), ...(license && { licenseId: license.id, seq }) });

@@ -1,0 +1,79 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from '@jest/globals';
+import { fileStore, machineFingerprint, nodeClock } from './node.ts';
+import { localStorageStore, memoryStore } from './store.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'keyledger-sdk-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe('A file store', () => {
+  it('keeps one text, for nobody else to read, and leaves nothing beside it', async () => {
+    const path = join(folder, 'new', 'license');
+    const store = fileStore(path);
+    expect(await store.read()).toBeNull();
+    await store.write('one');
+    await Promise.all(Array.from({ length: 20 }, (_, n) => store.write(`text ${n} ${'x'.repeat(10_000 * n)}`)));
+    expect(String(await store.read())).toMatch(/^text \d+ x*$/);
+    expect(readdirSync(dirname(path))).toEqual(['license']);
+    expect([statSync(path).mode & 0o777, statSync(dirname(path)).mode & 0o777]).toEqual([0o600, 0o700]);
+  });
+
+  it('leaves what was there when it cannot write', async () => {
+    writeFileSync(join(folder, 'file'), 'old');
+    await expect(fileStore(join(folder, 'file', 'below')).write('new')).rejects.toThrow();
+    await expect(fileStore(folder).read()).rejects.toThrow('EISDIR');
+    expect(readFileSync(join(folder, 'file'), 'utf8')).toBe('old');
+  });
+
+  it('is like the others', async () => {
+    const web = new Map<string, string>();
+    const storage = { getItem: (name: string) => web.get(name) ?? null, setItem: (name: string, value: string) => void web.set(name, value) };
+    for (const store of [memoryStore(), localStorageStore('license', storage), fileStore(join(folder, 'third'))]) {
+      expect(await store.read()).toBeNull();
+      await store.write('text');
+      expect(await store.read()).toBe('text');
+    }
+    expect(() => localStorageStore('x', undefined)).not.toThrow(ReferenceError);
+  });
+});
+
+describe('A fingerprint', () => {
+  it('is hashed, the same each time, and what it is told to be before all else', async () => {
+    const env = { K8S_CLUSTER_UID: 'cluster-1', CLOUD_INSTANCE_ID: 'i-123' };
+    const all = await Promise.all([{ override: 'box', env }, { env }, { env, prefer: ['cloud-instance'] as const }, { env: { CLOUD_INSTANCE_ID: 'i-123' } }, { override: '', env }].map(machineFingerprint));
+    expect(all.every((one) => /^[A-Za-z0-9_-]{43}$/.test(String(one)))).toBe(true);
+    expect(new Set(all).size).toBe(3);
+    expect([all[3], all[4]]).toEqual([all[2], all[1]]);
+    expect(all.join()).not.toContain('cluster-1');
+    expect(await machineFingerprint({ prefer: ['k8s-cluster-uid'] })).toBeUndefined();
+  });
+});
+
+describe('The clock of the machine', () => {
+  it('goes on', () => {
+    const [first, second] = [nodeClock().read(), nodeClock().read()];
+    expect(second.mono).toBeGreaterThanOrEqual(first.mono);
+    if (process.platform === 'linux') expect(second.boot).toBe(first.boot);
+  });
+});
+
+describe('What browsers load', () => {
+  it('reaches nothing of Node', () => {
+    const seen = new Set<string>();
+    const visit = (path: string): void => {
+      if (seen.has(path)) return;
+      seen.add(path);
+      for (const [, from = ''] of readFileSync(path, 'utf8').matchAll(/(?:^|\n)\s*(?:import|export)\s+(?!type\b)[^'";]*?from\s+'([^']+)'/g)) {
+        if (from.startsWith('.')) visit(join(dirname(path), from));
+        else if (from === '@keyledger/license-file') visit(fileURLToPath(new URL('../../license-file/src/index.ts', import.meta.url)));
+        else throw new Error(`${path} imports ${from}`);
+      }
+      expect(readFileSync(path, 'utf8')).not.toMatch(/\b(?:Buffer|process)\.\w/);
+    };
+    visit(fileURLToPath(new URL('./index.ts', import.meta.url)));
+    expect(seen.size).toBeGreaterThan(15);
+  });
+});
