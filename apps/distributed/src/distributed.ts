@@ -47,10 +47,10 @@ const portOf = ({ port }: DistributedConfig, replica: number): number | Promise<
 
 /** A server that is started again when it ends by itself. */
 function guarded(title: string, server: Running, say: (line: string) => void): Pick<Running, 'url' | 'stop'> {
-  let stopping = false;
+  const stopping = new AbortController();
   say(`${title} | ready`);
   const watch = () => void server.ended.then(async () => {
-    while (!stopping) {
+    while (!stopping.signal.aborted) {
       try {
         say(`${title} | ended, starts again`);
         await server.restart();
@@ -65,7 +65,7 @@ function guarded(title: string, server: Running, say: (line: string) => void): P
   return {
     url: server.url,
     async stop() {
-      stopping = true;
+      stopping.abort();
       await server.stop();
     },
   };
