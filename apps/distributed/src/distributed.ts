@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { freePort, startNats, startPostgres, type Running } from '@keyledger/servers';
 import type { DistributedConfig } from './config.ts';
@@ -58,6 +59,7 @@ function guarded(title: string, server: Running, say: (line: string) => void): P
         return watch();
       } catch (error) {
         say(`${title} | ${String(error)}`);
+        await sleep(500);
       }
     }
   });
