@@ -190,8 +190,8 @@ describe('A sweep', () => {
     const leaving = new AbortController();
     owner.interfere = (when) => { if (when === 'after') leaving.abort(); };
     await expect(inEnvironment(() => newSweeper(owner, { signal: leaving.signal }).run('request'))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-    expect((await listed()).data).toMatchObject([{ number: 1, state: 'interrupted', examined: 25, transitions: { FactTold: 25 } }]);
-    expect(await run(owner)).toMatchObject({ number: 2, transitions: { FactTold: 275 } });
+    expect((await listed()).data).toMatchObject([{ number: 1, state: 'interrupted', examined: 50, transitions: { FactTold: 50 } }]);
+    expect(await run(owner)).toMatchObject({ number: 2, transitions: { FactTold: 250 } });
   });
 
   it('however it is cut short, repeated or doubled, everything is said once and in order', async () => {

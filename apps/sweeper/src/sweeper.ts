@@ -7,8 +7,9 @@ import type { Pass, Subject } from './passes.ts';
 import type { Runs } from './runs.ts';
 
 const SUBJECTS_PER_LOOK = 500;
-/** A few milliseconds of somebody else's time. */
-const SUBJECTS_PER_COMMAND = 25;
+/** Some ten milliseconds of somebody else's time, in several pieces; then a rest for those who ask for something right now. */
+const SUBJECTS_PER_COMMAND = 50;
+const LONGEST_REST_MS = 20;
 const SIGN_OF_LIFE_MS = 10_000;
 const LOOK_AGAIN_MS = 100;
 
@@ -107,13 +108,13 @@ export class Sweeper {
     }
   }
 
-  /** Half of the time is left to those who ask for something right now. */
   async #settle(pass: Pass, subjects: readonly Subject[], until: Instant, tally: Tally, dryRun: boolean): Promise<number> {
     this.#mayGoOn();
     const startedMs = performance.now();
     const transitions = await pass.settle(subjects, until, dryRun);
     tally.examined += subjects.length;
-    if (subjects.length === SUBJECTS_PER_COMMAND) await sleep(performance.now() - startedMs, undefined, { signal: this.stopping }).catch(() => undefined);
+    const rest = Math.min(performance.now() - startedMs, LONGEST_REST_MS);
+    if (subjects.length === SUBJECTS_PER_COMMAND) await sleep(rest, undefined, { signal: this.stopping }).catch(() => undefined);
     return addTo(tally.transitions, transitions);
   }
 
