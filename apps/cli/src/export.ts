@@ -1,12 +1,12 @@
 import { existsSync } from 'node:fs';
-import { link, open, rm } from 'node:fs/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { EventStore, Position, RecordedEvent } from '@keyledger/event-store';
 import { Keyring, StoredDataKeys } from '@keyledger/keyring';
 import { Dump, migrationsOf, tablesOf, type Database } from '@keyledger/read-models';
-import { mustBeComplete, openRecords, type Records, type StoresConfig } from '@keyledger/stores';
+import { mustBeComplete, type Records, type StoresConfig } from '@keyledger/stores';
 import { headerOf, writeArchive, type Contents, type Header, type Part } from './archive.ts';
-import { hostOf, sumOf } from './records.ts';
+import { openFor, sumOf } from './records.ts';
 
 const PAGE = 1_000;
 const ATTEMPTS = 200;
@@ -25,7 +25,8 @@ export async function exportTo(file: string, config: StoresConfig): Promise<stri
   const { dataDir, databaseUrl } = config;
   if (databaseUrl === undefined && !existsSync(join(dataDir, 'control', 'events.db'))) throw new Error(`There is nothing to export in ${dataDir} (KEYLEDGER_DATA_DIR)`);
   if (file !== '-' && existsSync(file)) throw new Error(`${file} exists already`);
-  const records = await openRecords(config, hostOf('export'));
+  if (file === '-' && process.stdout.isTTY) throw new Error('Standard output is a terminal: say where the export is to go');
+  const records = await openFor('export', config);
   const moments: Moment[] = [];
   try {
     await mustBeComplete(records.state);
@@ -43,9 +44,13 @@ export async function exportTo(file: string, config: StoresConfig): Promise<stri
 async function writeFile(file: string, header: Header, parts: AsyncIterable<Part>): Promise<void> {
   const draft = `${file}.unfinished`;
   const target = await open(draft, 'w', 0o600);
-  await writeArchive(header, parts, target.createWriteStream({ flush: true }));
-  await link(draft, file);
-  await rm(draft);
+  try {
+    await writeArchive(header, parts, target.createWriteStream({ flush: true }));
+    await rename(draft, file);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw error;
+  }
 }
 
 /**

@@ -7,9 +7,9 @@ import type { EventStore, Position, RecordedEvent } from '@keyledger/event-store
 import { Keyring, loadMasterKey } from '@keyledger/keyring';
 import { Refill, type Migration, type Row } from '@keyledger/read-models';
 import { schemas } from '@keyledger/standalone/schemas';
-import { beginImport, endImport, openRecords, stateMigrations, unfinishedImport, type Records, type StoresConfig } from '@keyledger/stores';
+import { beginImport, endImport, stateMigrations, unfinishedImport, type Records, type StoresConfig } from '@keyledger/stores';
 import { BadArchive, readArchive, type Header, type Part } from './archive.ts';
-import { hostOf, sumOf } from './records.ts';
+import { openFor, sumOf } from './records.ts';
 
 /** How far reactions have come. At the positions of another log it would mean something else; without it they begin anew, which they may. */
 const CHECKPOINTS = 'reactions';
@@ -35,7 +35,7 @@ async function importFile(file: string, config: StoresConfig, name = file): Prom
     throw error instanceof BadArchive ? new Error(`${name} cannot be used, and nothing was written: ${error.message}`) : error;
   });
   mustHaveItsKey(header, config);
-  const records = await openRecords(config, hostOf('import'), migrationsOf(header));
+  const records = await openFor('import', config, migrationsOf(header));
   try {
     await begin(records, digest);
     const target = new Target(header, records);
@@ -76,7 +76,7 @@ async function begin(records: Records, digest: string): Promise<void> {
 }
 
 /** The stores that are being filled, in the order of the file. */
-export class Target {
+class Target {
   readonly #header: Header;
   readonly #records: Records;
   readonly #startedAt = new Map<string, Position>();

@@ -1,14 +1,16 @@
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable, Writable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
-import { afterAll, describe, expect, it, jest } from '@jest/globals';
-import { NO_STREAM, SqliteEventStore, type EventStore, type NewEvent, type RecordedEvent } from '@keyledger/event-store';
-import { PerEnvironment } from '@keyledger/kernel';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { NO_STREAM, type NewEvent, type RecordedEvent } from '@keyledger/event-store';
+import { serverKind, startServer, type TestServer } from '@keyledger/event-store/eventstoredb-server';
 import { Keyring, StoredDataKeys } from '@keyledger/keyring';
 import { createLog, Health, Metrics } from '@keyledger/observability';
 import { Dump, type Database, type Row } from '@keyledger/read-models';
@@ -18,7 +20,7 @@ import { openRecords, openStores, stateMigrations, type StoresConfig } from '@ke
 import pg from 'pg';
 import { headerOf, readArchive, writeArchive, type Contents, type Part } from './archive.ts';
 import { exportTo } from './export.ts';
-import { importFrom, Target } from './import.ts';
+import { importFrom } from './import.ts';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-transfer-'));
@@ -185,7 +187,7 @@ function toFile(file: string): Writable {
   });
 }
 
-const on = { restore: "events.SqliteEventStore, events.PostgresEventStore", insert: 'models.Refill', commit: 'models.Refill' } as const;
+const on = { restore: 'events.SqliteEventStore, events.PostgresEventStore', append: 'events.EventStoreDbEventStore', insert: 'models.Refill', commit: 'models.Refill' } as const;
 
 /** Runs an import in a process that is killed at once when a step has been taken so often. */
 async function killedAt(step: keyof typeof on, nth: number, file: string, target: StoresConfig): Promise<void> {
@@ -200,8 +202,9 @@ async function killedAt(step: keyof typeof on, nth: number, file: string, target
       };
     }
     await importFrom(${JSON.stringify(file)}, ${JSON.stringify(target)});`;
-  const { signal, stderr } = spawnSync(process.execPath, ['--conditions=@keyledger/source', '--import', './tools/swc-register.mjs', '--input-type=module', '--eval', script], { cwd: root, encoding: 'utf8' });
-  expect({ signal, stderr }).toEqual({ signal: 'SIGKILL', stderr: '' });
+  const child = spawn(process.execPath, ['--conditions=@keyledger/source', '--import', './tools/swc-register.mjs', '--input-type=module', '--eval', script], { cwd: root, stdio: ['ignore', 'inherit', 'pipe'] });
+  const [said, [, signal]] = await Promise.all([text(child.stderr), once(child, 'close')]);
+  expect({ signal, said }).toEqual({ signal: 'SIGKILL', said: '' });
 }
 
 describe('An export and its import', () => {
@@ -254,9 +257,10 @@ describe('An export', () => {
     await fill(source);
     const product = await openStores(source, host, schemas);
     const file = newFile();
-    await expect(exportTo(file, source)).rejects.toThrow(/events\.db is already open for writing/);
+    await expect(exportTo(file, source)).rejects.toThrow(/^The product is running on these files, stop it first: .*events\.db is already open for writing$/);
     expect(existsSync(file)).toBe(false);
     await product.close();
+    await expect(exportTo(join(folder, 'nowhere', 'export.gz'), source)).rejects.toThrow(/ENOENT/);
     await exportTo(file, source);
     expect(statSync(file).mode & 0o777).toBe(0o600);
     expect(readdirSync(folder).filter((name) => name.endsWith('.unfinished'))).toEqual([]);
@@ -326,32 +330,36 @@ it('An export of an older release is brought to the present at the next start', 
   expect(await contentOf(target)).toEqual(await contentOf(source));
 });
 
-describe('A log that gives out positions itself', () => {
-  /** As EventStoreDB: no way to say where an event goes. */
-  const withoutRestore = (store: EventStore): EventStore => ({
-    append: (...args) => store.append(...args), readStream: (...args) => store.readStream(...args), readAll: (...args) => store.readAll(...args),
-    subscribe: (...args) => store.subscribe(...args), head: () => store.head(), close: () => store.close(),
-  });
+/** What a store that gives out positions and times itself can keep of a log. */
+const facts = ({ events }: { events: readonly RecordedEvent[] } = { events: [] }) =>
+  events.map(({ stream, revision, id, type, data, metadata }) => ({ stream, revision, id, type, data, metadata }));
 
-  it('gets the same events in the same order, once, and reactions begin anew', async () => {
-    const [source, target, file] = [await inFiles(), await inFiles(), newFile()];
+describeWith('postgres', 'An installation whose log EventStoreDB keeps', (server) => {
+  let eventStore: TestServer;
+  beforeAll(async () => { eventStore = await startServer(); });
+  afterAll(() => eventStore.stop());
+
+  it('has the same events in the same order, once, even when its import was killed; its reactions begin anew; and it moves on from there', async () => {
+    if (serverKind === undefined) console.warn('NO REAL EVENTSTOREDB WAS TESTED, only a double of it');
+    const [source, target, onward, file, next] = [await inFiles(), { ...await inDatabase(server().url), eventStoreUrl: eventStore.url }, await inFiles(), newFile(), newFile()];
     await fill(source);
     await exportTo(file, source);
-    const records = await openRecords(target, host, stateMigrations(schemas));
-    const store = records.events.of('production') as SqliteEventStore;
-    await store.append('unrelated-1', NO_STREAM, [event()]); // so that positions are others
-    const served = { ...records, events: new PerEnvironment([...records.events.entries()].map(([name, own]) => [name, withoutRestore(own)] as const)) };
-    for (let round = 0; round < 2; round++) {
-      const { header } = await readArchive(Readable.from([readFileSync(file)]));
-      const into = new Target(header, served);
-      await readArchive(Readable.from([readFileSync(file)]), (part) => into.take(part));
-      await into.end();
-    }
-    await records.close();
+    await killedAt('append', 12, file, target);
+    await expect(openable(target)).rejects.toThrow('An import into these stores was begun and not finished');
+    await importFrom(file, target);
     const [before, after] = [await contentOf(source), await contentOf(target)];
-    const facts = ({ events }: { events: RecordedEvent[] } = { events: [] }) => events.map(({ stream, revision, id, type, data, metadata }) => ({ stream, revision, id, type, data, metadata }));
-    expect(facts(after['production']).slice(1)).toEqual(facts(before['production']));
-    expect(after['production']?.rows['reactions']).toEqual([]);
-    expect(after['production']?.rows['keyring_data_keys']).toEqual(before['production']?.rows['keyring_data_keys']);
-  });
-});
+    for (const environment of Object.keys(before)) {
+      expect(facts(after[environment])).toEqual(facts(before[environment]));
+      expect(after[environment]?.rows).toEqual({ ...before[environment]?.rows, reactions: [] });
+    }
+    await openable(target);
+
+    await exportTo(next, target);
+    await importFrom(next, onward);
+    const positionsIn = (content: typeof after) => Object.values(content).map(({ events, head }) => [...events.map(({ position }) => position), head]);
+    expect(positionsIn(await contentOf(onward))).toEqual(positionsIn(after));
+    const records = await openRecords(onward, host);
+    expect(await records.events.of('production').append('license-lic_kept', 2, [event()])).toMatchObject({ revision: 3 });
+    await records.close();
+  }, 60_000);
+}, { durable: true });
