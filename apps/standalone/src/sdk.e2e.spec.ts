@@ -90,7 +90,7 @@ describe('The SDK', () => {
 
     await product.restart();
     expect(await next.validate()).toMatchObject({ valid: true, code: 'VALID', source: 'network' });
-  });
+  }, 180_000);
 
   it('is locked by a revocation, and unlocked by nothing that was said before', async () => {
     const sold = await licensed();

@@ -48,6 +48,8 @@ interface Port {
 }
 
 const shortestWaitMs = 1_000;
+/** Nobody is kept silent for longer by a Retry-After. */
+const longestRetryAfterMs = 3_600_000;
 
 /**
  * Signs of life, which renew the lease. Each has a number, kept before it is sent, and a nonce: sent again after a lost answer, or by the next
@@ -100,7 +102,7 @@ export class Heartbeats {
       const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
       const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER');
       wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
-      const next = isLost ? Math.max(wait, result.retryAfterMs ?? 0) : regular * (1 + jitter * (Math.random() * 2 - 1));
+      const next = isLost ? Math.max(wait, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : regular * (1 + jitter * (Math.random() * 2 - 1));
       await this.#port.clock.sleep(next, signal);
     }
   }

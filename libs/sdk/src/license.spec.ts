@@ -70,6 +70,23 @@ describe('A license', () => {
     expect(license.judgement()).toMatchObject({ valid: true });
   });
 
+  it('loses nothing to an activation that nobody signed', async () => {
+    const license = await activated();
+    for (const token of [undefined, 'a.b.c', await (await Vendor.open(clock)).lease('machine-1', 0, { sub: 'act_9' })]) {
+      vendor.between = (path) => (path === '/license/activate' ? [201, { instance: { id: 'act_9' }, token }] : undefined);
+      await license.activate();
+      expect([license.instanceId, license.judgement().valid]).toEqual(['act_1', true]);
+    }
+  });
+
+  it('may be given less time without contact than was signed, and not more', async () => {
+    const [less, more] = [await activated({ offlineGraceDays: 3 }), await activated({ offlineGraceDays: 30, store: memoryStore() })];
+    clock.pass(3 * day);
+    expect([less, more].map((license) => license.judgement().code)).toEqual(['HEARTBEAT_OVERDUE', 'VALID']);
+    clock.pass(11 * day);
+    expect(more.judgement().code).toBe('HEARTBEAT_OVERDUE');
+  });
+
   it('is locked by a signed "no", and unlocked by a signed "yes"', async () => {
     const license = await activated();
     const states: string[] = [];

@@ -34,6 +34,8 @@ export interface LicenseOptions {
   readonly clock?: Clock;
   readonly fetch?: Fetch;
   readonly logger?: Logger;
+  /** Makes the offline grace that was signed shorter. */
+  readonly offlineGraceDays?: number;
   /** 10 seconds for one request, and 3 requests, unless told otherwise. */
   readonly timeoutMs?: number;
   readonly attempts?: number;
@@ -121,6 +123,7 @@ export class License {
   readonly #seal: (text: string) => Promise<string>;
   readonly #listeners = new Map<keyof LicenseEvents, Set<(event: never) => void>>();
   readonly #disposed = new AbortController();
+  readonly #limits: { readonly offlineGraceMs?: number };
   #kept: Kept;
   #last: Judgement;
   #clockIsBack = false;
@@ -135,7 +138,7 @@ export class License {
     if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}`);
     const text = (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
     const installation = installationIn(text?.slice(65)) ?? crypto.randomUUID();
-    const fingerprint = options.fingerprint ?? (await hashed('installation', installation));
+    const fingerprint = options.fingerprint || (await hashed('installation', installation));
     const sealer = await sealerFor(fingerprint, key);
     const bare = text === null ? undefined : await sealer.open(text);
     const found = bare === undefined ? undefined : await readKept(bare, trust.verifier);
@@ -161,7 +164,8 @@ export class License {
     this.#seal = seal;
     this.opened = opened;
     this.#server = url === undefined || options.key === undefined ? undefined : new Server({ url, environment, clock, timeoutMs, attempts, fetch: options.fetch ?? ((to, init) => fetch(to, init)) });
-    this.#last = judge(kept.state, clock.read());
+    this.#limits = options.offlineGraceDays === undefined ? {} : { offlineGraceMs: options.offlineGraceDays * 86_400_000 };
+    this.#last = judge(kept.state, clock.read(), this.#limits);
     this.heartbeat = new Heartbeats(this.#heartbeatPort());
     void this.#keepTime();
   }
@@ -216,7 +220,7 @@ export class License {
 
   /** What the software may do now. Asks nobody, and is cheap enough to ask on every request. */
   judgement(): Judgement {
-    return judge(this.#kept.state, this.#clock.read());
+    return judge(this.#kept.state, this.#clock.read(), this.#limits);
   }
 
   /** Takes a seat. The same machine again has the same one. */
@@ -245,7 +249,7 @@ export class License {
     const { enforcement } = this.judgement();
     if (typeof token !== 'string' || enforcement === 'LOCKED' || enforcement === 'READ_ONLY') await this.#ask();
     await this.#persist();
-    return { ok: true, instanceId, created: reply.status === 201, judgement: this.judgement() };
+    return { ok: true, instanceId: this.instanceId ?? instanceId, created: reply.status === 201, judgement: this.judgement() };
   }
 
   /** Is this license good? Asks the server, unless it has said yes within `maxAge` (milliseconds, or `30s`, `5m`, `1h`, `1d`; 0 by default). */
@@ -492,7 +496,7 @@ export class License {
   /** What software acts upon, and the clock. */
   #notice(): void {
     const reading = this.#clock.read();
-    const [before, now] = [this.#last, judge(this.#kept.state, reading)];
+    const [before, now] = [this.#last, judge(this.#kept.state, reading, this.#limits)];
     this.#last = now;
     if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#emit('state', { before, now });
     const isBack = isClockBack(this.#kept.state.time, reading);

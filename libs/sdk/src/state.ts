@@ -205,10 +205,12 @@ export type Judgement = Standing & ({ readonly valid: true } | { readonly valid:
 const day = 86_400_000;
 const isoOf = (ms: number): string => new Date(ms).toISOString();
 
-export function judge(state: State, reading: Reading): Judgement {
+/** `offlineGraceMs` may make the signed grace shorter, and nothing longer. */
+export function judge(state: State, reading: Reading, { offlineGraceMs = Infinity }: { readonly offlineGraceMs?: number } = {}): Judgement {
   const now = timeOf(state.time, reading);
   const info = infoOf(state);
-  const until = offlineUntilOf(state);
+  const contactAt = contactOf(state);
+  const until = shortened(offlineUntilOf(state), contactAt, offlineGraceMs);
   const verdict = state.said?.verdict;
   const reasons = new Set<string>(verdict?.reasons.filter((code) => code !== 'FEATURE_MISSING'));
   if (verdict && !verdict.valid && reasons.size === 0) reasons.add(verdict.code);
@@ -224,7 +226,7 @@ export function judge(state: State, reading: Reading): Judgement {
   const standing: Standing = {
     code, reasons: sorted, detail: rules[code as keyof typeof rules]?.[1] ?? code, enforcement, state: stageOf(enforcement, graces.length > 0),
     graceUntil: graces.length > 0 ? isoOf(Math.min(...graces)) : null, offlineUntil: until !== null && Number.isFinite(until) ? isoOf(until) : null,
-    contactAt: contactOf(state), expiresAt, daysRemaining: expiresAt === null ? null : Math.max(0, Math.ceil((Date.parse(expiresAt) - now) / day)),
+    contactAt: contactAt === null ? null : isoOf(contactAt), expiresAt, daysRemaining: expiresAt === null ? null : Math.max(0, Math.ceil((Date.parse(expiresAt) - now) / day)),
     unreachable: state.unreachable, seq: state.seq, at: isoOf(now),
   };
   const valid = sorted.every((reason) => warnings.has(reason) || (verdict?.valid === true && verdict.reasons.includes(reason)));
@@ -307,9 +309,13 @@ export function offlineUntilOf(state: State): number | null {
   return ends.length > 0 ? Math.max(...ends) : null;
 }
 
-function contactOf({ lease, said, file }: State): string | null {
+/** Not of who never asks. */
+const shortened = (until: number | null, contactAt: number | null, graceMs: number): number | null =>
+  (until === null || contactAt === null || !Number.isFinite(until) ? until : Math.min(until, contactAt + graceMs));
+
+function contactOf({ lease, said, file }: State): number | null {
   const times = [lease && lease.claims.iat * 1000, said?.at, file && Date.parse(file.file.issuedAt)].filter((at) => typeof at === 'number');
-  return times.length > 0 ? isoOf(Math.max(...times)) : null;
+  return times.length > 0 ? Math.max(...times) : null;
 }
 
 // ---- time ----
