@@ -24,13 +24,11 @@ export class Erasure {
       name: 'authority-erasure', events, databases: state, clock,
       isFor: ({ type }) => type === 'LicenseErased',
       async react(events) {
-        for (const { stream } of events) {
-          const licenseId = subjectOf(stream) as LicenseId;
-          await state.here().run('delete from authority_retired_keys where license_id = ?', [licenseId]);
-          await keyrings.here().shred(licenseId);
-          licenses.forget(licenseId);
-        }
-        // To scrub is to write the files anew: once for all of them.
+        // To shred and to scrub is to write the files anew: once for all of them.
+        const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];
+        for (const licenseId of licenseIds) await state.here().run('delete from authority_retired_keys where license_id = ?', [licenseId]);
+        await keyrings.here().shred(...licenseIds);
+        for (const licenseId of licenseIds) licenses.forget(licenseId);
         await projectors.current();
         await read.here().scrub();
       },

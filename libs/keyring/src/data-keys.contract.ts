@@ -33,6 +33,12 @@ export const dataKeyStoreContract = (name: string, open: () => Promise<DataKeySt
       expect(await store.get(['lic_1'])).toEqual(new Map([['lic_1', null]]));
     });
 
+    it('destroys several at once, and no other', async () => {
+      await store.insert(new Map([['lic_1', 'first'], ['lic_2', 'second'], ['lic_3', 'third']]));
+      await store.destroy('lic_1', 'lic_3', 'lic_4');
+      expect(await store.get(['lic_1', 'lic_2', 'lic_3', 'lic_4'])).toEqual(new Map([['lic_1', null], ['lic_2', 'second'], ['lic_3', null], ['lic_4', null]]));
+    });
+
     it('remembers the destruction of a key that never was', async () => {
       await store.destroy('lic_1');
       expect(await store.insert(new Map([['lic_1', 'late']]))).toEqual(new Map([['lic_1', null]]));

@@ -12,8 +12,8 @@ export interface DataKeyStore {
   get(subjects: readonly string[]): Promise<WrappedKeys>;
   /** Adds, in one go and durably, those that are not there; answers what is stored then for every subject asked about: the first to come won. */
   insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys>;
-  /** Durably replaces the key by a mark that there must never be one again, also where there was none. */
-  destroy(subject: string): Promise<void>;
+  /** Durably replaces the keys by a mark that there must never be one again, also where there was none. Clearing away what is left of them takes its time, so all at once. */
+  destroy(...subjects: readonly string[]): Promise<void>;
 }
 
 /** For specs: everything is gone with the process. */
@@ -29,8 +29,8 @@ export class MemoryDataKeys implements DataKeyStore {
     return this.get([...keys.keys()]);
   }
 
-  async destroy(subject: string): Promise<void> {
-    this.rows.set(subject, null);
+  async destroy(...subjects: readonly string[]): Promise<void> {
+    for (const subject of subjects) this.rows.set(subject, null);
   }
 }
 
@@ -68,8 +68,12 @@ export class StoredDataKeys implements DataKeyStore {
     return this.get([...keys.keys()]);
   }
 
-  async destroy(subject: string): Promise<void> {
-    await this.#database.run('insert into keyring_data_keys (subject, wrapped) values (?, null) on conflict (subject) do update set wrapped = null', [subject]);
+  async destroy(...subjects: readonly string[]): Promise<void> {
+    // Sorted: other processes do the same, and two must not wait for each other.
+    for (const some of inParts([...subjects].sort())) {
+      await this.#database.run(
+        `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, null)').join(', ')} on conflict (subject) do update set wrapped = null`, some);
+    }
     await this.#database.scrub();
   }
 }

@@ -98,12 +98,12 @@ export class Keyring implements Sealing {
     return missing.size ? this.#load([...missing], create).then((loaded) => new KeySealer(new Map([...slots, ...loaded]))) : new KeySealer(slots);
   }
 
-  /** Destroys the subject's data key for good; everything sealed under it opens to null from now on, and nothing can be sealed for it again. */
-  async shred(subject: string): Promise<void> {
+  /** Destroys the subjects' data keys for good; everything sealed under them opens to null from now on, and nothing can be sealed for them again. */
+  async shred(...subjects: readonly string[]): Promise<void> {
     try {
-      await this.#store.destroy(subject);
+      await this.#store.destroy(...subjects);
     } finally {
-      this.forget(subject); // also when it went wrong: the store knows how far it came
+      for (const subject of subjects) this.forget(subject); // also when it went wrong: the store knows how far it came
     }
   }
 
