@@ -49,13 +49,13 @@ const portOf = ({ port }: DistributedConfig, replica: number): number | Promise<
 /** A server that is started again when it ends by itself. */
 function guarded(title: string, server: Running, say: (line: string) => void): Pick<Running, 'url' | 'stop'> {
   const stopping = new AbortController();
-  say(`${title} | ready`);
+  say(`${title} | ready at ${server.url}`);
   const watch = () => void server.ended.then(async () => {
     while (!stopping.signal.aborted) {
       try {
         say(`${title} | ended, starts again`);
         await server.restart();
-        say(`${title} | ready`);
+        say(`${title} | ready at ${server.url}`);
         return watch();
       } catch (error) {
         say(`${title} | ${String(error)}`);
