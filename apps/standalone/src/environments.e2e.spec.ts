@@ -1,8 +1,7 @@
-import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { ApiKeyView, CustomerView, GeneratorView, InstanceView, LicenseView, OrderView, PlanView, ProductView, SigningKeyView } from '@keyledger/contracts';
-import { Product, validate, type Answer, type Client, type Listed, type Method, type Problem, type Sold } from '@keyledger/testing/process';
+import { placesOf, rowsIn, type Place } from '@keyledger/testing/kept';
+import { mode, Product, validate, type Answer, type Client, type Listed, type Method, type Problem, type Sold } from '@keyledger/testing/process';
 
 const nobody = '01938000-0000-7000-8000-000000000000';
 
@@ -204,31 +203,27 @@ describe('Two environments', () => {
     expect((await product.root.ask('GET', `/products/${there.body.id}`)).status).toBe(404);
   });
 
-  it('have files of their own, and nothing of one is in those of another', () => {
-    const [here, there] = [product.files('production'), product.files('staging')];
-    const names = (files: typeof here) => files.map(({ path }) => path.split('/').at(-1)).filter((name) => name?.endsWith('.db')).sort();
-    expect(names(here)).toEqual(['events.db', 'read.db', 'snapshots.db', 'state.db']);
+  it('have files, or schemas, of their own, and nothing of one is in those of another', async () => {
+    const [here, there] = [await placesOf(product, 'production'), await placesOf(product, 'staging')];
+    const names = (places: readonly Place[]) => places.map(({ path }) => path.slice(path.indexOf('/') + 1)).filter((name) => mode === 'distributed' || name.endsWith('.db')).sort();
+    expect([...new Set(here.map(({ kind }) => kind))].filter(Boolean).sort()).toEqual(['events', 'read', 'snapshots', 'state']);
     expect(names(there)).toEqual(names(here));
     const marks = (world: World) => [world.product, world.plan, world.generator, world.customer, world.order, world.license, world.instance, world.apiKey].map(({ id }) => id);
-    const found = (files: typeof here, texts: readonly string[]) => texts.filter((text) => files.some(({ bytes }) => bytes.includes(text)));
+    const found = (places: readonly Place[], texts: readonly string[]) => texts.filter((text) => places.some(({ bytes }) => bytes.includes(text)));
     expect(found(here, marks(staging))).toEqual([]);
     expect(found(there, marks(production))).toEqual([]);
     expect(found(here, marks(production))).toEqual(marks(production));
     expect(found(there, marks(staging))).toEqual(marks(staging));
   });
 
-  it('keep what they have once been asked for in files of their own', async () => {
-    const kept = () => ['production', 'staging'].map((environment) => {
-      const database = new DatabaseSync(join(product.dataDir, environment, 'state.db'), { readOnly: true });
-      try {
-        return database.prepare('select count(*) as n from access_requests').get()?.['n'] as number;
-      } finally {
-        database.close();
-      }
-    });
-    const [here, there] = kept() as [number, number];
+  it('keep what they have once been asked for to themselves', async () => {
+    const kept = () => Promise.all(['production', 'staging'].map(async (environment) => {
+      const [row] = await rowsIn<{ n: number | string }>(product, environment, 'state', 'select count(*) as n from access_requests');
+      return Number(row?.n);
+    }));
+    const [here, there] = await kept() as [number, number];
     await staging.api.post('/products', { name: 'Kept' }, { 'idempotency-key': 'kept' });
     await product.app.in('staging').post('/license/activate', { licenseKey: staging.license.key }, { 'idempotency-key': 'kept' });
-    expect(kept()).toEqual([here, there + 2]);
+    expect(await kept()).toEqual([here, there + 2]);
   });
 });

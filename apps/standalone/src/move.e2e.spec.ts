@@ -5,23 +5,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { afterAll, expect, it } from '@jest/globals';
-import { accessProjections } from '@keyledger/access';
-import { catalogProjections } from '@keyledger/catalog';
 import type { ApiKeyView, CustomerView, InstanceView, OrderView } from '@keyledger/contracts';
-import { EventStores } from '@keyledger/event-store';
-import { Keyrings } from '@keyledger/keyring';
-import { authorityProjections } from '@keyledger/license-authority';
-import { createLog, Health, Metrics } from '@keyledger/observability';
-import { Projector, ReadDatabases, ReadIndex } from '@keyledger/read-models';
 import { describeWith } from '@keyledger/servers/contract';
-import { openStores, storesConfig } from '@keyledger/stores';
 import { offer, Product, sell, validate, type Answer, type Client, type Headers, type Mode, type Sold } from '@keyledger/testing/process';
-import { schemas } from './schemas.ts';
+import { dumps } from './dumps.contract.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-move-'));
 const documented = /<!-- executed by \S+ -->\n```sh\n([\s\S]*?)```/.exec(readFileSync(new URL('../../../docs/operations.md', import.meta.url), 'utf8'))?.[1] ?? '';
 const cli = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
-const host = { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }), health: new Health() };
 
 /** What a vendor and his customers have in their hands: it must mean the same wherever the product has moved to. */
 interface Known {
@@ -84,27 +75,6 @@ async function answers(product: Product, root: Client, environment: string, { li
     once: { status, body, replayed: headers['idempotency-replayed'] },
     lists: Object.fromEntries(await Promise.all(lists.map(async (path) => [path, await bodyOf(path)]))),
   };
-}
-
-/** Every row of every projection, as the projector writes it out; the product must not be running. */
-async function dumps(env: NodeJS.ProcessEnv): Promise<ReadonlyMap<string, readonly string[]>> {
-  const stores = await openStores(storesConfig(env), host, schemas);
-  const of = <T>(token: abstract new (...args: never[]) => T): T => (stores.providers.find((provider) => 'provide' in provider && provider.provide === token) as { useValue: T }).useValue;
-  const found = new Map<string, string[]>();
-  for (const [environment, store] of of(EventStores).entries()) {
-    for (const projections of [accessProjections, catalogProjections, authorityProjections]) {
-      const projector = await Projector.start({ store, database: of(ReadDatabases).of(environment), projections, sealing: of(Keyrings).of(environment) });
-      await new ReadIndex(store, projector, 30_000).current();
-      for (const { name } of projections) {
-        const rows: string[] = [];
-        for await (const row of projector.dump(name)) rows.push(row);
-        found.set(`${environment} ${name}`, rows);
-      }
-      await projector.close();
-    }
-  }
-  await stores.close();
-  return found;
 }
 
 function keyledger(args: readonly string[], env: NodeJS.ProcessEnv): string {

@@ -1,24 +1,12 @@
-import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { accessProjections, accessSchema } from '@keyledger/access';
-import { catalogProjections, catalogSchema } from '@keyledger/catalog';
 import type { CustomerView, InstanceView, OrderView } from '@keyledger/contracts';
-import { SqliteEventStores } from '@keyledger/event-store';
-import { controlEnvironment, environments } from '@keyledger/kernel';
-import { dataKeysMigration, Keyring, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
-import { authorityProjections, authoritySchema } from '@keyledger/license-authority';
-import { openDatabases, Projector, ReadIndex } from '@keyledger/read-models';
-import { offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
+import { describeWith } from '@keyledger/servers/contract';
+import { mode, offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
+import { dumps, everywhere, services, type Dumps } from './dumps.contract.ts';
 
-const everywhere = [controlEnvironment, ...environments];
-const services = [accessProjections, catalogProjections, authorityProjections];
-
-let product: Product;
-beforeAll(async () => {
-  product = await Product.start();
-});
-afterAll(() => product.stop());
+/** Over a network everything takes longer. */
+const [licenses, atOnce] = mode === 'standalone' ? [40, 40] as const : [20, 4] as const;
 
 /** Something of everything, at once and in no particular order; it leaves every kind of row that there is, and rows that went again. */
 async function live(api: Client, app: Client, mark: string): Promise<void> {
@@ -42,7 +30,11 @@ async function live(api: Client, app: Client, mark: string): Promise<void> {
     await steps[n % steps.length]?.();
     if (n % 5 === 0) await steps[(n + 3) % steps.length]?.().catch(() => undefined);
   };
-  await Promise.all(Array.from({ length: 40 }, (_, n) => work(n)));
+  const queue = Array.from({ length: licenses }, (_, n) => n);
+  const worker = async () => {
+    for (let n = queue.shift(); n !== undefined; n = queue.shift()) await work(n);
+  };
+  await Promise.all(Array.from({ length: atOnce }, worker));
   await api.post<OrderView>('/orders', { planId: plan.id, customerId, quantity: 20, purchasedAt: '2020-01-31T00:00:00Z' });
   await api.patch(`/customers/${customerId}`, { name: 'Renamed', email: `renamed-${mark}@example.com` });
   await api.patch(`/products/${made.id}`, { name: `Renamed ${mark}` });
@@ -63,36 +55,20 @@ async function reads(api: Client, key: string): Promise<unknown> {
   return Object.fromEntries(await Promise.all(paths.map(async (path) => [path, await api.get(path)])));
 }
 
-/** Every row of every projection in every environment, as the projector writes it out; the product must not be running. */
-async function dumpAll(dataDir: string): Promise<Map<string, string[]>> {
-  const masterKey = loadMasterKey({ dataDir });
-  const at = { directory: dataDir };
-  const events = await SqliteEventStores.open(Object.fromEntries(everywhere.map((name) => [name, join(dataDir, name, 'events.db')])));
-  const state = await openDatabases({ kind: 'state', environments: everywhere, at, entities: [], migrations: [dataKeysMigration] });
-  const read = await openDatabases({ kind: 'read', environments: everywhere, at, entities: [...accessSchema.read, ...catalogSchema.read, ...authoritySchema.read] });
-  const dumps = new Map<string, string[]>();
-  for (const environment of everywhere) {
-    const [store, database] = [events.of(environment), read.of(environment)];
-    const sealing = await Keyring.open({ masterKey, environment, dataKeys: new StoredDataKeys(state.of(environment)) });
-    for (const projections of services) {
-      const projector = await Projector.start({ store, database, projections, sealing });
-      await new ReadIndex(store, projector, 30_000).current();
-      expect(await projector.parked()).toEqual([]);
-      for (const { name } of projections) {
-        const rows: string[] = [];
-        for await (const row of projector.dump(name)) rows.push(row);
-        dumps.set(`${environment} ${name}`, rows);
-      }
-      await projector.close();
-    }
-    await Promise.all([database.close(), state.of(environment).close()]);
-  }
-  await events.close();
-  return dumps;
+/** On files, or on a server of its own, which is there when the product is not. */
+function onItsStores(title: string, suite: (place: () => NodeJS.ProcessEnv) => void): void {
+  if (mode === 'standalone') describe(title, () => suite(() => ({})));
+  else describeWith('postgres', title, (server) => suite(() => ({ DATABASE_URL: server().url })), { durable: true, settings: { max_connections: 400 } });
 }
 
-describe('A read model that is built anew from the log', () => {
-  it('is the live one, byte by byte, and the product answers as before', async () => {
+onItsStores('A read model that is built anew from the log', (place) => {
+  let product: Product;
+  beforeAll(async () => {
+    product = await Product.start(place());
+  });
+  afterAll(() => product.stop());
+
+  it('is the live one, byte by byte, in its place and on SQLite from nothing, and the product answers as before', async () => {
     const key = await sell(product.root, (await offer(product.root)).plan.id).then((license: Sold) => license.key);
     await Promise.all([live(product.root, product.app, 'one'), live(product.root, product.app, 'two'), live(product.root.in('staging'), product.app.in('staging'), 'three')]);
     await product.kill9(); // in the middle of a batch, perhaps: what the next process goes on with must be right as well
@@ -101,15 +77,18 @@ describe('A read model that is built anew from the log', () => {
     const before = await reads(product.root, key);
     await product.terminate();
 
-    const live1 = await dumpAll(product.dataDir);
-    for (const environment of everywhere) for (const suffix of ['', '-wal', '-shm']) rmSync(join(product.dataDir, environment, `read.db${suffix}`), { force: true });
-    const rebuilt = await dumpAll(product.dataDir);
-    expect([...live1.keys()]).toHaveLength(everywhere.length * services.flat().length);
-    expect(live1.get('production authority-license')?.length).toBeGreaterThan(100);
-    expect(live1.get('staging authority-license')?.length).toBeGreaterThan(40);
-    for (const [name, rows] of live1) expect({ name, rows: rebuilt.get(name) }).toEqual({ name, rows });
+    const env = { KEYLEDGER_DATA_DIR: product.dataDir, ...place() };
+    const asItWas = await dumps(env);
+    expect([...asItWas.keys()]).toHaveLength(everywhere.length * services.flat().length);
+    expect(asItWas.get('production authority-license')?.length).toBeGreaterThan(3 * licenses - 20);
+    expect(asItWas.get('staging authority-license')?.length).toBeGreaterThan(licenses);
+    const isTheSame = (others: Dumps) => {
+      for (const [name, rows] of asItWas) expect({ name, rows: others.get(name) }).toEqual({ name, rows });
+    };
+    isTheSame(await dumps(env, { on: join(product.dataDir, 'from-nothing') }));
+    isTheSame(await dumps(env, { anew: true }));
 
     await product.restart();
     expect(await reads(product.root, key)).toEqual(before);
-  }, 120_000);
+  }, 240_000);
 });

@@ -1,8 +1,7 @@
-import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { afterAll, describe, expect, it } from '@jest/globals';
 import type { InstanceView } from '@keyledger/contracts';
-import { offer, Product, Secrets, sell, type Answer, type Method, type Sold } from '@keyledger/testing/process';
+import { rowsIn } from '@keyledger/testing/kept';
+import { mode, offer, Product, Secrets, sell, type Answer, type Method, type Sold } from '@keyledger/testing/process';
 
 /** Here, as in every other end-to-end test, `stop` looks for the secrets in all that the product has printed, at LOG_LEVEL=trace. */
 const products: Product[] = [];
@@ -86,6 +85,17 @@ async function sendAll(product: Product, known: Known): Promise<Answer[]> {
   return answers;
 }
 
+/** Takes the tables from under the services. */
+async function breakStores(product: Product): Promise<void> {
+  const owned = (name: string) => ['authority', 'access', 'catalog'].map((service) => `${name} like '${service}%'`).join(' or ');
+  for (const [kind, what, type] of [['state', 'table', 'BASE TABLE'], ['read', 'view', 'VIEW']] as const) {
+    const tables = mode === 'standalone'
+      ? rowsIn<{ name: string }>(product, 'production', kind, `select name from sqlite_master where type = ? and (${owned('name')})`, [what])
+      : rowsIn<{ name: string }>(product, 'production', kind, `select table_name as name from information_schema.tables where table_schema = current_schema() and table_type = ? and (${owned('table_name')})`, [type]);
+    for (const { name } of await tables) await rowsIn(product, 'production', kind, `drop ${what} "${name}"`);
+  }
+}
+
 describe('The log', () => {
   it('holds no license key and no API key, wherever somebody puts one', async () => {
     const product = await start();
@@ -101,17 +111,13 @@ describe('The log', () => {
   it('holds none either when the stores fail, which it tells at length', async () => {
     const product = await start();
     const known = await makeSecrets(product);
-    for (const [file, kind] of [['state.db', 'table'], ['read.db', 'view']] as const) {
-      const database = new DatabaseSync(join(product.dataDir, 'production', file));
-      for (const { name } of database.prepare(`select name from sqlite_master where type = ? and (name like 'authority%' or name like 'access%' or name like 'catalog%')`).all(kind)) database.exec(`drop ${kind} "${String(name)}"`);
-      database.close();
-    }
+    await breakStores(product);
     const answers = await sendAll(product, known);
     const failed = answers.filter(({ status }) => status === 500);
     expect(failed.length).toBeGreaterThan(20);
     for (const { body } of failed) {
       expect(Object.keys(body as object).sort()).toEqual(['code', 'detail', 'instance', 'requestId', 'status', 'title', 'type']);
-      expect(JSON.stringify(body)).not.toMatch(/no such|select |sqlite|\bat /i);
+      expect(JSON.stringify(body)).not.toMatch(/no such|does not exist|select |sqlite|postgres|\bat /i);
     }
     expect(product.printed.toString().match(/"level":"error"/g)?.length).toBeGreaterThan(20);
     expect(product.secrets.tracesIn(product.printed)).toEqual([]);

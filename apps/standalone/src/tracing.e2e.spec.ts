@@ -2,9 +2,12 @@ import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
-import { Product } from '@keyledger/testing/process';
+import { mode, Product } from '@keyledger/testing/process';
 
-interface Span { traceId: string; spanId: string; parentSpanId?: string; name: string }
+interface Span { traceId: string; spanId: string; parentSpanId?: string; name: string; service: string | undefined }
+interface Exported {
+  resourceSpans: { resource: { attributes: { key: string; value: { stringValue?: string } }[] }; scopeSpans: { spans: Omit<Span, 'service'>[] }[] }[];
+}
 
 /** What an OpenTelemetry collector receives, over OTLP/HTTP with JSON. */
 class Collector {
@@ -16,8 +19,10 @@ class Collector {
     this.#server = createServer((request, response) => {
       const parts: Buffer[] = [];
       request.on('data', (part: Buffer) => parts.push(part)).on('end', () => {
-        const { resourceSpans } = JSON.parse(Buffer.concat(parts).toString()) as { resourceSpans: { scopeSpans: { spans: Span[] }[] }[] };
-        this.spans.push(...resourceSpans.flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans)));
+        for (const { resource, scopeSpans } of (JSON.parse(Buffer.concat(parts).toString()) as Exported).resourceSpans) {
+          const service = resource.attributes.find(({ key }) => key === 'service.name')?.value.stringValue;
+          this.spans.push(...scopeSpans.flatMap(({ spans }) => spans.map((span) => ({ ...span, service }))));
+        }
         response.end('{}');
         this.#received.resolve();
         this.#received = Promise.withResolvers();
@@ -66,4 +71,11 @@ it('One trace, begun by the caller, spans the request, its messages, the appends
   expect(request?.parentSpanId).toBe('00f067aa0ba902b7');
   const ids = new Set(spans.map(({ spanId }) => spanId));
   expect(spans.filter(({ parentSpanId }) => !parentSpanId || !ids.has(parentSpanId))).toEqual([request]);
+  if (mode === 'standalone') return;
+  const servicesOf = (wanted: string) => new Set(spans.filter(({ name }) => name === wanted).map(({ service }) => service?.replace('keyledger-', '')));
+  expect(request?.service).toBe('keyledger-gateway');
+  expect(servicesOf('order.place')).toEqual(new Set(['catalog']));
+  expect(servicesOf('license.issue-ordered')).toEqual(new Set(['license-authority']));
+  expect(servicesOf('append')).toEqual(new Set(['catalog', 'license-authority']));
+  expect(servicesOf('project').size).toBeGreaterThan(0);
 });

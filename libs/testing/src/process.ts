@@ -18,6 +18,8 @@ const commands = {
 } as const;
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const readyWithinMs = 60_000;
+/** Compiled code is the same for all that are ever started. */
+const compileCache = join(tmpdir(), 'keyledger-e2e-compile-cache');
 
 /** No limits, because tests ask more than customers do; every line of the log, because all of it is searched for secrets. */
 const defaults = {
@@ -53,13 +55,21 @@ export class Client {
   readonly #product: Product;
   readonly #headers: Headers;
 
-  constructor(product: Product, headers: Headers) {
+  readonly #gateway: number | undefined;
+
+  constructor(product: Product, headers: Headers, gateway?: number) {
     this.#product = product;
     this.#headers = headers;
+    this.#gateway = gateway;
   }
 
   with(headers: Headers): Client {
-    return new Client(this.#product, { ...this.#headers, ...headers });
+    return new Client(this.#product, { ...this.#headers, ...headers }, this.#gateway);
+  }
+
+  /** Always to the same one of the product's gateways. */
+  through(gateway: number): Client {
+    return new Client(this.#product, this.#headers, gateway);
   }
 
   in(environment: string): Client {
@@ -110,7 +120,7 @@ export class Client {
       method, path,
       headers: { ...this.#headers, ...(body !== undefined && { 'content-type': 'application/json' }), ...headers },
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
-    });
+    }, this.#gateway);
     const text = await stream.text();
     const isJson = /^application\/(problem\+)?json/.test(String(answered['content-type']));
     const parsed: unknown = text === '' ? undefined : isJson ? JSON.parse(text) : text;
@@ -155,7 +165,7 @@ export class Product {
     this.dataDir = mkdtempSync(join(tmpdir(), 'keyledger-e2e-'));
     this.secrets.add(this.rootKey);
     const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(KEYLEDGER_|OTEL_|NODE_OPTIONS$|JEST_)/.test(name)));
-    this.#env = { ...inherited, ...defaults, KEYLEDGER_DATA_DIR: this.dataDir, KEYLEDGER_ROOT_API_KEY: this.rootKey, ...env };
+    this.#env = { ...inherited, ...defaults, NODE_COMPILE_CACHE: compileCache, TMPDIR: this.dataDir, KEYLEDGER_DATA_DIR: this.dataDir, KEYLEDGER_ROOT_API_KEY: this.rootKey, ...env };
   }
 
   /** Everything it has ever printed, over all restarts. */
@@ -167,8 +177,8 @@ export class Product {
     return new Client(this, { authorization: `Bearer ${secret}` });
   }
 
-  dispatch(request: Dispatcher.RequestOptions): Promise<Dispatcher.ResponseData> {
-    const pool = this.#pools[this.#turn++ % this.#pools.length];
+  dispatch(request: Dispatcher.RequestOptions, gateway = this.#turn++): Promise<Dispatcher.ResponseData> {
+    const pool = this.#pools[gateway % this.#pools.length];
     return pool ? pool.request(request) : Promise.reject(new Error('The product is not running'));
   }
 
@@ -176,9 +186,21 @@ export class Product {
     return this.urls[0] ?? '';
   }
 
-  /** Processes of a service that are there now. */
-  pidsOf(service: string): readonly number[] {
-    return descendantsOf(this.#child?.pid).filter((pid) => commandOf(pid).includes(`apps/${service}/dist/main.js`));
+  /** Processes of a service, or of a server that was started for it (`nats-server`, `postgres`), that are there now. */
+  pidsOf(program: string): readonly number[] {
+    const command = new RegExp(`(^|/)${program}(/dist/main\\.js|[: ]|$)`);
+    return descendantsOf(this.#child?.pid).filter(({ args }) => command.test(args)).map(({ pid }) => pid);
+  }
+
+  /** Where each process of a service answers for itself, as it last said. */
+  doorsOf(service: string): readonly string[] {
+    const said = this.printed.toString().matchAll(new RegExp(`^(${service}\\.\\d+) \\| .* is ready at ([^\\s,]+)`, 'gm'));
+    return [...new Map([...said].map(([, title, url]) => [title, url as string])).values()];
+  }
+
+  /** Of the PostgreSQL that it uses. */
+  get databaseUrl(): string {
+    return this.#env['DATABASE_URL'] ?? [...this.printed.toString().matchAll(/^postgres \| ready at (\S+)/gm)].at(-1)?.[1] ?? '';
   }
 
   /** Starts it (again) on the same data. Resolves when it says that it is ready; rejects with what it printed when it does not start. */
@@ -267,7 +289,7 @@ export class Product {
 function killAll(child: ChildProcess): void {
   const others = descendantsOf(child.pid);
   signal(child.pid, 'SIGSTOP');
-  for (const pid of [...others, ...descendantsOf(child.pid)]) signal(pid, 'SIGKILL');
+  for (const { pid } of [...others, ...descendantsOf(child.pid)]) signal(pid, 'SIGKILL');
   signal(child.pid, 'SIGKILL');
 }
 
@@ -279,15 +301,14 @@ function signal(pid: number | undefined, name: NodeJS.Signals): void {
   }
 }
 
-function descendantsOf(ancestor: number | undefined): number[] {
+function descendantsOf(ancestor: number | undefined): { readonly pid: number; readonly args: string }[] {
   if (ancestor === undefined) return [];
-  const { stdout } = spawnSync('ps', ['-e', '-o', 'pid=,ppid='], { encoding: 'utf8' });
-  const pairs = stdout.trim().split('\n').map((line) => line.trim().split(/\s+/).map(Number) as [number, number]);
-  const below = (parent: number): number[] => pairs.filter(([, ppid]) => ppid === parent).flatMap(([pid]) => [pid, ...below(pid)]);
+  const { stdout } = spawnSync('ps', ['-e', '-ww', '-o', 'pid=,ppid=,args='], { encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 });
+  const all = stdout.split('\n').map((line) => /^ *(\d+) +(\d+) (.*)$/.exec(line)).filter((found) => found !== null)
+    .map(([, pid, parent, args]) => ({ pid: Number(pid), parent: Number(parent), args: args as string }));
+  const below = (pid: number): typeof all => all.filter(({ parent }) => parent === pid).flatMap((child) => [child, ...below(child.pid)]);
   return below(ancestor);
 }
-
-const commandOf = (pid: number): string => spawnSync('ps', ['-o', 'args=', '-p', String(pid)], { encoding: 'utf8' }).stdout;
 
 /** License keys and API keys that a test has seen, and whether anything of them can be read somewhere. */
 export class Secrets {

@@ -1,0 +1,60 @@
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import pg from 'pg';
+import { mode, type Product } from './process.ts';
+
+export type Kind = 'events' | 'state' | 'read' | 'snapshots';
+/** A file, or the contents of a table. */
+export interface Place {
+  /** `production/state.db-wal`, or `production/state/access_requests`. */
+  readonly path: string;
+  readonly kind: Kind | undefined;
+  readonly bytes: Buffer;
+}
+
+/**
+ * All that the product keeps, or what it keeps of one environment. Files are looked at byte by byte, so that nothing deleted is left in them;
+ * of a PostgreSQL it is what its tables hold: its own files and its write-ahead log age out by themselves.
+ */
+export async function placesOf(product: Product, environment?: string): Promise<readonly Place[]> {
+  if (mode === 'standalone') {
+    return product.files(environment).map((file) => ({ ...file, kind: /(events|state|read|snapshots)\.db/.exec(file.path)?.[1] as Kind | undefined }));
+  }
+  return connected(product, async (client) => {
+    const tables = (await client.query<{ schema: string; name: string }>('select schemaname as schema, tablename as name from pg_tables where schemaname ~ $1', [`^${environment ?? '[a-z]+'}_[a-z]+$`])).rows;
+    const places: Place[] = [];
+    for (const { schema, name } of tables) {
+      const { rows } = await client.query<unknown[]>({ text: `select * from "${schema}"."${name}"`, rowMode: 'array', types: { getTypeParser: () => String } });
+      const [, world = '', kind] = /^(\w+)_([a-z]+)$/.exec(schema) ?? [];
+      places.push({ path: `${world}/${kind}/${name}`, kind: (name === 'snapshots' ? name : kind) as Kind, bytes: Buffer.from(rows.map((row) => row.join('\n')).join('\n')) });
+    }
+    return places;
+  });
+}
+
+/** Rows of a statement, in the dialect-free part of SQL; `?` for a parameter. */
+export async function rowsIn<R extends object>(product: Product, environment: string, kind: Kind, sql: string, params: readonly (string | number)[] = []): Promise<readonly R[]> {
+  if (mode === 'standalone') {
+    const database = new DatabaseSync(join(product.dataDir, environment, `${kind}.db`));
+    try {
+      return database.prepare(sql).all(...params) as unknown as R[];
+    } finally {
+      database.close();
+    }
+  }
+  return connected(product, async (client) => {
+    await client.query(`set search_path to "${environment}_${kind}"`);
+    let n = 0;
+    return (await client.query<R>(sql.replaceAll('?', () => `$${++n}`), [...params])).rows;
+  });
+}
+
+async function connected<T>(product: Product, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: product.databaseUrl });
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
