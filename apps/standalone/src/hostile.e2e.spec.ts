@@ -41,6 +41,11 @@ function send(method: string, path: string, headers: Record<string, string>, bod
   return new Promise((resolve, reject) => {
     const sent = request({ agent, hostname, port, method, path, headers: { ...headers, ...(body !== undefined && { 'content-length': Buffer.byteLength(body) }) } }, (response) => {
       const chunks: Buffer[] = [];
+      // A stream goes on for as long as somebody listens.
+      if (/event-stream/.test(response.headers['content-type'] ?? '')) {
+        resolve({ status: response.statusCode ?? 0, headers: response.headers, text: '' });
+        return void response.destroy();
+      }
       response.on('data', (chunk: Buffer) => chunks.push(chunk)).on('error', reject)
         .on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() }));
     });
@@ -85,6 +90,8 @@ beforeAll(async () => {
     for (const id of [product['id'], plan['id'], customer['id'], license['id'], generator['id'], apiKey['id'], order['id'], instance.id] as string[]) (known[id.slice(0, 3)] ??= []).push(id);
     (known['licenseKey'] ??= []).push(license['key'] as string);
   }
+  known['kid'] = (await Promise.all(['webhook', 'webhook', 'webhook'].map((purpose) => make('/signing-keys', { purpose })))).map(({ kid }) => kid as string);
+  known['environment'] = ['staging'];
 }, 60_000);
 afterAll(async () => {
   agent.destroy();
@@ -152,7 +159,7 @@ function requestFrom(g: GeneratorValue): { method: string; path: string; headers
   const { method, path: pattern, operation } = pick(g, conformance.operations);
   const parameters = (operation['parameters'] as unknown as Schema[]).filter((one) => !one.$ref);
   const path = pattern.replaceAll(/\{(\w+)\}/g, (_, name: string) => {
-    const prefix = name === 'instanceId' ? 'act' : { products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', 'api-keys': 'key' }[pattern.split('/')[1] ?? ''] ?? 'lic';
+    const prefix = name === 'instanceId' ? 'act' : { products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', 'api-keys': 'key', 'signing-keys': 'kid', environments: 'environment' }[pattern.split('/')[1] ?? ''] ?? 'lic';
     return chance(g, 80) ? pick(g, known[prefix] as string[]) : inUrl(g, hostile(g));
   });
   const query = parameters.filter((one) => one.in === 'query' && chance(g, 40)).map((one) => `${one.name}=${inUrl(g, valueFor(one.schema ?? {}, g, one.name))}`);
