@@ -40,7 +40,7 @@ describe.each([
     id: id('key'), name: 'CI', role: 'support', permissions: [], environment: 'staging', secretHash: 's2', expiresAt: null, root: false,
     createdAt: at, rotatedAt: at, deleted: true,
   }],
-  [readable(Environment), { name: 'staging', createdAt: at }],
+  [readable(Environment), { name: 'staging', createdAt: at, clock: { setTo: '2027-03-01T00:00:00.000Z', aheadMs: 8_600_400_000 } }],
 ])('$category', ({ category, shapes, initial, evolve }, state) => {
   const own = golden.filter((line) => line.category === category);
 
