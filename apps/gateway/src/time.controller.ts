@@ -1,11 +1,19 @@
-import { Body, Controller, Param, Query } from '@nestjs/common';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Body, Controller, Param, Query, Res } from '@nestjs/common';
 import { AdvanceClock, bodyOf, ClockView, GetClock, ListSweeps, RunSweep, SetClock, SweepReport } from '@keyledger/contracts';
-import type { ErrorCode } from '@keyledger/kernel';
+import { Refusal, type ErrorCode } from '@keyledger/kernel';
+import type { FastifyReply } from 'fastify';
 import { Edge } from './edge.ts';
 import { Route } from './operation.ts';
 
-/** Whatever has fallen due is done before the answer, and that may be a year's worth. */
-const sweepWithin = { timeoutMs: 600_000 };
+/** Somebody who has not answered by then may be dead; asking once more does no harm. */
+const answeredWithinMs = 15_000;
+const lookedWithinMs = 60_000;
+/** What has fallen due may be years' worth. */
+const settledWithinMs = 600_000;
+/** For that long nobody has taken it up at all. */
+const goneAfterMs = 30_000;
+const askAgainAfterMs = 500;
 const moving: readonly ErrorCode[] = ['ENVIRONMENT_NOT_FOUND', 'ENVIRONMENT_FORBIDDEN', 'PRODUCTION_CLOCK', 'CLOCK_BACKWARDS'];
 
 /** What time it is in an environment, and what time has brought about. */
@@ -36,9 +44,18 @@ export class TimeController {
     return clock;
   }
 
-  @Route('POST /licenses/health/sweep', { needs: 'license.revoke', summary: 'Make explicit what time has brought about, now; a dry run says what that would be', body: bodyOf(RunSweep, 'trigger'), answer: SweepReport })
-  sweepLicenses(@Body() body: RunSweep) {
-    return this.edge.send(RunSweep, { ...body, trigger: 'request' }, sweepWithin);
+  @Route('POST /licenses/health/sweep', { needs: 'license.revoke', summary: 'Make explicit what time has brought about, now; a dry run says what that would be', body: bodyOf(RunSweep, 'trigger'), answer: SweepReport, alsoStatus: 202 })
+  async sweepLicenses(@Body() body: RunSweep, @Res({ passthrough: true }) reply: FastifyReply): Promise<SweepReport> {
+    try {
+      return await this.edge.send(RunSweep, { ...body, trigger: 'request' }, { timeoutMs: body.dryRun ? lookedWithinMs : answeredWithinMs });
+    } catch (error) {
+      if (!isUnanswered(error) || body.dryRun) throw error;
+      const { data: [run] } = await this.edge.send(ListSweeps, { limit: 1 });
+      if (run?.state !== 'running') throw error;
+      void reply.status(202);
+      const { number, startedAt, durationMs, examined, transitions } = run;
+      return { number, dryRun: false, state: 'running', startedAt, durationMs, examined, transitions };
+    }
   }
 
   @Route('GET /sweeps', { needs: 'license.read', summary: 'Runs of the sweep, newest first', query: ListSweeps.fields, answer: ListSweeps.answer })
@@ -47,6 +64,20 @@ export class TimeController {
   }
 
   async #settle(environment: string): Promise<void> {
-    await this.edge.send(RunSweep, { trigger: 'clock' }, { ...sweepWithin, environment });
+    const until = performance.now() + settledWithinMs;
+    for (let takenUpAt = performance.now(); ;) {
+      const askedAt = performance.now();
+      try {
+        await this.edge.send(RunSweep, { trigger: 'clock' }, { environment, timeoutMs: answeredWithinMs });
+        return;
+      } catch (error) {
+        const failedAt = performance.now();
+        if (failedAt - askedAt >= answeredWithinMs) takenUpAt = failedAt;
+        if (!isUnanswered(error) || failedAt > until || failedAt - takenUpAt > goneAfterMs) throw error;
+        await sleep(askAgainAfterMs);
+      }
+    }
   }
 }
+
+const isUnanswered = (error: unknown): boolean => error instanceof Refusal && error.status === 503;

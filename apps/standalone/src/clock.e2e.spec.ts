@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { ApiKeyView, InstanceView, LicenseEventView, LicenseView, OrderView, SweepReport, SweepView } from '@keyledger/contracts';
-import { offer, Product, sell, validate, type Listed, type Offer } from '@keyledger/testing/process';
+import { mode, offer, Product, sell, validate, type Listed, type Offer } from '@keyledger/testing/process';
 
 interface Clock { readonly now: string; readonly controlled: boolean }
 const clockOf = (environment: string) => `/environments/${environment}/clock`;
@@ -11,7 +11,7 @@ const after = (instant: string, milliseconds: number): string => new Date(Date.p
 let product: Product;
 beforeAll(async () => {
   product = await Product.start({ KEYLEDGER_SWEEP_SECONDS: '1' });
-});
+}, 120_000);
 afterAll(() => product.stop());
 
 const api = () => product.root.in('staging');
@@ -235,6 +235,9 @@ describe('A sweep', () => {
   });
 
   it('is listed with what it took, newest first', async () => {
+    const { plan } = await offer(api(), { expiry: { value: 1, unit: 'days' } });
+    await sell(api(), plan.id);
+    await advance(2 * DAY);
     const { number } = await sweep();
     const { data: [last], page } = await api().get<Listed<SweepView>>('/sweeps?limit=1');
     expect(last).toMatchObject({ number, trigger: 'request', state: 'finished', examined: 0, transitions: {} });
@@ -251,6 +254,22 @@ describe('A sweep', () => {
     await Promise.all([sweep(), sweep(), advance(1000), sweep(), advance(1000)]);
     for (const { id } of licenses) expect(brief(await told(id))).toEqual(['LicenseExpired']);
   });
+
+  (mode === 'distributed' ? it : it.skip)('is done to its end although who was at it is killed', async () => {
+    const { plan } = await offer(api(), { expiry: { value: 1, unit: 'days' } });
+    const orders = await Promise.all(Array.from({ length: 10 }, () => api().post<OrderView>('/orders', { planId: plan.id, quantity: 100, customer: { name: 'Ada', email: `${crypto.randomUUID()}@example.com` } })));
+    let isOver = false;
+    // The client does not wait as long as it takes until somebody else takes over.
+    const advanced = advance(2 * DAY).catch(() => undefined).finally(() => { isOver = true; });
+    const isRunning = async () => (await api().get<Listed<SweepView>>('/sweeps?limit=1')).data[0]?.state === 'running';
+    while (!isOver && !(await isRunning())) await new Promise(setImmediate);
+    for (const pid of product.pidsOf('sweeper')) process.kill(pid, 'SIGKILL');
+    await advanced;
+    for (let state = ''; state !== 'finished';) ({ body: { state } } = await api().ask<SweepReport>('POST', '/licenses/health/sweep'));
+    const licenses = orders.flatMap((order) => order.licenses);
+    for (const { id } of licenses.filter((_, n) => n % 20 === 0)) expect(brief(await told(id))).toEqual(['LicenseExpired']);
+    expect((await sweep()).transitions).toEqual({});
+  }, 180_000);
 
   it('by itself makes explicit what has happened in production', async () => {
     const { plan } = await offer(product.root, { expiry: { value: 1, unit: 'days' } });

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
-import type { Transitions } from '@keyledger/domain';
+import { SWEEP_ABANDONED_SECONDS, type Transitions } from '@keyledger/domain';
 import { EventStores, SqliteEventStores, unsealed } from '@keyledger/event-store';
 import { addDays, addSeconds, PerEnvironment, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
 import { createLog, Metrics } from '@keyledger/observability';
@@ -94,7 +94,7 @@ describe('A sweep', () => {
 
   it('has everything said that is due, and nothing that is not', async () => {
     const owner = new Owner({ a: [laterToday(1), addSeconds(start, 1)], b: [laterToday(2)], c: [addDays(start, 3)] });
-    expect(await run(owner)).toEqual({ number: 1, dryRun: false, startedAt: start, durationMs: expect.any(Number), examined: 2, transitions: { FactTold: 2 } });
+    expect(await run(owner)).toEqual({ number: 1, dryRun: false, state: 'finished', startedAt: start, durationMs: expect.any(Number), examined: 2, transitions: { FactTold: 2 } });
     expect(owner.said).toEqual([`b ${laterToday(2)}`, `a ${laterToday(1)}`]);
     expect(await run(owner)).toMatchObject({ number: 2, examined: 0, transitions: {} });
     now = addDays(start, 3);
@@ -174,9 +174,9 @@ describe('A sweep', () => {
       const { reached, release } = held(owner);
       const stopped = run(owner);
       await reached;
-      jest.setSystemTime(Date.parse(addSeconds(start, 29)));
+      jest.setSystemTime(Date.parse(addSeconds(start, SWEEP_ABANDONED_SECONDS - 1)));
       expect(await run(owner)).toBeUndefined();
-      jest.setSystemTime(Date.parse(addSeconds(start, 30)));
+      jest.setSystemTime(Date.parse(addSeconds(start, SWEEP_ABANDONED_SECONDS)));
       expect(await run(owner)).toMatchObject({ number: 2, transitions: { FactTold: 2 } });
       release();
       expect(await stopped).toMatchObject({ number: 1, transitions: {} });

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Backlog, SweepReport } from '@keyledger/contracts';
-import type { SweepTrigger, Transitions } from '@keyledger/domain';
+import { SWEEP_ABANDONED_SECONDS, type SweepTrigger, type Transitions } from '@keyledger/domain';
 import { addDays, context, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
 import type { Metrics } from '@keyledger/observability';
 import type { Pass, Subject } from './passes.ts';
@@ -10,7 +10,7 @@ const SUBJECTS_PER_LOOK = 500;
 /** Some ten milliseconds of somebody else's time, in several pieces; then a rest for those who ask for something right now. */
 const SUBJECTS_PER_COMMAND = 50;
 const LONGEST_REST_MS = 20;
-const SIGN_OF_LIFE_MS = 10_000;
+const SIGN_OF_LIFE_MS = SWEEP_ABANDONED_SECONDS * 1000 / 3;
 const LOOK_AGAIN_MS = 100;
 
 /** What has been done so far. */
@@ -48,7 +48,7 @@ export class Sweeper {
     return this.#asTime(async (startedAt) => {
       const [tally, startedMs] = [newTally(), performance.now()];
       for (const pass of this.passes) await this.#walk(pass, startedAt, undefined, tally, true);
-      return { number: null, dryRun: true, startedAt, durationMs: Math.round(performance.now() - startedMs), ...tally };
+      return { number: null, dryRun: true, state: 'finished', startedAt, durationMs: Math.round(performance.now() - startedMs), ...tally };
     });
   }
 
@@ -70,7 +70,7 @@ export class Sweeper {
       await this.runs.finish({ number, complete, durationMs: durationMs(), ...tally });
       this.metrics.sweep(context().environment, durationMs() / 1000, tally.transitions);
     }
-    return { number, dryRun: false, startedAt, durationMs: durationMs(), ...tally };
+    return { number, dryRun: false, state: 'finished', startedAt, durationMs: durationMs(), ...tally };
   }
 
   /** Day by day, if there is more than one to make up for: what falls due on one day may bring about what falls due on another. */

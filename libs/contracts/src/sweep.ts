@@ -8,7 +8,8 @@ const transitions = Type.Record(Type.String(), Type.Integer(), { description: 'E
 const outcome = { examined: Type.Integer({ description: 'Subjects that were due, or looked so' }), transitions };
 
 export const SweepReport = named('SweepReport', Type.Object({
-  number: nullable(Type.Integer({ description: 'Of the run; a dry run has none' })), dryRun: Type.Boolean(), startedAt: instant, durationMs: Type.Integer(), ...outcome,
+  number: nullable(Type.Integer({ description: 'Of the run; a dry run has none' })), dryRun: Type.Boolean(), state: oneOf('running', 'finished'),
+  startedAt: instant, durationMs: nullable(Type.Integer()), ...outcome,
 }));
 export type SweepReport = Static<typeof SweepReport>;
 export const SweepView = named('Sweep', Type.Object({

@@ -44,4 +44,4 @@ export {
   buckets, bucketsBetween, dayAfter, dayBefore, dayOf, endOf, isDay, MAX_BUCKETS, microsOf, MILLION, REACHES_BACK_DAYS, SKEW_SECONDS, startOf, timesOf,
   type Bucket, type Day, type Reading,
 } from './usage/reading.ts';
-export { Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger, type Transitions } from './sweep/sweep.ts';
+export { SWEEP_ABANDONED_SECONDS, Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger, type Transitions } from './sweep/sweep.ts';

@@ -33,7 +33,7 @@ export type SweepsEvent =
   | ({ readonly type: 'SweepFinished' } & Finished);
 
 /** A run shows a sign of life three times as often. */
-export const SWEEP_ABANDONED_SECONDS = 30;
+export const SWEEP_ABANDONED_SECONDS = 15;
 
 export const Sweeps: Aggregate<SweepsState, SweepsCommand, SweepsEvent> = {
   category: 'sweep',
