@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import type { ApiKeyView, InstanceView, LicenseEventView, LicenseView, OrderView, SweepReport, SweepView } from '@keyledger/contracts';
+import type { ApiKeyView, InstanceView, LicenseEventView, LicenseView, OrderView, SweepReport, SweepView, Verdict } from '@keyledger/contracts';
 import { mode, offer, Product, sell, validate, type Listed, type Offer } from '@keyledger/testing/process';
 
 interface Clock { readonly now: string; readonly controlled: boolean }
@@ -48,7 +48,10 @@ describe('The clock of a test environment', () => {
     isAt(license.createdAt, there);
     const { instance } = await app().post<{ instance: InstanceView }>('/license/activate', { licenseKey: license.key, fingerprint: 'fp' });
     isAt(instance.createdAt, there);
-    isAt((await validate(app(), String(license.key), { instanceId: instance.id })).checkedAt, there);
+    const { checkedAt, token } = await validate(app(), String(license.key), { instanceId: instance.id, nonce: 'n' }) as Verdict & { token?: string };
+    const { iat } = JSON.parse(Buffer.from(String(token).split('.')[1] ?? '', 'base64url').toString()) as { iat: number };
+    isAt(checkedAt, there);
+    isAt(new Date((iat + 1) * 1000).toISOString(), there);
     for (const event of await api().all<LicenseEventView>(`/licenses/${license.id}/events`)) {
       isAt(event.at, there);
       expect(Date.parse(event.recordedAt)).toBeLessThan(Date.now() + MINUTE);

@@ -35,6 +35,20 @@ describe('Metrics', () => {
     expect(text).toContain('keyledger_append_duration_seconds_count{service="gateway"} 1');
   });
 
+  it('tell what sweeps have brought about, and what they have left', async () => {
+    const metrics = fresh();
+    metrics.sweep('staging', 0.2, { LicenseExpired: 3, ExpiryReminderDue: 1 });
+    metrics.sweep('staging', 2, { LicenseExpired: 2 });
+    metrics.sweepBacklog('staging', 7, 90);
+    metrics.sweepBacklog('staging', 0, 0);
+    metrics.sweepBacklog('production', 4, 12.5);
+    const text = await metrics.expose();
+    expect(text).toContain('keyledger_sweep_transitions_total{environment="staging",type="LicenseExpired",service="gateway"} 5');
+    expect(text).toContain('keyledger_sweep_duration_seconds_count{service="gateway",environment="staging"} 2');
+    expect(text).toContain('keyledger_sweep_due{environment="staging",service="gateway"} 0');
+    expect(text).toContain('keyledger_sweep_lag_seconds{environment="production",service="gateway"} 12.5');
+  });
+
   it('ask how far projections are behind at every scrape, and forget those that are gone', async () => {
     const metrics = fresh();
     let lags: ProjectionLag[] = [{ environment: 'staging', projection: 'license-list', positions: 7, seconds: 1.5, parked: 2 }];
