@@ -234,6 +234,22 @@ describe('Aggregates', () => {
       expect(await run(sit('bob'))).toMatchObject({ revision: 1 });
       expect([...(await load()).state.guests.keys()]).toEqual(['bob']);
     });
+
+    it('do not let who queues behind wait as long again for a store that does not answer', async () => {
+      await run(open(5));
+      let asked = 0;
+      store.beforeAppend = async () => {
+        asked++;
+        await new Promise(setImmediate);
+        throw refuse('UNAVAILABLE');
+      };
+      const first = run(sit('ada'));
+      const behind = [run(sit('ada')), run(sit('bob')), load()];
+      for (const waiting of [first, ...behind]) await expect(waiting).rejects.toEqual(refused('UNAVAILABLE'));
+      expect(asked).toBe(1);
+      store.beforeAppend = () => undefined;
+      expect(await run(sit('bob'))).toMatchObject({ revision: 1 });
+    });
   });
 
   describe('with a fold that is out of date', () => {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
-  context, eventId, refuse,
+  context, eventId, Refusal, refuse,
   type Aggregate, type EventOrigin, type MessageContext, type PerEnvironment, type Sealer, type Sealing,
 } from '@keyledger/kernel';
 import { traced, withRemoteParent } from '@keyledger/observability';
@@ -293,7 +293,9 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
     } catch (error) {
       // Whether the events are stored is not known, nor is the fold any good: the next command reads.
       this.#fold = undefined;
-      for (const { reject } of batch) reject(error);
+      // Who queues behind would wait as long again, and be told the same.
+      const others = error instanceof Refusal && error.code === 'UNAVAILABLE' ? this.#queue.splice(0) : [];
+      for (const { reject } of [...batch, ...others]) reject(error);
     }
   }
 

@@ -1,0 +1,88 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { obtain, startNats, startPostgres, type Running } from '@keyledger/servers';
+import { FaultProxy } from '@keyledger/testing/fault-proxy';
+import { offer, Product, sell, validate, type Offer, type Problem, type Sold } from '@keyledger/testing/process';
+
+const awayMs = 5_000;
+const failsWithinMs = 2_000;
+const backWithinMs = 10_000;
+
+const timed = async <T>(work: Promise<T>): Promise<readonly [T, number]> => {
+  const from = performance.now();
+  return [await work, performance.now() - from];
+};
+
+/** Asked again until it is so; what it was last is what the test says when it never is. */
+async function eventually(isSo: () => Promise<void>): Promise<void> {
+  for (const until = Date.now() + backWithinMs; ;) {
+    try {
+      return await isSo();
+    } catch (error) {
+      if (Date.now() > until) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+}
+
+const here = obtain('nats') && obtain('postgres');
+if (!here) describe('While a server is away', () => it.skip('NATS or PostgreSQL is not here: NOTHING of this was tested', () => undefined));
+
+(here ? describe : describe.skip)('While a server is away for five seconds', () => {
+  const servers: Running[] = [];
+  const proxies = new Map<string, FaultProxy>();
+  let product: Product;
+  let sold: Offer;
+
+  beforeAll(async () => {
+    servers.push(await startNats(), await startPostgres({ durable: true, settings: { max_connections: 400 } }));
+    const [nats, database] = await Promise.all(servers.map(({ url }) => FaultProxy.open(url)));
+    proxies.set('NATS', nats as FaultProxy).set('the database', database as FaultProxy);
+    product = await Product.start({ NATS_URL: nats?.url, DATABASE_URL: database?.url, LOG_LEVEL: 'fatal' });
+    sold = await offer(product.root, { activationLimit: 100 });
+  }, 120_000);
+  afterAll(async () => {
+    await product?.stop();
+    for (const proxy of proxies.values()) await proxy.close();
+    await Promise.all(servers.map((server) => server.stop()));
+  }, 60_000);
+
+  const bothGateways = <T>(work: (gateway: number) => Promise<T>): Promise<T[]> => Promise.all([0, 1].map(work));
+
+  /** So often that every activation process has it in its cache, and both gateways know the answer. */
+  async function known(): Promise<Sold> {
+    const license = await sell(product.root, sold.plan.id);
+    await Promise.all(Array.from({ length: 60 }, () => validate(product.app, license.key)));
+    return license;
+  }
+
+  describe.each(['NATS', 'the database'])('%s', (server) => {
+    it.each(['cut', 'silence'] as const)('commands fail soon and say when to come again, verdicts go on as the last known, and all of it is over by itself (%s)', async (how) => {
+      const proxy = proxies.get(server) as FaultProxy;
+      const license = await known();
+      proxy[how]();
+      try {
+        for (const until = Date.now() + awayMs; Date.now() < until;) {
+          const [answers, commandMs] = await timed(bothGateways((n) => product.app.through(n).ask<Problem>('POST', '/license/activate', { licenseKey: license.key, fingerprint: `never ${n}` })));
+          for (const { status, headers, body } of answers) {
+            expect({ status, code: body.code }).toEqual({ status: 503, code: expect.stringMatching(/^(UNAVAILABLE|READ_MODEL_BEHIND|TRY_AGAIN)$/) });
+            expect(Number(headers['retry-after'])).toBeGreaterThan(0);
+          }
+          expect(commandMs).toBeLessThan(failsWithinMs);
+          const [verdicts, verdictMs] = await timed(bothGateways((n) => validate(product.app.through(n), license.key)));
+          for (const verdict of verdicts) expect(verdict).toMatchObject({ valid: true, code: 'VALID', conclusive: false });
+          expect(verdictMs).toBeLessThan(failsWithinMs);
+        }
+      } finally {
+        await proxy.pass();
+      }
+      await eventually(async () => {
+        const answer = await product.app.ask('POST', '/license/activate', { licenseKey: license.key, fingerprint: 'afterwards' });
+        expect([200, 201]).toContain(answer.status);
+        for (const verdict of await bothGateways((n) => validate(product.app.through(n), license.key))) expect(verdict).toMatchObject({ valid: true, conclusive: true });
+        const later = await sell(product.root, sold.plan.id);
+        for (const verdict of await bothGateways((n) => validate(product.app.through(n), later.key))) expect(verdict).toMatchObject({ valid: true, conclusive: true });
+        for (const { status } of await bothGateways((n) => product.app.through(n).ask('GET', '/health/ready'))) expect(status).toBe(200);
+      });
+    }, 60_000);
+  });
+});
