@@ -4,7 +4,7 @@ import {
   SuspendLicense, UnsuspendLicense, type LicenseView,
 } from '@keyledger/contracts';
 import {
-  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseEvent, type LicenseState,
+  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -107,9 +107,9 @@ export class ActivateCommand {
     if (!licenseId) throw await this.keys.notFound(keyHash);
     const activationId = newId('act');
     const { now } = context();
-    const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision, events) => {
+    const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision) => {
       const license = issued(state);
-      const seen = activated(license, instance, activationId, events, now);
+      const seen = activated(license, instance, activationId, now);
       return { answer: seen, lease: this.leases.statementOf(license, seen.instance, revision) };
     });
     const token = await this.leases.tokenFor(lease);
@@ -117,14 +117,15 @@ export class ActivateCommand {
   }
 }
 
-function activated(license: IssuedLicense, instance: Parameters<typeof instanceLike>[1], activationId: ActivationId, events: readonly LicenseEvent[], now: Instant) {
+function activated(license: IssuedLicense, instance: Parameters<typeof instanceLike>[1], activationId: ActivationId, now: Instant) {
   const activation = license.activations.get(activationId) ?? instanceLike(license, instance);
   if (!activation) throw new Error(`${license.id} was activated, and yet the instance is not there`);
   const { id, name, fingerprint, metadata, createdAt } = instanceView(activation);
   const { terms: { validationMode, heartbeatIntervalSeconds } } = license;
   return {
     activated: true as const,
-    created: events.length > 0,
+    // Also when it was done by an earlier run of the same message.
+    created: license.activations.has(activationId),
     instance: { id, name, fingerprint, createdAt, lastSeenAt: now, metadata },
     license: clientLicenseView(license, now),
     ...(validationMode === 'heartbeat' && { heartbeatIntervalSeconds }),

@@ -352,6 +352,14 @@ describe('Aggregates', () => {
       await expect(run(sit('kim'), { retry: true })).rejects.toEqual(refused('ACTIVATION_LIMIT_EXCEEDED'));
     });
 
+    it('do not refuse the second copy of a message for what the first has just done, in whatever process', async () => {
+      expect(await run(ring(), { ...sent, ifRevision: 0 })).toMatchObject({ revision: 1 });
+      expect(await run(ring(), { ...sent, ifRevision: 0 })).toMatchObject({ revision: 1, events: [] });
+      expect(await run(ring(), { ...sent, ifRevision: 0 }, another())).toMatchObject({ revision: 1, events: [] });
+      await expect(run(ring(), { ifRevision: 0 })).rejects.toEqual(refused('VERSION_CONFLICT'));
+      expect(await stored()).toHaveLength(2);
+    });
+
     it('do not do it twice in a batch either', async () => {
       await run(ring(), sent);
       const outcomes = await Promise.all([run(ring()), run(ring()), run(ring(), sent), run(ring()), run(ring(), { ...sent, retry: true }), run(ring(), sent)]);

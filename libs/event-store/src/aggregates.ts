@@ -169,7 +169,8 @@ class Task<State, Command extends { type: string }, Event extends { type: string
     return eventId(this.message.commandId, `${this.claim}/${index}`);
   }
 
-  decide(aggregate: Aggregate<State, Command, Event>, state: State, revision: number): void {
+  /** `last`: the event that made the state. Where it is this command's own, its message has come twice, which is no reason to refuse it. */
+  decide(aggregate: Aggregate<State, Command, Event>, state: State, revision: number, last: string | undefined): void {
     this.events = [];
     this.error = undefined;
     try {
@@ -178,7 +179,7 @@ class Task<State, Command extends { type: string }, Event extends { type: string
         this.events = aggregate.decide(state, this.command, this.message.now);
       }
     } catch (error) {
-      this.error = error;
+      if (last === undefined || (last !== this.eventId(0) && last !== this.eventId(1))) this.error = error;
     }
     this.revision = revision + this.events.length;
   }
@@ -330,7 +331,7 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
         fold.ahead = true;
         last = undefined;
       }
-      task.decide(this.#rules.aggregate, fold.state, revision);
+      task.decide(this.#rules.aggregate, fold.state, revision, authors.length === 0 ? fold.eventId : undefined);
       if (task.events.length > 0) authors.push((last = task));
       else if (task.error === undefined) task.see(fold.state);
       revision = task.revision;
