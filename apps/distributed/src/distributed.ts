@@ -46,16 +46,19 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
 
 const portOf = ({ port }: DistributedConfig, replica: number): number | Promise<number> => (port === 0 ? freePort() : port + replica - 1);
 
+/** Whoever knows the password can act as anybody, and lines like these are kept. */
+const withoutPassword = (url: string): string => url.replace(/:[^:@/]+@/, '@');
+
 /** A server that is started again when it ends by itself. */
 function guarded(title: string, server: Running, say: (line: string) => void): Pick<Running, 'url' | 'stop'> {
   const stopping = new AbortController();
-  say(`${title} | ready at ${server.url}`);
+  say(`${title} | ready at ${withoutPassword(server.url)}`);
   const watch = () => void server.ended.then(async () => {
     while (!stopping.signal.aborted) {
       try {
         say(`${title} | ended, starts again`);
         await server.restart();
-        say(`${title} | ready at ${server.url}`);
+        say(`${title} | ready at ${withoutPassword(server.url)}`);
         return watch();
       } catch (error) {
         say(`${title} | ${String(error)}`);

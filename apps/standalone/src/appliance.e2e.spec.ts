@@ -228,7 +228,8 @@ describe('A box without contact', () => {
       tokens.add(last.token);
       const left = claimsOf(last.token).exp - Date.parse(last.serverTime) / 1000;
       expect(left).toBeGreaterThanOrEqual(14 * day - 3_600);
-      expect(left).toBeLessThanOrEqual(14 * day);
+      // The signing process reads its own clock, in whole seconds.
+      expect(left).toBeLessThanOrEqual(14 * day + 1);
     }
     expect(tokens.size).toBe(20);
     const code = async () => (await validate(product.app.in('staging'), license.key, { instanceId: box.activationId, fingerprint: 'fp' })).code;
@@ -373,5 +374,5 @@ describe('What was accepted', () => {
       else expect(again.body).toMatchObject({ code: 'STALE_SEQUENCE', lastSeq: seq + 1 });
       expect(await box.ask({ seq: seq + 2 })).toMatchObject({ status: 200, body: { state: 'active' } });
     }
-  });
+  }, 180_000);
 });
