@@ -68,20 +68,27 @@ class Server {
 
   /** Of the processes that it has started, in MB by command. */
   get children() {
-    const pids = readFileSync(`/proc/${this.pid}/task/${this.pid}/children`, 'utf8').trim().split(' ');
-    return new Map(pids.map((pid) => [readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1], residentMemory(pid)]));
+    return new Map(childrenOf(this.pid).map((pid) => [readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1], residentMemory(pid)]));
   }
 
-  /** CPU time so far in µs: of the main thread, and of all others together. NaN where there is no /proc. */
+  /** CPU time so far in µs: of the main threads of it and what it has started, and of all others together. NaN where there is no /proc. */
   get cpu() {
     try {
-      const threads = readdirSync(`/proc/${this.pid}/task`).map((id) => [Number(id), Number(readFileSync(`/proc/${this.pid}/task/${id}/schedstat`, 'utf8').split(' ')[0]) / 1000]);
-      const sum = (some) => some.reduce((total, [, time]) => total + time, 0);
-      return { main: sum(threads.filter(([id]) => id === this.pid)), others: sum(threads.filter(([id]) => id !== this.pid)) };
+      const all = [this.pid, ...childrenOf(this.pid)].map(cpuOf);
+      const sum = (times) => times.reduce((total, time) => total + time, 0);
+      return { main: sum(all.map(({ main }) => main)), others: sum(all.map(({ others }) => others)) };
     } catch {
       return { main: NaN, others: NaN };
     }
   }
+}
+
+const childrenOf = (pid) => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+
+function cpuOf(pid) {
+  const threads = readdirSync(`/proc/${pid}/task`).map((id) => [Number(id), Number(readFileSync(`/proc/${pid}/task/${id}/schedstat`, 'utf8').split(' ')[0]) / 1000]);
+  const sum = (some) => some.reduce((total, [, time]) => total + time, 0);
+  return { main: sum(threads.filter(([id]) => id === pid)), others: sum(threads.filter(([id]) => id !== pid)) };
 }
 
 const residentMemory = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024;
