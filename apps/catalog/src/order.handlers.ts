@@ -16,9 +16,9 @@ export class Fulfilment {
 
   constructor(private readonly messages: MessageClient) {}
 
-  licensesOf(order: OrderState): Promise<LicenseView[]> {
-    const issued = Promise.all(order.licenseIds.map((licenseId) => this.messages.send(IssueOrderedLicense, { licenseId, orderId: order.id, ...issueOf(order) })));
-    this.#own.set(order.id, issued.catch(() => undefined));
+  licensesOf(order: OrderState): readonly Promise<LicenseView>[] {
+    const issued = order.licenseIds.map((licenseId) => this.messages.send(IssueOrderedLicense, { licenseId, orderId: order.id, ...issueOf(order) }));
+    this.#own.set(order.id, Promise.all(issued).catch(() => undefined));
     return issued;
   }
 
@@ -56,7 +56,7 @@ export class OrderCommands {
       (state, at) => ({ order: state as OrderState, revision: at }),
     );
     const [{ order, revision }] = await Promise.all([placed, prepared]);
-    const licenses = await this.fulfilment.licensesOf(order);
+    const licenses = await Promise.all(this.fulfilment.licensesOf(order));
     const { licenseIds: _, ...summary } = orderView(order);
     return { ...summary, licenses, revision };
   }

@@ -30,11 +30,13 @@ export class OrderCompletion {
 
 async function complete(orderId: OrderId, streams: CatalogStreams, fulfilment: Fulfilment, log: Log): Promise<void> {
   if (await fulfilment.wasDone(orderId)) return;
-  try {
-    const { state } = await streams.orders.load(orderId);
-    if (state) await fulfilment.licensesOf(state);
-  } catch (error) {
+  const { state } = await streams.orders.load(orderId);
+  if (!state) return;
+  // Each by itself: one that is refused says nothing of the others.
+  const refusals = (await Promise.allSettled(fulfilment.licensesOf(state))).flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
+  for (const error of refusals) {
     if (!(error instanceof Refusal) || error.status >= 500) throw error;
-    log.error({ orderId, code: error.code }, 'an order asks for a license that cannot be issued');
+    // What is not found has been there, and was erased since.
+    if (error.status !== 404) log.error({ orderId, code: error.code }, 'an order asks for a license that cannot be issued');
   }
 }

@@ -12,8 +12,8 @@ export interface Command {
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
-/** Who has lived that long and ends has met something new. */
-const STEADY_MS = 10_000;
+/** Who has been ready for that long and ends has met something new; whoever has not is not in a hurry. */
+const STEADY_MS = 500;
 /** For what is under way to be finished. */
 const STOP_WITHIN_MS = 15_000;
 
@@ -54,7 +54,7 @@ export class Supervised {
 
   #start(): void {
     const { args, env, title, say } = this.#command;
-    const startedAt = Date.now();
+    let readyAt = Infinity;
     const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     running.add(child);
@@ -62,7 +62,9 @@ export class Supervised {
       createInterface({ input: stream as NonNullable<typeof stream> }).on('line', (line) => {
         say(`${title} | ${line}`);
         const url = / is ready at (\S+), /.exec(line)?.[1];
-        if (url) this.#firstReady.resolve(url);
+        if (!url) return;
+        readyAt = Date.now();
+        this.#firstReady.resolve(url);
       });
     }
     child.once('error', (error) => say(`${title} | ${error.message}`));
@@ -70,7 +72,7 @@ export class Supervised {
       running.delete(child);
       this.#child = undefined;
       if (this.#stopping) return;
-      this.#failures = Date.now() - startedAt > STEADY_MS ? 0 : this.#failures + 1;
+      this.#failures = Date.now() - readyAt > STEADY_MS ? 0 : this.#failures + 1;
       const pause = this.#failures < 2 ? 0 : Math.min(FIRST_PAUSE_MS * 2 ** this.#failures, LONGEST_PAUSE_MS);
       say(`${title} | ended with ${code ?? signal}, starts again${pause ? ` in ${pause / 1000} s` : ''}`);
       this.#pause = setTimeout(() => this.#start(), pause);

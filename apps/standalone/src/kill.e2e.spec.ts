@@ -3,12 +3,12 @@ import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Crowd } from '@keyledger/testing/history';
-import { mode, offer, Product, sell } from '@keyledger/testing/process';
+import { mode, offer, Product, roundsOf, sell } from '@keyledger/testing/process';
 import { randomFrom } from '@keyledger/testing/random';
 
 const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
 /** In the distributed system each process is killed by itself as well: see apps/distributed. */
-const rounds = mode === 'standalone' ? 10 : 2;
+const rounds = roundsOf(mode === 'standalone' ? 10 : 2);
 const workers = 16;
 const readyWithinMs = { standalone: 10_000, distributed: 20_000 }[mode];
 

@@ -12,6 +12,9 @@ export type Mode = 'standalone' | 'distributed';
 /** Said by the Jest project that runs the spec. */
 export const mode: Mode = (globalThis as { keyledgerMode?: Mode }).keyledgerMode ?? 'standalone';
 
+/** `KEYLEDGER_ROUNDS=10`: ten times as many rounds as by default, for whoever has the time. */
+export const roundsOf = (byDefault: number): number => Math.ceil(byDefault * Number(process.env['KEYLEDGER_ROUNDS'] ?? 1));
+
 const commands = {
   standalone: ['apps/standalone/dist/main.js'],
   distributed: ['apps/distributed/dist/main.js', '--replicas', 'authority=2,activation=3,gateway=2'],
