@@ -49,11 +49,13 @@ const room: Aggregate<Room, RoomCommand, RoomEvent> = {
 /** Data keys in memory. */
 class Keys implements Sealing {
   readonly keys = new Map<string, Buffer>();
+  destroyed = false;
 
   async prepare(subjects: readonly string[], create = false): Promise<Sealer> {
     for (const subject of subjects) if (create && !this.keys.has(subject)) this.keys.set(subject, randomBytes(32));
     return {
       seal: (subject, value) => {
+        if (this.destroyed) throw refuse('NOT_FOUND', `${subject} has been erased`);
         const iv = randomBytes(12);
         const cipher = createCipheriv('aes-256-gcm', this.keys.get(subject) as Buffer, iv);
         return [iv, Buffer.concat([cipher.update(JSON.stringify(value)), cipher.final()]), cipher.getAuthTag()].map((part) => part.toString('base64')).join('.');
@@ -233,6 +235,15 @@ describe('Aggregates', () => {
       store.beforeAppend = () => undefined;
       expect(await run(sit('bob'))).toMatchObject({ revision: 1 });
       expect([...(await load()).state.guests.keys()]).toEqual(['bob']);
+    });
+
+    it('find out from the stream that another process has destroyed the key meanwhile', async () => {
+      await run(open(1));
+      await run(sit('ada'));
+      await run({ type: 'Leave', guest: 'ada' });
+      await run(sit('bob', 'Bob'), {}, another());
+      keys.destroyed = true;
+      await expect(run(sit('eve', 'Eve'))).rejects.toEqual(refused('ACTIVATION_LIMIT_EXCEEDED'));
     });
 
     it('do not let who queues behind wait as long again for a store that does not answer', async () => {

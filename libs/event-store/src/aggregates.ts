@@ -311,7 +311,7 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
       let authors = this.#decide(fold, batch);
       if (authors.length === 0 && !confirmed && (await this.#catchUp(fold)) > 0) authors = this.#decide(fold, batch);
       if (authors.length === 0) return this.#answer(batch, fold);
-      const written = await this.#append(fold, authors);
+      const written = await this.#append(fold, authors, confirmed);
       if (written === 'duplicate') return this.#answerSingly(batch);
       if (written) return this.#answer(batch, fold);
       confirmed = true;
@@ -345,9 +345,17 @@ class Stream<State, Command extends { type: string }, Event extends { type: stri
   }
 
   /** false after a lost race; the fold is then current again, or gone. */
-  async #append(fold: Fold<State>, authors: readonly Task<State, Command, Event>[]): Promise<boolean | 'duplicate'> {
-    const events = await this.#encode(authors);
+  async #append(fold: Fold<State>, authors: readonly Task<State, Command, Event>[], confirmed: boolean): Promise<boolean | 'duplicate'> {
+    let events: NewEvent[];
     let appended: Appended;
+    try {
+      events = await this.#encode(authors);
+    } catch (error) {
+      // Another process has erased what it is about since this fold was made: the stream says so.
+      if (confirmed || !(error instanceof Refusal && error.code === 'NOT_FOUND')) throw error;
+      this.#fold = undefined;
+      return false;
+    }
     try {
       appended = await traceAppend(this.#name, authors, () => this.#shelf.store.append(this.#name, fold.revision, events));
     } catch (error) {
