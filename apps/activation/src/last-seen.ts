@@ -32,7 +32,8 @@ export class LastSeenLedger {
     const fresh = this.#fresh.get(context().environment);
     for (const id of activationIds) {
       const at = fresh?.get(id);
-      if (at) seen[id] = at;
+      // Another process may have heard of it later, and written that down already.
+      if (at && !((seen[id] ?? '') > at)) seen[id] = at;
     }
     return seen;
   }
