@@ -34,10 +34,10 @@ async function populate(product: Product, environment: string, mark: string): Pr
   return { api, product: made, plan, generator, customer, order, license, instance, apiKey, signingKey: { id: kid } };
 }
 
-/** An answer without what is different in every answer, and without the ids that were asked for, whole or as what they are masked to. */
+/** An answer without what is different in every answer, and without the ids that were asked for, whole or as what the name of a key is masked to. */
 function anonymous({ status, body }: Answer<unknown>, ids: readonly string[]): unknown {
   const { requestId: _, ...rest } = (body ?? {}) as Record<string, unknown>;
-  return { status, body: JSON.parse(ids.reduce((text, id) => text.replaceAll(id, '…').replaceAll(`${id.slice(0, 8)}…`, '…'), JSON.stringify(rest))) };
+  return { status, body: JSON.parse(ids.reduce((text, id) => text.replaceAll(id, '…'), JSON.stringify(rest)).replaceAll(/signing-keys\/[^/"]+/g, 'signing-keys/…')) };
 }
 
 let product: Product;
