@@ -35,7 +35,8 @@ export async function placesOf(product: Product, environment?: string): Promise<
 /** Rows of a statement, in the dialect-free part of SQL; `?` for a parameter. */
 export async function rowsIn<R extends object>(product: Product, environment: string, kind: Kind, sql: string, params: readonly (string | number)[] = []): Promise<readonly R[]> {
   if (mode === 'standalone') {
-    const database = new DatabaseSync(join(product.dataDir, environment, `${kind}.db`));
+    // The services write on: a statement waits for its turn like theirs.
+    const database = new DatabaseSync(join(product.dataDir, environment, `${kind}.db`), { timeout: 10_000 });
     try {
       return database.prepare(sql).all(...params) as unknown as R[];
     } finally {
