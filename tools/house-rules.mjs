@@ -32,6 +32,7 @@ export const imports = {
   'apps/signing': [...service, 'license-file'],
   'apps/usage-metering': service,
   'apps/sweeper': service,
+  'apps/license-agent': ['sdk', 'license-file'],
   'apps/distributed': ['process', 'servers'],
   'apps/cli': ['kernel', 'event-store', 'read-models', 'keyring', 'observability', 'stores', 'standalone'],
   'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'usage-metering', 'sweeper'],

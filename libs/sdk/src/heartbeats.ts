@@ -32,7 +32,7 @@ interface Port {
   readonly fingerprint: string;
   kept(): Kept;
   keep(changes: Partial<Kept>): void;
-  persist(): Promise<void>;
+  persist(): Promise<unknown>;
   judgement(): Judgement;
   intervalMs(): number;
   send(licenseId: string, body: object): Promise<Reply> | undefined;

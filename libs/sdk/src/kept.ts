@@ -30,8 +30,8 @@ export interface Kept {
   readonly state: State;
 }
 
-export const nothingKept = (reading: Reading, installation: string): Kept => ({
-  installation, keys: { keys: [], revoked: [] }, keysAt: 0, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [], outbox: [], sent: [], state: initial(reading),
+export const nothingKept = (reading: Reading, installation: string, after = 0): Kept => ({
+  installation, keys: { keys: [], revoked: [] }, keysAt: 0, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [], outbox: [], sent: [], state: initial(reading, after),
 });
 
 /** Proofs as they were signed, not what was read out of them: that is read anew each time. */

@@ -1,15 +1,16 @@
 import { fileTypeOf, reasons, Verifier, type FileType, type KeySet, type LeaseClaims, type LicensedTerms, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
+import { Changes } from './changes.ts';
 import { processClock, type Clock } from './clock.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats, type Directive } from './heartbeats.ts';
 import { installationIn, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
-import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
+import { notActivated, noServer, notStored, tooManyWaiting, unreachable, untrusted, type Refusal } from './refusal.ts';
 import { Server, type Fetch, type Refused, type Unreachable } from './server.ts';
 import {
   apply, infoOf, initial, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Code, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
 } from './state.ts';
 import { hashed, memoryStore, sealerFor, type Store } from './store.ts';
-import { featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
+import { featureOf, quotaOf, type Counted, type Feature, type Quota, type UsageRecord } from './usage.ts';
 
 export interface Logger {
   warn(message: string, details?: object): void;
@@ -32,6 +33,8 @@ export interface LicenseOptions {
   /** What the machine is recognised by, hashed. By default an id that the store keeps. */
   readonly fingerprint?: string | undefined;
   readonly clock?: Clock;
+  /** It is known to be later than that, for example by the license before this one. Milliseconds since 1970; counts where the store is empty. */
+  readonly after?: number;
   readonly fetch?: Fetch;
   readonly logger?: Logger;
   /** Makes the offline grace that was signed shorter. */
@@ -104,6 +107,8 @@ export class FeatureMissing extends Error {
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
 const reservedMs = 60_000;
 const tickMs = 30_000;
+/** Readings. */
+const mostWaiting = 10_000;
 const keysForMs = 86_400_000;
 
 /**
@@ -112,6 +117,8 @@ const keysForMs = 86_400_000;
  */
 export class License {
   readonly heartbeat: Heartbeats;
+  /** Changes of the license as they happen. Where it runs, a revocation is known at once, and not with the next heartbeat. */
+  readonly changes: Changes;
   /** What was in the store: nothing, what this instance has known before, or something that it did not write. */
   readonly opened: 'new' | 'restored' | 'tampered';
   readonly #options: LicenseOptions;
@@ -128,7 +135,7 @@ export class License {
   #last: Judgement;
   #clockIsBack = false;
   #asking: Promise<Refusal | null> | undefined;
-  #writing: Promise<void> = Promise.resolve();
+  #writing: Promise<boolean> = Promise.resolve(true);
   #wantsWrite = false;
 
   /** Rejects only for roots that are no keys. */
@@ -142,7 +149,7 @@ export class License {
     const sealer = await sealerFor(fingerprint, key);
     const bare = text === null ? undefined : await sealer.open(text);
     const found = bare === undefined ? undefined : await readKept(bare, trust.verifier);
-    const kept = found ?? nothingKept(clock.read(), installation);
+    const kept = found ?? nothingKept(clock.read(), installation, options.after);
     if (text !== null && !found) logger?.warn('the license state in the store is not of this machine and key, or was edited: starting anew');
     const license = new License({ ...options, environment, clock, store }, { kept, fingerprint, verifier: trust.verifier, seal: sealer.seal, opened: found ? 'restored' : text === null ? 'new' : 'tampered' });
     license.#apply({ type: 'Restarted' });
@@ -167,6 +174,11 @@ export class License {
     this.#limits = options.offlineGraceDays === undefined ? {} : { offlineGraceMs: options.offlineGraceDays * 86_400_000 };
     this.#last = judge(kept.state, clock.read(), this.#limits);
     this.heartbeat = new Heartbeats(this.#heartbeatPort());
+    this.changes = new Changes({
+      clock, kept: () => this.#kept, judgement: () => this.judgement(), ask: () => this.#ask(), persist: () => this.#persist(),
+      open: (licenseId, instanceId, signal) => this.#server?.open(`/licenses/${encodeURIComponent(licenseId)}/stream?activationId=${encodeURIComponent(instanceId)}`, options.key, signal),
+      acknowledge: (licenseId, activationId, seq) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/stream/ack`, { seq, activationId }, options.key),
+    });
     void this.#keepTime();
   }
 
@@ -224,11 +236,11 @@ export class License {
   }
 
   /** Takes a seat. The same machine again has the same one. */
-  async activate({ name, metadata }: { readonly name?: string; readonly metadata?: Readonly<Record<string, unknown>> } = {}): Promise<Activation> {
+  async activate({ name, metadata, installationId }: { readonly name?: string; readonly metadata?: Readonly<Record<string, unknown>>; readonly installationId?: string } = {}): Promise<Activation> {
     const { key, product: productId, deploymentId, deploymentMode } = this.#options;
     if (!this.#server) return noServer;
     const reply = await this.#server.ask('POST', '/license/activate', {
-      licenseKey: key, fingerprint: this.#fingerprint, ...defined({ instanceName: name, metadata, productId, deploymentId, deploymentMode }),
+      licenseKey: key, fingerprint: this.#fingerprint, ...defined({ instanceName: name, metadata, installationId, productId, deploymentId, deploymentMode }),
     });
     if (reply.kind !== 'answered') {
       // Its words are not signed. What they mean for a license that was good is asked for.
@@ -301,6 +313,28 @@ export class License {
     };
   }
 
+  /** How many readings have not been sent yet. */
+  get waiting(): number {
+    return this.#kept.outbox.length;
+  }
+
+  /**
+   * Takes readings that were made elsewhere, to be sent like those of `quota`. When it answers, all of them are in the store, or (NOT_STORED,
+   * TOO_MANY_WAITING) none is taken. An id that waits already counts once; the server knows all that it has ever been sent.
+   */
+  async record(readings: readonly { readonly meter: string; readonly value: number; readonly id?: string; readonly at?: string }[]): Promise<{ readonly ok: true; readonly accepted: number; readonly duplicates: number } | Refusal> {
+    const known = new Set([...this.#kept.outbox, ...this.#kept.sent].map(({ id }) => id));
+    const now = new Date(this.#now()).toISOString();
+    const records = new Map(readings.map(({ id = crypto.randomUUID(), meter, value, at = now }): [string, UsageRecord] => [id, { id, meter, value, at }]));
+    const news = [...records.values()].filter(({ id }) => !known.has(id));
+    if (this.#kept.outbox.length + news.length > mostWaiting) return tooManyWaiting;
+    this.#keep({ outbox: [...this.#kept.outbox, ...news] });
+    if (await this.#persist()) return { ok: true, accepted: news.length, duplicates: readings.length - news.length };
+    const ids = new Set(news.map(({ id }) => id));
+    this.#keep({ outbox: this.#kept.outbox.filter(({ id }) => !ids.has(id)) });
+    return notStored;
+  }
+
   /** Sends what was used. Goes along with heartbeats by itself. */
   async reportUsage(): Promise<{ readonly ok: true; readonly accepted: number } | Refusal> {
     const records = this.#kept.outbox.slice(0, 1000);
@@ -342,6 +376,7 @@ export class License {
     if (!this.#server) return noServer;
     if (this.instanceId === null) return notActivated;
     this.heartbeat.stop();
+    this.changes.stop();
     const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId: this.instanceId });
     const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && reply.code === 'INSTANCE_NOT_FOUND');
     if (!isGone) return this.#refusal(reply);
@@ -361,6 +396,7 @@ export class License {
   /** Ends heartbeats and timers, and writes down what time it is. The seat stays. */
   async dispose(): Promise<void> {
     this.heartbeat.stop();
+    this.changes.stop();
     this.#disposed.abort();
     await this.#persist();
   }
@@ -471,7 +507,7 @@ export class License {
   }
 
   #use(meter: string, value: number): void {
-    this.#keep({ outbox: [...this.#kept.outbox, { id: crypto.randomUUID(), meter, value, at: new Date(this.#now()).toISOString() }].slice(-10_000) });
+    this.#keep({ outbox: [...this.#kept.outbox, { id: crypto.randomUUID(), meter, value, at: new Date(this.#now()).toISOString() }].slice(-mostWaiting) });
     void this.#persist();
   }
 
@@ -524,15 +560,15 @@ export class License {
     }
   }
 
-  /** Resolves when all that is known at the call is in the store, or could not be written. */
-  #persist(): Promise<void> {
+  /** Resolves when all that is known at the call is in the store (true), or could not be written. */
+  #persist(): Promise<boolean> {
     if (this.#wantsWrite) return this.#writing;
     this.#wantsWrite = true;
     this.#writing = this.#writing.then(async () => {
       this.#wantsWrite = false;
       const state = reserving(this.#kept.state, this.#clock.read(), this.#disposed.signal.aborted ? 0 : reservedMs);
       const text = await this.#seal(written({ ...this.#kept, state }));
-      await quietly(() => this.#store.write(text), 'the license state could not be written', this.#options.logger);
+      return (await quietly(async () => (await this.#store.write(text), true), 'the license state could not be written', this.#options.logger)) ?? false;
     });
     return this.#writing;
   }

@@ -25,6 +25,8 @@ export function fileStore(path: string): Store {
         const handle = await open(next, 'wx', 0o600);
         await handle.writeFile(text).then(() => handle.sync()).finally(() => handle.close());
         await rename(next, file);
+        // Some systems cannot flush a folder, and need not.
+        await open(dirname(file)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => undefined);
       } catch (error) {
         await rm(next, { force: true });
         throw error;

@@ -1,7 +1,7 @@
 /** A "no" to one request. It locks nothing by itself: what is signed does. */
 export interface Refusal {
   readonly ok: false;
-  /** The server's, or UNREACHABLE, UNTRUSTED_ANSWER (not signed as it must be), NO_SERVER, NOT_ACTIVATED. */
+  /** The server's, or UNREACHABLE, UNTRUSTED_ANSWER (not signed as it must be), NO_SERVER, NOT_ACTIVATED, NOT_STORED, TOO_MANY_WAITING. */
   readonly code: string;
   readonly detail: string;
   readonly docUrl: string | null;
@@ -15,5 +15,7 @@ const refusal = (code: string, detail: string, members: Readonly<Record<string, 
 
 export const noServer = refusal('NO_SERVER', 'There is no license key or no server to ask');
 export const notActivated = refusal('NOT_ACTIVATED', 'This instance has no seat yet');
+export const notStored = refusal('NOT_STORED', 'It could not be written to the store');
+export const tooManyWaiting = refusal('TOO_MANY_WAITING', 'Too many readings wait to be sent');
 export const untrusted = (detail: string, members: Readonly<Record<string, unknown>> = {}): Refusal => refusal('UNTRUSTED_ANSWER', detail, members);
 export const unreachable = (detail: string, retryAfterMs: number | null): Refusal => ({ ...refusal('UNREACHABLE', detail), retryAfterMs });

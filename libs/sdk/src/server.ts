@@ -20,6 +20,9 @@ export interface Unreachable {
   readonly retryAfterMs: number | null;
 }
 
+/** A stream of server-sent events, for as long as it lasts; or why there is none. */
+export type EventStream = { readonly kind: 'opened'; readonly body: ReadableStream<Uint8Array> } | Refused | Unreachable;
+
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export interface ServerOptions {
@@ -62,30 +65,55 @@ export class Server {
     }
   }
 
-  async #once(method: string, path: string, body: unknown, licenseKey: string | undefined): Promise<Reply> {
-    const { environment, timeoutMs, clock } = this.#options;
+  /** Never rejects; but the body does, when the connection is lost or the signal aborted. */
+  async open(path: string, licenseKey: string | undefined, signal: AbortSignal): Promise<EventStream> {
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new Error('no answer in time')), this.#options.timeoutMs);
     try {
       const response = await this.#options.fetch(this.#base + path, {
-        method, redirect: 'error', signal: AbortSignal.timeout(timeoutMs),
-        headers: {
-          accept: 'application/json', 'x-environment': environment, ...(body !== undefined && { 'content-type': 'application/json' }),
-          ...(licenseKey !== undefined && { authorization: `License ${licenseKey}` }),
-        },
-        ...(body !== undefined && { body: JSON.stringify(body) }),
+        method: 'GET', redirect: 'error', signal: AbortSignal.any([signal, late.signal]), headers: this.#headers('text/event-stream', licenseKey),
       });
-      const { status, headers } = response;
-      const parsed = objectIn(await response.text());
-      if (status >= 200 && status < 300 && parsed) return { kind: 'answered', status, body: parsed };
-      const { code, detail, title, type } = parsed ?? {};
-      if (status >= 400 && status < 500 && status !== 429 && status !== 408 && parsed && typeof code === 'string') {
-        return { kind: 'refused', code, detail: String(detail ?? title ?? code), docUrl: new URL(String(type ?? `/docs/errors#${code}`), `${this.#base}/`).href, body: parsed };
-      }
-      return { kind: 'unreachable', detail: `${method} ${path.split('?')[0]}: ${status}`, retryAfterMs: retryAfterMs(headers.get('retry-after'), clock.read().wall) };
+      if (response.ok && response.body && response.headers.get('content-type')?.startsWith('text/event-stream')) return { kind: 'opened', body: response.body };
+      const reply = await this.#read('GET', path, response);
+      return reply.kind === 'answered' ? { kind: 'unreachable', detail: `GET ${path.split('?')[0]}: no stream`, retryAfterMs: null } : reply;
     } catch (error) {
-      return { kind: 'unreachable', detail: `${method} ${path.split('?')[0]}: ${error instanceof Error ? error.message : String(error)}`, retryAfterMs: null };
+      return lost('GET', path, error);
+    } finally {
+      clearTimeout(timer);
     }
   }
+
+  #headers(accept: string, licenseKey: string | undefined): Record<string, string> {
+    return { accept, 'x-environment': this.#options.environment, ...(licenseKey !== undefined && { authorization: `License ${licenseKey}` }) };
+  }
+
+  async #once(method: string, path: string, body: unknown, licenseKey: string | undefined): Promise<Reply> {
+    try {
+      const response = await this.#options.fetch(this.#base + path, {
+        method, redirect: 'error', signal: AbortSignal.timeout(this.#options.timeoutMs),
+        headers: { ...this.#headers('application/json', licenseKey), ...(body !== undefined && { 'content-type': 'application/json' }) },
+        ...(body !== undefined && { body: JSON.stringify(body) }),
+      });
+      return await this.#read(method, path, response);
+    } catch (error) {
+      return lost(method, path, error);
+    }
+  }
+
+  async #read(method: string, path: string, response: Response): Promise<Reply> {
+    const { status, headers } = response;
+    const parsed = objectIn(await response.text());
+    if (status >= 200 && status < 300 && parsed) return { kind: 'answered', status, body: parsed };
+    const { code, detail, title, type } = parsed ?? {};
+    if (status >= 400 && status < 500 && status !== 429 && status !== 408 && parsed && typeof code === 'string') {
+      return { kind: 'refused', code, detail: String(detail ?? title ?? code), docUrl: new URL(String(type ?? `/docs/errors#${code}`), `${this.#base}/`).href, body: parsed };
+    }
+    return { kind: 'unreachable', detail: `${method} ${path.split('?')[0]}: ${status}`, retryAfterMs: retryAfterMs(headers.get('retry-after'), this.#options.clock.read().wall) };
+  }
 }
+
+const lost = (method: string, path: string, error: unknown): Unreachable =>
+  ({ kind: 'unreachable', detail: `${method} ${path.split('?')[0]}: ${error instanceof Error ? error.message : String(error)}`, retryAfterMs: null });
 
 /** Seconds, or a date. */
 export function retryAfterMs(header: string | null, wall: number): number | null {

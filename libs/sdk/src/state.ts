@@ -57,6 +57,12 @@ export interface LicenseInfo {
   readonly features: Readonly<Record<string, FeatureState>>;
   readonly featureFlags: Readonly<Record<string, unknown>>;
   readonly quotas: readonly QuotaState[];
+  /** -1 is unlimited; null where it was not said. */
+  readonly activationLimit: number | null;
+  /** How many seats were taken, as of the last verdict. */
+  readonly activationCount: number | null;
+  /** Only license files name it. */
+  readonly customer: LicenseFile['customer'];
 }
 
 /** A verdict: the answer to a question that was asked with a nonce, or an offline validation file. */
@@ -106,8 +112,9 @@ export type LicenseEvent =
 
 export type Applied = { readonly ok: true; readonly state: State } | { readonly ok: false; readonly reason: Extract<Reason, 'STALE' | 'WRONG_SUBJECT'> };
 
-export const initial = (reading: Reading): State =>
-  ({ licenseId: null, instanceId: null, seq: 0, counter: 0, lease: null, said: null, file: null, unreachable: false, time: startOfTime(reading) });
+/** `after`: it is known to be later than that, though nobody has signed it. */
+export const initial = (reading: Reading, after = 0): State =>
+  ({ licenseId: null, instanceId: null, seq: 0, counter: 0, lease: null, said: null, file: null, unreachable: false, time: startOfTime(reading, after) });
 
 /** What has become known. Refuses what is older than something that was seen before, and what is about another license. */
 export function apply(state: State, event: LicenseEvent, reading: Reading): Applied {
@@ -279,6 +286,7 @@ export function infoOf(state: State): LicenseInfo | null {
     expiresAt: newest?.expiresAt === undefined ? (terms?.expiresAt ?? null) : newest.expiresAt,
     effectiveAt: newest?.effectiveAt === undefined ? (terms?.effectiveAt ?? null) : newest.effectiveAt,
     features: newest?.features ?? terms?.features ?? {}, featureFlags: newest?.featureFlags ?? terms?.featureFlags ?? {}, quotas: newest?.quotas ?? terms?.quotas ?? [],
+    activationLimit: newest?.activationLimit ?? terms?.activationLimit ?? null, activationCount: newest?.activationCount ?? null, customer: file?.file.customer ?? null,
   };
 }
 
@@ -343,7 +351,7 @@ export interface Time {
   readonly reserved: number;
 }
 
-const startOfTime = (mark: Reading): Time => ({ at: mark.wall, mark, peak: 0, trusted: 0, reserved: 0 });
+const startOfTime = (mark: Reading, after: number): Time => ({ at: Math.max(mark.wall, after), mark, peak: after, trusted: 0, reserved: 0 });
 
 export function timeOf({ at, mark, peak }: Time, { wall, mono, boot }: Reading): number {
   return Math.max(peak, at + Math.max(0, wall - mark.wall, boot === mark.boot ? mono - mark.mono : 0));

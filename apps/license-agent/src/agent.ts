@@ -1,0 +1,472 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { fileTypeOf, maxLength } from '@keyledger/license-file';
+import { License, memoryStore, type Clock, type Fetch, type Judgement, type Refusal, type Store } from '@keyledger/sdk';
+import { problems, Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
+import type { AgentConfig } from './config.ts';
+import { DataDir, type Found, type Kept } from './data-dir.ts';
+import { licensePart, metersOf } from './view.ts';
+
+export const agentVersion = '0.1.0';
+
+export interface Logger {
+  info(details: object, message: string): void;
+  warn(details: object, message: string): void;
+}
+
+export interface AgentOptions {
+  readonly config: Pick<AgentConfig, 'dataDir' | 'server' | 'environment' | 'roots' | 'licenseKey' | 'licenseFile' | 'deploymentId' | 'deploymentMode' | 'proxy'>;
+  /** Of the machine, hashed. */
+  readonly fingerprint: string;
+  readonly clock: Clock;
+  readonly fetch?: Fetch;
+  readonly log: Logger;
+}
+
+export interface Reading {
+  readonly meter: string;
+  readonly value: number;
+  readonly id?: string;
+  readonly at?: string;
+}
+
+type Source = Exclude<Kept['source'], null>;
+type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
+
+const pollMs = 5_000;
+/** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
+const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
+const deliverMs = 60_000;
+/** The answer about enforcement is at most so old. */
+const freshMs = 100;
+
+/**
+ * Stands between the product on this machine and whoever licenses it. It has one license at a time, by key or by file; what fails never takes the
+ * place of what works. What a license allows is the SDK's to judge; here is where it comes from, where it is kept, and who is told.
+ */
+export class Agent {
+  readonly #options: AgentOptions;
+  readonly #dir: DataDir;
+  readonly #closed = new AbortController();
+  readonly #problems = new Map<Topic, ProblemAnswer>();
+  #kept: Kept;
+  #license: License;
+  /** One change at a time. */
+  #last: Promise<unknown> = Promise.resolve();
+  #delivering: Promise<void> | undefined;
+  #file: { readonly hash: string | null; readonly checkedAt: string | null } = { hash: null, checkedAt: null };
+  #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
+
+  static async open(options: AgentOptions): Promise<Agent> {
+    const dir = new DataDir(options.config.dataDir, options.fingerprint);
+    const { found, kept } = await dir.open();
+    const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore());
+    const agent = new Agent(options, dir, kept, license);
+    await agent.#restore(found);
+    return agent;
+  }
+
+  private constructor(options: AgentOptions, dir: DataDir, kept: Kept, license: License) {
+    this.#options = options;
+    this.#dir = dir;
+    this.#kept = kept;
+    this.#license = license;
+    this.#follow(license);
+  }
+
+  /** From now on it looks after its license by itself, until `close`. */
+  start(): void {
+    const { config: { licenseKey, licenseFile } } = this.#options;
+    const { source, seen } = this.#kept;
+    if (source?.kind === 'key' && this.#license.instanceId !== null) this.#keepInTouch();
+    else if (source?.kind === 'key') void this.#acquire(source.key);
+    if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
+    if (licenseFile !== undefined) void this.#every(pollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
+    void this.#every(deliverMs, () => this.#deliver());
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await this.#last.catch(() => undefined);
+    await this.#license.dispose();
+  }
+
+  // ---- what is asked ----
+
+  answer(): LicenseAnswer {
+    return this.#answerOf(this.#license, this.#kept.source, true);
+  }
+
+  /** JSON of `EnforcementAnswer`, made before it was asked for. */
+  enforcement(): Buffer {
+    const now = performance.now();
+    if (now - this.#enforcement.builtAt > freshMs) this.#rebuild();
+    return this.#enforcement.answer;
+  }
+
+  feature(name: string): FeatureAnswer {
+    return this.#license.feature(name);
+  }
+
+  /** The text of a license file, or a license key. A dry run tells what it would be, and changes nothing. */
+  put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
+    return this.#exclusively(() => this.#apply(content.trim(), dryRun));
+  }
+
+  /** Asks whoever can be asked, now. */
+  refresh(): Promise<LicenseAnswer> {
+    return this.#exclusively(async () => {
+      const { source } = this.#kept;
+      const { licenseFile } = this.#options.config;
+      if (source?.kind === 'key') await this.#askNow(source.key);
+      else if (licenseFile !== undefined) await this.#poll(licenseFile);
+      else if (!source) throw new Refused('NO_LICENSE');
+      return this.answer();
+    });
+  }
+
+  /** Gives the seat back, and forgets the license; what is configured counts again when it is changed. */
+  deactivate(): Promise<LicenseAnswer> {
+    return this.#exclusively(async () => {
+      const { source } = this.#kept;
+      if (!source) throw new Refused('NO_LICENSE');
+      if (source.kind === 'key' && this.#license.instanceId !== null) {
+        const given = await this.#license.deactivate();
+        if (!given.ok) {
+          this.#keepInTouch();
+          throw refusedBy(given);
+        }
+      }
+      await this.#replace(await openLicense(this.#options, null, memoryStore(), this.#now()), null);
+      return this.answer();
+    });
+  }
+
+  /** Answers when all of it is on the disk; it is sent by and by, each id once. */
+  async use(readings: readonly Reading[]): Promise<UsageAnswer> {
+    if (!this.#kept.source) throw new Refused('NO_LICENSE');
+    const taken = await this.#license.record(readings);
+    if (!taken.ok) throw new Refused(taken.code === 'TOO_MANY_WAITING' ? 'USAGE_QUEUE_FULL' : 'STORAGE_FAILED', taken.detail);
+    void this.#deliver();
+    return { accepted: taken.accepted, duplicates: taken.duplicates, queued: this.#license.waiting };
+  }
+
+  // ---- where a license comes from ----
+
+  async #apply(content: string, dryRun: boolean): Promise<LicenseAnswer> {
+    if (fileTypeOf(content)) return this.#applyFile(content, dryRun);
+    if (!/^[\x21-\x7e]{8,255}$/.test(content)) throw new Refused('LICENSE_UNREADABLE');
+    return dryRun ? this.#tryKey(content) : this.#applyKey(content);
+  }
+
+  async #tryKey(key: string): Promise<LicenseAnswer> {
+    const source: Source = { kind: 'key', key, state: '' };
+    const candidate = await openLicense(this.#options, source, memoryStore(), this.#now());
+    try {
+      const { problem, ...judgement } = await candidate.validate();
+      if (problem) throw refusedBy(problem);
+      const { activationLimit, activationCount } = candidate.info ?? {};
+      const isOwn = this.#kept.source?.kind === 'key' && this.#kept.source.key === key;
+      // A license that is bound to hardware is not bound to this one before it is activated; that takes a seat.
+      const isUnbound = judgement.code === 'FINGERPRINT_MISMATCH' && judgement.reasons.length === 1;
+      if (!judgement.valid && !isUnbound) throw refusedFor(judgement);
+      if (!isOwn && typeof activationLimit === 'number' && activationLimit >= 0 && typeof activationCount === 'number' && activationCount >= activationLimit && (isUnbound || candidate.instanceId === null)) {
+        throw new Refused('ACTIVATION_LIMIT_EXCEEDED', undefined, { limit: activationLimit, used: activationCount });
+      }
+      return this.#answerOf(candidate, source, false);
+    } finally {
+      await candidate.dispose();
+    }
+  }
+
+  async #applyKey(key: string): Promise<LicenseAnswer> {
+    if (this.#kept.source?.kind === 'key' && this.#kept.source.key === key) {
+      await this.#activate(this.#license);
+      this.#keepInTouch();
+      return this.answer();
+    }
+    const source: Source = { kind: 'key', key, state: randomUUID() };
+    const store = new Pending();
+    const candidate = await openLicense(this.#options, source, store, this.#now());
+    try {
+      await this.#activate(candidate);
+      await this.#replace(candidate, source, store);
+    } finally {
+      if (candidate !== this.#license) await candidate.dispose();
+    }
+    this.#keepInTouch();
+    return this.answer();
+  }
+
+  async #applyFile(text: string, dryRun: boolean): Promise<LicenseAnswer> {
+    const source: Source = { kind: 'file', state: randomUUID() };
+    const store = new Pending();
+    const candidate = await openLicense(this.#options, source, store, this.#now());
+    try {
+      const current = this.#kept.source ? await this.#license.verifyOffline(text) : undefined;
+      const isOther = !current || (!current.ok && current.reason === 'WRONG_SUBJECT');
+      const result = isOther ? await candidate.install(text) : current;
+      if (!result.ok) throw new Refused('LICENSE_FILE_REFUSED', result.detail, { reason: result.reason });
+      this.#mustBeForHere(result.file.license);
+      if (!result.judgement.valid) throw refusedFor(result.judgement);
+      if (dryRun) {
+        if (!isOther) await candidate.install(text);
+        return this.#answerOf(candidate, source, false);
+      }
+      if (isOther) await this.#replace(candidate, source, store);
+      else await this.#license.install(text);
+    } finally {
+      if (candidate !== this.#license) await candidate.dispose();
+    }
+    return this.answer();
+  }
+
+  /** A server is told where it is deployed; of a file it is checked here. */
+  #mustBeForHere({ deploymentId, deploymentMode }: { readonly deploymentId: string | null; readonly deploymentMode: string | null }): void {
+    const { config } = this.#options;
+    const differs = (licensed: string | null, own: string | undefined) => licensed !== null && own !== undefined && licensed !== own;
+    if (differs(deploymentMode, config.deploymentMode)) throw new Refused('DEPLOYMENT_MODE_MISMATCH', undefined, { deploymentMode });
+    if (differs(deploymentId, config.deploymentId)) throw new Refused('DEPLOYMENT_MISMATCH', undefined, { deploymentId });
+  }
+
+  async #activate(license: License): Promise<void> {
+    const seat = await license.activate({ name: hostname(), installationId: this.#kept.installationId, metadata: { agent: agentVersion } });
+    if (!seat.ok) throw refusedBy(seat);
+    // How many seats there are, and what is left of them, is in a verdict only.
+    await license.validate();
+  }
+
+  /** The point of no return is when the agent's own file names the new state. Then the license before gives its seat back, if anybody can be told. */
+  async #replace(license: License, source: Source | null, store?: Pending): Promise<void> {
+    const before = { license: this.#license, source: this.#kept.source };
+    await stored(async () => {
+      if (source) await store?.settle(this.#dir.store(source.state));
+      await this.#keep({ source });
+    });
+    this.#license = license;
+    this.#follow(license);
+    this.#problems.delete('state');
+    if (source === null) this.#problems.delete('file');
+    void this.#release(before, source);
+  }
+
+  async #release({ license, source }: { readonly license: License; readonly source: Source | null }, next: Source | null): Promise<void> {
+    license.heartbeat.stop();
+    license.changes.stop();
+    if (source?.kind === 'key') {
+      await license.reportUsage();
+      if (next && license.instanceId !== null && license.licenseId !== this.#license.licenseId) await license.deactivate();
+    }
+    await license.dispose();
+    if (source) await this.#dir.remove(source.state);
+  }
+
+  /** A key that is configured, or was before its state was lost: until it is taken, or the agent ends. */
+  async #acquire(key: string): Promise<void> {
+    let wait: number = retryMs.unreachable[0];
+    while (!this.#closed.signal.aborted) {
+      const refused = await this.#exclusively(() => this.#applyKey(key)).then(() => undefined, (error: unknown) => asRefused(error));
+      if (!refused) {
+        this.#problems.delete('key');
+        if (key === this.#options.config.licenseKey) await this.#keep({ seen: { ...this.#kept.seen, key: hashOf(key) } });
+        return;
+      }
+      this.#report('key', refused.code, `The license key ${key.slice(0, 8)}…: ${refused.message}`);
+      const isLost = refused.code === 'NO_OUTBOUND_ACCESS' || refused.code === 'UNTRUSTED_ANSWER';
+      wait = isLost ? Math.min(wait * 2, retryMs.unreachable[1]) : retryMs.refused;
+      await this.#options.clock.sleep(isLost ? wait / 2 : wait, this.#closed.signal);
+    }
+  }
+
+  /** By content: where files are mounted they change by links, of which nobody is told. What fails is told, and tried again when it changes. */
+  async #poll(path: string): Promise<void> {
+    const text = await readFile(path, 'utf8').then((text) => text.trim(), (error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
+    if (text === undefined) return void (this.#file = { ...this.#file, hash: null });
+    const hash = hashOf(text);
+    const isKnown = hash === this.#file.hash;
+    this.#file = { hash, checkedAt: new Date(this.#now()).toISOString() };
+    if (isKnown) return;
+    if (hash === this.#kept.seen.file) return void this.#problems.delete('file');
+    try {
+      if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'Too large for a license');
+      await this.#apply(text, false);
+      await this.#keep({ seen: { ...this.#kept.seen, file: hash } });
+      this.#problems.delete('file');
+    } catch (error) {
+      const { code, message, members } = asRefused(error);
+      this.#report('file', code, `${path}: ${message}${typeof members['reason'] === 'string' ? ` (${members['reason']})` : ''}`);
+      if (code === 'NO_OUTBOUND_ACCESS' || code === 'STORAGE_FAILED') this.#file = { ...this.#file, hash: null };
+    }
+  }
+
+  // ---- what goes on by itself ----
+
+  async #restore(found: Found): Promise<void> {
+    if (found === 'foreign') this.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
+    if (found === 'damaged' || this.#license.opened === 'tampered') this.#report('state', 'STATE_DAMAGED', 'The state could not be read and is made anew; a license by key is asked for again');
+    await stored(() => this.#keep({}));
+  }
+
+  #keepInTouch(): void {
+    this.#license.heartbeat.start();
+    this.#license.changes.start();
+  }
+
+  async #askNow(key: string): Promise<void> {
+    if (this.#license.instanceId === null) return void (await this.#applyKey(key));
+    await this.#license.heartbeat.beat();
+    const { problem } = await this.#license.validate();
+    if (problem) throw refusedBy(problem);
+  }
+
+  #follow(license: License): void {
+    const isCurrent = () => this.#license === license;
+    license.on('state', ({ now }) => {
+      if (!isCurrent()) return;
+      this.#rebuild();
+      this.#options.log.info({ code: now.code, enforcement: now.enforcement, graceUntil: now.graceUntil }, 'the license has changed');
+    });
+    license.on('conflict', () => isCurrent() && this.#report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
+    license.on('clock-rollback', () => isCurrent() && this.#report('clock', 'CLOCK_SET_BACK', 'The clock of this machine was set back. It makes nothing last longer'));
+    license.on('directive', ({ id, kind, payload, issuedAt }) => {
+      const text = payload?.['text'] ?? payload?.['message'];
+      if (kind !== 'message' || typeof text !== 'string' || !isCurrent()) return;
+      void this.#keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) });
+    });
+    this.#rebuild();
+  }
+
+  /** One delivery at a time, until nothing waits or nobody listens. */
+  #deliver(): Promise<void> {
+    return (this.#delivering ??= (async () => {
+      const license = this.#license;
+      while (this.#kept.source?.kind === 'key' && license.waiting > 0 && (await license.reportUsage()).ok);
+    })().finally(() => (this.#delivering = undefined)));
+  }
+
+  async #every(ms: number, work: () => Promise<void>): Promise<void> {
+    while (!this.#closed.signal.aborted) {
+      await work().catch((error: unknown) => this.#options.log.warn({ err: error }, 'will be tried again'));
+      await this.#options.clock.sleep(ms, this.#closed.signal);
+    }
+  }
+
+  #exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(work, work);
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
+  async #keep(changes: Partial<Kept>): Promise<void> {
+    const kept = { ...this.#kept, ...changes };
+    await this.#dir.write(kept);
+    this.#kept = kept;
+  }
+
+  #report(topic: Topic, code: string, detail: string): void {
+    const known = this.#problems.get(topic);
+    if (known?.code === code && known.detail === detail) return;
+    this.#problems.set(topic, { code, severity: topic === 'clock' ? 'warning' : 'error', title: titleOf(code), detail, at: new Date(this.#now()).toISOString() });
+    this.#options.log.warn({ code }, detail);
+  }
+
+  // ---- what is told ----
+
+  #now(): number {
+    return Date.parse(this.#license.judgement().at);
+  }
+
+  #rebuild(): void {
+    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#license.judgement();
+    const text = JSON.stringify({ enforcement, reasons, graceEndsAt } satisfies EnforcementAnswer);
+    this.#enforcement = { text, builtAt: performance.now(), answer: text === this.#enforcement.text ? this.#enforcement.answer : Buffer.from(text) };
+  }
+
+  #answerOf(license: License, source: Kept['source'], applied: boolean): LicenseAnswer {
+    const { config, fingerprint } = this.#options;
+    const judgement = license.judgement();
+    const isOnline = source?.kind === 'key';
+    return {
+      ...licensePart({ judgement, info: license.info, terms: license.terms, meters: metersOf(license) }, { byFile: source?.kind === 'file', ...config }),
+      source: source?.kind ?? null, keyPrefix: isOnline ? source.key.slice(0, 8) : null, activationId: license.instanceId,
+      installationId: this.#kept.installationId, hardwareId: fingerprint,
+      server: {
+        url: config.server ?? null, environment: config.environment, proxy: config.proxy ? new URL(config.proxy.url).host : null,
+        reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
+      },
+      file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
+      problems: [...this.#problems.values(), ...standingProblems(judgement, source)], messages: this.#kept.messages, usageQueued: license.waiting, applied, agentVersion,
+    };
+  }
+}
+
+function openLicense({ config, fingerprint, clock, fetch, log }: AgentOptions, source: Kept['source'], store: Store, after?: number): Promise<License> {
+  const { roots, environment, server, deploymentId, deploymentMode } = config;
+  return License.open({
+    roots, environment, fingerprint, clock, fetch, store, version: agentVersion, attempts: 2, logger: { warn: (message, details) => log.warn(details ?? {}, message) },
+    ...(after !== undefined && { after }), ...(source?.kind === 'key' && { key: source.key, server, deploymentId, deploymentMode }),
+  });
+}
+
+/** The state of a candidate: nowhere, until it has won. */
+class Pending implements Store {
+  #text: string | null = null;
+  #behind: Store | undefined;
+
+  read(): string | null {
+    return this.#text;
+  }
+
+  async write(text: string): Promise<void> {
+    this.#text = text;
+    await this.#behind?.write(text);
+  }
+
+  async settle(store: Store): Promise<void> {
+    if (this.#text !== null) await store.write(this.#text);
+    this.#behind = store;
+  }
+}
+
+const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+async function stored(work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    throw new Refused('STORAGE_FAILED', `The data directory cannot be written (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`);
+  }
+}
+
+const isProblemCode = (code: string): code is ProblemCode => Object.hasOwn(problems, code);
+const asRefused = (error: unknown): Refused => (error instanceof Refused ? error : new Refused('INTERNAL'));
+
+/** What the server has said, in its own words. */
+function refusedBy({ code, detail, members }: Refusal): Refused {
+  if (code === 'UNREACHABLE') return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
+  const { type: _type, title: _title, status: _status, detail: _detail, instance: _instance, code: _code, requestId: _requestId, ...more } = members;
+  return isProblemCode(code) ? new Refused(code, detail, more) : new Refused('LICENSE_REFUSED', detail, { ...more, serverCode: code });
+}
+
+/** What a verdict or a file says of itself. */
+function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
+  const own = [`LICENSE_${code}`, code].find(isProblemCode) ?? 'LICENSE_REFUSED';
+  return new Refused(own as ProblemCode, detail, { reason: code, ...(code === 'EXPIRED' && { expiresAt }) });
+}
+
+const titles: Readonly<Record<string, string>> = {
+  STATE_OF_ANOTHER_MACHINE: 'The data directory is of another machine', STATE_DAMAGED: 'The state was damaged', STATE_CLONED: 'This machine was cloned',
+  CLOCK_SET_BACK: 'The clock was set back', LICENSE_FILE_MISSING: 'There is no license file',
+};
+const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
+
+/** What follows from the license as it stands. */
+function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, source: Kept['source']): ProblemAnswer[] {
+  if (!source) return [{ code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
+  const until = offlineUntil === null ? '' : ` It works until ${offlineUntil}`;
+  return [
+    ...(valid && enforcement === 'FULL' ? [] : [{ code, severity: valid ? 'warning' as const : 'error' as const, title: detail, detail: graceUntil === null ? detail : `${detail}, until ${graceUntil}`, at }]),
+    ...(unreachable ? [{ code: 'NO_OUTBOUND_ACCESS', severity: 'warning' as const, title: problems.NO_OUTBOUND_ACCESS.title, detail: `The license server did not answer.${until}`, at }] : []),
+  ];
+}

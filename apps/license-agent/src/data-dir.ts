@@ -1,0 +1,102 @@
+import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes, randomUUID } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { mkdir, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { hashed, type Store } from '@keyledger/sdk';
+import { fileStore } from '@keyledger/sdk/node';
+
+/** What the agent knows beside its license, whose own state is a file of its own. */
+export interface Kept {
+  readonly installationId: string;
+  /** `state` names the file with the state of the license. */
+  readonly source: { readonly kind: 'key'; readonly key: string; readonly state: string } | { readonly kind: 'file'; readonly state: string } | null;
+  /** Hashes of what was configured and has been looked at: it counts again when it changes, and not with every start. */
+  readonly seen: { readonly key?: string; readonly file?: string };
+  /** When each license was first installed here, by its id: a trial by file counts from then on, however often it is installed. */
+  readonly firstSeen: Readonly<Record<string, string>>;
+  readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
+}
+
+/** What was found: nothing, our own, something that nobody can read, or only what another machine has written. */
+export type Found = 'new' | 'restored' | 'damaged' | 'foreign';
+
+/**
+ * The folder that outlives the process. What it holds of a license is sealed under the machine's identity and named after it: on another machine,
+ * a copy of the folder is of no use, and neither overwrites what the other one has.
+ */
+export class DataDir {
+  readonly #folder: string;
+  readonly #tag: string;
+  readonly #secret: Buffer;
+
+  constructor(folder: string, fingerprint: string) {
+    this.#folder = folder;
+    this.#tag = createHash('sha256').update(`keyledger-agent ${fingerprint}`).digest('hex').slice(0, 12);
+    this.#secret = Buffer.from(hkdfSync('sha256', fingerprint, '', 'keyledger-agent-state-1', 32));
+  }
+
+  async open(): Promise<{ readonly found: Found; readonly kept: Kept }> {
+    const nothing: Kept = { installationId: randomUUID(), source: null, seen: {}, firstSeen: {}, messages: [] };
+    await mkdir(this.#folder, { recursive: true, mode: 0o700 });
+    const text = await this.#file().read();
+    if (text === null) return { found: this.#hasOthers() ? 'foreign' : 'new', kept: nothing };
+    const kept = this.#opened(text);
+    if (kept) return { found: 'restored', kept };
+    // Whoever wants to know what has become of it finds it there.
+    await rename(this.#path('agent', 'json'), this.#path('agent', 'damaged'));
+    return { found: 'damaged', kept: nothing };
+  }
+
+  async write(kept: Kept): Promise<void> {
+    const nonce = randomBytes(12);
+    const cipher = createCipheriv('aes-256-gcm', this.#secret, nonce);
+    const sealed = Buffer.concat([cipher.update(JSON.stringify(kept)), cipher.final()]);
+    await this.#file().write(Buffer.concat([nonce, cipher.getAuthTag(), sealed]).toString('base64'));
+  }
+
+  /** Of the state of one license. */
+  store(name: string): Store {
+    return fileStore(this.#path(`license-${name}`, 'state'));
+  }
+
+  remove(name: string): Promise<void> {
+    return rm(this.#path(`license-${name}`, 'state'), { force: true });
+  }
+
+  #file(): Store {
+    return fileStore(this.#path('agent', 'json'));
+  }
+
+  #path(name: string, extension: string): string {
+    return join(this.#folder, `${name}.${this.#tag}.${extension}`);
+  }
+
+  #hasOthers(): boolean {
+    return readdirSync(this.#folder).some((name) => /^agent\.[0-9a-f]{12}\.json$/.test(name));
+  }
+
+  #opened(text: string): Kept | undefined {
+    try {
+      const bytes = Buffer.from(text, 'base64');
+      const decipher = createDecipheriv('aes-256-gcm', this.#secret, bytes.subarray(0, 12));
+      decipher.setAuthTag(bytes.subarray(12, 28));
+      return JSON.parse(Buffer.concat([decipher.update(bytes.subarray(28)), decipher.final()]).toString()) as Kept;
+    } catch {
+      return undefined;
+    }
+  }
+}
+
+/** A secret of this installation, made the first time; readable for its owner only. */
+export async function keptSecret(folder: string, name: string): Promise<{ readonly value: string; readonly isNew: boolean }> {
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  const path = join(folder, name);
+  const found = (await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => (error.code === 'ENOENT' ? '' : Promise.reject(error)))).trim();
+  if (found) return { value: found, isNew: false };
+  const value = randomBytes(32).toString('base64url');
+  await fileStore(path).write(`${value}\n`);
+  return { value, isNew: true };
+}
+
+/** Where the machine has no identity of its own, the folder has one. A copy of it is then told apart by its heartbeats alone. */
+export const fingerprintIn = async (folder: string): Promise<string> => hashed('installation', (await keptSecret(folder, 'machine-id')).value);

@@ -1,0 +1,59 @@
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import type { Clock, Fetch } from '@keyledger/sdk';
+import { machineFingerprint, nodeClock } from '@keyledger/sdk/node';
+import { Agent, type Logger } from './agent.ts';
+import type { AgentConfig } from './config.ts';
+import { fingerprintIn, keptSecret } from './data-dir.ts';
+import { serverOf } from './server.ts';
+
+export interface RunningAgent {
+  readonly url: string;
+  readonly token: string;
+  /** The token was made just now: nobody knows it yet. */
+  readonly isNewToken: boolean;
+  close(): Promise<void>;
+}
+
+/** Tests bring a clock and a machine of their own. */
+export interface Surroundings {
+  readonly clock?: Clock;
+  readonly fingerprint?: string;
+  readonly fetch?: Fetch;
+  readonly pageDir?: string;
+  readonly log: Logger;
+}
+
+/** Resolves when it answers. */
+export async function startAgent(config: AgentConfig, { clock = nodeClock(), fingerprint, fetch, pageDir, log }: Surroundings): Promise<RunningAgent> {
+  const { value: token, isNew: isNewToken } = config.token === undefined ? await keptSecret(config.dataDir, 'token') : { value: config.token, isNew: false };
+  const machine = fingerprint ?? (await machineFingerprint({ override: config.machineId })) ?? (await fingerprintIn(config.dataDir));
+  const agent = await Agent.open({ config, fingerprint: machine, clock, log, fetch: fetch ?? (await fetchThrough(config.proxy)) });
+  const server = serverOf({
+    agent, token, tls: config.tls, pageDir: pageDir ?? fileURLToPath(new URL('../src/page', import.meta.url)),
+    failed: (error, path) => log.warn({ err: error, path }, 'a request failed'),
+  });
+  server.listen(config.port, config.host);
+  await once(server, 'listening');
+  agent.start();
+  const { address, port, family } = server.address() as AddressInfo;
+  return {
+    url: `${config.tls ? 'https' : 'http'}://${family === 'IPv6' ? `[${address}]` : address}:${port}`, token, isNewToken,
+    close: async () => {
+      const closed = once(server, 'close');
+      server.close();
+      (server as { closeAllConnections?: () => void }).closeAllConnections?.();
+      await closed;
+      await agent.close();
+    },
+  };
+}
+
+/** Only who has a proxy pays for what it takes. */
+async function fetchThrough(proxy: AgentConfig['proxy']): Promise<Fetch> {
+  if (!proxy) return (url, init) => fetch(url, init);
+  const { EnvHttpProxyAgent, fetch: fetchBy } = await import('undici');
+  const dispatcher = new EnvHttpProxyAgent({ httpProxy: proxy.url, httpsProxy: proxy.url, noProxy: proxy.except });
+  return (url, init) => fetchBy(url, { ...(init as object), dispatcher }) as unknown as Promise<Response>;
+}

@@ -1,0 +1,186 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import type { Server } from 'node:net';
+import { extname, join } from 'node:path';
+import type { Agent, Reading } from './agent.ts';
+import { problems, Refused, type ProblemCode } from './api.ts';
+import type { AgentConfig } from './config.ts';
+import { metricsOf } from './metrics.ts';
+
+export interface ServerOptions {
+  readonly agent: Agent;
+  readonly token: string;
+  readonly tls: AgentConfig['tls'];
+  /** Files of the page; there may be none. */
+  readonly pageDir: string;
+  readonly failed: (error: unknown, path: string) => void;
+}
+
+const maxBody = 256 * 1024;
+const json = 'application/json; charset=utf-8';
+const common = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer' };
+const pagePolicy = {
+  ...common, 'x-frame-options': 'DENY', 'cross-origin-opener-policy': 'same-origin',
+  'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+};
+
+/** The page, the API, and what is watched from outside. Everything under `/api` needs the token. */
+export function serverOf({ agent, token, tls, pageDir, failed }: ServerOptions): Server {
+  const files = pageIn(pageDir);
+  const isAllowed = checkOf(token);
+  const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams) => Promise<Reply> | Reply>> = {
+    'GET /api/license': () => ok(agent.answer()),
+    'PUT /api/license': async (request, query) => {
+      const dryRun = dryRunIn(query);
+      return ok(await agent.put(licenseIn(await bodyOf(request)), { dryRun }));
+    },
+    'POST /api/license/refresh': async () => ok(await agent.refresh()),
+    'POST /api/license/deactivate': async () => ok(await agent.deactivate()),
+    'POST /api/usage': async (request) => ({ status: 202, type: json, body: JSON.stringify(await agent.use(readingsIn(await bodyOf(request)))) }),
+  };
+
+  const answer = async (request: IncomingMessage, path: string, search: string): Promise<Reply> => {
+    const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '');
+    if (path.startsWith('/api/')) {
+      if (!isAllowed(request.headers.authorization)) throw new Refused('UNAUTHENTICATED');
+      const feature = /^\/api\/features\/([^/]+)$/.exec(path)?.[1];
+      if (feature !== undefined && method === 'GET') return ok(agent.feature(decoded(feature)));
+      const route = api[`${method} ${path}`];
+      if (route) return route(request, new URLSearchParams(search));
+      const isThere = feature !== undefined || path === '/api/enforcement' || Object.keys(api).some((name) => name.endsWith(` ${path}`));
+      throw new Refused(isThere ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
+    }
+    if (method !== 'GET') throw new Refused(files.has(path) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
+    if (path === '/health/live' || path === '/health/ready') return ok({ status: 'ok' });
+    if (path === '/metrics') return { status: 200, type: 'text/plain; version=0.0.4; charset=utf-8', body: metricsOf(agent.answer()) };
+    const file = files.get(path === '/' ? '/index.html' : path);
+    if (!file) throw new Refused('NOT_FOUND');
+    return { status: 200, type: file.type, body: file.bytes, headers: pagePolicy };
+  };
+
+  const handle = (request: IncomingMessage, response: ServerResponse): void => {
+    const [path = '', search = ''] = (request.url ?? '').split('?', 2);
+    // Asked on every request of a product: nothing is waited for, and nothing made.
+    if (path === '/api/enforcement' && request.method === 'GET' && isAllowed(request.headers.authorization)) return send(response, { status: 200, type: json, body: agent.enforcement() });
+    answer(request, path, search).then(
+      (reply) => send(response, reply),
+      (error: unknown) => {
+        if (!(error instanceof Refused)) failed(error, path);
+        send(response, problemOf(error instanceof Refused ? error : new Refused('INTERNAL'), path));
+        // What is left of a body that nobody reads must not become the next request.
+        if (!request.complete) request.destroy();
+      },
+    );
+  };
+  return tls ? createTlsServer({ ...tls, minVersion: 'TLSv1.2' }, handle) : createServer(handle);
+}
+
+interface Reply {
+  readonly status: number;
+  readonly type: string;
+  readonly body: string | Buffer;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+const ok = (body: object): Reply => ({ status: 200, type: json, body: JSON.stringify(body) });
+
+function problemOf({ code, message: detail, members }: Refused, instance: string): Reply {
+  const { status, title } = problems[code];
+  const headers: Partial<Record<ProblemCode, Record<string, string>>> = { UNAUTHENTICATED: { 'www-authenticate': 'Bearer' }, USAGE_QUEUE_FULL: { 'retry-after': '60' }, STORAGE_FAILED: { 'retry-after': '60' } };
+  return { status, type: 'application/problem+json; charset=utf-8', body: JSON.stringify({ type: `/docs/errors#${code}`, title, status, detail, instance, ...members, code }), headers: { ...common, ...headers[code] } };
+}
+
+function send(response: ServerResponse, { status, type, body, headers = common }: Reply): void {
+  response.writeHead(status, { ...headers, 'content-type': type, 'content-length': Buffer.byteLength(body) });
+  response.end(body);
+}
+
+/** Hashed first, so that neither the length nor the letters can be told by the time that it takes. */
+function checkOf(token: string): (header: string | undefined) => boolean {
+  const digest = (text: string) => createHash('sha256').update(text).digest();
+  const expected = digest(`Bearer ${token}`);
+  return (header = '') => timingSafeEqual(digest(header.replace(/^bearer /i, 'Bearer ')), expected);
+}
+
+// ---- what is asked with ----
+
+async function bodyOf(request: IncomingMessage): Promise<unknown> {
+  if (!/^application\/json\s*(;|$)/i.test(request.headers['content-type'] ?? '')) throw new Refused('UNSUPPORTED_MEDIA_TYPE', 'Send application/json');
+  if (Number(request.headers['content-length'] ?? 0) > maxBody) throw new Refused('BODY_TOO_LARGE');
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    if ((length += chunk.length) > maxBody) throw new Refused('BODY_TOO_LARGE');
+    chunks.push(chunk);
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8')) as unknown;
+  } catch {
+    throw new Refused('MALFORMED_JSON');
+  }
+}
+
+const malformed = (pointer: string, detail: string): Refused => new Refused('VALIDATION_FAILED', `${pointer || 'The body'} ${detail}`, { errors: [{ pointer, detail }] });
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+function only(value: unknown, pointer: string, ...names: readonly string[]): Record<string, unknown> {
+  if (!isObject(value)) throw malformed(pointer, 'must be an object');
+  const strange = Object.keys(value).find((name) => !names.includes(name));
+  if (strange !== undefined) throw malformed(`${pointer}/${strange}`, 'is not known');
+  return value;
+}
+
+function dryRunIn(query: URLSearchParams): boolean {
+  const values = query.getAll('dry-run');
+  if (values.some((value) => value !== 'all')) throw malformed('dry-run', 'must be "all"');
+  return values.length > 0;
+}
+
+function licenseIn(body: unknown): string {
+  const { license } = only(body, '', 'license');
+  if (typeof license !== 'string' || license.trim() === '') throw malformed('/license', 'must be the text of a license file, or a license key');
+  return license;
+}
+
+/** One reading, or `records` of them. Bounds are those of the server, so that none spoils the batch that it is sent with. */
+function readingsIn(body: unknown): Reading[] {
+  const list = isObject(body) && 'records' in body ? only(body, '', 'records')['records'] : [body];
+  if (!Array.isArray(list) || list.length === 0 || list.length > 1000) throw malformed('/records', 'must be 1 to 1000 readings');
+  return list.map((item: unknown, n) => {
+    const pointer = isObject(body) && 'records' in body ? `/records/${n}` : '';
+    const { id, meter, value, at } = only(item, pointer, 'id', 'meter', 'value', 'at');
+    const isText = (text: unknown): text is string => typeof text === 'string' && text.length > 0 && text.length <= 255 && !/\p{Cc}/u.test(text);
+    if (!isText(meter)) throw malformed(`${pointer}/meter`, 'must be a text of 1 to 255 letters');
+    if (typeof value !== 'number' || !(value >= 0 && value <= 1e12)) throw malformed(`${pointer}/value`, 'must be a number from 0 to 1e12');
+    if (id !== undefined && !isText(id)) throw malformed(`${pointer}/id`, 'must be a text of 1 to 255 letters');
+    if (at !== undefined && (typeof at !== 'string' || !/^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)$/.test(at) || Number.isNaN(Date.parse(at)))) throw malformed(`${pointer}/at`, 'must be an instant of RFC 3339');
+    return { meter, value, ...(id !== undefined && { id }), ...(at !== undefined && { at: new Date(at as string).toISOString() }) };
+  });
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new Refused('NOT_FOUND');
+  }
+}
+
+// ---- the page ----
+
+const types: Readonly<Record<string, string>> = {
+  '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8', '.svg': 'image/svg+xml', '.png': 'image/png', '.ico': 'image/x-icon',
+  '.woff2': 'font/woff2', '.json': json, '.txt': 'text/plain; charset=utf-8',
+};
+
+/** All of it, read once: what is not here cannot be asked for. */
+function pageIn(folder: string): ReadonlyMap<string, { readonly type: string; readonly bytes: Buffer }> {
+  if (!existsSync(folder)) return new Map();
+  const entries = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile() && types[extname(entry.name)]);
+  return new Map(entries.map(({ parentPath, name }) => {
+    const path = join(parentPath, name);
+    return [path.slice(folder.length).replace(/^\/*/, '/'), { type: types[extname(name)] ?? '', bytes: readFileSync(path) }];
+  }));
+}
