@@ -7,7 +7,7 @@ import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
 import { CustomerList, GeneratorList, OrderList, PlanList, ProductList } from './catalog.queries.ts';
 import { catalogProjections } from './catalog.tables.ts';
-import { CustomerCommands, CustomerQueries, CustomerReferences, Customers } from './customer.handlers.ts';
+import { CustomerCommands, CustomerFinder, CustomerQueries, CustomerReferences, Customers } from './customer.handlers.ts';
 import { GeneratorCommands, GeneratorQueries, Offers } from './generator.handlers.ts';
 import { Fulfilment, OrderCommands, OrderQueries } from './order.handlers.ts';
 import { PlanCommands, PlanQueries } from './plan.handlers.ts';
@@ -28,7 +28,7 @@ export class CatalogModule implements OnModuleDestroy {
       providers: [
         ...platform,
         UniqueValues, Customers, Fulfilment,
-        ProductCommands, ProductQueries, ProductList, PlanCommands, PlanQueries, PlanList, CustomerCommands, CustomerQueries, CustomerReferences, CustomerList,
+        ProductCommands, ProductQueries, ProductList, PlanCommands, PlanQueries, PlanList, CustomerCommands, CustomerQueries, CustomerReferences, CustomerFinder, CustomerList,
         OrderCommands, OrderQueries, OrderList, GeneratorCommands, GeneratorQueries, GeneratorList, Offers,
         { provide: CatalogStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new CatalogStreams(events, keyrings), inject: [EventStores, Keyrings] },
         {

@@ -1,4 +1,4 @@
-import { CreateCustomer, GetCustomer, RequireCustomer, UpdateCustomer } from '@keyledger/contracts';
+import { CreateCustomer, FindCustomers, GetCustomer, RequireCustomer, UpdateCustomer } from '@keyledger/contracts';
 import { customerView, isErased, normaliseEmail } from '@keyledger/domain';
 import { newId, Refusal, refuse, type CustomerId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
@@ -46,6 +46,14 @@ export class Customers {
     return view(state, revision);
   }
 
+  /** Whose address this is. */
+  async find(email: string): Promise<CustomerId | undefined> {
+    const value = normaliseEmail(email);
+    const holder = await this.unique.holder('customer-email', value);
+    const { state = null } = holder === undefined ? {} : await this.streams.customers.load(holder);
+    return state && !isErased(state) && state.emailHash === this.unique.hash('customer-email', value) ? state.id : undefined;
+  }
+
   async #claim(email: string, ownerId: CustomerId): Promise<string> {
     const value = normaliseEmail(email);
     const hash = this.unique.hash('customer-email', value);
@@ -80,5 +88,15 @@ export class CustomerReferences {
   async execute({ customerId }: RequireCustomer) {
     await this.customers.require(customerId, 'REFERENCE_NOT_FOUND');
     return null;
+  }
+}
+
+@Handles(FindCustomers)
+export class CustomerFinder {
+  constructor(private readonly customers: Customers) {}
+
+  async execute({ emails }: FindCustomers) {
+    const found = await Promise.all(emails.map(async (email) => ({ email, customerId: await this.customers.find(email) })));
+    return { data: found.flatMap(({ email, customerId }) => (customerId ? [{ email, customerId }] : [])) };
   }
 }

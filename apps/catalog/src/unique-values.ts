@@ -36,6 +36,11 @@ export class UniqueValues {
     await this.streams.unique.run(this.#id(kind, value), { type: 'Release', ownerId });
   }
 
+  /** Who has claimed it, if anybody; whether it bears that out is to be asked. */
+  async holder(kind: Kind, value: string): Promise<string | undefined> {
+    return (await this.streams.unique.load(this.#id(kind, value))).state?.ownerId;
+  }
+
   hash(kind: Kind, value: string): string {
     return this.keyrings.here().hmac(kind, value);
   }

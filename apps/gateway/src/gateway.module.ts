@@ -11,12 +11,14 @@ import type { FastifyInstance } from 'fastify';
 import { AccessController } from './access.controller.ts';
 import { Admission, requestIdOf } from './admission.ts';
 import { AppliancesController } from './appliances.controller.ts';
+import { acceptBodies } from './bodies.ts';
+import { BulkController } from './bulk.controller.ts';
 import { CatalogController } from './catalog.controller.ts';
 import type { GatewayConfig } from './config.ts';
 import { ApiDocument, serveDocs } from './docs.ts';
 import { Edge } from './edge.ts';
 import { Idempotency } from './idempotency.ts';
-import { acceptJson } from './json-body.ts';
+import { JobStreams } from './job-streams.ts';
 import type { LastKnownVerdicts } from './last-known.ts';
 import { LicenseStreams } from './license-streams.ts';
 import { LicenseController } from './license.controller.ts';
@@ -49,10 +51,11 @@ class GatewayModule {
   static with({ messages, metrics, health }: GatewayPlatform, limits: RateLimits, document: ApiDocument): DynamicModule {
     return {
       module: GatewayModule,
-      controllers: [LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, AccessController, SigningController, TimeController, SystemController],
+      controllers: [LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, BulkController, AccessController, SigningController, TimeController, SystemController],
       providers: [
         Edge,
         { provide: LicenseStreams, useFactory: (edge: Edge) => new LicenseStreams(edge), inject: [Edge] },
+        JobStreams,
         { provide: MessageClient, useValue: messages },
         { provide: RateLimits, useValue: limits },
         { provide: Metrics, useValue: metrics },
@@ -72,7 +75,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   const adapter = fastifyAdapter(config);
   const app = await NestFactory.create<NestFastifyApplication>(GatewayModule.with(platform, limits, new ApiDocument(operations)), adapter, { bodyParser: false, logger: false, abortOnError: false });
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
-  acceptJson(fastify);
+  acceptBodies(fastify);
   assemblePipeline(fastify, { admission: new Admission(messages, clock, limits, environments), idempotency: new Idempotency(messages), metrics, operations });
   const problems = new ProblemFilter(
     (error, request) => log.error({ err: error, requestId: request.id, method: request.method, route: request.routeOptions.url }, 'request failed'),
@@ -83,6 +86,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   await serveDocs(fastify);
   fastify.addHook('preClose', (done) => {
     app.get(LicenseStreams).close();
+    app.get(JobStreams).close();
     done();
   });
   await app.init();

@@ -108,7 +108,7 @@ export class LicenseStreams {
   }
 }
 
-const eventOf = (event: string, data: object, id?: number): string => `${id === undefined ? '' : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+export const eventOf = (event: string, data: object, id?: number | string): string => `${id === undefined ? '' : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
 
 /** Each change with the state that all of them have led to. */
 function textOf({ changes, status, code, enforcement }: Changes): string {

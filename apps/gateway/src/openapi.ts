@@ -45,6 +45,7 @@ const parameters = {
 const headers = {
   'Request-Id': { schema: { type: 'string' }, required: true, description: 'Yours, if you sent one of up to 128 letters, digits and .:_-, or a new one. Name it when you ask for help' },
   ETag: { schema: { type: 'string' }, description: 'Revision, for If-Match' },
+  Location: { schema: { type: 'string' }, required: true, description: 'Where it can be followed' },
   RateLimit: { schema: { type: 'string' }, description: 'Per limit: what remains (r) and the seconds until all is there again (t)' },
   'RateLimit-Policy': { schema: { type: 'string' }, description: 'Per limit: so many requests (q) in so many seconds (w)' },
   'Retry-After': { schema: { type: 'integer' }, description: 'Seconds' },
@@ -61,8 +62,9 @@ function tagOf({ path }: Operation): string {
 }
 
 function describe(operation: Operation): Document {
-  const { id, summary, needs, body, answer, alsoStatus, example } = operation;
-  const content = answer && { content: { [operation.contentType ?? 'application/json']: { schema: withReferences(answer), ...(example && { example: example.answer }) } } };
+  const { id, summary, needs, body, file, answer, alsoStatus, example } = operation;
+  const others = Object.entries(operation.otherwise ?? {}).map(([type, schema]) => [type, { schema: withReferences(schema) }]);
+  const content = answer && { content: { [operation.contentType ?? 'application/json']: { schema: withReferences(answer), ...(example && { example: example.answer }) }, ...Object.fromEntries(others) } };
   const success = { description: 'Done', headers: successHeaders(operation), ...content };
   return {
     operationId: id,
@@ -70,6 +72,7 @@ function describe(operation: Operation): Document {
     tags: [tagOf(operation)],
     ...(needsApiKey(operation) ? { security: [{ apiKey: [] }, ...(operation.orLicenseKey ? [{ licenseKey: [] }] : [])], ...(needs !== 'any-api-key' && { 'x-permission': needs }) } : { security: [] }),
     parameters: parametersOf(operation),
+    ...(file && { requestBody: { required: true, content: { [file]: { schema: { type: 'string' } } } } }),
     ...(body && { requestBody: { required: requiresBody(operation), content: { 'application/json': { schema: withReferences(body), ...(example && { example: example.body }) } } } }),
     responses: { [statusOf(operation)]: success, ...(alsoStatus && { [alsoStatus]: success }), ...problemsOf(operation) },
   };
@@ -77,6 +80,7 @@ function describe(operation: Operation): Document {
 
 const successHeaders = (operation: Operation) => headersOf('Request-Id',
   ...(operation.versioned && operation.answer ? ['ETag' as const] : []),
+  ...(operation.location ? ['Location' as const] : []),
   ...(operation.needs === 'public' ? [] : ['RateLimit' as const, 'RateLimit-Policy' as const]),
   ...(isMutation(operation) ? ['Idempotency-Replayed' as const] : []));
 

@@ -6,6 +6,8 @@ import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
 /** Who may call: a permission of the API key; any API key; the holder of a license key; everybody. */
 export type Access = Permission | 'any-api-key' | 'license-key' | 'public';
 
+export type FileType = 'text/csv';
+
 export interface OperationOptions {
   /** The row of the permission table. */
   needs: Access;
@@ -13,9 +15,13 @@ export interface OperationOptions {
   orLicenseKey?: boolean;
   summary: string;
   body?: TObject;
+  /** The body is a file of this type, handed over as its text; then there is no `body`. */
+  file?: FileType;
   query?: TProperties;
   /** Undefined: no body (204). */
   answer?: TSchema;
+  /** Other representations of it, by content type: which one is the caller's to choose. */
+  otherwise?: Readonly<Record<string, TSchema>>;
   status?: number;
   /** Further statuses with the same body, e.g. 200 beside 201. */
   alsoStatus?: number;
@@ -23,6 +29,8 @@ export interface OperationOptions {
   /** A single resource: its revision becomes the ETag, and what changes it honours If-Match. */
   versioned?: boolean;
   contentType?: string;
+  /** Says where what it has begun can be found. */
+  location?: boolean;
   /** Open to everybody, and yet another one in each environment. */
   ofEnvironment?: boolean;
   /** Changes nothing, whatever its method is. */
@@ -47,7 +55,7 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
   return (target, key, descriptor) => {
     const operation: Operation = { ...options, id: String(key), method, path };
     const schema = {
-      ...(method !== 'GET' && { body: options.body ?? nothing }),
+      ...(method !== 'GET' && !options.file && { body: options.body ?? nothing }),
       ...(options.query && { querystring: Type.Object(options.query, { additionalProperties: false }) }),
     };
     for (const decorate of [verb(path), HttpCode(statusOf(operation)), RouteConfig({ operation }), RouteSchema(schema)]) {
@@ -61,6 +69,6 @@ export const isMutation = ({ method, safe }: Operation): boolean => method !== '
 export const needsApiKey = ({ needs }: Operation): boolean => needs !== 'public' && needs !== 'license-key';
 /** Health, metrics and documents are of the installation, and X-Environment is nothing to them. */
 export const hasEnvironment = ({ needs, ofEnvironment }: Operation): boolean => needs !== 'public' || ofEnvironment === true;
-export const requiresBody = ({ body }: Operation): boolean => ((body?.['required'] as string[] | undefined)?.length ?? 0) > 0;
+export const requiresBody = ({ body, file }: Operation): boolean => file !== undefined || ((body?.['required'] as string[] | undefined)?.length ?? 0) > 0;
 /** There is nothing to compare with before it is created. */
 export const honoursIfMatch = (operation: Operation): boolean => operation.versioned === true && isMutation(operation) && operation.status !== 201;

@@ -27,16 +27,20 @@ describe('The permission table', () => {
   const idIn = (path: string): string => path
     .replace(':instanceId', sampleId('act'))
     .replace(':kid', 'A'.repeat(43))
-    .replace(':id', sampleId(({ products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', 'api-keys': 'key' } as Record<string, string>)[path.split('/')[1] ?? ''] ?? 'lic'));
+    .replace(':id', sampleId(({ products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', jobs: 'job', 'api-keys': 'key' } as Record<string, string>)[path.split('/')[1] ?? ''] ?? 'lic'));
   const bodyFor = (method: string, path: string): unknown => {
     const { operation } = conformance.operations.find((one) => one.method === method && one.path === path.replaceAll(/:(\w+)/g, '{$1}')) ?? {};
     const { content } = (operation?.['requestBody'] ?? {}) as { content?: Record<string, { schema: object }> };
+    if (content?.['text/csv']) return 'licenseKey,customerEmail\nK,ada@example.com\n';
     return content ? requiredOf(content['application/json']?.schema ?? {}) : undefined;
   };
   const requiredOf = (schema: { required?: string[]; properties?: Record<string, object> }) =>
     Object.fromEntries((schema.required ?? []).map((name) => [name, '$ref' in (schema.properties?.[name] ?? {}) ? { kind: 'crockford' } : sampleOf(schema.properties?.[name] ?? {})]));
   const query = (path: string) => ({ suggest: '?q=a', usage: '?meter=cores', explain: '?meter=cores&day=2026-03-12' })[path.split('/').at(-1) ?? ''] ?? '';
-  const ask = (method: string, path: string, as: string, headers = {}) => gateway.call(method, idIn(path) + query(path), { as, body: method === 'GET' ? undefined : bodyFor(method, path), headers });
+  const ask = (method: string, path: string, as: string, headers = {}) => {
+    const body = method === 'GET' ? undefined : bodyFor(method, path);
+    return gateway.call(method, idIn(path) + query(path), { as, body, headers: { ...(typeof body === 'string' && { 'content-type': 'text/csv' }), ...headers } });
+  };
 
   it('has a row for every route, and a route for every row', () => {
     const served = conformance.operations.map(({ method, path }) => `${method} ${path.replaceAll(/\{(\w+)\}/g, ':$1')}`);

@@ -59,6 +59,18 @@ What happens to a license: license.manage. Erasing one that was ever activated n
   DELETE /licenses/:id/activations/:instanceId         x              x             x          .         .        .
   POST   /licenses/:id/directives                      x              x             x          .         .        .
 
+Bulk work: jobs.manage
+  POST   /generators/:id/batches                       x              .             .          .         .        .
+  POST   /imports                                      x              .             .          .         .        .
+  GET    /jobs                                         x              .             .          .         .        .
+  GET    /jobs/:id                                     x              .             .          .         .        .
+  GET    /jobs/:id/events                              x              .             .          .         .        .
+  POST   /jobs/:id/cancel                              x              .             .          .         .        .
+  GET    /jobs/:id/result                              x              .             .          .         .        .
+
+All licenses as a file: license.export
+  GET    /licenses/export                              x              x             x          .         .        .
+
 To carry to a machine that cannot ask: license.preview
   POST   /licenses/:id/offline-file                    x              x             x          .         .        .
 

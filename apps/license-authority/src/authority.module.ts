@@ -1,4 +1,4 @@
-import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { EventStores, SnapshotStores } from '@keyledger/event-store';
 import { Clock } from '@keyledger/kernel';
@@ -6,11 +6,15 @@ import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
 import { BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand } from './appliance.handlers.ts';
+import { JobCommands, JobList, JobQueries, JobResults, JobViews, StartCommands } from './job.handlers.ts';
+import { JobLedger } from './job.ledger.ts';
+import { JobRows } from './job.rows.ts';
+import { Jobs, JobWorker } from './job.worker.ts';
 import { LicenseKeys } from './keys.ts';
 import {
   ActivateCommand, DeactivateCommand, EraseCommand, IssueCommands, LicenseCommands, LicenseQuery, PrepareCommand, RegenerateKeyCommand, ResolveKeyQuery, RevokeActivationCommand,
 } from './license.handlers.ts';
-import { ActivationList, LicenseEvents, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals } from './license.queries.ts';
+import { ActivationList, LicenseEvents, LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
@@ -20,8 +24,8 @@ import { DueQueries, SweepCommands } from './sweep.handlers.ts';
 
 /** Decides about licenses: the only writer of their streams, and where they are searched. */
 @Module({})
-export class LicenseAuthorityModule implements OnModuleDestroy {
-  constructor(private readonly projectors: Projectors, private readonly erasure: Erasure) {}
+export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleDestroy {
+  constructor(private readonly projectors: Projectors, private readonly erasure: Erasure, private readonly jobs: JobWorker) {}
 
   static with(platform: readonly Provider[]): DynamicModule {
     return {
@@ -29,10 +33,12 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        LicenseKeys, LicenseTable, LeaseTokens, Usage,
+        LicenseKeys, LicenseTable, LicenseViews, LeaseTokens, Usage, JobLedger, JobRows, JobViews, JobWorker,
         QuotaCommands, IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,
+        LicenseExport, StartCommands, JobCommands, JobQueries, JobList, JobResults,
+        { provide: Jobs, useFactory: (events: EventStores, keyrings: Keyrings) => new Jobs(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
           provide: Projectors,
@@ -45,7 +51,12 @@ export class LicenseAuthorityModule implements OnModuleDestroy {
     };
   }
 
+  onApplicationBootstrap(): Promise<void> {
+    return this.jobs.begin();
+  }
+
   async onModuleDestroy(): Promise<void> {
+    await this.jobs.end();
     await this.erasure.close();
     await this.projectors.close();
   }

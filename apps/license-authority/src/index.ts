@@ -1,5 +1,6 @@
-import { CustomerEntity, LicenseEntity, ProductEntity, retiredKeys } from './license.tables.ts';
+import { jobTables } from './job.ledger.ts';
+import { CustomerEntity, JobEntity, LicenseEntity, ProductEntity, retiredKeys } from './license.tables.ts';
 
 export { LicenseAuthorityModule } from './authority.module.ts';
 export { licenseProjections as authorityProjections } from './license.tables.ts';
-export const authoritySchema = { state: [retiredKeys], read: [LicenseEntity, ProductEntity, CustomerEntity] };
+export const authoritySchema = { state: [retiredKeys, jobTables], read: [LicenseEntity, ProductEntity, CustomerEntity, JobEntity] };

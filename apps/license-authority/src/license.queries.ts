@@ -1,4 +1,4 @@
-import { ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
+import { ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
 import { instanceView, issued, licenseStatuses, licenseView } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
 import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
@@ -93,17 +93,14 @@ function instant(name: string, text: string): Instant {
   return value;
 }
 
-@Handles(ListLicenses)
-export class LicenseList {
-  constructor(private readonly licenses: Licenses, private readonly projectors: Projectors, private readonly usage: Usage) {}
+/** Licenses of lists: the table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */
+@Injectable()
+export class LicenseViews {
+  constructor(private readonly licenses: Licenses, private readonly usage: Usage) {}
 
-  /** The table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */
-  async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
-    const { now } = context();
-    const database = await this.projectors.current();
-    const { data, page: position } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit, cursor });
-    const views = await Promise.all(data.map(({ id }) => this.#view(id, now)));
-    return { data: await this.usage.completeAll(views.filter((view) => view !== undefined)), page: position };
+  async of(rows: readonly { readonly id: LicenseId }[], now: Instant): Promise<readonly LicenseView[]> {
+    const views = await Promise.all(rows.map(({ id }) => this.#view(id, now)));
+    return this.usage.completeAll(views.filter((view) => view !== undefined));
   }
 
   /** Erased since: not there any more. */
@@ -115,6 +112,46 @@ export class LicenseList {
       throw error;
     }
   }
+}
+
+@Handles(ListLicenses)
+export class LicenseList {
+  constructor(private readonly views: LicenseViews, private readonly projectors: Projectors) {}
+
+  async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
+    const { now } = context();
+    const database = await this.projectors.current();
+    const { data, page: position } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit, cursor });
+    return { data: await this.views.of(data, now), page: position };
+  }
+}
+
+/** A piece of an export; how many there are in all would be counted for each. */
+const licensesPerPiece = 100;
+
+@Handles(ExportLicenses)
+export class LicenseExport {
+  constructor(private readonly views: LicenseViews, private readonly projectors: Projectors) {}
+
+  async execute({ sort = '-createdAt', cursor, ...filters }: ExportLicenses) {
+    const { now } = context();
+    const database = await this.projectors.current();
+    const { data, page: { next } } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
+    const licenses = await this.views.of(data, now);
+    const [products, customers] = await Promise.all([namesOf(database, 'authority_product', licenses.map(({ productId }) => productId)), namesOf(database, 'authority_customer', licenses.map(({ customerId }) => customerId))]);
+    const exported = licenses.map((license) => {
+      const customer = customers.get(license.customerId ?? '');
+      return { license, productName: products.get(license.productId)?.name ?? null, customerName: customer?.name ?? null, customerEmail: customer?.email ?? null };
+    });
+    return { data: exported, next: next ?? '', last: next === null };
+  }
+}
+
+async function namesOf(database: Database, table: 'authority_product' | 'authority_customer', ids: readonly (string | null)[]) {
+  const wanted = [...new Set(ids)].filter((id) => id !== null);
+  if (wanted.length === 0) return new Map<string, never>();
+  const { rows } = await database.run<{ id: string; name: string; email?: string | null }>(`select * from ${table} where id in (${wanted.map(() => '?').join(', ')})`, wanted);
+  return new Map(rows.map((row) => [row.id, row]));
 }
 
 const suggestions = 10;

@@ -1,4 +1,4 @@
-import { License, licenseStatuses, nextDue, statusOf, type LicenseState } from '@keyledger/domain';
+import { Job, License, licenseStatuses, nextDue, statusOf, type JobState, type LicenseState } from '@keyledger/domain';
 import { Customer, Product, type CustomerState, type ProductState } from '@keyledger/domain';
 import type { Instant, LicenseId } from '@keyledger/kernel';
 import { projection, type Migration } from '@keyledger/read-models';
@@ -59,14 +59,9 @@ export const licenseTable = projection({
 });
 
 /** The authority's own copy of the names that licenses are searched and sorted by. */
-const name = (entity: string, tableName: string) => defineEntity({
-  name: entity,
-  tableName,
-  properties: { id: p.string().primary(), revision: p.integer(), name: p.string(), searched: p.string() },
-  indexes: [{ properties: ['name', 'id'] }],
-});
-export const ProductEntity = name('AuthorityProduct', 'authority_product');
-export const CustomerEntity = name('AuthorityCustomer', 'authority_customer');
+const named = { id: p.string().primary(), revision: p.integer(), name: p.string(), searched: p.string() };
+export const ProductEntity = defineEntity({ name: 'AuthorityProduct', tableName: 'authority_product', properties: named, indexes: [{ properties: ['name', 'id'] }] });
+export const CustomerEntity = defineEntity({ name: 'AuthorityCustomer', tableName: 'authority_customer', properties: { ...named, email: p.string().nullable() }, indexes: [{ properties: ['name', 'id'] }] });
 
 export const productNames = projection({
   name: 'authority-product', version: 1, source: Product, entity: ProductEntity,
@@ -74,13 +69,24 @@ export const productNames = projection({
   search: ({ searched }) => searched,
 });
 export const customerNames = projection({
-  name: 'authority-customer', version: 1, source: Customer, entity: CustomerEntity,
+  name: 'authority-customer', version: 2, source: Customer, entity: CustomerEntity,
   row: (customer: CustomerState | null, { id, revision }) =>
-    (customer?.name ? { id, revision, name: customer.name, searched: `${customer.name} ${customer.email ?? ''}` } : null),
+    (customer?.name ? { id, revision, name: customer.name, email: customer.email, searched: `${customer.name} ${customer.email ?? ''}` } : null),
   search: ({ searched }) => searched,
 });
 
-export const licenseProjections = [licenseTable, productNames, customerNames];
+/** What jobs are listed by. */
+export const JobEntity = defineEntity({
+  name: 'AuthorityJob', tableName: 'authority_job',
+  properties: { id: p.string().primary(), revision: p.integer(), kind: p.string(), state: p.string(), createdAt: p.string() },
+  indexes: [{ properties: ['createdAt', 'id'] }],
+});
+const jobTable = projection({
+  name: 'authority-job', version: 1, source: Job, entity: JobEntity,
+  row: (job: JobState | null, { id, revision }) => job && { id, revision, kind: job.work.kind, state: job.state, createdAt: job.createdAt },
+});
+
+export const licenseProjections = [licenseTable, productNames, customerNames, jobTable];
 
 /** Keys that once were good. Not derived from the log, where a key's hash is replaced; losing it would only make old keys look unknown. */
 export const retiredKeys: Migration = {

@@ -84,10 +84,11 @@ beforeAll(async () => {
     const customer = await make('/customers', { name: 'Ada', email: `ada${n}@example.com` });
     const license = await make('/licenses', { productId: product['id'], planId: plan['id'], customerId: customer['id'] });
     const generator = await make('/generators', { name: 'g', productId: product['id'], keyFormat: { kind: 'uuid' } });
+    const { text: job } = await send('POST', `/generators/${generator['id']}/batches`, asRoot, '{"count":3}');
     const apiKey = await make('/api-keys', { name: 'k', role: 'viewer' });
     const order = await make('/orders', { planId: plan['id'], customerId: customer['id'] });
     const { instance } = await make('/license/activate', { licenseKey: license['key'], fingerprint: 'fp' }) as unknown as { instance: { id: string } };
-    for (const id of [product['id'], plan['id'], customer['id'], license['id'], generator['id'], apiKey['id'], order['id'], instance.id] as string[]) (known[id.slice(0, 3)] ??= []).push(id);
+    for (const id of [product['id'], plan['id'], customer['id'], license['id'], generator['id'], apiKey['id'], order['id'], instance.id, (JSON.parse(job) as { id: string }).id] as string[]) (known[id.slice(0, 3)] ??= []).push(id);
     (known['licenseKey'] ??= []).push(license['key'] as string);
   }
   known['kid'] = (await Promise.all(['webhook', 'webhook', 'webhook'].map((purpose) => make('/signing-keys', { purpose })))).map(({ kid }) => kid as string);
@@ -132,7 +133,8 @@ function valueFor(schema: Schema, g: GeneratorValue, name = ''): unknown {
       return Object.fromEntries([...fields, ...more]);
     }
     case 'array': return Array.from({ length: pick(g, [0, 1, 1, 2, 3, 200]) }, () => (chance(g, 5) ? hostile(g) : valueFor(schema.items ?? {}, g, name))).slice(0, 200);
-    case 'integer': return chance(g, 70) ? g(fc.integer, { min: schema.minimum ?? -1, max: schema.maximum ?? 10_000 }) : g(fc.maxSafeInteger);
+    // As many licenses would be made.
+    case 'integer': return name === 'count' ? g(fc.integer, { min: -1, max: 3 }) : chance(g, 70) ? g(fc.integer, { min: schema.minimum ?? -1, max: schema.maximum ?? 10_000 }) : g(fc.maxSafeInteger);
     case 'number': return g(fc.double);
     case 'boolean': return g(fc.boolean);
     case 'null': return null;
@@ -159,12 +161,13 @@ function requestFrom(g: GeneratorValue): { method: string; path: string; headers
   const { method, path: pattern, operation } = pick(g, conformance.operations);
   const parameters = (operation['parameters'] as unknown as Schema[]).filter((one) => !one.$ref);
   const path = pattern.replaceAll(/\{(\w+)\}/g, (_, name: string) => {
-    const prefix = name === 'instanceId' ? 'act' : { products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', 'api-keys': 'key', 'signing-keys': 'kid', environments: 'environment' }[pattern.split('/')[1] ?? ''] ?? 'lic';
+    const prefix = name === 'instanceId' ? 'act' : { products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', jobs: 'job', 'api-keys': 'key', 'signing-keys': 'kid', environments: 'environment' }[pattern.split('/')[1] ?? ''] ?? 'lic';
     return chance(g, 80) ? pick(g, known[prefix] as string[]) : inUrl(g, hostile(g));
   });
+  const isFile = 'text/csv' in ((operation['requestBody'] as { content?: object } | undefined)?.content ?? {});
   const query = parameters.filter((one) => one.in === 'query' && chance(g, 40)).map((one) => `${one.name}=${inUrl(g, valueFor(one.schema ?? {}, g, one.name))}`);
   if (chance(g, 6)) query.push(pick(g, ['limit=1&limit=2', '__proto__=1', 'constructor[prototype][x]=1', 'a[]=1', '&&&', '=', '==', 'limit', 'limit=&', 'q=%', 'sort[$gt]=', 'toString=1', 'q=a&q=b', 'status=active&status=', '%00=1', '?', `q=${'x'.repeat(8000)}`]));
-  return { method: chance(g, 3) ? pick(g, ['PUT', 'OPTIONS', 'HEAD', 'TRACE', 'PROPFIND', 'DELETE', 'POST', 'GET', 'QUERY']) : method, path: path + (query.length ? `?${query.join('&')}` : ''), headers: headersFrom(g), body: bodyFrom(g, method, operation['requestBody'] as never) };
+  return { method: chance(g, 3) ? pick(g, ['PUT', 'OPTIONS', 'HEAD', 'TRACE', 'PROPFIND', 'DELETE', 'POST', 'GET', 'QUERY']) : method, path: path + (query.length ? `?${query.join('&')}` : ''), headers: { ...headersFrom(g), ...(isFile && chance(g, 90) && { 'content-type': 'text/csv' }) }, body: isFile ? fileFrom(g) : bodyFrom(g, method, operation['requestBody'] as never) };
 }
 
 function headersFrom(g: GeneratorValue): Record<string, string> {
@@ -179,6 +182,13 @@ function headersFrom(g: GeneratorValue): Record<string, string> {
     ...(chance(g, 3) && { 'content-encoding': pick(g, ['gzip', 'br', 'identity', 'x', '']) }),
     ...(chance(g, 3) && { 'request-id': text(), traceparent: text(), accept: text(), 'x-forwarded-for': text(), range: 'bytes=0-1', expect: '' }),
   };
+}
+
+function fileFrom(g: GeneratorValue): string {
+  const delimiter = pick(g, [',', ';', '\t']);
+  const cell = () => (chance(g, 40) ? pick(g, known['licenseKey'] as string[]) : chance(g, 50) ? `ada${g(fc.nat, 12)}@example.com` : pick(g, hostileTexts).slice(0, 500).toWellFormed());
+  const rows = Array.from({ length: g(fc.nat, 5) }, () => Array.from({ length: chance(g, 90) ? 2 : g(fc.nat, 4) }, cell).join(delimiter));
+  return [chance(g, 90) ? `licenseKey${delimiter}customerEmail` : pick(g, hostileTexts).toWellFormed(), ...rows].join(pick(g, ['\n', '\r\n', '\r']));
 }
 
 function bodyFrom(g: GeneratorValue, method: string, described: { content?: Record<string, { schema: Schema }> } | undefined): string | Buffer | undefined {

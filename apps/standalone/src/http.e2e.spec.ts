@@ -468,6 +468,32 @@ describe('The API as it is described', () => {
     await refused('VALIDATION_FAILED', 'GET', '/sweeps?cursor=nonsense');
   });
 
+  it('does bulk work in the background, and tells what has come of it', async () => {
+    const { product, customer, license, path } = await aLicense();
+    const generator = await done(201, 'POST', '/generators', { name: 'Many', productId: product.id, keyFormat: { kind: 'uuid' } });
+    const batch = await done(202, 'POST', `/generators/${generator.id}/batches`, { count: 3 });
+    const file = { as: root, headers: { 'content-type': 'text/csv' }, body: `licenseKey,customerEmail\n${String(license.key)},${product.id}@example.com\nx,y@example.com` };
+    const imported = await call('POST', '/imports?dryRun=true', file);
+    expect({ status: imported.status, location: imported.headers['location'] }).toEqual({ status: 202, location: `/jobs/${imported.json.id}` });
+    for (const { id: jobId } of [batch, imported.json]) expect((await call('GET', `/jobs/${jobId}/events`)).text).toMatch('event: end\n');
+    expect(await done(200, 'GET', `/jobs/${batch.id}`)).toMatchObject({ kind: 'batch', state: 'completed', done: 3, total: 3, failed: 0 });
+    expect(await done(200, 'GET', `/jobs/${imported.json.id}/result`)).toMatchObject({ data: [{ outcome: 'unchanged', licenseId: license.id, customerId: customer.id }, { outcome: 'failed', code: 'LICENSE_NOT_FOUND' }] });
+    expect(await done(200, 'GET', '/jobs?state=completed&kind=batch&sort=-createdAt&limit=1')).toMatchObject({ data: [{ id: batch.id }] });
+    const asCsv = { headers: { accept: 'text/csv' } };
+    expect((await call('GET', `/jobs/${batch.id}/result`, asCsv)).text.split('\r\n')).toHaveLength(5);
+    await refused('KEYS_ALREADY_DOWNLOADED', 'GET', `/jobs/${batch.id}/result`, undefined, asCsv);
+    await refused('INVALID_TRANSITION', 'POST', `/jobs/${batch.id}/cancel`);
+    const long = await done(202, 'POST', `/generators/${generator.id}/batches`, { count: 5_000 });
+    await refused('JOB_NOT_FINISHED', 'GET', `/jobs/${long.id}/result`);
+    expect(await done(200, 'POST', `/jobs/${long.id}/cancel`)).toMatchObject({ state: 'cancelled' });
+    for (const [method, what] of [['GET', ''], ['GET', '/events'], ['GET', '/result'], ['POST', '/cancel']] as const) await refused('JOB_NOT_FOUND', method, `/jobs/${id('job')}${what}`);
+    await refused('GENERATOR_NOT_FOUND', 'POST', `/generators/${id('gen')}/batches`, { count: 1 });
+    await refused('VALIDATION_FAILED', 'GET', '/jobs?state=over');
+    await refused('UNSUPPORTED_MEDIA_TYPE', 'POST', '/imports', {});
+    expect(JSON.parse((await call('GET', `/licenses/export?q=${String(license.key)}`)).text)).toEqual([await done(200, 'GET', path)]);
+    expect((await call('GET', `/licenses/export?format=csv&customerId=${customer.id}`)).text.split('\r\n')).toHaveLength(3);
+  });
+
   it('answers a repeated Idempotency-Key with the first answer', async () => {
     const headers = { 'idempotency-key': 'order-1' };
     const first = await call('POST', '/products', { body: { name: 'Once' }, headers });

@@ -2,6 +2,7 @@ export * from './access.ts';
 export * from './appliance.ts';
 export * from './catalog.ts';
 export * from './fields.ts';
+export * from './jobs.ts';
 export * from './license.ts';
 export * from './message.ts';
 export * from './signing.ts';

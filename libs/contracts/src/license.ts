@@ -129,9 +129,10 @@ export const licenseFilters = {
 };
 const licenseSorts = ['key', 'product', 'customer', 'status', 'activations', 'expiresAt', 'createdAt'] as const;
 export type LicenseSort = (typeof licenseSorts)[number];
+export const licenseSort = optional(oneOf(...licenseSorts, ...licenseSorts.map((field) => `-${field}` as const)));
 export class ListLicenses extends query('license.list', {
   ...licenseFilters,
-  sort: optional(oneOf(...licenseSorts, ...licenseSorts.map((field) => `-${field}` as const))),
+  sort: licenseSort,
   ...paging,
 }, pageOf(LicenseView)) {}
 

@@ -45,3 +45,6 @@ export {
   type Bucket, type Day, type Reading,
 } from './usage/reading.ts';
 export { SWEEP_ABANDONED_SECONDS, Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger, type Transitions } from './sweep/sweep.ts';
+export {
+  Job, jobStates, jobView, MAXIMUM_BATCH, rowCommandId, rowLicenseId, type JobCommand, type JobEvent, type JobKind, type JobPhase, type JobState, type JobWork,
+} from './job/job.ts';

@@ -16,6 +16,7 @@ export type CustomerId = Id<'cus'>;
 export type OrderId = Id<'ord'>;
 export type GeneratorId = Id<'gen'>;
 export type ApiKeyId = Id<'key'>;
+export type JobId = Id<'job'>;
 export type DirectiveId = Id<'dir'>;
 
 /** For JSON Schema and for a look before a stream is read. */

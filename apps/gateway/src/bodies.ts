@@ -1,6 +1,7 @@
 import { isUtf8 } from 'node:buffer';
 import { refuse } from '@keyledger/kernel';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FileType } from './operation.ts';
 import { pointerTo } from './problems.ts';
 
 /** Depth a body may nest to; deeper ones are attacks, not requests. */
@@ -9,27 +10,51 @@ const maxDepth = 32;
 /**
  * JSON as this API accepts it: valid UTF-8 and nothing else (RFC 8259 §8.1), uncompressed, no NUL and no half surrogate pair in any string
  * (PostgreSQL could not store them), no `__proto__`, no number beyond what a double holds, no absurd nesting. An empty body is none.
+ * A file is text in UTF-8, and read by whoever asked for it.
  */
-export function acceptJson(fastify: FastifyInstance): void {
+export function acceptBodies(fastify: FastifyInstance): void {
   fastify.removeAllContentTypeParsers();
-  fastify.addContentTypeParser('application/json', { parseAs: 'buffer' }, ({ headers }, body: Buffer, done) => {
+  accept(fastify, 'application/json', undefined, readJson);
+  for (const [type, bodyLimit] of Object.entries(fileLimits)) accept(fastify, type as FileType, bodyLimit, readText);
+}
+
+/** Larger than other bodies, and only where a file is asked for. */
+const fileLimits: Readonly<Record<FileType, number>> = { 'text/csv': 16 * 1024 * 1024 };
+
+function accept(fastify: FastifyInstance, type: FileType | 'application/json', bodyLimit: number | undefined, read: (body: Buffer) => unknown): void {
+  fastify.addContentTypeParser(type, { parseAs: 'buffer', ...(bodyLimit !== undefined && { bodyLimit }) }, (request, body: Buffer, done) => {
     let value: unknown;
     try {
-      requirePlain(headers);
+      requirePlain(request.headers);
       value = body.length === 0 ? undefined : read(body);
     } catch (error) {
       return done(error as Error);
     }
     done(null, value);
   });
+  // Before it is read: nobody has 16 MiB read where that is none of the route's.
+  if (bodyLimit === undefined) return;
+  fastify.addHook('preParsing', ({ headers, routeOptions: { config: { operation } } }, _reply, _payload, done) => {
+    const given = typeOf(headers);
+    const wanted = operation?.file ?? 'application/json';
+    const isOther = operation && operation.method !== 'GET' && given !== undefined && given !== wanted && (given === type || wanted === type);
+    done(isOther ? refuse('UNSUPPORTED_MEDIA_TYPE', `The body must be ${wanted}`) : null);
+  });
 }
+
+const typeOf = ({ 'content-type': type }: FastifyRequest['headers']): string | undefined => type?.split(';', 1)[0]?.trim().toLowerCase();
 
 function requirePlain({ 'content-encoding': encoding, 'content-type': type = '' }: FastifyRequest['headers']): void {
   if (encoding !== undefined && encoding !== 'identity') throw refuse('UNSUPPORTED_MEDIA_TYPE', 'Content-Encoding is not supported: send the body as it is');
-  if (type.length > 'application/json'.length && /charset=(?!"?utf-8\b)/i.test(type)) throw refuse('UNSUPPORTED_MEDIA_TYPE', 'JSON is always UTF-8');
+  if (type.length > 'text/csv'.length && /charset=(?!"?utf-8\b)/i.test(type)) throw refuse('UNSUPPORTED_MEDIA_TYPE', 'The body must be UTF-8');
 }
 
-function read(body: Buffer): unknown {
+function readText(body: Buffer): string {
+  if (!isUtf8(body)) throw refuse('VALIDATION_FAILED', 'The file is not valid UTF-8');
+  return body.toString('utf8');
+}
+
+function readJson(body: Buffer): unknown {
   if (!isUtf8(body)) throw refuse('MALFORMED_JSON', 'The body is not valid UTF-8');
   const text = body.toString('utf8');
   const value = parse(text);

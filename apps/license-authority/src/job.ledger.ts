@@ -1,0 +1,124 @@
+import { Injectable } from '@nestjs/common';
+import type { ImportRow, JobResult } from '@keyledger/contracts';
+import type { JobId, JsonObject } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { StateDatabases, type Database, type Migration } from '@keyledger/read-models';
+
+/**
+ * How far jobs have come, and who is at it: rows, because it is observed and changes all the time. A job has a row until it is over. The rows of
+ * an import are kept sealed until then; what has come of rows stays, and holds no key and nothing personal. Times are milliseconds since 1970.
+ */
+export const jobTables: Migration = {
+  name: 'authority-2-jobs',
+  async up({ run }) {
+    await run('create table authority_jobs (id text primary key, queued_at bigint not null, worker text, alive_at bigint not null, done bigint not null, failed bigint not null, attempts bigint not null)');
+    await run('create table authority_job_input (job_id text not null, chunk bigint not null, sealed text not null, primary key (job_id, chunk))');
+    await run('create table authority_job_results (job_id text not null, chunk bigint not null, results text not null, primary key (job_id, chunk))');
+  },
+};
+
+export interface Progress {
+  readonly done: number;
+  readonly failed: number;
+}
+export interface Waiting extends Progress {
+  readonly id: JobId;
+  readonly queuedAt: number;
+}
+
+/** Whoever is silent for that long has died; it shows life three times as often. */
+const ABANDONED_MS = 15_000;
+export const SIGN_OF_LIFE_MS = ABANDONED_MS / 3;
+/** More than that fail at the same place only if it is no accident. */
+const MAX_ATTEMPTS = 5;
+
+/** The tables of jobs, in the environment of the current message. */
+@Injectable()
+export class JobLedger {
+  constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
+
+  /** Before the job itself: a row whose job never comes is cleared away, a job without a row would be forgotten. */
+  async add(jobId: JobId): Promise<void> {
+    await this.#here().run('insert into authority_jobs (id, queued_at, alive_at, done, failed, attempts) values (?, ?, 0, 0, 0, 0) on conflict (id) do nothing', [jobId, Date.now()]);
+  }
+
+  async stage(jobId: JobId, chunk: number, rows: readonly ImportRow[]): Promise<void> {
+    if (chunk === 0) await this.add(jobId);
+    const sealer = await this.keyrings.here().prepare([jobId], true);
+    const sealed = sealer.seal(jobId, { rows: rows as unknown as readonly JsonObject[] });
+    await this.#here().run('insert into authority_job_input (job_id, chunk, sealed) values (?, ?, ?) on conflict (job_id, chunk) do nothing', [jobId, chunk, sealed]);
+  }
+
+  async staged(jobId: JobId, chunk: number): Promise<readonly ImportRow[]> {
+    const { rows: [row] } = await this.#here().run<{ sealed: string }>('select sealed from authority_job_input where job_id = ? and chunk = ?', [jobId, chunk]);
+    if (!row) throw new Error(`${jobId} has no chunk ${chunk}`);
+    const sealer = await this.keyrings.here().prepare([jobId]);
+    return sealer.open(jobId, row.sealed)?.['rows'] as unknown as readonly ImportRow[];
+  }
+
+  /** Of those that are not over. */
+  async progress(jobIds: readonly JobId[]): Promise<ReadonlyMap<JobId, Progress>> {
+    if (jobIds.length === 0) return new Map();
+    const { rows } = await this.#here().run<Progress & { id: JobId }>(`select id, done, failed from authority_jobs where id in (${jobIds.map(() => '?').join(', ')})`, jobIds);
+    return new Map(rows.map(({ id, done, failed }) => [id, { done, failed }]));
+  }
+
+  /** Those that nobody is at, the oldest first. */
+  async waiting(limit: number): Promise<readonly Waiting[]> {
+    const { rows } = await this.#here().run<Waiting>(
+      'select id, queued_at as "queuedAt", done, failed from authority_jobs where worker is null or alive_at < ? order by queued_at, id limit ?', [Date.now() - ABANDONED_MS, limit]);
+    return rows;
+  }
+
+  /** False when somebody else was quicker. */
+  async claim(jobId: JobId, worker: string): Promise<boolean> {
+    const now = Date.now();
+    const { changes } = await this.#here().run(
+      'update authority_jobs set worker = ?, alive_at = ? where id = ? and (worker is null or alive_at < ?)', [worker, now, jobId, now - ABANDONED_MS]);
+    return changes === 1;
+  }
+
+  async showLife(jobId: JobId, worker: string): Promise<void> {
+    await this.#here().run('update authority_jobs set alive_at = ? where id = ? and worker = ?', [Date.now(), jobId, worker]);
+  }
+
+  /** So that nobody has to wait until it is taken for dead. `stumbled`: it could not go on; true once that has happened too often. */
+  async release(jobId: JobId, worker: string, stumbled = false): Promise<boolean> {
+    const { rows: [row] } = await this.#here().run<{ attempts: number }>(
+      'update authority_jobs set worker = null, alive_at = 0, attempts = attempts + ? where id = ? and worker = ? returning attempts', [stumbled ? 1 : 0, jobId, worker]);
+    return Number(row?.attempts ?? 0) >= MAX_ATTEMPTS;
+  }
+
+  /** For the only process there is: whoever was at something is no more. */
+  async releaseAll(): Promise<void> {
+    if (this.#here().dialect === 'sqlite') await this.#here().run('update authority_jobs set worker = null, alive_at = 0 where worker is not null');
+  }
+
+  /** What a chunk has come to, with how far that is, all or nothing. False when the job is somebody else's by now. */
+  async save(jobId: JobId, worker: string, chunk: number, results: readonly JobResult[], { done, failed }: Progress): Promise<boolean> {
+    const database = this.#here();
+    return database.transaction(async (sql) => {
+      const updated = await sql.updateTable('authority_jobs').set({ done, failed, attempts: 0, alive_at: Date.now() }).where('id', '=', jobId).where('worker', '=', worker).executeTakeFirst();
+      if (Number(updated.numUpdatedRows) !== 1) return false;
+      if (results.length > 0) {
+        await sql.insertInto('authority_job_results').values({ job_id: jobId, chunk, results: JSON.stringify(results) }).onConflict((conflict) => conflict.doNothing()).execute();
+      }
+      return true;
+    });
+  }
+
+  async results(jobId: JobId, fromChunk: number, toChunk: number): Promise<readonly JobResult[]> {
+    const { rows } = await this.#here().run<{ results: string }>(
+      'select results from authority_job_results where job_id = ? and chunk >= ? and chunk <= ? order by chunk', [jobId, fromChunk, toChunk]);
+    return rows.flatMap(({ results }) => JSON.parse(results) as JobResult[]);
+  }
+
+  /** It is over, or never began. */
+  async end(jobId: JobId): Promise<void> {
+    await this.#here().batch([{ sql: 'delete from authority_job_input where job_id = ?', params: [jobId] }, { sql: 'delete from authority_jobs where id = ?', params: [jobId] }]);
+  }
+
+  #here(): Database {
+    return this.databases.here();
+  }
+}

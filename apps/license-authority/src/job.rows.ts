@@ -1,0 +1,99 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Injectable } from '@nestjs/common';
+import { FindCustomers, ROWS_PER_CHUNK, type ImportRow, type JobResult } from '@keyledger/contracts';
+import { issued, License, normaliseEmail, rowCommandId, rowLicenseId, type JobState, type JobWork, type LicenseCommand } from '@keyledger/domain';
+import { context, Refusal, refuse, runIn, type CustomerId, type LicenseId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { MessageClient } from '@keyledger/messaging';
+import { JobLedger } from './job.ledger.ts';
+import { LicenseKeys } from './keys.ts';
+import { Licenses } from './streams.ts';
+
+/** Some ten milliseconds of everybody's time; then a rest for those who ask for something right now. */
+const ROWS_AT_ONCE = 50;
+const LONGEST_REST_MS = 10;
+
+type Work<K extends JobWork['kind']> = JobWork & { readonly kind: K };
+type Outcome = Omit<JobResult, 'row'>;
+
+/** Does rows of jobs. Each is a command of its own, with an id that is the row's, so to do it again changes nothing. */
+@Injectable()
+export class JobRows {
+  constructor(
+    private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly keyrings: Keyrings, private readonly messages: MessageClient, private readonly ledger: JobLedger,
+  ) {}
+
+  /** All rows of a chunk. `again`: somebody may have done some of them before. */
+  async doChunk(job: JobState, chunk: number, again: boolean): Promise<readonly JobResult[]> {
+    const first = chunk * ROWS_PER_CHUNK + 1;
+    const rows = Array.from({ length: Math.min(ROWS_PER_CHUNK, job.total - first + 1) }, (_, n) => first + n);
+    const outcomeOf = job.work.kind === 'batch' ? await this.#issuing(job, job.work, rows) : await this.#assigning(job, job.work, chunk);
+    const results: JobResult[] = [];
+    for (let from = 0; from < rows.length; from += ROWS_AT_ONCE) {
+      const startedMs = performance.now();
+      results.push(...await Promise.all(rows.slice(from, from + ROWS_AT_ONCE).map(async (row) => ({ row, ...await this.#asRow(job, row, again, () => outcomeOf(row)) }))));
+      await sleep(Math.min(performance.now() - startedMs, LONGEST_REST_MS));
+    }
+    return results;
+  }
+
+  /** In the name of who asked for the job. What is refused is the row's fault; anything else is not. */
+  async #asRow(job: JobState, row: number, retry: boolean, work: () => Promise<Outcome>): Promise<Outcome> {
+    const { environment, now } = context();
+    const own = { environment, now, actor: { ...job.by, permissions: [] }, commandId: rowCommandId(job.id, row), commandAt: job.createdAt, correlationId: job.id, retry };
+    try {
+      return await runIn(own, work);
+    } catch (error) {
+      if (!(error instanceof Refusal) || error.status >= 500) throw error;
+      return { ...nothing, outcome: 'failed', code: error.code, detail: error.message };
+    }
+  }
+
+  async #issuing(job: JobState, { productId, generatorId, planId, keyFormat, terms }: Work<'batch'>, rows: readonly number[]) {
+    const { environment } = context();
+    await this.keyrings.here().prepare(rows.map((row) => rowLicenseId(job, row)), true);
+    return async (row: number): Promise<Outcome> => {
+      const licenseId = rowLicenseId(job, row);
+      const command: LicenseCommand = { type: 'Issue', licenseId, productId, generatorId, planId, environment, terms, key: this.keys.make(keyFormat) };
+      await this.licenses.create(licenseId, command, () => undefined);
+      // Nobody has asked for it yet, and others are asked for all the time.
+      this.licenses.forget(licenseId);
+      return { ...nothing, outcome: 'issued', licenseId };
+    };
+  }
+
+  async #assigning(job: JobState, { dryRun }: Work<'import'>, chunk: number) {
+    const rows = await this.ledger.staged(job.id, chunk);
+    const { data } = await this.messages.send(FindCustomers, { emails: [...new Set(rows.filter(({ fault }) => fault === undefined).map(({ customerEmail }) => normaliseEmail(customerEmail)))] });
+    const customers = new Map(data.map(({ email, customerId }) => [email, customerId]));
+    return (row: number): Promise<Outcome> => {
+      const read = rows[row - 1 - chunk * ROWS_PER_CHUNK];
+      if (!read) throw new Error(`${job.id} has no row ${row}`);
+      return this.#assign(read, customers, dryRun);
+    };
+  }
+
+  async #assign({ licenseKey, customerEmail, fault }: ImportRow, customers: ReadonlyMap<string, CustomerId>, dryRun: boolean): Promise<Outcome> {
+    if (fault !== undefined) throw refuse('VALIDATION_FAILED', fault);
+    const keyHash = this.keys.hashOf(licenseKey);
+    const licenseId = await this.keys.find(keyHash);
+    // What is known of a key may be outdated; the license itself is asked.
+    if (!licenseId || !(await this.#bears(licenseId, keyHash))) throw refuse('LICENSE_NOT_FOUND', 'There is no license with this key');
+    const customerId = customers.get(normaliseEmail(customerEmail));
+    if (!customerId) throw refuse('CUSTOMER_NOT_FOUND', 'There is no customer with this e-mail address');
+    const command: LicenseCommand = { type: 'Assign', customerId };
+    const { now } = context();
+    const changes = dryRun
+      ? await this.licenses.load(licenseId, (state) => License.decide(state, command, now).length)
+      : await this.licenses.run(licenseId, command, (_state, _revision, { length }) => length);
+    // Of a row that is done again nobody knows whether it was so before the job, or by it.
+    const isOwn = changes > 0 || (!dryRun && context().retry === true);
+    return { ...nothing, outcome: isOwn ? 'assigned' : 'unchanged', licenseId, customerId };
+  }
+
+  #bears(licenseId: LicenseId, hash: string): Promise<boolean> {
+    return this.licenses.load(licenseId, (state) => issued(state).keyHash === hash);
+  }
+}
+
+const nothing = { code: null, detail: null, licenseId: null, customerId: null } as const;

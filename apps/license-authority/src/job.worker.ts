@@ -1,0 +1,133 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Injectable } from '@nestjs/common';
+import { ROWS_PER_CHUNK } from '@keyledger/contracts';
+import { Job, type JobCommand, type JobEvent, type JobState } from '@keyledger/domain';
+import { Aggregates, EventStores } from '@keyledger/event-store';
+import { Clock, environments, newCommandId, Refusal, runIn, systemContext, type JobId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Log } from '@keyledger/observability';
+import { Stopping } from '@keyledger/process';
+import { JobLedger, SIGN_OF_LIFE_MS, type Progress, type Waiting } from './job.ledger.ts';
+import { JobRows } from './job.rows.ts';
+
+/** The streams of jobs. */
+export class Jobs extends Aggregates<JobState | null, JobCommand, JobEvent> {
+  constructor(events: EventStores, keyrings: Keyrings) {
+    super(Job, events, keyrings);
+  }
+}
+
+/** Of one environment, in one process: a short job need not wait for a long one. */
+const JOBS_AT_ONCE = 2;
+/** For what other processes have taken in, or left behind. */
+const LOOK_EVERY_MS = 2_000;
+const LOOKED_AT = 100;
+const AGAIN_AFTER_MS = 1_000;
+/** A file that was sent only in part. */
+const UNFINISHED_MS = 86_400_000;
+
+/**
+ * Works through jobs, chunk by chunk. A job is whoever's has claimed its row and shows life; what a chunk has come to and how far that is are saved
+ * together. Who takes over does the last chunk again, which changes nothing, because each row is the same command.
+ */
+@Injectable()
+export class JobWorker {
+  readonly #name = newCommandId();
+  readonly #atWork = new Map<JobId, { readonly environment: string; readonly work: Promise<void> }>();
+  readonly #looking = new Map<string, Promise<void>>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    private readonly jobs: Jobs, private readonly ledger: JobLedger, private readonly rows: JobRows, private readonly clock: Clock, private readonly log: Log, private readonly stopping: Stopping,
+  ) {}
+
+  async begin(): Promise<void> {
+    for (const environment of environments) await this.#as(environment, () => this.ledger.releaseAll());
+    this.#timer = setInterval(() => environments.forEach((environment) => this.look(environment)), LOOK_EVERY_MS).unref();
+    for (const environment of environments) this.look(environment);
+  }
+
+  async end(): Promise<void> {
+    clearInterval(this.#timer);
+    await Promise.all([...this.#looking.values(), ...[...this.#atWork.values()].map(({ work }) => work)]);
+  }
+
+  /** There may be something to do. */
+  look(environment: string): void {
+    if (this.#timer === undefined || this.stopping.signal.aborted) return;
+    const before = this.#looking.get(environment) ?? Promise.resolve();
+    const look = before.then(() => this.#lookAround(environment)).catch((error: unknown) => this.log.warn({ err: error, environment }, 'jobs cannot be looked for; it is tried again'));
+    this.#looking.set(environment, look);
+  }
+
+  async #lookAround(environment: string): Promise<void> {
+    for (const waiting of await this.#as(environment, () => this.ledger.waiting(LOOKED_AT))) {
+      if ([...this.#atWork.values()].filter((own) => own.environment === environment).length >= JOBS_AT_ONCE) return;
+      if (this.#atWork.has(waiting.id) || !(await this.#as(environment, () => this.#mayBegin(waiting)))) continue;
+      const work = this.#work(environment, waiting).finally(() => {
+        this.#atWork.delete(waiting.id);
+        this.look(environment);
+      });
+      this.#atWork.set(waiting.id, { environment, work });
+    }
+  }
+
+  /** The row of a job that is over, or of a file that was never sent to its end, goes. */
+  async #mayBegin({ id, queuedAt }: Waiting): Promise<boolean> {
+    const { state } = await this.jobs.load(id);
+    const isOver = state ? state.finishedAt !== null : Date.now() - queuedAt > UNFINISHED_MS;
+    if (isOver) await this.ledger.end(id);
+    return state !== null && !isOver && this.ledger.claim(id, this.#name);
+  }
+
+  async #work(environment: string, { id, ...progress }: Waiting): Promise<void> {
+    const alive = setInterval(() => void this.#as(environment, () => this.ledger.showLife(id, this.#name)).catch(() => undefined), SIGN_OF_LIFE_MS);
+    try {
+      await this.#through(environment, id, progress);
+    } catch (error) {
+      await this.#stumbled(environment, id, error).catch((another: unknown) => this.log.warn({ err: another, jobId: id }, 'a job could not be given back; it is taken over later'));
+    } finally {
+      clearInterval(alive);
+    }
+  }
+
+  async #through(environment: string, id: JobId, { done, failed }: Progress): Promise<void> {
+    const { state, events } = await this.#as(environment, () => this.jobs.run(id, { type: 'Start' }));
+    let job = state as JobState;
+    for (let again = events.length === 0; done < job.total && job.state === 'running'; again = false) {
+      if (this.stopping.signal.aborted) return void await this.#as(environment, () => this.ledger.release(id, this.#name));
+      const chunk = Math.floor(done / ROWS_PER_CHUNK);
+      const results = await this.#as(environment, () => this.rows.doChunk(job, chunk, again));
+      done += results.length;
+      failed += results.filter(({ outcome }) => outcome === 'failed').length;
+      // What went well with a row of a batch can be said without having been written down.
+      const kept = job.work.kind === 'batch' ? results.filter(({ outcome }) => outcome === 'failed') : results;
+      if (!(await this.#as(environment, () => this.ledger.save(id, this.#name, chunk, kept, { done, failed })))) return;
+      job = await this.#as(environment, async () => (await this.jobs.load(id)).state as JobState);
+    }
+    await this.#finish(environment, id, { type: 'Finish', outcome: 'completed', done, failed });
+  }
+
+  /** Where somebody cannot be asked just now it goes on as soon as that is over; what goes wrong again and again ends the job. */
+  async #stumbled(environment: string, id: JobId, error: unknown): Promise<void> {
+    const isPassing = error instanceof Refusal && error.status === 503;
+    if (!isPassing) this.log.error({ err: error, jobId: id }, 'a job stumbled');
+    if (!this.stopping.signal.aborted) await sleep(AGAIN_AFTER_MS, undefined, { signal: this.stopping.signal }).catch(() => undefined);
+    const isHopeless = await this.#as(environment, () => this.ledger.release(id, this.#name, !isPassing));
+    if (!isHopeless) return;
+    const { done, failed } = (await this.#as(environment, () => this.ledger.progress([id]))).get(id) ?? { done: 0, failed: 0 };
+    await this.#finish(environment, id, { type: 'Finish', outcome: 'failed', done, failed, detail: 'Something went wrong here again and again; the log of the license-authority says what' });
+  }
+
+  async #finish(environment: string, id: JobId, outcome: JobCommand & { type: 'Finish' }): Promise<void> {
+    await this.#as(environment, async () => {
+      await this.jobs.run(id, outcome);
+      await this.ledger.end(id);
+    });
+  }
+
+  async #as<T>(environment: string, work: () => Promise<T>): Promise<T> {
+    await this.clock.current?.(environment);
+    return runIn(systemContext(environment, this.clock.now(environment)), work);
+  }
+}

@@ -1,0 +1,119 @@
+import {
+  derivedId, eventId, refuse, type Aggregate, type EventOrigin, type GeneratorId, type Instant, type JobId, type LicenseId, type PlanId, type ProductId,
+} from '@keyledger/kernel';
+import type { KeyFormat } from '../license-key.ts';
+import type { Terms } from '../license/terms.ts';
+
+/**
+ * What is done row by row. All that a batch makes of its rows is fixed when it is asked for, so that its last license is like its first one;
+ * the rows of an import are personal data and lie elsewhere, sealed, until it is over.
+ */
+export type JobWork =
+  | { readonly kind: 'batch'; readonly productId: ProductId; readonly generatorId: GeneratorId; readonly planId: PlanId | null; readonly keyFormat: KeyFormat; readonly terms: Partial<Terms> }
+  | { readonly kind: 'import'; readonly dryRun: boolean };
+export type JobKind = JobWork['kind'];
+export const jobStates = ['queued', 'running', 'completed', 'failed', 'cancelled'] as const;
+export type JobPhase = (typeof jobStates)[number];
+
+/** null before it was asked for. How far a job has come is no event: only what it has come to is. */
+export type JobState = Readonly<{
+  id: JobId; work: JobWork; state: JobPhase; total: number;
+  /** Who asked for it: its rows are that caller's doing. */
+  by: EventOrigin['actor'];
+  createdAt: Instant; startedAt: Instant | null;
+  /** With the numbers of the end. A cancelled job has none as long as the row that it was at is not done. */
+  finishedAt: Instant | null; done: number; failed: number; detail: string | null;
+  keysTakenAt: Instant | null;
+}>;
+
+interface Outcome {
+  /** Rows worked through, those that failed among them. */
+  readonly done: number;
+  readonly failed: number;
+  /** Why it could not go on. */
+  readonly detail?: string;
+}
+
+export type JobCommand =
+  | { readonly type: 'Queue'; readonly jobId: JobId; readonly work: JobWork; readonly total: number }
+  | { readonly type: 'Start' }
+  | { readonly type: 'Cancel' }
+  | ({ readonly type: 'Finish'; readonly outcome: 'completed' | 'failed' } & Outcome)
+  | { readonly type: 'TakeKeys' };
+
+export type JobEvent =
+  | { readonly type: 'JobQueued'; readonly jobId: JobId; readonly work: JobWork; readonly total: number }
+  | { readonly type: 'JobStarted' }
+  | { readonly type: 'JobCancelled' }
+  /** Always the end, whatever it has come to: all that there is to tell anybody else. */
+  | ({ readonly type: 'JobFinished'; readonly outcome: 'completed' | 'failed' | 'cancelled'; readonly kind: JobKind; readonly total: number } & Outcome)
+  | { readonly type: 'JobKeysTaken' };
+
+/** As many as one job takes. */
+export const MAXIMUM_BATCH = 100_000;
+
+/** Bulk work: a few events however many rows. */
+export const Job: Aggregate<JobState | null, JobCommand, JobEvent> = {
+  category: 'job',
+  stateVersion: 1,
+  shapes: { JobQueued: { schema: 1 }, JobStarted: { schema: 1 }, JobCancelled: { schema: 1 }, JobFinished: { schema: 1 }, JobKeysTaken: { schema: 1 } },
+  initial: () => null,
+
+  decide(job, command) {
+    if (command.type === 'Queue') return job ? [] : [{ type: 'JobQueued', jobId: command.jobId, work: command.work, total: command.total }];
+    if (!job) throw refuse('JOB_NOT_FOUND');
+    switch (command.type) {
+      case 'Start': return job.state === 'queued' ? [{ type: 'JobStarted' }] : [];
+      case 'Cancel': return cancel(job);
+      case 'Finish': return finish(job, command);
+      case 'TakeKeys': return takeKeys(job);
+    }
+  },
+
+  evolve(job, event, { at, actor }) {
+    if (event.type === 'JobQueued') {
+      const { jobId: id, work, total } = event;
+      return { id, work, total, by: actor, state: 'queued', createdAt: at, startedAt: null, finishedAt: null, done: 0, failed: 0, detail: null, keysTakenAt: null };
+    }
+    if (!job) return null;
+    switch (event.type) {
+      case 'JobStarted': return { ...job, state: 'running', startedAt: at };
+      case 'JobCancelled': return { ...job, state: 'cancelled' };
+      case 'JobFinished': return { ...job, state: event.outcome, finishedAt: at, done: event.done, failed: event.failed, detail: event.detail ?? null };
+      case 'JobKeysTaken': return { ...job, keysTakenAt: at };
+    }
+  },
+};
+
+function cancel({ state }: JobState): readonly JobEvent[] {
+  if (state === 'cancelled') return [];
+  if (state === 'completed' || state === 'failed') throw refuse('INVALID_TRANSITION', `The job is ${state}`, { from: state, requested: 'cancel', allowed: [] });
+  return [{ type: 'JobCancelled' }];
+}
+
+/** Whoever works on it may not have heard yet that it was cancelled. */
+function finish({ state, work: { kind }, total, finishedAt }: JobState, { outcome, done, failed, detail }: JobCommand & { type: 'Finish' }): readonly JobEvent[] {
+  if (finishedAt !== null) return [];
+  return [{ type: 'JobFinished', outcome: state === 'cancelled' ? state : outcome, kind, total, done, failed, ...(detail !== undefined && { detail }) }];
+}
+
+function takeKeys({ finishedAt, keysTakenAt }: JobState): readonly JobEvent[] {
+  if (finishedAt === null) throw refuse('JOB_NOT_FINISHED');
+  if (keysTakenAt !== null) throw refuse('KEYS_ALREADY_DOWNLOADED', 'The keys have been downloaded before; the licenses are listed like all others', { at: keysTakenAt });
+  return [{ type: 'JobKeysTaken' }];
+}
+
+/** The id of the command that a row is: whoever takes a job over says the same again, and nothing happens twice. The first row is 1. */
+export const rowCommandId = (jobId: JobId, row: number): string => eventId(jobId.slice('job_'.length), row);
+/** The license that a row of a batch makes. */
+export const rowLicenseId = ({ id, createdAt }: Pick<JobState, 'id' | 'createdAt'>, row: number): LicenseId => derivedId('lic', rowCommandId(id, row), createdAt);
+
+/** `progress` is how far it has come, as long as it is under way. */
+export function jobView(job: JobState, progress: Pick<JobState, 'done' | 'failed'> = job) {
+  const { id, work, state, total, createdAt, startedAt, finishedAt, detail, keysTakenAt } = job;
+  const { done, failed } = finishedAt === null ? progress : job;
+  return {
+    id, kind: work.kind, state, done, total, failed, createdAt, startedAt, finishedAt, resultUrl: finishedAt === null ? null : `/jobs/${id}/result`, detail,
+    ...(work.kind === 'batch' ? { productId: work.productId, generatorId: work.generatorId, keysDownloadedAt: keysTakenAt } : { dryRun: work.dryRun }),
+  };
+}
