@@ -60,12 +60,7 @@ export class VerdictCache implements View {
 
   /** An answer at once when nothing has changed since the last one. */
   find(typed: string): Found | Promise<Found> {
-    if (this.#index.isCurrent()) {
-      const name = this.#typed.get(typed);
-      const known = name?.entry.read === name?.entry.marked ? name?.entry.known : undefined;
-      if (known && hasKey(known, name?.keyHash)) return { license: known, retired: false, conclusive: true };
-    }
-    return this.#look(typed);
+    return (this.#index.isCurrent() && this.#unchanged(typed)) || this.#look(typed);
   }
 
   /**
@@ -77,11 +72,7 @@ export class VerdictCache implements View {
       const found = this.find(typed);
       return found instanceof Promise ? found.then((later) => namedBy(later, licenseId)) : namedBy(found, licenseId);
     }
-    if (this.#index.isCurrent()) {
-      const entry = this.#entries.get(licenseId);
-      if (entry?.known && entry.read === entry.marked) return entry.known;
-    }
-    return this.#byId(licenseId);
+    return (this.#index.isCurrent() && knownBy(this.#entries.get(licenseId))) || this.#byId(licenseId);
   }
 
   /** Calls with each new event of the license, until what it returns is called. */
@@ -120,15 +111,22 @@ export class VerdictCache implements View {
     for (const licenseId of changed) for (const listener of this.#watched.get(licenseId) ?? []) listener();
   }
 
+  /** What is known of the key, when everything that is marked was read. */
+  #unchanged(typed: string): Found | undefined {
+    const name = this.#typed.get(typed);
+    const known = knownBy(name?.entry);
+    return known && hasKey(known, name?.keyHash) ? { license: known, retired: false, conclusive: true } : undefined;
+  }
+
   async #byId(licenseId: LicenseId): Promise<KnownLicense> {
     await this.#index.current();
-    return (await this.#readLicense(licenseId)).known;
+    return knownBy(this.#entries.get(licenseId)) ?? (await this.#readLicense(licenseId)).known;
   }
 
   async #look(typed: string): Promise<Found> {
     try {
       await this.#index.current();
-      return await this.#read(typed);
+      return this.#unchanged(typed) ?? (await this.#read(typed));
     } catch (error) {
       const lastKnown = this.#lastKnown(typed);
       if (!lastKnown) throw error;
@@ -165,6 +163,8 @@ export class VerdictCache implements View {
     return known && hasKey(known, name?.keyHash) ? known : undefined;
   }
 }
+
+const knownBy = (entry: Entry | undefined): KnownLicense | undefined => (entry?.read === entry?.marked ? entry?.known : undefined);
 
 /** Whoever shows the key of another license, or one that was good before, is not guessing. */
 function namedBy({ license, retired, conclusive }: Found, licenseId: LicenseId): KnownLicense {

@@ -1,5 +1,6 @@
 import { hasContext, context, refuse, type Refusal } from '@keyledger/kernel';
-import { connect, createInbox, headers as newHeaders, type Msg, type MsgHdrs, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node';
+import { connect, createInbox, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node';
+import { Bundles, packed, unpacked, type Part } from './bundles.ts';
 import { isUnderway } from './server.ts';
 import { nobody, refusalEnvelope, tooLate, type Envelope, type MessageHandler, type Transport } from './transport.ts';
 
@@ -18,8 +19,10 @@ const heartbeat = { pingInterval: 500, maxPingOut: 2 } as const;
 const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100, waitOnFirstConnect: true } as const;
 const NO_RESPONDERS = 503;
 
-interface Pending {
+interface Pending extends Part {
   readonly subject: string;
+  /** Names the bundle that it was sent in. */
+  bundle?: string;
   readonly resolve: (answer: Envelope) => void;
   readonly reject: (refusal: Refusal) => void;
   readonly timer: NodeJS.Timeout;
@@ -33,11 +36,13 @@ export class NatsTransport implements Transport {
   readonly #connection: NatsConnection;
   readonly #drainLimitMs: number;
   readonly #inbox = createInbox();
-  readonly #pending = new Map<string, Pending>();
+  readonly #pending = new Map<number, Pending>();
+  readonly #requests = new Bundles<Pending>((subject, bundle) => this.#ask(subject, bundle));
+  readonly #answers = new Bundles<Part>((inbox, bundle) => this.#answer(inbox, bundle));
   readonly #served = new Map<string, { readonly queue: string; readonly handler: MessageHandler; readonly subscription: Subscription }>();
   #state: 'open' | 'draining' | 'closed' = 'open';
   #connected = true;
-  #requests = 0;
+  #sent = 0;
   #inFlight = 0;
   #drained: (() => void) | undefined;
 
@@ -63,18 +68,14 @@ export class NatsTransport implements Transport {
     if (own) return own.answer(request);
     if (this.#state === 'closed' || (this.#state === 'draining' && !isPartOfWork()) || !this.#connected) return Promise.reject(nobody(subject));
     return new Promise((resolve, reject) => {
-      const id = (this.#requests++).toString(36);
+      const id = this.#sent++;
       const timer = setTimeout(() => {
         this.#pending.delete(id);
         reject(tooLate(subject, timeoutMs));
       }, timeoutMs);
-      this.#pending.set(id, { subject, resolve, reject, timer });
-      try {
-        this.#connection.publish(subject, request.body, { reply: `${this.#inbox}.${id}`, headers: headersOf(request) });
-      } catch (error) {
-        this.#take(id);
-        reject(Object.assign(refuse('INTERNAL'), { cause: error }));
-      }
+      const pending = { ...request, id, subject, resolve, reject, timer };
+      this.#pending.set(id, pending);
+      this.#requests.add(subject, pending);
     });
   }
 
@@ -96,33 +97,53 @@ export class NatsTransport implements Transport {
     if (this.#connected) await Promise.race([limited, Promise.all([...this.#served.values()].map(({ subscription }) => subscription.drain()))]);
     if (this.#inFlight > 0) await Promise.race([limited, new Promise<void>((resolve) => { this.#drained = resolve; })]);
     this.#state = 'closed';
+    this.#answers.flush();
     if (this.#connected) await Promise.race([limited, this.#connection.flush().catch(() => undefined)]);
     await this.#connection.close();
     this.#refuseAll();
   }
 
-  async #handle(handler: MessageHandler, message: Msg): Promise<void> {
-    this.#inFlight++;
-    const answer = await handler.answer({ headers: toRecord(message.headers), body: message.string() });
+  #ask(subject: string, bundle: readonly Pending[]): void {
+    // What was refused since then needs no answer any more.
+    const asking = bundle.filter(({ id }) => this.#pending.has(id));
+    const [first] = asking;
+    if (!first) return;
+    for (const pending of asking) pending.bundle = `${this.#inbox}.${first.id}`;
     try {
-      message.respond(answer.body, { headers: headersOf(answer) });
-    } catch {
-      // Larger than the server takes. The connection itself may be gone as well: then nobody waits any more.
-      const refusal = refusalEnvelope(refuse('INTERNAL', 'The answer is too large to be sent'));
-      if (this.#connected) message.respond(refusal.body, { headers: headersOf(refusal) });
+      this.#connection.publish(subject, packed(asking), { reply: `${this.#inbox}.${first.id}` });
+    } catch (error) {
+      for (const { id } of asking) this.#take(id)?.reject(Object.assign(refuse('INTERNAL'), { cause: error }));
     }
+  }
+
+  #handle(handler: MessageHandler, message: Msg): void {
+    for (const part of unpacked(message.string()) ?? []) void this.#handlePart(handler, part, message.reply);
+  }
+
+  async #handlePart(handler: MessageHandler, { id, ...request }: Part, inbox: string | undefined): Promise<void> {
+    this.#inFlight++;
+    const answer = await handler.answer(request);
+    if (inbox) this.#answers.add(inbox, { ...answer, id });
     this.#inFlight--;
     if (this.#inFlight === 0) this.#drained?.();
   }
 
-  #answered(message: Msg): void {
-    const pending = this.#take(message.subject.slice(this.#inbox.length + 1));
-    if (!pending) return;
-    if (message.headers?.code === NO_RESPONDERS) return pending.reject(nobody(pending.subject));
-    pending.resolve({ headers: toRecord(message.headers), body: message.string() });
+  #answer(inbox: string, bundle: readonly Part[]): void {
+    try {
+      this.#connection.publish(inbox, packed(bundle));
+    } catch {
+      // Larger than the server takes. The connection itself may be gone as well: then nobody waits any more.
+      const refusal = refusalEnvelope(refuse('INTERNAL', 'The answer is too large to be sent'));
+      if (this.#connected) this.#connection.publish(inbox, packed(bundle.map(({ id }) => ({ ...refusal, id }))));
+    }
   }
 
-  #take(id: string): Pending | undefined {
+  #answered(message: Msg): void {
+    if (message.headers?.code === NO_RESPONDERS) return this.#refuseAll(message.subject);
+    for (const { id, ...answer } of unpacked(message.string()) ?? []) this.#take(id)?.resolve(answer);
+  }
+
+  #take(id: number): Pending | undefined {
     const pending = this.#pending.get(id);
     if (!pending) return;
     this.#pending.delete(id);
@@ -136,11 +157,8 @@ export class NatsTransport implements Transport {
   }
 
   /** An answer to what was asked before the line broke may never come: waiting for it helps nobody. */
-  #refuseAll(): void {
-    for (const id of this.#pending.keys()) {
-      const pending = this.#take(id);
-      pending?.reject(nobody(pending.subject));
-    }
+  #refuseAll(bundle?: string): void {
+    for (const pending of this.#pending.values()) if (bundle === undefined || pending.bundle === bundle) this.#take(pending.id)?.reject(nobody(pending.subject));
   }
 
   async #watch(onStatus: NatsOptions['onStatus']): Promise<void> {
@@ -164,19 +182,4 @@ function addressOf(url: string): NodeConnectionOptions {
     ...(password ? { user: decodeURIComponent(username), pass: decodeURIComponent(password) } : username && { token: decodeURIComponent(username) }),
     ...(protocol === 'tls:' && { tls: {} }),
   };
-}
-
-const none: Envelope['headers'] = {};
-
-function headersOf({ headers }: Envelope): MsgHdrs | undefined {
-  let made: MsgHdrs | undefined;
-  for (const name in headers) (made ??= newHeaders()).set(name, headers[name] as string);
-  return made;
-}
-
-function toRecord(headers: MsgHdrs | undefined): Envelope['headers'] {
-  if (!headers) return none;
-  const record: Record<string, string> = {};
-  for (const [name, [value = '']] of headers) record[name] = value;
-  return record;
 }

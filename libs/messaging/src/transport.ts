@@ -1,9 +1,9 @@
 import { errors, refuse, Refusal, type MessageContext } from '@keyledger/kernel';
 import type { Message } from './message.ts';
 
-/** All that crosses a wire, in either direction: headers are strings of printable ASCII, the body is JSON (empty for undefined). */
+/** All that crosses a wire, in either direction: the head is an object of JSON, the body its text (empty for undefined). */
 export interface Envelope {
-  readonly headers: Readonly<Record<string, string>>;
+  readonly head: object;
   readonly body: string;
 }
 
@@ -37,27 +37,23 @@ export const tooLate = (subject: string, timeoutMs: number): Refusal => refuse('
 
 const jsonOf = (value: unknown): string => JSON.stringify(value) ?? '';
 const valueOf = (json: string): unknown => (json === '' ? undefined : JSON.parse(json));
-/** JSON that any header may carry. */
-const asciiJson = (value: unknown): string => JSON.stringify(value).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
-/** `traceparent` travels under its standard name, so that tools on the way understand it; the rest is ours. */
-export function requestEnvelope(fields: object, { traceparent, ...context }: SentContext): Envelope {
-  const headers = { context: asciiJson(context) };
-  return { headers: traceparent ? { ...headers, traceparent } : headers, body: jsonOf(fields) };
-}
+export const requestEnvelope = (fields: object, context: SentContext): Envelope => ({ head: context, body: jsonOf(fields) });
 
-export function openRequest({ headers, body }: Envelope): { fields: object; sent: SentContext } {
-  const sent = JSON.parse(headers['context'] ?? 'null') as SentContext | null;
+export function openRequest({ head, body }: Envelope): { fields: object; sent: SentContext } {
+  const sent = head as Partial<SentContext> | null;
   const fields = valueOf(body);
   if (!sent?.environment || fields === null || typeof fields !== 'object') throw new Error('Not a message: it has no context or no fields');
-  return { fields, sent: headers['traceparent'] ? { ...sent, traceparent: headers['traceparent'] } : sent };
+  return { fields, sent: sent as SentContext };
 }
 
-export const answerEnvelope = (result: unknown): Envelope => ({ headers: {}, body: jsonOf(result) });
-export const refusalEnvelope = (refusal: Refusal): Envelope => ({ headers: { refused: refusal.code }, body: JSON.stringify(refusal) });
+const none = {};
+export const answerEnvelope = (result: unknown): Envelope => ({ head: none, body: jsonOf(result) });
+export const refusalEnvelope = (refusal: Refusal): Envelope => ({ head: { refused: refusal.code }, body: JSON.stringify(refusal) });
 
 /** The result, or throws the Refusal that the other side threw. A code from a newer release than ours is still a refusal. */
-export function openAnswer({ headers, body }: Envelope): unknown {
-  if (headers['refused'] === undefined) return valueOf(body);
-  throw Object.hasOwn(errors, headers['refused']) ? Refusal.from(JSON.parse(body) as ReturnType<Refusal['toJSON']>) : refuse('INTERNAL');
+export function openAnswer({ head, body }: Envelope): unknown {
+  const { refused } = head as { readonly refused?: string };
+  if (refused === undefined) return valueOf(body);
+  throw Object.hasOwn(errors, refused) ? Refusal.from(JSON.parse(body) as ReturnType<Refusal['toJSON']>) : refuse('INTERNAL');
 }

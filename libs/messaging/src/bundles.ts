@@ -1,0 +1,66 @@
+import type { Envelope } from './transport.ts';
+
+/** An envelope on its way; the answer has the number of its request. */
+export interface Part extends Envelope {
+  readonly id: number;
+}
+
+/** So that a rush is shared by the processes of a service, and that a bundle fits into what any server takes. */
+const PARTS_AT_MOST = 32;
+const CHARACTERS_AT_MOST = 256 * 1024;
+
+/**
+ * What is sent to one address in one turn of the event loop travels as one message: under load a message costs several times what it carries.
+ * A part that is too long for company travels alone.
+ */
+export class Bundles<P extends Part> {
+  readonly #waiting = new Map<string, P[]>();
+  readonly #send: (address: string, bundle: readonly P[]) => void;
+  #scheduled: NodeJS.Immediate | undefined;
+
+  constructor(send: (address: string, bundle: readonly P[]) => void) {
+    this.#send = send;
+  }
+
+  add(address: string, part: P): void {
+    const parts = this.#waiting.get(address);
+    if (parts) parts.push(part);
+    else this.#waiting.set(address, [part]);
+    this.#scheduled ??= setImmediate(() => this.flush());
+  }
+
+  flush(): void {
+    clearImmediate(this.#scheduled);
+    this.#scheduled = undefined;
+    for (const [address, parts] of this.#waiting) {
+      this.#waiting.delete(address);
+      while (parts.length > 0) this.#send(address, parts.splice(0, fitting(parts)));
+    }
+  }
+}
+
+/** How many of the first ones go together: one at least. */
+function fitting(parts: readonly Part[]): number {
+  let characters = 0;
+  let count = 0;
+  for (const { body } of parts) {
+    characters += body.length;
+    if (count === PARTS_AT_MOST || (count > 0 && characters > CHARACTERS_AT_MOST)) break;
+    count++;
+  }
+  return count;
+}
+
+/** A line of JSON, `[[id, length of the body, head], …]`, and then the bodies. Lengths are in UTF-16 units, as JavaScript counts. */
+export const packed = (parts: readonly Part[]): string => `${JSON.stringify(parts.map(({ id, head, body }) => [id, body.length, head]))}\n${parts.map(({ body }) => body).join('')}`;
+
+/** Undefined for what nobody of ours has sent. */
+export function unpacked(text: string): readonly Part[] | undefined {
+  let at = text.indexOf('\n') + 1;
+  try {
+    const parts = (JSON.parse(text.slice(0, at)) as [number, number, object][]).map(([id, length, head]) => ({ id, head, body: text.slice(at, (at += length)) }));
+    return at === text.length ? parts : undefined;
+  } catch {
+    return undefined;
+  }
+}
