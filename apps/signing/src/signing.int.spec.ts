@@ -56,7 +56,7 @@ async function start(dataDir = folder(), config = noConfig) {
     metrics: () => host.metrics.expose(),
     has: (kid: string) => runIn(systemContext('production', clock.now('production')), () => app.get(KeyStore).has(kid)),
     log: app.get(EventStores).of('production'),
-    recorded: async () => (await app.get(EventStores).of('production').readAll(0)).flatMap(({ type, data }) => (type === 'SignatureRecorded' ? [data as Record<string, unknown>] : [])),
+    recorded: async () => (await app.get(EventStores).of('production').readAll(0)).flatMap(({ type, data }) => (type === 'SignaturesRecorded' ? (data as { signatures: Record<string, unknown>[] }).signatures : [])),
     create: (purpose: SigningPurpose) => ask(CreateSigningKey, { purpose }),
     activate: (kid: string, certificate?: Certificate) => ask(ActivateSigningKey, { kid, certificate }),
     retire: (kid: string) => ask(RetireSigningKey, { kid }),

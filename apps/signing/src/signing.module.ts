@@ -30,7 +30,11 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
         SigningKeyCommands, SigningKeyList, KeySetQuery, RootKeysQuery, FileSigning, LeaseSigning, VerdictSigning,
         { provide: KeyStore, useFactory: (databases: StateDatabases, keyrings: Keyrings) => new SealedKeys(databases, keyrings, passphrase), inject: [StateDatabases, Keyrings] },
         { provide: SigningStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new SigningStreams(events, keyrings), inject: [EventStores, Keyrings] },
-        { provide: Signatures, useFactory: (streams: SigningStreams, store: KeyStore, metrics: Metrics) => new Signatures(streams, store, metrics), inject: [SigningStreams, KeyStore, Metrics] },
+        {
+          provide: Signatures,
+          useFactory: (streams: SigningStreams, store: KeyStore, metrics: Metrics, clock: Clock) => new Signatures(streams, store, metrics, clock),
+          inject: [SigningStreams, KeyStore, Metrics, Clock],
+        },
         {
           provide: Keys,
           useFactory: async (streams: SigningStreams, store: KeyStore, clock: Clock, log: Log) => {

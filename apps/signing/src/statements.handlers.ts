@@ -1,7 +1,8 @@
 import { hash, randomUUID } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SignLeases, SignLicenseFile, SignOfflineFile, SignVerdicts } from '@keyledger/contracts';
-import type { SignaturesCommand } from '@keyledger/domain';
-import { addSeconds, context, newCommandId, refuse, runIn, type Instant } from '@keyledger/kernel';
+import type { RecordedSignature } from '@keyledger/domain';
+import { addSeconds, context, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
 import type { LeaseClaims, LicenseFile, OfflineFile, VerdictClaims } from '@keyledger/license-file';
 import { TooLarge, type Statement } from '@keyledger/license-file/sign';
 import { Handles } from '@keyledger/messaging';
@@ -14,17 +15,42 @@ const daySeconds = 86_400;
 
 const linesPerPage = 1000;
 
+/** What is about to be signed in one environment: while one line is written, the next gathers. Nobody else writes on its pages, and it never reads. */
+class Book {
+  #page = { id: randomUUID() as string, lines: 0 };
+  #writing: Promise<unknown> = Promise.resolve();
+  #next: { readonly signatures: RecordedSignature[]; readonly written: Promise<void> } | undefined;
+
+  constructor(private readonly write: (page: string, signatures: readonly RecordedSignature[]) => Promise<unknown>) {}
+
+  /** Resolves when it is in the log. */
+  add(signature: RecordedSignature): Promise<void> {
+    if (!this.#next) {
+      const signatures: RecordedSignature[] = [];
+      // After the turn in which the first of them came: what came with it shares the line.
+      const written = this.#writing.then(() => nextTurn()).then(() => this.#line(signatures));
+      this.#next = { signatures, written };
+      this.#writing = written.catch(() => undefined);
+    }
+    this.#next.signatures.push(signature);
+    return this.#next.written;
+  }
+
+  async #line(signatures: readonly RecordedSignature[]): Promise<void> {
+    this.#next = undefined;
+    if (this.#page.lines++ === linesPerPage) this.#page = { id: randomUUID(), lines: 1 };
+    await this.write(this.#page.id, signatures);
+  }
+}
+
 /** Records what is about to be signed, then signs it: what was signed and never recorded does not exist. */
 export class Signatures {
-  /** In each environment the page that this process writes on. Nobody else does, and it never reads. */
-  readonly #pages = new Map<string, { readonly id: string; lines: number }>();
+  readonly #books = new Map<string, Book>();
 
-  constructor(private readonly streams: SigningStreams, private readonly store: KeyStore, private readonly metrics: Metrics) {}
+  constructor(private readonly streams: SigningStreams, private readonly store: KeyStore, private readonly metrics: Metrics, private readonly clock: Clock) {}
 
-  async recorded(kid: string, statement: Statement, about: Omit<SignaturesCommand, 'type' | 'kid' | 'digest'>): Promise<string> {
-    const command: SignaturesCommand = { type: 'Record', ...about, kid, digest: hash('sha256', JSON.stringify(statement.payload), 'base64url') };
-    // Under an id of its own: each signature is recorded, also that of a command that runs again.
-    await runIn({ ...context(), commandId: newCommandId(), retry: false }, () => this.streams.signatures.create(this.#page(), command));
+  async recorded(kid: string, statement: Statement, about: Omit<RecordedSignature, 'kid' | 'digest'>): Promise<string> {
+    await this.#bookOf(context().environment).add({ ...about, kid, digest: hash('sha256', JSON.stringify(statement.payload), 'base64url') });
     return this.plain(kid, statement);
   }
 
@@ -35,12 +61,14 @@ export class Signatures {
     return text;
   }
 
-  #page(): string {
-    const { environment } = context();
-    let page = this.#pages.get(environment);
-    if (!page || page.lines === linesPerPage) this.#pages.set(environment, (page = { id: randomUUID(), lines: 0 }));
-    page.lines++;
-    return page.id;
+  /** In a context of its own: a line is several callers', and each signature is recorded, also that of a command that runs again. */
+  #bookOf(environment: string): Book {
+    let book = this.#books.get(environment);
+    if (!book) {
+      book = new Book((page, signatures) => runIn(systemContext(environment, this.clock.now(environment)), () => this.streams.signatures.create(page, { type: 'Record', signatures })));
+      this.#books.set(environment, book);
+    }
+    return book;
   }
 }
 

@@ -33,7 +33,7 @@ export {
   enforcements, instanceAsked, verdictDetails, verdictOf, verdictRules, verdictWarnings, type Enforcement, type Question, type Verdict, type VerdictCode,
 } from './license/verdict.ts';
 export { clientLicenseView, instanceView, licensedTerms, licenseView, mustBeGoodForFile, type ClientLicenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';
-export { Signatures, type SignaturesCommand, type SignaturesEvent, type SignaturesState, type SignedStatement } from './signing/signatures.ts';
+export { Signatures, type RecordedSignature, type SignaturesCommand, type SignaturesEvent, type SignaturesState, type SignedStatement } from './signing/signatures.ts';
 export {
   KEY_DAYS, keyOf, revokedKeys, SigningKeys, signingKeyFor, signingKeyView, signingPurposes, successorFor, trustedKeys,
   type RootKey, type SigningKey, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type SigningKeyState, type SigningPurpose,

@@ -44,7 +44,8 @@ const log = (schema: string): string => `
 
   -- Several appends, each all or nothing: its stream, its expected revision (null where that does not matter) and how many of the events are its own.
   -- A row for each: as the embedded store's outcomes. Its plans are kept, and may be made when the tables are empty: they must not be scans.
-  create function append(streams text[], expected integer[], counts integer[], ids uuid[], types text[], datas text[], metadatas text[])
+  -- Who listens is told only when asked for.
+  create function append(streams text[], expected integer[], counts integer[], ids uuid[], types text[], datas text[], metadatas text[], tell boolean)
   returns table (outcome text, last_revision integer, last_position bigint, at text)
   language plpgsql set search_path to "${schema}" set enable_seqscan to off set jit to off as $$
   declare
@@ -89,7 +90,9 @@ const log = (schema: string): string => `
     end loop;
     if log_end > log_end_before then
       update head set position = log_end where single;
-      perform pg_notify('${schema}', log_end::text);
+      if tell then
+        perform pg_notify('${schema}', log_end::text);
+      end if;
     end if;
   end $$;
 

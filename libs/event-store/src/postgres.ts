@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { PerEnvironment, type JsonObject } from '@keyledger/kernel';
 import {
   WrongExpectedRevision,
@@ -29,10 +30,13 @@ const CLOSED = 'The event store is closed';
 const READ_LIMIT = 1_000;
 const APPENDS_PER_GROUP = 500;
 const CHARACTERS_PER_GROUP = 8_000_000;
+/** As commit_delay: in a rush a group is kept open so long, since a commit costs the same for one as for many. An append that comes alone never waits. */
+const RUSH_GATHER_MS = Number(process.env.RG ?? 4);
 /** An append that has waited so long behind a server that does not answer is not sent any more. */
 const WAIT_AT_MOST_MS = ANSWER_WITHIN_MS / 2;
 const RESTORE_WITHIN_MS = 30_000;
-/** A writer is told of the new position by the server twice, in no certain order. */
+/** Being told wakes every process, and the server lets one writer at a time tell: no more often than this. Whoever has to know sooner asks. */
+const TELL_EVERY_MS = 25;
 /** Events that nobody waits for are read together: a read costs the same for one as for many, and every process follows every log. */
 const GATHER_MS = 10;
 
@@ -75,7 +79,13 @@ class GroupCommit {
   }
 
   async #run(): Promise<void> {
-    while (this.#waiting.length > 0) await this.#commit(this.#nextGroup());
+    let isRush = false;
+    while (this.#waiting.length > 0) {
+      if (isRush) await sleep(RUSH_GATHER_MS);
+      const group = this.#nextGroup();
+      isRush = group.length > 1;
+      await this.#commit(group);
+    }
     this.#running = undefined;
   }
 
@@ -154,9 +164,9 @@ class Tail {
     if (first?.position === this.#recent.end + 1) for (const event of events) this.#recent.push(event);
   }
 
-  /** A follower's source. */
+  /** A follower's source. Who has come as far as the others is woken with them. */
   after(position: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
-    return this.#recent.after(position, READ_LIMIT) ?? (position < this.#known ? this.#read(position) : []);
+    return position >= this.#recent.end ? [] : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position));
   }
 
   wake(): void {
@@ -190,6 +200,41 @@ class Tail {
   }
 }
 
+/** Tells the other processes of what was appended: with the append, or a little later of several together. Who is never told asks within a second. */
+class Telling {
+  readonly #tell: () => Promise<unknown>;
+  #lastAt = -Infinity;
+  #later: NodeJS.Timeout | undefined;
+
+  constructor(tell: () => Promise<unknown>) {
+    this.#tell = tell;
+  }
+
+  /** May this append tell itself? Otherwise it will be told of. */
+  isDue(): boolean {
+    const wait = this.#lastAt + TELL_EVERY_MS - performance.now();
+    if (wait > 0) {
+      this.#later ??= setTimeout(() => {
+        this.#told();
+        this.#tell().catch(() => undefined);
+      }, wait);
+      return false;
+    }
+    this.#told();
+    return true;
+  }
+
+  close(): void {
+    clearTimeout(this.#later);
+  }
+
+  #told(): void {
+    clearTimeout(this.#later);
+    this.#later = undefined;
+    this.#lastAt = performance.now();
+  }
+}
+
 /** What the stores of one server share. */
 interface Shared {
   readonly pool: PostgresPool;
@@ -203,6 +248,7 @@ export class PostgresEventStore implements EventStore {
   readonly #options: PostgresOptions;
   readonly #commits = new GroupCommit((group, withinMs) => this.#send(group, withinMs), (group, outcomes) => this.#settle(group, outcomes));
   readonly #tail: Tail;
+  readonly #telling = new Telling(() => this.#ask('tell', `select pg_notify('${this.#schema}', position::text) from "${this.#schema}".head`, []));
   #closing: Promise<void> | undefined;
 
   constructor(schema: string, shared: Shared, options: PostgresOptions) {
@@ -292,14 +338,15 @@ export class PostgresEventStore implements EventStore {
     await this.#commits.drained();
     await Promise.all([...this.#tail.followers].map((follower) => follower.close()));
     this.#tail.close();
+    this.#telling.close();
     await this.#shared.release();
   }
 
   #send(group: Group, withinMs: number): Promise<readonly Outcome[]> {
     const events = group.flatMap((append) => append.events);
-    return this.#ask('append', `select * from "${this.#schema}".append($1, $2, $3, $4, $5, $6, $7)`, [
+    return this.#ask('append', `select * from "${this.#schema}".append($1, $2, $3, $4, $5, $6, $7, $8)`, [
       group.map(({ stream }) => stream), group.map(({ expected }) => (expected === 'any' ? null : expected)), group.map((append) => append.events.length),
-      events.map(({ id }) => id), events.map(({ type }) => type), group.flatMap(({ datas }) => datas), group.flatMap(({ metadatas }) => metadatas),
+      events.map(({ id }) => id), events.map(({ type }) => type), group.flatMap(({ datas }) => datas), group.flatMap(({ metadatas }) => metadatas), this.#telling.isDue(),
     ], withinMs) as Promise<readonly unknown[]> as Promise<readonly Outcome[]>;
   }
 
@@ -371,9 +418,15 @@ export class PostgresEventStores extends PerEnvironment<PostgresEventStore> {
   }
 }
 
-const eventOf = ([position, stream, revision, id, type, data, metadata, recordedAt]: Cells): RecordedEvent => ({
-  id: String(id), type: String(type), data: JSON.parse(String(data)) as JsonObject, metadata: JSON.parse(String(metadata)) as JsonObject,
-  stream: String(stream), revision: Number(revision), position: Number(position), recordedAt: String(recordedAt),
-});
+/** Parsed when somebody looks: most of what a process follows is none of its business. */
+function eventOf([position, stream, revision, id, type, data, metadata, recordedAt]: Cells): RecordedEvent {
+  let parsedData: JsonObject | undefined;
+  let parsedMetadata: JsonObject | undefined;
+  return {
+    id: String(id), type: String(type), stream: String(stream), revision: Number(revision), position: Number(position), recordedAt: String(recordedAt),
+    get data() { return (parsedData ??= JSON.parse(String(data)) as JsonObject); },
+    get metadata() { return (parsedMetadata ??= JSON.parse(String(metadata)) as JsonObject); },
+  };
+}
 
 const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));

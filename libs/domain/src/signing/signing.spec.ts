@@ -134,9 +134,11 @@ describe('A signing key', () => {
 describe('What is signed', () => {
   it('is recorded each time', () => {
     const { given: givenSignatures, story: told } = scenarios(Signatures, now);
-    const record = { type: 'Record', statement: 'lease', licenseId: 'lic_1', kid: 'k1', activationId: 'act_1', seq: 3, digest: 'd', expiresAt: later } as const;
-    givenSignatures().when(record).thenEvents({ ...record, type: 'SignatureRecorded' }, (state) => expect(state).toEqual({ count: 1, last: now }));
-    givenSignatures(told(record)).when(record).thenEvents({ type: 'SignatureRecorded' }, (state) => expect(state).toEqual({ count: 2, last: now }));
+    const lease = { statement: 'lease', licenseId: 'lic_1', kid: 'k1', activationId: 'act_1', seq: 3, digest: 'd', expiresAt: later } as const;
+    const record = { type: 'Record', signatures: [lease, { ...lease, activationId: 'act_2' }] } as const;
+    givenSignatures().when(record).thenEvents({ ...record, type: 'SignaturesRecorded' }, (state) => expect(state).toEqual({ count: 2, last: now }));
+    givenSignatures(told(record)).when(record).thenEvents({ type: 'SignaturesRecorded' }, (state) => expect(state).toEqual({ count: 4, last: now }));
+    givenSignatures().when({ type: 'Record', signatures: [] }).thenNothing();
   });
 });
 
