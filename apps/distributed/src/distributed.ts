@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -15,6 +16,7 @@ export interface Distributed {
 
 /** Some ten per process and environment at most, and rarely more than two at a time. */
 const postgresSettings = { max_connections: 400, shared_buffers: '256MB' };
+const TURN_MS = 5_000;
 const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../${service}/dist/main.js`, import.meta.url));
 
 /** NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself is started again. */
@@ -32,8 +34,12 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
   const start = (service: ServiceName, replica: number, port: number) =>
     new Supervised({ title: `${service}.${replica}`, args: [mainOf(service)], env: { ...env, PORT: String(port) }, say });
   const running: (readonly [ServiceName, Supervised])[] = [];
-  for (const { name } of services) {
-    for (let replica = 1; replica <= replicas[name]; replica++) running.push([name, start(name, replica, name === 'gateway' ? await portOf(config, replica) : 0)]);
+  const turns = new Turns(Math.max(2, availableParallelism()));
+  for (const { name } of services.toReversed()) {
+    for (let replica = 1; replica <= replicas[name]; replica++) {
+      const process = await turns.take(async () => start(name, replica, name === 'gateway' ? await portOf(config, replica) : 0));
+      running.push([name, process]);
+    }
   }
   const processes = running.map(([, process]) => process);
   const close = async () => {
@@ -42,6 +48,22 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
   };
   await Promise.all(processes.map(({ ready }) => ready));
   return { urls: await Promise.all(running.flatMap(([service, { ready }]) => (service === 'gateway' ? [ready] : []))), close };
+}
+
+/** To start takes a core for a second or two. Who starts beside more others than there are cores only waits for them, and they for him. */
+class Turns {
+  readonly #starting = new Set<Promise<unknown>>();
+
+  constructor(private readonly atOnce: number) {}
+
+  async take(start: () => Promise<Supervised>): Promise<Supervised> {
+    while (this.#starting.size >= this.atOnce) await Promise.race(this.#starting);
+    const process = await start();
+    // One that has trouble of its own does not keep the others from starting.
+    const started: Promise<unknown> = Promise.race([process.ready, sleep(TURN_MS, undefined, { ref: false })]).finally(() => this.#starting.delete(started));
+    this.#starting.add(started);
+    return process;
+  }
 }
 
 const portOf = ({ port }: DistributedConfig, replica: number): number | Promise<number> => (port === 0 ? freePort() : port + replica - 1);

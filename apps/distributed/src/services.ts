@@ -1,4 +1,4 @@
-/** Every service that runs as a process of its own, in the order in which they are stopped: the doors first. */
+/** Every service that runs as a process of its own, in the order in which they are stopped: the doors first. They are started the other way round. */
 export const services = [
   { name: 'gateway', alias: undefined },
   { name: 'sweeper', alias: undefined },
