@@ -68,7 +68,7 @@ class Server {
 
   /** Of the processes that it has started, in MB by command. */
   get children() {
-    return new Map(childrenOf(this.pid).map((pid) => [readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1], residentMemory(pid)]));
+    return new Map(childrenOf(this.pid).map((pid) => [readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').find((part) => part.endsWith('.js')), residentMemory(pid)]));
   }
 
   /** CPU time so far in µs: of the main threads of it and what it has started, and of all others together. NaN where there is no /proc. */

@@ -17,6 +17,8 @@ export interface Distributed {
 /** Some ten per process and environment at most, and rarely more than two at a time. */
 const postgresSettings = { max_connections: 400, shared_buffers: '256MB' };
 const TURN_MS = 5_000;
+/** V8 lets what is short-lived take 16 MiB, twice, before it looks for what is still in use. */
+const sparing = ['--max-semi-space-size=4'];
 const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../${service}/dist/main.js`, import.meta.url));
 
 /** NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself is started again. */
@@ -31,13 +33,14 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
     ...config.env,
     KEYLEDGER_DATA_DIR: dataDir, HOST: host, NATS_URL: natsUrl ?? nats?.url, DATABASE_URL: databaseUrl ?? postgres?.url,
   };
-  const start = (service: ServiceName, replica: number, port: number) =>
-    new Supervised({ title: `${service}.${replica}`, args: [mainOf(service)], env: { ...env, PORT: String(port) }, say });
+  const start = ({ name, busy }: (typeof services)[number], replica: number, port: number) =>
+    new Supervised({ title: `${name}.${replica}`, args: [...(busy ? [] : sparing), mainOf(name)], env: { ...env, PORT: String(port) }, say });
   const running: (readonly [ServiceName, Supervised])[] = [];
   const turns = new Turns(Math.max(2, availableParallelism()));
-  for (const { name } of services.toReversed()) {
+  for (const service of services.toReversed()) {
+    const { name } = service;
     for (let replica = 1; replica <= replicas[name]; replica++) {
-      const process = await turns.take(async () => start(name, replica, name === 'gateway' ? await portOf(config, replica) : 0));
+      const process = await turns.take(async () => start(service, replica, name === 'gateway' ? await portOf(config, replica) : 0));
       running.push([name, process]);
     }
   }

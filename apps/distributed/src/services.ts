@@ -1,13 +1,16 @@
-/** Every service that runs as a process of its own, in the order in which they are stopped: the doors first. They are started the other way round. */
+/**
+ * Every service that runs as a process of its own, in the order in which they are stopped: the doors first. They are started the other way round.
+ * `busy`: asked by every client all the time; the others make do with less memory for what is short-lived.
+ */
 export const services = [
-  { name: 'gateway', alias: undefined },
-  { name: 'sweeper', alias: undefined },
-  { name: 'activation', alias: undefined },
-  { name: 'catalog', alias: undefined },
-  { name: 'usage-metering', alias: 'metering' },
-  { name: 'license-authority', alias: 'authority' },
-  { name: 'signing', alias: undefined },
-  { name: 'access', alias: undefined },
+  { name: 'gateway', alias: undefined, busy: true },
+  { name: 'sweeper', alias: undefined, busy: false },
+  { name: 'activation', alias: undefined, busy: true },
+  { name: 'catalog', alias: undefined, busy: false },
+  { name: 'usage-metering', alias: 'metering', busy: false },
+  { name: 'license-authority', alias: 'authority', busy: true },
+  { name: 'signing', alias: undefined, busy: false },
+  { name: 'access', alias: undefined, busy: false },
 ] as const;
 
 export type ServiceName = (typeof services)[number]['name'];

@@ -174,6 +174,22 @@ describeWith('postgres', 'The event store', (server) => {
       for (const { events } of followers) expect(events[7]).toBe(followers[0]?.events[7]);
     });
 
+    it('tells the other processes of many appends together, and leaves none untold', async () => {
+      const store = await open();
+      const told: number[] = [];
+      const heardOfAll = Promise.withResolvers<void>();
+      const client = new pg.Client({ connectionString: server().url });
+      client.on('notification', ({ payload }) => told.push(Number(payload)) && told.at(-1) === 200 && heardOfAll.resolve());
+      await client.connect();
+      const [[schema] = []] = await sql(`select table_schema from information_schema.tables where table_name = 'head' and table_schema = trim('"' from 'SCHEMA')`);
+      await client.query(`listen "${String(schema)}"`);
+      for (let n = 0; n < 200; n++) await store.append('license-a', 'any', [anEvent()]);
+      await heardOfAll.promise;
+      await client.end();
+      expect(told.length).toBeLessThan(100);
+      expect(told).toEqual(told.toSorted((a, b) => a - b));
+    });
+
     it('hands what is no longer in memory to subscribers that are far behind, and to those that come when nobody has followed', async () => {
       const [mine, theirs] = [await open(), await open()];
       for (let n = 0; n < 7; n++) await (n % 2 ? mine : theirs).append('license-a', 'any', Array.from({ length: 1000 }, () => anEvent()));

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { PerEnvironment, type JsonObject } from '@keyledger/kernel';
 import {
   WrongExpectedRevision,
@@ -30,8 +29,6 @@ const CLOSED = 'The event store is closed';
 const READ_LIMIT = 1_000;
 const APPENDS_PER_GROUP = 500;
 const CHARACTERS_PER_GROUP = 8_000_000;
-/** As commit_delay: in a rush a group is kept open so long, since a commit costs the same for one as for many. An append that comes alone never waits. */
-const RUSH_GATHER_MS = Number(process.env.RG ?? 4);
 /** An append that has waited so long behind a server that does not answer is not sent any more. */
 const WAIT_AT_MOST_MS = ANSWER_WITHIN_MS / 2;
 const RESTORE_WITHIN_MS = 30_000;
@@ -79,13 +76,7 @@ class GroupCommit {
   }
 
   async #run(): Promise<void> {
-    let isRush = false;
-    while (this.#waiting.length > 0) {
-      if (isRush) await sleep(RUSH_GATHER_MS);
-      const group = this.#nextGroup();
-      isRush = group.length > 1;
-      await this.#commit(group);
-    }
+    while (this.#waiting.length > 0) await this.#commit(this.#nextGroup());
     this.#running = undefined;
   }
 
