@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, expect, it } from '@jest/globals';
 import { NatsTransport } from '@keyledger/messaging';
 import { describeWith } from '@keyledger/servers/contract';
@@ -33,30 +34,44 @@ describeWith('nats', 'A proxy before messages', (server) => {
     ends.push(async () => void await Promise.all([service.close(), client.close()]));
     const answer = async ({ body }: { body: string }) => {
       said.push(body);
-      return { headers: {}, body: `heard ${body}` };
+      return { head: {}, body: `heard ${body}` };
     };
     await service.serve(subject, 'q', { answer, execute: () => undefined });
-    await client.request(subject, { headers: {}, body: 'warm' }, 5_000);
+    await client.request(subject, { head: {}, body: 'warm' }, 5_000);
     said.length = 0;
     const counted = { ...proxy.met };
     if (faults) proxy.meddle(faults);
-    const say = async (what: number, timeoutMs = 5_000) => (await client.request(subject, { headers: { with: 'a header' }, body: `${what}` }, timeoutMs)).body;
+    const say = async (what: number, timeoutMs = 5_000) => (await client.request(subject, { head: { with: 'words of its own' }, body: `${what}` }, timeoutMs)).body;
     const met = () => Object.fromEntries(Object.entries(proxy.met).map(([fate, count]) => [fate, count - counted[fate as keyof typeof counted]]));
     return { proxy, said, say, met, client, becomes: (status: string) => new Promise<void>((resolve) => changes.push({ status, resolve })) };
   }
   const numbers = Array.from({ length: 300 }, (_, n) => n);
   const heard = numbers.map((n) => `heard ${n}`);
+  /** Each in a turn of its own, and so in a message of its own. */
+  async function each(say: (n: number) => Promise<string>): Promise<PromiseSettledResult<string>[]> {
+    const answers: Promise<string>[] = [];
+    for (const n of numbers) {
+      answers.push(say(n));
+      await nextTurn();
+    }
+    return Promise.allSettled(answers);
+  }
+  const all = async (say: (n: number) => Promise<string>) => (await each(say)).map((answer) => (answer.status === 'fulfilled' ? answer.value : String(answer.reason)));
 
   it('passes all of them, as they were, on all of their four ways', async () => {
     const { say, said, met } = await talk();
-    expect(await Promise.all(numbers.map((n) => say(n)))).toEqual(heard);
+    expect(await all(say)).toEqual(heard);
     expect(said.map(Number)).toEqual(numbers);
-    expect(met()).toEqual({ passed: 1_200, dropped: 0, duplicated: 0, reordered: 0, delayed: 0 });
+    const { passed, ...meddled } = met();
+    expect(meddled).toEqual({ dropped: 0, duplicated: 0, reordered: 0, delayed: 0 });
+    // Every question is seen twice, and answers may share a message.
+    expect(passed).toBeGreaterThan(600);
+    expect(passed).toBeLessThanOrEqual(1_200);
   });
 
   it('duplicates: the service hears some of them several times, and nobody gets the wrong answer', async () => {
     const { say, said } = await talk({ seed: 1, duplicate: 0.3 });
-    expect(await Promise.all(numbers.map((n) => say(n)))).toEqual(heard);
+    expect(await all(say)).toEqual(heard);
     await new Promise((resolve) => setTimeout(resolve, 200));
     expect(new Set(said.map(Number))).toEqual(new Set(numbers));
     expect(said.length).toBeGreaterThan(1.3 * numbers.length);
@@ -64,7 +79,7 @@ describeWith('nats', 'A proxy before messages', (server) => {
 
   it('reorders: the service hears them in another order, each once', async () => {
     const { say, said } = await talk({ seed: 2, reorder: 0.3, window: 20 });
-    expect(await Promise.all(numbers.map((n) => say(n)))).toEqual(heard);
+    expect(await all(say)).toEqual(heard);
     const came = said.map(Number);
     expect(came).not.toEqual(numbers);
     expect(came.toSorted((a, b) => a - b)).toEqual(numbers);
@@ -74,13 +89,13 @@ describeWith('nats', 'A proxy before messages', (server) => {
 
   it('delays: all of them come, some late', async () => {
     const { say, met } = await talk({ seed: 3, delay: 0.1, delayMs: 200 });
-    expect(await elapsed(Promise.all(numbers.map((n) => say(n))))).toBeGreaterThan(150);
+    expect(await elapsed(all(say))).toBeGreaterThan(150);
     expect(met()['delayed']).toBeGreaterThan(60);
   });
 
   it('drops: who is not answered is told so, requests and replies alike', async () => {
     const { say, said } = await talk({ seed: 4, drop: 0.1 });
-    const answers = await Promise.allSettled(numbers.map((n) => say(n, 500)));
+    const answers = await each((n) => say(n, 500));
     const answered = answers.filter(({ status }) => status === 'fulfilled').length;
     expect(answered).toBeGreaterThan(0.5 * numbers.length);
     expect(said.length).toBeLessThan(numbers.length);
