@@ -3,13 +3,14 @@ import { closeSync, existsSync, openSync, readdirSync, realpathSync, rmSync, sta
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-export type Server = 'nats' | 'postgres';
+/** The browser is for the specs of the pages. */
+export type Server = 'nats' | 'postgres' | 'chromium';
 /** How a server can be run here: a program (PostgreSQL: the folder of its programs), or an image for Docker. */
 export type Launch = { readonly path: string } | { readonly image: string };
 
 const debianPostgres = '/usr/lib/postgresql';
-const images = { nats: 'nats:2.11-alpine', postgres: 'postgres:17-alpine' } as const;
-const packages = { nats: 'nats-server', postgres: 'postgresql' } as const;
+const images: Partial<Record<Server, string>> = { nats: 'nats:2.11-alpine', postgres: 'postgres:17-alpine' };
+const packages: Record<Server, string> = { nats: 'nats-server', postgres: 'postgresql', chromium: 'chromium' };
 const MINUTE = 60_000;
 
 /** Folder with `postgres` and `initdb`: of the PATH, or the newest that Debian keeps outside of it. */
@@ -21,6 +22,7 @@ export function findPostgres(): string | undefined {
 }
 
 export const findNats = (): string | undefined => onThePath('nats-server');
+export const findChromium = (): string | undefined => onThePath('chromium');
 
 const known = new Map<Server, Launch | undefined>();
 
@@ -34,7 +36,7 @@ export function obtain(server: Server): Launch | undefined {
 }
 
 function installed(server: Server): Launch | undefined {
-  const path = server === 'nats' ? findNats() : findPostgres();
+  const path = { nats: findNats, postgres: findPostgres, chromium: findChromium }[server]();
   return path === undefined ? undefined : { path };
 }
 
@@ -48,8 +50,8 @@ const succeeds = (timeout: number, command: string, ...args: string[]): boolean 
 
 function withDocker(server: Server): Launch | undefined {
   const image = images[server];
+  if (!image || !succeeds(5_000, 'docker', 'info')) return undefined;
   const here = () => succeeds(5_000, 'docker', 'image', 'inspect', image);
-  if (!succeeds(5_000, 'docker', 'info')) return undefined;
   return here() || succeeds(5 * MINUTE, 'docker', 'pull', image) ? { image } : undefined;
 }
 

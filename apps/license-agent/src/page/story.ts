@@ -1,0 +1,318 @@
+import type { LicenseAnswer, MeterAnswer } from '../api.ts';
+import type { Failure } from './client.ts';
+import { age, capital, count, date, daysUntil, moment, number, plain, time, type Tone } from './words.ts';
+
+/** What the page has to say about a license. Pure functions of the agent's answers; nothing here knows of a document. */
+
+export interface Stated {
+  readonly tone: Tone;
+  readonly text: string;
+  readonly note?: string;
+}
+export interface Banner {
+  readonly tone: Tone;
+  readonly title: string;
+  readonly text: string;
+}
+
+const statuses: Record<LicenseAnswer['status'], readonly [Tone, string]> = {
+  none: ['none', 'No license'],
+  active: ['ok', 'Active'],
+  grace: ['warn', 'Active, in grace'],
+  restricted: ['stop', 'Restricted'],
+  expired: ['stop', 'Expired'],
+  suspended: ['stop', 'Suspended'],
+  inactive: ['stop', 'Inactive'],
+  revoked: ['stop', 'Revoked'],
+  locked: ['stop', 'Locked'],
+};
+const runtimes = { normal: ['ok', 'Normal'], dp_core_exceeded: ['warn', 'DP Core Exceeded'], restricted: ['stop', 'Restricted'] } as const;
+
+const stated = ([tone, text]: readonly [Tone, string], note?: string): Stated => ({ tone, text, ...(note && { note }) });
+
+export const statusOf = ({ status }: LicenseAnswer): Stated => stated(statuses[status] ?? ['info', plain(status)]);
+export const runtimeOf = ({ runtimeState }: LicenseAnswer): Stated => stated(runtimes[runtimeState] ?? ['info', plain(runtimeState)]);
+
+export function expiryOf({ expirationDate }: LicenseAnswer): { readonly text: string; readonly note: string } {
+  return expirationDate === null ? { text: 'Never', note: 'A lifetime license' } : { text: date(expirationDate), note: `at ${time(expirationDate)}` };
+}
+
+export const typeOf = ({ type, freeTrial }: LicenseAnswer): string => (freeTrial ? 'Trial' : type === null ? 'Unknown' : capital(type));
+export const modeOf = ({ mode }: LicenseAnswer): string => (/^on[-_ ]?prem/i.test(mode) ? 'On-premises' : plain(mode));
+const said = (value: string | null): string => (value === null ? 'Not set' : plain(value));
+
+// ---- banners ----
+
+const upload = 'reads continue, writes blocked, you can still upload a license';
+const gravity: Record<Tone, number> = { stop: 0, warn: 1, info: 2, ok: 3, none: 4 };
+const toneOf = { error: 'stop', warning: 'warn', info: 'info' } as const;
+
+/** The page has a whole section for it. */
+const saidElsewhere = ['NO_LICENSE', 'NOT_ACTIVATED'];
+
+/** What somebody should know or do, the gravest first. */
+export function bannersOf(license: LicenseAnswer): Banner[] {
+  const own = license.status === 'none' ? [] : [...standing(license), ...graces(license), ...expiring(license)];
+  const told = new Set([...saidElsewhere, ...own.flatMap(({ codes }) => codes)]);
+  const others = license.problems.filter(({ code }) => !told.has(code)).map(({ severity, title, detail }): Banner => ({ tone: toneOf[severity], title, text: detail }));
+  const messages = license.messages.map(({ text, at }): Banner => ({ tone: 'info', title: 'Message from your vendor', text: `${text} (${moment(at)})` }));
+  return [...own.map(({ tone, title, text }) => ({ tone, title, text })), ...others, ...messages].sort((a, b) => gravity[a.tone] - gravity[b.tone]);
+}
+
+/** `codes`: the agent's own words for the same thing. */
+type Own = Banner & { readonly codes: readonly string[] };
+
+function* standing(license: LicenseAnswer): Generator<Own> {
+  const { status, enforcement, expirationDate, reasons, detail } = license;
+  const blocked = enforcement === 'LOCKED' ? 'the product is locked, you can still upload a license' : upload;
+  if (status === 'expired') {
+    yield { tone: 'stop', title: 'License Expired', text: `${expirationDate === null ? 'It has ended' : `It ended on ${date(expirationDate)}`}: ${blocked}.`, codes: ['EXPIRED', 'LICENSE_EXPIRED'] };
+  } else if (reasons.includes('RESTRICTED')) {
+    yield { tone: 'stop', title: 'Restricted', text: `More DP cores were used than are licensed for longer than the grace: ${blocked}. Use fewer cores, or install a larger license.`, codes: ['RESTRICTED', 'QUOTA_EXCEEDED'] };
+  } else if (enforcement === 'READ_ONLY' || enforcement === 'LOCKED') {
+    yield { tone: 'stop', title: statusOf(license).text, text: `${detail}: ${blocked}.`, codes: [license.code] };
+  }
+}
+
+function* graces({ runtimeState, usage, maxDpCores, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
+  const left = (end: string) => `${count(daysUntil(end, now), 'day')} left`;
+  if (runtimeState === 'dp_core_exceeded') {
+    const cores = usage.find(({ meter }) => meter === 'max_dp_cores');
+    const end = cores?.graceEndsAt ?? graceEndsAt;
+    const peak = cores?.used == null || maxDpCores === null ? 'More DP cores were used yesterday than are licensed' : `Yesterday's peak was ${count(cores.used, 'DP core')}; ${number(maxDpCores)} are licensed`;
+    yield { tone: 'warn', title: end === null ? 'DP Core Exceeded' : `DP Core Exceeded, ${left(end)}`, text: `${peak}. Use fewer cores, or install a larger license${end === null ? '' : ` by ${moment(end)}`}; after that writes are blocked.`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
+  }
+  if (reasons.includes('IN_EXPIRY_GRACE')) {
+    yield { tone: 'warn', title: graceEndsAt === null ? 'License Expired, within its grace' : `License Expired, grace: ${left(graceEndsAt)}`, text: 'Everything still works. Renew the license before the grace ends; after that writes are blocked.', codes: ['IN_EXPIRY_GRACE'] };
+  }
+  const unheard = lastValidationAt === null ? '' : ` It was last heard of ${age(lastValidationAt, now)}.`;
+  if (reasons.includes('IN_OFFLINE_GRACE') && offlineGraceEndsAt !== null && enforcement !== 'LOCKED') {
+    yield { tone: 'warn', title: `Offline grace, ${left(offlineGraceEndsAt)}`, text: `The license server cannot be reached.${unheard} The product goes on working until ${moment(offlineGraceEndsAt)}, and locks then unless the server is reached before.`, codes: ['IN_OFFLINE_GRACE', 'NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
+  } else if (server.reachable === false) {
+    yield { tone: 'warn', title: 'The license server cannot be reached', text: `This is the last known state.${unheard}`, codes: ['NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
+  }
+}
+
+/** The reminders of 30, 14 and 7 days before. */
+function* expiring({ status, daysRemaining, expirationDate, reasons }: LicenseAnswer): Generator<Own> {
+  if (status === 'expired' || status === 'revoked' || reasons.includes('IN_EXPIRY_GRACE') || daysRemaining === null || expirationDate === null || daysRemaining > 30) return;
+  const tone = daysRemaining <= 7 ? 'stop' : daysRemaining <= 14 ? 'warn' : 'info';
+  yield { tone, title: `License expires in ${count(daysRemaining, 'day')}`, text: `It ends on ${moment(expirationDate)}. Ask your vendor for a renewal and enter it under Change license.`, codes: ['EXPIRING'] };
+}
+
+/** How fresh what is shown is, and if it is not, why. `seenAt`: when the agent said so. */
+export function freshnessOf(license: LicenseAnswer, seenAt: string, now: string, failure: Failure | null): string {
+  if (failure) return `Last known state, from ${age(seenAt, now)} (${moment(seenAt)}): ${failure.title.charAt(0).toLowerCase()}${failure.title.slice(1)}.`;
+  if (license.server.reachable === false && license.lastValidationAt !== null) return `Last known state, from ${age(license.lastValidationAt, license.now)} (${moment(license.lastValidationAt)}): the license server cannot be reached.`;
+  return `Up to date as of ${moment(seenAt)}.`;
+}
+
+// ---- usage ----
+
+export interface Meter {
+  readonly label: string;
+  readonly tone: Tone;
+  readonly text: string;
+  readonly note: string;
+  /** 0 to 1; null: there is no limit to fill. */
+  readonly share: number | null;
+}
+
+const meterNames: readonly (readonly [RegExp, string])[] = [
+  [/^(max_)?dp_cores$/, 'DP cores'],
+  [/^(max_)?(servers|server_count|servers_allocated)$/, 'Servers allocated'],
+  [/^(max_)?(users|user_count|seats)$/, 'Users'],
+];
+const meterName = (meter: string): string => meterNames.find(([pattern]) => pattern.test(meter))?.[1] ?? plain(meter);
+const limitOf = (limit: number | null): string => (limit === null || limit < 0 ? 'Unlimited' : number(limit));
+
+/** Those that every license has, whether or not it limits them, and then its own. */
+export function metersOf(license: LicenseAnswer): Meter[] {
+  const named = new Map(license.usage.map((meter) => [meterName(meter.meter), meter]));
+  const seats = meter('Active activations', license.activeActivations, license.activationLimit, 'normal', license.activeActivations === null ? 'Known to the license server' : 'of this license, on all machines');
+  const always = ['Servers allocated', 'Users', 'DP cores'].map((label) => {
+    const one = named.get(label);
+    return one ? metered(label, one, license.now) : { label, tone: 'ok', text: 'Not limited', note: 'This license sets no limit', share: null } as const;
+  });
+  return [...always, seats, ...[...named].filter(([label]) => !always.some((one) => one.label === label)).map(([label, one]) => metered(label, one, license.now))];
+}
+
+function metered(label: string, { used, limit, per, state, graceEndsAt }: MeterAnswer, now: string): Meter {
+  const grace = graceEndsAt === null ? '' : `, ${count(daysUntil(graceEndsAt, now), 'day')} of grace left`;
+  const each = per === null || label.endsWith(`per ${per}`) ? '' : ` per ${per}`;
+  const note = { normal: label === 'DP cores' ? 'Peak of the previous day' : '', exceeded: `Exceeded${grace}`, restricted: 'Restricted: writes are blocked' }[state];
+  return meter(`${label}${each}`, used, limit, state, note);
+}
+
+function meter(label: string, used: number | null, limit: number | null, state: MeterAnswer['state'], note: string): Meter {
+  const bounded = limit !== null && limit >= 0;
+  const share = bounded && used !== null ? (limit === 0 ? Number(used > 0) : Math.min(1, used / limit)) : null;
+  const tone = state === 'restricted' ? 'stop' : state === 'exceeded' ? 'warn' : 'ok';
+  const text = `${used === null ? 'Not reported' : number(used)}${bounded || used !== null ? ` of ${bounded ? number(limit) : 'unlimited'}` : ''}`;
+  return { label, tone, text, note: note || (share === null || used === null || limit === null ? '' : `${number(Math.max(0, limit - used))} left`), share };
+}
+
+export const coreQuotaOf = ({ maxDpCores }: LicenseAnswer): string => (maxDpCores === null ? 'Not limited' : count(maxDpCores, 'DP core'));
+export const activationLimitOf = ({ activationLimit }: LicenseAnswer): string => (activationLimit === null ? 'Not known' : limitOf(activationLimit));
+
+// ---- features ----
+
+export interface Feature {
+  readonly label: string;
+  readonly value: string;
+  readonly included: boolean;
+}
+
+const featureNames: readonly (readonly [RegExp, string])[] = [
+  [/^(max_)?(api_?endpoints|endpoints)$/, 'API endpoints'],
+  [/^(max_)?executions(_per_day)?$/, 'Executions per day'],
+  [/^(reporting|reports)$/, 'Reporting'],
+  [/^(mocks|mocking|mock_servers)$/, 'Mocks'],
+  [/^(ci_?cd|ci)$/, 'CI/CD'],
+  [/^analytics$/, 'Analytics'],
+  [/^workflows?$/, 'Workflows'],
+  [/^(test_)?execution$/, 'Execution'],
+];
+const featureName = (name: string): string => featureNames.find(([pattern]) => pattern.test(name.toLowerCase().replaceAll(/[ .-]+/g, '_')))?.[1] ?? plain(name);
+
+function valueOf(feature: LicenseAnswer['features'][string] | undefined, withUse: boolean): string {
+  if (!feature) return 'Not included';
+  if (feature === true) return 'Included';
+  if (typeof feature === 'number') return feature < 0 ? 'Unlimited' : `Up to ${number(feature)}`;
+  const used = withUse && 'used' in feature && feature.used !== undefined ? `, ${number(feature.used)} used` : '';
+  return `${number(feature.limit)} per ${feature.per}${used}`;
+}
+
+/** What a license of this product may have, in the order of its price list, and then whatever else this one names. */
+export function featuresOf({ features }: LicenseAnswer, { withUse = true } = {}): Feature[] {
+  const named = new Map(Object.entries(features).map(([name, feature]) => [featureName(name), feature]));
+  const labels = new Set([...featureNames.map(([, label]) => label), ...named.keys()]);
+  return [...labels].map((label) => ({ label, value: valueOf(named.get(label), withUse), included: Boolean(named.get(label)) }));
+}
+
+// ---- details ----
+
+export interface Detail {
+  readonly label: string;
+  readonly value: string;
+  /** What a copy of it is, when that is not what is shown; null: there is nothing to copy. */
+  readonly copy: string | null;
+  /** The environment variable that it comes from. */
+  readonly variable?: string;
+}
+
+const detail = (label: string, value: string | null, otherwise = 'None'): Detail => ({ label, value: value ?? otherwise, copy: value });
+const instant = (label: string, value: string | null, otherwise: string): Detail => ({ label, value: value === null ? otherwise : moment(value), copy: value });
+
+export function detailsOf(license: LicenseAnswer): Detail[] {
+  const { lastValidationAt, now } = license;
+  return [
+    { label: 'Last validation', value: lastValidationAt === null ? 'Never' : `${moment(lastValidationAt)} (${age(lastValidationAt, now)})`, copy: lastValidationAt },
+    { label: 'Validation mode', value: said(license.validationMode), copy: license.validationMode },
+    { label: 'Deployment mode', value: said(license.deploymentMode), copy: license.deploymentMode },
+    detail('Activation ID', license.activationId),
+    detail('Installation ID', license.installationId),
+    detail('Hardware ID', license.hardwareId),
+    detail('Serial number', license.serialNumber),
+    detail('Customer', license.customer, 'Not named'),
+    detail('Key in use', license.keyPrefix === null ? null : `${license.keyPrefix}…`, license.source === 'file' ? 'By license file' : 'None'),
+    instant('Effective date', license.effectiveDate, 'At once'),
+    detail('Deployment ID', license.deploymentId, 'Not bound'),
+    { label: 'Free trial', value: license.freeTrial ? 'Yes' : 'No', copy: String(license.freeTrial) },
+  ];
+}
+
+export function connectionOf({ server, file }: LicenseAnswer): Detail[] {
+  const reach = { true: server.connected ? 'Connected, changes arrive as they happen' : 'Reachable', false: 'Cannot be reached', null: 'Not tried yet' }[String(server.reachable) as 'true' | 'false' | 'null'];
+  return [
+    { ...detail('Server URL', server.url, 'Not set'), variable: 'KEYLEDGER_SERVER_URL' },
+    { label: 'Connection', value: server.url === null ? 'Works without a server' : reach, copy: null },
+    { ...detail('Environment', server.environment), variable: 'KEYLEDGER_ENVIRONMENT' },
+    { ...detail('Proxy', server.proxy, 'None'), variable: 'HTTPS_PROXY' },
+    { ...detail('License file', file?.path ?? null, 'None'), variable: 'LICENSE_FILE_PATH' },
+  ];
+}
+
+/** What a support person needs, in one paste; no secret is in it. */
+export function supportTextOf(license: LicenseAnswer, seenAt: string): string {
+  const lines: readonly (readonly [string, string])[] = [
+    ['Status', `${license.status} (${license.code}, ${license.enforcement})`], ['Reasons', license.reasons.join(', ') || 'none'], ['Type', typeOf(license)], ['Mode', license.mode],
+    ['Expires', license.expirationDate ?? 'never'], ['Runtime state', license.runtimeState], ['License ID', license.licenseId ?? 'none'], ['Product ID', license.productId ?? 'none'],
+    ...[...detailsOf(license), ...connectionOf(license)].map(({ label, value, copy }) => [label, copy ?? value] as const),
+    ...metersOf(license).map(({ label, text }) => [label, text] as const), ...license.problems.map(({ code, at, detail }) => [`Problem ${code}`, `${detail} (since ${at})`] as const),
+    ['Agent', license.agentVersion], ['As of', seenAt],
+  ];
+  return lines.map(([label, value]) => `${label}: ${value}`).join('\n');
+}
+
+// ---- a new license ----
+
+export interface Change {
+  readonly label: string;
+  readonly before: string;
+  readonly after: string;
+}
+
+const factsOf = (license: LicenseAnswer): Map<string, string> => new Map([
+  ['Status', statusOf(license).text], ['Type', license.status === 'none' ? 'None' : typeOf(license)], ['Customer', license.customer ?? 'Not named'], ['Serial number', license.serialNumber ?? 'None'],
+  ['Key', license.keyPrefix === null ? 'None' : `${license.keyPrefix}…`], ['Effective date', license.effectiveDate === null ? 'At once' : date(license.effectiveDate)],
+  ['Expires', license.status === 'none' ? 'None' : expiryOf(license).text], ['Max DP cores', coreQuotaOf(license)], ['Activation limit', activationLimitOf(license)],
+  ['Deployment ID', license.deploymentId ?? 'Not bound'], ['Deployment mode', said(license.deploymentMode)], ['Validation mode', said(license.validationMode)],
+]);
+const limitsOf = (license: LicenseAnswer): Map<string, string> =>
+  new Map(license.usage.filter(({ meter, per }) => meter !== 'max_dp_cores' && per === null).map(({ meter, limit }) => [meterName(meter), limitOf(limit)]));
+const capsOf = (license: LicenseAnswer): Map<string, string> => new Map(featuresOf(license, { withUse: false }).map(({ label, value }) => [label, value]));
+
+/** What would be different with it. `before`: null when nothing is known of the one in use. */
+export function changesOf(before: LicenseAnswer | null, after: LicenseAnswer): Change[] {
+  const kinds = [[factsOf, 'Not known'], [limitsOf, 'Not limited'], [capsOf, 'Not included']] as const;
+  return kinds.flatMap(([of, otherwise]) => {
+    const [was, is] = [before ? of(before) : new Map<string, string>(), of(after)];
+    return [...new Set([...was.keys(), ...is.keys()])].map((label) => ({ label, before: was.get(label) ?? otherwise, after: is.get(label) ?? otherwise }));
+  }).filter(({ before, after }) => before !== after);
+}
+
+// ---- what can be wrong ----
+
+export interface Trouble {
+  readonly title: string;
+  readonly codes: readonly string[];
+  /** What it means, in a sentence. */
+  readonly text: string;
+  readonly steps: readonly string[];
+}
+
+export const troubles: readonly Trouble[] = [
+  {
+    title: 'No outbound access', codes: ['NO_OUTBOUND_ACCESS', 'UNREACHABLE', 'IN_OFFLINE_GRACE', 'HEARTBEAT_OVERDUE', 'UNTRUSTED_ANSWER'],
+    text: 'This machine cannot reach the license server. What was last signed stays in force for the offline grace.',
+    steps: ['Allow outbound HTTPS from this machine to the server URL shown under Server and proxy.', 'Behind a proxy, set HTTPS_PROXY (and NO_PROXY) for the agent and start it again. A proxy that opens TLS needs its certificate in NODE_EXTRA_CA_CERTS.', 'With no way out at all, ask your vendor for a license file and upload it here.'],
+  },
+  {
+    title: 'Wrong deployment mode', codes: ['DEPLOYMENT_MODE_MISMATCH', 'DEPLOYMENT_MISMATCH'],
+    text: 'The license was issued for another deployment mode or deployment than this one.',
+    steps: ['Compare Deployment mode and Deployment ID under License details with what you ordered.', 'Set LICENSE_DEPLOYMENT_MODE and LICENSE_DEPLOYMENT_ID for the agent as your vendor named them, and start it again.', 'Otherwise ask your vendor for a license of this deployment mode.'],
+  },
+  {
+    title: 'License expired', codes: ['EXPIRED', 'LICENSE_EXPIRED', 'IN_EXPIRY_GRACE'],
+    text: 'The license has passed its expiry date. Once its grace is over, reads continue and writes are blocked.',
+    steps: ['Ask your vendor for a renewal.', 'A renewed license needs nothing but Refresh. A new key or file goes under Change license, which works in every state.'],
+  },
+  {
+    title: 'Activation limit reached', codes: ['ACTIVATION_LIMIT_EXCEEDED'],
+    text: 'The license is active on as many machines as it allows, so this one got no activation.',
+    steps: ['Deactivate the license on a machine that needs it no more, on its own License Management page.', 'If that machine is gone, ask your vendor to revoke its activation.', 'Otherwise ask your vendor for a higher limit. Then enter the license here again.'],
+  },
+];
+
+/** Which of them there are now, by what the agent says or has just refused. */
+export const troublesNow = (codes: ReadonlySet<string>): ReadonlySet<Trouble> => new Set(troubles.filter((trouble) => trouble.codes.some((code) => codes.has(code))));
+
+/** Why something was refused, and what that means. */
+export function failureText({ code, title, detail, members }: Failure): { readonly title: string; readonly text: string } {
+  const trouble = troubles.find(({ codes }) => codes.includes(code));
+  if (!trouble) return { title, text: detail === title ? '' : detail };
+  const { limit, used } = members;
+  const numbers = code === 'ACTIVATION_LIMIT_EXCEEDED' && typeof limit === 'number' && typeof used === 'number' ? ` ${number(used)} of ${number(limit)} activations are in use.` : '';
+  return { title: trouble.title, text: `${trouble.text}${numbers}` };
+}
