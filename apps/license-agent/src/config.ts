@@ -21,6 +21,9 @@ export interface AgentConfig {
   readonly deploymentId: string | undefined;
   readonly deploymentMode: string | undefined;
   readonly proxy: { readonly url: string; readonly except: string } | undefined;
+  /** What the page says that it manages the license of, and CSS of the host that follows the page's own. */
+  readonly productName: string;
+  readonly style: string;
   readonly logLevel: (typeof levels)[number];
 }
 
@@ -48,7 +51,8 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
     environment: given('KEYLEDGER_ENVIRONMENT') ?? 'production', roots: rootsOf(given('KEYLEDGER_ROOT_PUBLIC_KEY')),
     licenseKey, licenseFile: given('LICENSE_FILE_PATH'), machineId: given('LICENSE_MACHINE_ID'),
     deploymentId: given('LICENSE_DEPLOYMENT_ID'), deploymentMode: given('LICENSE_DEPLOYMENT_MODE'),
-    proxy: proxy === undefined ? undefined : { url: proxy, except: given('NO_PROXY') ?? '' }, logLevel,
+    proxy: proxy === undefined ? undefined : { url: proxy, except: given('NO_PROXY') ?? '' }, productName: given('AGENT_PRODUCT_NAME') ?? 'API Platform',
+    style: given('AGENT_STYLE') ?? '', logLevel,
   };
 }
 

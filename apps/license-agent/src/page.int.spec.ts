@@ -1,14 +1,18 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { TestClock, Vendor } from '@keyledger/sdk/contract';
 import { describeInChromium } from '@keyledger/servers/chromium';
 import type { BrowserContext, BrowserContextOptions, Page } from 'playwright-core';
 import type { LicenseAnswer } from './api.ts';
+import { agentConfig, startAgent } from './index.ts';
 
 const at = (days: number, from = Date.now()) => new Date(from + days * 86_400_000).toISOString();
 const meter = (name: string, limit: number, used: number, more: Partial<LicenseAnswer['usage'][number]> = {}): LicenseAnswer['usage'][number] =>
@@ -140,6 +144,8 @@ describeInChromium('The License Management page', (browser) => {
   let page: Page;
   let faults: string[];
   let requests: string[];
+  /** Of the page. */
+  let url: string;
 
   beforeAll(async () => {
     const { status, stdout } = spawnSync(`${root}node_modules/.bin/tsc`, ['-b', `${here}page`], { encoding: 'utf8' });
@@ -150,13 +156,13 @@ describeInChromium('The License Management page', (browser) => {
 
   beforeEach(() => {
     agent.reset(states.normal());
-    [faults, requests] = [[], []];
+    [faults, requests, url] = [[], [], agent.url];
   });
 
   /** What the browser complains of fails the test; that a refused request was refused is no complaint. */
   afterEach(async () => {
     await context?.close();
-    expect(requests.filter((url) => !url.startsWith(agent.url))).toEqual([]);
+    expect(requests.filter((request) => !request.startsWith(url))).toEqual([]);
     expect(faults.filter((text) => !/^Failed to load resource: (the server responded with a status of|net::ERR_CONNECTION_REFUSED)/.test(text))).toEqual([]);
   });
 
@@ -168,7 +174,7 @@ describeInChromium('The License Management page', (browser) => {
     page.on('pageerror', (error) => void faults.push(error.message));
     page.on('request', (request) => void requests.push(request.url()));
     if (clock) await page.clock.install();
-    await page.goto(agent.url);
+    await page.goto(url);
   }
 
   async function signIn(options: BrowserContextOptions = {}, more: { readonly clock?: boolean } = {}): Promise<void> {
@@ -546,6 +552,62 @@ describeInChromium('The License Management page', (browser) => {
       expect(await banner().innerText()).toContain(evil);
       expect(await page.title()).toBe('License Management');
     });
+  });
+
+  it('works over the real agent: no license, a key, no way out, a file, and none again', async () => {
+    const clock = new TestClock();
+    const vendor = await Vendor.open(clock);
+    vendor.terms = { ...vendor.terms, expiresAt: at(20.5, clock.wall), features: { api_endpoints: 250, reporting: true }, quotas: [{ meter: 'max_dp_cores', limit: 16 }] };
+    const folder = mkdtempSync(join(tmpdir(), 'license-agent-page-'));
+    // Whoever waits before he asks again waits a hundredth of it.
+    const time = setInterval(() => clock.pass(1000), 10);
+    const running = await startAgent(agentConfig({
+      AGENT_PORT: '0', AGENT_DATA_DIR: folder, AGENT_TOKEN: token, AGENT_PRODUCT_NAME: 'Orders & <Co>', AGENT_STYLE: ':root { --lm-radius: 3px; }', HTTPS_PROXY: 'http://somebody:p4ssw0rd@proxy.corp.example:3128',
+      KEYLEDGER_SERVER_URL: 'https://licenses.vendor.example', KEYLEDGER_ROOT_PUBLIC_KEY: JSON.stringify(vendor.roots[0]),
+    }), { clock, fingerprint: 'f'.repeat(64), fetch: vendor.fetch, log: { info: () => undefined, warn: () => undefined } });
+    try {
+      url = `${running.url}/`;
+      await signIn();
+      expect(await page.innerText('header')).toContain('Manage your Orders & <Co> license and features.');
+      expect(await page.evaluate("getComputedStyle(document.querySelector('.card')).borderRadius")).toBe('3px');
+      expect(await page.getByRole('heading', { name: 'No license installed' }).isVisible()).toBe(true);
+      expect(await page.locator('#connection').innerText()).toContain('proxy.corp.example:3128');
+      expect(await page.content()).not.toContain('p4ssw0rd');
+      const dialog = page.getByRole('dialog', { name: 'Review the new license' });
+
+      await page.keyboard.type('KL7Q-M2XD-8RWT-5KPN');
+      await page.keyboard.press('Enter');
+      await dialog.getByText('16 DP cores').waitFor();
+      expect(vendor.asked.map(({ path }) => path)).not.toContain('/license/activate');
+      await dialog.getByRole('button', { name: 'Activate', exact: true }).click();
+      await announced('License activated. Status: Active.');
+      await banner().getByText('License expires in 21 days').waitFor();
+      expect([await field('Days remaining').innerText(), await page.locator('#details').innerText()]).toEqual(['21', expect.stringContaining('act_1')]);
+
+      vendor.cut();
+      await page.keyboard.press('r');
+      await announced('Not refreshed. No outbound access.');
+      expect(await page.locator('details[open] summary').innerText()).toContain('No outbound access');
+      expect(await field('Status').innerText()).toMatch(/^Active/);
+      await accessible();
+
+      vendor.terms = { ...vendor.terms, expiresAt: null, quotas: [{ meter: 'max_dp_cores', limit: 32 }] };
+      vendor.seq += 1;
+      await page.locator('#file').setInputFiles({ name: 'license.txt', mimeType: 'text/plain', buffer: Buffer.from(await vendor.licenseFile({ customer: { id: 'cus_1', name: 'Northwind' } })) });
+      await dialog.getByText('32 DP cores').waitFor();
+      await dialog.getByRole('button', { name: 'Activate', exact: true }).click();
+      await announced('License activated.');
+      expect([await field('Expires').innerText(), await field('Core quota').innerText()]).toEqual([expect.stringContaining('Never'), '32 DP cores']);
+
+      vendor.mend();
+      await page.getByRole('button', { name: 'Deactivate license' }).first().click();
+      await page.getByRole('dialog').getByRole('button', { name: 'Deactivate license' }).click();
+      await announced('License deactivated. Status: No license.');
+    } finally {
+      await running.close();
+      clearInterval(time);
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it('is small, and needs nobody but the agent', async () => {

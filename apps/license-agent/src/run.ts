@@ -1,6 +1,5 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { fileURLToPath } from 'node:url';
 import type { Clock, Fetch } from '@keyledger/sdk';
 import { machineFingerprint, nodeClock } from '@keyledger/sdk/node';
 import { Agent, type Logger } from './agent.ts';
@@ -21,17 +20,16 @@ export interface Surroundings {
   readonly clock?: Clock;
   readonly fingerprint?: string;
   readonly fetch?: Fetch;
-  readonly pageDir?: string;
   readonly log: Logger;
 }
 
 /** Resolves when it answers. */
-export async function startAgent(config: AgentConfig, { clock = nodeClock(), fingerprint, fetch, pageDir, log }: Surroundings): Promise<RunningAgent> {
+export async function startAgent(config: AgentConfig, { clock = nodeClock(), fingerprint, fetch, log }: Surroundings): Promise<RunningAgent> {
   const { value: token, isNew: isNewToken } = config.token === undefined ? await keptSecret(config.dataDir, 'token') : { value: config.token, isNew: false };
   const machine = fingerprint ?? (await machineFingerprint({ override: config.machineId })) ?? (await fingerprintIn(config.dataDir));
   const agent = await Agent.open({ config, fingerprint: machine, clock, log, fetch: fetch ?? (await fetchThrough(config.proxy)) });
   const server = serverOf({
-    agent, token, tls: config.tls, pageDir: pageDir ?? fileURLToPath(new URL('../src/page', import.meta.url)),
+    agent, token, tls: config.tls, page: config,
     failed: (error, path) => log.warn({ err: error, path }, 'a request failed'),
   });
   server.listen(config.port, config.host);

@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { createServer as createTlsServer } from 'node:https';
 import type { Server } from 'node:net';
 import { extname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { Agent, Reading } from './agent.ts';
 import { problems, Refused, type ProblemCode } from './api.ts';
 import type { AgentConfig } from './config.ts';
@@ -13,8 +14,7 @@ export interface ServerOptions {
   readonly agent: Agent;
   readonly token: string;
   readonly tls: AgentConfig['tls'];
-  /** Files of the page; there may be none. */
-  readonly pageDir: string;
+  readonly page: Pick<AgentConfig, 'productName' | 'style'>;
   readonly failed: (error: unknown, path: string) => void;
 }
 
@@ -27,8 +27,8 @@ const pagePolicy = {
 };
 
 /** The page, the API, and what is watched from outside. Everything under `/api` needs the token. */
-export function serverOf({ agent, token, tls, pageDir, failed }: ServerOptions): Server {
-  const files = pageIn(pageDir);
+export function serverOf({ agent, token, tls, page, failed }: ServerOptions): Server {
+  const files = pageOf(page);
   const isAllowed = checkOf(token);
   const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams) => Promise<Reply> | Reply>> = {
     'GET /api/license': () => ok(agent.answer()),
@@ -170,17 +170,18 @@ function decoded(text: string): string {
 
 // ---- the page ----
 
-const types: Readonly<Record<string, string>> = {
-  '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8', '.svg': 'image/svg+xml', '.png': 'image/png', '.ico': 'image/x-icon',
-  '.woff2': 'font/woff2', '.json': json, '.txt': 'text/plain; charset=utf-8',
-};
+const types: Readonly<Record<string, string>> = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8', '.svg': 'image/svg+xml' };
+/** As it was written, and what its programs were compiled to; both are beside `src` and `dist` alike. */
+const folders = ['../src/page', '../dist/page'].map((path) => fileURLToPath(new URL(path, import.meta.url)));
 
 /** All of it, read once: what is not here cannot be asked for. */
-function pageIn(folder: string): ReadonlyMap<string, { readonly type: string; readonly bytes: Buffer }> {
-  if (!existsSync(folder)) return new Map();
-  const entries = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile() && types[extname(entry.name)]);
-  return new Map(entries.map(({ parentPath, name }) => {
-    const path = join(parentPath, name);
-    return [path.slice(folder.length).replace(/^\/*/, '/'), { type: types[extname(name)] ?? '', bytes: readFileSync(path) }];
+function pageOf({ productName, style }: ServerOptions['page']): ReadonlyMap<string, { readonly type: string; readonly bytes: Buffer }> {
+  const names = folders.filter(existsSync).flatMap((folder) => readdirSync(folder).filter((name) => types[extname(name)]).map((name) => [folder, name] as const));
+  return new Map(names.map(([folder, name]) => {
+    const text = readFileSync(join(folder, name), 'utf8');
+    const own = name === 'index.html' ? text.replaceAll('API Platform', () => escaped(productName)) : name === 'page.css' ? `${text}\n${style}` : text;
+    return [`/${name}`, { type: types[extname(name)] ?? '', bytes: Buffer.from(own) }];
   }));
 }
+
+const escaped = (text: string): string => text.replaceAll(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
