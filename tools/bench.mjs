@@ -12,12 +12,12 @@ import { appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sl
 /** What --only takes. Some are measured together. */
 const parts = {
   validate: validating, activate: writing, order: writing, usage: metering, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
-  sweep: sweeping, distributed,
+  sweep: sweeping, bulk, distributed,
 };
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' }, swept: { type: 'string' } } });
-const { rounds, seconds, few, many, rebuilt, starts, ...others } = options.quick
-  ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, starts: 1, swept: 10_000 }
-  : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, starts: 5, swept: 1_000_000 };
+const { rounds, seconds, few, many, rebuilt, batched, starts, ...others } = options.quick
+  ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, batched: 5_000, starts: 1, swept: 10_000 }
+  : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, batched: 10_000, starts: 5, swept: 1_000_000 };
 const swept = Number(options.swept ?? others.swept);
 const due = swept / 100;
 const chosen = options.only?.split(',') ?? Object.keys(parts);
@@ -183,6 +183,39 @@ async function sweeping() {
   const base = median(quiet.map(({ p99 }) => p99));
   const ratios = during.map(({ p99 }) => p99 / base);
   row({ name: 'validate p99, during the sweep against quiet', value: median(ratios), at: 'most', target: 2, unit: '×', detail: { ratios, ...summary(during), quiet: summary(quiet) } });
+  await server.stop();
+}
+
+/** A batch of licenses, beside single events appended to a log of their own, while others go on asking. */
+async function bulk() {
+  say('bulk: starting, and selling licenses');
+  const server = await startProduct();
+  const { licenses } = await sell(server, few);
+  generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
+  const product = await call(server, '/products', { name: 'Brush' });
+  const { id } = await call(server, '/generators', { name: 'Resellers', productId: product.id, keyFormat: { kind: 'crockford' } });
+  const issued = async (count, meanwhile = () => sleep(25)) => {
+    let job = await call(server, `/generators/${id}/batches`, { count }, 202);
+    for (; !job.finishedAt; job = await (await fetch(`${server.url}/jobs/${job.id}`, { headers: control })).json()) await meanwhile();
+    if (job.state !== 'completed' || job.done !== count || job.failed > 0) throw new Error(`A batch has come to ${JSON.stringify(job)}`);
+    return count / (Date.parse(job.finishedAt) - Date.parse(job.startedAt)) * 1000;
+  };
+  await issued(few);
+  const figures = [];
+  for (let round = 0; round < rounds; round++) {
+    const [appended, perSecond] = [await appends(newFolder(), seconds, 64), await issued(batched)];
+    say(`  appends ${format(appended)}/s, licenses in a batch ${format(perSecond)}/s`);
+    figures.push({ appended, perSecond, share: perSecond / appended });
+  }
+  const middle = (name) => median(figures.map((figure) => figure[name]));
+  row({ name: `batch of ${batched / 1000}k licenses`, value: middle('perSecond'), at: 'least', target: 2_000, unit: 'licenses/s', detail: { ofAppends: middle('share'), appends: middle('appended') } });
+  row({ name: 'the same, against single appends', value: middle('share'), unit: 'of bare appends' });
+  await generator.measure(server, validate('licenses'), 2);
+  const quiet = await generator.measure(server, validate('licenses'), seconds);
+  const busy = [];
+  await issued(batched, async () => busy.push(await generator.measure(server, validate('licenses'), 1)));
+  const ratios = busy.map(({ p99 }) => p99 / quiet.p99);
+  row({ name: 'validate p99, during a batch against quiet', value: median(ratios), at: 'most', target: 5, unit: '×', detail: { ratios, ...summary(busy), quiet: figuresOf(quiet) } });
   await server.stop();
 }
 

@@ -1,9 +1,11 @@
-// Single events appended to PostgreSQL through the product's own event store, each to a stream of its own: `appends.mjs <url> <seconds> <concurrency>`.
+// Single events appended through the product's own event store, each to a stream of its own: `appends.mjs <where> <seconds> <concurrency>`, where is the
+// URL of a PostgreSQL or a folder.
 import { randomUUID } from 'node:crypto';
-import { NO_STREAM, PostgresEventStores } from '@keyledger/event-store';
+import { join } from 'node:path';
+import { NO_STREAM, PostgresEventStores, SqliteEventStores } from '@keyledger/event-store';
 
-const [, , url, seconds, concurrency] = process.argv;
-const stores = await PostgresEventStores.open({ url, environments: ['bench'] });
+const [, , where, seconds, concurrency] = process.argv;
+const stores = /^postgres/.test(where) ? await PostgresEventStores.open({ url: where, environments: ['bench'] }) : await SqliteEventStores.open({ bench: join(where, 'events.db') });
 const store = stores.of('bench');
 const data = { instanceName: 'laptop', sealed: 'x'.repeat(200) };
 const metadata = { commandId: randomUUID(), correlationId: randomUUID(), actor: { type: 'client', id: 'client' }, occurredAt: new Date().toISOString(), schema: 1 };

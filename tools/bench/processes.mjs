@@ -127,7 +127,7 @@ export async function startDistributed({ nats, postgres }) {
 export const natsResponder = (url) => Server.start([join(here, 'nats.mjs'), 'reply', url]);
 export const natsRequests = (url, seconds, concurrency) => measuredBy('nats.mjs', 'request', url, seconds, concurrency);
 /** Appends a second of single events. */
-export const appends = (url, seconds, concurrency) => measuredBy('appends.mjs', url, seconds, concurrency);
+export const appends = (where, seconds, concurrency) => measuredBy('appends.mjs', where, seconds, concurrency);
 
 async function measuredBy(script, ...args) {
   const { stdout } = await promisify(execFile)(process.execPath, [join(here, script), ...args.map(String)]);

@@ -11,7 +11,7 @@ import { Licenses } from './streams.ts';
 
 /** Some ten milliseconds of everybody's time; then a rest for those who ask for something right now. */
 const ROWS_AT_ONCE = 50;
-const LONGEST_REST_MS = 10;
+const LONGEST_REST_MS = 5;
 
 type Work<K extends JobWork['kind']> = JobWork & { readonly kind: K };
 type Outcome = Omit<JobResult, 'row'>;
@@ -25,9 +25,8 @@ export class JobRows {
 
   /** All rows of a chunk. `again`: somebody may have done some of them before. */
   async doChunk(job: JobState, chunk: number, again: boolean): Promise<readonly JobResult[]> {
-    const first = chunk * ROWS_PER_CHUNK + 1;
-    const rows = Array.from({ length: Math.min(ROWS_PER_CHUNK, job.total - first + 1) }, (_, n) => first + n);
-    const outcomeOf = job.work.kind === 'batch' ? await this.#issuing(job, job.work, rows) : await this.#assigning(job, job.work, chunk);
+    const rows = rowsOf(job, chunk);
+    const outcomeOf = job.work.kind === 'batch' ? await this.#issuing(job, job.work, chunk) : await this.#assigning(job, job.work, chunk);
     const results: JobResult[] = [];
     for (let from = 0; from < rows.length; from += ROWS_AT_ONCE) {
       const startedMs = performance.now();
@@ -49,9 +48,12 @@ export class JobRows {
     }
   }
 
-  async #issuing(job: JobState, { productId, generatorId, planId, keyFormat, terms }: Work<'batch'>, rows: readonly number[]) {
+  async #issuing(job: JobState, { productId, generatorId, planId, keyFormat, terms }: Work<'batch'>, chunk: number) {
     const { environment } = context();
-    await this.keyrings.here().prepare(rows.map((row) => rowLicenseId(job, row)), true);
+    const keyring = this.keyrings.here();
+    await keyring.prepare(rowsOf(job, chunk).map((row) => rowLicenseId(job, row)), true);
+    // The data keys of the next chunk are made while this one is appended; if that fails, it is asked for again.
+    void Promise.resolve(keyring.prepare(rowsOf(job, chunk + 1).map((row) => rowLicenseId(job, row)), true)).catch(() => undefined);
     return async (row: number): Promise<Outcome> => {
       const licenseId = rowLicenseId(job, row);
       const command: LicenseCommand = { type: 'Issue', licenseId, productId, generatorId, planId, environment, terms, key: this.keys.make(keyFormat) };
@@ -94,6 +96,11 @@ export class JobRows {
   #bears(licenseId: LicenseId, hash: string): Promise<boolean> {
     return this.licenses.load(licenseId, (state) => issued(state).keyHash === hash);
   }
+}
+
+function rowsOf({ total }: JobState, chunk: number): number[] {
+  const first = chunk * ROWS_PER_CHUNK + 1;
+  return Array.from({ length: Math.max(0, Math.min(ROWS_PER_CHUNK, total - first + 1)) }, (_, n) => first + n);
 }
 
 const nothing = { code: null, detail: null, licenseId: null, customerId: null } as const;
