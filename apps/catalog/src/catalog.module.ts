@@ -1,4 +1,4 @@
-import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { EventStores } from '@keyledger/event-store';
 import { Clock } from '@keyledger/kernel';
@@ -11,6 +11,7 @@ import { CustomerCommands, CustomerFinder, CustomerQueries, CustomerReferences, 
 import { GeneratorCommands, GeneratorQueries, Offers } from './generator.handlers.ts';
 import { Fulfilment, OrderCommands, OrderQueries } from './order.handlers.ts';
 import { PlanCommands, PlanQueries } from './plan.handlers.ts';
+import { Pools } from './pools.ts';
 import { ProductCommands, ProductQueries } from './product.handlers.ts';
 import { OrderCompletion } from './reactions.ts';
 import { CatalogStreams } from './streams.ts';
@@ -18,8 +19,8 @@ import { UniqueValues } from './unique-values.ts';
 
 /** What is sold, to whom, and the orders that issue licenses. */
 @Module({})
-export class CatalogModule implements OnModuleDestroy {
-  constructor(private readonly projectors: Projectors, private readonly completion: OrderCompletion) {}
+export class CatalogModule implements OnApplicationBootstrap, OnModuleDestroy {
+  constructor(private readonly projectors: Projectors, private readonly completion: OrderCompletion, private readonly pools: Pools) {}
 
   static with(platform: readonly Provider[]): DynamicModule {
     return {
@@ -27,7 +28,7 @@ export class CatalogModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        UniqueValues, Customers, Fulfilment,
+        UniqueValues, Customers, Fulfilment, Pools,
         ProductCommands, ProductQueries, ProductList, PlanCommands, PlanQueries, PlanList, CustomerCommands, CustomerQueries, CustomerReferences, CustomerFinder, CustomerList,
         OrderCommands, OrderQueries, OrderList, GeneratorCommands, GeneratorQueries, GeneratorList, Offers,
         { provide: CatalogStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new CatalogStreams(events, keyrings), inject: [EventStores, Keyrings] },
@@ -42,7 +43,12 @@ export class CatalogModule implements OnModuleDestroy {
     };
   }
 
+  onApplicationBootstrap(): void {
+    this.pools.begin();
+  }
+
   async onModuleDestroy(): Promise<void> {
+    await this.pools.end();
     await this.completion.close();
     await this.projectors.close();
   }

@@ -5,6 +5,7 @@ import { Handles } from '@keyledger/messaging';
 import { matching, page, Projectors, type Database, type Projection, type Sort } from '@keyledger/read-models';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customers, products } from './catalog.tables.ts';
+import { Pools } from './pools.ts';
 import { CatalogStreams } from './streams.ts';
 
 const sorts: Readonly<Record<string, Sort>> = {
@@ -34,12 +35,13 @@ const contains = (database: Database, projection: Projection, q: string | undefi
 
 @Handles(ListProducts)
 export class ProductList {
-  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
+  constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors, private readonly pools: Pools) {}
 
   async execute({ q, status, ...request }: ListProducts) {
     const database = await this.projectors.current();
     const where = [equals('status', status), contains(database, products, q)];
-    return list({ database, table: 'catalog_product', request, where, load: (id) => this.streams.products.load(id), view: productView });
+    const { data, page: position } = await list({ database, table: 'catalog_product', request, where, load: (id) => this.streams.products.load(id), view: productView });
+    return { data: await this.pools.completeAll(data), page: position };
   }
 }
 

@@ -8,8 +8,8 @@ const common = { id: p.string().primary(), revision: p.integer(), createdAt: p.s
 
 export const ProductEntity = defineEntity({
   name: 'CatalogProduct', tableName: 'catalog_product',
-  properties: { ...common, name: p.string(), status: p.string() },
-  indexes: [{ properties: ['createdAt', 'id'] }, { properties: ['name', 'id'] }],
+  properties: { ...common, name: p.string(), status: p.string(), poolBuffer: p.integer().nullable() },
+  indexes: [{ properties: ['createdAt', 'id'] }, { properties: ['name', 'id'] }, { properties: ['poolBuffer', 'id'] }],
 });
 export const PlanEntity = defineEntity({
   name: 'CatalogPlan', tableName: 'catalog_plan',
@@ -33,9 +33,9 @@ export const GeneratorEntity = defineEntity({
 });
 
 export const products = projection({
-  name: 'catalog-product', version: 1, source: Product, entity: ProductEntity,
+  name: 'catalog-product', version: 2, source: Product, entity: ProductEntity,
   row: (product: ProductState | null, { id, revision }) =>
-    product && { id, revision, createdAt: product.createdAt, name: product.name, status: product.archived ? 'archived' : 'active' },
+    product && { id, revision, createdAt: product.createdAt, name: product.name, status: product.archived ? 'archived' : 'active', poolBuffer: product.pool?.buffer ?? null },
   search: ({ name }) => name,
 });
 export const plans = projection({

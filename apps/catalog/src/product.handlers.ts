@@ -1,7 +1,8 @@
 import { ArchiveProduct, CreateProduct, GetProduct, UpdateProduct } from '@keyledger/contracts';
 import { productView } from '@keyledger/domain';
-import { newId, refuse, type ProductId } from '@keyledger/kernel';
+import { context, newId, refuse, type ProductId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
+import { Pools } from './pools.ts';
 import { CatalogStreams, shown } from './streams.ts';
 import { UniqueValues } from './unique-values.ts';
 
@@ -9,9 +10,15 @@ const view = shown(productView);
 
 @Handles(CreateProduct, UpdateProduct, ArchiveProduct)
 export class ProductCommands {
-  constructor(private readonly streams: CatalogStreams, private readonly unique: UniqueValues) {}
+  constructor(private readonly streams: CatalogStreams, private readonly unique: UniqueValues, private readonly pools: Pools) {}
 
-  execute(command: CreateProduct | UpdateProduct | ArchiveProduct) {
+  async execute(command: CreateProduct | UpdateProduct | ArchiveProduct) {
+    const product = await this.#run(command);
+    if ('pool' in command) this.pools.look(context().environment);
+    return this.pools.complete(product);
+  }
+
+  #run(command: CreateProduct | UpdateProduct | ArchiveProduct) {
     switch (command.type) {
       case 'Create': return this.#create(command as CreateProduct);
       case 'Update': return this.#update(command as UpdateProduct);
@@ -43,11 +50,11 @@ export class ProductCommands {
 
 @Handles(GetProduct)
 export class ProductQueries {
-  constructor(private readonly streams: CatalogStreams) {}
+  constructor(private readonly streams: CatalogStreams, private readonly pools: Pools) {}
 
   async execute({ productId }: GetProduct) {
     const { state, revision } = await this.streams.products.load(productId);
     if (!state) throw refuse('PRODUCT_NOT_FOUND');
-    return view(state, revision);
+    return this.pools.complete(view(state, revision));
   }
 }

@@ -1,4 +1,4 @@
-import { Customer, Generator, Order, Plan, Product, Unique } from '@keyledger/domain';
+import { Customer, Generator, Order, Plan, Pool, Product, Unique } from '@keyledger/domain';
 import { Aggregates, type EventStore } from '@keyledger/event-store';
 import type { PerEnvironment, Sealing } from '@keyledger/kernel';
 
@@ -10,6 +10,7 @@ export class CatalogStreams {
   readonly orders;
   readonly generators;
   readonly unique;
+  readonly pools;
 
   constructor(events: PerEnvironment<EventStore>, sealings: PerEnvironment<Sealing>) {
     this.products = new Aggregates(Product, events, sealings);
@@ -18,6 +19,7 @@ export class CatalogStreams {
     this.orders = new Aggregates(Order, events, sealings);
     this.generators = new Aggregates(Generator, events, sealings);
     this.unique = new Aggregates(Unique, events, sealings);
+    this.pools = new Aggregates(Pool, events, sealings);
   }
 }
 

@@ -14,7 +14,7 @@ import { LicenseKeys } from './keys.ts';
 import {
   ActivateCommand, DeactivateCommand, EraseCommand, IssueCommands, LicenseCommands, LicenseQuery, PrepareCommand, RegenerateKeyCommand, ResolveKeyQuery, RevokeActivationCommand,
 } from './license.handlers.ts';
-import { ActivationList, LicenseEvents, LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
+import { ActivationList, AvailableLicenses, LicenseEvents, LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
@@ -37,7 +37,7 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
         QuotaCommands, IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,
-        LicenseExport, StartCommands, JobCommands, JobQueries, JobList, JobResults,
+        AvailableLicenses, LicenseExport, StartCommands, JobCommands, JobQueries, JobList, JobResults,
         { provide: Jobs, useFactory: (events: EventStores, keyrings: Keyrings) => new Jobs(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {

@@ -1,7 +1,7 @@
-import { ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
+import { CountAvailable, ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
 import { instanceView, issued, licenseStatuses, licenseView } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId } from '@keyledger/kernel';
+import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
@@ -202,6 +202,21 @@ export class LicenseTotals {
       averageLimit: limited > 0 ? limits / limited : null,
       maximumActivations: limited === licenses ? limits : null,
     };
+  }
+}
+
+@Handles(CountAvailable)
+export class AvailableLicenses {
+  constructor(private readonly projectors: Projectors) {}
+
+  async execute({ productIds }: CountAvailable) {
+    const database = await this.projectors.current();
+    const wanted = productIds.map(() => '?').join(', ');
+    const { rows } = await database.run<{ productId: ProductId; available: number }>(
+      `select product_id as "productId", count(*) as available from authority_license
+        where product_id in (${wanted}) and status = 'available' and (works_until is null or works_until > ?) group by product_id`, [...productIds, context().now]);
+    const counts = new Map(rows.map((row) => [row.productId, Number(row.available)]));
+    return { data: productIds.map((productId) => ({ productId, available: counts.get(productId) ?? 0 })) };
   }
 }
 

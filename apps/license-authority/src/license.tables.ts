@@ -31,7 +31,7 @@ export const LicenseEntity = defineEntity({
   },
   indexes: [
     { properties: ['createdAt', 'id'] }, { properties: ['expiresAt', 'id'] }, { properties: ['productId', 'createdAt', 'id'] },
-    { properties: ['status', 'createdAt', 'id'] }, { properties: ['statusRank', 'id'] }, { properties: ['dueAt', 'id'] },
+    { properties: ['status', 'createdAt', 'id'] }, { properties: ['productId', 'status', 'worksUntil'] }, { properties: ['statusRank', 'id'] }, { properties: ['dueAt', 'id'] },
   ],
 });
 type LicenseRow = InferEntity<typeof LicenseEntity>;
@@ -42,7 +42,7 @@ const dawn: Instant = '0001-01-01T00:00:00.000Z';
 
 export const licenseTable = projection({
   name: 'authority-license',
-  version: 1,
+  version: 2,
   source: License,
   entity: LicenseEntity,
   row: (license: LicenseState, { id, revision }): LicenseRow | null => {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { GeneratorView, JobResult, JobView, LicenseEventView, LicenseView, ProductView } from '@keyledger/contracts';
-import { Product, type Client, type Listed } from '@keyledger/testing/process';
+import { mode, Product, type Client, type Listed } from '@keyledger/testing/process';
 import { parse } from 'csv-parse/sync';
 
 let product: Product;
@@ -211,6 +211,37 @@ describe('An import', () => {
     expect(rows[0]).toMatchObject({ customerName: '\'=HYPERLINK("http://evil.example")', customerEmail: 'ada@import.example', activationLimit: 'unlimited' });
     expect(rows.flatMap((row) => Object.values(row)).filter((cell) => /^[=+\-@\t\r]/.test(cell))).toEqual([]);
     expect(await api.get<LicenseView[]>(`/licenses/export?productId=${productId}&q=nothing`)).toEqual([]);
+  });
+});
+
+describe('A pool', () => {
+  const poolOf = async (id: string) => (await api.get<ProductView>(`/products/${id}`)).pool;
+  /** Said a moment after: nobody waits for it. */
+  const lowPools = async (count: number) => {
+    for (;;) {
+      const { body } = await product.app.ask<string>('GET', '/metrics');
+      if (body.includes(`keyledger_pools_low{environment="production",service="standalone"} ${count}\n`)) return;
+      await sleep(25);
+    }
+  };
+
+  it('of licenses that are nobody\'s yet is low when there are fewer than wanted', async () => {
+    const made = await generator();
+    expect(await poolOf(made.productId)).toBeNull();
+    await ended((await batch(made.id, 4)).id);
+    const patched = await api.patch<ProductView>(`/products/${made.productId}`, { pool: { buffer: 5 } });
+    expect(patched.pool).toEqual({ buffer: 5, available: 4, low: true });
+    if (mode === 'standalone') await lowPools(1);
+    await ended((await batch(made.id, 1)).id);
+    expect(await poolOf(made.productId)).toEqual({ buffer: 5, available: 5, low: false });
+    const [license] = await licensesOf(made.productId);
+    await api.post(`/licenses/${license?.id}/revoke`, {});
+    const { data: [listed] } = await api.get<Listed<ProductView>>('/products?sort=-createdAt&limit=1');
+    expect(listed).toEqual(await api.get(`/products/${made.productId}`));
+    expect(listed?.pool).toEqual({ buffer: 5, available: 4, low: true });
+    expect((await api.patch<ProductView>(`/products/${made.productId}`, { pool: { buffer: 4 } })).pool).toMatchObject({ low: false });
+    if (mode === 'standalone') await lowPools(0);
+    for (const pool of [{}, { buffer: 0 }, { buffer: 5, available: 5 }]) expect(await api.refused('PATCH', `/products/${made.productId}`, { pool })).toMatchObject({ status: 400 });
   });
 });
 

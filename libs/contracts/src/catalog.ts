@@ -6,17 +6,23 @@ import { ids, keyFormat, licensing, meters, termsFields } from './terms.ts';
 
 const sort = optional(oneOf('name', '-name', 'createdAt', '-createdAt'));
 
+const buffer = Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'How many licenses that are nobody\'s yet shall be in store; 50 to 100 is usual' });
 export const ProductView = named('Product', Type.Object({
-  id: ids.product, name: Type.String(), code: nullable(Type.String()), status: oneOf('active', 'archived'), metadata: json, meters, createdAt: instant, revision: Type.Integer(),
+  id: ids.product, name: Type.String(), code: nullable(Type.String()), status: oneOf('active', 'archived'), metadata: json, meters,
+  pool: nullable(Type.Object({
+    buffer, available: nullable(Type.Integer({ description: 'null while nobody can be asked' })), low: nullable(Type.Boolean({ description: 'There are fewer than the buffer' })),
+  }, { description: 'For licenses that are issued before they have a holder; null when nobody cares' })),
+  createdAt: instant, revision: Type.Integer(),
 }));
 export type ProductView = Static<typeof ProductView>;
 const code = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' });
-export class CreateProduct extends command('product.create', { name, code: optional(code), metadata: optional(json), meters: optional(meters) }, ProductView) {
+const pool = nullable(Type.Object({ buffer }, { additionalProperties: false }));
+export class CreateProduct extends command('product.create', { name, code: optional(code), metadata: optional(json), meters: optional(meters), pool: optional(pool) }, ProductView) {
   readonly type = 'Create';
 }
 export class GetProduct extends query('product.get', { productId: ids.product }, ProductView) {}
 export class ListProducts extends query('product.list', { q: optional(text(200)), status: optional(oneOf('active', 'archived')), sort, ...paging }, pageOf(ProductView)) {}
-export class UpdateProduct extends command('product.update', { productId: ids.product, name: optional(name), code: optional(nullable(code)), metadata: optional(json), meters: optional(meters) }, ProductView) {
+export class UpdateProduct extends command('product.update', { productId: ids.product, name: optional(name), code: optional(nullable(code)), metadata: optional(json), meters: optional(meters), pool: optional(pool) }, ProductView) {
   readonly type = 'Update';
 }
 export class ArchiveProduct extends command('product.archive', { productId: ids.product }, ProductView) {

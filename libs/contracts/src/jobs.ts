@@ -80,3 +80,8 @@ export class ExportLicenses extends query('license.export', { ...licenseFilters,
 export class FindCustomers extends query('catalog.find-customers', { emails: listOf(Type.String()) }, Type.Object({
   data: listOf(Type.Object({ email: Type.String(), customerId: ids.customer })),
 })) {}
+
+/** How many licenses of each product are nobody's yet, and could be somebody's. */
+export class CountAvailable extends query('license.count-available', { productIds: listOf(ids.product) }, Type.Object({
+  data: listOf(Type.Object({ productId: ids.product, available: Type.Integer() })),
+})) {}

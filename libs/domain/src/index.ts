@@ -8,6 +8,7 @@ export {
 export { Generator, generatorView, type GeneratorCommand, type GeneratorEvent, type GeneratorState } from './catalog/generator.ts';
 export { MAXIMUM_QUANTITY, Order, orderView, type OrderCommand, type OrderEvent, type OrderState } from './catalog/order.ts';
 export { Plan, planView, type Licensing, type PlanCommand, type PlanEvent, type PlanState } from './catalog/plan.ts';
+export { isLow, Pool, type PoolCommand, type PoolEvent, type PoolState } from './catalog/pool.ts';
 export { mustBeActive, Product, productView, type ProductCommand, type ProductEvent, type ProductState } from './catalog/product.ts';
 export { CLAIM_SETTLES_SECONDS, Unique, uniqueId, type UniqueCommand, type UniqueEvent, type UniqueState } from './catalog/unique.ts';
 export {

@@ -30,6 +30,7 @@ export class Metrics {
   readonly #swept = this.#counter('keyledger_sweep_transitions_total', 'Events that the sweep has brought about, by type', ['environment', 'type']);
   readonly #due = this.#gauge('keyledger_sweep_due', 'What was due when the sweep looked last (counted up to 10,000 of each kind)', ['environment']);
   readonly #overdue = this.#gauge('keyledger_sweep_lag_seconds', 'For how long the oldest of that had been due', ['environment']);
+  readonly #pools = this.#gauge('keyledger_pools_low', 'Products of which fewer licenses than wanted are nobody\'s yet', ['environment']);
   readonly #usage = this.#counter('keyledger_usage_records_total', 'Usage records that were counted, or had been before', ['outcome']);
   readonly #observe = new Map<string, (seconds: number) => void>();
   readonly #count = new Map<string, () => void>();
@@ -81,6 +82,10 @@ export class Metrics {
   sweepBacklog(environment: string, due: number, lagSeconds: number): void {
     this.#due.set({ environment }, due);
     this.#overdue.set({ environment }, lagSeconds);
+  }
+
+  poolsLow(environment: string, products: number): void {
+    this.#pools.set({ environment }, products);
   }
 
   usage(accepted: number, duplicates: number): void {

@@ -5,6 +5,7 @@ import { Customer, customerView, isErased, normaliseEmail, type CustomerCommand 
 import { Generator, generatorView, type GeneratorCommand } from './generator.ts';
 import { Order, orderView, type OrderCommand } from './order.ts';
 import { Plan, planView, type Licensing, type PlanCommand } from './plan.ts';
+import { Pool, type PoolCommand } from './pool.ts';
 import { mustBeActive, Product, productView, type ProductCommand } from './product.ts';
 import { CLAIM_SETTLES_SECONDS, Unique, uniqueId, type UniqueCommand } from './unique.ts';
 
@@ -45,6 +46,14 @@ describe('A product', () => {
     given(product).when(update({ meters: [{ meter: 'cores' }, { meter: 'cores', per: 'day' }] })).thenRefused('VALIDATION_FAILED');
     given().when({ type: 'Create', productId: editor, name: 'Editor', meters: [{ meter: 'cores' }, { meter: 'cores' }] }).thenRefused('VALIDATION_FAILED');
   });
+  it('may want licenses in store, and no longer', () => {
+    given().when({ type: 'Create', productId: editor, name: 'Editor', pool: { buffer: 50 } }).thenEvents({ type: 'ProductCreated', pool: { buffer: 50 } });
+    const stocked = story(product, update({ pool: { buffer: 50 } }));
+    given(stocked).when(update({ pool: { buffer: 50 } })).thenNothing();
+    given(stocked).when(update({ pool: null })).thenEvents({ type: 'ProductChanged', pool: null }, (state) => expect(productView(state as NonNullable<typeof state>)).toMatchObject({ pool: null }));
+    given(product).when(update({ pool: null })).thenNothing();
+    expect(productView(stateOf(stocked) as NonNullable<ReturnType<typeof stateOf>>)).toMatchObject({ pool: { buffer: 50 } });
+  });
   it('can lose its code', () => given(product).when(update({ code: null })).thenEvents({ type: 'ProductChanged', code: null }));
 
   it('is archived once', () => {
@@ -71,7 +80,25 @@ describe('A product', () => {
 
   it('is shown with its status', () => {
     const state = stateOf(story(product, at(later, archive)));
-    expect(state && productView(state)).toEqual({ id: editor, name: 'Editor', code: 'editor', metadata: { team: 'x' }, meters: [], status: 'archived', createdAt: now });
+    expect(state && productView(state)).toEqual({ id: editor, name: 'Editor', code: 'editor', metadata: { team: 'x' }, meters: [], pool: null, status: 'archived', createdAt: now });
+  });
+});
+
+describe('A pool', () => {
+  const { given, story } = scenarios(Pool, now);
+  const note = (available: number, buffer = 50): PoolCommand => ({ type: 'Note', available, buffer });
+  const low = story(note(49));
+
+  it('is news when it runs low, and when it is filled again, once', () => {
+    given().when(note(50)).thenNothing();
+    given().when(note(49)).thenEvents({ type: 'PoolRanLow', available: 49, buffer: 50 });
+    given(low).when(note(0)).thenNothing();
+    given(low).when(note(50)).thenEvents({ type: 'PoolRefilled', available: 50, buffer: 50 });
+    given(story(low, note(50))).when(note(1)).thenEvents({ type: 'PoolRanLow', available: 1 });
+  });
+  it('is low by what is wanted now', () => {
+    given(low).when(note(49, 49)).thenEvents({ type: 'PoolRefilled' });
+    given().when(note(80, 100)).thenEvents({ type: 'PoolRanLow' });
   });
 });
 

@@ -7,6 +7,7 @@ import { Customer } from './customer.ts';
 import { Generator } from './generator.ts';
 import { Order } from './order.ts';
 import { Plan } from './plan.ts';
+import { Pool } from './pool.ts';
 import { Product } from './product.ts';
 import { Unique } from './unique.ts';
 
@@ -36,6 +37,7 @@ describe.each([
   }],
   [readable(Generator), { id: id('gen'), productId: id('prd'), name: 'Resellers', planId: id('pln'), keyFormat: { kind: 'uuid' }, terms: {}, createdAt: at }],
   [readable(Unique), null],
+  [readable(Pool), { low: false }],
   [readable(ApiKey), {
     id: id('key'), name: 'CI', role: 'support', permissions: [], environment: 'staging', secretHash: 's2', expiresAt: null, root: false,
     createdAt: at, rotatedAt: at, deleted: true,

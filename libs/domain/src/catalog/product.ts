@@ -7,17 +7,21 @@ export type ProductState = Readonly<{
   id: ProductId; name: string; code: string | null; metadata: JsonObject; archived: boolean; createdAt: Instant;
   /** What is counted of it. None, for one made before there were any. */
   meters?: readonly Meter[];
+  pool?: PoolWanted | null;
 }>;
+
+/** How many licenses that are nobody's yet the vendor wants to have in store. */
+type PoolWanted = { readonly buffer: number };
 
 /** `code` is the vendor's own name for it, unique in the environment: the caller claims it first (see unique.ts). */
 export type ProductCommand =
-  | { readonly type: 'Create'; readonly productId: ProductId; readonly name: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[] }
-  | { readonly type: 'Update'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[] }
+  | { readonly type: 'Create'; readonly productId: ProductId; readonly name: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[]; readonly pool?: PoolWanted | null }
+  | { readonly type: 'Update'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[]; readonly pool?: PoolWanted | null }
   | { readonly type: 'Archive' };
 
 export type ProductEvent =
-  | { readonly type: 'ProductCreated'; readonly productId: ProductId; readonly name: string; readonly code: string | null; readonly metadata: JsonObject; readonly meters?: readonly Meter[] }
-  | { readonly type: 'ProductChanged'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[] }
+  | { readonly type: 'ProductCreated'; readonly productId: ProductId; readonly name: string; readonly code: string | null; readonly metadata: JsonObject; readonly meters?: readonly Meter[]; readonly pool?: PoolWanted }
+  | { readonly type: 'ProductChanged'; readonly name?: string; readonly code?: string | null; readonly metadata?: JsonObject; readonly meters?: readonly Meter[]; readonly pool?: PoolWanted | null }
   | { readonly type: 'ProductArchived' };
 
 export const Product: Aggregate<ProductState | null, ProductCommand, ProductEvent> = {
@@ -38,8 +42,8 @@ export const Product: Aggregate<ProductState | null, ProductCommand, ProductEven
   evolve(product, event, { at }) {
     switch (event.type) {
       case 'ProductCreated': {
-        const { productId, name, code, metadata, meters } = event;
-        return { id: productId, name, code, metadata, ...(meters && { meters }), archived: false, createdAt: at };
+        const { productId, name, code, metadata, meters, pool } = event;
+        return { id: productId, name, code, metadata, ...(meters && { meters }), ...(pool && { pool }), archived: false, createdAt: at };
       }
       case 'ProductChanged': {
         const { type: _, ...change } = event;
@@ -50,16 +54,16 @@ export const Product: Aggregate<ProductState | null, ProductCommand, ProductEven
   },
 };
 
-function created({ productId, name, code = null, metadata = {}, meters }: ProductCommand & { type: 'Create' }): ProductEvent {
+function created({ productId, name, code = null, metadata = {}, meters, pool }: ProductCommand & { type: 'Create' }): ProductEvent {
   checkMetadata(metadata);
   checkMeters(meters);
-  return { type: 'ProductCreated', productId, name, code, metadata, ...(meters && { meters }) };
+  return { type: 'ProductCreated', productId, name, code, metadata, ...(meters && { meters }), ...(pool && { pool }) };
 }
 
-function changed(product: ProductState, { name, code, metadata, meters }: ProductCommand & { type: 'Update' }): ProductEvent[] {
+function changed(product: ProductState, { name, code, metadata, meters, pool }: ProductCommand & { type: 'Update' }): ProductEvent[] {
   checkMetadata(metadata);
   checkMeters(meters);
-  const change = changes<Omit<ProductEvent & { type: 'ProductChanged' }, 'type'>>({ ...product, meters: product.meters ?? [] }, { name, code, metadata, meters });
+  const change = changes<Omit<ProductEvent & { type: 'ProductChanged' }, 'type'>>({ ...product, meters: product.meters ?? [], pool: product.pool ?? null }, { name, code, metadata, meters, pool });
   return change ? [{ type: 'ProductChanged', ...change }] : [];
 }
 
@@ -76,6 +80,6 @@ export function mustBeActive(product: ProductState | null, missing: ErrorCode = 
   if (product.archived) throw refuse('PRODUCT_ARCHIVED', `The product ${product.name} is archived`, { productId: product.id });
 }
 
-/** As the HTTP contract shows it; the stream's revision is added by whoever knows it. */
-export const productView = ({ id, name, code, metadata, meters = [], archived, createdAt }: ProductState) =>
-  ({ id, name, code, status: archived ? 'archived' : 'active', metadata, meters, createdAt }) as const;
+/** As the HTTP contract shows it; the stream's revision, and what is left of the pool, are added by whoever knows them. */
+export const productView = ({ id, name, code, metadata, meters = [], pool = null, archived, createdAt }: ProductState) =>
+  ({ id, name, code, status: archived ? 'archived' : 'active', metadata, meters, pool, createdAt }) as const;
