@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { NO_STREAM, PostgresEventStores, SqliteEventStores } from '@keyledger/event-store';
 
 const [, , where, seconds, concurrency] = process.argv;
-const stores = /^postgres/.test(where) ? await PostgresEventStores.open({ url: where, environments: ['bench'] }) : await SqliteEventStores.open({ bench: join(where, 'events.db') });
+const stores = where.startsWith('postgres') ? await PostgresEventStores.open({ url: where, environments: ['bench'] }) : await SqliteEventStores.open({ bench: join(where, 'events.db') });
 const store = stores.of('bench');
 const data = { instanceName: 'laptop', sealed: 'x'.repeat(200) };
 const metadata = { commandId: randomUUID(), correlationId: randomUUID(), actor: { type: 'client', id: 'client' }, occurredAt: new Date().toISOString(), schema: 1 };
