@@ -19,6 +19,8 @@ let client: Client | null = null;
 let last: { readonly license: LicenseAnswer; readonly seenAt: string } | null = null;
 let failure: Failure | null = null;
 let refused: string | null = null;
+/** Answers so far: one that was overtaken by another is no news. */
+let answers = 0;
 
 /** A browser that keeps nothing for this page costs comfort, and no more. */
 function remember(store: 'localStorage' | 'sessionStorage', name: string, value?: string | null): string | null {
@@ -44,6 +46,7 @@ function render(): void {
 
 /** Takes an answer in, whatever it is. True: it was a license. */
 function learn(outcome: Outcome): outcome is Extract<Outcome, { ok: true }> {
+  answers += 1;
   if (outcome.ok) {
     last = { license: outcome.license, seenAt: new Date().toISOString() };
     failure = null;
@@ -55,7 +58,9 @@ function learn(outcome: Outcome): outcome is Extract<Outcome, { ok: true }> {
 
 async function load(): Promise<boolean> {
   if (!client) return false;
+  const before = answers;
   const outcome = await client.read();
+  if (!client || answers !== before) return false;
   if (!outcome.ok && outcome.status !== 401) failure = outcome;
   return learn(outcome);
 }

@@ -38,8 +38,7 @@ export function expiryOf({ expirationDate }: LicenseAnswer): { readonly text: st
 }
 
 export const typeOf = ({ type, freeTrial }: LicenseAnswer): string => (freeTrial ? 'Trial' : type === null ? 'Unknown' : capital(type));
-export const modeOf = ({ mode }: LicenseAnswer): string => (/^on[-_ ]?prem/i.test(mode) ? 'On-premises' : plain(mode));
-const said = (value: string | null): string => (value === null ? 'Not set' : plain(value));
+export const modeOf = (mode: string | null): string => (mode === null ? 'Not set' : /^on[-_ ]?prem/i.test(mode) ? 'On-premises' : plain(mode));
 
 // ---- banners ----
 
@@ -54,7 +53,10 @@ const saidElsewhere = ['NO_LICENSE', 'NOT_ACTIVATED'];
 export function bannersOf(license: LicenseAnswer): Banner[] {
   const own = license.status === 'none' ? [] : [...standing(license), ...graces(license), ...expiring(license)];
   const told = new Set([...saidElsewhere, ...own.flatMap(({ codes }) => codes)]);
-  const others = license.problems.filter(({ code }) => !told.has(code)).map(({ severity, title, detail }): Banner => ({ tone: toneOf[severity], title, text: detail }));
+  const others = license.problems.filter(({ code }) => !told.has(code)).map(({ code, severity, title, detail }): Banner => {
+    const stays = license.source !== null && code.startsWith('LICENSE_FILE_') ? '. The license in use was not changed.' : '';
+    return { tone: toneOf[severity], title, text: `${detail}${stays}` };
+  });
   const messages = license.messages.map(({ text, at }): Banner => ({ tone: 'info', title: 'Message from your vendor', text: `${text} (${moment(at)})` }));
   return [...own.map(({ tone, title, text }) => ({ tone, title, text })), ...others, ...messages].sort((a, b) => gravity[a.tone] - gravity[b.tone]);
 }
@@ -80,14 +82,14 @@ function* graces({ runtimeState, usage, maxDpCores, reasons, offlineGraceEndsAt,
     const cores = usage.find(({ meter }) => meter === 'max_dp_cores');
     const end = cores?.graceEndsAt ?? graceEndsAt;
     const peak = cores?.used == null || maxDpCores === null ? 'More DP cores were used yesterday than are licensed' : `Yesterday's peak was ${count(cores.used, 'DP core')}; ${number(maxDpCores)} are licensed`;
-    yield { tone: 'warn', title: end === null ? 'DP Core Exceeded' : `DP Core Exceeded, ${left(end)}`, text: `${peak}. Use fewer cores, or install a larger license${end === null ? '' : ` by ${moment(end)}`}; after that writes are blocked.`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
+    yield { tone: 'warn', title: end === null ? 'DP Core Exceeded' : `DP Core Exceeded: ${left(end)}`, text: `${peak}. Use fewer cores, or install a larger license${end === null ? '' : ` by ${moment(end)}`}; after that writes are blocked.`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
   }
   if (reasons.includes('IN_EXPIRY_GRACE')) {
     yield { tone: 'warn', title: graceEndsAt === null ? 'License Expired, within its grace' : `License Expired, grace: ${left(graceEndsAt)}`, text: 'Everything still works. Renew the license before the grace ends; after that writes are blocked.', codes: ['IN_EXPIRY_GRACE'] };
   }
   const unheard = lastValidationAt === null ? '' : ` It was last heard of ${age(lastValidationAt, now)}.`;
   if (reasons.includes('IN_OFFLINE_GRACE') && offlineGraceEndsAt !== null && enforcement !== 'LOCKED') {
-    yield { tone: 'warn', title: `Offline grace, ${left(offlineGraceEndsAt)}`, text: `The license server cannot be reached.${unheard} The product goes on working until ${moment(offlineGraceEndsAt)}, and locks then unless the server is reached before.`, codes: ['IN_OFFLINE_GRACE', 'NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
+    yield { tone: 'warn', title: `Offline grace: ${left(offlineGraceEndsAt)}`, text: `The license server cannot be reached.${unheard} The product goes on working until ${moment(offlineGraceEndsAt)}, and locks then unless the server is reached before.`, codes: ['IN_OFFLINE_GRACE', 'NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
   } else if (server.reachable === false) {
     yield { tone: 'warn', title: 'The license server cannot be reached', text: `This is the last known state.${unheard}`, codes: ['NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
   }
@@ -121,7 +123,7 @@ export interface Meter {
 const meterNames: readonly (readonly [RegExp, string])[] = [
   [/^(max_)?dp_cores$/, 'DP cores'],
   [/^(max_)?(servers|server_count|servers_allocated)$/, 'Servers allocated'],
-  [/^(max_)?(users|user_count|seats)$/, 'Users'],
+  [/^(max_)?(users|user_count|seats)$/, 'Users vs limit'],
 ];
 const meterName = (meter: string): string => meterNames.find(([pattern]) => pattern.test(meter))?.[1] ?? plain(meter);
 const limitOf = (limit: number | null): string => (limit === null || limit < 0 ? 'Unlimited' : number(limit));
@@ -130,7 +132,7 @@ const limitOf = (limit: number | null): string => (limit === null || limit < 0 ?
 export function metersOf(license: LicenseAnswer): Meter[] {
   const named = new Map(license.usage.map((meter) => [meterName(meter.meter), meter]));
   const seats = meter('Active activations', license.activeActivations, license.activationLimit, 'normal', license.activeActivations === null ? 'Known to the license server' : 'of this license, on all machines');
-  const always = ['Servers allocated', 'Users', 'DP cores'].map((label) => {
+  const always = ['Servers allocated', 'Users vs limit', 'DP cores'].map((label) => {
     const one = named.get(label);
     return one ? metered(label, one, license.now) : { label, tone: 'ok', text: 'Not limited', note: 'This license sets no limit', share: null } as const;
   });
@@ -208,8 +210,8 @@ export function detailsOf(license: LicenseAnswer): Detail[] {
   const { lastValidationAt, now } = license;
   return [
     { label: 'Last validation', value: lastValidationAt === null ? 'Never' : `${moment(lastValidationAt)} (${age(lastValidationAt, now)})`, copy: lastValidationAt },
-    { label: 'Validation mode', value: said(license.validationMode), copy: license.validationMode },
-    { label: 'Deployment mode', value: said(license.deploymentMode), copy: license.deploymentMode },
+    { label: 'Validation mode', value: modeOf(license.validationMode), copy: license.validationMode },
+    { label: 'Deployment mode', value: modeOf(license.deploymentMode), copy: license.deploymentMode },
     detail('Activation ID', license.activationId),
     detail('Installation ID', license.installationId),
     detail('Hardware ID', license.hardwareId),
@@ -257,7 +259,7 @@ const factsOf = (license: LicenseAnswer): Map<string, string> => new Map([
   ['Status', statusOf(license).text], ['Type', license.status === 'none' ? 'None' : typeOf(license)], ['Customer', license.customer ?? 'Not named'], ['Serial number', license.serialNumber ?? 'None'],
   ['Key', license.keyPrefix === null ? 'None' : `${license.keyPrefix}…`], ['Effective date', license.effectiveDate === null ? 'At once' : date(license.effectiveDate)],
   ['Expires', license.status === 'none' ? 'None' : expiryOf(license).text], ['Max DP cores', coreQuotaOf(license)], ['Activation limit', activationLimitOf(license)],
-  ['Deployment ID', license.deploymentId ?? 'Not bound'], ['Deployment mode', said(license.deploymentMode)], ['Validation mode', said(license.validationMode)],
+  ['Deployment ID', license.deploymentId ?? 'Not bound'], ['Deployment mode', modeOf(license.deploymentMode)], ['Validation mode', modeOf(license.validationMode)],
 ]);
 const limitsOf = (license: LicenseAnswer): Map<string, string> =>
   new Map(license.usage.filter(({ meter, per }) => meter !== 'max_dp_cores' && per === null).map(({ meter, limit }) => [meterName(meter), limitOf(limit)]));

@@ -85,7 +85,7 @@ function status(license: LicenseAnswer): void {
   const { daysRemaining, code, detail } = license;
   field('status', state(statusOf(license)));
   field('type', make('span', `tag ${license.type === 'trial' || license.freeTrial ? 'info' : ''}`, typeOf(license)));
-  field('mode', modeOf(license));
+  field('mode', modeOf(license.mode));
   field('expires', expiry.text, make('small', '', expiry.note));
   field('days', ...(daysRemaining === null ? ['No end'] : [make('span', daysRemaining <= 7 ? 'stop' : daysRemaining <= 14 ? 'warn' : '', number(daysRemaining))]));
   field('why', ...(code === 'VALID' ? [] : [`${detail} (${code})`]));
