@@ -76,6 +76,8 @@ class FakeAgent {
   readonly licenses = new Map<string, LicenseAnswer>();
   /** Answered instead, by "METHOD path". */
   readonly refusals = new Map<string, { readonly status: number; readonly code: string; readonly title: string; readonly detail?: string; readonly [member: string]: unknown }>();
+  /** Answers wait for it, with what was true when they were asked for. */
+  readonly held = new Map<string, Promise<unknown>>();
   readonly asked: string[] = [];
   readonly served = new Map<string, number>();
   readonly #server: Server = createServer((request, response) => {
@@ -106,6 +108,7 @@ class FakeAgent {
     this.license = state;
     this.licenses.clear();
     this.refusals.clear();
+    this.held.clear();
     this.asked.length = 0;
   }
 
@@ -132,7 +135,9 @@ class FakeAgent {
       if (url.endsWith('?dry-run=all')) return answer({ ...known, applied: false });
       this.license = known;
     }
-    return answer(this.license);
+    const { license } = this;
+    await this.held.get(what);
+    return answer(license);
   }
 }
 
@@ -450,6 +455,22 @@ describeInChromium('The License Management page', (browser) => {
         expect(await problem.isVisible()).toBe(false);
       }
       expect(agent.license.keyPrefix).toBe('KL7Q-M2XD');
+    });
+
+    it('and shows it, whatever was asked before and answers only now', async () => {
+      agent.licenses.set('KL9X', bigger());
+      await signIn({}, { clock: true });
+      const [late, release] = [Promise.withResolvers<void>(), page.waitForResponse((response) => response.request().method() === 'GET' && response.url().endsWith('license'))];
+      agent.held.set('GET /api/license', late.promise);
+      await Promise.all([page.waitForRequest(/license$/), page.clock.runFor(16_000)]);
+      await page.getByLabel('License key').fill('KL9X');
+      await page.keyboard.press('Enter');
+      await page.getByRole('button', { name: 'Activate', exact: true }).click();
+      await page.getByRole('dialog').waitFor({ state: 'hidden' });
+      late.resolve();
+      await release;
+      await page.clock.runFor(1000);
+      expect(await field('Core quota').innerText()).toBe('32 DP cores');
     });
 
     it('not when what was previewed is refused in the end', async () => {
