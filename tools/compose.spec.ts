@@ -74,7 +74,7 @@ function faultsIn(source: string): string[] {
     ...running.filter(([, { environment, depends_on }]) => environment?.['DATABASE_URL'] !== undefined && !(depends_on?.['postgres'] && depends_on['eventstore'])).map(([name]) => `${name} does not wait for its stores`),
     ...all.filter(([name, { ports }]) => ports && name !== 'gateway').map(([name]) => `${name} is published`),
     ...(file.services['gateway']?.ports ?? []).filter((port) => !port.startsWith('${KEYLEDGER_ADDRESS:-127.0.0.1}:')).map((port) => `the gateway is published to everybody: ${port}`),
-    ...all.filter(([name, { networks }]) => name !== 'gateway' && networks?.some((network) => !file.networks[network]?.internal)).map(([name]) => `${name} is in a network with a way out`),
+    ...all.filter(([name, { networks }]) => !['gateway', 'notifier'].includes(name) && networks?.some((network) => !file.networks[network]?.internal)).map(([name]) => `${name} is in a network with a way out`),
     ...all.flatMap(([name, { secrets }]) => (secrets ?? []).filter((secret) => !file.secrets[secret]).map((secret) => `${name} has an unknown secret ${secret}`)),
     ...all.flatMap(([name, { volumes }]) => (volumes ?? []).map((volume) => volume.split(':')[0] as string).filter((path) => path.startsWith('.') && !existsSync(`${root}${path}`)).map((path) => `${name} has no ${path}`)),
     ...variables.filter(({ name }) => !docs.includes(`\`${name}\``)).map(({ name }) => `${name} is not documented`),

@@ -1,9 +1,17 @@
 // `npm run docs`: prints what can be printed from the code. `--check` only tells whether it is up to date.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { errors, permissions, roles } from '../libs/kernel/dist/index.js';
+import { webhookBodies } from '../libs/contracts/dist/index.js';
 import { transitions, verdictDetails, verdictRules } from '../libs/domain/dist/index.js';
 
 const table = (head, rows) => [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+
+/** The type of a field, in a word or two. */
+const typeOf = ({ anyOf, const: only, enum: choices, type, pattern, format }) =>
+  anyOf ? anyOf.map(typeOf).join(' or ') : only !== undefined ? `\`${only}\`` : choices ? choices.map((one) => `\`${one}\``).join(', ') : pattern ? `id \`${pattern.slice(1, 4)}_…\`` : format === 'date-time' ? 'instant' : type;
+const fieldsOf = ({ properties }) => Object.entries(properties);
+const common = fieldsOf(webhookBodies['license.assigned'].properties.data);
+const isCommon = (data, name) => name === 'environment' || ('licenseId' in data.properties && common.some(([one]) => one === name));
 
 const pages = {
   'docs/errors.md': `# Errors
@@ -32,6 +40,23 @@ ${table(['code', 'enforcement', 'what people are told'], Object.entries(verdictR
 ## Roles and permissions
 
 ${table(['permission', ...Object.keys(roles)], permissions.map((permission) => [`\`${permission}\``, ...Object.values(roles).map((granted) => (granted.includes(permission) ? '✓' : ''))]))}
+`,
+  'docs/webhooks.md': `# Webhooks
+
+What receivers are sent. The shapes are public API: members are added, never renamed or dropped, so ignore what you do not know. Printed from \`libs/contracts/src/webhook.ts\` by \`npm run docs\`; the same is in the OpenAPI document under \`webhooks\`.
+
+\`\`\`json
+{ "type": "license.suspended", "timestamp": "2026-12-01T09:30:00.000Z", "data": { "environment": "production", "licenseId": "lic_…", "cause": "payment", "reason": "unpaid", … } }
+\`\`\`
+
+**Know the sender.** [Standard Webhooks](https://www.standardwebhooks.com): \`webhook-signature\` is \`v1,\` and the base64 of HMAC-SHA256 over \`<webhook-id>.<webhook-timestamp>.<body>\`, one for each secret that is valid, separated by blanks; any of its libraries checks that. Take the body as it arrived, and refuse what is older than five minutes.
+**Answer** 2xx within 15 s, before you work on it. Anything else, a redirection too, is tried again: ten times within some 75 hours, the environment's time. 410 disables the endpoint; so does a delivery that is given up after three days in which nothing was taken.
+**Expect** the same \`webhook-id\` more than once, and no order: \`timestamp\` says when it happened, the API how it is now.
+**Never** is a license key sent, nor anything of a person: ids, and the first characters of the key (\`keyPrefix\`).
+
+Everything about a license has ${common.filter(([name]) => name !== 'environment').map(([name]) => `\`${name}\``).join(', ')}; all of it has \`environment\`.
+
+${table(['type', 'and besides'], Object.entries(webhookBodies).map(([type, { properties: { data } }]) => [`\`${type}\``, fieldsOf(data).filter(([name]) => !isCommon(data, name)).map(([name, schema]) => `\`${name}\` (${typeOf(schema)})`).join(' · ') || '–']))}
 `,
 };
 

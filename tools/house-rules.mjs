@@ -33,9 +33,10 @@ export const imports = {
   'apps/usage-metering': service,
   'apps/sweeper': service,
   'apps/license-agent': ['sdk', 'license-file'],
+  'apps/notifier': service,
   'apps/distributed': ['process', 'servers'],
   'apps/cli': ['kernel', 'event-store', 'read-models', 'keyring', 'observability', 'stores', 'standalone'],
-  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'usage-metering', 'sweeper'],
+  'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'usage-metering', 'sweeper', 'notifier'],
 };
 
 /** What runs the services knows nothing of them; its end-to-end specs do. */

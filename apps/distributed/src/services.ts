@@ -5,6 +5,7 @@
 export const services = [
   { name: 'gateway', alias: undefined, busy: true },
   { name: 'sweeper', alias: undefined, busy: false },
+  { name: 'notifier', alias: undefined, busy: false },
   { name: 'activation', alias: undefined, busy: true },
   { name: 'catalog', alias: undefined, busy: false },
   { name: 'usage-metering', alias: 'metering', busy: false },

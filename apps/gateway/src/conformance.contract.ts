@@ -158,7 +158,7 @@ const told = ({ errors }: ValidateFunction): string =>
   (errors ?? []).map(({ instancePath, message, params }) => `${instancePath || 'it'} ${message} ${JSON.stringify(params)}`).slice(0, 20).join(', ');
 
 function withFormats(ajv: Ajv2020): Ajv2020 {
-  addFormats.default(ajv, ['date-time', 'email', 'uri-reference']);
+  addFormats.default(ajv, ['date-time', 'email', 'uri', 'uri-reference']);
   return ajv;
 }
 

@@ -85,3 +85,11 @@ export const heartbeat = {
 };
 
 export const directive = { body: { kind: 'message', payload: { text: 'Maintenance on Sunday' } }, answer: refresh };
+
+export const createWebhookEndpoint = {
+  body: { url: 'https://example.com/keyledger', events: ['license.*', 'quota.exceeded'], description: 'CRM' },
+  answer: {
+    id: 'whk_01937c2e-0b5a-7c1d-8a53-2f1d9c7be005', url: 'https://example.com/keyledger', events: ['license.*', 'quota.exceeded'], description: 'CRM', enabled: true, disabledBy: null,
+    oldSecretValidUntil: null, createdAt: now, revision: 0, secret: `whsec_${Buffer.alloc(32).toString('base64')}`,
+  },
+};

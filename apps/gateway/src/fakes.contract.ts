@@ -14,7 +14,7 @@ export function sampleOf(schema: object): unknown {
   if (type === 'object') return Object.fromEntries(Object.entries(properties ?? {}).map(([name, child]) => [name, sampleOf(child as object)]));
   if (type === 'array') return [sampleOf(items ?? {})];
   if (type === 'string' && pattern) return sampleId(String(pattern).slice(1, 4));
-  if (type === 'string') return format === 'date-time' ? '2026-12-01T00:00:00.000Z' : format === 'email' ? 'ada@example.com' : 'text';
+  if (type === 'string') return format === 'date-time' ? '2026-12-01T00:00:00.000Z' : format === 'email' ? 'ada@example.com' : format === 'uri' ? 'https://example.com/hook' : 'text';
   return type === 'boolean' ? true : type === 'null' ? null : Math.max(1, minimum ?? 1);
 }
 

@@ -33,6 +33,7 @@ import { UsageController } from './usage.controller.ts';
 import { TimeController } from './time.controller.ts';
 import { serveValidation } from './validate.route.ts';
 import { validatorCompiler } from './validation.ts';
+import { WebhooksController } from './webhooks.controller.ts';
 
 /** What the gateway needs of the process it runs in. */
 export interface GatewayPlatform {
@@ -51,7 +52,7 @@ class GatewayModule {
   static with({ messages, metrics, health }: GatewayPlatform, limits: RateLimits, document: ApiDocument): DynamicModule {
     return {
       module: GatewayModule,
-      controllers: [LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, BulkController, AccessController, SigningController, TimeController, SystemController],
+      controllers: [LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, BulkController, AccessController, SigningController, WebhooksController, TimeController, SystemController],
       providers: [
         Edge,
         { provide: LicenseStreams, useFactory: (edge: Edge) => new LicenseStreams(edge), inject: [Edge] },

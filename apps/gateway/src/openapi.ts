@@ -1,4 +1,4 @@
-import { namedSchemas } from '@keyledger/contracts';
+import { namedSchemas, webhookBodies } from '@keyledger/contracts';
 import { errors, type ErrorCode } from '@keyledger/kernel';
 import type { TSchema } from 'typebox';
 import { hasEnvironment, honoursIfMatch, isMutation, needsApiKey, requiresBody, statusOf, type Operation } from './operation.ts';
@@ -24,6 +24,7 @@ export function openApi(operations: readonly Operation[], version: string): Docu
     servers: [{ url: '/' }],
     tags: [...new Set(operations.map(tagOf))].map((name) => ({ name })),
     paths,
+    webhooks: Object.fromEntries(Object.entries(webhookBodies).map(([type, body]) => [type, { post: webhook(type, body) }])),
     components: {
       securitySchemes: {
         apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. It belongs to one environment; a root key chooses by X-Environment' },
@@ -35,6 +36,14 @@ export function openApi(operations: readonly Operation[], version: string): Docu
     },
   };
 }
+
+/** What a receiver is asked. Its answer is told by its status alone. */
+const webhook = (type: string, body: TSchema) => ({
+  operationId: `on-${type}`, summary: `${type}, to the endpoints that want it`, tags: ['webhooks'],
+  parameters: ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => ({ name, in: 'header', required: true, schema: { type: 'string' } })),
+  requestBody: { required: true, content: { 'application/json': { schema: withReferences(body) } } },
+  responses: { '2XX': { description: 'Taken' }, 410: { description: 'The endpoint is gone: nothing is sent to it any more' } },
+});
 
 const parameters = {
   environment: { name: 'X-Environment', in: 'header', schema: { type: 'string', default: 'production' }, description: 'For the license API and for root keys. Another key needs none, and one that differs from its own is refused' },
@@ -54,7 +63,7 @@ const headers = {
 const headersOf = (...names: (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, reference('headers', name)]));
 
 const tags: Readonly<Record<string, string>> = {
-  license: 'client license API', me: 'access', environments: 'access', 'api-keys': 'access', 'signing-keys': 'signing', '.well-known': 'signing', health: 'operation', metrics: 'operation', 'openapi.json': 'operation',
+  license: 'client license API', me: 'access', environments: 'access', 'api-keys': 'access', 'signing-keys': 'signing', 'webhook-endpoints': 'webhooks', 'webhook-deliveries': 'webhooks', '.well-known': 'signing', health: 'operation', metrics: 'operation', 'openapi.json': 'operation',
 };
 function tagOf({ path }: Operation): string {
   const first = path.split('/')[1] ?? '';

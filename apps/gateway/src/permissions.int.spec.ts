@@ -27,7 +27,7 @@ describe('The permission table', () => {
   const idIn = (path: string): string => path
     .replace(':instanceId', sampleId('act'))
     .replace(':kid', 'A'.repeat(43))
-    .replace(':id', sampleId(({ products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', jobs: 'job', 'api-keys': 'key' } as Record<string, string>)[path.split('/')[1] ?? ''] ?? 'lic'));
+    .replace(':id', sampleId(({ products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', jobs: 'job', 'api-keys': 'key', 'webhook-endpoints': 'whk', 'webhook-deliveries': 'whd' } as Record<string, string>)[path.split('/')[1] ?? ''] ?? 'lic'));
   const bodyFor = (method: string, path: string): unknown => {
     const { operation } = conformance.operations.find((one) => one.method === method && one.path === path.replaceAll(/:(\w+)/g, '{$1}')) ?? {};
     const { content } = (operation?.['requestBody'] ?? {}) as { content?: Record<string, { schema: object }> };

@@ -106,6 +106,19 @@ The keys that sign licenses: signing.manage
   POST   /signing-keys/:kid/retire                    x              .             .          .         .        .
   POST   /signing-keys/:kid/revoke                    x              .             .          .         .        .
 
+What is told to other systems: webhook.manage
+  GET    /webhook-endpoints                            x              .             .          .         .        .
+  POST   /webhook-endpoints                            x              .             .          .         .        .
+  GET    /webhook-endpoints/:id                        x              .             .          .         .        .
+  PATCH  /webhook-endpoints/:id                        x              .             .          .         .        .
+  DELETE /webhook-endpoints/:id                        x              .             .          .         .        .
+  POST   /webhook-endpoints/:id/rotate-secret          x              .             .          .         .        .
+  POST   /webhook-endpoints/:id/test                   x              .             .          .         .        .
+  POST   /webhook-endpoints/:id/recover                x              .             .          .         .        .
+  GET    /webhook-deliveries                           x              .             .          .         .        .
+  GET    /webhook-deliveries/:id                       x              .             .          .         .        .
+  POST   /webhook-deliveries/:id/resend                x              .             .          .         .        .
+
 Without an API key
   POST   /license/activate
   POST   /license/validate

@@ -12,6 +12,6 @@ export function validatorCompiler(): FastifySchemaCompiler<object> {
 }
 
 function withFormats(ajv: Ajv): Ajv {
-  addFormats.default(ajv, ['date-time', 'email']);
+  addFormats.default(ajv, ['date-time', 'email', 'uri']);
   return ajv;
 }

@@ -494,6 +494,39 @@ describe('The API as it is described', () => {
     expect((await call('GET', `/licenses/export?format=csv&customerId=${customer.id}`)).text.split('\r\n')).toHaveLength(3);
   });
 
+  it('tells webhook endpoints, if their address may be reached', async () => {
+    const body = { url: 'https://webhooks.invalid/keyledger', events: ['license.*'], description: 'CRM' };
+    const { id: endpointId, secret: _, ...endpoint } = await done(201, 'POST', '/webhook-endpoints', body);
+    const path = `/webhook-endpoints/${endpointId}`;
+    expect(await done(200, 'GET', path)).toEqual({ id: endpointId, ...endpoint });
+    expect(await done(200, 'GET', '/webhook-endpoints')).toMatchObject({ data: [{ id: endpointId, url: body.url, enabled: true, disabledBy: null }], page: { total: 1 } });
+    expect(await done(200, 'PATCH', path, { events: ['*'] })).toMatchObject({ events: ['*'], revision: 1 });
+    await refused('VERSION_CONFLICT', 'PATCH', path, { events: ['job.*'] }, { headers: { 'if-match': '"0"' } });
+    for (const url of ['http://example.com/', 'https://127.0.0.1/', 'https://localhost:3000/', 'https://user:secret@example.com/', 'https://0x7f.1/']) {
+      await refused('WEBHOOK_URL_REFUSED', 'POST', '/webhook-endpoints', { ...body, url });
+      await refused('WEBHOOK_URL_REFUSED', 'PATCH', path, { url });
+    }
+    for (const wrong of [{}, { ...body, url: 'example.com' }, { ...body, events: [] }, { ...body, events: ['license.sold'] }, { ...body, enabled: true }]) await refused('VALIDATION_FAILED', 'POST', '/webhook-endpoints', wrong);
+    expect(await done(200, 'POST', `${path}/rotate-secret`)).toMatchObject({ secret: expect.stringMatching(/^whsec_/), oldSecretValidUntil: expect.any(String) });
+    const { id: deliveryId } = await done(200, 'POST', `${path}/test`);
+    expect(await done(200, 'GET', `/webhook-deliveries/${deliveryId}`)).toMatchObject({ endpointId, type: 'webhook.test', payload: { type: 'webhook.test', data: { endpointId } } });
+    expect(await done(200, 'GET', `/webhook-deliveries?endpointId=${endpointId}&status=pending`)).toMatchObject({ data: [{ id: deliveryId }] });
+    expect(await done(200, 'POST', `/webhook-deliveries/${deliveryId}/resend`)).toMatchObject({ id: deliveryId });
+    expect(await done(200, 'POST', `${path}/recover`, { since: '2020-01-01T00:00:00Z' })).toMatchObject({ requeued: 0 });
+    await refused('VALIDATION_FAILED', 'POST', `${path}/recover`, { since: 'yesterday' });
+    for (const query of ['?status=lost', '?endpointId=all', '?cursor=nonsense']) await refused('VALIDATION_FAILED', 'GET', `/webhook-deliveries${query}`);
+    expect(await done(200, 'PATCH', path, { enabled: false })).toMatchObject({ enabled: false, disabledBy: 'manual' });
+    for (const [what, sent] of [['test'], ['recover', { since: '2020-01-01T00:00:00Z' }]] as const) await refused('WEBHOOK_ENDPOINT_DISABLED', 'POST', `${path}/${what}`, sent);
+    await refused('WEBHOOK_ENDPOINT_DISABLED', 'POST', `/webhook-deliveries/${deliveryId}/resend`);
+    await done(204, 'DELETE', path);
+    for (const [method, under, sent] of [['GET', ''], ['PATCH', '', { events: ['*'] }], ['DELETE', ''], ['POST', '/rotate-secret'], ['POST', '/test'], ['POST', '/recover', { since: '2020-01-01T00:00:00Z' }]] as const) {
+      await refused('WEBHOOK_ENDPOINT_NOT_FOUND', method, `${path}${under}`, sent);
+      await refused('WEBHOOK_ENDPOINT_NOT_FOUND', method, `/webhook-endpoints/${id('whk')}${under}`, sent);
+    }
+    await refused('WEBHOOK_DELIVERY_NOT_FOUND', 'GET', `/webhook-deliveries/${id('whd')}`);
+    await refused('WEBHOOK_DELIVERY_NOT_FOUND', 'POST', `/webhook-deliveries/${id('whd')}/resend`);
+  });
+
   it('answers a repeated Idempotency-Key with the first answer', async () => {
     const headers = { 'idempotency-key': 'order-1' };
     const first = await call('POST', '/products', { body: { name: 'Once' }, headers });

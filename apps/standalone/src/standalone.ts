@@ -4,6 +4,7 @@ import { CatalogModule } from '@keyledger/catalog';
 import { createGateway } from '@keyledger/gateway';
 import { LicenseAuthorityModule } from '@keyledger/license-authority';
 import { InProcessTransport } from '@keyledger/messaging';
+import { NotifierModule } from '@keyledger/notifier';
 import { openHost } from '@keyledger/process';
 import { SigningModule } from '@keyledger/signing';
 import { openStores } from '@keyledger/stores';
@@ -31,6 +32,7 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   // After the authority: orders that were cut short ask for their licenses at once.
   const catalog = await host.start('catalog', CatalogModule.with(platform));
   await host.start('activation', ActivationModule.with(platform));
+  await host.start('notifier', NotifierModule.with(platform, config.notifier));
   watchSweeps(await host.start('sweeper', SweeperModule.with(platform, config.sweeper)), host.health);
   stores.watch([access, catalog, authority]);
 

@@ -9,3 +9,4 @@ export * from './signing.ts';
 export * from './sweep.ts';
 export * from './terms.ts';
 export * from './usage.ts';
+export * from './webhook.ts';

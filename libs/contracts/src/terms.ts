@@ -68,5 +68,5 @@ export const keyFormat = named(
 
 export const ids = {
   license: idOf('lic'), activation: idOf('act'), product: idOf('prd'), plan: idOf('pln'), customer: idOf('cus'), order: idOf('ord'),
-  generator: idOf('gen'), apiKey: idOf('key'), job: idOf('job'),
+  generator: idOf('gen'), apiKey: idOf('key'), job: idOf('job'), webhookEndpoint: idOf('whk'), webhookDelivery: idOf('whd'),
 };

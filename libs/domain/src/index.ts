@@ -49,3 +49,9 @@ export { SWEEP_ABANDONED_SECONDS, Sweeps, type SweepsCommand, type SweepsEvent, 
 export {
   Job, jobStates, jobView, MAXIMUM_BATCH, rowCommandId, rowLicenseId, type JobCommand, type JobEvent, type JobKind, type JobPhase, type JobState, type JobWork,
 } from './job/job.ts';
+export { GIVE_UP_DAYS, isGivenUp, MAX_ATTEMPTS, outcomeOf, pauseAfter, type Attempt, type AttemptOutcome } from './webhook/attempts.ts';
+export {
+  mustBeEnabled, OLD_SECRET_SECONDS, signingSecrets, existing, WebhookEndpoint, webhookEndpointView,
+  type DisabledBy, type WebhookEndpointCommand, type WebhookEndpointEvent, type WebhookEndpointState, type WebhookSecret,
+} from './webhook/endpoint.ts';
+export { TEST_TYPE, wants, webhookFilters, webhookTypes, type WebhookFilter, type WebhookType } from './webhook/types.ts';

@@ -4,7 +4,7 @@ import type { Instant } from './time.ts';
 
 /** What an id names → its prefix. An id is the prefix, an underscore and a UUIDv7 (RFC 9562). */
 export const idPrefixes = {
-  license: 'lic', activation: 'act', product: 'prd', plan: 'pln', customer: 'cus', order: 'ord', generator: 'gen', apiKey: 'key', job: 'job', directive: 'dir',
+  license: 'lic', activation: 'act', product: 'prd', plan: 'pln', customer: 'cus', order: 'ord', generator: 'gen', apiKey: 'key', job: 'job', directive: 'dir', webhookEndpoint: 'whk', webhookDelivery: 'whd',
 } as const;
 export type IdPrefix = (typeof idPrefixes)[keyof typeof idPrefixes];
 export type Id<P extends IdPrefix> = `${P}_${string}`;
@@ -18,6 +18,8 @@ export type GeneratorId = Id<'gen'>;
 export type ApiKeyId = Id<'key'>;
 export type JobId = Id<'job'>;
 export type DirectiveId = Id<'dir'>;
+export type WebhookEndpointId = Id<'whk'>;
+export type WebhookDeliveryId = Id<'whd'>;
 
 /** For JSON Schema and for a look before a stream is read. */
 export const idPattern = (prefix: IdPrefix): string => `^${prefix}_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`;

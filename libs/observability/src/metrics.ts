@@ -32,6 +32,9 @@ export class Metrics {
   readonly #overdue = this.#gauge('keyledger_sweep_lag_seconds', 'For how long the oldest of that had been due', ['environment']);
   readonly #pools = this.#gauge('keyledger_pools_low', 'Products of which fewer licenses than wanted are nobody\'s yet', ['environment']);
   readonly #usage = this.#counter('keyledger_usage_records_total', 'Usage records that were counted, or had been before', ['outcome']);
+  readonly #deliveries = this.#counter('keyledger_deliveries_total', 'Tries to send a webhook or a mail, by what came of it', ['environment', 'channel', 'outcome']);
+  readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails that wait to be sent, or to be sent again', ['environment']);
+  readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'For how long the oldest of those that are due has been', ['environment']);
   readonly #observe = new Map<string, (seconds: number) => void>();
   readonly #count = new Map<string, () => void>();
 
@@ -91,6 +94,15 @@ export class Metrics {
   usage(accepted: number, duplicates: number): void {
     this.#usage.inc({ outcome: 'accepted' }, accepted);
     this.#usage.inc({ outcome: 'duplicate' }, duplicates);
+  }
+
+  delivery(environment: string, channel: 'webhook' | 'mail', outcome: string): void {
+    this.#deliveries.inc({ environment, channel, outcome });
+  }
+
+  outbox(environment: string, pending: number, lagSeconds: number): void {
+    this.#outbox.set({ environment }, pending);
+    this.#outboxLag.set({ environment }, lagSeconds);
   }
 
   /** Asked at every scrape, so that the lag of a projection that is stuck grows. Call once. */

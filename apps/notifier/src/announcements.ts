@@ -1,0 +1,74 @@
+import type { WebhookData } from '@keyledger/contracts';
+import type { LicenseEvent, LicenseEventType, LicenseState, SigningKeysEvent, SigningKeysState, WebhookType } from '@keyledger/domain';
+import type { JsonObject } from '@keyledger/kernel';
+
+/** What is said in public about something that has happened. */
+export interface Announcement {
+  readonly type: WebhookType;
+  readonly data: JsonObject;
+}
+/** What an event of ours is to others. `types` is all that `tell` may say, to know before the event is decoded whether anybody wants it. */
+export interface Announced<Event, Facts> {
+  readonly types: readonly WebhookType[];
+  tell(event: Event, facts: Facts): readonly Announcement[];
+}
+
+/** What every announcement about a license says of it. */
+export type LicenseFacts = Pick<WebhookData['license.assigned'], 'licenseId' | 'keyPrefix' | 'productId' | 'planId' | 'customerId' | 'orderId'>;
+
+export function factsOf(license: LicenseState): LicenseFacts | undefined {
+  if (license.existence === 'none') return undefined;
+  const { id: licenseId, keyPrefix } = license;
+  if (license.existence === 'erased') return { licenseId, keyPrefix, productId: null, planId: null, customerId: null, orderId: null };
+  const { productId, planId, customerId, orderId } = license;
+  return { licenseId, keyPrefix, productId, planId, customerId, orderId };
+}
+
+type Own<T extends WebhookType> = Omit<WebhookData[T], keyof LicenseFacts> & Partial<LicenseFacts>;
+const say = <T extends WebhookType>(type: T, facts: LicenseFacts, own: Own<T>): Announcement => ({ type, data: { ...facts, ...own } });
+const one = <E extends LicenseEventType, T extends WebhookType>(type: T, own: (event: LicenseEvent & { type: E }) => Own<T>): Announced<LicenseEvent & { type: E }, LicenseFacts> =>
+  ({ types: [type], tell: (event, facts) => [say(type, facts, own(event))] });
+const held = ({ cause, reason }: Pick<Own<'license.suspended'>, 'cause' | 'reason'>) => ({ cause, reason });
+
+/** Nothing that is sealed in an event is told: its fields are null here. What is not in this table nobody outside hears of. */
+export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseEvent & { type: E }, LicenseFacts> } = {
+  LicenseIssued: one('license.issued', ({ terms: { expiresAt, activationLimit } }) => ({ expiresAt, activationLimit })),
+  LicenseAssigned: one('license.assigned', ({ customerId }) => ({ customerId })),
+  InstanceActivated: one('license.activated', ({ activationId, deploymentId, deploymentMode }) => ({ activationId, deploymentId, deploymentMode })),
+  InstanceDeactivated: one('license.deactivated', ({ activationId, by }) => ({ activationId, by })),
+  LicenseSuspended: one('license.suspended', held),
+  LicenseUnsuspended: one('license.unsuspended', held),
+  LicenseInactivated: one('license.inactivated', held),
+  LicenseReactivated: one('license.reactivated', held),
+  ExpiryReminderDue: one('license.expiring', ({ days, expiresAt }) => ({ days, expiresAt })),
+  LicenseExpired: one('license.expired', ({ expiresAt, graceEndedAt }) => ({ expiresAt, graceEndedAt })),
+  LicenseRenewed: one('license.renewed', ({ expiresAt, reason }) => ({ expiresAt, reason })),
+  LicenseRevoked: one('license.revoked', ({ reason, cause, activationsEnded }) => ({ reason, cause, activationsEnded })),
+  KeyRegenerated: one('license.key-regenerated', ({ keyPrefix, keyVersion, reason, activationsEnded }) => ({ keyPrefix, keyVersion, reason, activationsEnded })),
+  LicenseErased: one('license.erased', ({ keyPrefix, reason, everActivated }) => ({ keyPrefix, reason, everActivated })),
+  InstanceRebound: one('activation.rebound', ({ activationId, reason }) => ({ activationId, reason })),
+  // A box whose grace without contact is over has locked itself.
+  HeartbeatLost: {
+    types: ['deployment.late', 'deployment.locked'],
+    tell: ({ activationId, dueAt: since = null }, facts) => [say('deployment.late', facts, { activationId, since }), say('deployment.locked', facts, { activationId, by: 'silence', since })],
+  },
+  HeartbeatRecovered: one('deployment.recovered', ({ activationId }) => ({ activationId })),
+  DirectiveQueued: {
+    types: ['deployment.locked', 'deployment.recovered'],
+    tell: ({ kind }, facts) => (kind === 'lock' ? [say('deployment.locked', facts, { activationId: null, by: 'directive', since: null })]
+      : kind === 'unlock' ? [say('deployment.recovered', facts, { activationId: null })] : []),
+  },
+  QuotaExceeded: one('quota.exceeded', ({ meter, peak, limit, graceEndsAt }) => ({ meter, peak, limit, graceEndsAt })),
+  LicenseRestricted: one('quota.restricted', ({ meter, dueAt = null }) => ({ meter, since: dueAt })),
+  QuotaRestored: one('quota.restored', ({ meter, peak, limit }) => ({ meter, peak, limit })),
+};
+
+export const ofSigningKeys: { readonly [E in SigningKeysEvent['type']]?: Announced<SigningKeysEvent & { type: E }, SigningKeysState> } = {
+  SigningKeyActivated: {
+    types: ['signing-key.rotated'],
+    tell({ kid }, { keys }) {
+      const key = keys.get(kid);
+      return key ? [{ type: 'signing-key.rotated', data: { kid, purpose: key.purpose } satisfies WebhookData['signing-key.rotated'] }] : [];
+    },
+  },
+};

@@ -1,0 +1,325 @@
+import { License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
+import { Aggregates, decode, originOf, subjectOf, type EventStore, type EventStores, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
+import { derivedId, environments, eventId, PerEnvironment, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
+import type { Keyrings } from '@keyledger/keyring';
+import type { Log } from '@keyledger/observability';
+import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
+import { factsOf, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
+import { MAIL, putting, type Parcel } from './outbox.ts';
+
+/** What is to be known of an endpoint to put something into its way. */
+interface Listener {
+  readonly id: WebhookEndpointId;
+  readonly revision: number;
+  readonly enabled: boolean;
+  readonly events: readonly WebhookFilter[];
+  readonly createdAt: Instant;
+}
+
+/** Which mails there are: the event's type → what a mail of it needs, or nothing. It holds nothing of a person. */
+export type MailsOf = (event: RecordedEvent) => { readonly type: string; readonly body: string } | undefined;
+
+/** What is read of others' streams to make announcements of. */
+export class Sources {
+  readonly #licenses: Aggregates<LicenseState, LicenseCommand, LicenseEvent>;
+  readonly #signingKeys: Aggregates<SigningKeysState, SigningKeysCommand, SigningKeysEvent>;
+
+  constructor(events: EventStores, keyrings: Keyrings) {
+    this.#licenses = new Aggregates(License, events, keyrings, { maxFolds: 2_000 });
+    this.#signingKeys = new Aggregates(SigningKeys, events, keyrings);
+  }
+
+  /** What is said of an event whose types somebody wants. Who reads it wants the event, so what is known of its subject may be newer. */
+  readonly byCategory: Readonly<Record<string, { readonly table: Readonly<Record<string, Announced<never, never> | undefined>>; tell(event: RecordedEvent, how: Announced<never, never>): Promise<readonly Announcement[]> }>> = {
+    [License.category]: {
+      table: ofLicenses as never,
+      tell: async (event, how) => {
+        const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
+        return facts ? how.tell(opened(License.shapes, event) as never, facts as never) : [];
+      },
+    },
+    [SigningKeys.category]: {
+      table: ofSigningKeys as never,
+      tell: (event, how) => this.#signingKeys.load(subjectOf(event.stream), (keys) => how.tell(opened(SigningKeys.shapes, event) as never, keys as never)),
+    },
+  };
+
+  forget(licenseId: LicenseId): void {
+    this.#licenses.forget(licenseId);
+  }
+}
+
+/** Nobody outside is told what is sealed, so it is not opened. */
+const closed: Sealer = { seal: (subject) => { throw new Error(`Nothing is sealed for ${subject} here`); }, open: () => null };
+const opened = (shapes: Readonly<Record<string, EventShape>>, event: RecordedEvent) => decode(shapes, event, closed);
+const categoryOf = (stream: string): string => stream.slice(0, stream.indexOf('-'));
+
+const EVENTS_PER_SAVE = 5_000;
+const REPLAY_PAGE = 500;
+const TIMEOUT_MS = 3_000;
+const LOG = 'log';
+
+interface AnnouncerOptions {
+  readonly environment: string;
+  readonly store: EventStore;
+  readonly database: Database;
+  readonly sources: Sources;
+  readonly clock: Clock;
+  readonly mailsOf: MailsOf;
+  /** A license's data key has been destroyed: nothing of it may stay in memory. */
+  readonly forget: (licenseId: LicenseId) => void;
+  /** Something has been put into the outbox. */
+  readonly wake: () => void;
+  readonly log: Log;
+}
+
+/**
+ * Follows the log of one environment and puts what somebody wants to hear into the outbox, in one transaction with how far it has read: nothing is
+ * left out, and since a parcel's id derives from event and target, nothing is put there twice, by however many processes. Where nobody wants
+ * anything, events pass by without being looked into.
+ */
+class Announcer implements View {
+  readonly #at: AnnouncerOptions;
+  readonly #subscription: Subscription;
+  readonly #listeners: (() => void)[] = [];
+  readonly #endpoints: Map<WebhookEndpointId, Listener>;
+  #passed = 0;
+  #hour = '';
+  #replaying: Promise<void> | undefined;
+  #isClosing = false;
+  position: Position;
+
+  static async start(at: AnnouncerOptions): Promise<Announcer> {
+    // One statement, so that the endpoints are those of that place in the log.
+    const { rows } = await at.database.run<{ position: number; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
+      `select p.position, e.id, e.revision, e.enabled, e.events, e.created_at from (select coalesce(max(position), 0) as position from notifier_progress where name = '${LOG}') as p
+        left join notifier_endpoints e on e.deleted = 0`);
+    const position = Number(rows[0]?.position ?? 0);
+    await mustReach(at.store, position, at.environment);
+    const endpoints = rows.flatMap(({ id, revision, enabled, events, created_at: createdAt }) =>
+      (id === null ? [] : [{ id, revision, enabled: enabled === 1, events: JSON.parse(events) as WebhookFilter[], createdAt }]));
+    return new Announcer(at, position, endpoints);
+  }
+
+  private constructor(at: AnnouncerOptions, position: Position, endpoints: readonly Listener[]) {
+    this.#at = at;
+    this.position = position;
+    this.#endpoints = new Map(endpoints.map((endpoint) => [endpoint.id, endpoint]));
+    this.#subscription = at.store.subscribe(position, (events) => this.#follow(events));
+    this.replay();
+  }
+
+  onAdvance(listener: () => void): void {
+    this.#listeners.push(listener);
+  }
+
+  hurry(position: Position): void {
+    this.#subscription.hurry?.(position);
+  }
+
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await this.#subscription.close();
+    await this.#replaying;
+    if (this.#passed > 0) await this.#at.database.batch([reached(LOG, this.position)]);
+  }
+
+  /** Works off what endpoints are to be told once more of the past. */
+  replay(): void {
+    const before = this.#replaying ?? Promise.resolve();
+    this.#replaying = before.then(() => this.#replay()).catch((error: unknown) => this.#at.log.warn({ err: error, environment: this.#at.environment }, 'the past was not told again; it is tried once more'));
+  }
+
+  #follow(events: readonly RecordedEvent[]): void | Promise<void> {
+    const { position } = events.at(-1) as RecordedEvent;
+    const hours = this.#newHours(events);
+    const endpoints = [...this.#endpoints.values()];
+    let isOfInterest = false;
+    for (const event of events) {
+      isOfInterest ||= isOfEndpoint(event) || this.#howToTell(event, endpoints) !== undefined || this.#at.mailsOf(event) !== undefined;
+      if (event.type === 'LicenseErased') this.#at.forget(subjectOf(event.stream) as LicenseId);
+    }
+    this.#passed += events.length;
+    if (!isOfInterest && hours.length === 0 && this.#passed < EVENTS_PER_SAVE) return this.#advance(position);
+    return this.#take(isOfInterest ? events : [], hours, position);
+  }
+
+  async #take(events: readonly RecordedEvent[], hours: readonly Statement[], position: Position): Promise<void> {
+    const statements: Statement[] = [...hours];
+    const before = new Map(this.#endpoints);
+    try {
+      let parcels: Parcel[] = [];
+      for (const event of events) {
+        if (isOfEndpoint(event)) {
+          statements.push(...putting(parcels), ...this.#hear(event));
+          parcels = [];
+        } else {
+          parcels.push(...await this.#parcelsOf(event, [...this.#endpoints.values()]), ...this.#mailOf(event));
+        }
+      }
+      await this.#at.database.batch([...statements, ...putting(parcels), reached(LOG, position)]);
+    } catch (error) {
+      // The same events come again, and have to meet the same endpoints.
+      this.#endpoints.clear();
+      for (const [id, endpoint] of before) this.#endpoints.set(id, endpoint);
+      this.#hour = '';
+      throw error;
+    }
+    this.#passed = 0;
+    this.#advance(position);
+    if (events.length > 0) this.#at.wake();
+  }
+
+  #advance(position: Position): void {
+    this.position = position;
+    for (const listener of this.#listeners) listener();
+  }
+
+  /** Undefined when nobody wants to hear of it. */
+  #howToTell({ stream, type }: RecordedEvent, endpoints: readonly Listener[]): Announced<never, never> | undefined {
+    if (endpoints.length === 0) return undefined;
+    const how = this.#at.sources.byCategory[categoryOf(stream)]?.table[type];
+    return how?.types.some((told) => endpoints.some((endpoint) => hears(endpoint, told))) ? how : undefined;
+  }
+
+  async #parcelsOf(event: RecordedEvent, endpoints: readonly Listener[]): Promise<readonly Parcel[]> {
+    const how = this.#howToTell(event, endpoints);
+    const source = this.#at.sources.byCategory[categoryOf(event.stream)];
+    if (!how || !source) return [];
+    const { environment, clock } = this.#at;
+    const { at: timestamp } = originOf(event);
+    const announcements = await runIn(systemContext(environment, clock.now(environment)), () => source.tell(event, how));
+    return announcements.flatMap(({ type, data }) => {
+      const body = JSON.stringify({ type, timestamp, data: { environment, ...data } });
+      return endpoints.filter((endpoint) => hears(endpoint, type)).map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
+    });
+  }
+
+  #mailOf(event: RecordedEvent): readonly Parcel[] {
+    const mail = this.#at.mailsOf(event);
+    return mail ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
+  }
+
+  /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more. */
+  #hear(event: RecordedEvent): readonly Statement[] {
+    const id = subjectOf(event.stream) as WebhookEndpointId;
+    const { revision } = event;
+    const known = this.#endpoints.get(id);
+    if (known && known.revision >= revision) return [];
+    const change = opened(WebhookEndpoint.shapes, event) as WebhookEndpointEvent;
+    const endpoint: Listener | undefined = change.type === 'WebhookEndpointCreated' ? { id, revision, enabled: true, events: change.events, createdAt: originOf(event).at } : known && {
+      ...known, revision,
+      ...(change.type === 'WebhookEndpointChanged' && change.events && { events: change.events }),
+      ...(change.type === 'WebhookEndpointEnabled' && { enabled: true }),
+      ...(change.type === 'WebhookEndpointDisabled' && { enabled: false }),
+    };
+    if (!endpoint) return [];
+    const isDeleted = change.type === 'WebhookEndpointDeleted';
+    if (isDeleted) this.#endpoints.delete(id);
+    else this.#endpoints.set(id, endpoint);
+    const stops = isDeleted || change.type === 'WebhookEndpointDisabled';
+    return [
+      {
+        sql: `insert into notifier_endpoints (id, revision, enabled, deleted, events, created_at) values (?, ?, ?, ?, ?, ?)
+          on conflict (id) do update set revision = excluded.revision, enabled = excluded.enabled, deleted = excluded.deleted, events = excluded.events${change.type === 'WebhookEndpointEnabled' ? ', failing_since = null' : ''}
+          where excluded.revision > notifier_endpoints.revision`,
+        params: [id, revision, endpoint.enabled ? 1 : 0, isDeleted ? 1 : 0, JSON.stringify(endpoint.events), endpoint.createdAt],
+      },
+      ...(stops ? [{
+        sql: "update notifier_outbox set status = 'failed', last_error = ? where target = ? and status = 'pending' and exists (select 1 from notifier_endpoints where id = ? and revision = ?)",
+        params: [isDeleted ? 'the endpoint was deleted' : 'the endpoint was disabled', id, id, revision],
+      }] : []),
+    ];
+  }
+
+  /** The place before the first event of each hour, to find the past again. */
+  #newHours(events: readonly RecordedEvent[]): Statement[] {
+    const found: [string, Position][] = [];
+    let before = this.position;
+    for (const event of events) {
+      const hour = hourOf(originOf(event).at);
+      if (hour !== this.#hour) found.push([(this.#hour = hour), before]);
+      before = event.position;
+    }
+    return found.length === 0 ? [] : [{ sql: 'insert into notifier_hours (hour, position) values (?, ?) on conflict (hour) do nothing', many: found }];
+  }
+
+  async #replay(): Promise<void> {
+    const { database, store } = this.#at;
+    for (;;) {
+      const { rows: [row] } = await database.run<{ endpoint_id: WebhookEndpointId; since: Instant; position: number; until: number }>('select * from notifier_replays order by endpoint_id limit 1');
+      if (!row || this.#isClosing) return;
+      const endpoint = this.#endpoints.get(row.endpoint_id);
+      const page = endpoint?.enabled ? await store.readAll(Number(row.position), REPLAY_PAGE) : [];
+      const events = page.filter(({ position }) => position <= Number(row.until));
+      const parcels = endpoint ? (await Promise.all(events.filter((event) => originOf(event).at >= row.since).map((event) => this.#parcelsOf(event, [endpoint])))).flat() : [];
+      const last = events.at(-1)?.position;
+      const isDone = last === undefined || events.length < page.length || last >= Number(row.until);
+      await database.batch([
+        ...putting(parcels),
+        isDone ? { sql: 'delete from notifier_replays where endpoint_id = ? and since = ? and until = ?', params: [row.endpoint_id, row.since, row.until] }
+          : { sql: 'update notifier_replays set position = ? where endpoint_id = ? and since = ? and position < ?', params: [last, row.endpoint_id, row.since, last] },
+      ]);
+      if (parcels.length > 0) this.#at.wake();
+    }
+  }
+}
+
+const isOfEndpoint = ({ stream }: RecordedEvent): boolean => stream.startsWith(`${WebhookEndpoint.category}-`);
+const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => enabled && wants(events, type);
+const hourOf = (instant: Instant): string => instant.slice(0, 13);
+const reached = (name: string, position: Position): Statement => ({
+  sql: `insert into notifier_progress (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > notifier_progress.position`, params: [name, position],
+});
+
+type Kept = { readonly announcer: Announcer; readonly index: ReadIndex; readonly database: Database };
+
+/** Every environment's announcer. */
+export class Announcers {
+  readonly #kept: PerEnvironment<Kept>;
+
+  private constructor(kept: PerEnvironment<Kept>) {
+    this.#kept = kept;
+  }
+
+  static async start({ events, databases, wake, forget, ...rest }: Pick<AnnouncerOptions, 'sources' | 'clock' | 'mailsOf' | 'forget' | 'log'> & {
+    readonly events: PerEnvironment<EventStore>; readonly databases: StateDatabases; readonly wake: (environment: string) => void;
+  }): Promise<Announcers> {
+    return new Announcers(new PerEnvironment(await Promise.all(environments.map(async (environment) => {
+      const [store, database] = [events.of(environment), databases.of(environment)];
+      const own = systemContext(environment, rest.clock.now(environment));
+      const announcer = await Announcer.start({ ...rest, environment, store, database, wake: () => wake(environment), forget: (licenseId) => runIn(own, () => forget(licenseId)) });
+      return [environment, { announcer, database, index: new ReadIndex(store, announcer, TIMEOUT_MS) }] as const;
+    }))));
+  }
+
+  /** The tables of the message's environment, once they show what follows of every write that was answered before this call. */
+  async current(): Promise<Database> {
+    const { index, database } = this.#kept.here();
+    if (!index.isCurrent()) await index.current();
+    return database;
+  }
+
+  /** Puts into the endpoint's way what has happened since then and was not put there yet. Durable when it resolves; the log is read afterwards. */
+  async recover(endpointId: WebhookEndpointId, since: Instant): Promise<void> {
+    const database = await this.current();
+    const { announcer } = this.#kept.here();
+    const { rows: [row] } = await database.run<{ position: number | null }>('select max(position) as position from notifier_hours where hour <= ?', [hourOf(since)]);
+    await database.run(
+      `insert into notifier_replays (endpoint_id, since, position, until) values (?, ?, ?, ?)
+        on conflict (endpoint_id) do update set until = excluded.until,
+          since = case when excluded.since < notifier_replays.since then excluded.since else notifier_replays.since end,
+          position = case when excluded.position < notifier_replays.position then excluded.position else notifier_replays.position end`,
+      [endpointId, since, Number(row?.position ?? 0), announcer.position]);
+    announcer.replay();
+  }
+
+  /** What was cut short goes on. */
+  replay(): void {
+    for (const [, { announcer }] of this.#kept.entries()) announcer.replay();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#kept.entries()].map(([, { announcer }]) => announcer.close()));
+  }
+}

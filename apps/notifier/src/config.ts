@@ -1,0 +1,32 @@
+import { readFileSync } from 'node:fs';
+
+export interface NotifierConfig {
+  /** KEYLEDGER_WEBHOOK_ALLOW_PRIVATE: webhooks may also go to this machine, to private networks, and over plain HTTP. */
+  allowPrivate: boolean;
+  /** KEYLEDGER_SMTP_URL or KEYLEDGER_SMTP_URL_FILE, and KEYLEDGER_MAIL_FROM; without them no mail is sent. */
+  mail: MailConfig | undefined;
+}
+export interface MailConfig {
+  smtpUrl: string;
+  from: string;
+  /** KEYLEDGER_MAIL_LICENSE_KEYS: customers are sent the key of a license that is issued for them. */
+  licenseKeys: boolean;
+}
+
+export const notifierConfig = (env: NodeJS.ProcessEnv = process.env): NotifierConfig => ({ allowPrivate: isTrue(env, 'KEYLEDGER_WEBHOOK_ALLOW_PRIVATE'), mail: mailConfig(env) });
+
+function mailConfig(env: NodeJS.ProcessEnv): MailConfig | undefined {
+  const file = env['KEYLEDGER_SMTP_URL_FILE'] || undefined;
+  const smtpUrl = env['KEYLEDGER_SMTP_URL'] || (file === undefined ? undefined : readFileSync(file, 'utf8').trim());
+  if (smtpUrl === undefined) return undefined;
+  if (!/^smtps?:\/\//.test(smtpUrl)) throw new Error('KEYLEDGER_SMTP_URL must begin with smtp:// or smtps://');
+  const from = env['KEYLEDGER_MAIL_FROM'];
+  if (!from) throw new Error('KEYLEDGER_SMTP_URL is set but not KEYLEDGER_MAIL_FROM, the address that mail comes from');
+  return { smtpUrl, from, licenseKeys: isTrue(env, 'KEYLEDGER_MAIL_LICENSE_KEYS') };
+}
+
+function isTrue(env: NodeJS.ProcessEnv, name: string): boolean {
+  const value = env[name] || 'false';
+  if (value !== 'true' && value !== 'false') throw new Error(`${name} must be true or false`);
+  return value === 'true';
+}

@@ -1,0 +1,166 @@
+import { lookup as systemLookup, type LookupAddress } from 'node:dns';
+import { BlockList, isIP, type LookupFunction } from 'node:net';
+import { refuse } from '@keyledger/kernel';
+import { Agent, buildConnector, request } from 'undici';
+
+/** The one way out to addresses that somebody else has named. Whatever a name means, and however an address is spelled: nothing connects to one that is not public. */
+
+/** All of an IPv4 address space that is not the public internet (IANA's special-purpose registry), and Azure's host, which only looks public. */
+const specialV4 = blockList('ipv4', [
+  '0.0.0.0/8', '10.0.0.0/8', '100.64.0.0/10', '127.0.0.0/8', '169.254.0.0/16', '172.16.0.0/12', '192.0.0.0/24', '192.0.2.0/24', '192.31.196.0/24', '192.52.193.0/24', '192.88.99.0/24',
+  '192.168.0.0/16', '192.175.48.0/24', '198.18.0.0/15', '198.51.100.0/24', '203.0.113.0/24', '224.0.0.0/4', '240.0.0.0/4', '168.63.129.16/32',
+]);
+/** Of IPv6 only 2000::/3 is public: neither mapped nor translated IPv4 (::ffff:0:0/96, 64:ff9b::/96), nor local addresses are in it. */
+const publicV6 = blockList('ipv6', ['2000::/3']);
+/** But Teredo and other protocols' own, documentation, and 6to4, which carries an IPv4 address. */
+const specialV6 = blockList('ipv6', ['2001::/23', '2001:db8::/32', '2002::/16', '2620:4f:8000::/48', '3fff::/20']);
+
+function blockList(family: 'ipv4' | 'ipv6', networks: readonly string[]): BlockList {
+  const list = new BlockList();
+  for (const network of networks) {
+    const [address, bits] = network.split('/') as [string, string];
+    list.addSubnet(address, Number(bits), family);
+  }
+  return list;
+}
+
+/** Whether an address, in any spelling that the system would connect to, is one of the public internet. */
+export function isPublicAddress(address: string): boolean {
+  const bare = address.replace(/^\[|\]$/g, '');
+  switch (isIP(bare)) {
+    case 4: return !specialV4.check(bare, 'ipv4');
+    case 6: return !bare.includes('%') && publicV6.check(bare, 'ipv6') && !specialV6.check(bare, 'ipv6');
+    default: return false;
+  }
+}
+
+/** How an endpoint answered, or why it did not. */
+export interface Answer {
+  readonly status: number | null;
+  /** The first 2 KB. */
+  readonly text: string | null;
+  readonly error: string | null;
+}
+
+export interface EgressOptions {
+  readonly allowPrivate: boolean;
+  /** For specs: what names mean. */
+  readonly lookup?: typeof systemLookup;
+  readonly timeoutMs?: number;
+}
+
+const TIMEOUT_MS = 15_000;
+const READ_BYTES = 2_048;
+/** Whoever registers an address does not wait longer for what its name means; it is asked again at each connection. */
+const RESOLVE_MS = 2_000;
+
+class NotPublic extends Error {
+  readonly code = 'NOT_PUBLIC';
+  constructor() {
+    super('The address is not one of the public internet');
+  }
+}
+
+export class Egress {
+  readonly #allowPrivate: boolean;
+  readonly #lookup: typeof systemLookup;
+  readonly #timeoutMs: number;
+  readonly #agent: Agent;
+
+  constructor({ allowPrivate, lookup = systemLookup, timeoutMs = TIMEOUT_MS }: EgressOptions) {
+    this.#allowPrivate = allowPrivate;
+    this.#lookup = lookup;
+    this.#timeoutMs = timeoutMs;
+    // Where the host is an address, nobody looks it up: hence the look before each connection, too.
+    const connect = buildConnector({ lookup: this.#checkedLookup, timeout: timeoutMs, allowH2: false });
+    this.#agent = new Agent({
+      connect: (options, callback) => (isIP(options.hostname.replace(/^\[|\]$/g, '')) && !this.#mayReach(options.hostname) ? callback(new NotPublic(), null) : connect(options, callback)),
+      headersTimeout: timeoutMs, bodyTimeout: timeoutMs,
+    });
+  }
+
+  /** Refuses with WEBHOOK_URL_REFUSED and the reason what nothing would be sent to, and with VALIDATION_FAILED what is no URL. */
+  async mustBeAllowed(text: string): Promise<void> {
+    if (!URL.canParse(text)) throw refuse('VALIDATION_FAILED', 'url is not a URL', { errors: [{ pointer: '/url', detail: 'is not a URL' }] });
+    const reason = this.#refusalOf(text) ?? (await this.#refusalByName(text));
+    if (reason) throw refuse('WEBHOOK_URL_REFUSED', reason);
+  }
+
+  /** Never rejects, but when `signal` is aborted. Redirections are not followed. */
+  async post(url: string, headers: Readonly<Record<string, string>>, body: string, signal: AbortSignal): Promise<Answer> {
+    const reason = this.#refusalOf(url);
+    if (reason) return { status: null, text: null, error: reason };
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#timeoutMs)]);
+    try {
+      const response = await request(url, { method: 'POST', headers: { ...headers }, body, dispatcher: this.#agent, signal: limited });
+      return { status: response.statusCode, text: await beginningOf(response.body), error: null };
+    } catch (error) {
+      signal.throwIfAborted();
+      return { status: null, text: null, error: limited.aborted ? `no answer within ${this.#timeoutMs / 1000} s` : wordsFor(error) };
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#agent.destroy();
+  }
+
+  #mayReach(address: string): boolean {
+    return this.#allowPrivate || isPublicAddress(address);
+  }
+
+  /** What can be told without asking anybody. The URL parser has already made one spelling of 127.1, 0x7f000001 and 017700000001. */
+  #refusalOf(text: string): string | undefined {
+    const url = URL.parse(text);
+    if (!url) return 'It is not a URL';
+    if (url.protocol !== 'https:' && !(url.protocol === 'http:' && this.#allowPrivate)) return this.#allowPrivate ? 'Only http and https are possible' : 'Only https is possible';
+    if (url.username || url.password) return 'Credentials in a URL would be sent to whoever is there; use the secret to know the sender';
+    if (this.#allowPrivate) return undefined;
+    const host = url.hostname.replace(/\.$/, '');
+    if (/(^|\.)localhost$/.test(host) || (isIP(host.replace(/^\[|\]$/g, '')) && !isPublicAddress(host))) return 'The address is of this machine or of a private network (KEYLEDGER_WEBHOOK_ALLOW_PRIVATE)';
+    return undefined;
+  }
+
+  /** A name that means nothing now may mean something later: that is no reason. */
+  async #refusalByName(text: string): Promise<string | undefined> {
+    const { hostname } = new URL(text);
+    if (this.#allowPrivate || isIP(hostname.replace(/^\[|\]$/g, ''))) return undefined;
+    const { promise, resolve } = Promise.withResolvers<readonly LookupAddress[]>();
+    const timer = setTimeout(resolve, RESOLVE_MS, []);
+    this.#lookup(hostname, { all: true }, (error, addresses) => resolve(error ? [] : addresses));
+    const addresses = await promise;
+    clearTimeout(timer);
+    return addresses.every(({ address }) => isPublicAddress(address)) ? undefined : 'The host has an address of this machine or of a private network (KEYLEDGER_WEBHOOK_ALLOW_PRIVATE)';
+  }
+
+  /** A name with one address that must not be reached is not to be trusted with the others. */
+  readonly #checkedLookup: LookupFunction = (hostname, options, callback) => {
+    this.#lookup(hostname, { ...options, all: true }, (error, addresses) => {
+      const refused = error ?? (addresses.every(({ address }) => this.#mayReach(address)) ? null : new NotPublic());
+      const [first] = refused ? [] : addresses;
+      if (refused || !first) return callback(refused ?? new NotPublic(), '', 0);
+      if (options.all) callback(null, addresses);
+      else callback(null, first.address, first.family);
+    });
+  };
+}
+
+async function beginningOf(body: AsyncIterable<Buffer>): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  try {
+    // To leave the loop is to hang up.
+    for await (const chunk of body) {
+      chunks.push(chunk);
+      if ((size += chunk.length) >= READ_BYTES) break;
+    }
+  } catch {
+    // The status is what counts.
+  }
+  return Buffer.concat(chunks).subarray(0, READ_BYTES).toString().replaceAll('\0', '');
+}
+
+/** What went wrong, without the address. */
+function wordsFor(error: unknown): string {
+  const { code, message } = error as { code?: string; message?: string };
+  return (code === 'NOT_PUBLIC' ? message : undefined) ?? code ?? 'the connection failed';
+}

@@ -1,0 +1,138 @@
+import {
+  CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookDelivery, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, ResendWebhookDelivery,
+  RotateWebhookSecret, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView, type WebhookEndpointView,
+} from '@keyledger/contracts';
+import { existing, mustBeEnabled, TEST_TYPE, webhookEndpointView, type WebhookEndpointState } from '@keyledger/domain';
+import { context, instantOf, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Handles } from '@keyledger/messaging';
+import { page } from '@keyledger/read-models';
+import { Announcers } from './announcer.ts';
+import { Courier } from './courier.ts';
+import { Egress } from './egress.ts';
+import { deliveryOf, Outbox } from './outbox.ts';
+import { Endpoints } from './webhooks.ts';
+
+const viewNow = () => {
+  const { now } = context();
+  return (state: WebhookEndpointState | null, revision: number): WebhookEndpointView => ({ ...webhookEndpointView(existing(state), now), revision });
+};
+
+@Handles(CreateWebhookEndpoint, UpdateWebhookEndpoint, RotateWebhookSecret, DeleteWebhookEndpoint)
+export class EndpointCommands {
+  constructor(private readonly endpoints: Endpoints, private readonly keyrings: Keyrings, private readonly egress: Egress) {}
+
+  async execute(command: CreateWebhookEndpoint | UpdateWebhookEndpoint | RotateWebhookSecret | DeleteWebhookEndpoint) {
+    if (command instanceof CreateWebhookEndpoint) return this.#create(command);
+    const { endpointId } = command;
+    if (command instanceof RotateWebhookSecret) return this.#rotate(endpointId);
+    if (command instanceof UpdateWebhookEndpoint) {
+      const { endpointId: _, ...change } = command;
+      await this.endpoints.load(endpointId, existing);
+      if (change.url !== undefined) await this.egress.mustBeAllowed(change.url);
+      return this.endpoints.run(endpointId, { type: 'Update', ...change }, viewNow());
+    }
+    await this.endpoints.run(endpointId, { type: 'Delete' });
+    return null;
+  }
+
+  async #create({ url, events, description = null }: CreateWebhookEndpoint) {
+    await this.egress.mustBeAllowed(url);
+    const endpointId = newId('whk');
+    const secret = this.#secret(endpointId);
+    return { ...(await this.endpoints.create(endpointId, { type: 'Create', endpointId, url, events: [...new Set(events)], description, secret }, viewNow())), secret };
+  }
+
+  async #rotate(endpointId: WebhookEndpointId) {
+    const secret = this.#secret(endpointId);
+    return { ...(await this.endpoints.run(endpointId, { type: 'RotateSecret', secret }, viewNow())), secret };
+  }
+
+  /** Derived from the command, so that the retry of a request whose answer was lost shows the secret that is in force. */
+  #secret(endpointId: WebhookEndpointId): string {
+    const bytes = Buffer.from(this.keyrings.here().hmac('webhook-secret', `${context().commandId}/${endpointId}`), 'base64url');
+    return `whsec_${bytes.toString('base64')}`;
+  }
+}
+
+@Handles(GetWebhookEndpoint, ListWebhookEndpoints)
+export class EndpointQueries {
+  constructor(private readonly endpoints: Endpoints, private readonly announcers: Announcers) {}
+
+  async execute(query: GetWebhookEndpoint | ListWebhookEndpoints) {
+    return query instanceof GetWebhookEndpoint ? this.endpoints.load(query.endpointId, viewNow()) : this.#list(query);
+  }
+
+  async #list({ limit = 25, cursor }: ListWebhookEndpoints) {
+    const database = await this.announcers.current();
+    const rows = database.sql<{ notifier_endpoints: { id: WebhookEndpointId; deleted: number } }>().selectFrom('notifier_endpoints').select('id').where('deleted', '=', 0);
+    const { data, page: position } = await page(rows, { createdAt: { column: 'created_at', kind: 'text' } }, { sort: '-createdAt', limit, cursor });
+    const { now } = context();
+    const found = await Promise.all(data.map(({ id }) => this.endpoints.load(id, (state, revision) => (state && !state.deleted ? [{ ...webhookEndpointView(state, now), revision }] : []))));
+    return { data: found.flat(), page: position };
+  }
+}
+
+@Handles(TestWebhookEndpoint, RecoverWebhookEndpoint, ResendWebhookDelivery)
+export class DeliveryCommands {
+  constructor(private readonly endpoints: Endpoints, private readonly outbox: Outbox, private readonly announcers: Announcers, private readonly courier: Courier) {}
+
+  async execute(command: TestWebhookEndpoint | RecoverWebhookEndpoint | ResendWebhookDelivery) {
+    const { environment } = context();
+    try {
+      if (command instanceof TestWebhookEndpoint) return await this.#test(command.endpointId);
+      return command instanceof RecoverWebhookEndpoint ? await this.#recover(command) : await this.#resend(command.deliveryId);
+    } finally {
+      this.courier.wake(environment);
+    }
+  }
+
+  async #test(endpointId: WebhookEndpointId): Promise<WebhookDeliveryView> {
+    const { environment, now: timestamp } = context();
+    await this.endpoints.load(endpointId, (state) => mustBeEnabled(existing(state)));
+    const id = newId('whd');
+    await this.outbox.add({ id, target: endpointId, type: TEST_TYPE, timestamp, body: JSON.stringify({ type: TEST_TYPE, timestamp, data: { environment, endpointId } }) });
+    return this.#find(id);
+  }
+
+  async #resend(id: WebhookDeliveryId): Promise<WebhookDeliveryView> {
+    await this.announcers.current();
+    const { endpointId } = await this.#find(id);
+    await this.endpoints.load(endpointId, (state) => mustBeEnabled(existing(state)));
+    await this.outbox.again(id, context().now);
+    return this.#find(id);
+  }
+
+  async #recover({ endpointId, since: text }: RecoverWebhookEndpoint) {
+    const asked = instantOf(text);
+    if (!asked) throw refuse('VALIDATION_FAILED', 'since is not an instant', { errors: [{ pointer: '/since', detail: 'is not an RFC 3339 instant' }] });
+    const { createdAt } = await this.endpoints.load(endpointId, (state) => (mustBeEnabled(existing(state)), existing(state)));
+    // What was before it was there it never asked for.
+    const since = asked > createdAt ? asked : createdAt;
+    await this.announcers.recover(endpointId, since);
+    return { since, requeued: await this.outbox.againSince(endpointId, since, context().now) };
+  }
+
+  async #find(id: WebhookDeliveryId): Promise<WebhookDeliveryView> {
+    const found = await this.outbox.find(id);
+    if (!found) throw refuse('WEBHOOK_DELIVERY_NOT_FOUND');
+    return found;
+  }
+}
+
+@Handles(GetWebhookDelivery, ListWebhookDeliveries)
+export class DeliveryQueries {
+  constructor(private readonly outbox: Outbox, private readonly announcers: Announcers) {}
+
+  async execute(query: GetWebhookDelivery | ListWebhookDeliveries) {
+    await this.announcers.current();
+    if (query instanceof GetWebhookDelivery) {
+      const found = await this.outbox.find(query.deliveryId);
+      if (!found) throw refuse('WEBHOOK_DELIVERY_NOT_FOUND');
+      return found;
+    }
+    const { limit = 25, cursor } = query;
+    const { data, page: position } = await page(this.outbox.list(query), { timestamp: { column: 'timestamp', kind: 'text' } }, { sort: '-timestamp', limit, cursor });
+    return { data: data.map(deliveryOf), page: position };
+  }
+}

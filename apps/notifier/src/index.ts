@@ -1,0 +1,5 @@
+import { notifierTables } from './tables.ts';
+
+export { notifierConfig, type NotifierConfig } from './config.ts';
+export { NotifierModule } from './notifier.module.ts';
+export const notifierSchema = { state: [notifierTables] };

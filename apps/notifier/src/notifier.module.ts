@@ -1,0 +1,90 @@
+import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { EventStores } from '@keyledger/event-store';
+import { Clock, environments, runIn, systemContext } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Log, Metrics } from '@keyledger/observability';
+import { StateDatabases } from '@keyledger/read-models';
+import { Announcers, Sources } from './announcer.ts';
+import type { NotifierConfig } from './config.ts';
+import { Courier } from './courier.ts';
+import { Egress } from './egress.ts';
+import { DeliveryCommands, DeliveryQueries, EndpointCommands, EndpointQueries } from './handlers.ts';
+import { Outbox } from './outbox.ts';
+import { Endpoints, WebhookChannel } from './webhooks.ts';
+
+const COUNT_EVERY_MS = 15_000;
+const TIDY_EVERY_MS = 3_600_000;
+
+/** Tells others what has happened: vendors' software by webhook, customers by mail. */
+@Module({})
+export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
+  readonly #timers: NodeJS.Timeout[] = [];
+
+  constructor(
+    private readonly announcers: Announcers, private readonly courier: Courier, private readonly outbox: Outbox, private readonly egress: Egress,
+    private readonly clock: Clock, private readonly metrics: Metrics, private readonly log: Log,
+  ) {}
+
+  static with(platform: readonly Provider[], { allowPrivate }: NotifierConfig): DynamicModule {
+    return {
+      module: NotifierModule,
+      imports: [CqrsModule.forRoot()],
+      providers: [
+        ...platform,
+        EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, Outbox,
+        { provide: Egress, useFactory: () => new Egress({ allowPrivate }) },
+        { provide: Endpoints, useFactory: (events: EventStores, keyrings: Keyrings) => new Endpoints(events, keyrings), inject: [EventStores, Keyrings] },
+        {
+          provide: Courier,
+          useFactory: (outbox: Outbox, endpoints: Endpoints, egress: Egress, clock: Clock, metrics: Metrics, log: Log) =>
+            new Courier(outbox, new WebhookChannel(endpoints, egress), undefined, clock, metrics, log),
+          inject: [Outbox, Endpoints, Egress, Clock, Metrics, Log],
+        },
+        {
+          provide: Announcers,
+          useFactory: (events: EventStores, databases: StateDatabases, keyrings: Keyrings, clock: Clock, courier: Courier, log: Log) => {
+            const sources = new Sources(events, keyrings);
+            return Announcers.start({ events, databases, sources, clock, log, mailsOf: () => undefined, forget: (licenseId) => sources.forget(licenseId), wake: (environment) => courier.wake(environment) });
+          },
+          inject: [EventStores, StateDatabases, Keyrings, Clock, Courier, Log],
+        },
+        { provide: START, useFactory: releaseAll, inject: [StateDatabases, Outbox, Clock] },
+      ],
+    };
+  }
+
+  onApplicationBootstrap(): void {
+    this.courier.begin();
+    this.#timers.push(setInterval(() => void this.#inEach('the outbox was not counted', (environment) => this.#count(environment)), COUNT_EVERY_MS).unref());
+    this.#timers.push(setInterval(() => void this.#inEach('old deliveries were not removed', (environment) => this.outbox.forgetOld(this.clock.now(environment))), TIDY_EVERY_MS).unref());
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.announcers.close();
+    await this.courier.close();
+    await this.egress.close();
+  }
+
+  async #count(environment: string): Promise<void> {
+    const { pending, lateMs } = await this.outbox.waiting(this.clock.now(environment));
+    this.metrics.outbox(environment, pending, lateMs / 1000);
+    this.announcers.replay();
+  }
+
+  async #inEach(otherwise: string, work: (environment: string) => Promise<void>): Promise<void> {
+    for (const environment of environments) {
+      await runIn(systemContext(environment, this.clock.now(environment)), () => work(environment)).catch((error: unknown) => this.log.warn({ err: error, environment }, otherwise));
+    }
+  }
+}
+
+const START = Symbol('what is done before anything else');
+
+/** Files are one process's alone: what the last one had claimed when it died is free at once. */
+async function releaseAll(databases: StateDatabases, outbox: Outbox, clock: Clock): Promise<void> {
+  for (const environment of environments) {
+    if (databases.of(environment).dialect === 'sqlite') await runIn(systemContext(environment, clock.now(environment)), () => outbox.releaseAll());
+  }
+}

@@ -1,0 +1,159 @@
+import { Injectable } from '@nestjs/common';
+import type { WebhookDeliveryView } from '@keyledger/contracts';
+import type { AttemptOutcome } from '@keyledger/domain';
+import { addSeconds, type Instant, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
+import { StateDatabases, type Statement } from '@keyledger/read-models';
+import type { Answer } from './egress.ts';
+
+/** Mail is one target, each webhook endpoint another. */
+export const MAIL = 'mail';
+
+/** Something that has to go out. */
+export interface Parcel {
+  readonly id: string;
+  readonly target: string;
+  readonly type: string;
+  readonly timestamp: Instant;
+  readonly body: string;
+}
+/** One that is this process's to send, for a while. */
+export interface ClaimedParcel extends Parcel {
+  readonly attempts: number;
+  /** Whoever has another number has it now. */
+  readonly claimedUntil: number;
+}
+
+/** For longer than a try may take: then its process is taken for dead, and another one tries. */
+const CLAIM_MS = 20_000;
+const KEPT_DAYS = 30;
+
+/** All that goes out of one environment, the message's, and what has come of it. */
+@Injectable()
+export class Outbox {
+  constructor(private readonly databases: StateDatabases) {}
+
+  /** Targets that something is due for. */
+  async dueTargets(now: Instant): Promise<readonly string[]> {
+    const due = "select 1 from notifier_outbox o where o.target = t.id and o.status = 'pending' and o.next_at <= ? and o.claimed_until <= ?";
+    const { rows } = await this.#here().run<{ id: string }>(
+      `select t.id from (select id from notifier_endpoints where deleted = 0 union all select '${MAIL}') as t where exists (${due})`, [Date.parse(now), Date.now()]);
+    return rows.map(({ id }) => id);
+  }
+
+  /** What is due for a target, the longest due first; nobody else gets the same while it is claimed. */
+  async claim(target: string, limit: number, now: Instant): Promise<readonly ClaimedParcel[]> {
+    const database = this.#here();
+    const skipping = database.dialect === 'postgres' ? 'for update skip locked' : '';
+    const claimedUntil = Date.now() + CLAIM_MS;
+    const { rows } = await database.run<Row>(
+      `update notifier_outbox set claimed_until = ? where id in (
+        select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ? ${skipping}
+      ) returning *`, [claimedUntil, target, Date.parse(now), Date.now(), limit]);
+    return rows.map(({ id, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil }));
+  }
+
+  /** What has come of a try; nothing is written if the claim is somebody else's by now. Answers since when the target has been failing. */
+  async settle({ id, target, attempts, claimedUntil }: ClaimedParcel, outcome: AttemptOutcome, { status, text, error }: Answer, ms: number, now: Instant): Promise<Instant | null> {
+    const database = this.#here();
+    const failed = outcome.is !== 'delivered';
+    const next = outcome.is === 'retry' ? { status: 'pending', at: Date.parse(now) + outcome.afterMs } : { status: failed ? 'failed' : 'delivered', at: Date.parse(now) };
+    await database.batch([
+      {
+        sql: `update notifier_outbox set status = ?, next_at = ?, claimed_until = 0, attempts = ?, last_at = ?, last_status = ?, last_error = ?, last_ms = ?, response = ?
+          where id = ? and status = 'pending' and claimed_until = ?`,
+        params: [next.status, next.at, attempts + 1, now, status, error, ms, text, id, claimedUntil],
+      },
+      failed ? { sql: 'update notifier_endpoints set failing_since = ? where id = ? and failing_since is null', params: [now, target] }
+        : { sql: 'update notifier_endpoints set failing_since = null where id = ? and failing_since is not null', params: [target] },
+    ]);
+    if (!failed) return null;
+    const { rows: [row] } = await database.run<{ failing_since: Instant | null }>('select failing_since from notifier_endpoints where id = ?', [target]);
+    return row?.failing_since ?? null;
+  }
+
+  /** It was not tried: whoever comes next may. */
+  async release({ id, claimedUntil }: ClaimedParcel): Promise<void> {
+    await this.#here().run('update notifier_outbox set claimed_until = 0 where id = ? and claimed_until = ?', [id, claimedUntil]);
+  }
+
+  /** Where only one process can have claimed anything, and that one has just started. */
+  async releaseAll(): Promise<void> {
+    await this.#here().run("update notifier_outbox set claimed_until = 0 where status = 'pending' and claimed_until > 0");
+  }
+
+  /** It will not be tried any more. */
+  async drop({ id }: Pick<Parcel, 'id'>, reason: string): Promise<void> {
+    await this.#here().run("update notifier_outbox set status = 'failed', last_error = ? where id = ? and status = 'pending'", [reason, id]);
+  }
+
+  async add(parcel: Parcel): Promise<void> {
+    await this.#here().batch(putting([parcel]));
+  }
+
+  async find(id: WebhookDeliveryId): Promise<WebhookDeliveryView | undefined> {
+    const { rows: [row] } = await this.#here().run<Row>('select * from notifier_outbox where id = ?', [id]);
+    return row && deliveryOf(row);
+  }
+
+  /** From the beginning, whatever has come of it. */
+  async again(id: WebhookDeliveryId, now: Instant): Promise<void> {
+    await this.#here().run("update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where id = ?", [Date.parse(now), id]);
+  }
+
+  /** The number of those that failed since then and are tried again. */
+  async againSince(target: WebhookEndpointId, since: Instant, now: Instant): Promise<number> {
+    const { changes } = await this.#here().run(
+      "update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where target = ? and timestamp >= ? and status = 'failed'", [Date.parse(now), target, since]);
+    return changes;
+  }
+
+  /** Ready to be read page by page. */
+  list({ endpointId, status }: { readonly endpointId?: string | undefined; readonly status?: string | undefined }) {
+    const all = this.#here().sql<{ notifier_outbox: Row }>().selectFrom('notifier_outbox').selectAll();
+    const of = endpointId === undefined ? all.where('target', '!=', MAIL) : all.where('target', '=', endpointId);
+    return status === undefined ? of : of.where('status', '=', status);
+  }
+
+  /** How many are waiting to be sent, and since when the longest due has been. */
+  async waiting(now: Instant): Promise<{ readonly pending: number; readonly lateMs: number }> {
+    const { rows: [row] } = await this.#here().run<{ n: number; oldest: number | null }>("select count(*) as n, min(next_at) as oldest from notifier_outbox where status = 'pending'");
+    return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
+  }
+
+  /** What is long over is forgotten. */
+  async forgetOld(now: Instant): Promise<void> {
+    await this.#here().run("delete from notifier_outbox where timestamp < ? and status <> 'pending'", [addSeconds(now, -KEPT_DAYS * 86_400)]);
+  }
+
+  #here() {
+    return this.databases.here();
+  }
+}
+
+/** Once, however often it is put there. */
+export const putting = (parcels: readonly Parcel[]): Statement[] => (parcels.length === 0 ? [] : [{
+  sql: `insert into notifier_outbox (id, target, type, timestamp, body, status, attempts, next_at, claimed_until) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (id) do nothing`,
+  many: parcels.map(({ id, target, type, timestamp, body }) => [id, target, type, timestamp, body, 'pending', 0, Date.parse(timestamp), 0]),
+}]);
+
+interface Row {
+  id: string;
+  target: string;
+  type: string;
+  timestamp: string;
+  body: string;
+  status: string;
+  attempts: number;
+  next_at: number;
+  last_at: string | null;
+  last_status: number | null;
+  last_error: string | null;
+  last_ms: number | null;
+  response: string | null;
+}
+
+export const deliveryOf = (row: Row): WebhookDeliveryView => ({
+  id: row.id as WebhookDeliveryId, endpointId: row.target as WebhookEndpointId, type: row.type, timestamp: row.timestamp, status: row.status as WebhookDeliveryView['status'], attempts: row.attempts,
+  nextAttemptAt: row.status === 'pending' ? new Date(row.next_at).toISOString() : null, lastAttemptAt: row.last_at, responseStatus: row.last_status, responseBody: row.response, error: row.last_error,
+  durationMs: row.last_ms, payload: JSON.parse(row.body) as WebhookDeliveryView['payload'],
+});

@@ -1,0 +1,26 @@
+import type { Migration } from '@keyledger/read-models';
+
+/**
+ * What has to go out is observed and technical, so it is rows, written in one transaction with how far the log has been read: `notifier_outbox`
+ * is all that goes to a target, an endpoint or `mail`. `next_at` is in the time of the environment, `claimed_until` in real time, both milliseconds.
+ * `notifier_endpoints` is what is wanted as of that place in the log; `notifier_hours` the place before each hour's first event.
+ */
+export const notifierTables: Migration = {
+  name: 'notifier-1-outbox',
+  async up({ run }) {
+    await run(`create table notifier_endpoints (
+      id text primary key, revision bigint not null, enabled integer not null, deleted integer not null, events text not null, created_at text not null, failing_since text
+    )`);
+    await run('create index notifier_endpoints_created_at on notifier_endpoints (created_at, id)');
+    await run(`create table notifier_outbox (
+      id text primary key, target text not null, type text not null, timestamp text not null, body text not null, status text not null, attempts integer not null,
+      next_at bigint not null, claimed_until bigint not null, last_at text, last_status integer, last_error text, last_ms integer, response text
+    )`);
+    await run("create index notifier_outbox_due on notifier_outbox (target, next_at, id) where status = 'pending'");
+    await run('create index notifier_outbox_target on notifier_outbox (target, timestamp, id)');
+    await run('create index notifier_outbox_timestamp on notifier_outbox (timestamp, id)');
+    await run('create table notifier_progress (name text primary key, position bigint not null)');
+    await run('create table notifier_hours (hour text primary key, position bigint not null)');
+    await run('create table notifier_replays (endpoint_id text primary key, since text not null, position bigint not null, until bigint not null)');
+  },
+};

@@ -1,0 +1,123 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from '@jest/globals';
+import { addDays, addSeconds, type EventOrigin, type JsonObject, type WebhookEndpointId } from '@keyledger/kernel';
+import { at, scenarios } from '@keyledger/testing';
+import fc from 'fast-check';
+import { GIVE_UP_DAYS, isGivenUp, MAX_ATTEMPTS, outcomeOf, pauseAfter } from './attempts.ts';
+import { existing, mustBeEnabled, OLD_SECRET_SECONDS, signingSecrets, WebhookEndpoint, webhookEndpointView, type WebhookEndpointCommand, type WebhookEndpointEvent, type WebhookEndpointState } from './endpoint.ts';
+import { wants, webhookFilters, webhookTypes } from './types.ts';
+
+const now = '2026-11-21T12:00:00.000Z';
+const endpointId: WebhookEndpointId = 'whk_01938000-0000-7000-8000-000000000001';
+const { given, story, stateOf } = scenarios(WebhookEndpoint, now);
+
+const url = 'https://example.com/hook';
+const create: WebhookEndpointCommand = { type: 'Create', endpointId, url, events: ['license.*'], secret: 'whsec_1' };
+const rotate = (secret: string): WebhookEndpointCommand => ({ type: 'RotateSecret', secret });
+const enable: WebhookEndpointCommand = { type: 'Update', enabled: true };
+const disable: WebhookEndpointCommand = { type: 'Update', enabled: false };
+const gone: WebhookEndpointCommand = { type: 'Disable', cause: 'gone' };
+const remove: WebhookEndpointCommand = { type: 'Delete' };
+
+const made = story(create);
+const stories = { made, disabled: story(made, gone), deleted: story(made, remove) };
+const there = (history: typeof made): WebhookEndpointState => existing(stateOf(history));
+
+describe('A webhook endpoint', () => {
+  it('is created once, enabled', () => {
+    given().when(create).thenEvents({ type: 'WebhookEndpointCreated', endpointId, url, events: ['license.*'], description: null, secret: 'whsec_1' });
+    given(made).when(create).thenNothing();
+    expect(webhookEndpointView(there(made), now)).toEqual({ id: endpointId, url, events: ['license.*'], description: null, enabled: true, disabledBy: null, oldSecretValidUntil: null, createdAt: now });
+  });
+
+  it('changes what is said, and nothing else', () => {
+    given(made).when({ type: 'Update', url: `${url}/2`, events: ['*'] }).thenEvents({ type: 'WebhookEndpointChanged', url: `${url}/2`, events: ['*'] });
+    given(made).when({ type: 'Update', url, events: ['license.*'], enabled: true }).thenNothing();
+    given(made).when({ type: 'Update', description: 'CRM', enabled: false }).thenEvents({ type: 'WebhookEndpointChanged', description: 'CRM' }, { type: 'WebhookEndpointDisabled', cause: 'manual' });
+  });
+
+  it('is disabled by hand or by its answers, with the first cause, until it is enabled', () => {
+    given(made).when(disable).thenEvents({ type: 'WebhookEndpointDisabled', cause: 'manual' });
+    given(made).when(gone).thenEvents({ type: 'WebhookEndpointDisabled', cause: 'gone' });
+    given(stories.disabled).when({ type: 'Disable', cause: 'failing' }).thenNothing();
+    given(stories.disabled).when(disable).thenNothing();
+    given(stories.disabled).when(enable).thenEvents({ type: 'WebhookEndpointEnabled' });
+    given(stories.deleted).when(gone).thenNothing();
+    expect(() => mustBeEnabled(there(stories.disabled))).toThrow(expect.objectContaining({ code: 'WEBHOOK_ENDPOINT_DISABLED', members: { disabledBy: 'gone' } }));
+    expect(() => mustBeEnabled(there(made))).not.toThrow();
+  });
+
+  it('that is deleted, or never was, is not found', () => {
+    for (const history of [undefined, stories.deleted]) for (const command of [enable, rotate('whsec_2'), remove]) given(history).when(command).thenRefused('WEBHOOK_ENDPOINT_NOT_FOUND');
+  });
+
+  it('signs with both secrets for a day after a rotation, then with the new one', () => {
+    given(made).when(rotate('whsec_2')).thenEvents({ type: 'WebhookSecretRotated', secret: 'whsec_2' });
+    const rotated = story(made, rotate('whsec_2'));
+    given(rotated).when(rotate('whsec_2')).thenNothing();
+    const end = addSeconds(now, OLD_SECRET_SECONDS);
+    expect(signingSecrets(there(rotated), addSeconds(end, -0.001))).toEqual(['whsec_2', 'whsec_1']);
+    expect(signingSecrets(there(rotated), end)).toEqual(['whsec_2']);
+    expect([webhookEndpointView(there(rotated), now).oldSecretValidUntil, webhookEndpointView(there(rotated), end).oldSecretValidUntil]).toEqual([end, null]);
+    // A second rotation keeps nobody's secret longer than a day after its own.
+    const twice = there(story(rotated, at(addSeconds(now, 3600), rotate('whsec_3'))));
+    expect(signingSecrets(twice, addSeconds(now, 3601))).toEqual(['whsec_3', 'whsec_2', 'whsec_1']);
+    expect(signingSecrets(twice, end)).toEqual(['whsec_3', 'whsec_2']);
+  });
+});
+
+describe('A filter', () => {
+  it('is a type, a family, or everything', () => {
+    expect(webhookFilters).toEqual(expect.arrayContaining(['*', 'license.*', 'signing-key.*', 'job.finished']));
+    for (const type of webhookTypes) {
+      expect([wants(['*'], type), wants([type], type), wants([`${type.split('.')[0]}.*` as '*'], type), wants([], type)]).toEqual([true, true, true, false]);
+      expect(webhookTypes.filter((other) => wants([type], other))).toEqual([type]);
+    }
+    expect(wants(['license.*'], 'quota.exceeded')).toBe(false);
+  });
+});
+
+describe('The tries of a delivery', () => {
+  const span = (random: () => number) => Array.from({ length: MAX_ATTEMPTS - 1 }, (_, n) => pauseAfter(n + 1, random()) as number);
+  const hours = (pauses: readonly number[]) => pauses.reduce((sum, pause) => sum + pause, 0) / 3_600_000;
+
+  it('are ten within some 75 hours, ever further apart', () => {
+    expect([MAX_ATTEMPTS, Math.floor(hours(span(() => 0)))]).toEqual([10, 75]);
+    fc.assert(fc.property(fc.array(fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), { minLength: 9, maxLength: 9 }), (randoms) => {
+      const pauses = span(() => randoms.shift() ?? 0);
+      expect(pauses).toEqual(pauses.toSorted((a, b) => a - b));
+      expect(hours(pauses)).toBeGreaterThanOrEqual(75);
+      expect(hours(pauses)).toBeLessThanOrEqual(91);
+    }));
+    expect([pauseAfter(10, 0), pauseAfter(0, 0)]).toEqual([undefined, undefined]);
+  });
+
+  it('end with a 2xx or a 410, or go on until there are no more', () => {
+    fc.assert(fc.property(fc.option(fc.integer({ min: 100, max: 599 })), fc.integer({ min: 1, max: MAX_ATTEMPTS }), fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), (status, attempts, random) => {
+      const { is } = outcomeOf({ status }, attempts, random);
+      const expected = status !== null && Math.floor(status / 100) === 2 ? 'delivered' : status === 410 ? 'gone' : attempts < MAX_ATTEMPTS ? 'retry' : 'failed';
+      expect(is).toBe(expected);
+    }));
+    expect(outcomeOf({ status: 301 }, 1, 0)).toEqual({ is: 'retry', afterMs: 5000 });
+  });
+
+  it('give the endpoint up when it has taken nothing for days', () => {
+    expect([isGivenUp(now, addDays(now, GIVE_UP_DAYS)), isGivenUp(now, addSeconds(addDays(now, GIVE_UP_DAYS), -1))]).toEqual([true, false]);
+    // A delivery that was tried to the end with nothing taken in between always is such a case.
+    expect(hours(span(() => 0))).toBeGreaterThan(GIVE_UP_DAYS * 24);
+  });
+});
+
+describe('The events of an endpoint', () => {
+  /** One line per event type and schema version ever stored. Lines are added, never edited. */
+  const golden = JSON.parse(readFileSync(new URL('./golden/webhook-events.json', import.meta.url), 'utf8')) as { type: WebhookEndpointEvent['type']; schema: number; data: JsonObject }[];
+  const origin: EventOrigin = { at: now, actor: { type: 'system', id: 'keyledger' } };
+
+  it('can all be read that were ever stored', () => {
+    expect(golden.map(({ type, schema }) => `${type} ${schema}`).sort()).toEqual(Object.entries(WebhookEndpoint.shapes).flatMap(([type, { schema }]) => Array.from({ length: schema }, (_, n) => `${type} ${n + 1}`)).sort());
+    expect(golden.reduce<WebhookEndpointState | null>((state, { type, data }) => WebhookEndpoint.evolve(state, { ...data, type } as unknown as WebhookEndpointEvent, origin), null)).toEqual({
+      id: endpointId, url: 'https://example.com/other', events: ['license.*'], description: 'CRM', disabledBy: null, createdAt: now, deleted: true,
+      secrets: [{ secret: 'whsec_2', validUntil: null }, { secret: 'whsec_1', validUntil: addDays(now, 1) }],
+    });
+  });
+});
