@@ -1,7 +1,7 @@
-import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
+import { Inject, Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { EventStores } from '@keyledger/event-store';
-import { Clock, environments, runIn, systemContext } from '@keyledger/kernel';
+import { Clock, environments, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log, Metrics } from '@keyledger/observability';
 import { StateDatabases } from '@keyledger/read-models';
@@ -10,11 +10,14 @@ import type { NotifierConfig } from './config.ts';
 import { Courier } from './courier.ts';
 import { Egress } from './egress.ts';
 import { DeliveryCommands, DeliveryQueries, EndpointCommands, EndpointQueries } from './handlers.ts';
+import { MailChannel, mailsOf } from './mail.ts';
 import { Outbox } from './outbox.ts';
 import { Endpoints, WebhookChannel } from './webhooks.ts';
 
 const COUNT_EVERY_MS = 15_000;
 const TIDY_EVERY_MS = 3_600_000;
+const MAILS = Symbol('mail, where there is a server for it');
+const START = Symbol('what is done before anything else');
 
 /** Tells others what has happened: vendors' software by webhook, customers by mail. */
 @Module({})
@@ -23,10 +26,10 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
 
   constructor(
     private readonly announcers: Announcers, private readonly courier: Courier, private readonly outbox: Outbox, private readonly egress: Egress,
-    private readonly clock: Clock, private readonly metrics: Metrics, private readonly log: Log,
+    @Inject(MAILS) private readonly mails: MailChannel | undefined, private readonly clock: Clock, private readonly metrics: Metrics, private readonly log: Log,
   ) {}
 
-  static with(platform: readonly Provider[], { allowPrivate }: NotifierConfig): DynamicModule {
+  static with(platform: readonly Provider[], { allowPrivate, mail }: NotifierConfig): DynamicModule {
     return {
       module: NotifierModule,
       imports: [CqrsModule.forRoot()],
@@ -35,19 +38,21 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
         EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, Outbox,
         { provide: Egress, useFactory: () => new Egress({ allowPrivate }) },
         { provide: Endpoints, useFactory: (events: EventStores, keyrings: Keyrings) => new Endpoints(events, keyrings), inject: [EventStores, Keyrings] },
+        { provide: MAILS, useFactory: (events: EventStores, keyrings: Keyrings) => mail && new MailChannel(mail, events, keyrings), inject: [EventStores, Keyrings] },
         {
           provide: Courier,
-          useFactory: (outbox: Outbox, endpoints: Endpoints, egress: Egress, clock: Clock, metrics: Metrics, log: Log) =>
-            new Courier(outbox, new WebhookChannel(endpoints, egress), undefined, clock, metrics, log),
-          inject: [Outbox, Endpoints, Egress, Clock, Metrics, Log],
+          useFactory: (outbox: Outbox, endpoints: Endpoints, egress: Egress, mails: MailChannel | undefined, clock: Clock, metrics: Metrics, log: Log) =>
+            new Courier(outbox, new WebhookChannel(endpoints, egress), mails, clock, metrics, log),
+          inject: [Outbox, Endpoints, Egress, MAILS, Clock, Metrics, Log],
         },
         {
           provide: Announcers,
-          useFactory: (events: EventStores, databases: StateDatabases, keyrings: Keyrings, clock: Clock, courier: Courier, log: Log) => {
+          useFactory: (events: EventStores, databases: StateDatabases, keyrings: Keyrings, clock: Clock, courier: Courier, mails: MailChannel | undefined, log: Log) => {
             const sources = new Sources(events, keyrings);
-            return Announcers.start({ events, databases, sources, clock, log, mailsOf: () => undefined, forget: (licenseId) => sources.forget(licenseId), wake: (environment) => courier.wake(environment) });
+            const forget = (licenseId: LicenseId) => [sources, mails].forEach((reader) => reader?.forget(licenseId));
+            return Announcers.start({ events, databases, sources, clock, log, forget, mailsOf: mail ? mailsOf(mail) : () => undefined, wake: (environment) => courier.wake(environment) });
           },
-          inject: [EventStores, StateDatabases, Keyrings, Clock, Courier, Log],
+          inject: [EventStores, StateDatabases, Keyrings, Clock, Courier, MAILS, Log],
         },
         { provide: START, useFactory: releaseAll, inject: [StateDatabases, Outbox, Clock] },
       ],
@@ -65,6 +70,7 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
     await this.announcers.close();
     await this.courier.close();
     await this.egress.close();
+    this.mails?.close();
   }
 
   async #count(environment: string): Promise<void> {
@@ -79,8 +85,6 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
     }
   }
 }
-
-const START = Symbol('what is done before anything else');
 
 /** Files are one process's alone: what the last one had claimed when it died is free at once. */
 async function releaseAll(databases: StateDatabases, outbox: Outbox, clock: Clock): Promise<void> {

@@ -23,8 +23,8 @@ export interface ClaimedParcel extends Parcel {
   readonly claimedUntil: number;
 }
 
-/** For longer than a try may take: then its process is taken for dead, and another one tries. */
-const CLAIM_MS = 20_000;
+/** For longer than a try may take: then its process is taken for dead, and another one tries. A mail server may take its time at each step. */
+const claimMs = (target: string): number => (target === MAIL ? 120_000 : 20_000);
 const KEPT_DAYS = 30;
 
 /** All that goes out of one environment, the message's, and what has come of it. */
@@ -44,7 +44,7 @@ export class Outbox {
   async claim(target: string, limit: number, now: Instant): Promise<readonly ClaimedParcel[]> {
     const database = this.#here();
     const skipping = database.dialect === 'postgres' ? 'for update skip locked' : '';
-    const claimedUntil = Date.now() + CLAIM_MS;
+    const claimedUntil = Date.now() + claimMs(target);
     const { rows } = await database.run<Row>(
       `update notifier_outbox set claimed_until = ? where id in (
         select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ? ${skipping}

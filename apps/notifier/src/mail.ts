@@ -1,0 +1,102 @@
+import { Customer, isErased, License, Product, type CustomerCommand, type CustomerEvent, type CustomerState, type LicenseCommand, type LicenseEvent, type LicenseState, type ProductCommand, type ProductEvent, type ProductState } from '@keyledger/domain';
+import { Aggregates, subjectOf, type EventStores } from '@keyledger/event-store';
+import { context, type Instant, type LicenseId } from '@keyledger/kernel';
+import type { Keyrings } from '@keyledger/keyring';
+import { createTransport } from 'nodemailer';
+import type { MailsOf } from './announcer.ts';
+import type { MailConfig } from './config.ts';
+import type { Channel } from './courier.ts';
+import type { Answer } from './egress.ts';
+import type { ClaimedParcel } from './outbox.ts';
+
+/** What a mail is about. Nothing of a person: who gets it, and the key, are read when it is sent. */
+export type Occasion = { readonly kind: 'expiring'; readonly days: number; readonly expiresAt: Instant } | { readonly kind: 'issued' };
+interface Letter {
+  readonly subject: string;
+  readonly text: string;
+}
+/** A mail server is given up after so long without a word. */
+const TIMEOUT_MS = 10_000;
+const DAY_MS = 86_400_000;
+
+/** An event's mail, if it has one, as the outbox keeps it. */
+export const mailsOf = ({ licenseKeys }: Pick<MailConfig, 'licenseKeys'>): MailsOf => ({ type, data, stream }) => {
+  const parcel = (told: string, occasion: Occasion) => ({ type: told, body: JSON.stringify({ licenseId: subjectOf(stream), occasion }) });
+  if (type === 'ExpiryReminderDue') return parcel('license.expiring', { kind: 'expiring', days: data['days'] as number, expiresAt: data['expiresAt'] as Instant });
+  return type === 'LicenseIssued' && licenseKeys && data['customerId'] ? parcel('license.issued', { kind: 'issued' }) : undefined;
+};
+
+/** What is written, or why nothing is (any more). A reminder that comes late says how it is now, and only the last of several does. */
+export function letterOf(occasion: Occasion, license: LicenseState, { product, name, now }: { readonly product: string; readonly name: string; readonly now: Instant }): Letter | string {
+  if (license.existence !== 'issued' || license.revokedAt) return 'the license is gone';
+  const greeting = `Dear ${name},\n\n`;
+  if (occasion.kind === 'issued') {
+    if (!license.key) return 'the license is gone';
+    return { subject: `Your license key for ${product}`, text: `${greeting}this is your license key for ${product}:\n\n${license.key}\n\nKeep it: it is what activates the software.\n` };
+  }
+  const { expiresAt, days } = occasion;
+  if (license.terms.expiresAt !== expiresAt) return 'the license does not expire then any more';
+  if (license.reminded !== null && license.reminded < days) return 'a later reminder says it';
+  const left = Math.ceil((Date.parse(expiresAt) - Date.parse(now)) / DAY_MS);
+  if (left <= 0) return 'the license has expired';
+  const span = left === 1 ? 'one day' : `${left} days`;
+  return { subject: `Your license for ${product} expires in ${span}`, text: `${greeting}your license ${license.keyPrefix}… for ${product} expires in ${span}, on ${expiresAt.slice(0, 10)}.\n\nRenew it in time, and everything goes on as it is.\n` };
+}
+
+const escapes: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
+/** The same for those whose mail program wants HTML. */
+export const htmlOf = (text: string): string => text.trim().split('\n\n').map((paragraph) => `<p>${paragraph.replaceAll(/[&<>"]/g, (one) => escapes[one] as string)}</p>`).join('\n');
+
+/** Mail to customers by SMTP. */
+export class MailChannel implements Channel {
+  readonly #licenses: Aggregates<LicenseState, LicenseCommand, LicenseEvent>;
+  readonly #customers: Aggregates<CustomerState | null, CustomerCommand, CustomerEvent>;
+  readonly #products: Aggregates<ProductState | null, ProductCommand, ProductEvent>;
+  readonly #from: string;
+  readonly #transport;
+
+  constructor({ smtpUrl, from }: MailConfig, events: EventStores, keyrings: Keyrings) {
+    const few = { maxFolds: 1_000 };
+    this.#licenses = new Aggregates(License, events, keyrings, few);
+    this.#customers = new Aggregates(Customer, events, keyrings, few);
+    this.#products = new Aggregates(Product, events, keyrings, few);
+    this.#from = from;
+    this.#transport = createTransport({ url: smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
+  }
+
+  /** It is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
+  async attempt({ id, body }: ClaimedParcel): Promise<Answer | string> {
+    const { licenseId, occasion } = JSON.parse(body) as { licenseId: LicenseId; occasion: Occasion };
+    const { environment, now } = context();
+    const about = await this.#licenses.load(licenseId, (license) => (license.existence === 'issued' ? { customerId: license.customerId, productId: license.productId } : undefined));
+    const customer = about?.customerId ? await this.#customers.load(about.customerId, (state) => (state && !isErased(state) ? state : undefined)) : undefined;
+    if (!about || !customer?.email) return 'there is nobody to write to';
+    const product = await this.#products.load(about.productId, (state) => state?.name ?? 'your software');
+    const letter = await this.#licenses.load(licenseId, (license) => letterOf(occasion, license, { product, name: customer.name ?? 'customer', now }));
+    if (typeof letter === 'string') return letter;
+    try {
+      await this.#transport.sendMail({
+        from: this.#from, to: { name: customer.name ?? '', address: customer.email }, subject: environment === 'production' ? letter.subject : `[${environment}] ${letter.subject}`,
+        // The same for every try, so that a mailbox can tell that it has it.
+        messageId: `<${id}@keyledger>`, text: letter.text, html: htmlOf(letter.text), headers: { 'Auto-Submitted': 'auto-generated' },
+      });
+      return { status: 250, text: null, error: null };
+    } catch (error) {
+      const { responseCode = null, code = 'the mail server did not answer' } = error as { responseCode?: number; code?: string };
+      return { status: responseCode, text: null, error: code };
+    }
+  }
+
+  async giveUp(): Promise<void> {
+    // There is one mail server, and no other to give it up for.
+  }
+
+  /** The license's data key has been destroyed. */
+  forget(licenseId: LicenseId): void {
+    this.#licenses.forget(licenseId);
+  }
+
+  close(): void {
+    this.#transport.close();
+  }
+}
