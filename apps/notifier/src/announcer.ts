@@ -5,7 +5,7 @@ import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
 import { factsOf, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
-import { MAIL, putting, type Parcel } from './outbox.ts';
+import { KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 
 /** What is to be known of an endpoint to put something into its way. */
 interface Listener {
@@ -191,13 +191,13 @@ class Announcer implements View {
     const announcements = await runIn(systemContext(environment, clock.now(environment)), () => source.tell(event, how));
     return announcements.flatMap(({ type, data }) => {
       const body = JSON.stringify({ type, timestamp, data: { environment, ...data } });
-      return endpoints.filter((endpoint) => hears(endpoint, type)).map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
+      return endpoints.filter((endpoint) => hears(endpoint, type) && isNewsFor(endpoint, timestamp)).map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
     });
   }
 
   #mailOf(event: RecordedEvent): readonly Parcel[] {
     const mail = this.#at.mailsOf(event);
-    return mail ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
+    return mail && Date.parse(originOf(event).at) >= Date.now() - KEPT_DAYS * 86_400_000 ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
   }
 
   /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more. */
@@ -267,6 +267,11 @@ class Announcer implements View {
 
 const isOfEndpoint = ({ stream }: RecordedEvent): boolean => stream.startsWith(`${WebhookEndpoint.category}-`);
 const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => enabled && wants(events, type);
+/**
+ * Where all of a log is read again, as after it was moved: what was before the endpoint was there is none of its business, and what is long over may
+ * have been sent and forgotten. An environment's own time is never behind the real one.
+ */
+const isNewsFor = ({ createdAt }: Listener, timestamp: Instant): boolean => timestamp >= createdAt && Date.parse(timestamp) >= Date.now() - KEPT_DAYS * 86_400_000;
 const hourOf = (instant: Instant): string => instant.slice(0, 13);
 const reached = (name: string, position: Position): Statement => ({
   sql: `insert into notifier_progress (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > notifier_progress.position`, params: [name, position],

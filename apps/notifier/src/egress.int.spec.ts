@@ -136,8 +136,10 @@ describe('What is answered', () => {
       response.on('error', () => undefined);
       more();
     };
+    const startedMs = performance.now();
     const { status, text } = await post();
     expect([status, text]).toEqual([200, 'x'.repeat(2048)]);
+    expect(performance.now() - startedMs).toBeLessThan(400);
   });
 
   it('is not followed elsewhere', async () => {

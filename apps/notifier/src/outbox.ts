@@ -25,7 +25,7 @@ export interface ClaimedParcel extends Parcel {
 
 /** For longer than a try may take: then its process is taken for dead, and another one tries. A mail server may take its time at each step. */
 const claimMs = (target: string): number => (target === MAIL ? 120_000 : 20_000);
-const KEPT_DAYS = 30;
+export const KEPT_DAYS = 30;
 
 /** All that goes out of one environment, the message's, and what has come of it. */
 @Injectable()

@@ -1,0 +1,358 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
+import { once } from 'node:events';
+import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import {
+  CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView,
+} from '@keyledger/contracts';
+import { Customer, License, MAX_ATTEMPTS, Product, type LicenseCommand, type WebhookFilter } from '@keyledger/domain';
+import { Aggregates, EventStores } from '@keyledger/event-store';
+import { addDays, addSeconds, Clock, derivedId, newCommandId, runIn, systemContext, type IdPrefix, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { InProcessTransport, type Fields, type Message, type MessageType, type ResultOf } from '@keyledger/messaging';
+import { openHost } from '@keyledger/process';
+import { StateDatabases } from '@keyledger/read-models';
+import { describeWith } from '@keyledger/servers/contract';
+import { openStores } from '@keyledger/stores';
+import { Courier } from './courier.ts';
+import { NotifierModule, notifierSchema, type NotifierConfig } from './index.ts';
+
+const environment = 'staging';
+const begin = new Date().toISOString();
+
+/** What time it is for those that share it. */
+class TestClock extends Clock {
+  instant: Instant = begin;
+  now(): Instant {
+    return this.instant;
+  }
+  advance(seconds: number): void {
+    this.instant = addSeconds(this.instant, seconds);
+  }
+}
+
+/** A notifier on stores of its own, or beside another one on the same. */
+async function start(at: { readonly dataDir: string; readonly databaseUrl?: string | undefined }, clock = new TestClock(), config: Partial<NotifierConfig> = {}) {
+  const transport = new InProcessTransport();
+  const host = await openHost('test', { logLevel: 'silent', tracing: { endpoint: undefined, disabled: true, sampleRatio: 1 } }, transport);
+  const stores = await openStores({ ...at, databaseUrl: at.databaseUrl, masterKey: { value: undefined, file: undefined }, eventStoreUrl: undefined, connections: 2 }, host, [notifierSchema]);
+  const app = await host.start('notifier', NotifierModule.with([...host.providers, ...stores.providers, { provide: Clock, useValue: clock }], { allowPrivate: true, mail: undefined, ...config }));
+  const [events, keyrings] = [app.get(EventStores), app.get(Keyrings)];
+  const licenses = new Aggregates(License, events, keyrings);
+  const inContext = <T>(work: () => T): T => runIn(systemContext(environment, clock.now()), work);
+  const ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>): Promise<ResultOf<M>> => inContext(() => host.messages.send(type, fields));
+  const id = <P extends IdPrefix>(prefix: P) => derivedId(prefix, newCommandId(), clock.now());
+  return {
+    app, clock, ask,
+    /** It is then, and somebody looks. */
+    at: (instant: Instant) => {
+      clock.instant = instant;
+      app.get(Courier).wake(environment);
+    },
+    listen: (url: string, filters: WebhookFilter[] = ['*']) => ask(CreateWebhookEndpoint, { url, events: filters }),
+    tell: (licenseId: LicenseId, command: LicenseCommand) => inContext(() => licenses.run(licenseId, command)),
+    async sell(fields: object = {}): Promise<LicenseId> {
+      const licenseId = id('lic');
+      const key = `KEY-${licenseId}`;
+      await inContext(() => licenses.run(licenseId, { type: 'Issue', licenseId, productId: id('prd'), environment, customerId: id('cus'), terms: {}, key: { value: key, hash: key, prefix: 'KEY' }, ...fields }));
+      return licenseId;
+    },
+    /** A customer and a product, to be written about. */
+    async people(name: string, email: string) {
+      const [customerId, productId] = [id('cus'), id('prd')];
+      await inContext(() => new Aggregates(Customer, events, keyrings).run(customerId, { type: 'Create', customerId, name, email, emailHash: email }));
+      await inContext(() => new Aggregates(Product, events, keyrings).run(productId, { type: 'Create', productId, name: 'Paint & Draw' }));
+      return { customerId, productId };
+    },
+    deliveries: async (endpointId: WebhookEndpointId): Promise<readonly WebhookDeliveryView[]> => (await ask(ListWebhookDeliveries, { endpointId, limit: 100 })).data,
+    run: (sql: string, params: readonly unknown[] = []) => app.get(StateDatabases).of(environment).run<Record<string, unknown>>(sql, params),
+    metrics: () => host.metrics.expose(),
+    async close() {
+      await host.close();
+      await stores.close();
+    },
+  };
+}
+type Notifier = Awaited<ReturnType<typeof start>>;
+
+/** Looks until it is so. */
+async function until<T>(look: () => T | Promise<T>, isSo: (seen: T) => boolean): Promise<T> {
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    const seen = await look();
+    if (isSo(seen)) return seen;
+    if (Date.now() > deadline) throw new Error(`It never was so: ${JSON.stringify(seen)?.slice(0, 2000)}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** Receivers of webhooks: what each path was sent, and what it answers. */
+const heard = new Map<string, string[]>();
+const answers = new Map<string, () => number | Promise<number>>();
+const of = (path: string): string[] => heard.get(`/${path}`) ?? [];
+const receiver = createHttpServer((request, response) => {
+  const path = request.url ?? '';
+  heard.set(path, [...(heard.get(path) ?? []), String(request.headers['webhook-id'])]);
+  request.resume().on('end', () => void Promise.resolve(answers.get(path)?.() ?? 204).then((status) => response.writeHead(status).end()));
+});
+let base = '';
+beforeAll(async () => {
+  receiver.listen(0, '127.0.0.1');
+  await once(receiver, 'listening');
+  base = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}`;
+});
+afterAll(() => {
+  receiver.closeAllConnections();
+  receiver.close();
+});
+
+describe('The notifier (SQLite)', () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'notifier-'));
+  suite(() => ({ dataDir }));
+  afterAll(() => rmSync(dataDir, { recursive: true }));
+});
+describeWith('postgres', 'The notifier', (server) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'notifier-'));
+  const running = suite(() => ({ dataDir, databaseUrl: server().url }));
+  afterAll(() => rmSync(dataDir, { recursive: true }));
+
+  it('is several processes that share the work, and another one does what one that died has left', async () => {
+    const place = { dataDir, databaseUrl: server().url };
+    const one = running();
+    const { clock } = one;
+    const other = await start(place, clock);
+    const endpoint = await one.listen(`${base}/shared`);
+    const sold = await Promise.all(Array.from({ length: 60 }, (_, n) => (n % 2 ? one : other).sell()));
+    await until(() => one.deliveries(endpoint.id), (all) => all.length === 60 && all.every(({ status }) => status === 'delivered'));
+    expect([of('shared').length, new Set(of('shared')).size, sold.length]).toEqual([60, 60, 60]);
+    // One that has claimed a delivery and never says a word again.
+    await other.close();
+    answers.set('/shared', () => 503);
+    await one.sell();
+    await until(() => one.deliveries(endpoint.id), (all) => all.some(({ status, attempts }) => status === 'pending' && attempts === 1));
+    answers.delete('/shared');
+    clock.advance(3600);
+    const { rows: [claimed] } = await one.run("update notifier_outbox set claimed_until = ? where status = 'pending' and target = ? returning id", [Date.now() + 400, endpoint.id]);
+    const late = await start(place, clock);
+    await until(() => late.deliveries(endpoint.id), (all) => all.every(({ status }) => status === 'delivered'));
+    expect(of('shared').filter((id) => id === claimed?.['id']).length).toBeGreaterThan(1);
+    await late.close();
+  });
+}, { durable: true });
+
+function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: string }): () => Notifier {
+  let notifier: Notifier;
+  beforeAll(async () => {
+    notifier = await start(place());
+  });
+  afterAll(() => notifier?.close());
+  const fresh = (name: string) => `${name}-${crypto.randomUUID()}`;
+
+  it('tries again at the times that are said, in the environment’s time, then gives the delivery up, and the endpoint', async () => {
+    const path = fresh('dead');
+    answers.set(`/${path}`, () => 500);
+    const { id } = await notifier.listen(`${base}/${path}`, ['license.*']);
+    await notifier.sell();
+    for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+      const [delivery] = await until(() => notifier.deliveries(id), ([one]) => one?.attempts === attempt);
+      expect(of(path)).toHaveLength(attempt);
+      if (attempt === MAX_ATTEMPTS) expect(delivery).toMatchObject({ status: 'failed', nextAttemptAt: null, responseStatus: 500 });
+      else notifier.at(delivery?.nextAttemptAt as Instant);
+    }
+    expect(Date.parse(notifier.clock.instant) - Date.parse(begin)).toBeGreaterThan(75 * 3_600_000);
+    expect(new Set(of(path)).size).toBe(1);
+    await until(() => notifier.ask(GetWebhookEndpoint, { endpointId: id }), ({ disabledBy }) => disabledBy === 'failing');
+    // Nothing is sent to it any more, and what happens now is not even kept for it.
+    await notifier.sell();
+    expect(await notifier.deliveries(id)).toHaveLength(1);
+    expect(await notifier.metrics()).toMatch(/keyledger_deliveries_total\{environment="staging",channel="webhook",outcome="retry",service="test"\} [1-9]/);
+  });
+
+  it('goes on with an endpoint that takes something now and then, though a delivery is given up', async () => {
+    const path = fresh('picky');
+    let status = 500;
+    answers.set(`/${path}`, () => status);
+    const { id } = await notifier.listen(`${base}/${path}`, ['license.issued']);
+    await notifier.sell();
+    for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+      const all = await until(() => notifier.deliveries(id), (found) => found.some(({ attempts }) => attempts === attempt));
+      if (attempt === MAX_ATTEMPTS - 1) {
+        status = 200;
+        await notifier.ask(TestWebhookEndpoint, { endpointId: id });
+        await until(() => notifier.deliveries(id), (found) => found.some((one) => one.status === 'delivered'));
+        status = 500;
+      }
+      if (attempt < MAX_ATTEMPTS) notifier.at(all.find(({ attempts }) => attempts === attempt)?.nextAttemptAt as Instant);
+    }
+    await until(() => notifier.deliveries(id), (all) => all.some((one) => one.status === 'failed'));
+    expect((await notifier.ask(GetWebhookEndpoint, { endpointId: id })).enabled).toBe(true);
+    await notifier.ask(DeleteWebhookEndpoint, { endpointId: id });
+  });
+
+  it('keeps nobody waiting for an endpoint that never answers, and tries no more than four there', async () => {
+    const [stuck, well] = [fresh('stuck'), fresh('well')];
+    let running = 0;
+    let most = 0;
+    const release = Promise.withResolvers<number>();
+    answers.set(`/${stuck}`, async () => {
+      most = Math.max(most, ++running);
+      return release.promise;
+    });
+    const { id } = await notifier.listen(`${base}/${stuck}`, ['license.issued']);
+    await notifier.listen(`${base}/${well}`, ['license.issued']);
+    const sold = await Promise.all(Array.from({ length: 25 }, () => notifier.sell()));
+    await until(() => of(well), (ids) => ids.length === sold.length);
+    expect(most).toBe(4);
+    release.resolve(204);
+    await until(() => notifier.deliveries(id), (all) => all.length === sold.length && all.every(({ status }) => status === 'delivered'));
+    expect(new Set(of(stuck)).size).toBe(sold.length);
+  });
+
+  it('puts nothing there twice, and the same under the same id, if all of the log is read again', async () => {
+    const path = fresh('again');
+    await notifier.sell();
+    notifier.clock.advance(1);
+    const { id } = await notifier.listen(`${base}/${path}`, ['license.issued', 'license.suspended']);
+    const licenseId = await notifier.sell();
+    await notifier.tell(licenseId, { type: 'Suspend', reason: 'unpaid' });
+    const before = await until(() => notifier.deliveries(id), (all) => all.length === 2 && all.every(({ status }) => status === 'delivered'));
+    await notifier.close();
+    notifier = await start(place(), notifier.clock);
+    expect((await notifier.deliveries(id)).map(({ attempts }) => attempts)).toEqual([1, 1]);
+
+    await notifier.run('delete from notifier_progress');
+    await notifier.run('delete from notifier_outbox where target = ? and type = ?', [id, 'license.suspended']);
+    await notifier.close();
+    notifier = await start(place(), notifier.clock);
+    const after = await until(() => notifier.deliveries(id), (all) => all.length === 2 && all.every(({ status }) => status === 'delivered'));
+    expect(after.map((one) => [one.id, one.payload])).toEqual(before.map((one) => [one.id, one.payload]));
+    expect(of(path)).toHaveLength(3);
+    expect((await notifier.ask(ListWebhookEndpoints, { limit: 100 })).data.filter((one) => one.id === id)).toHaveLength(1);
+  });
+
+  it('tells an endpoint what it missed, from the log, and nothing of the time before it was there', async () => {
+    const path = fresh('recovered');
+    await notifier.sell();
+    notifier.clock.advance(7_200);
+    const { id } = await notifier.listen(`${base}/${path}`, ['license.issued']);
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: id, enabled: false });
+    const since: Instant[] = [];
+    for (let n = 0; n < 3; n++) {
+      notifier.clock.advance(5_000);
+      since.push(notifier.clock.instant);
+      await notifier.sell();
+    }
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: id, enabled: true });
+    await notifier.ask(RecoverWebhookEndpoint, { endpointId: id, since: since[1] as Instant });
+    await until(() => of(path), (ids) => ids.length === 2);
+    await notifier.ask(RecoverWebhookEndpoint, { endpointId: id, since: addDays(begin, -1) });
+    await until(() => notifier.deliveries(id), (all) => all.length === 3 && all.every(({ status }) => status === 'delivered'));
+    await until(() => notifier.run('select * from notifier_replays'), ({ rows }) => rows.length === 0);
+    expect(of(path)).toHaveLength(3);
+  });
+
+  it('writes nothing at all where nobody listens', async () => {
+    const quiet = await start({ ...place(), dataDir: mkdtempSync(join(tmpdir(), 'notifier-')), ...(place().databaseUrl && { databaseUrl: undefined }) });
+    const licenseId = await quiet.sell();
+    for (let n = 0; n < 20; n++) await quiet.tell(licenseId, n % 2 ? { type: 'Unsuspend' } : { type: 'Suspend' });
+    expect((await quiet.ask(ListWebhookDeliveries, {})).data).toEqual([]);
+    const { rows } = await quiet.run('select (select count(*) from notifier_outbox) as outbox, (select max(position) from notifier_progress) as position, (select count(*) from notifier_hours) as hours');
+    // Where the first hour began, and not where the log ends.
+    expect(rows).toEqual([{ outbox: 0, position: 1, hours: 1 }]);
+    await quiet.close();
+  });
+
+  describe('by mail', () => {
+    /** As much of an SMTP server as a client needs. */
+    const letters: { readonly to: string; readonly text: string }[] = [];
+    let refuseWith = '';
+    const smtp = createServer((socket) => {
+      let to = '';
+      let data: string | undefined;
+      const say = (line: string) => socket.write(`${line}\r\n`);
+      say('220 test');
+      let rest = '';
+      socket.on('error', () => undefined).on('data', (chunk: Buffer) => {
+        rest += chunk.toString();
+        for (let end = rest.indexOf('\r\n'); end >= 0; end = rest.indexOf('\r\n')) {
+          const line = rest.slice(0, end);
+          rest = rest.slice(end + 2);
+          if (data !== undefined && line !== '.') data += `${line}\n`;
+          else if (data !== undefined) {
+            letters.push({ to, text: data });
+            data = undefined;
+            say('250 taken');
+          } else if (/^DATA/i.test(line)) {
+            data = '';
+            say('354 go on');
+          } else if (/^RCPT TO:/i.test(line) && refuseWith) say(refuseWith);
+          else if (/^RCPT TO:/i.test(line)) {
+            to = /<(.*)>/.exec(line)?.[1] ?? '';
+            say('250 ok');
+          } else if (/^QUIT/i.test(line)) socket.end('221 bye\r\n');
+          else say('250 ok');
+        }
+      });
+    });
+    let mailing: Notifier;
+    const folder = mkdtempSync(join(tmpdir(), 'notifier-'));
+    beforeAll(async () => {
+      smtp.listen(0, '127.0.0.1');
+      await once(smtp, 'listening');
+      mailing = await start({ dataDir: folder }, new TestClock(), { mail: { smtpUrl: `smtp://127.0.0.1:${(smtp.address() as AddressInfo).port}`, from: 'Licenses <licenses@vendor.example>', licenseKeys: true } });
+    });
+    afterAll(async () => {
+      await mailing?.close();
+      smtp.close();
+      rmSync(folder, { recursive: true });
+    });
+    const to = (address: string) => letters.filter((letter) => letter.to === address);
+    const settled = () => until(() => mailing.run("select id from notifier_outbox where status = 'pending'"), ({ rows }) => rows.length === 0);
+
+    it('sends a customer the key of a new license, and reminds of its expiry, each once', async () => {
+      const { customerId, productId } = await mailing.people('Ada <b>Lovelace</b>', 'ada@example.com');
+      const expiresAt = addDays(mailing.clock.instant, 365);
+      const licenseId = await mailing.sell({ customerId, productId, terms: { expiresAt } });
+      const [issued] = await until(() => to('ada@example.com'), (all) => all.length === 1);
+      expect(issued?.text).toContain(`KEY-${licenseId}`);
+      expect(issued?.text).toMatch(/^Subject: \[staging\] Your license key for Paint & Draw$/m);
+      expect(issued?.text).toContain('<p>Dear Ada &lt;b&gt;Lovelace&lt;/b&gt;,</p>');
+      for (const days of [30, 14, 7]) {
+        mailing.clock.instant = addDays(expiresAt, -days);
+        await mailing.tell(licenseId, { type: 'Sweep', until: mailing.clock.instant });
+        const [last] = (await until(() => to('ada@example.com'), (all) => all.some(({ text }) => text.includes(`expires in ${days} days`)))).slice(-1);
+        expect(last?.text).toContain(expiresAt.slice(0, 10));
+        expect(last?.text).not.toContain(`KEY-${licenseId}`);
+      }
+      await settled();
+      expect(new Set(letters.map(({ text }) => /^Message-ID: (.*)$/m.exec(text)?.[1])).size).toBe(4);
+      expect(to('ada@example.com')).toHaveLength(4);
+      const { rows } = await mailing.run('select * from notifier_outbox');
+      for (const secret of ['ada@', 'Ada', `KEY-${licenseId}`]) expect(JSON.stringify(rows)).not.toContain(secret);
+    });
+
+    it('says only what is still so', async () => {
+      const { customerId, productId } = await mailing.people('Grace', 'grace@example.com');
+      const sold = addDays(mailing.clock.instant, 100);
+      const licenses = await Promise.all([1, 2, 3].map(() => mailing.sell({ customerId, productId, terms: { expiresAt: sold } })));
+      await until(() => to('grace@example.com'), (all) => all.length === 3);
+      const [late, renewed, revoked] = licenses as [LicenseId, LicenseId, LicenseId];
+      mailing.clock.instant = addDays(sold, -10);
+      refuseWith = '451 later';
+      for (const id of licenses) await mailing.tell(id, { type: 'Sweep', until: mailing.clock.instant });
+      await until(() => mailing.run("select * from notifier_outbox where status = 'pending' and attempts > 0 and last_status = 451"), ({ rows }) => rows.length > 0);
+      await mailing.tell(renewed, { type: 'Renew', expiresAt: addDays(sold, 365), reason: 'paid' });
+      await mailing.tell(revoked, { type: 'Revoke' });
+      refuseWith = '';
+      mailing.at(addSeconds(mailing.clock.instant, 3600));
+      await settled();
+      const reminders = to('grace@example.com').filter(({ text }) => text.includes('expires in'));
+      expect(reminders.map(({ text }) => /expires in .*$/m.exec(text)?.[0])).toEqual(['expires in 10 days']);
+      expect(late).toBeDefined();
+    });
+  });
+  return () => notifier;
+}
