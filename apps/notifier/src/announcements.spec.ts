@@ -3,11 +3,11 @@ import { webhookBodies } from '@keyledger/contracts';
 import { License, SigningKeys, webhookTypes, type LicenseCommand, type LicenseEvent, type SigningKeysEvent, type SigningKeysState } from '@keyledger/domain';
 import { addDays } from '@keyledger/kernel';
 import {
-  activate, assign, at, deactivate, direct, erase, exceedQuota, inactivate, issue, loseHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspend, sweep, unsuspend, type Moment,
+  activate, assign, at, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, loseHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspend, sweep, unsuspend, type Moment,
 } from '@keyledger/testing';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
-import { factsOf, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
+import { factsOf, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const ajv = new Ajv2020({ strict: false, allErrors: true });
@@ -68,4 +68,9 @@ it('A signing key that is put to use is told by its purpose, and never its priva
   const say = (kid: string) => ofSigningKeys.SigningKeyActivated?.tell({ type: 'SigningKeyActivated', kid }, state).map(checked);
   expect(say('k1')).toEqual([{ type: 'signing-key.rotated', data: { kid: 'k1', purpose: 'lease' } }]);
   expect(say('k2')).toEqual([]);
+});
+
+it('A job is told when it is over', () => {
+  const said = ofJobs.JobFinished?.tell({ type: 'JobFinished', outcome: 'failed', kind: 'import', total: 9, done: 3, failed: 1, detail: 'the catalog did not answer' }, idOf('job')).map(checked);
+  expect(said).toEqual([{ type: 'job.finished', data: { jobId: idOf('job'), kind: 'import', state: 'failed', total: 9, done: 3, failed: 1, detail: 'the catalog did not answer' } }]);
 });

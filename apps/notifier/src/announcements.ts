@@ -1,6 +1,6 @@
 import type { WebhookData } from '@keyledger/contracts';
-import type { LicenseEvent, LicenseEventType, LicenseState, SigningKeysEvent, SigningKeysState, WebhookType } from '@keyledger/domain';
-import type { JsonObject } from '@keyledger/kernel';
+import type { JobEvent, LicenseEvent, LicenseEventType, LicenseState, SigningKeysEvent, SigningKeysState, WebhookType } from '@keyledger/domain';
+import type { JobId, JsonObject } from '@keyledger/kernel';
 
 /** What is said in public about something that has happened. */
 export interface Announcement {
@@ -70,5 +70,12 @@ export const ofSigningKeys: { readonly [E in SigningKeysEvent['type']]?: Announc
       const key = keys.get(kid);
       return key ? [{ type: 'signing-key.rotated', data: { kid, purpose: key.purpose } satisfies WebhookData['signing-key.rotated'] }] : [];
     },
+  },
+};
+
+export const ofJobs: { readonly [E in JobEvent['type']]?: Announced<JobEvent & { type: E }, JobId> } = {
+  JobFinished: {
+    types: ['job.finished'],
+    tell: ({ kind, outcome: state, total, done, failed, detail = null }, jobId) => [{ type: 'job.finished', data: { jobId, kind, state, total, done, failed, detail } satisfies WebhookData['job.finished'] }],
   },
 };

@@ -1,10 +1,10 @@
-import { License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
+import { Job, License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import { Aggregates, decode, originOf, subjectOf, type EventStore, type EventStores, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { derivedId, environments, eventId, PerEnvironment, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
-import { factsOf, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
+import { factsOf, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
 import { KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 
 /** What is to be known of an endpoint to put something into its way. */
@@ -41,6 +41,10 @@ export class Sources {
     [SigningKeys.category]: {
       table: ofSigningKeys as never,
       tell: (event, how) => this.#signingKeys.load(subjectOf(event.stream), (keys) => how.tell(opened(SigningKeys.shapes, event) as never, keys as never)),
+    },
+    [Job.category]: {
+      table: ofJobs as never,
+      tell: async (event, how) => how.tell(opened(Job.shapes, event) as never, subjectOf(event.stream) as never),
     },
   };
 

@@ -81,7 +81,7 @@ const data = {
   'quota.restricted': { ...license, meter: Type.String(), since },
   'quota.restored': { ...license, meter: Type.String(), peak: nullable(Type.Number()), limit: nullable(Type.Number()) },
   'signing-key.rotated': { kid: Type.String(), purpose: oneOf(...signingPurposes) },
-  'job.finished': { jobId: Type.String(), kind: Type.String(), state: oneOf('completed', 'failed', 'cancelled'), total: nullable(Type.Integer()), done: Type.Integer(), failed: Type.Integer() },
+  'job.finished': { jobId: ids.job, kind: oneOf('batch', 'import'), state: oneOf('completed', 'failed', 'cancelled'), total: Type.Integer(), done: Type.Integer(), failed: Type.Integer(), detail: nullable(Type.String()) },
 } satisfies Record<WebhookType, TProperties>;
 /** What is told of each type, besides the environment. */
 export type WebhookData = { readonly [T in WebhookType]: Static<TObject<(typeof data)[T]>> };
