@@ -1,0 +1,68 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import type { LicenseAnswer } from './api.ts';
+import { bannersOf, changesOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, runtimeOf, statusOf, supportTextOf, troubles, troublesNow } from './page/story.ts';
+import { age, daysUntil, plain } from './page/words.ts';
+
+const instant = fc.date({ min: new Date('2020-01-01'), max: new Date('2060-01-01'), noInvalidDate: true }).map((date) => date.toISOString());
+const orNull = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: null });
+const word = fc.string({ minLength: 1, maxLength: 12 });
+const amount = fc.integer({ min: 0, max: 1_000_000 });
+const limit = fc.integer({ min: -1, max: 1_000 });
+const codes = fc.constantFrom('VALID', 'EXPIRED', 'RESTRICTED', 'QUOTA_EXCEEDED', 'IN_EXPIRY_GRACE', 'IN_OFFLINE_GRACE', 'HEARTBEAT_OVERDUE', 'REVOKED', 'NOT_ACTIVATED', 'OF_A_NEWER_AGENT');
+const feature: fc.Arbitrary<LicenseAnswer['features'][string]> = fc.oneof(fc.constant(true as const), limit, fc.record({ limit: amount, per: fc.constantFrom('day' as const, 'month' as const), used: amount, remaining: amount }));
+const meter: fc.Arbitrary<LicenseAnswer['usage'][number]> = fc.record({
+  meter: fc.oneof(word, fc.constantFrom('max_dp_cores', 'users', 'servers')), limit: orNull(limit), used: orNull(amount), remaining: orNull(amount), per: orNull(fc.constantFrom('day' as const, 'month' as const)),
+  state: fc.constantFrom('normal' as const, 'exceeded' as const, 'restricted' as const), graceEndsAt: orNull(instant),
+});
+/** Whatever an agent may say, likely or not. */
+const license: fc.Arbitrary<LicenseAnswer> = fc.record({
+  serialNumber: orNull(word), customer: orNull(word), effectiveDate: orNull(instant), expirationDate: orNull(instant), maxDpCores: orNull(amount), features: fc.dictionary(word, feature), deploymentId: orNull(word),
+  freeTrial: fc.boolean(), runtimeState: fc.constantFrom('normal' as const, 'dp_core_exceeded' as const, 'restricted' as const), enforcement: fc.constantFrom('FULL' as const, 'WARN' as const, 'READ_ONLY' as const, 'LOCKED' as const),
+  status: fc.constantFrom('none' as const, 'active' as const, 'grace' as const, 'restricted' as const, 'expired' as const, 'suspended' as const, 'inactive' as const, 'revoked' as const, 'locked' as const),
+  type: fc.constantFrom('trial' as const, 'time-based' as const, 'lifetime' as const, null), mode: word, daysRemaining: orNull(fc.integer({ min: 0, max: 4000 })), usage: fc.array(meter, { maxLength: 6 }), lastValidationAt: orNull(instant),
+  validationMode: fc.constantFrom('online' as const, 'heartbeat' as const, 'offline' as const, null), deploymentMode: orNull(word), activationId: orNull(word), installationId: word, hardwareId: word,
+  source: fc.constantFrom('key' as const, 'file' as const, null), keyPrefix: orNull(word), licenseId: orNull(word), productId: orNull(word), code: codes, reasons: fc.uniqueArray(codes), detail: word, graceEndsAt: orNull(instant),
+  offlineGraceEndsAt: orNull(instant), offlineGraceSeconds: orNull(amount), activationLimit: orNull(limit), activeActivations: orNull(amount),
+  server: fc.record({ url: orNull(word), environment: word, proxy: orNull(word), reachable: orNull(fc.boolean()), connected: fc.boolean() }), file: orNull(fc.record({ path: word, checkedAt: orNull(instant) })),
+  problems: fc.array(fc.record({ code: codes, severity: fc.constantFrom('error' as const, 'warning' as const, 'info' as const), title: word, detail: word, at: instant }), { maxLength: 4 }),
+  messages: fc.array(fc.record({ id: word, text: word, at: instant }), { maxLength: 3 }), usageQueued: amount, applied: fc.boolean(), agentVersion: word, now: instant,
+});
+
+describe('The page has words', () => {
+  it('for whatever an agent may say', () => fc.assert(fc.property(license, license, instant, (one, other, now) => {
+    const gravity = ['stop', 'warn', 'info', 'ok', 'none'];
+    const tones = bannersOf(one).map(({ tone }) => gravity.indexOf(tone));
+    expect(tones).toEqual([...tones].sort((a, b) => a - b));
+    for (const { share, label, text } of metersOf(one)) expect({ share: share === null || (share >= 0 && share <= 1), label: label !== '', text: /NaN|undefined|null|-\d/.test(text) }).toEqual({ share: true, label: true, text: false });
+    expect(featuresOf(one).length).toBeGreaterThanOrEqual(8);
+    expect([statusOf(one).text, runtimeOf(one).text, expiryOf(one).text, freshnessOf(one, now, now, null)].every(Boolean)).toBe(true);
+    expect(detailsOf(one).map(({ label }) => label).slice(0, 6)).toEqual(['Last validation', 'Validation mode', 'Deployment mode', 'Activation ID', 'Installation ID', 'Hardware ID']);
+    expect(supportTextOf(one, now)).toContain(`Hardware ID: ${one.hardwareId}`);
+    expect(changesOf(one, one)).toEqual([]);
+    for (const { before, after } of changesOf(one, other)) expect(before).not.toBe(after);
+  })));
+
+  it('for being restricted that say what still works', () => fc.assert(fc.property(license, (one) => {
+    fc.pre(one.status !== 'none' && one.enforcement === 'READ_ONLY');
+    expect(bannersOf(one)[0]).toMatchObject({ tone: 'stop' });
+    expect(bannersOf(one).map(({ text }) => text).join()).toContain('reads continue, writes blocked, you can still upload a license');
+  })));
+
+  it('that differ for each kind of trouble, and say which there is now', () => {
+    const failure = (code: string) => failureText({ ok: false, status: 409, code, title: 'A title', detail: 'A detail', members: {} });
+    expect(new Set(['NO_OUTBOUND_ACCESS', 'DEPLOYMENT_MODE_MISMATCH', 'LICENSE_EXPIRED', 'ACTIVATION_LIMIT_EXCEEDED'].map((code) => failure(code).text)).size).toBe(4);
+    expect(failure('FINGERPRINT_MISMATCH')).toEqual({ title: 'A title', text: 'A detail' });
+    expect([...troublesNow(new Set(['IN_OFFLINE_GRACE', 'VALID']))]).toEqual([troubles[0]]);
+    expect(troubles.every(({ text, steps }) => text !== '' && steps.length > 0)).toBe(true);
+  });
+
+  it('for amounts and ages', () => {
+    expect(plain('max_api_calls')).toBe('Max API calls');
+    expect(plain('ssoEnabled')).toBe('SSO Enabled');
+    expect(daysUntil('2026-01-02T00:00:01Z', '2026-01-01T00:00:00Z')).toBe(2);
+    expect(daysUntil('2026-01-01T00:00:00Z', '2026-02-01T00:00:00Z')).toBe(0);
+    expect(age('2026-01-01T00:00:00Z', '2026-01-03T23:00:00Z')).toMatch(/^\D*2\D*$/);
+    expect(age('2026-01-01T00:01:00Z', '2026-01-01T00:00:00Z')).toMatch(/^\D*0\D*$/);
+  });
+});
