@@ -1,6 +1,7 @@
 import type {
   ActivationId, CustomerId, DirectiveId, EventOrigin, EventShape, GeneratorId, Instant, JsonObject, LicenseId, OrderId, PlanId, ProductId,
 } from '@keyledger/kernel';
+import type { Finding } from '../abuse/abuse.ts';
 import { isLive, type Activation, type DirectiveKind, type EndedBy, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState } from './state.ts';
 import { DEFAULT_KEY_FORMAT, type KeyFormat } from '../license-key.ts';
 import { expiryGraceEnd, type Features, type Quota, type Terms } from './terms.ts';
@@ -46,6 +47,10 @@ export type LicenseEvent =
   | { type: 'QuotaExceeded'; meter: string; peak: number; limit: number; graceEndsAt: Instant; readings: JsonObject | null }
   | { type: 'QuotaRestored'; meter: string; peak: number | null; limit: number | null }
   | { type: 'LicenseRestricted'; meter: string; dueAt?: Instant }
+  /** `evidence`: revisions of this stream. */
+  | ({ type: 'AbuseSuspected' } & Finding)
+  /** Refused seats; `machines`: how many different ones asked. */
+  | { type: 'ActivationsDenied'; denials: number; machines: number; from: Instant; until: Instant }
   | { type: 'ExpiryReminderDue'; days: number; expiresAt: Instant; dueAt?: Instant };
 
 export type LicenseEventType = LicenseEvent['type'];
@@ -77,6 +82,8 @@ export const licenseShapes = {
   QuotaExceeded: { schema: 1 },
   QuotaRestored: { schema: 1 },
   LicenseRestricted: { schema: 1 },
+  AbuseSuspected: { schema: 1 },
+  ActivationsDenied: { schema: 1 },
   ExpiryReminderDue: { schema: 1 },
 } as const satisfies Record<LicenseEventType, EventShape>;
 
@@ -123,6 +130,8 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'QuotaExceeded': exceed(facts, event); return state;
     case 'QuotaRestored': setMeter(facts, event.meter, { state: 'normal', lastPeak: event.peak, graceEndsAt: null }); return state;
     case 'LicenseRestricted': setMeter(facts, event.meter, { state: 'restricted' }); return state;
+    case 'AbuseSuspected': facts.suspectedAt = new Map([...facts.suspectedAt, [event.pattern, event.until]]); return state;
+    case 'ActivationsDenied': facts.deniedUntil = event.until; return state;
     case 'ExpiryReminderDue': facts.reminded = event.days; return state;
     default: event satisfies never; return state;
   }
@@ -135,7 +144,7 @@ function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Inst
     key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
     holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, expirySince: issuedAt, reminded: null,
     activations: new Map(), activationCount: 0, byFingerprint: new Map(), byInstallationId: new Map(), meters: new Map(),
-    directives: [], locked: false,
+    directives: [], locked: false, suspectedAt: new Map(), deniedUntil: null,
   };
 }
 

@@ -2,6 +2,7 @@ import {
   addDays, addSeconds, refuse, type ActivationId, type Aggregate, type CustomerId, type DirectiveId, type GeneratorId, type Instant, type Json, type JsonObject,
   type LicenseId, type OrderId, type PlanId, type ProductId, type Refusal,
 } from '@keyledger/kernel';
+import { abusePatterns, type Finding } from '../abuse/abuse.ts';
 import type { KeyFormat } from '../license-key.ts';
 import { leaseSeconds } from '../lease/lease.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
@@ -69,11 +70,15 @@ interface LoseHeartbeat { type: 'LoseHeartbeat'; activationId: ActivationId; due
 interface RecoverHeartbeat { type: 'RecoverHeartbeat'; activationId: ActivationId }
 /** `limit` is the one that the metering compared with; the limit of the license decides. The grace counts from `since`, when the day was over; from now, when not said. `readings` explain the peak. */
 interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; since?: Instant; readings?: JsonObject }
+/** A rule of the environment finds the license handed around. */
+interface SuspectAbuse extends Finding { type: 'SuspectAbuse' }
+/** So often in that time somebody was refused a seat; `machines`: how many of them were different. */
+interface CountDenials { type: 'CountDenials'; denials: number; machines: number; from: Instant; until: Instant }
 interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 
 export type LicenseCommand =
   | Issue | Assign | Edit | Activate | Deactivate | Rebind | QueueDirective | ChangeHold | Renew | RegenerateKey | Revoke | Erase
-  | Sweep | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota;
+  | Sweep | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota | SuspectAbuse | CountDenials;
 
 /**
  * What should happen. An empty list means "already so", which makes every command safe to retry.
@@ -103,6 +108,8 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
     case 'RecoverHeartbeat': return instance(license, command.activationId).late ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
     case 'ExceedQuota': return exceedQuota(license, command, now);
     case 'RestoreQuota': return restoreQuota(license, command);
+    case 'SuspectAbuse': return suspectAbuse(license, command, now);
+    case 'CountDenials': return countDenials(license, command);
   }
 }
 
@@ -111,7 +118,7 @@ const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true
 
 /** The license and its rules. */
 export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
-  category: 'license', stateVersion: 2, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+  category: 'license', stateVersion: 3, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
 };
 
 // ---- issue, assign, edit ----
@@ -343,6 +350,24 @@ function restoreQuota(license: IssuedLicense, { meter, peak }: RestoreQuota): Li
   const known = license.meters.get(meter);
   if (!quota || license.revokedAt || !known || known.state === 'normal') return [];
   return peak !== undefined && peak > quota.limit ? [] : [{ type: 'QuotaRestored', meter, peak: peak ?? null, limit: quota.limit }];
+}
+
+// ---- what is held against it ----
+
+/** The same evidence counts once: after an administrator has lifted the hold it takes new evidence to suspend the license again. */
+function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed, from, until, evidence }: SuspectAbuse, now: Instant): LicenseEvent[] {
+  if (license.revokedAt || from <= (license.suspectedAt.get(pattern) ?? '')) return [];
+  const suspends = action === 'suspend' && !hasHold(license, 'suspended', 'abuse') && leads(statusOf(license, now), 'suspend');
+  const reason = `${observed} ${abusePatterns[pattern].what}, ${limit} are allowed`;
+  return [
+    { type: 'AbuseSuspected', pattern, limit, action, observed, from, until, evidence },
+    ...(suspends ? [{ type: 'LicenseSuspended', cause: 'abuse', reason } as const] : []),
+  ];
+}
+
+/** The first at once, then what has come together in an hour: whoever tries in vain all day does not fill the log. */
+function countDenials({ revokedAt, deniedUntil }: IssuedLicense, { denials, machines, from, until }: CountDenials): LicenseEvent[] {
+  return revokedAt || (deniedUntil !== null && until < addSeconds(deniedUntil, 3_600)) ? [] : [{ type: 'ActivationsDenied', denials, machines, from, until }];
 }
 
 // ---- what the state machine says ----

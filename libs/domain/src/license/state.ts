@@ -104,6 +104,10 @@ export interface IssuedLicense {
   readonly directives: readonly Directive[];
   /** By a directive: the boxes are locked until another one unlocks them. */
   readonly locked: boolean;
+  /** Up to when each pattern of abuse has been held against it. */
+  readonly suspectedAt: ReadonlyMap<string, Instant>;
+  /** Up to when refused seats have been counted. */
+  readonly deniedUntil: Instant | null;
 }
 
 /** What is left of an erased license. */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
-  recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspend, sweep, unsuspend,
+  activate, ada, assign, at, countDenials, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
+  recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend,
 } from '@keyledger/testing';
 import type { ErrorCode } from '@keyledger/kernel';
 import type { LicenseEventType } from './events.ts';
@@ -49,6 +49,8 @@ const commands: Record<LicenseCommand['type'], Row> = {
   RecoverHeartbeat: { command: recoverHeartbeat(desktop), happens: 'HeartbeatRecovered' },
   ExceedQuota: { command: exceedQuota(9, 8, 'cores'), happens: 'QuotaExceeded' },
   RestoreQuota: { command: restoreQuota(7, 'users'), happens: 'QuotaRestored' },
+  SuspectAbuse: { command: suspectAbuse({ action: 'alert' }), happens: 'AbuseSuspected' },
+  CountDenials: { command: countDenials(), happens: 'ActivationsDenied' },
 };
 
 const refusals: Record<string, ErrorCode> = {
@@ -79,6 +81,8 @@ LoseHeartbeat     404   instance   instance  yes     yes       yes        yes   
 RecoverHeartbeat  404   instance   instance  yes     yes       yes        yes      so        404
 ExceedQuota       404   yes        yes       yes     yes       yes        yes      so        404
 RestoreQuota      404   yes        yes       yes     yes       yes        yes      so        404
+SuspectAbuse      404   yes        yes       yes     yes       yes        yes      so        404
+CountDenials      404   yes        yes       yes     yes       yes        yes      so        404
 `;
 const [header = '', ...lines] = table.trim().split('\n');
 const columns = header.trim().split(/\s+/) as Situation[];

@@ -1,0 +1,105 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { activate, assign, countDenials, deactivate, issue, laptop, revoke, scenarios, suspectAbuse, suspend, unsuspend } from '@keyledger/testing';
+import { License } from '../license/license.ts';
+import { issued, statusOf } from '../license/state.ts';
+import { AbuseRules, findingsIn, type AbuseRule, type Sighting } from './abuse.ts';
+
+const now = '2026-03-12T12:00:00.000Z';
+const minutesAgo = (minutes: number) => new Date(Date.parse(now) - minutes * 60_000).toISOString();
+const seen = (minutes: number, machine = 'm1', address = 'a1', count = 1): Sighting => ({ at: minutesAgo(minutes), machine, address, count, revision: 1_440 - minutes });
+const perHour = { pattern: 'activationsPerHour', limit: 2, action: 'alert' } as const;
+const none = new Map<string, string>();
+
+describe('A pattern of abuse', () => {
+  it('is more than the rule allows, within its time', () => {
+    expect(findingsIn([perHour], [seen(59), seen(1)], none, now)).toEqual([]);
+    expect(findingsIn([perHour], [seen(60), seen(59), seen(1)], none, now)).toEqual([]);
+    expect(findingsIn([perHour], [seen(59), seen(30, 'm1', 'a1', 2)], none, now)).toEqual([
+      { ...perHour, observed: 3, from: minutesAgo(59), until: now, evidence: [1_440 - 59, 1_440 - 30] },
+    ]);
+  });
+
+  it.each<[string, AbuseRule, readonly Sighting[], number | undefined]>([
+    ['one machine, however often', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(3, 'm1', 'a1', 9), seen(2), seen(1)], undefined],
+    ['two machines', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(1_439), seen(1, 'm2')], 2],
+    ['two machines on two days', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(1_440), seen(1, 'm2')], undefined],
+    ['one address', { pattern: 'addressesPerDay', limit: 1, action: 'alert' }, [seen(2, 'm1'), seen(1, 'm2')], undefined],
+    ['two addresses', { pattern: 'addressesPerDay', limit: 1, action: 'alert' }, [seen(2, 'm1', 'a1'), seen(1, 'm1', 'a2')], 2],
+  ])('counts what it says: %s', (_, rule, sightings, observed) => {
+    expect(findingsIn([rule], sightings, none, now)[0]?.observed).toBe(observed);
+  });
+
+  it('is not found again in what was held against the license before', () => {
+    const sightings = [seen(50), seen(40), seen(30), seen(20), seen(10)];
+    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', minutesAgo(30)]]), now)).toEqual([]);
+    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', minutesAgo(40)]]), now)).toMatchObject([{ observed: 3, from: minutesAgo(30) }]);
+    expect(findingsIn([perHour], sightings, new Map([['machinesPerDay', now]]), now)).toHaveLength(1);
+  });
+
+  it('is never found below the limit, and its evidence is what was seen, a hundred at most', () => {
+    const sighting = fc.record({ minutes: fc.integer({ min: 0, max: 2_000 }), machine: fc.constantFrom('m1', 'm2', 'm3'), address: fc.constantFrom('a1', 'a2'), count: fc.integer({ min: 1, max: 3 }) });
+    const rule = fc.record({ pattern: fc.constantFrom('activationsPerHour', 'machinesPerDay', 'addressesPerDay'), limit: fc.integer({ min: 1, max: 150 }), action: fc.constant('alert') }) as fc.Arbitrary<AbuseRule>;
+    fc.assert(fc.property(fc.array(sighting, { maxLength: 300 }), rule, (sightings, one) => {
+      const sorted = sightings.toSorted((a, b) => b.minutes - a.minutes).map(({ minutes, machine, address, count }) => seen(minutes, machine, address, count));
+      for (const { observed, evidence, from, until } of findingsIn([one], sorted, none, now)) {
+        expect(observed).toBeGreaterThan(one.limit);
+        expect(evidence.length).toBeLessThanOrEqual(100);
+        expect(from <= until).toBe(true);
+      }
+    }));
+  });
+});
+
+describe('The rules of an environment', () => {
+  const { given, story } = scenarios(AbuseRules, now);
+  const suspends = { pattern: 'machinesPerDay', limit: 5, action: 'suspend' } as const;
+
+  it('are none until somebody makes them, and one for each pattern', () => {
+    given().when({ type: 'Set', rules: [] }).thenNothing();
+    given().when({ type: 'Set', rules: [suspends, perHour, { ...perHour, limit: 9 }] }).thenEvents({ type: 'AbuseRulesSet', rules: [perHour, suspends] });
+    given(story({ type: 'Set', rules: [perHour, suspends] })).when({ type: 'Set', rules: [suspends, perHour] }).thenNothing();
+    given(story({ type: 'Set', rules: [perHour] })).when({ type: 'Set', rules: [] }).thenEvents({ type: 'AbuseRulesSet', rules: [] });
+  });
+});
+
+describe('A license that is suspected', () => {
+  const { given, story } = scenarios(License, '2027-11-01T12:00:00.000Z');
+  const active = story(issue(), assign(), activate(laptop));
+
+  it('is suspended where the rule says so, and told why', () => {
+    given(active).when(suspectAbuse()).thenEvents(
+      { type: 'AbuseSuspected', pattern: 'activationsPerHour', observed: 4, evidence: [4, 5] },
+      { type: 'LicenseSuspended', cause: 'abuse', reason: '4 activations within an hour, 3 are allowed' },
+      (state) => expect(statusOf(issued(state), '2027-11-01T12:00:00.000Z')).toBe('suspended'),
+    );
+    given(active).when(suspectAbuse({ action: 'alert' })).thenEvents({ type: 'AbuseSuspected' });
+  });
+
+  it('keeps the hold it has, and one of another cause is none of it', () => {
+    given(story(active, suspectAbuse())).when(suspectAbuse({ from: '2027-11-01T13:30:00.000Z', until: '2027-11-01T14:00:00.000Z' })).thenEvents({ type: 'AbuseSuspected' });
+    given(story(active, suspend())).when(suspectAbuse()).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended', cause: 'abuse' });
+  });
+
+  it('is not suspended again on the same evidence once somebody has lifted the hold', () => {
+    const lifted = story(active, suspectAbuse(), unsuspend({ cause: 'abuse' }));
+    given(lifted).when(suspectAbuse()).thenNothing();
+    given(lifted).when(suspectAbuse({ from: '2027-11-01T12:00:00.001Z', until: '2027-11-01T12:30:00.000Z' })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
+    given(lifted).when(suspectAbuse({ pattern: 'machinesPerDay' })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
+  });
+
+  it('is left alone when it is revoked', () => given(story(active, revoke())).when(suspectAbuse()).thenNothing());
+});
+
+describe('Refused seats', () => {
+  const { given, story } = scenarios(License, '2027-11-01T12:00:00.000Z');
+  const active = story(issue({ terms: { activationLimit: 1 } }), assign(), activate(laptop));
+
+  it('are told at once, and then once an hour at most', () => {
+    given(active).when(countDenials()).thenEvents({ type: 'ActivationsDenied', denials: 3, machines: 2 });
+    const told = story(active, countDenials());
+    given(told).when(countDenials({ until: '2027-11-01T12:59:59.999Z' })).thenNothing();
+    given(told).when(countDenials({ until: '2027-11-01T13:00:00.000Z' })).thenEvents({ type: 'ActivationsDenied' });
+    given(story(told, deactivate(laptop))).when(countDenials({ until: '2027-11-01T12:30:00.000Z' })).thenNothing();
+  });
+});

@@ -1,0 +1,74 @@
+import { addSeconds, type Aggregate, type Instant } from '@keyledger/kernel';
+
+/** What a license that is handed around looks like: how often in which time. */
+export const abusePatterns = {
+  /** New seats taken. */
+  activationsPerHour: { seconds: 3_600, what: 'activations within an hour' },
+  /** Different machines that took a seat: who shares a key gives the seat back, and another takes it. */
+  machinesPerDay: { seconds: 86_400, what: 'different machines within a day' },
+  /** Different networks that seats were taken from. */
+  addressesPerDay: { seconds: 86_400, what: 'different addresses within a day' },
+} as const;
+export type AbusePattern = keyof typeof abusePatterns;
+export const abuseActions = ['alert', 'suspend'] as const;
+export type AbuseAction = (typeof abuseActions)[number];
+/** More than `limit` is too many. */
+export interface AbuseRule {
+  readonly pattern: AbusePattern;
+  readonly limit: number;
+  readonly action: AbuseAction;
+}
+
+/** The rules of an environment. None to begin with: nobody is suspended by a rule that nobody has made. */
+export type AbuseRulesState = readonly AbuseRule[];
+export type AbuseRulesCommand = Readonly<{ type: 'Set'; rules: readonly AbuseRule[] }>;
+export type AbuseRulesEvent = Readonly<{ type: 'AbuseRulesSet'; rules: readonly AbuseRule[] }>;
+export const AbuseRules: Aggregate<AbuseRulesState, AbuseRulesCommand, AbuseRulesEvent> = {
+  category: 'abuse',
+  stateVersion: 1,
+  shapes: { AbuseRulesSet: { schema: 1 } },
+  initial: () => [],
+  decide: (state, { rules }) => (JSON.stringify(inOrder(rules)) === JSON.stringify(state) ? [] : [{ type: 'AbuseRulesSet', rules: inOrder(rules) }]),
+  evolve: (_state, { rules }) => rules,
+};
+const inOrder = (rules: readonly AbuseRule[]): readonly AbuseRule[] =>
+  Object.keys(abusePatterns).flatMap((pattern) => rules.filter((rule) => rule.pattern === pattern).slice(0, 1).map(({ limit, action }) => ({ pattern: pattern as AbusePattern, limit, action })));
+
+/** A machine somewhere took a seat `count` times within the minute that begins at `at`; `revision`: the last event in the license's stream that says so. */
+export interface Sighting {
+  readonly at: Instant;
+  readonly machine: string;
+  readonly address: string;
+  readonly count: number;
+  readonly revision: number;
+}
+
+export interface Finding extends AbuseRule {
+  readonly observed: number;
+  readonly from: Instant;
+  readonly until: Instant;
+  /** Revisions in the license's own stream, oldest first; the last hundred. */
+  readonly evidence: readonly number[];
+}
+
+const evidenceAtMost = 100;
+
+/** What the rules find in what has been seen (oldest first) up to now. What was held against the license before, `suspectedAt` by pattern, is not held against it again. */
+export function findingsIn(rules: readonly AbuseRule[], sightings: readonly Sighting[], suspectedAt: ReadonlyMap<string, Instant>, now: Instant): readonly Finding[] {
+  return rules.flatMap((rule) => {
+    const from = addSeconds(now, -abusePatterns[rule.pattern].seconds);
+    const since = suspectedAt.get(rule.pattern) ?? '';
+    const seen = sightings.filter(({ at }) => at > from && at > since);
+    const observed = observedOf(rule.pattern, seen);
+    if (observed <= rule.limit) return [];
+    return [{ ...rule, observed, from: seen[0]?.at ?? from, until: now, evidence: seen.map(({ revision }) => revision).slice(-evidenceAtMost) }];
+  });
+}
+
+function observedOf(pattern: AbusePattern, seen: readonly Sighting[]): number {
+  switch (pattern) {
+    case 'activationsPerHour': return seen.reduce((sum, { count }) => sum + count, 0);
+    case 'machinesPerDay': return new Set(seen.map(({ machine }) => machine)).size;
+    case 'addressesPerDay': return new Set(seen.map(({ address }) => address)).size;
+  }
+}
