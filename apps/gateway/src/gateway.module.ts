@@ -8,6 +8,7 @@ import { Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { Health, Metrics, type Log } from '@keyledger/observability';
 import type { FastifyInstance } from 'fastify';
+import { AbuseController } from './abuse.controller.ts';
 import { AccessController } from './access.controller.ts';
 import { Admission, requestIdOf } from './admission.ts';
 import { AppliancesController } from './appliances.controller.ts';
@@ -27,6 +28,7 @@ import type { Operation } from './operation.ts';
 import { assemblePipeline } from './pipeline.ts';
 import { ProblemFilter, refuseBytes, refuseUrl, validationRefusal } from './problems.ts';
 import { RateLimits } from './rate-limits.ts';
+import { UnknownKeys } from './unknown-keys.ts';
 import { SigningController } from './signing.controller.ts';
 import { SystemController } from './system.controller.ts';
 import { UsageController } from './usage.controller.ts';
@@ -52,7 +54,10 @@ class GatewayModule {
   static with({ messages, metrics, health }: GatewayPlatform, limits: RateLimits, document: ApiDocument): DynamicModule {
     return {
       module: GatewayModule,
-      controllers: [LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, BulkController, AccessController, SigningController, WebhooksController, TimeController, SystemController],
+      controllers: [
+        LicenseController, LicensesController, UsageController, AppliancesController, CatalogController, BulkController, AccessController, SigningController, WebhooksController, TimeController,
+        AbuseController, SystemController,
+      ],
       providers: [
         Edge,
         { provide: LicenseStreams, useFactory: (edge: Edge) => new LicenseStreams(edge), inject: [Edge] },
@@ -71,7 +76,8 @@ class GatewayModule {
 export async function createGateway(platform: GatewayPlatform): Promise<NestFastifyApplication> {
   const { messages, clock, metrics, log, config, lastKnown } = platform;
   const operations: Operation[] = [];
-  const limits = new RateLimits(config.rateLimits);
+  const unknownKeys = new UnknownKeys(messages, clock);
+  const limits = new RateLimits(config.rateLimits, (address) => unknownKeys.saw(address));
   const environments = await environmentNames(messages, clock);
   const adapter = fastifyAdapter(config);
   const app = await NestFactory.create<NestFastifyApplication>(GatewayModule.with(platform, limits, new ApiDocument(operations)), adapter, { bodyParser: false, logger: false, abortOnError: false });

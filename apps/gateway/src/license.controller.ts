@@ -4,7 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
 import * as examples from './examples.ts';
 import { Route } from './operation.ts';
-import { RateLimits } from './rate-limits.ts';
+import { network, RateLimits } from './rate-limits.ts';
 
 const refusals = [
   'LICENSE_NOT_FOUND', 'LICENSE_NOT_ASSIGNED', 'LICENSE_NOT_YET_EFFECTIVE', 'LICENSE_EXPIRED', 'LICENSE_INACTIVE', 'LICENSE_SUSPENDED', 'LICENSE_REVOKED',
@@ -16,12 +16,12 @@ export class LicenseController {
   constructor(private readonly edge: Edge, private readonly limits: RateLimits) {}
 
   @Route('POST /license/activate', {
-    needs: 'license-key', summary: 'Bind an instance to the license and take a seat', body: bodyOf(ActivateLicense), answer: Activated, status: 201, alsoStatus: 200,
+    needs: 'license-key', summary: 'Bind an instance to the license and take a seat', body: bodyOf(ActivateLicense, 'address'), answer: Activated, status: 201, alsoStatus: 200,
     refuses: [...refusals, 'ACTIVATION_LIMIT_EXCEEDED', 'PRODUCT_MISMATCH', 'DEPLOYMENT_MISMATCH', 'DEPLOYMENT_MODE_MISMATCH', 'FINGERPRINT_REQUIRED', 'METADATA_TOO_LARGE'],
     example: examples.activate,
   })
   async activateLicense(@Body() body: ActivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    const { created, ...answer } = await this.limits.watching(request.ip, body.licenseKey, reply, () => this.edge.send(ActivateLicense, body));
+    const { created, ...answer } = await this.limits.watching(request.ip, body.licenseKey, reply, () => this.edge.send(ActivateLicense, { ...body, address: network(request.ip) }));
     if (!created) void reply.status(200);
     return answer;
   }

@@ -25,6 +25,8 @@ Reading catalog, customers, orders, licenses, activations and events: license.re
   GET    /licenses/totals                              x              x             x          x         x        x
   GET    /licenses/:id                                 x              x             x          x         x        x
   GET    /licenses/:id/activations                     x              x             x          x         x        x
+  GET    /licenses/:id/denials                         x              x             x          x         x        x
+  GET    /denials                                      x              x             x          x         x        x
   GET    /licenses/:id/events                          x              x             x          x         x        x
   GET    /licenses/:id/usage                           x              x             x          x         x        x
   GET    /licenses/:id/usage/explain                   x              x             x          x         x        x
@@ -87,7 +89,9 @@ For good: license.revoke
   POST   /licenses/:id/rebind                          x              x             x          .         .        .
   POST   /licenses/health/sweep                        x              x             x          .         .        .
 
-The clock of a test environment: settings.manage
+The clock of a test environment, and what is taken for abuse: settings.manage
+  GET    /abuse-rules                                  x              .             .          .         .        .
+  PUT    /abuse-rules                                  x              .             .          .         .        .
   GET    /environments/:name/clock                     x              .             .          .         .        .
   PUT    /environments/:name/clock                     x              .             .          .         .        .
   POST   /environments/:name/clock/advance             x              .             .          .         .        .

@@ -100,7 +100,7 @@ export class Guesses {
 }
 
 /** An IPv6 customer owns a /64, so that is what counts as one address. */
-function network(address: string): string {
+export function network(address: string): string {
   if (!address.includes(':') || address.startsWith('::ffff:')) return address;
   const [head = [], tail = []] = address.split('::').map((part) => part.split(':').filter(Boolean));
   const zeros = Array<string>(Math.max(0, 8 - head.length - tail.length)).fill('0');
@@ -114,7 +114,8 @@ export class RateLimits {
   /** API keys are too long to be guessed: this bounds what the attempts cost us. */
   readonly unknownApiKeys: Guesses;
 
-  constructor({ perLicenseKey, perApiKey, unknownKeysPerAddress }: GatewayConfig['rateLimits']) {
+  /** `guessed` hears of each key that nobody has, with the network it came from. */
+  constructor({ perLicenseKey, perApiKey, unknownKeysPerAddress }: GatewayConfig['rateLimits'], private readonly guessed: (address: string) => void = () => undefined) {
     this.licenseKeys = new Limit('license-key', perLicenseKey);
     this.apiKeys = new Limit('api-key', perApiKey);
     this.unknownLicenseKeys = new Guesses('unknown-license-keys', unknownKeysPerAddress);
@@ -128,8 +129,13 @@ export class RateLimits {
       this.unknownLicenseKeys.right(address, licenseKey);
       return answer;
     } catch (error) {
-      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) this.unknownLicenseKeys.wrong(address, licenseKey, reply);
+      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) this.wrongLicenseKey(address, licenseKey, reply);
       throw error;
     }
+  }
+
+  wrongLicenseKey(address: string, licenseKey: string, reply: Reply): void {
+    this.guessed(network(address));
+    this.unknownLicenseKeys.wrong(address, licenseKey, reply);
   }
 }

@@ -18,7 +18,7 @@ const operation: Operation = {
  * costs more than the verdict does.
  */
 export function serveValidation(
-  fastify: FastifyInstance, messages: MessageClient, { unknownLicenseKeys }: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts,
+  fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts,
 ): void {
   fastify.route<{ Body: ValidateLicense }>({
     method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body },
@@ -27,8 +27,8 @@ export function serveValidation(
       const environment = context?.environment ?? '';
       const answer = (text: string) => reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
       messages.send(ValidateLicense, body).then((verdict) => {
-        if (verdict.license) unknownLicenseKeys.right(ip, body.licenseKey);
-        else if (!verdict.retired) unknownLicenseKeys.wrong(ip, body.licenseKey, reply);
+        if (verdict.license) limits.unknownLicenseKeys.right(ip, body.licenseKey);
+        else if (!verdict.retired) limits.wrongLicenseKey(ip, body.licenseKey, reply);
         const text = written(verdict);
         if (verdict.license) lastKnown?.keep(environment, body, text, Date.now());
         void answer(text);

@@ -5,6 +5,7 @@ import { Clock } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { AbuseRuleCommands, DenialQueries, UnknownKeyReports } from './abuse.handlers.ts';
 import { BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand } from './appliance.handlers.ts';
 import { JobCommands, JobList, JobQueries, JobResults, JobViews, StartCommands } from './job.handlers.ts';
 import { JobLedger } from './job.ledger.ts';
@@ -18,6 +19,7 @@ import { ActivationList, AvailableLicenses, LicenseEvents, LicenseExport, Licens
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
+import { AbuseRuleStreams, Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 import { QuotaCommands, Usage } from './usage.handlers.ts';
 import { DueQueries, SweepCommands } from './sweep.handlers.ts';
@@ -25,7 +27,7 @@ import { DueQueries, SweepCommands } from './sweep.handlers.ts';
 /** Decides about licenses: the only writer of their streams, and where they are searched. */
 @Module({})
 export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleDestroy {
-  constructor(private readonly projectors: Projectors, private readonly erasure: Erasure, private readonly jobs: JobWorker) {}
+  constructor(private readonly projectors: Projectors, private readonly erasure: Erasure, private readonly jobs: JobWorker, private readonly sightings: Sightings) {}
 
   static with(platform: readonly Provider[]): DynamicModule {
     return {
@@ -38,6 +40,8 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,
         AvailableLicenses, LicenseExport, StartCommands, JobCommands, JobQueries, JobList, JobResults,
+        AbuseRuleCommands, UnknownKeyReports, DenialQueries, Sightings,
+        { provide: AbuseRuleStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new AbuseRuleStreams(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: Jobs, useFactory: (events: EventStores, keyrings: Keyrings) => new Jobs(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
@@ -57,6 +61,7 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
 
   async onModuleDestroy(): Promise<void> {
     await this.jobs.end();
+    await this.sightings.write();
     await this.erasure.close();
     await this.projectors.close();
   }

@@ -6,12 +6,13 @@ import {
 import {
   clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
 } from '@keyledger/domain';
-import { context, isId, newId, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
+import { context, isId, newId, Refusal, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { LicenseKeys } from './keys.ts';
 import { Erasure } from './reactions.ts';
 import { LeaseTokens } from './signed.handlers.ts';
+import { Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 import { Usage } from './usage.handlers.ts';
 
@@ -99,18 +100,25 @@ export class EraseCommand {
 /** The customer's software takes a seat, and a lease for the time when it cannot ask. */
 @Handles(ActivateLicense)
 export class ActivateCommand {
-  constructor(private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens, private readonly usage: Usage) {}
+  constructor(
+    private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens, private readonly usage: Usage, private readonly sightings: Sightings,
+  ) {}
 
-  async execute({ licenseKey, ...instance }: ActivateLicense) {
+  async execute({ licenseKey, address, ...instance }: ActivateLicense) {
     const keyHash = this.keys.hashOf(licenseKey);
     const licenseId = await this.keys.find(keyHash);
     if (!licenseId) throw await this.keys.notFound(keyHash);
     const activationId = newId('act');
     const { now } = context();
-    const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision) => {
+    const machine = instance.fingerprint ?? instance.installationId ?? address;
+    const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision, events) => {
       const license = issued(state);
       const seen = activated(license, instance, activationId, now);
+      if (events.length > 0) this.sightings.see(licenseId, 'activated', { machine, address, revision });
       return { answer: seen, lease: this.leases.statementOf(license, seen.instance, revision) };
+    }).catch((error: unknown) => {
+      if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.see(licenseId, 'denied', { machine, address });
+      throw error;
     });
     const token = await this.leases.tokenFor(lease);
     return { ...answer, license: await this.usage.complete(answer.license), ...(token !== undefined && { token }) };

@@ -1,3 +1,4 @@
+export * from './abuse.ts';
 export * from './access.ts';
 export * from './appliance.ts';
 export * from './catalog.ts';

@@ -243,6 +243,8 @@ export class ActivateLicense extends command('license.activate', {
   deploymentMode: optional(text(100)),
   productId: optional(text(64)),
   metadata: optional(json),
+  /** Said by the gateway: the network the request came from. */
+  address: optional(Type.String()),
 }, Type.Object({
   ...Activated.properties,
   /** Between services only. False when this instance had its seat already: the gateway answers 200 instead of 201. */

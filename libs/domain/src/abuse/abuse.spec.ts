@@ -57,7 +57,8 @@ describe('The rules of an environment', () => {
 
   it('are none until somebody makes them, and one for each pattern', () => {
     given().when({ type: 'Set', rules: [] }).thenNothing();
-    given().when({ type: 'Set', rules: [suspends, perHour, { ...perHour, limit: 9 }] }).thenEvents({ type: 'AbuseRulesSet', rules: [perHour, suspends] });
+    given().when({ type: 'Set', rules: [suspends, perHour] }).thenEvents({ type: 'AbuseRulesSet', rules: [perHour, suspends] });
+    given().when({ type: 'Set', rules: [perHour, { ...perHour, limit: 9 }] }).thenRefused('VALIDATION_FAILED');
     given(story({ type: 'Set', rules: [perHour, suspends] })).when({ type: 'Set', rules: [suspends, perHour] }).thenNothing();
     given(story({ type: 'Set', rules: [perHour] })).when({ type: 'Set', rules: [] }).thenEvents({ type: 'AbuseRulesSet', rules: [] });
   });

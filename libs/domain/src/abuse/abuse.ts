@@ -1,4 +1,5 @@
 import { addSeconds, type Aggregate, type Instant } from '@keyledger/kernel';
+import { malformed } from '../license/terms.ts';
 
 /** What a license that is handed around looks like: how often in which time. */
 export const abusePatterns = {
@@ -28,7 +29,11 @@ export const AbuseRules: Aggregate<AbuseRulesState, AbuseRulesCommand, AbuseRule
   stateVersion: 1,
   shapes: { AbuseRulesSet: { schema: 1 } },
   initial: () => [],
-  decide: (state, { rules }) => (JSON.stringify(inOrder(rules)) === JSON.stringify(state) ? [] : [{ type: 'AbuseRulesSet', rules: inOrder(rules) }]),
+  decide(state, { rules }) {
+    const wanted = inOrder(rules);
+    if (wanted.length < rules.length) throw malformed('rules', 'has two rules for one pattern');
+    return JSON.stringify(wanted) === JSON.stringify(state) ? [] : [{ type: 'AbuseRulesSet', rules: wanted }];
+  },
   evolve: (_state, { rules }) => rules,
 };
 const inOrder = (rules: readonly AbuseRule[]): readonly AbuseRule[] =>

@@ -1,0 +1,70 @@
+import { GetAbuseRules, LicenseDenials, ListDenials, ReportUnknownKeys, SetAbuseRules } from '@keyledger/contracts';
+import { issued } from '@keyledger/domain';
+import { addDays, addSeconds, context, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Handles } from '@keyledger/messaging';
+import { StateDatabases } from '@keyledger/read-models';
+import { AbuseRuleStreams, Sightings } from './sightings.ts';
+import { Licenses } from './streams.ts';
+
+@Handles(GetAbuseRules, SetAbuseRules)
+export class AbuseRuleCommands {
+  constructor(private readonly streams: AbuseRuleStreams) {}
+
+  execute(message: GetAbuseRules | SetAbuseRules) {
+    const { environment } = context();
+    return message instanceof SetAbuseRules ? this.streams.run(environment, { type: 'Set', rules: message.rules }, (rules) => ({ rules })) : this.streams.load(environment, (rules) => ({ rules }));
+  }
+}
+
+@Handles(ReportUnknownKeys)
+export class UnknownKeyReports {
+  constructor(private readonly sightings: Sightings) {}
+
+  execute({ addresses }: ReportUnknownKeys): null {
+    for (const { address, count } of addresses) this.sightings.see('', 'unknown-key', { address, count });
+    return null;
+  }
+}
+
+const usualDays = 30;
+
+/** Who could not get a seat. What this process has seen is in it at once, what others have after a second. */
+@Handles(LicenseDenials, ListDenials)
+export class DenialQueries {
+  constructor(private readonly databases: StateDatabases, private readonly sightings: Sightings, private readonly licenses: Licenses) {}
+
+  async execute(query: LicenseDenials | ListDenials) {
+    const { now } = context();
+    const to = query.to ?? addSeconds(now, 60);
+    const from = query.from ?? addDays(to, -usualDays);
+    await this.sightings.write();
+    return query instanceof LicenseDenials ? this.#ofLicense(query.licenseId, from, to) : this.#all(from, to, query.limit ?? 25);
+  }
+
+  async #ofLicense(licenseId: LicenseId, from: Instant, to: Instant) {
+    await this.licenses.load(licenseId, issued);
+    const { rows } = await this.databases.here().run<Counts & { day: string }>(
+      `select substr(minute, 1, 10) as day, sum(count) as denials, count(distinct machine) as machines from authority_sightings
+        where license_id = ? and kind = 'denied' and minute >= ? and minute < ? group by substr(minute, 1, 10) order by 1`, [licenseId, from, to]);
+    return { data: rows.map(({ day, ...counts }) => ({ day, ...counted(counts) })) };
+  }
+
+  async #all(from: Instant, to: Instant, limit: number) {
+    const database = this.databases.here();
+    const [{ rows }, { rows: [unknown] }] = await Promise.all([
+      database.run<Counts & { license_id: LicenseId; last_at: Instant }>(
+        `select license_id, sum(count) as denials, count(distinct machine) as machines, max(minute) as last_at from authority_sightings
+          where kind = 'denied' and minute >= ? and minute < ? group by license_id order by 3 desc, 2 desc, 1 limit ?`, [from, to, limit]),
+      database.run<{ requests: number | null; addresses: number }>(
+        `select sum(count) as requests, count(distinct address) as addresses from authority_sightings where license_id = '' and kind = 'unknown-key' and minute >= ? and minute < ?`, [from, to]),
+    ]);
+    return {
+      data: rows.map(({ license_id: licenseId, last_at: lastAt, ...counts }) => ({ licenseId, ...counted(counts), lastAt })),
+      unknownKeys: { requests: Number(unknown?.requests ?? 0), addresses: Number(unknown?.addresses ?? 0) },
+    };
+  }
+}
+
+/** PostgreSQL writes sums as text. */
+interface Counts { denials: number | string; machines: number | string }
+const counted = ({ denials, machines }: Counts) => ({ denials: Number(denials), machines: Number(machines), retries: Number(denials) - Number(machines) });
