@@ -3,7 +3,7 @@ import { webhookBodies } from '@keyledger/contracts';
 import { License, SigningKeys, webhookTypes, type LicenseCommand, type LicenseEvent, type SigningKeysEvent, type SigningKeysState } from '@keyledger/domain';
 import { addDays } from '@keyledger/kernel';
 import {
-  activate, assign, at, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, loseHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspend, sweep, unsuspend, type Moment,
+  activate, assign, at, countDenials, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, loseHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend, type Moment,
 } from '@keyledger/testing';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
@@ -35,13 +35,14 @@ const lives: readonly Life[] = [
   [issue(year), assign(), activate(), suspend({ cause: 'payment', reason: 'unpaid' }), unsuspend({ cause: 'payment' }), inactivate(), reactivate(), regenerateKey(), renew(addDays(now, 500)), at(addDays(now, 470), sweep()), at(addDays(now, 600), sweep())],
   [issue(year), assign(), activate(), loseHeartbeat(), recoverHeartbeat(), direct('lock'), direct('unlock', 2), direct('refresh', 3)],
   [issue(year), assign(), exceedQuota(9, 8), restoreQuota(7), exceedQuota(10, 8), at(addDays(now, 8), sweep()), erase()],
+  [issue(year), assign(), activate(), countDenials(), suspectAbuse()],
 ];
 
 describe('What is told of a license', () => {
   const all = lives.flatMap((life) => told(...life));
 
   it('has the shape that is published, and covers every type', () => {
-    const elsewhere = ['signing-key.rotated', 'activation.limit-exceeded', 'job.finished'];
+    const elsewhere = ['signing-key.rotated', 'job.finished'];
     expect([...new Set(all.map(({ type }) => type))].sort()).toEqual(webhookTypes.filter((type) => !elsewhere.includes(type)).sort());
   });
 

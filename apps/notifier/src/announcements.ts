@@ -58,6 +58,8 @@ export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseE
     tell: ({ kind }, facts) => (kind === 'lock' ? [say('deployment.locked', facts, { activationId: null, by: 'directive', since: null })]
       : kind === 'unlock' ? [say('deployment.recovered', facts, { activationId: null })] : []),
   },
+  ActivationsDenied: one('activation.limit-exceeded', ({ limit, used, denials, machines, from, until }) => ({ limit, used, denials, machines, from, until })),
+  AbuseSuspected: one('license.abuse-suspected', ({ pattern, limit, observed, action, from, until, evidence }) => ({ pattern, limit, observed, action, from, until, evidence })),
   QuotaExceeded: one('quota.exceeded', ({ meter, peak, limit, graceEndsAt }) => ({ meter, peak, limit, graceEndsAt })),
   LicenseRestricted: one('quota.restricted', ({ meter, dueAt = null }) => ({ meter, since: dueAt })),
   QuotaRestored: one('quota.restored', ({ meter, peak, limit }) => ({ meter, peak, limit })),

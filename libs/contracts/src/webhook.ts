@@ -1,4 +1,4 @@
-import { holdCauses, signingPurposes, TEST_TYPE, webhookFilters, webhookTypes, type WebhookFilter, type WebhookType } from '@keyledger/domain';
+import { abuseActions, abusePatterns, holdCauses, signingPurposes, TEST_TYPE, webhookFilters, webhookTypes, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import Type, { type Static, type TObject, type TProperties, type TSchema } from 'typebox';
 import { instant, listOf, named, nullable, oneOf, optional, pageOf, paging, text } from './fields.ts';
 import { command, query } from './message.ts';
@@ -72,7 +72,11 @@ const data = {
   'license.revoked': { ...license, reason, cause: nullable(oneOf(...holdCauses)), activationsEnded: Type.Integer() },
   'license.key-regenerated': { ...license, keyVersion: Type.Integer(), reason, activationsEnded: Type.Integer() },
   'license.erased': { ...license, reason: Type.String(), everActivated: Type.Boolean() },
-  'activation.limit-exceeded': { ...license, limit: Type.Integer(), used: Type.Integer() },
+  'activation.limit-exceeded': { ...license, limit: Type.Integer(), used: Type.Integer(), denials: Type.Integer(), machines: Type.Integer(), from: instant, until: instant },
+  'license.abuse-suspected': {
+    ...license, pattern: oneOf(...(Object.keys(abusePatterns) as (keyof typeof abusePatterns)[])), limit: Type.Integer(), observed: Type.Integer(), action: oneOf(...abuseActions),
+    from: instant, until: instant, evidence: listOf(Type.Integer(), { maxItems: 100 }),
+  },
   'activation.rebound': { ...activation, reason: Type.String() },
   'deployment.late': { ...activation, since },
   'deployment.locked': { ...license, activationId: nullable(ids.activation), by: oneOf('silence', 'directive'), since },

@@ -97,7 +97,7 @@ describe('Refused seats', () => {
   const active = story(issue({ terms: { activationLimit: 1 } }), assign(), activate(laptop));
 
   it('are told at once, and then once an hour at most', () => {
-    given(active).when(countDenials()).thenEvents({ type: 'ActivationsDenied', denials: 3, machines: 2 });
+    given(active).when(countDenials()).thenEvents({ type: 'ActivationsDenied', denials: 3, machines: 2, limit: 1, used: 1 });
     const told = story(active, countDenials());
     given(told).when(countDenials({ until: '2027-11-01T12:59:59.999Z' })).thenNothing();
     given(told).when(countDenials({ until: '2027-11-01T13:00:00.000Z' })).thenEvents({ type: 'ActivationsDenied' });

@@ -49,8 +49,8 @@ export type LicenseEvent =
   | { type: 'LicenseRestricted'; meter: string; dueAt?: Instant }
   /** `evidence`: revisions of this stream. */
   | ({ type: 'AbuseSuspected' } & Finding)
-  /** Refused seats; `machines`: how many different ones asked. */
-  | { type: 'ActivationsDenied'; denials: number; machines: number; from: Instant; until: Instant }
+  /** Refused seats; `machines`: how many different ones asked. `used` of `limit` seats are taken now. */
+  | { type: 'ActivationsDenied'; denials: number; machines: number; limit: number; used: number; from: Instant; until: Instant }
   | { type: 'ExpiryReminderDue'; days: number; expiresAt: Instant; dueAt?: Instant };
 
 export type LicenseEventType = LicenseEvent['type'];

@@ -366,8 +366,10 @@ function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed
 }
 
 /** The first at once, then what has come together in an hour: whoever tries in vain all day does not fill the log. */
-function countDenials({ revokedAt, deniedUntil }: IssuedLicense, { denials, machines, from, until }: CountDenials): LicenseEvent[] {
-  return revokedAt || (deniedUntil !== null && until < addSeconds(deniedUntil, 3_600)) ? [] : [{ type: 'ActivationsDenied', denials, machines, from, until }];
+function countDenials(license: IssuedLicense, { denials, machines, from, until }: CountDenials): LicenseEvent[] {
+  const { revokedAt, deniedUntil, terms: { activationLimit: limit }, activationCount: used } = license;
+  if (revokedAt || (deniedUntil !== null && until < addSeconds(deniedUntil, 3_600))) return [];
+  return [{ type: 'ActivationsDenied', denials, machines, limit, used, from, until }];
 }
 
 // ---- what the state machine says ----

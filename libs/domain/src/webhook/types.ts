@@ -2,7 +2,7 @@
 export const webhookTypes = [
   'license.issued', 'license.assigned', 'license.activated', 'license.deactivated', 'license.suspended', 'license.unsuspended', 'license.inactivated', 'license.reactivated',
   'license.expiring', 'license.expired', 'license.renewed', 'license.revoked', 'license.key-regenerated', 'license.erased',
-  'activation.limit-exceeded', 'activation.rebound', 'deployment.late', 'deployment.locked', 'deployment.recovered',
+  'activation.limit-exceeded', 'license.abuse-suspected', 'activation.rebound', 'deployment.late', 'deployment.locked', 'deployment.recovered',
   'quota.exceeded', 'quota.restricted', 'quota.restored', 'signing-key.rotated', 'job.finished',
 ] as const;
 export type WebhookType = (typeof webhookTypes)[number];
