@@ -9,21 +9,19 @@ const apartAtMost = 1_000;
 /** Requests with keys that nobody has: counted, and told once a second. What cannot be told then is only in the metrics. */
 export class UnknownKeys {
   readonly #seen = new Map<string, Map<string, number>>();
-  #timer: NodeJS.Timeout | undefined;
 
   constructor(private readonly messages: MessageClient, private readonly clock: Clock) {}
 
   saw(address: string): void {
     const { environment } = context();
+    if (this.#seen.size === 0) setTimeout(() => this.#tell(), tellEveryMs).unref();
     let seen = this.#seen.get(environment);
     if (!seen) this.#seen.set(environment, (seen = new Map()));
     const from = seen.size < apartAtMost || seen.has(address) ? address : '';
     seen.set(from, (seen.get(from) ?? 0) + 1);
-    this.#timer ??= setTimeout(() => this.#tell(), tellEveryMs).unref();
   }
 
   #tell(): void {
-    this.#timer = undefined;
     for (const [environment, seen] of this.#seen) {
       const addresses = [...seen].map(([address, count]) => ({ address, count }));
       runIn(systemContext(environment, this.clock.now(environment)), () => this.messages.send(ReportUnknownKeys, { addresses })).catch(() => undefined);
