@@ -17,7 +17,7 @@ const meter: fc.Arbitrary<LicenseAnswer['usage'][number]> = fc.record({
 });
 /** Whatever an agent may say, likely or not. */
 const license: fc.Arbitrary<LicenseAnswer> = fc.record({
-  serialNumber: orNull(word), customer: orNull(word), effectiveDate: orNull(instant), expirationDate: orNull(instant), maxDpCores: orNull(amount), features: fc.dictionary(word, feature), deploymentId: orNull(word),
+  serialNumber: orNull(word), customer: orNull(word), effectiveDate: orNull(instant), expirationDate: orNull(instant), maxDpCores: orNull(amount), features: fc.dictionary(fc.oneof(word, fc.constantFrom('mocks', 'mocking', 'api_endpoints')), feature), deploymentId: orNull(word),
   freeTrial: fc.boolean(), runtimeState: fc.constantFrom('normal' as const, 'dp_core_exceeded' as const, 'restricted' as const), enforcement: fc.constantFrom('FULL' as const, 'WARN' as const, 'READ_ONLY' as const, 'LOCKED' as const),
   status: fc.constantFrom('none' as const, 'active' as const, 'grace' as const, 'restricted' as const, 'expired' as const, 'suspended' as const, 'inactive' as const, 'revoked' as const, 'locked' as const),
   type: fc.constantFrom('trial' as const, 'time-based' as const, 'lifetime' as const, null), mode: word, daysRemaining: orNull(fc.integer({ min: 0, max: 4000 })), usage: fc.array(meter, { maxLength: 6 }), lastValidationAt: orNull(instant),
@@ -35,7 +35,8 @@ describe('The page has words', () => {
     const tones = bannersOf(one).map(({ tone }) => gravity.indexOf(tone));
     expect(tones).toEqual([...tones].sort((a, b) => a - b));
     for (const { share, label, text } of metersOf(one)) expect({ share: share === null || (share >= 0 && share <= 1), label: label !== '', text: /NaN|undefined|null|-\d/.test(text) }).toEqual({ share: true, label: true, text: false });
-    expect(featuresOf(one).length).toBeGreaterThanOrEqual(8);
+    expect(featuresOf(one).filter(({ value }) => value !== 'Not included').length).toBe(Object.values(one.features).filter(Boolean).length);
+    expect(featuresOf(one).slice(0, 8).map(({ label }) => label)).toEqual(['API endpoints', 'Executions per day', 'Reporting', 'Mocks', 'CI/CD', 'Analytics', 'Workflows', 'Execution']);
     expect([statusOf(one).text, runtimeOf(one).text, expiryOf(one).text, freshnessOf(one, now, now, null)].every(Boolean)).toBe(true);
     expect(detailsOf(one).map(({ label }) => label).slice(0, 6)).toEqual(['Last validation', 'Validation mode', 'Deployment mode', 'Activation ID', 'Installation ID', 'Hardware ID']);
     expect(supportTextOf(one, now)).toContain(`Hardware ID: ${one.hardwareId}`);
@@ -58,6 +59,7 @@ describe('The page has words', () => {
   });
 
   it('for amounts and ages', () => {
+    expect(plain('__')).toBe('__');
     expect(plain('max_api_calls')).toBe('Max API calls');
     expect(plain('ssoEnabled')).toBe('SSO Enabled');
     expect(daysUntil('2026-01-02T00:00:01Z', '2026-01-01T00:00:00Z')).toBe(2);

@@ -1,6 +1,6 @@
 import type { LicenseAnswer, MeterAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
-import { age, capital, count, date, daysUntil, moment, number, plain, time, type Tone } from './words.ts';
+import { age, capital, count, date, daysUntil, labelled, moment, number, plain, time, type Tone } from './words.ts';
 
 /** What the page has to say about a license. Pure functions of the agent's answers; nothing here knows of a document. */
 
@@ -130,7 +130,7 @@ const limitOf = (limit: number | null): string => (limit === null || limit < 0 ?
 
 /** Those that every license has, whether or not it limits them, and then its own. */
 export function metersOf(license: LicenseAnswer): Meter[] {
-  const named = new Map(license.usage.map((meter) => [meterName(meter.meter), meter]));
+  const named = labelled(license.usage.map((meter) => [meter.meter, meter]), meterName);
   const seats = meter('Active activations', license.activeActivations, license.activationLimit, 'normal', license.activeActivations === null ? 'Known to the license server' : 'of this license, on all machines');
   const always = ['Servers allocated', 'Users vs limit', 'DP cores'].map((label) => {
     const one = named.get(label);
@@ -187,7 +187,7 @@ function valueOf(feature: LicenseAnswer['features'][string] | undefined, withUse
 
 /** What a license of this product may have, in the order of its price list, and then whatever else this one names. */
 export function featuresOf({ features }: LicenseAnswer, { withUse = true } = {}): Feature[] {
-  const named = new Map(Object.entries(features).map(([name, feature]) => [featureName(name), feature]));
+  const named = labelled(Object.entries(features), featureName);
   const labels = new Set([...featureNames.map(([, label]) => label), ...named.keys()]);
   return [...labels].map((label) => ({ label, value: valueOf(named.get(label), withUse), included: Boolean(named.get(label)) }));
 }
@@ -262,7 +262,7 @@ const factsOf = (license: LicenseAnswer): Map<string, string> => new Map([
   ['Deployment ID', license.deploymentId ?? 'Not bound'], ['Deployment mode', modeOf(license.deploymentMode)], ['Validation mode', modeOf(license.validationMode)],
 ]);
 const limitsOf = (license: LicenseAnswer): Map<string, string> =>
-  new Map(license.usage.filter(({ meter, per }) => meter !== 'max_dp_cores' && per === null).map(({ meter, limit }) => [meterName(meter), limitOf(limit)]));
+  labelled(license.usage.filter(({ meter, per }) => meter !== 'max_dp_cores' && per === null).map(({ meter, limit }) => [meter, limitOf(limit)]), meterName);
 const capsOf = (license: LicenseAnswer): Map<string, string> => new Map(featuresOf(license, { withUse: false }).map(({ label, value }) => [label, value]));
 
 /** What would be different with it. `before`: null when nothing is known of the one in use. */

@@ -7,7 +7,17 @@ export type Tone = 'ok' | 'info' | 'warn' | 'stop' | 'none';
 export const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
 /** `max_api_calls` → "Max API calls". */
 export const plain = (name: string): string =>
-  capital(name.replaceAll(/[_.-]+/g, ' ').replaceAll(/([a-z])([A-Z])/g, '$1 $2').trim().replaceAll(/\b(api|sso|saml|ldap|sla|cpu|gpu|ip|id|url|vm)(s?)\b/gi, (_, short: string, many: string) => short.toUpperCase() + many));
+  capital(name.replaceAll(/[_.-]+/g, ' ').replaceAll(/([a-z])([A-Z])/g, '$1 $2').trim().replaceAll(/\b(api|sso|saml|ldap|sla|cpu|gpu|ip|id|url|vm)(s?)\b/gi, (_, short: string, many: string) => short.toUpperCase() + many)) || name;
+/** By what each is called here. What would be called like another has its own name behind. */
+export function labelled<T>(values: Iterable<readonly [string, T]>, labelOf: (name: string) => string): Map<string, T> {
+  const labels = new Map<string, T>();
+  for (const [name, value] of values) {
+    const label = labelOf(name);
+    labels.set(labels.has(label) ? `${label} (${name})` : label, value);
+  }
+  return labels;
+}
+
 export const number = (value: number): string => new Intl.NumberFormat().format(value);
 export const count = (value: number, one: string): string => `${number(value)} ${one}${value === 1 ? '' : 's'}`;
 
