@@ -325,8 +325,7 @@ export class License {
   async record(readings: readonly { readonly meter: string; readonly value: number; readonly id?: string; readonly at?: string }[]): Promise<{ readonly ok: true; readonly accepted: number; readonly duplicates: number } | Refusal> {
     const known = new Set([...this.#kept.outbox, ...this.#kept.sent].map(({ id }) => id));
     const now = new Date(this.#now()).toISOString();
-    const records = new Map(readings.map(({ id = crypto.randomUUID(), meter, value, at = now }): [string, UsageRecord] => [id, { id, meter, value, at }]));
-    const news = [...records.values()].filter(({ id }) => !known.has(id));
+    const news = readings.map(({ id = crypto.randomUUID(), meter, value, at = now }): UsageRecord => ({ id, meter, value, at })).filter(({ id }) => !known.has(id) && known.add(id));
     if (this.#kept.outbox.length + news.length > mostWaiting) return tooManyWaiting;
     this.#keep({ outbox: [...this.#kept.outbox, ...news] });
     if (await this.#persist()) return { ok: true, accepted: news.length, duplicates: readings.length - news.length };

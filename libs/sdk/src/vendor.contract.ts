@@ -82,6 +82,7 @@ export class Vendor {
   readonly asked: { readonly path: string; readonly body: Record<string, unknown>; readonly authorization: string | null; readonly environment: string | null }[] = [];
   readonly answered: { readonly path: string; readonly answer: Answer }[] = [];
   #last = { seq: -1, said: '', answer: {} as unknown };
+  readonly #streams = new Set<ReadableStreamDefaultController<Uint8Array>>();
 
   private constructor(clock: TestClock) {
     this.now = () => clock.wall;
@@ -121,6 +122,7 @@ export class Vendor {
     this.asked.push({ path, body, authorization: headers.get('authorization'), environment: headers.get('x-environment') });
     const told = this.between?.(path, body);
     if (told instanceof Error) throw told;
+    if (!told && path.endsWith('/stream')) return this.#stream(init.signal);
     const answer = told ?? (await this.#answer(path, body));
     this.answered.push({ path, answer });
     const [status, content, more = {}] = answer;
@@ -129,6 +131,26 @@ export class Vendor {
 
   cut(): void {
     this.between = () => new TypeError('fetch failed');
+    for (const stream of this.#streams) stream.error(new TypeError('terminated'));
+    this.#streams.clear();
+  }
+
+  get listeners(): number {
+    return this.#streams.size;
+  }
+
+  /** To everybody who holds the stream. */
+  tell(text: string): void {
+    for (const stream of this.#streams) stream.enqueue(new TextEncoder().encode(text));
+  }
+
+  tellChange(enforcement = this.verdict.enforcement ?? 'FULL'): void {
+    this.tell(`id: ${this.seq}\nevent: change\ndata: ${JSON.stringify({ seq: this.seq, type: 'LicenseChanged', enforcement })}\n\n`);
+  }
+
+  hangUp(): void {
+    for (const stream of this.#streams) stream.close();
+    this.#streams.clear();
   }
 
   mend(): void {
@@ -167,6 +189,18 @@ export class Vendor {
     return signed({ type: 'offline-file', payload, certificate }, kid, sign);
   }
 
+  #stream(signal: AbortSignal | null | undefined): Response {
+    let open: ReadableStreamDefaultController<Uint8Array>;
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        this.#streams.add((open = controller));
+        controller.enqueue(new TextEncoder().encode(`event: state\ndata: ${JSON.stringify({ seq: this.seq, enforcement: this.verdict.enforcement ?? 'FULL' })}\n\n`));
+      },
+    });
+    signal?.addEventListener('abort', () => this.#streams.delete(open) && open.error(signal.reason));
+    return new Response(body, { headers: { 'content-type': 'text/event-stream' } });
+  }
+
   async #answer(path: string, body: Record<string, unknown>): Promise<Answer> {
     if (path === '/.well-known/jwks.json') return [200, this.jwks];
     if (path === '/license/activate') return [201, { activated: true, instance: { id: 'act_1' }, license: {}, token: await this.lease(String(body['fingerprint']), 0) }];
@@ -174,6 +208,7 @@ export class Vendor {
     if (path === '/license/usage') return [200, { accepted: 1, duplicates: 0, quotas: [] }];
     if (path === '/license/validate') return [200, { valid: true, token: await this.verdictFor(body) }];
     if (path === `/licenses/${this.terms.id}/heartbeat`) return this.#heartbeat(body);
+    if (path === `/licenses/${this.terms.id}/stream/ack`) return [200, { acknowledged: body['seq'] }];
     return problem(404, 'NOT_FOUND');
   }
 

@@ -1,0 +1,188 @@
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { License, type LicenseOptions } from './license.ts';
+import { memoryStore } from './store.ts';
+import { TestClock, Vendor } from './vendor.contract.ts';
+
+let clock: TestClock;
+let vendor: Vendor;
+const open_: License[] = [];
+beforeEach(async () => {
+  clock = new TestClock();
+  vendor = await Vendor.open(clock);
+});
+afterEach(() => Promise.all(open_.splice(0).map((license) => license.dispose())));
+
+async function open(options: Partial<LicenseOptions> = {}): Promise<License> {
+  const license = await License.open({ key: vendor.licenseKey, server: 'https://licenses.example', roots: vendor.roots, clock, fetch: vendor.fetch, fingerprint: 'machine-1', attempts: 1, ...options });
+  open_.push(license);
+  return license;
+}
+async function listening(): Promise<License> {
+  const license = await open();
+  await license.activate();
+  license.changes.start();
+  await until(() => license.changes.isConnected);
+  return license;
+}
+async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((resolve) => setImmediate(resolve));
+}
+const settled = async () => {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+};
+const acks = () => vendor.asked.filter(({ path }) => path.endsWith('/stream/ack')).map(({ body }) => body);
+const streams = () => vendor.asked.filter(({ path }) => path.endsWith('/stream')).length;
+const revoke = () => {
+  vendor.verdict = { valid: false, code: 'REVOKED', reasons: ['REVOKED'], enforcement: 'LOCKED' };
+  vendor.seq++;
+};
+
+describe('The stream of changes', () => {
+  it('tells of a revocation, which is acknowledged once the signed answer is there', async () => {
+    const license = await listening();
+    revoke();
+    vendor.tellChange();
+    await until(() => acks().length > 0);
+    expect(license.judgement()).toMatchObject({ code: 'REVOKED', enforcement: 'LOCKED' });
+    expect(acks()).toEqual([{ seq: 5, activationId: 'act_1' }]);
+    expect(vendor.asked.find(({ path }) => path.endsWith('/stream'))?.authorization).toBe('License KEY-1');
+  });
+
+  it('locks nobody by itself, and asks nothing when nothing is new', async () => {
+    const license = await listening();
+    await settled();
+    const asked = vendor.asked.length;
+    vendor.tell(': all is as it was\n\n');
+    await settled();
+    expect(vendor.asked.length).toBe(asked);
+    vendor.tellChange('LOCKED');
+    vendor.tell('event: change\ndata: nonsense\n\nnonsense\n\n');
+    await until(() => acks().length > 0);
+    expect(license.judgement()).toMatchObject({ valid: true, enforcement: 'FULL' });
+  });
+
+  it('is read as it comes, in whatever pieces', async () => {
+    const license = await listening();
+    revoke();
+    for (const letter of 'event: change\r\ndata: {"seq":5,"enforcement":"LOCKED"}\r\n\r\n') vendor.tell(letter);
+    await until(() => acks().length > 0);
+    expect(license.judgement().code).toBe('REVOKED');
+  });
+
+  it('acknowledges nothing that could not be asked about, and hears of it from the next stream', async () => {
+    const license = await listening();
+    revoke();
+    vendor.between = (path) => (path === '/license/validate' ? new TypeError('fetch failed') : undefined);
+    vendor.tellChange();
+    await until(() => vendor.listeners === 0);
+    expect([acks(), license.changes.isConnected, license.judgement().valid]).toEqual([[], false, true]);
+    vendor.mend();
+    clock.pass(60_000);
+    await until(() => license.judgement().code === 'REVOKED');
+    await until(() => acks().length > 0);
+  });
+
+  it('comes back after it was lost, or was silent for too long, with growing waits', async () => {
+    const license = await listening();
+    vendor.cut();
+    await until(() => !license.changes.isConnected);
+    for (let n = 0; n < 12; n++) {
+      clock.pass(60_000);
+      await settled();
+    }
+    expect(streams()).toBeGreaterThan(5);
+    expect(Math.max(...clock.slept.filter((ms) => ms <= 60_000))).toBeGreaterThan(10_000);
+    vendor.mend();
+    clock.pass(60_000);
+    await until(() => license.changes.isConnected);
+    const before = streams();
+    await settled();
+    clock.pass(44_000);
+    await settled();
+    expect(license.changes.isConnected).toBe(true);
+    clock.pass(2_000);
+    await until(() => !license.changes.isConnected);
+    clock.pass(60_000);
+    await until(() => license.changes.isConnected && streams() === before + 1);
+  });
+
+  it('begins anew at once when the server ends it in its time, and after a minute when there is nothing more to hear', async () => {
+    const license = await listening();
+    vendor.hangUp();
+    await until(() => !license.changes.isConnected);
+    clock.pass(1_000);
+    await until(() => license.changes.isConnected);
+    vendor.tell('event: end\ndata: {}\n\n');
+    await until(() => !license.changes.isConnected && vendor.listeners === 0);
+    const before = streams();
+    clock.pass(59_000);
+    await settled();
+    expect(streams()).toBe(before);
+    clock.pass(1_000);
+    await until(() => streams() === before + 1);
+    license.changes.stop();
+    await until(() => vendor.listeners === 0);
+    clock.pass(600_000);
+    await settled();
+    expect(streams()).toBe(before + 1);
+  });
+
+  it('takes no page of a proxy for a stream', async () => {
+    const license = await open();
+    await license.activate();
+    vendor.between = (path) => (path.endsWith('/stream') ? [200, '<html>', { 'content-type': 'text/html' }] : undefined);
+    license.changes.start();
+    await until(() => streams() > 0);
+    await settled();
+    expect(license.changes.isConnected).toBe(false);
+  });
+});
+
+describe('Readings that were made elsewhere', () => {
+  const sent = () => vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => body['records'] as { id: string; meter: string }[]);
+
+  it('are in the store when they are taken, and sent once, with the ids that they came with', async () => {
+    const store = memoryStore();
+    const license = await open({ store });
+    await license.activate();
+    expect(await license.record([{ id: 'a', meter: 'cores', value: 3, at: '2026-07-01T11:00:00.000Z' }, { meter: 'cores', value: 4 }, { id: 'a', meter: 'cores', value: 3 }])).toEqual({ ok: true, accepted: 2, duplicates: 1 });
+    expect(await license.record([{ id: 'a', meter: 'cores', value: 3 }])).toEqual({ ok: true, accepted: 0, duplicates: 1 });
+    expect(license.waiting).toBe(2);
+    // The process ends without a word; the answer to the first attempt is lost on its way.
+    const next = await open({ store });
+    vendor.between = (path) => (path === '/license/usage' ? new TypeError('terminated') : undefined);
+    expect(await next.reportUsage()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
+    vendor.mend();
+    expect(await next.reportUsage()).toEqual({ ok: true, accepted: 2 });
+    expect(sent()[0]).toEqual(sent()[1]);
+    expect(sent()[0]?.[0]).toEqual({ id: 'a', meter: 'cores', value: 3, at: '2026-07-01T11:00:00.000Z' });
+    expect(next.waiting).toBe(0);
+    expect((await open({ store })).waiting).toBe(0);
+  });
+
+  it('are not taken when they cannot be stored, or too many wait', async () => {
+    const store = memoryStore();
+    const license = await open({ store });
+    const { write } = store;
+    store.write = () => Promise.reject(new Error('ENOSPC'));
+    expect(await license.record([{ meter: 'cores', value: 3 }])).toMatchObject({ ok: false, code: 'NOT_STORED' });
+    expect(license.waiting).toBe(0);
+    store.write = write;
+    const readings = Array.from({ length: 10_000 }, (_, n) => ({ id: String(n), meter: 'cores', value: n }));
+    expect(await license.record(readings)).toMatchObject({ ok: true, accepted: 10_000 });
+    expect(await license.record([{ meter: 'cores', value: 3 }])).toMatchObject({ ok: false, code: 'TOO_MANY_WAITING' });
+    expect(license.waiting).toBe(10_000);
+  });
+});
+
+describe('A license that takes the place of another', () => {
+  it('goes on from the time that it was, whatever the clock says', async () => {
+    const license = await open({ after: clock.wall + 86_400_000 });
+    expect(Date.parse(license.judgement().at)).toBe(clock.wall + 86_400_000);
+    clock.pass(1000);
+    expect(Date.parse(license.judgement().at)).toBe(clock.wall + 86_400_000);
+    await license.activate();
+    await license.validate();
+    expect(Date.parse(license.judgement().at)).toBe(clock.wall);
+  });
+});
