@@ -2,10 +2,12 @@ import { createHash, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
-import { License, memoryStore, type Clock, type Fetch, type Judgement, type Refusal, type Store } from '@keyledger/sdk';
-import { problems, Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
+import { License, memoryStore, type Clock, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
+import { Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type MeterAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
+import { compared, judgedByFile, meterByFile, withReading, type Metered } from './by-file.ts';
 import type { AgentConfig } from './config.ts';
-import { DataDir, type Found, type Kept } from './data-dir.ts';
+import { DataDir, Pending, type Found, type Kept } from './data-dir.ts';
+import { asRefused, refusedBy, refusedFor, standingProblems, stored, titleOf } from './refusals.ts';
 import { licensePart, metersOf } from './view.ts';
 
 export const agentVersion = '0.1.0';
@@ -38,8 +40,10 @@ const pollMs = 5_000;
 /** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
 const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const deliverMs = 60_000;
+/** What it was last written that the time is may be so much too early. */
+const keptForMs = 3_600_000;
 /** The answer about enforcement is at most so old. */
-const freshMs = 100;
+const freshMs = 20;
 
 /**
  * Stands between the product on this machine and whoever licenses it. It has one license at a time, by key or by file; what fails never takes the
@@ -61,7 +65,8 @@ export class Agent {
   static async open(options: AgentOptions): Promise<Agent> {
     const dir = new DataDir(options.config.dataDir, options.fingerprint);
     const { found, kept } = await dir.open();
-    const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore());
+    await dir.tidy(kept.source?.state);
+    const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore(), kept.at);
     const agent = new Agent(options, dir, kept, license);
     await agent.#restore(found);
     return agent;
@@ -84,6 +89,7 @@ export class Agent {
     if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
     if (licenseFile !== undefined) void this.#every(pollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
     void this.#every(deliverMs, () => this.#deliver());
+    void this.#every(deliverMs, () => this.#exclusively(() => this.#meter([])));
   }
 
   async close(): Promise<void> {
@@ -111,7 +117,7 @@ export class Agent {
 
   /** The text of a license file, or a license key. A dry run tells what it would be, and changes nothing. */
   put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
-    return this.#exclusively(() => this.#apply(content.trim(), dryRun));
+    return this.#exclusively(() => this.#apply(content, dryRun));
   }
 
   /** Asks whoever can be asked, now. */
@@ -143,9 +149,14 @@ export class Agent {
     });
   }
 
-  /** Answers when all of it is on the disk; it is sent by and by, each id once. */
+  /** Answers when all of it is on the disk; it is sent by and by, each id once. By file there is nobody to send it to: the peaks of the day count. */
   async use(readings: readonly Reading[]): Promise<UsageAnswer> {
-    if (!this.#kept.source) throw new Refused('NO_LICENSE');
+    const { source } = this.#kept;
+    if (!source) throw new Refused('NO_LICENSE');
+    if (source.kind === 'file') {
+      await this.#exclusively(() => this.#meter(readings));
+      return { accepted: readings.length, duplicates: 0, queued: 0 };
+    }
     const taken = await this.#license.record(readings);
     if (!taken.ok) throw new Refused(taken.code === 'TOO_MANY_WAITING' ? 'USAGE_QUEUE_FULL' : 'STORAGE_FAILED', taken.detail);
     void this.#deliver();
@@ -155,9 +166,11 @@ export class Agent {
   // ---- where a license comes from ----
 
   async #apply(content: string, dryRun: boolean): Promise<LicenseAnswer> {
+    // White space around a file is the verifier's to judge.
     if (fileTypeOf(content)) return this.#applyFile(content, dryRun);
-    if (!/^[\x21-\x7e]{8,255}$/.test(content)) throw new Refused('LICENSE_UNREADABLE');
-    return dryRun ? this.#tryKey(content) : this.#applyKey(content);
+    const key = content.trim();
+    if (!/^[\x21-\x7e]{8,255}$/.test(key)) throw new Refused('LICENSE_UNREADABLE');
+    return dryRun ? this.#tryKey(key) : this.#applyKey(key);
   }
 
   async #tryKey(key: string): Promise<LicenseAnswer> {
@@ -200,7 +213,7 @@ export class Agent {
   }
 
   async #applyFile(text: string, dryRun: boolean): Promise<LicenseAnswer> {
-    const source: Source = { kind: 'file', state: randomUUID() };
+    const source: Source = { kind: 'file', text, state: randomUUID() };
     const store = new Pending();
     const candidate = await openLicense(this.#options, source, store, this.#now());
     try {
@@ -209,17 +222,30 @@ export class Agent {
       const result = isOther ? await candidate.install(text) : current;
       if (!result.ok) throw new Refused('LICENSE_FILE_REFUSED', result.detail, { reason: result.reason });
       this.#mustBeForHere(result.file.license);
-      if (!result.judgement.valid) throw refusedFor(result.judgement);
+      const judgement = isOther || this.#kept.source?.kind === 'file' ? judgedByFile(result.judgement, result.file.license, this.#kept.firstSeen[result.file.license.id], []) : result.judgement;
+      if (!judgement.valid) throw refusedFor(judgement);
       if (dryRun) {
         if (!isOther) await candidate.install(text);
         return this.#answerOf(candidate, source, false);
       }
+      await this.#seeFirst(result.file.license.id);
       if (isOther) await this.#replace(candidate, source, store);
-      else await this.#license.install(text);
+      else await this.#add(text);
     } finally {
       if (candidate !== this.#license) await candidate.dispose();
     }
     return this.answer();
+  }
+
+  async #add(text: string): Promise<void> {
+    await this.#license.install(text);
+    const { source } = this.#kept;
+    if (source?.kind === 'file' && fileTypeOf(text) === 'license-file') await stored(() => this.#keep({ source: { ...source, text } }));
+  }
+
+  /** Before it is used, so that a trial cannot begin twice. */
+  async #seeFirst(licenseId: string): Promise<void> {
+    if (this.#kept.firstSeen[licenseId] === undefined) await stored(() => this.#keep({ firstSeen: { ...this.#kept.firstSeen, [licenseId]: this.#license.judgement().at } }));
   }
 
   /** A server is told where it is deployed; of a file it is checked here. */
@@ -246,9 +272,9 @@ export class Agent {
     });
     this.#license = license;
     this.#follow(license);
-    this.#problems.delete('state');
-    if (source === null) this.#problems.delete('file');
-    void this.#release(before, source);
+    if (source) this.#problems.delete('state');
+    this.#options.log.info({ source: source?.kind ?? null, license: license.licenseId }, source ? 'a license was taken' : 'the license was given back');
+    void this.#release(before, source).catch((error: unknown) => this.#options.log.warn({ err: error }, 'the license before was not given back'));
   }
 
   async #release({ license, source }: { readonly license: License; readonly source: Source | null }, next: Source | null): Promise<void> {
@@ -266,12 +292,12 @@ export class Agent {
   async #acquire(key: string): Promise<void> {
     let wait: number = retryMs.unreachable[0];
     while (!this.#closed.signal.aborted) {
-      const refused = await this.#exclusively(() => this.#applyKey(key)).then(() => undefined, (error: unknown) => asRefused(error));
-      if (!refused) {
-        this.#problems.delete('key');
+      const taken = this.#exclusively(async () => {
+        await this.#applyKey(key);
         if (key === this.#options.config.licenseKey) await this.#keep({ seen: { ...this.#kept.seen, key: hashOf(key) } });
-        return;
-      }
+      });
+      const refused = await taken.then(() => undefined, (error: unknown) => asRefused(error));
+      if (!refused) return void this.#problems.delete('key');
       this.#report('key', refused.code, `The license key ${key.slice(0, 8)}…: ${refused.message}`);
       const isLost = refused.code === 'NO_OUTBOUND_ACCESS' || refused.code === 'UNTRUSTED_ANSWER';
       wait = isLost ? Math.min(wait * 2, retryMs.unreachable[1]) : retryMs.refused;
@@ -281,7 +307,7 @@ export class Agent {
 
   /** By content: where files are mounted they change by links, of which nobody is told. What fails is told, and tried again when it changes. */
   async #poll(path: string): Promise<void> {
-    const text = await readFile(path, 'utf8').then((text) => text.trim(), (error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
+    const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
     if (text === undefined) return void (this.#file = { ...this.#file, hash: null });
     const hash = hashOf(text);
     const isKnown = hash === this.#file.hash;
@@ -304,7 +330,10 @@ export class Agent {
 
   async #restore(found: Found): Promise<void> {
     if (found === 'foreign') this.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
-    if (found === 'damaged' || this.#license.opened === 'tampered') this.#report('state', 'STATE_DAMAGED', 'The state could not be read and is made anew; a license by key is asked for again');
+    const { source } = this.#kept;
+    const isLost = source !== null && this.#license.opened !== 'restored';
+    if (found === 'damaged' || isLost) this.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
+    if (isLost && source.kind === 'file') await this.#license.install(source.text);
     await stored(() => this.#keep({}));
   }
 
@@ -327,12 +356,13 @@ export class Agent {
       this.#rebuild();
       this.#options.log.info({ code: now.code, enforcement: now.enforcement, graceUntil: now.graceUntil }, 'the license has changed');
     });
-    license.on('conflict', () => isCurrent() && this.#report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
+    // Who has lost its state begins to count anew, and is no clone.
+    license.on('conflict', ({ seq }) => seq > 1 && isCurrent() && this.#report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
     license.on('clock-rollback', () => isCurrent() && this.#report('clock', 'CLOCK_SET_BACK', 'The clock of this machine was set back. It makes nothing last longer'));
     license.on('directive', ({ id, kind, payload, issuedAt }) => {
       const text = payload?.['text'] ?? payload?.['message'];
       if (kind !== 'message' || typeof text !== 'string' || !isCurrent()) return;
-      void this.#keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) });
+      void this.#exclusively(() => this.#keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) }));
     });
     this.#rebuild();
   }
@@ -343,6 +373,20 @@ export class Agent {
       const license = this.#license;
       while (this.#kept.source?.kind === 'key' && license.waiting > 0 && (await license.reportUsage()).ok);
     })().finally(() => (this.#delivering = undefined)));
+  }
+
+  /** Keeps readings, and the outcome of a midnight that has passed. */
+  async #meter(readings: readonly Reading[]): Promise<void> {
+    const { source, metered } = this.#kept;
+    if (source?.kind !== 'file') return;
+    const now = this.#now();
+    const next: Record<string, Metered> = { ...metered };
+    for (const { meter, limit } of this.#license.info?.quotas ?? []) if (next[meter]) next[meter] = compared(next[meter], limit, now);
+    for (const { meter, value } of readings) {
+      const quota = this.#license.info?.quotas.find((one) => one.meter === meter);
+      if (quota) next[meter] = withReading(next[meter], value, quota.limit, now);
+    }
+    if (JSON.stringify(next) !== JSON.stringify(metered) || now - this.#kept.at > keptForMs) await stored(() => this.#keep({ metered: next }));
   }
 
   async #every(ms: number, work: () => Promise<void>): Promise<void> {
@@ -359,7 +403,7 @@ export class Agent {
   }
 
   async #keep(changes: Partial<Kept>): Promise<void> {
-    const kept = { ...this.#kept, ...changes };
+    const kept = { ...this.#kept, ...changes, at: this.#now() };
     await this.#dir.write(kept);
     this.#kept = kept;
   }
@@ -377,18 +421,34 @@ export class Agent {
     return Date.parse(this.#license.judgement().at);
   }
 
+  #metersOf(license: License, source: Kept['source']): MeterAnswer[] {
+    if (source?.kind !== 'file') return metersOf(license);
+    const { info, terms } = license;
+    const quotas = (info?.quotas ?? []).map(({ meter, limit }) => meterByFile(meter, limit, this.#kept.metered[meter], terms?.overageGraceDays ?? 0, this.#now()));
+    return [...quotas, ...metersOf(license).slice(quotas.length)];
+  }
+
+  /** Where a server is asked, its word and the SDK's count. */
+  #judged(license: License, source: Kept['source'], meters: readonly MeterAnswer[]): Judgement {
+    const { terms } = license;
+    const judgement = license.judgement();
+    return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], meters) : judgement;
+  }
+
   #rebuild(): void {
-    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#license.judgement();
+    const { source } = this.#kept;
+    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#judged(this.#license, source, this.#metersOf(this.#license, source));
     const text = JSON.stringify({ enforcement, reasons, graceEndsAt } satisfies EnforcementAnswer);
     this.#enforcement = { text, builtAt: performance.now(), answer: text === this.#enforcement.text ? this.#enforcement.answer : Buffer.from(text) };
   }
 
   #answerOf(license: License, source: Kept['source'], applied: boolean): LicenseAnswer {
     const { config, fingerprint } = this.#options;
-    const judgement = license.judgement();
+    const meters = this.#metersOf(license, source);
+    const judgement = this.#judged(license, source, meters);
     const isOnline = source?.kind === 'key';
     return {
-      ...licensePart({ judgement, info: license.info, terms: license.terms, meters: metersOf(license) }, { byFile: source?.kind === 'file', ...config }),
+      ...licensePart({ judgement, info: license.info, terms: license.terms, meters }, { byFile: source?.kind === 'file', ...config }),
       source: source?.kind ?? null, keyPrefix: isOnline ? source.key.slice(0, 8) : null, activationId: license.instanceId,
       installationId: this.#kept.installationId, hardwareId: fingerprint,
       server: {
@@ -396,7 +456,7 @@ export class Agent {
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
       file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
-      problems: [...this.#problems.values(), ...standingProblems(judgement, source)], messages: this.#kept.messages, usageQueued: license.waiting, applied, agentVersion,
+      problems: [...this.#problems.values(), ...standingProblems(judgement, source !== null)], messages: this.#kept.messages, usageQueued: license.waiting, applied, agentVersion,
     };
   }
 }
@@ -409,64 +469,4 @@ function openLicense({ config, fingerprint, clock, fetch, log }: AgentOptions, s
   });
 }
 
-/** The state of a candidate: nowhere, until it has won. */
-class Pending implements Store {
-  #text: string | null = null;
-  #behind: Store | undefined;
-
-  read(): string | null {
-    return this.#text;
-  }
-
-  async write(text: string): Promise<void> {
-    this.#text = text;
-    await this.#behind?.write(text);
-  }
-
-  async settle(store: Store): Promise<void> {
-    if (this.#text !== null) await store.write(this.#text);
-    this.#behind = store;
-  }
-}
-
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');
-
-async function stored(work: () => Promise<void>): Promise<void> {
-  try {
-    await work();
-  } catch (error) {
-    throw new Refused('STORAGE_FAILED', `The data directory cannot be written (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`);
-  }
-}
-
-const isProblemCode = (code: string): code is ProblemCode => Object.hasOwn(problems, code);
-const asRefused = (error: unknown): Refused => (error instanceof Refused ? error : new Refused('INTERNAL'));
-
-/** What the server has said, in its own words. */
-function refusedBy({ code, detail, members }: Refusal): Refused {
-  if (code === 'UNREACHABLE') return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
-  const { type: _type, title: _title, status: _status, detail: _detail, instance: _instance, code: _code, requestId: _requestId, ...more } = members;
-  return isProblemCode(code) ? new Refused(code, detail, more) : new Refused('LICENSE_REFUSED', detail, { ...more, serverCode: code });
-}
-
-/** What a verdict or a file says of itself. */
-function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
-  const own = [`LICENSE_${code}`, code].find(isProblemCode) ?? 'LICENSE_REFUSED';
-  return new Refused(own as ProblemCode, detail, { reason: code, ...(code === 'EXPIRED' && { expiresAt }) });
-}
-
-const titles: Readonly<Record<string, string>> = {
-  STATE_OF_ANOTHER_MACHINE: 'The data directory is of another machine', STATE_DAMAGED: 'The state was damaged', STATE_CLONED: 'This machine was cloned',
-  CLOCK_SET_BACK: 'The clock was set back', LICENSE_FILE_MISSING: 'There is no license file',
-};
-const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
-
-/** What follows from the license as it stands. */
-function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, source: Kept['source']): ProblemAnswer[] {
-  if (!source) return [{ code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
-  const until = offlineUntil === null ? '' : ` It works until ${offlineUntil}`;
-  return [
-    ...(valid && enforcement === 'FULL' ? [] : [{ code, severity: valid ? 'warning' as const : 'error' as const, title: detail, detail: graceUntil === null ? detail : `${detail}, until ${graceUntil}`, at }]),
-    ...(unreachable ? [{ code: 'NO_OUTBOUND_ACCESS', severity: 'warning' as const, title: problems.NO_OUTBOUND_ACCESS.title, detail: `The license server did not answer.${until}`, at }] : []),
-  ];
-}

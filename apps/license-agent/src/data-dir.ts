@@ -4,17 +4,42 @@ import { mkdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hashed, type Store } from '@keyledger/sdk';
 import { fileStore } from '@keyledger/sdk/node';
+import type { Metered } from './by-file.ts';
 
 /** What the agent knows beside its license, whose own state is a file of its own. */
 export interface Kept {
   readonly installationId: string;
-  /** `state` names the file with the state of the license. */
-  readonly source: { readonly kind: 'key'; readonly key: string; readonly state: string } | { readonly kind: 'file'; readonly state: string } | null;
+  /** `state` names the file with the state of the license; `text` is the license file, for when that is lost. */
+  readonly source: { readonly kind: 'key'; readonly key: string; readonly state: string } | { readonly kind: 'file'; readonly text: string; readonly state: string } | null;
+  /** How late it was when this was written, in milliseconds since 1970: without the state of a license it is not earlier either. */
+  readonly at: number;
   /** Hashes of what was configured and has been looked at: it counts again when it changes, and not with every start. */
   readonly seen: { readonly key?: string; readonly file?: string };
   /** When each license was first installed here, by its id: a trial by file counts from then on, however often it is installed. */
   readonly firstSeen: Readonly<Record<string, string>>;
+  /** Of a license by file: what its quotas were used, by meter. */
+  readonly metered: Readonly<Record<string, Metered>>;
   readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
+}
+
+/** The state of a candidate: nowhere, until it has won. */
+export class Pending implements Store {
+  #text: string | null = null;
+  #behind: Store | undefined;
+
+  read(): string | null {
+    return this.#text;
+  }
+
+  async write(text: string): Promise<void> {
+    this.#text = text;
+    await this.#behind?.write(text);
+  }
+
+  async settle(store: Store): Promise<void> {
+    if (this.#text !== null) await store.write(this.#text);
+    this.#behind = store;
+  }
 }
 
 /** What was found: nothing, our own, something that nobody can read, or only what another machine has written. */
@@ -36,7 +61,7 @@ export class DataDir {
   }
 
   async open(): Promise<{ readonly found: Found; readonly kept: Kept }> {
-    const nothing: Kept = { installationId: randomUUID(), source: null, seen: {}, firstSeen: {}, messages: [] };
+    const nothing: Kept = { installationId: randomUUID(), source: null, at: 0, seen: {}, firstSeen: {}, metered: {}, messages: [] };
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
     const text = await this.#file().read();
     if (text === null) return { found: this.#hasOthers() ? 'foreign' : 'new', kept: nothing };
@@ -45,6 +70,13 @@ export class DataDir {
     // Whoever wants to know what has become of it finds it there.
     await rename(this.#path('agent', 'json'), this.#path('agent', 'damaged'));
     return { found: 'damaged', kept: nothing };
+  }
+
+  /** What a crash has left, and states of licenses that are not named any more. */
+  async tidy(state: string | undefined): Promise<void> {
+    const own = readdirSync(this.#folder).filter((name) => name.includes(`.${this.#tag}.`));
+    const isLeft = (name: string) => name.endsWith('.tmp') || (name.startsWith('license-') && name !== `license-${state}.${this.#tag}.state`);
+    await Promise.all(own.filter(isLeft).map((name) => rm(join(this.#folder, name), { force: true })));
   }
 
   async write(kept: Kept): Promise<void> {

@@ -44,7 +44,7 @@ interface Port {
   reportUsage(): Promise<unknown>;
   refreshKeys(): Promise<void>;
   directive(directive: Directive): void;
-  conflict(lastSeq: number): void;
+  conflict(lastSeq: number, seq: number): void;
 }
 
 const shortestWaitMs = 1_000;
@@ -132,7 +132,7 @@ export class Heartbeats {
       if (reply.kind === 'refused') {
         const lastSeq = reply.code === 'STALE_SEQUENCE' ? Number(reply.body['lastSeq']) : NaN;
         if (!Number.isSafeInteger(lastSeq)) return this.#refused(reply);
-        this.#port.conflict(lastSeq);
+        this.#port.conflict(lastSeq, beat.seq);
         if (this.#accepted) return (this.#conflict = this.#port.refusal(reply));
         // Before the first of this process it is no wonder: its state was lost, or put back from a copy. From here on it counts on.
         this.#accepted = true;

@@ -92,7 +92,7 @@ export interface LicenseEvents {
   directive: Directive;
   unreachable: Refusal;
   /** Another instance sends heartbeats as this one: this one was cloned, or put back from a copy. */
-  conflict: { readonly lastSeq: number };
+  conflict: { readonly lastSeq: number; /** What this one has sent; 1: the first that it knows of, so it may be that it has lost its state. */ readonly seq: number };
   /** The wall clock is behind what it must be. It lengthens nothing. */
   'clock-rollback': { readonly wall: number; readonly atLeast: number };
 }
@@ -137,6 +137,7 @@ export class License {
   #asking: Promise<Refusal | null> | undefined;
   #writing: Promise<boolean> = Promise.resolve(true);
   #wantsWrite = false;
+  #isOver = false;
 
   /** Rejects only for roots that are no keys. */
   static async open(options: LicenseOptions): Promise<License> {
@@ -397,7 +398,10 @@ export class License {
     this.heartbeat.stop();
     this.changes.stop();
     this.#disposed.abort();
-    await this.#persist();
+    const written = this.#persist();
+    // What is still under way writes nothing any more: another may have the store by then.
+    this.#isOver = true;
+    await written;
   }
 
   protected assume(state: State): void {
@@ -469,7 +473,7 @@ export class License {
       ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
       refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.reportUsage(),
       intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
-      directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq) => this.#emit('conflict', { lastSeq }),
+      directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq, seq) => this.#emit('conflict', { lastSeq, seq }),
     };
   }
 
@@ -561,6 +565,7 @@ export class License {
 
   /** Resolves when all that is known at the call is in the store (true), or could not be written. */
   #persist(): Promise<boolean> {
+    if (this.#isOver) return Promise.resolve(false);
     if (this.#wantsWrite) return this.#writing;
     this.#wantsWrite = true;
     this.#writing = this.#writing.then(async () => {

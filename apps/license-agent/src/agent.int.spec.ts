@@ -1,0 +1,463 @@
+import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { License } from '@keyledger/sdk';
+import { problem } from '@keyledger/sdk/contract';
+import { Bench, type Box } from './agent.contract.ts';
+
+const hour = 3_600_000;
+const day = 24 * hour;
+
+let bench: Bench;
+beforeEach(async () => {
+  bench = await Bench.open();
+});
+afterEach(() => bench.close());
+
+const data = (name = 'data') => join(bench.folder, name);
+const byFile = { LICENSE_KEY: '', KEYLEDGER_SERVER_URL: '' };
+const asked = (path: string) => bench.vendor.asked.filter((request) => request.path.endsWith(path));
+async function until(isSo: () => boolean): Promise<void> {
+  for (const deadline = performance.now() + 10_000; !isSo();) {
+    if (performance.now() > deadline) throw new Error('It never was so');
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+/** Time passes, and whoever was woken by it has done its work. */
+async function pass(ms: number): Promise<void> {
+  for (const work of [() => bench.clock.pass(ms), () => undefined]) {
+    await new Promise((resolve) => setTimeout(resolve, 25));
+    work();
+  }
+}
+/** One that has its license. */
+async function activated(env: NodeJS.ProcessEnv = {}): Promise<Box> {
+  const box = await bench.start(env);
+  await box.until(({ status, server }) => status === 'active' && server.connected);
+  return box;
+}
+
+describe('An agent with a license key', () => {
+  it('activates, and tells everything there is to know', async () => {
+    bench.vendor.terms = {
+      ...bench.vendor.terms, serialNumber: 'SN-7', effectiveAt: '2026-01-01T00:00:00.000Z', expiresAt: '2026-07-31T12:00:00.000Z', deploymentId: 'dep-1', deploymentMode: 'on-premises', validationMode: 'heartbeat',
+      quotas: [{ meter: 'max_dp_cores', limit: 64 }],
+    };
+    const box = await activated({ LICENSE_DEPLOYMENT_ID: 'dep-1' });
+    expect(await box.license()).toEqual({
+      serialNumber: 'SN-7', customer: null, effectiveDate: '2026-01-01T00:00:00.000Z', expirationDate: '2026-07-31T12:00:00.000Z', maxDpCores: 64,
+      features: { sso: true, projects: 10, reports: { limit: 5, per: 'day' } }, deploymentId: 'dep-1', freeTrial: false, runtimeState: 'normal', enforcement: 'FULL', status: 'active', type: 'time-based',
+      mode: 'on-premises', daysRemaining: 30, lastValidationAt: '2026-07-01T12:00:00.000Z', validationMode: 'heartbeat', deploymentMode: 'on-premises',
+      usage: [
+        { meter: 'max_dp_cores', limit: 64, used: null, remaining: null, per: null, state: 'normal', graceEndsAt: null },
+        { meter: 'reports', limit: 5, used: 0, remaining: 5, per: 'day', state: 'normal', graceEndsAt: null },
+      ],
+      activationId: 'act_1', installationId: expect.stringMatching(/^[0-9a-f-]{36}$/), hardwareId: 'machine-1', source: 'key', keyPrefix: 'KEY-1', licenseId: 'lic_1', productId: 'prd_1', code: 'VALID', reasons: [],
+      detail: 'License valid', graceEndsAt: null, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 14 * 86_400, activationLimit: 1, activeActivations: null,
+      server: { url: 'https://licenses.example', environment: 'production', proxy: null, reachable: true, connected: true }, file: null, problems: [], messages: [], usageQueued: 0, applied: true,
+      agentVersion: '0.1.0', now: '2026-07-01T12:00:00.000Z',
+    });
+    expect(await box.enforcement()).toEqual({ enforcement: 'FULL', reasons: [], graceEndsAt: null });
+    expect((await box.ask('GET', '/api/features/projects')).body).toEqual({ name: 'projects', enabled: true, limit: 10, per: null, used: null, remaining: null });
+    expect((await box.ask('GET', '/api/features/tele%20port')).body).toMatchObject({ name: 'tele port', enabled: false });
+    expect(asked('/license/activate')[0]?.body).toMatchObject({ licenseKey: 'KEY-1', fingerprint: 'machine-1', deploymentId: 'dep-1', installationId: expect.any(String), instanceName: expect.any(String) });
+  });
+
+  it('goes on after a restart where it was, with the next heartbeat', async () => {
+    const box = await activated();
+    await until(() => asked('/heartbeat').length === 1);
+    await pass(2 * hour);
+    await until(() => asked('/heartbeat').length === 2);
+    const { installationId } = await box.license();
+    await box.close();
+    const again = await bench.start();
+    expect(await again.license()).toMatchObject({ status: 'active', activationId: 'act_1', installationId, problems: [] });
+    await until(() => asked('/heartbeat').length === 3);
+    expect(asked('/heartbeat').map(({ body }) => body['seq'])).toEqual([1, 2, 3]);
+    expect(new Set(asked('/heartbeat').map(({ body }) => body['nonce'])).size).toBe(3);
+    expect(asked('/license/activate')).toHaveLength(1);
+  });
+
+  it('is locked by a revocation as soon as it is said, and acknowledges it', async () => {
+    const box = await activated();
+    bench.vendor.seq++;
+    bench.vendor.verdict = { valid: false, code: 'REVOKED', reasons: ['REVOKED'], enforcement: 'LOCKED' };
+    bench.vendor.tellChange();
+    expect(await box.until(({ enforcement }) => enforcement === 'LOCKED')).toMatchObject({ status: 'revoked', runtimeState: 'restricted', problems: [{ code: 'REVOKED', severity: 'error' }] });
+    expect(await box.enforcement()).toEqual({ enforcement: 'LOCKED', reasons: ['REVOKED'], graceEndsAt: null });
+    expect((await box.ask('GET', '/api/features/sso')).body).toMatchObject({ enabled: false });
+    await until(() => asked('/stream/ack').length === 1);
+  });
+
+  it('shows what the vendor tells, and acknowledges it once', async () => {
+    bench.vendor.directives = [{ id: 'dir_1', kind: 'message', payload: { text: 'Maintenance on Sunday' }, issuedAt: '2026-07-01T11:00:00.000Z' }];
+    const box = await activated();
+    expect((await box.until(({ messages }) => messages.length > 0)).messages).toEqual([{ id: 'dir_1', text: 'Maintenance on Sunday', at: '2026-07-01T11:00:00.000Z' }]);
+    await pass(2 * hour);
+    await until(() => asked('/heartbeat').length === 2);
+    expect(asked('/heartbeat')[1]?.body).toMatchObject({ acks: ['dir_1'] });
+  });
+
+  it('waits for a server that is not there yet, and says so', async () => {
+    bench.vendor.cut();
+    const box = await bench.start();
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'NO_OUTBOUND_ACCESS'));
+    expect(await box.enforcement()).toEqual({ enforcement: 'LOCKED', reasons: ['NOT_ACTIVATED'], graceEndsAt: null });
+    bench.vendor.mend();
+    for (let n = 0; n < 4; n++) await pass(10_000);
+    expect(await box.until(({ status }) => status === 'active')).toMatchObject({ problems: [] });
+  });
+
+  it('sends usage once, whatever dies meanwhile', async () => {
+    const box = await activated();
+    const sent = () => asked('/license/usage').map(({ body }) => (body['records'] as { id: string }[]).map(({ id }) => id));
+    bench.vendor.between = (path) => (path === '/license/usage' ? new TypeError('terminated') : undefined);
+    const record = { id: 'reading-1', meter: 'max_dp_cores', value: 12, at: '2026-07-01T13:59:00+02:00' };
+    expect(await box.ask('POST', '/api/usage', { records: [record, record] })).toMatchObject({ status: 202, body: { accepted: 1, duplicates: 1, queued: 1 } });
+    expect(await box.ask('POST', '/api/usage', record)).toMatchObject({ status: 202, body: { accepted: 0, duplicates: 1 } });
+    await box.close();
+    const again = await bench.start();
+    expect(await again.license()).toMatchObject({ usageQueued: 1 });
+    bench.vendor.mend();
+    const tried = sent().length;
+    await pass(60_000);
+    await again.until(({ usageQueued }) => usageQueued === 0);
+    expect(sent().slice(tried)).toEqual([['reading-1']]);
+    expect(asked('/license/usage').at(-1)?.body).toMatchObject({ licenseKey: 'KEY-1', instanceId: 'act_1', records: [{ ...record, at: '2026-07-01T11:59:00.000Z' }] });
+    await pass(2 * hour);
+    expect(sent()).toHaveLength(tried + 1);
+  });
+
+  it('gives its seat back when it is told to, and takes none by itself afterwards', async () => {
+    const box = await activated();
+    bench.vendor.cut();
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 502, body: { code: 'NO_OUTBOUND_ACCESS' } });
+    expect(await box.license()).toMatchObject({ source: 'key', enforcement: 'WARN' });
+    bench.vendor.mend();
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200, body: { source: null, status: 'none', enforcement: 'LOCKED', problems: [{ code: 'NO_LICENSE' }] } });
+    expect(asked('/license/deactivate').at(-1)?.body).toEqual({ licenseKey: 'KEY-1', instanceId: 'act_1' });
+    for (const path of ['license/deactivate', 'license/refresh']) expect(await box.ask('POST', `/api/${path}`)).toMatchObject({ status: 409, body: { code: 'NO_LICENSE' } });
+    expect(await box.ask('POST', '/api/usage', { meter: 'a', value: 1 })).toMatchObject({ status: 409, body: { code: 'NO_LICENSE' } });
+    await box.close();
+    const again = await bench.start();
+    await pass(day);
+    expect(await again.license()).toMatchObject({ status: 'none' });
+  });
+});
+
+describe('Without contact', () => {
+  it('it works for fourteen days, to the hour, and says how long; then it locks; and the first contact brings it back', async () => {
+    const box = await activated();
+    bench.vendor.cut();
+    await pass(13 * day);
+    await pass(23 * hour);
+    expect(await box.until(({ problems }) => problems.length === 2)).toMatchObject({
+      status: 'grace', enforcement: 'WARN', runtimeState: 'normal', code: 'IN_OFFLINE_GRACE', graceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 3600,
+      problems: [{ code: 'IN_OFFLINE_GRACE' }, { code: 'NO_OUTBOUND_ACCESS', severity: 'warning' }], server: { reachable: false, connected: false },
+    });
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 502, body: { code: 'NO_OUTBOUND_ACCESS', title: 'The license server cannot be reached' } });
+    await pass(hour);
+    expect(await box.until(({ enforcement }) => enforcement === 'LOCKED')).toMatchObject({ status: 'locked', runtimeState: 'restricted', code: 'HEARTBEAT_OVERDUE', offlineGraceSeconds: 0 });
+    bench.vendor.mend();
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 200, body: { status: 'active', enforcement: 'FULL', problems: [] } });
+  });
+
+  it.each([['an hour', hour], ['a day', day], ['thirteen days', 13 * day], ['sixty days', 60 * day]])('a clock that is set back by %s, and a state put back with it, lengthen nothing', async (_name, back) => {
+    const box = await activated();
+    bench.vendor.cut();
+    await pass(hour);
+    cpSync(data(), data('snapshot'), { recursive: true });
+    await pass(10 * day);
+    bench.clock.wall -= back;
+    await pass(60_000);
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'CLOCK_SET_BACK'));
+    await box.close();
+    rmSync(data(), { recursive: true });
+    renameSync(data('snapshot'), data());
+    const again = await bench.start();
+    await again.until(({ enforcement }) => enforcement === 'WARN');
+    await pass(4 * day);
+    expect(await again.until(({ enforcement }) => enforcement === 'LOCKED')).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
+  });
+});
+
+describe('A license key', () => {
+  const terms = () => bench.vendor.terms;
+  /** The vendor refuses to activate, in the server's words. */
+  const refusing = (status: number, code: string, members: object = {}) => {
+    bench.vendor.between = (path, body) => (body['licenseKey'] === 'OTHER-KEY' ? problem(status, code, members) : undefined);
+  };
+
+  it.each([
+    [409, 'DEPLOYMENT_MODE_MISMATCH', { deploymentMode: 'cloud' }], [403, 'LICENSE_EXPIRED', { expiresAt: '2026-01-01T00:00:00.000Z' }],
+    [409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 5, used: 5 }], [404, 'LICENSE_NOT_FOUND', {}],
+  ])('that fails (%i %s) is told apart, and does not displace the one that works', async (status, code, members) => {
+    const box = await activated();
+    refusing(status, code, members);
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status, headers: expect.anything(), body: { type: `/docs/errors#${code}`, code, status, title: expect.any(String), instance: '/api/license', ...members } });
+    expect(await box.license()).toMatchObject({ status: 'active', enforcement: 'FULL', keyPrefix: 'KEY-1', activationId: 'act_1' });
+    expect(readdirSync(data()).filter((name) => name.endsWith('.state'))).toHaveLength(1);
+  });
+
+  it('that nobody can be asked about is told apart too', async () => {
+    const box = await activated();
+    bench.vendor.between = (_path, body) => (body['licenseKey'] === 'OTHER-KEY' ? new TypeError('getaddrinfo ENOTFOUND') : undefined);
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 502, body: { code: 'NO_OUTBOUND_ACCESS' } });
+    expect(await box.license()).toMatchObject({ keyPrefix: 'KEY-1', enforcement: 'FULL' });
+  });
+
+  it('takes the place of another, which gives its seat back, and is kept', async () => {
+    const box = await activated();
+    bench.vendor.terms = { ...terms(), id: 'lic_2', features: { audit: true } };
+    bench.vendor.seq = 1;
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_2', keyPrefix: 'OTHER-KE', applied: true, features: { audit: true } } });
+    await until(() => asked('/license/deactivate').length === 1);
+    expect(asked('/license/deactivate')[0]?.body).toMatchObject({ licenseKey: 'KEY-1' });
+    await until(() => readdirSync(data()).filter((name) => name.endsWith('.state')).length === 1);
+    await box.close();
+    expect(await (await bench.start()).license()).toMatchObject({ licenseId: 'lic_2', status: 'active' });
+  });
+
+  it('can be tried without being taken', async () => {
+    const box = await activated();
+    bench.vendor.terms = { ...terms(), id: 'lic_2' };
+    const before = asked('/license/activate').length;
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200, body: { licenseId: 'lic_2', applied: false, enforcement: 'FULL' } });
+    bench.vendor.verdict = { valid: false, code: 'EXPIRED', reasons: ['EXPIRED'], enforcement: 'READ_ONLY' };
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 403, body: { code: 'LICENSE_EXPIRED' } });
+    expect(asked('/license/activate')).toHaveLength(before);
+    expect(await box.license()).toMatchObject({ licenseId: 'lic_1', applied: true });
+    for (const query of ['?dry-run=none', '?dry-run=', '?dry-run=all&dry-run=x']) expect(await box.put('OTHER-KEY', query)).toMatchObject({ status: 400, body: { code: 'VALIDATION_FAILED' } });
+  });
+
+  it('is never in a log or an answer, but for its beginning', async () => {
+    bench.vendor.between = () => problem(404, 'LICENSE_NOT_FOUND');
+    const box = await bench.start({ LICENSE_KEY: 'SECRET-KEY-THAT-NOBODY-MAY-SEE' });
+    const license = await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_NOT_FOUND'));
+    expect(JSON.stringify([license, bench.logged])).not.toMatch('SECRET-KEY');
+    expect(JSON.stringify(license)).toMatch('SECRET-K');
+  });
+});
+
+describe('A license file', () => {
+  it('is all that is needed: nobody is asked for anything', async () => {
+    const box = await bench.start({ ...byFile, KEYLEDGER_SERVER_URL: 'https://licenses.example' });
+    expect(await box.license()).toMatchObject({ status: 'none', source: null, problems: [{ code: 'NO_LICENSE' }] });
+    const text = await bench.vendor.licenseFile({ customer: { id: 'cus_1', name: 'Ada & Söhne' }, license: { ...bench.vendor.terms, validationMode: 'offline' } });
+    expect(await box.put(text, '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false, customer: 'Ada & Söhne', enforcement: 'FULL' } });
+    expect(await box.license()).toMatchObject({ status: 'none' });
+    expect(await box.put(text)).toMatchObject({ status: 200, body: { applied: true, source: 'file', status: 'active', type: 'lifetime', validationMode: 'offline', customer: 'Ada & Söhne', offlineGraceEndsAt: null, daysRemaining: null } });
+    await pass(400 * day);
+    await box.close();
+    expect(await (await bench.start(byFile)).license()).toMatchObject({ status: 'active', source: 'file', problems: [] });
+    expect(bench.vendor.asked).toEqual([]);
+  });
+
+  it('that is bad never displaces a good one, however it comes', async () => {
+    const box = await bench.start(byFile);
+    const good = await bench.vendor.licenseFile();
+    await box.put(good);
+    const { terms } = bench.vendor;
+    const expired = await bench.vendor.licenseFile({ license: { ...terms, id: 'lic_2', expiresAt: '2026-06-01T00:00:00.000Z' } });
+    const stale = await bench.vendor.licenseFile({ seq: 3 });
+    const foreign = await (await Bench.open().then(async (other) => (await other.close(), other))).vendor.licenseFile();
+    const cases: readonly (readonly [string, number, object])[] = [
+      [good.replace('A', 'B'), 422, { code: 'LICENSE_FILE_REFUSED', reason: expect.any(String) }], [foreign, 422, { code: 'LICENSE_FILE_REFUSED', reason: 'UNTRUSTED_ROOT' }],
+      [stale, 422, { code: 'LICENSE_FILE_REFUSED', reason: 'STALE' }], [expired, 403, { code: 'LICENSE_EXPIRED' }], ['two words', 422, { code: 'LICENSE_UNREADABLE' }],
+      ['SOME-LICENSE-KEY', 409, { code: 'NO_SERVER' }],
+    ];
+    for (const [text, status, body] of cases) {
+      for (const query of ['', '?dry-run=all']) expect(await box.put(text, query)).toMatchObject({ status, body });
+    }
+    expect(await box.license()).toMatchObject({ status: 'active', licenseId: 'lic_1' });
+  });
+
+  it('is refused where it is not for', async () => {
+    const { terms } = bench.vendor;
+    const text = await bench.vendor.licenseFile({ license: { ...terms, deploymentMode: 'cloud', deploymentId: 'dep-1' } });
+    const mode = await bench.start({ ...byFile, LICENSE_DEPLOYMENT_MODE: 'on-premises' });
+    expect(await mode.put(text)).toMatchObject({ status: 409, body: { code: 'DEPLOYMENT_MODE_MISMATCH', deploymentMode: 'cloud' } });
+    const id = await bench.start({ ...byFile, LICENSE_DEPLOYMENT_MODE: 'cloud', LICENSE_DEPLOYMENT_ID: 'dep-2', AGENT_DATA_DIR: data('other') });
+    expect(await id.put(text)).toMatchObject({ status: 409, body: { code: 'DEPLOYMENT_MISMATCH' } });
+    const right = await bench.start({ ...byFile, LICENSE_DEPLOYMENT_MODE: 'cloud', LICENSE_DEPLOYMENT_ID: 'dep-1', AGENT_DATA_DIR: data('third') });
+    expect(await right.put(text)).toMatchObject({ status: 200 });
+  });
+
+  it('is found where it is mounted, by its content, also behind links that are swapped', async () => {
+    const path = data('mounted/license.txt');
+    const mount = (name: string, text: string) => {
+      mkdirSync(data(`mounted/..${name}`), { recursive: true });
+      writeFileSync(data(`mounted/..${name}/license.txt`), text);
+      symlinkSync(`..${name}`, data('mounted/..next'));
+      renameSync(data('mounted/..next'), data('mounted/..data'));
+    };
+    mkdirSync(data('mounted'));
+    symlinkSync('..data/license.txt', path);
+    const box = await bench.start({ ...byFile, LICENSE_FILE_PATH: path });
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_FILE_MISSING'));
+    mount('1', await bench.vendor.licenseFile());
+    await pass(5_000);
+    expect(await box.until(({ status, problems }) => status === 'active' && problems.length === 0)).toMatchObject({ licenseId: 'lic_1', file: { path, checkedAt: expect.any(String) } });
+    const kept = statSync(join(data(), readdirSync(data()).find((name) => name.startsWith('agent.')) ?? '')).mtimeMs;
+    for (let n = 0; n < 3; n++) await pass(5_000);
+    expect(statSync(join(data(), readdirSync(data()).find((name) => name.startsWith('agent.')) ?? '')).mtimeMs).toBe(kept);
+
+    mount('2', 'not a license at all');
+    await pass(5_000);
+    expect(await box.until(({ problems }) => problems.length > 0)).toMatchObject({ status: 'active', enforcement: 'FULL', problems: [{ code: 'LICENSE_UNREADABLE', severity: 'error', detail: expect.stringContaining(path) }] });
+    expect((await box.ask<string>('GET', '/metrics')).body).toContain('license_problems{code="LICENSE_UNREADABLE"} 1');
+    mount('3', await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_2' } }));
+    await pass(5_000);
+    await box.until(({ licenseId, problems }) => licenseId === 'lic_2' && problems.length === 0);
+
+    // What was uploaded since counts until the file is another one, also after a restart.
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_3' } }));
+    await box.close();
+    const again = await bench.start({ ...byFile, LICENSE_FILE_PATH: path });
+    await again.until(({ file }) => file?.checkedAt !== null);
+    expect(await again.license()).toMatchObject({ licenseId: 'lic_3' });
+  });
+
+  it('of the license that is there by key adds to it', async () => {
+    const box = await activated();
+    bench.vendor.cut();
+    await pass(14 * day);
+    await box.until(({ enforcement }) => enforcement === 'LOCKED');
+    expect(await box.put(await bench.vendor.offlineFile({ fingerprint: 'machine-1' }))).toMatchObject({ status: 200, body: { enforcement: 'WARN', source: 'key', activationId: 'act_1' } });
+    expect(await box.put(await bench.vendor.offlineFile({ fingerprint: 'machine-2' }))).toMatchObject({ status: 422, body: { reason: 'WRONG_FINGERPRINT' } });
+  });
+
+  it('of a trial is good for as long as it says, from the first time that it was installed here', async () => {
+    const box = await bench.start(byFile);
+    const trial = await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', trial: { days: 30 } } });
+    const other = await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_2', validationMode: 'offline' } });
+    expect(await box.put(trial)).toMatchObject({ status: 200, body: { freeTrial: true, type: 'trial', daysRemaining: 30, expirationDate: '2026-07-31T12:00:00.000Z' } });
+    await pass(29 * day);
+    expect(await box.put(other)).toMatchObject({ status: 200 });
+    expect(await box.put(trial)).toMatchObject({ status: 200, body: { daysRemaining: 1 } });
+    await pass(day);
+    expect(await box.license()).toMatchObject({ status: 'expired', enforcement: 'READ_ONLY', runtimeState: 'restricted', daysRemaining: 0 });
+    expect(await box.enforcement()).toEqual({ enforcement: 'READ_ONLY', reasons: ['EXPIRED'], graceEndsAt: null });
+    await box.close();
+    const again = await bench.start(byFile);
+    expect(await again.license()).toMatchObject({ status: 'expired' });
+    expect(await again.put(trial)).toMatchObject({ status: 403, body: { code: 'LICENSE_EXPIRED' } });
+    expect(await again.put(other)).toMatchObject({ status: 200, body: { enforcement: 'FULL' } });
+  });
+
+  it('has its quota watched here: over it, a week of grace, then read only, until fewer are used or a bigger license comes', async () => {
+    const box = await bench.start(byFile);
+    const cores = (limit: number, seq = 4) => bench.vendor.licenseFile({ seq, license: { ...bench.vendor.terms, validationMode: 'offline', quotas: [{ meter: 'max_dp_cores', limit }] } });
+    const use = (value: number) => box.ask('POST', '/api/usage', { meter: 'max_dp_cores', value });
+    await box.put(await cores(8));
+    expect(await use(12)).toMatchObject({ status: 202, body: { accepted: 1, queued: 0 } });
+    await use(3);
+    expect(await box.license()).toMatchObject({ runtimeState: 'normal', usage: [{ meter: 'max_dp_cores', limit: 8, used: 12, remaining: 0 }, {}] });
+    await pass(12 * hour);
+    expect(await box.license()).toMatchObject({ runtimeState: 'dp_core_exceeded', enforcement: 'WARN', status: 'grace', graceEndsAt: '2026-07-09T00:00:00.000Z', problems: [{ code: 'QUOTA_EXCEEDED', severity: 'warning' }] });
+    for (let n = 0; n < 7; n++) {
+      await use(9);
+      await pass(day);
+    }
+    expect(await box.license()).toMatchObject({ runtimeState: 'restricted', enforcement: 'READ_ONLY', reasons: ['RESTRICTED'] });
+    expect(await box.put(await cores(16, 5))).toMatchObject({ status: 200, body: { runtimeState: 'normal', enforcement: 'FULL' } });
+  });
+});
+
+describe('The folder', () => {
+  it('is for its owner only, and shows neither the key nor the machine', async () => {
+    await activated();
+    expect(statSync(data()).mode & 0o777).toBe(0o700);
+    for (const name of readdirSync(data())) {
+      expect([name, statSync(join(data(), name)).mode & 0o777]).toEqual([name, 0o600]);
+      if (name.startsWith('agent.')) expect(readFileSync(join(data(), name), 'utf8')).not.toMatch(/KEY-1|machine-1/);
+      expect(readFileSync(join(data(), name), 'utf8')).not.toMatch('KEY-1');
+    }
+  });
+
+  it('that was copied to another machine is not used there, and the machine that it is of does not notice', async () => {
+    const box = await activated();
+    await box.close();
+    cpSync(data(), data('copy'), { recursive: true });
+    const before = readdirSync(data('copy')).map((name) => readFileSync(join(data('copy'), name), 'utf8'));
+    const copy = await bench.start({ ...byFile, AGENT_DATA_DIR: data('copy') }, { fingerprint: 'machine-2' });
+    expect(await copy.license()).toMatchObject({ status: 'none', enforcement: 'LOCKED', problems: [{ code: 'STATE_OF_ANOTHER_MACHINE', severity: 'error' }, { code: 'NO_LICENSE' }] });
+    // It may have a license of its own.
+    expect(await copy.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_9' } }))).toMatchObject({ status: 200, body: { problems: [] } });
+    await copy.close();
+    const after = new Set(readdirSync(data('copy')).map((name) => readFileSync(join(data('copy'), name), 'utf8')));
+    expect(before.every((text) => after.has(text))).toBe(true);
+    // Even in the very same folder, the first machine has all that it had.
+    const original = await bench.start({ AGENT_DATA_DIR: data('copy') });
+    expect(await original.license()).toMatchObject({ status: 'active', licenseId: 'lic_1', activationId: 'act_1', problems: [] });
+  });
+
+  it('of a machine that was cloned shows at the next contact, and only one of the two goes on', async () => {
+    const box = await activated();
+    await until(() => asked('/heartbeat').length === 1);
+    cpSync(data(), data('clone'), { recursive: true });
+    const clone = await bench.start({ AGENT_DATA_DIR: data('clone') });
+    await until(() => asked('/heartbeat').length >= 2);
+    await pass(2 * hour);
+    await pass(2 * hour);
+    const problems = await Promise.all([box.problems(), clone.problems()]);
+    expect(problems.flat()).toContain('STATE_CLONED');
+  });
+
+  it.each([['cut off', (text: string) => text.slice(0, -20)], ['flipped', (text: string) => text.slice(0, 60) + (text[60] === 'A' ? 'B' : 'A') + text.slice(61)], ['empty', () => '']])('that is damaged (%s) is told of, and made anew with what the server says', async (_name, damage) => {
+    for (const part of ['agent.', 'license-']) {
+      const box = await activated();
+      await box.close();
+      const name = readdirSync(data()).find((file) => file.startsWith(part)) ?? '';
+      writeFileSync(join(data(), name), damage(readFileSync(join(data(), name), 'utf8')));
+      const again = await bench.start();
+      const license = await again.until(({ status }) => status === 'active');
+      expect(license).toMatchObject({ activationId: 'act_1', enforcement: 'FULL' });
+      const told = bench.logged.map(({ details }) => (details as { code?: string }).code);
+      expect(told).toContain('STATE_DAMAGED');
+      expect(told).not.toContain('STATE_CLONED');
+      expect(readdirSync(data()).filter((file) => file.endsWith('.state'))).toHaveLength(1);
+      await again.close();
+      rmSync(data(), { recursive: true });
+      bench.logged.length = 0;
+      bench.vendor = await (await import('@keyledger/sdk/contract')).Vendor.open(bench.clock);
+    }
+  });
+
+  it('that lost the state of a license file has the file itself, and the time', async () => {
+    const box = await bench.start(byFile);
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', expiresAt: '2026-07-03T00:00:00.000Z' } }));
+    await pass(day + 2 * hour);
+    await pass(60_000);
+    await box.close();
+    rmSync(join(data(), readdirSync(data()).find((name) => name.startsWith('license-')) ?? ''));
+    bench.clock.wall -= 30 * day;
+    const again = await bench.start(byFile);
+    expect(await again.license()).toMatchObject({ status: 'active', daysRemaining: 1 });
+  });
+});
+
+describe('What a file is worth', () => {
+  it('the agent says like the SDK, whatever was crafted', async () => {
+    const { pins, vectors } = await import('@keyledger/license-file/contract');
+    const files = vectors.filter(({ type }) => type === 'license-file' || type === 'offline-file');
+    bench.clock.wall = Date.parse(files[0]?.expected.now ?? '');
+    const box = await bench.start({ ...byFile, KEYLEDGER_ROOT_PUBLIC_KEY: JSON.stringify({ roots: pins.roots }) });
+    const own = { ...pins, now: files[0]?.expected.now, fingerprint: 'machine-1' };
+    let accepted = 0;
+    for (const { name, text } of files) {
+      const result = await License.verifyOffline(text, own);
+      const { status, body } = await box.put(text, '?dry-run=all');
+      const isFile = /^[\uFEFF\s]*(-----BEGIN KEYLEDGER LICENSE|\{)/.test(text);
+      if (result.ok && result.judgement.valid) accepted++;
+      // What does not even look like a file is taken for a key, of which nobody can be asked here; too much of anything is no license.
+      const expected = result.ok ? (result.judgement.valid ? 'ACCEPTED' : 'INVALID') : isFile && text.trim() ? result.reason : 'NO FILE';
+      const said = status === 200 ? 'ACCEPTED' : body['code'] === 'LICENSE_FILE_REFUSED' ? body['reason'] : ['NO_SERVER', 'LICENSE_UNREADABLE', 'VALIDATION_FAILED'].includes(String(body['code'])) ? 'NO FILE' : 'INVALID';
+      expect([name, said]).toEqual([name, expected]);
+    }
+    expect(accepted).toBeGreaterThan(2);
+    expect(files.length).toBeGreaterThan(60);
+    for (const { text, type } of vectors.filter(({ type }) => type === 'lease' || type === 'verdict').slice(0, 40)) expect([type, (await box.put(text || ' ')).status]).not.toEqual([type, 200]);
+    expect(await box.license()).toMatchObject({ status: 'none' });
+  });
+});

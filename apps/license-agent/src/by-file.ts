@@ -1,0 +1,86 @@
+import { enforcements, type Enforcement, type Judgement, type LicensedTerms } from '@keyledger/sdk';
+import type { MeterAnswer } from './api.ts';
+
+/**
+ * What a server would see to, of a license that nobody is asked about: the end of a trial that began here, and the peak of a day that was more than
+ * the quota. Pure. Days are in UTC; instants are by the license's own reckoning of time.
+ */
+
+/** A gauge: its highest reading of the day that `day` names and of the day before, and since when days have been over the limit. */
+export interface Metered {
+  readonly day: string;
+  readonly peak: number;
+  readonly lastPeak: number;
+  readonly exceededAt: string | null;
+}
+
+const dayMs = 86_400_000;
+const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
+const nothing = (now: number): Metered => ({ day: dayOf(now), peak: 0, lastPeak: 0, exceededAt: null });
+
+/** Midnight has passed, or has not: then the day that is over is compared. A day without readings is one without use. */
+export function compared(metered: Metered | undefined, limit: number | null, now: number): Metered {
+  const today = dayOf(now);
+  if (!metered) return nothing(now);
+  if (metered.day >= today) return metered;
+  const lastPeak = metered.day === dayOf(now - dayMs) ? metered.peak : 0;
+  const isOver = limit !== null && lastPeak > limit;
+  return { day: today, peak: 0, lastPeak, exceededAt: isOver ? (metered.exceededAt ?? `${today}T00:00:00.000Z`) : null };
+}
+
+export function withReading(metered: Metered | undefined, value: number, limit: number | null, now: number): Metered {
+  const today = compared(metered, limit, now);
+  return value > today.peak ? { ...today, peak: value } : today;
+}
+
+/** A higher limit clears it at once, a lower peak at the next midnight. */
+export function meterByFile(meter: string, limit: number, metered: Metered | undefined, overageGraceDays: number, now: number): MeterAnswer {
+  const { peak, lastPeak, exceededAt } = compared(metered, limit, now);
+  const used = metered ? Math.max(peak, lastPeak) : null;
+  const graceEnds = exceededAt !== null && lastPeak > limit ? Date.parse(exceededAt) + overageGraceDays * dayMs : null;
+  const state = graceEnds === null ? 'normal' : graceEnds > now ? 'exceeded' : 'restricted';
+  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, state, graceEndsAt: state === 'exceeded' && graceEnds !== null ? new Date(graceEnds).toISOString() : null };
+}
+
+/** No trial is longer, whatever was signed. */
+const mostTrialDays = 90;
+
+/** When it expires: as it says, or when its trial is over, which began when it was first installed here. Milliseconds; null: never. */
+export function expiryByFile({ expiresAt, trial }: Pick<LicensedTerms, 'expiresAt' | 'trial'>, firstSeen: string | undefined, now: number): number | null {
+  const own = expiresAt === null ? Infinity : Date.parse(expiresAt);
+  const trialEnds = trial ? (firstSeen === undefined ? now : Date.parse(firstSeen)) + Math.min(trial.days, mostTrialDays) * dayMs : Infinity;
+  const earliest = Math.min(own, trialEnds);
+  return earliest === Infinity ? null : earliest;
+}
+
+/** In order of precedence, after all that the SDK may have found but these. */
+const own = {
+  EXPIRED: 'License Expired', RESTRICTED: 'Over quota for longer than the grace: read only', QUOTA_EXCEEDED: 'Over quota; within the grace', IN_EXPIRY_GRACE: 'Expired; within the grace',
+} as const;
+const order: readonly string[] = Object.keys(own);
+const rank = (code: string): number => (code === 'IN_OFFLINE_GRACE' ? order.length : order.indexOf(code));
+
+/** The judgement of the SDK, made stricter by what only shows here. */
+export function judgedByFile(judgement: Judgement, terms: LicensedTerms, firstSeen: string | undefined, meters: readonly MeterAnswer[]): Judgement {
+  const now = Date.parse(judgement.at);
+  const expires = expiryByFile(terms, firstSeen, now);
+  const graceEnds = expires === null ? Infinity : expires + terms.expiryGraceDays * dayMs;
+  const found = new Map<keyof typeof own, readonly [Enforcement, graceEnds: number | null]>();
+  if (graceEnds <= now) found.set('EXPIRED', [terms.expiredEnforcement, null]);
+  else if (expires !== null && expires <= now) found.set('IN_EXPIRY_GRACE', ['WARN', graceEnds]);
+  if (meters.some(({ state }) => state === 'restricted')) found.set('RESTRICTED', ['READ_ONLY', null]);
+  const exceeded = meters.flatMap(({ state, graceEndsAt }) => (state === 'exceeded' && graceEndsAt !== null ? [Date.parse(graceEndsAt)] : []));
+  if (exceeded.length > 0) found.set('QUOTA_EXCEEDED', ['WARN', Math.min(...exceeded)]);
+
+  const expiry = { expiresAt: expires === null ? null : new Date(expires).toISOString(), daysRemaining: expires === null ? null : Math.max(0, Math.ceil((expires - now) / dayMs)) };
+  if (found.size === 0) return { ...judgement, ...expiry };
+  const reasons = [...new Set([...judgement.reasons.filter((code) => code !== 'IN_EXPIRY_GRACE' || !found.has('EXPIRED')), ...found.keys()])].sort((a, b) => rank(a) - rank(b));
+  const [code = 'VALID'] = reasons;
+  const enforcement = enforcements[Math.max(enforcements.indexOf(judgement.enforcement), ...[...found.values()].map(([enforcement]) => enforcements.indexOf(enforcement)))] ?? 'LOCKED';
+  const graces = [judgement.graceUntil === null ? null : Date.parse(judgement.graceUntil), ...[...found.values()].map(([, ends]) => ends)].filter((ends) => ends !== null);
+  return {
+    ...judgement, ...expiry, code, reasons, enforcement, detail: code === judgement.code ? judgement.detail : (own[code as keyof typeof own] ?? judgement.detail),
+    valid: judgement.valid && !found.has('EXPIRED'), graceUntil: graces.length > 0 ? new Date(Math.min(...graces)).toISOString() : null,
+    state: enforcement === 'LOCKED' ? 'locked' : enforcement === 'READ_ONLY' ? 'restricted' : graces.length > 0 ? 'grace' : 'active',
+  } as Judgement;
+}

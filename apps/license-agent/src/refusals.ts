@@ -1,0 +1,45 @@
+import type { Judgement, Refusal } from '@keyledger/sdk';
+import { problems, Refused, type ProblemAnswer, type ProblemCode } from './api.ts';
+
+/** How a "no" of the server, of a file or of the disk is told. */
+
+const isProblemCode = (code: string): code is ProblemCode => Object.hasOwn(problems, code);
+export const asRefused = (error: unknown): Refused => (error instanceof Refused ? error : new Refused('INTERNAL'));
+
+/** What the server has said, in its own words. */
+export function refusedBy({ code, detail, members }: Refusal): Refused {
+  if (code === 'UNREACHABLE') return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
+  const { type: _type, title: _title, status: _status, detail: _detail, instance: _instance, code: _code, requestId: _requestId, ...more } = members;
+  return isProblemCode(code) ? new Refused(code, detail, more) : new Refused('LICENSE_REFUSED', detail, { ...more, serverCode: code });
+}
+
+/** What a verdict or a file says of itself. */
+export function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
+  const own = [`LICENSE_${code}`, code].find(isProblemCode) ?? 'LICENSE_REFUSED';
+  return new Refused(own, detail, { reason: code, ...(code === 'EXPIRED' && { expiresAt }) });
+}
+
+/** What is written must be on the disk, or the caller has to know that it is not. */
+export async function stored<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw new Refused('STORAGE_FAILED', `The data directory cannot be written (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`);
+  }
+}
+
+const titles: Readonly<Record<string, string>> = {
+  STATE_OF_ANOTHER_MACHINE: 'The data directory is of another machine', STATE_DAMAGED: 'The state was damaged', STATE_CLONED: 'This machine was cloned',
+  CLOCK_SET_BACK: 'The clock was set back', LICENSE_FILE_MISSING: 'There is no license file',
+};
+export const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
+
+/** What follows from the license as it stands. */
+export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, hasLicense: boolean): ProblemAnswer[] {
+  if (!hasLicense) return [{ code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
+  const until = offlineUntil === null ? '' : ` It works until ${offlineUntil}`;
+  return [
+    ...(valid && enforcement === 'FULL' ? [] : [{ code, severity: valid && enforcement === 'WARN' ? 'warning' as const : 'error' as const, title: detail, detail: graceUntil === null ? detail : `${detail}, until ${graceUntil}`, at }]),
+    ...(unreachable ? [{ code: 'NO_OUTBOUND_ACCESS', severity: 'warning' as const, title: problems.NO_OUTBOUND_ACCESS.title, detail: `The license server did not answer.${until}`, at }] : []),
+  ];
+}
