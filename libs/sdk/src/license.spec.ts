@@ -380,7 +380,7 @@ describe('Heartbeats', () => {
     expect(await clone.heartbeat.beat()).toMatchObject({ ok: true });
     clock.pass(day);
     expect(await first.heartbeat.beat()).toMatchObject({ ok: false, code: 'STALE_SEQUENCE' });
-    expect(conflict).toHaveBeenCalledWith({ lastSeq: 3 });
+    expect(conflict).toHaveBeenCalledWith({ lastSeq: 3, seq: 3 });
     expect(await clone.heartbeat.beat()).toMatchObject({ ok: true });
     clock.pass(13 * day);
     expect(await first.validate()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE' });
