@@ -17,6 +17,7 @@ import { IdOf } from './params.ts';
 const JobParam = () => Param('id', IdOf('job', 'JOB_NOT_FOUND'));
 /** A page of a long file may take its time; nobody waits for it but who reads it. */
 const patience = { timeoutMs: 30_000 };
+const CHUNKS_AT_ONCE = 8;
 const csvText = Type.String({ description: 'RFC 4180; a field that a spreadsheet would take for a formula has a \' before it' });
 const format = optional(oneOf('csv', 'json'));
 type Exporting = Omit<Fields<ExportLicenses>, 'cursor'> & { readonly format?: 'csv' | 'json' };
@@ -94,20 +95,21 @@ export class BulkController {
     this.#download(reply, method, `licenses.${asCsv ? 'csv' : 'json'}`, asCsv ? csvOf(licenseCells, rows) : jsonOf(only(rows, ({ license }) => license)));
   }
 
-  /** In chunks, so that a file of any size is nowhere in memory but here. */
+  /** In chunks, some of them on their way at a time: a file of any size is nowhere in memory but here. */
   async #stage(jobId: JobId, rows: AsyncIterable<ImportRow>): Promise<number> {
+    const chunks: ImportRow[][] = [];
     let total = 0;
-    let chunk: ImportRow[] = [];
-    const flush = async () => {
-      if (chunk.length > 0) await this.edge.send(StageImport, { jobId, chunk: Math.floor((total - 1) / ROWS_PER_CHUNK), rows: chunk });
-      chunk = [];
-    };
+    const send = () => Promise.all(chunks.splice(0).map((some, n, { length }) =>
+      this.edge.send(StageImport, { jobId, chunk: Math.ceil(total / ROWS_PER_CHUNK) - length + n, rows: some }, patience)));
     for await (const row of rows) {
-      chunk.push(row);
+      if (total % ROWS_PER_CHUNK === 0) {
+        if (chunks.length === CHUNKS_AT_ONCE) await send();
+        chunks.push([]);
+      }
+      chunks.at(-1)?.push(row);
       total += 1;
-      if (chunk.length === ROWS_PER_CHUNK) await flush();
     }
-    await flush();
+    await send();
     return total;
   }
 

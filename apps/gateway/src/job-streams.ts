@@ -3,7 +3,7 @@ import { PassThrough, type Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { FollowJob } from '@keyledger/contracts';
-import { Refusal, refuse, type JobId } from '@keyledger/kernel';
+import { refuse, type JobId } from '@keyledger/kernel';
 import type { ResultOf } from '@keyledger/messaging';
 import { Edge } from './edge.ts';
 import { eventOf } from './license-streams.ts';
@@ -62,8 +62,7 @@ export class JobStreams {
   async #next(jobId: JobId, after: string): Promise<ResultOf<FollowJob> | undefined> {
     try {
       return await this.edge.send(FollowJob, { jobId, after, waitMs: QUIET_MS }, { timeoutMs: QUIET_MS + GRACE_MS });
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
+    } catch {
       await sleep(ASK_AGAIN_MS, undefined, { ref: false });
       return undefined;
     }
