@@ -93,7 +93,9 @@ function suite(at: () => Parameters<typeof start>[0]): void {
   it('take over from one that is silent, which then has no say any more', async () => {
     const id = await authority.queue(300);
     const [reached, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slept: number[] = [];
     const sleeper = authority.worker(async (job, chunk) => {
+      slept.push(chunk);
       if (chunk === 1) {
         reached.resolve();
         await goOn.promise;
@@ -108,14 +110,16 @@ function suite(at: () => Parameters<typeof start>[0]): void {
       again.push(isAgain);
       if (chunk === 2) {
         goOn.resolve();
-        await sleeper.stop();
+        // Time for the other to go on, which it must not.
+        await new Promise((resolve) => setTimeout(resolve, 100));
       }
       return resultsOf(job, chunk);
     });
     await other.begin();
     expect(await authority.ended(id)).toMatchObject({ state: 'completed', done: 300, failed: 1 });
     expect(again).toEqual([true, false]);
-    await other.stop();
+    expect(slept).toEqual([0, 1]);
+    await Promise.all([sleeper.stop(), other.stop()]);
   });
 
   it('give a job back when they are stopped, and another goes on where it was', async () => {
