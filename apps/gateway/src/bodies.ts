@@ -10,12 +10,12 @@ const maxDepth = 32;
 /**
  * JSON as this API accepts it: valid UTF-8 and nothing else (RFC 8259 §8.1), uncompressed, no NUL and no half surrogate pair in any string
  * (PostgreSQL could not store them), no `__proto__`, no number beyond what a double holds, no absurd nesting. An empty body is none.
- * A file is text in UTF-8, and read by whoever asked for it.
+ * A file is UTF-8 as well, and handed over as it came.
  */
 export function acceptBodies(fastify: FastifyInstance): void {
   fastify.removeAllContentTypeParsers();
   accept(fastify, 'application/json', undefined, readJson);
-  for (const [type, bodyLimit] of Object.entries(fileLimits)) accept(fastify, type as FileType, bodyLimit, readText);
+  for (const [type, bodyLimit] of Object.entries(fileLimits)) accept(fastify, type as FileType, bodyLimit, readFile);
 }
 
 /** Larger than other bodies, and only where a file is asked for. */
@@ -49,9 +49,9 @@ function requirePlain({ 'content-encoding': encoding, 'content-type': type = '' 
   if (type.length > 'text/csv'.length && /charset=(?!"?utf-8\b)/i.test(type)) throw refuse('UNSUPPORTED_MEDIA_TYPE', 'The body must be UTF-8');
 }
 
-function readText(body: Buffer): string {
+function readFile(body: Buffer): Buffer {
   if (!isUtf8(body)) throw refuse('VALIDATION_FAILED', 'The file is not valid UTF-8');
-  return body.toString('utf8');
+  return body;
 }
 
 function readJson(body: Buffer): unknown {

@@ -42,7 +42,7 @@ export class BulkController {
   })
   async startImport(@Body() file: unknown, @Query() { dryRun = false }: { dryRun?: boolean }, @Res({ passthrough: true }) reply: FastifyReply) {
     const jobId = newId('job');
-    const total = await this.#stage(jobId, importRows(typeof file === 'string' ? file : ''));
+    const total = await this.#stage(jobId, importRows(Buffer.isBuffer(file) ? file : Buffer.alloc(0)));
     if (total === 0) throw refuse('VALIDATION_FAILED', 'The file has a header and no rows', { errors: [{ pointer: '', detail: 'has no rows' }] });
     return accepted(reply, await this.edge.send(StartImport, { jobId, total, dryRun }));
   }

@@ -5,7 +5,7 @@ import { csvLines, csvOf, importRows, jsonOf } from './csv.ts';
 
 async function read(file: string) {
   const rows = [];
-  for await (const row of importRows(file)) rows.push(row);
+  for await (const row of importRows(Buffer.from(file))) rows.push(row);
   return rows;
 }
 const refusedWith = (members: object) => expect.objectContaining({ code: 'VALIDATION_FAILED', ...members });

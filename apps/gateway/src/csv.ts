@@ -17,9 +17,9 @@ const piece = 16 * 1024;
  * The rows of a file that says whose each license is: a header with both columns in any order, separated by commas, semicolons or tabs, whatever
  * ends a line. What is wrong with a row is said in the row; a file that cannot be read as a whole is refused. Gives way to others between pieces.
  */
-export async function* importRows(text: string): AsyncGenerator<ImportRow> {
-  const parser = Readable.from(piecesOf(text)).pipe(parse({
-    bom: true, delimiter: delimiterOf(text), record_delimiter: ['\r\n', '\n', '\r'], relax_column_count: true, skip_empty_lines: true, max_record_size: longestRecord,
+export async function* importRows(file: Buffer): AsyncGenerator<ImportRow> {
+  const parser = Readable.from(piecesOf(file)).pipe(parse({
+    bom: true, delimiter: delimiterOf(file), record_delimiter: ['\r\n', '\n', '\r'], relax_column_count: true, skip_empty_lines: true, max_record_size: longestRecord,
   }));
   const rowsByKey = new Map<string, number>();
   let places: Places | undefined;
@@ -36,8 +36,7 @@ export async function* importRows(text: string): AsyncGenerator<ImportRow> {
 }
 
 /** A stream by itself would not let anybody else in before it has come to its end. */
-async function* piecesOf(text: string): AsyncGenerator<Buffer> {
-  const bytes = Buffer.from(text);
+async function* piecesOf(bytes: Buffer): AsyncGenerator<Buffer> {
   for (let from = 0; from < bytes.length; from += piece) {
     yield bytes.subarray(from, from + piece);
     await setImmediate();
@@ -45,8 +44,8 @@ async function* piecesOf(text: string): AsyncGenerator<Buffer> {
 }
 
 /** The one that the header has most of. */
-function delimiterOf(text: string): string {
-  const [header = ''] = text.slice(0, longestRecord).split(/[\r\n]/, 1);
+function delimiterOf(file: Buffer): string {
+  const [header = ''] = file.toString('utf8', 0, longestRecord).split(/[\r\n]/, 1);
   const count = (delimiter: string) => header.split(delimiter).length;
   return [...delimiters].sort((a, b) => count(b) - count(a))[0] as string;
 }

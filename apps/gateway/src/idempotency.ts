@@ -30,7 +30,7 @@ export class Idempotency {
     if (typeof key !== 'string' || key.length < 1 || key.length > 255) throw refuse('VALIDATION_FAILED', 'Idempotency-Key must have 1 to 255 characters');
     const context = request.context as MessageContext;
     const claim: Claim = { caller: callerOf(request), route: `${request.method} ${request.url}`, key };
-    const outcome = await runIn(context, () => this.messages.send(ClaimRequest, { ...claim, bodyHash: hash(JSON.stringify(request.body ?? null)) }));
+    const outcome = await runIn(context, () => this.messages.send(ClaimRequest, { ...claim, bodyHash: hash(Buffer.isBuffer(request.body) ? request.body : JSON.stringify(request.body ?? null)) }));
     if (outcome.state === 'done') {
       void reply.header('Idempotency-Replayed', 'true');
       this.#send(outcome, reply);
@@ -67,4 +67,4 @@ function callerOf({ context, licenseKey, body }: FastifyRequest): string {
   return `client:${hash(licenseKey ?? String((body as { licenseKey?: unknown } | undefined)?.licenseKey))}`;
 }
 
-const hash = (text: string): string => createHash('sha256').update(text).digest('base64url');
+const hash = (text: string | Buffer): string => createHash('sha256').update(text).digest('base64url');

@@ -15,7 +15,7 @@ export interface OperationOptions {
   orLicenseKey?: boolean;
   summary: string;
   body?: TObject;
-  /** The body is a file of this type, handed over as its text; then there is no `body`. */
+  /** The body is a file of this type, handed over as its bytes; then there is no `body`. */
   file?: FileType;
   query?: TProperties;
   /** Undefined: no body (204). */
