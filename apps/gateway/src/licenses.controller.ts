@@ -15,6 +15,11 @@ const action = (type: { fields: object }, needs: OperationOptions['needs'], summ
   needs, summary, body: bodyOf(type as typeof AssignLicense, 'licenseId'), answer: LicenseView, versioned: true, refuses: [...stateful, ...refuses],
 });
 
+/** Named by the license that it pays for; what the processor says is the reason, and nothing else is its business. */
+const subscription = (type: { fields: object }, summary: string): OperationOptions => ({
+  needs: 'license.manage', summary, body: bodyOf(type as typeof SuspendLicense, 'licenseId', 'cause'), answer: LicenseView, versioned: true, refuses: stateful,
+});
+
 @Controller()
 export class LicensesController {
   constructor(private readonly edge: Edge) {}
@@ -76,6 +81,16 @@ export class LicensesController {
   @Route('POST /licenses/:id/unsuspend', action(UnsuspendLicense, 'license.manage', 'Lift the suspension of the named cause'))
   unsuspendLicense(@LicenseParam() licenseId: LicenseId, @Body() body: UnsuspendLicense) {
     return this.edge.send(UnsuspendLicense, { ...body, licenseId });
+  }
+
+  @Route('POST /subscriptions/:id/invalidate', subscription(SuspendLicense, 'What a payment processor calls when the subscription is not paid any more: suspends with the cause `subscription`'))
+  invalidateSubscription(@LicenseParam() licenseId: LicenseId, @Body() { reason }: SuspendLicense) {
+    return this.edge.send(SuspendLicense, { licenseId, cause: 'subscription', ...(reason !== undefined && { reason }) });
+  }
+
+  @Route('POST /subscriptions/:id/restore', subscription(UnsuspendLicense, 'The subscription is good again: lifts that suspension and no other'))
+  restoreSubscription(@LicenseParam() licenseId: LicenseId, @Body() { reason }: UnsuspendLicense) {
+    return this.edge.send(UnsuspendLicense, { licenseId, cause: 'subscription', ...(reason !== undefined && { reason }) });
   }
 
   @Route('POST /licenses/:id/revoke', action(RevokeLicense, 'license.revoke', 'Deactivate for good; every activation ends at once'))

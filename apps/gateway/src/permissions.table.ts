@@ -59,6 +59,8 @@ What happens to a license: license.manage. Erasing one that was ever activated n
   POST   /licenses/:id/regenerate-key                  x              x             x          .         .        .
   DELETE /licenses/:id                                 x              x             x          .         .        .
   DELETE /licenses/:id/activations/:instanceId         x              x             x          .         .        .
+  POST   /subscriptions/:id/invalidate                 x              x             x          .         .        .
+  POST   /subscriptions/:id/restore                    x              x             x          .         .        .
   POST   /licenses/:id/directives                      x              x             x          .         .        .
 
 Bulk work: jobs.manage
