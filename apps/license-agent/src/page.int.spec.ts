@@ -10,7 +10,7 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { TestClock, Vendor } from '@keyledger/sdk/contract';
 import { describeInChromium } from '@keyledger/servers/chromium';
-import type { BrowserContext, BrowserContextOptions, Page } from 'playwright-core';
+import type { Page } from 'playwright-core';
 import type { LicenseAnswer } from './api.ts';
 import { agentConfig, startAgent } from './index.ts';
 
@@ -146,7 +146,8 @@ type Violations = readonly { readonly id: string; readonly nodes: readonly { rea
 
 describeInChromium('The License Management page', (browser) => {
   const agent = new FakeAgent();
-  let context: BrowserContext;
+  /** All tests share one page, which is opened anew for each; who has a hand on the clock has one of his own. */
+  let shared: Page;
   let page: Page;
   let faults: string[];
   let requests: string[];
@@ -157,6 +158,7 @@ describeInChromium('The License Management page', (browser) => {
     const { status, stdout } = spawnSync(`${root}node_modules/.bin/tsc`, ['-b', `${here}page`], { encoding: 'utf8' });
     if (status !== 0) throw new Error(stdout);
     await agent.start();
+    shared = await newPage();
   }, 60_000);
   afterAll(() => agent.stop());
 
@@ -167,24 +169,40 @@ describeInChromium('The License Management page', (browser) => {
 
   /** What the browser complains of fails the test; that a refused request was refused is no complaint. */
   afterEach(async () => {
-    await context?.close();
-    expect(requests.filter((request) => !request.startsWith(url))).toEqual([]);
+    await page.evaluate('sessionStorage.clear(); localStorage.clear()');
+    await (page === shared ? page.goto('about:blank') : page.context().close());
+    expect(requests.filter((request) => !request.startsWith(url) && request !== 'about:blank')).toEqual([]);
     expect(faults.filter((text) => !/^Failed to load resource: (the server responded with a status of|net::ERR_CONNECTION_REFUSED)/.test(text))).toEqual([]);
   });
 
-  async function open(options: BrowserContextOptions = {}, { clock = false } = {}): Promise<void> {
-    context = await browser().newContext({ locale: 'en-GB', timezoneId: 'UTC', viewport: { width: 1280, height: 900 }, permissions: ['clipboard-read', 'clipboard-write'], ...options });
-    page = await context.newPage();
+  async function newPage(): Promise<Page> {
+    const context = await browser().newContext({ locale: 'en-GB', timezoneId: 'UTC', permissions: ['clipboard-read', 'clipboard-write'] });
+    const page = await context.newPage();
     page.setDefaultTimeout(10_000);
     page.on('console', (message) => void (message.type() === 'error' || message.type() === 'warning' ? faults.push(message.text()) : 0));
     page.on('pageerror', (error) => void faults.push(error.message));
     page.on('request', (request) => void requests.push(request.url()));
+    return page;
+  }
+
+  interface Circumstances {
+    readonly width?: number;
+    readonly height?: number;
+    readonly reducedMotion?: 'reduce' | 'no-preference';
+    /** Time passes when the test says so, too. */
+    readonly clock?: boolean;
+  }
+
+  async function open({ width = 1280, height = 900, reducedMotion = 'no-preference', clock = false }: Circumstances = {}): Promise<void> {
+    page = clock ? await newPage() : shared;
     if (clock) await page.clock.install();
+    await page.setViewportSize({ width, height });
+    await page.emulateMedia({ colorScheme: 'light', reducedMotion });
     await page.goto(url);
   }
 
-  async function signIn(options: BrowserContextOptions = {}, more: { readonly clock?: boolean } = {}): Promise<void> {
-    await open(options, more);
+  async function signIn(circumstances: Circumstances = {}): Promise<void> {
+    await open(circumstances);
     await page.getByLabel('Agent token').fill(token);
     await page.keyboard.press('Enter');
     await page.getByRole('heading', { name: 'License details' }).waitFor();
@@ -287,7 +305,7 @@ describeInChromium('The License Management page', (browser) => {
 
     it('the last known state, its age and why, while the license server or the agent cannot be reached', async () => {
       agent.license = states['offline grace']();
-      await signIn({}, { clock: true });
+      await signIn({ clock: true });
       expect(await page.locator('[data-freshness]').innerText()).toMatch(/^Last known state, from 3 days ago \(.+\): the license server cannot be reached\.$/);
       expect(await page.getByText('Applies now').count()).toBe(1);
       agent.license = states.normal();
@@ -459,7 +477,7 @@ describeInChromium('The License Management page', (browser) => {
 
     it('and shows it, whatever was asked before and answers only now', async () => {
       agent.licenses.set('KL9X', bigger());
-      await signIn({}, { clock: true });
+      await signIn({ clock: true });
       const [late, release] = [Promise.withResolvers<void>(), page.waitForResponse((response) => response.request().method() === 'GET' && response.url().endsWith('license'))];
       agent.held.set('GET /api/license', late.promise);
       await Promise.all([page.waitForRequest(/license$/), page.clock.runFor(16_000)]);
@@ -496,7 +514,7 @@ describeInChromium('The License Management page', (browser) => {
       agent.license = states.exceeded();
       agent.licenses.set('KL9X', licensed({ maxDpCores: 32 }));
       // Colours fade into each other otherwise.
-      await open({ viewport: { width, height: 900 }, reducedMotion: 'reduce' });
+      await open({ width, reducedMotion: 'reduce' });
       await inBoth();
       await page.getByLabel('Agent token').fill(token);
       await page.keyboard.press('Enter');
@@ -523,7 +541,7 @@ describeInChromium('The License Management page', (browser) => {
     it('at 400 % zoom nothing is cut off or lies beside the screen', async () => {
       agent.license = states.exceeded();
       agent.licenses.set('KL9X', licensed({ maxDpCores: 32 }));
-      await signIn({ viewport: { width: 320, height: 256 } });
+      await signIn({ width: 320, height: 256 });
       expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(320);
       await page.getByLabel('License key').fill('KL9X');
       await page.keyboard.press('Enter');
