@@ -239,6 +239,14 @@ async function copied(text: string, what: string): Promise<void> {
   say(`${what} copied.`);
 }
 
+function save(name: string, text: string): void {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], { type: 'text/plain' }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href));
+}
+
 const actions: Record<string, (button: HTMLElement) => unknown> = {
   refresh,
   apply,
@@ -250,6 +258,8 @@ const actions: Record<string, (button: HTMLElement) => unknown> = {
   close: (button) => button.closest('dialog')?.close(),
   copy: ({ dataset }) => copied(dataset['copy'] ?? '', dataset['label'] ?? ''),
   'copy-all': () => last && copied(supportTextOf(last.license, last.seenAt), count(supportTextOf(last.license, last.seenAt).split('\n').length, 'line')),
+  'copy-request': () => copied(find('#request').textContent ?? '', 'Request'),
+  'save-request': () => save('license-request.txt', find('#request').textContent ?? ''),
   'focus-key': () => key.focus(),
   forget: () => {
     remember('sessionStorage', lastName, null);

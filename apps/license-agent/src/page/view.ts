@@ -1,7 +1,7 @@
 import type { LicenseAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
 import {
-  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, modeOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
+  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, modeOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
   type Banner, type Detail, type Stated,
 } from './story.ts';
 import { number, type Tone } from './words.ts';
@@ -62,6 +62,7 @@ export function show({ license, seenAt, now, failure, refused }: Shown): void {
     make('li', included ? '' : 'none', icon(included ? 'ok' : 'none', included ? 'ok' : 'none'), make('div', '', make('strong', '', label), make('span', '', value)))));
   rows(find('#details'), detailsOf(license));
   rows(find('#connection'), connectionOf(license));
+  find('#request').textContent = requestTextOf(license);
   trouble(new Set([license.code, ...license.reasons, ...license.problems.map(({ code }) => code), ...(license.server.reachable === false ? ['UNREACHABLE'] : []), ...(refused ? [refused] : [])]));
 }
 
