@@ -57,8 +57,9 @@ export class StartCommands {
   }
 
   async #start(jobId: JobId, work: JobWork, total: number) {
-    await this.ledger.add(jobId);
+    await this.ledger.reserve(jobId);
     const job = await this.jobs.run(jobId, { type: 'Queue', jobId, work, total }, (state) => state as JobState);
+    await this.ledger.open(jobId);
     this.worker.look(context().environment);
     return this.views.of(job);
   }

@@ -23,12 +23,15 @@ export interface Progress {
 }
 export interface Waiting extends Progress {
   readonly id: JobId;
-  readonly queuedAt: number;
 }
 
 /** Whoever is silent for that long has died; it shows life three times as often. */
 const ABANDONED_MS = 15_000;
 export const SIGN_OF_LIFE_MS = ABANDONED_MS / 3;
+/** Whose a row is as long as its job has not been asked for: a moment, or until all of a file has come. */
+const SENDER = 'sender';
+const RESERVED_MS = 60_000;
+const UNFINISHED_MS = 86_400_000;
 /** More than that fail at the same place only if it is no accident. */
 const MAX_ATTEMPTS = 5;
 
@@ -37,13 +40,21 @@ const MAX_ATTEMPTS = 5;
 export class JobLedger {
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
-  /** Before the job itself: a row whose job never comes is cleared away, a job without a row would be forgotten. */
-  async add(jobId: JobId): Promise<void> {
-    await this.#here().run('insert into authority_jobs (id, queued_at, alive_at, done, failed, attempts) values (?, ?, 0, 0, 0, 0) on conflict (id) do nothing', [jobId, Date.now()]);
+  /** Before the job itself, which would be forgotten without a row; nobody looks at it for so long. A row whose job never comes is cleared away then. */
+  async reserve(jobId: JobId, ms = RESERVED_MS): Promise<void> {
+    await this.#here().run(
+      `insert into authority_jobs (id, queued_at, worker, alive_at, done, failed, attempts) values (?, ?, '${SENDER}', ?, 0, 0, 0)
+        on conflict (id) do update set alive_at = excluded.alive_at where authority_jobs.worker = '${SENDER}'`, [jobId, Date.now(), Date.now() + ms]);
   }
 
+  /** The job is there: it may begin. */
+  async open(jobId: JobId): Promise<void> {
+    await this.#here().run(`update authority_jobs set worker = null, alive_at = 0 where id = ? and worker = '${SENDER}'`, [jobId]);
+  }
+
+  /** A chunk of a file, some of which may never come to its end. */
   async stage(jobId: JobId, chunk: number, rows: readonly ImportRow[]): Promise<void> {
-    if (chunk === 0) await this.add(jobId);
+    if (chunk === 0) await this.reserve(jobId, UNFINISHED_MS);
     const sealer = await this.keyrings.here().prepare([jobId], true);
     const sealed = sealer.seal(jobId, { rows: rows as unknown as readonly JsonObject[] });
     await this.#here().run('insert into authority_job_input (job_id, chunk, sealed) values (?, ?, ?) on conflict (job_id, chunk) do nothing', [jobId, chunk, sealed]);
@@ -63,10 +74,10 @@ export class JobLedger {
     return new Map(rows.map(({ id, done, failed }) => [id, { done, failed }]));
   }
 
-  /** Those that nobody is at, the oldest first. */
+  /** Those that nobody is at, the oldest first; in the end also files that were sent only in part. */
   async waiting(limit: number): Promise<readonly Waiting[]> {
     const { rows } = await this.#here().run<Waiting>(
-      'select id, queued_at as "queuedAt", done, failed from authority_jobs where worker is null or alive_at < ? order by queued_at, id limit ?', [Date.now() - ABANDONED_MS, limit]);
+      'select id, done, failed from authority_jobs where worker is null or alive_at < ? order by queued_at, id limit ?', [Date.now() - ABANDONED_MS, limit]);
     return rows;
   }
 
@@ -91,7 +102,7 @@ export class JobLedger {
 
   /** For the only process there is: whoever was at something is no more. */
   async releaseAll(): Promise<void> {
-    if (this.#here().dialect === 'sqlite') await this.#here().run('update authority_jobs set worker = null, alive_at = 0 where worker is not null');
+    if (this.#here().dialect === 'sqlite') await this.#here().run(`update authority_jobs set worker = null, alive_at = 0 where worker <> '${SENDER}'`);
   }
 
   /** What a chunk has come to, with how far that is, all or nothing. False when the job is somebody else's by now. */

@@ -23,8 +23,6 @@ const JOBS_AT_ONCE = 2;
 const LOOK_EVERY_MS = 2_000;
 const LOOKED_AT = 100;
 const AGAIN_AFTER_MS = 1_000;
-/** A file that was sent only in part. */
-const UNFINISHED_MS = 86_400_000;
 
 /**
  * Works through jobs, chunk by chunk. A job is whoever's has claimed its row and shows life; what a chunk has come to and how far that is are saved
@@ -62,8 +60,7 @@ export class JobWorker {
 
   async #lookAround(environment: string): Promise<void> {
     for (const waiting of await this.#as(environment, () => this.ledger.waiting(LOOKED_AT))) {
-      if ([...this.#atWork.values()].filter((own) => own.environment === environment).length >= JOBS_AT_ONCE) return;
-      if (this.#atWork.has(waiting.id) || !(await this.#as(environment, () => this.#mayBegin(waiting)))) continue;
+      if (this.#atWork.has(waiting.id) || !(await this.#as(environment, () => this.#mayBegin(environment, waiting)))) continue;
       const work = this.#work(environment, waiting).finally(() => {
         this.#atWork.delete(waiting.id);
         this.look(environment);
@@ -72,12 +69,15 @@ export class JobWorker {
     }
   }
 
-  /** The row of a job that is over, or of a file that was never sent to its end, goes. */
-  async #mayBegin({ id, queuedAt }: Waiting): Promise<boolean> {
+  /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes no time. */
+  async #mayBegin(environment: string, { id }: Waiting): Promise<boolean> {
     const { state } = await this.jobs.load(id);
-    const isOver = state ? state.finishedAt !== null : Date.now() - queuedAt > UNFINISHED_MS;
-    if (isOver) await this.ledger.end(id);
-    return state !== null && !isOver && this.ledger.claim(id, this.#name);
+    if (!state || state.finishedAt !== null) {
+      await this.ledger.end(id);
+      return false;
+    }
+    const isBusy = [...this.#atWork.values()].filter((own) => own.environment === environment).length >= JOBS_AT_ONCE;
+    return (!isBusy || state.state === 'cancelled') && this.ledger.claim(id, this.#name);
   }
 
   async #work(environment: string, { id, ...progress }: Waiting): Promise<void> {

@@ -38,12 +38,13 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
     worker(doChunk: JobRows['doChunk']) {
       const stopping = new Stopping();
       const own = new JobWorker(new Jobs(events, keyrings), ledger, { doChunk } as JobRows, systemClock, host.log, stopping);
-      return { begin: () => own.begin(), stop: () => { stopping.begin(); return own.end(); } };
+      return { begin: () => own.begin(), look: () => own.look(environment), stop: () => { stopping.begin(); return own.end(); } };
     },
     async queue(total: number, work: JobWork = batch): Promise<JobId> {
       const jobId = derivedId('job', newCommandId(), now);
-      await inContext(() => ledger.add(jobId));
+      await inContext(() => ledger.reserve(jobId));
       await inContext(() => jobs.run(jobId, { type: 'Queue', jobId, work, total }));
+      await inContext(() => ledger.open(jobId));
       return jobId;
     },
     sql: (text: string, params: readonly unknown[] = []) => states.of(environment).run(text, params),
@@ -169,13 +170,46 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     await worker.stop();
   });
 
+  it('finish a cancelled job at once, though all are busy', async () => {
+    const release = Promise.withResolvers<void>();
+    const worker = authority.worker(async (job, chunk) => {
+      await release.promise;
+      return resultsOf(job, chunk);
+    });
+    const long = [await authority.queue(100), await authority.queue(100)];
+    await worker.begin();
+    const waiting = await authority.queue(100);
+    await inContext(() => authority.jobs.run(waiting, { type: 'Cancel' }));
+    worker.look();
+    expect(await authority.ended(waiting)).toMatchObject({ state: 'cancelled', done: 0, startedAt: null });
+    release.resolve();
+    expect(await Promise.all(long.map((id) => authority.ended(id)))).toMatchObject([{ state: 'completed' }, { state: 'completed' }]);
+    await worker.stop();
+  });
+
+  it('leave alone what is only being asked for, and find it should that have been cut short', async () => {
+    const id = derivedId('job', newCommandId(), now);
+    await inContext(() => authority.ledger.reserve(id));
+    const worker = authority.worker(working('x'));
+    await worker.begin();
+    await inContext(() => authority.jobs.run(id, { type: 'Queue', jobId: id, work: batch, total: 1 }));
+    worker.look();
+    await worker.stop();
+    expect(done).toEqual([]);
+    await authority.sql('update authority_jobs set alive_at = alive_at - 80000 where id = ?', [id]);
+    const another = authority.worker(working('y'));
+    await another.begin();
+    expect(await authority.ended(id)).toMatchObject({ state: 'completed', done: 1 });
+    await another.stop();
+  });
+
   it('clear away files that never came to their end, and keep the rows of the others sealed', async () => {
     const [left, fresh] = [derivedId('job', newCommandId(), now), derivedId('job', newCommandId(), now)];
     const rows = [{ licenseKey: 'SECRET-KEY', customerEmail: 'ada@example.com' }];
     for (const id of [left, fresh]) for (let twice = 0; twice < 2; twice++) await inContext(() => authority.ledger.stage(id, 0, rows));
     expect(JSON.stringify((await authority.sql('select * from authority_job_input')).rows)).not.toMatch(/SECRET|ada@/);
     expect(await inContext(() => authority.ledger.staged(fresh, 0))).toEqual(rows);
-    await authority.sql('update authority_jobs set queued_at = ? where id = ?', [Date.now() - 86_500_000, left]);
+    await authority.sql('update authority_jobs set alive_at = alive_at - 86500000 where id = ?', [left]);
     const worker = authority.worker(working('x'));
     await worker.begin();
     await worker.stop();
