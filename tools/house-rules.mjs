@@ -40,7 +40,7 @@ export const imports = {
 };
 
 /** What runs the services knows nothing of them; its end-to-end specs do. */
-const specsImport = { 'apps/distributed': ['contracts', 'standalone'] };
+const specsImport = { 'apps/distributed': ['contracts', 'standalone'], 'apps/standalone': ['license-agent'] };
 
 /** Third-party packages that only some may touch: stores stay behind their ports, the ORM out of the edge. */
 const reserved = [
