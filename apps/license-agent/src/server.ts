@@ -52,10 +52,11 @@ export function serverOf({ agent, token, tls, page, failed }: ServerOptions): Se
       const isThere = feature !== undefined || path === '/api/enforcement' || Object.keys(api).some((name) => name.endsWith(` ${path}`));
       throw new Refused(isThere ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
     }
-    if (method !== 'GET') throw new Refused(files.has(path) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
+    const name = path === '/' ? '/index.html' : path;
+    if (method !== 'GET') throw new Refused(files.has(name) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
     if (path === '/health/live' || path === '/health/ready') return ok({ status: 'ok' });
     if (path === '/metrics') return { status: 200, type: 'text/plain; version=0.0.4; charset=utf-8', body: metricsOf(agent.answer()) };
-    const file = files.get(path === '/' ? '/index.html' : path);
+    const file = files.get(name);
     if (!file) throw new Refused('NOT_FOUND');
     return { status: 200, type: file.type, body: file.bytes, headers: pagePolicy };
   };

@@ -1,0 +1,66 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from '@jest/globals';
+import { agentConfig } from './config.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'keyledger-agent-config-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+const file = (name: string, text: string) => {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+};
+
+const x = 'iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w';
+const jwk = { kty: 'OKP', crv: 'Ed25519', x };
+const pem = `-----BEGIN PUBLIC KEY-----\n${Buffer.concat([Buffer.from('302a300506032b6570032100', 'hex'), Buffer.from(x, 'base64url')]).toString('base64')}\n-----END PUBLIC KEY-----`;
+const least = { KEYLEDGER_ROOT_PUBLIC_KEY: JSON.stringify(jwk) };
+
+describe('The configuration', () => {
+  it('needs a root, and has a default for everything else', () => {
+    expect(agentConfig(least)).toEqual({
+      host: '127.0.0.1', port: 7443, token: undefined, dataDir: './agent-data', tls: undefined, server: undefined, environment: 'production', roots: [jwk], licenseKey: undefined, licenseFile: undefined,
+      machineId: undefined, deploymentId: undefined, deploymentMode: undefined, proxy: undefined, logLevel: 'info', productName: 'API Platform', style: '',
+    });
+  });
+
+  it.each([['a JWK', JSON.stringify(jwk)], ['what the server shows', JSON.stringify({ environment: 'production', roots: [jwk] })], ['PEM', pem], ['PEM in one line', pem.replaceAll('\n', '\\n')]])('pins a root that is given as %s', (_name, text) => {
+    expect(agentConfig({ KEYLEDGER_ROOT_PUBLIC_KEY: text }).roots).toEqual([jwk]);
+  });
+
+  it('takes every value from a file as well, without the line end, but not from both', () => {
+    const secrets = { AGENT_TOKEN_FILE: file('token', 'secret-token\n'), LICENSE_KEY_FILE: file('key', 'KEY-1\r\n'), KEYLEDGER_ROOT_PUBLIC_KEY_FILE: file('root', `${pem}\n`), HTTPS_PROXY_FILE: file('proxy', 'http://user:pass@proxy:3128\n') };
+    expect(agentConfig({ ...secrets, KEYLEDGER_SERVER_URL: 'https://licenses.example/', NO_PROXY: 'localhost' })).toMatchObject({
+      token: 'secret-token', licenseKey: 'KEY-1', roots: [jwk], server: 'https://licenses.example', proxy: { url: 'http://user:pass@proxy:3128', except: 'localhost' },
+    });
+    expect(() => agentConfig({ ...least, AGENT_TOKEN: 'a', AGENT_TOKEN_FILE: secrets.AGENT_TOKEN_FILE })).toThrow('Set AGENT_TOKEN or AGENT_TOKEN_FILE, not both');
+  });
+
+  it.each([
+    [{}, 'KEYLEDGER_ROOT_PUBLIC_KEY must be set'], [{ KEYLEDGER_ROOT_PUBLIC_KEY: 'nonsense' }, 'KEYLEDGER_ROOT_PUBLIC_KEY must be an Ed25519 public key'],
+    [{ ...least, AGENT_HOST: '0.0.0.0' }, 'AGENT_HOST is 0.0.0.0, which others can reach: set AGENT_TLS_CERT and AGENT_TLS_KEY'], [{ ...least, AGENT_HOST: '192.168.1.2' }, 'AGENT_HOST'], [{ ...least, AGENT_HOST: '127.example.com' }, 'AGENT_HOST'],
+    [{ ...least, AGENT_TLS_CERT: '-----BEGIN CERTIFICATE-----' }, 'AGENT_TLS_KEY is missing'], [{ ...least, AGENT_TLS_CERT: '/nowhere', AGENT_TLS_KEY: '/nowhere' }, 'AGENT_TLS_CERT: /nowhere cannot be read (ENOENT)'],
+    [{ ...least, AGENT_PORT: '70000' }, 'AGENT_PORT must be a port number, not "70000"'], [{ ...least, AGENT_PORT: '7e3' }, 'AGENT_PORT'], [{ ...least, AGENT_TOKEN: 'two words' }, 'AGENT_TOKEN'],
+    [{ ...least, AGENT_TOKEN_FILE: '/nowhere' }, 'AGENT_TOKEN_FILE: /nowhere cannot be read'], [{ ...least, AGENT_TOKEN_FILE: file('empty', ' \n') }, 'is empty'],
+    [{ ...least, KEYLEDGER_SERVER_URL: 'licenses.example' }, 'KEYLEDGER_SERVER_URL must be a URL'], [{ ...least, HTTPS_PROXY: 'socks5://user:hidden@proxy' }, 'HTTPS_PROXY must be a URL'],
+    [{ ...least, LICENSE_KEY: 'KEY-1' }, 'KEYLEDGER_SERVER_URL must be set'], [{ ...least, LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of'],
+  ])('names what is wrong: %#', (env, why) => {
+    expect(() => agentConfig(env)).toThrow(why);
+  });
+
+  it('repeats no secret in what it says', () => {
+    for (const env of [{ HTTPS_PROXY: 'socks5://user:hidden@proxy' }, { AGENT_TOKEN: 'hidden hidden' }]) {
+      try {
+        agentConfig({ ...least, ...env });
+      } catch (error) {
+        expect(String(error)).not.toMatch('hidden');
+      }
+    }
+  });
+
+  it('listens where only this machine can ask, or with TLS', () => {
+    for (const AGENT_HOST of ['127.0.0.1', '127.1.2.3', 'localhost', '::1']) expect(agentConfig({ ...least, AGENT_HOST }).host).toBe(AGENT_HOST);
+    const [cert, key] = ['-----BEGIN CERTIFICATE-----\nA', '-----BEGIN PRIVATE KEY-----\nB'];
+    expect(agentConfig({ ...least, AGENT_HOST: '0.0.0.0', AGENT_TLS_CERT: file('cert', cert), AGENT_TLS_KEY: key })).toMatchObject({ host: '0.0.0.0', tls: { cert, key } });
+  });
+});
