@@ -332,6 +332,11 @@ describeInChromium('The License Management page', (browser) => {
       await page.getByRole('button', { name: 'Refresh' }).click();
       await announced('Not refreshed. No outbound access.');
       expect(await page.locator('details[open] summary').innerText()).toContain('No outbound access');
+      expect(await banner().innerText()).toMatch(/^Not refreshed: No outbound access\n/);
+      expect(await page.locator('[data-freshness]').innerText()).toMatch(/^Up to date/);
+      agent.refusals.clear();
+      await refresh();
+      expect(await banner().innerText()).toBe('');
       agent.refusals.set('GET /api/license', { status: 500, code: 'INTERNAL', title: 'Something went wrong' });
       await page.reload();
       await page.getByText(/^Last known state, from .+: something went wrong\.$/).waitFor();
@@ -646,6 +651,7 @@ describeInChromium('The License Management page', (browser) => {
       await announced('Not refreshed. No outbound access.');
       expect(await page.locator('details[open] summary').innerText()).toContain('No outbound access');
       expect(await field('Status').innerText()).toMatch(/^Active/);
+      expect(await banner().locator('.banner').count()).toBe(2);
       await accessible();
 
       vendor.terms = { ...vendor.terms, expiresAt: null, quotas: [{ meter: 'max_dp_cores', limit: 32 }] };

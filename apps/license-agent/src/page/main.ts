@@ -17,7 +17,9 @@ const confirmation = find<HTMLDialogElement>('#confirm');
 
 let client: Client | null = null;
 let last: { readonly license: LicenseAnswer; readonly seenAt: string } | null = null;
+/** Why the agent could not be asked; why it did not refresh; the code of what it refused last. */
 let failure: Failure | null = null;
+let notice: Failure | null = null;
 let refused: string | null = null;
 /** Answers so far: one that was overtaken by another is no news. */
 let answers = 0;
@@ -40,7 +42,7 @@ const shortcutsName = 'license-agent.shortcuts';
 
 function render(): void {
   const now = new Date().toISOString();
-  if (last) show({ ...last, now, failure, refused });
+  if (last) show({ ...last, now, failure, notice, refused });
   else if (failure) showFailure(failure);
 }
 
@@ -145,17 +147,13 @@ async function once(name: string, buttons: readonly HTMLElement[], work: () => P
 const refresh = () => once('refresh', [find('[data-action="refresh"]')], async () => {
   if (!client) return;
   const outcome = await client.refresh();
-  if (learn(outcome)) {
-    refused = null;
-    render();
-    return say(`Refreshed. Status: ${statusOf(outcome.license).text}.`);
-  }
+  notice = outcome.ok || outcome.status === 0 || outcome.status === 401 ? null : outcome;
+  refused = notice?.code ?? null;
+  if (!outcome.ok && outcome.status === 0) failure = outcome;
+  if (learn(outcome)) return say(`Refreshed. Status: ${statusOf(outcome.license).text}.`);
   if (!client) return;
-  // What the agent knows by itself is newer than what is on the screen, also when nobody else could be asked.
-  failure = outcome;
-  if (outcome.status !== 0 && (await load())) failure = outcome;
-  refused = outcome.code;
-  render();
+  // What the agent knows by itself may have changed, also when nobody else could be asked.
+  if (notice) await load();
   const { title, text } = failureText(outcome);
   say(`Not refreshed. ${title}. ${text}`);
 });
@@ -193,6 +191,7 @@ const apply = () => once('apply', [find('[data-action="apply"]')], async () => {
   if (!client) return;
   const outcome = await client.update(key.value.trim());
   if (learn(outcome)) {
+    notice = null;
     key.value = '';
     keyProblem(null);
     preview.close();
@@ -206,6 +205,8 @@ const deactivate = () => once('deactivate', [find('[data-action="confirm-deactiv
   if (!client) return;
   const outcome = await client.deactivate();
   if (learn(outcome)) {
+    notice = null;
+    keyProblem(null);
     confirmation.close();
     (outcome.license.status === 'none' ? key : find('#status')).focus();
     return say(`License deactivated. Status: ${statusOf(outcome.license).text}.`);

@@ -46,16 +46,20 @@ export interface Shown {
   readonly now: string;
   /** Why the last question to the agent was not answered. */
   readonly failure: Failure | null;
+  /** Why it did not refresh. */
+  readonly notice: Failure | null;
   /** The code of what was refused last. */
   readonly refused: string | null;
 }
 
-export function show({ license, seenAt, now, failure, refused }: Shown): void {
+export function show({ license, seenAt, now, failure, notice, refused }: Shown): void {
   const none = license.status === 'none';
   for (const element of all('[data-licensed], [data-action="deactivate"]')) element.hidden = none;
   find('#empty').hidden = !none;
   find('[data-freshness]').textContent = freshnessOf(license, seenAt, now, failure);
-  replaced(find('#banners'), [...(failure ? [bannerOf(failure)] : []), ...bannersOf(license)].map(banner));
+  // That the server cannot be reached is among what the agent says itself.
+  const notices = notice && !(notice.code === 'NO_OUTBOUND_ACCESS' && license.server.reachable === false) ? [noticeOf(notice)] : [];
+  replaced(find('#banners'), [...(failure ? [bannerOf(failure)] : []), ...notices, ...bannersOf(license)].map(banner));
   status(license);
   usage(license);
   replaced(find('#features'), featuresOf(license).map(({ label, value, included }) =>
@@ -78,6 +82,11 @@ const bannerOf = ({ code, title, detail }: Failure): Banner => ({
   tone: code === 'AGENT_UNREACHABLE' || code === 'INTERNAL' ? 'stop' : 'warn',
   title, text: code === 'AGENT_UNREACHABLE' ? `${detail} What you see is the last known state; this page tries again by itself.` : detail,
 });
+
+function noticeOf(failure: Failure): Banner {
+  const { title, text } = failureText(failure);
+  return { tone: 'warn', title: `Not refreshed: ${title}`, text };
+}
 
 const banner = ({ tone, title, text }: Banner): HTMLElement => make('div', `banner ${tone}`, icon(tone), make('div', '', make('strong', '', title), make('span', '', text)));
 
