@@ -86,12 +86,13 @@ export class BulkController {
   }
 
   @Route('GET /licenses/export', {
-    needs: 'license.export', summary: 'All licenses that fit the filters, as a file', query: { ...licenseFilters, sort: licenseSort, format }, answer: Type.Array(LicenseView), otherwise: { 'text/csv': csvText },
+    needs: 'license.export', summary: 'All licenses that fit the filters, as a file; with their keys for who has license.read', query: { ...licenseFilters, sort: licenseSort, format }, answer: Type.Array(LicenseView), otherwise: { 'text/csv': csvText },
   })
   async exportLicenses(@Query() { format: wanted, ...filters }: Exporting, @Headers('accept') accept: string | undefined, @Req() { method }: FastifyRequest, @Res() reply: FastifyReply) {
     const asCsv = wanted === undefined ? prefersCsv(accept) : wanted === 'csv';
     const read = (cursor?: string) => this.edge.send(ExportLicenses, { ...filters, ...(cursor !== undefined && { cursor }) }, patience);
-    const rows = rowsOf(await read(), ({ next }) => read(next));
+    const shown = context().actor.permissions.includes('license.read') ? asTheyAre : withoutKey;
+    const rows = only(rowsOf(await read(), ({ next }) => read(next)), shown);
     this.#download(reply, method, `licenses.${asCsv ? 'csv' : 'json'}`, asCsv ? csvOf(licenseCells, rows) : jsonOf(only(rows, ({ license }) => license)));
   }
 
@@ -139,6 +140,9 @@ function rowsOf<P extends { readonly data: readonly unknown[]; readonly last: bo
 async function* only<T, U>(pages: AsyncIterable<readonly T[]>, part: (item: T) => U): AsyncGenerator<U[]> {
   for await (const page of pages) yield page.map(part);
 }
+
+const asTheyAre = (exported: ExportedLicense): ExportedLicense => exported;
+const withoutKey = ({ license, ...names }: ExportedLicense): ExportedLicense => ({ ...names, license: { ...license, key: null } });
 
 /** Whichever is named first, and JSON for who does not care. */
 function prefersCsv(accept = ''): boolean {

@@ -191,6 +191,14 @@ describe('An import', () => {
     expect(again.filter(({ outcome }) => outcome === 'unchanged')).toHaveLength(113);
   });
 
+  it('comes once for one Idempotency-Key', async () => {
+    const once = { 'idempotency-key': 'a file' };
+    const { body: first } = await send(file, '?dryRun=true', once);
+    expect(await send(file, '?dryRun=true', once)).toMatchObject({ status: 202, body: { id: first.id }, headers: { 'idempotency-replayed': 'true' } });
+    expect(await send(`${file}\r\nx;y@example.com`, '?dryRun=true', once)).toMatchObject({ status: 422, body: { code: 'IDEMPOTENCY_KEY_REUSED' } });
+    await ended(first.id);
+  });
+
   it('is refused as a whole where it is no such file', async () => {
     expect(await send('licenseKey,mail\nA,b@example.com')).toMatchObject({ status: 400, body: { code: 'VALIDATION_FAILED', errors: [{ pointer: '/customerEmail' }, { pointer: '/mail' }] } });
     for (const wrong of ['', 'licenseKey,customerEmail\n', 'licenseKey,customerEmail\n"A,b']) expect((await send(wrong)).status).toBe(400);
@@ -252,6 +260,9 @@ describe('Bulk work', () => {
     expect((await support.ask('GET', '/licenses/export?format=csv&limit=1')).status).toBe(400);
     expect((await support.ask('GET', '/licenses/export?format=csv&customerId=cus_01a1fd36-4987-7861-a687-47edcc6a564a')).status).toBe(200);
     expect(await viewer.refused('GET', '/licenses/export')).toMatchObject({ status: 403, permission: 'license.export' });
+    const [exporter, revoked] = [await as({ permissions: ['license.export'] }), '/licenses/export?format=json&status=revoked'];
+    expect((await exporter.get<LicenseView[]>(revoked)).map(({ id, key }) => [id, key])).toEqual((await support.get<LicenseView[]>(revoked)).map(({ id }) => [id, null]));
+    expect((await support.get<LicenseView[]>(revoked)).every(({ key }) => key?.startsWith('BULK-'))).toBe(true);
     expect(await support.refused('GET', '/jobs')).toMatchObject({ status: 403, permission: 'jobs.manage' });
     expect(await support.refused('POST', '/imports', 'x', { 'content-type': 'text/csv' })).toMatchObject({ status: 403, permission: 'jobs.manage' });
     expect((await worker.get<Listed<JobView>>('/jobs?limit=2')).data).toHaveLength(2);
