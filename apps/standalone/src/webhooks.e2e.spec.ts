@@ -129,6 +129,18 @@ describe('An order', () => {
   });
 });
 
+it('An activation too many is told, though nothing has happened, and once a minute', async () => {
+  const receiver = await Receiver.start();
+  await listen(receiver, ['activation.limit-exceeded']);
+  const { plan } = await offer(api, { activationLimit: 1 });
+  const { id, key: licenseKey, keyPrefix } = await sell(api, plan.id);
+  const app = product.app.in('staging');
+  await app.post('/license/activate', { licenseKey, fingerprint: 'laptop' });
+  for (let n = 0; n < 3; n++) expect((await app.refused('POST', '/license/activate', { licenseKey, fingerprint: `desktop ${n}` })).code).toBe('ACTIVATION_LIMIT_EXCEEDED');
+  const [told] = await receiver.heard(1);
+  expect(told?.body).toMatchObject({ type: 'activation.limit-exceeded', data: { environment: 'staging', licenseId: id, keyPrefix, planId: plan.id, limit: 1, used: 1 } });
+});
+
 describe('An endpoint', () => {
   it('that fails is tried again under the same id, in the time of its environment, and keeps no other waiting', async () => {
     const [broken, slow, well] = [await Receiver.start(), await Receiver.start(), await Receiver.start()];

@@ -23,6 +23,7 @@ const licenseKey = fc.oneof(
   groups.map((four) => four.join('')),
 );
 const apiKey = fc.tuple(fc.constantFrom('production', 'staging', 'eu-west-1'), fc.uuid({ version: 7 }), letters(43, urlSafe)).map(([env, id, secret]) => `lk_${env}_${id}_${secret}`);
+const webhookSecret = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((bytes) => `whsec_${Buffer.from(bytes).toString('base64')}`);
 
 /** Every place in a line where somebody once logged a secret. */
 const places: Record<string, (secret: string) => (log: ReturnType<typeof createLog>) => void> = {
@@ -55,7 +56,7 @@ describe('A log line', () => {
   });
 
   it.each(Object.keys(places))('shows no more than 8 characters of a key in %s', (place) => {
-    fc.assert(fc.property(fc.oneof(licenseKey, apiKey), (secret) => {
+    fc.assert(fc.property(fc.oneof(licenseKey, apiKey, webhookSecret), (secret) => {
       const text = logged(places[place]?.(secret) ?? (() => undefined)).join('');
       expect(text).not.toBe('');
       for (const form of [secret, encodeURIComponent(secret)]) expect(text).not.toContain(form.slice(0, 9));

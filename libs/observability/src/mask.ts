@@ -13,16 +13,17 @@ const licenseKey = `${startOfRun}(?:[0-9A-Z]{1,16}[-_]){0,3}[0-9A-Z]{7,}${separa
 /** A key typed without its dashes, or any token as long. Pure hex is a trace id or a hash. */
 const unbroken = `${startOfRun}(?![0-9A-F]+(?![0-9A-Z]))[0-9A-Z]{28,}`;
 const apiKey = 'lk_[0-9A-Z-]+_[0-9A-Z-]+_[0-9A-Z_-]+';
+const webhookSecret = 'whsec_(?:[0-9A-Z+/_=-]|%2[BF]|%3D)+';
 const credentials = '(?<=\\b(?:bearer|basic)\\s+)[^\\s"\',]{16,}';
 const parameter = `(?<=[?&](?:${secretNames}|key)=)[^&\\s#"']+`;
 const quotes = '[\\\\"\']{0,4}';
 const assignment = `(?<=(?:${secretNames})${quotes}\\s?[=:]\\s?${quotes}(?:bearer |basic |license )?)(?!(?:bearer|basic|license) )[^\\s"'\\\\&,;)}\\]]{4,}`;
 const passwordInUrl = '(?<=://[^\\s/@:]*:)[^\\s/@]+(?=@)';
 
-const secrets = new RegExp([apiKey, parameter, assignment, passwordInUrl, credentials, licenseKey, unbroken].join('|'), 'gi');
+const secrets = new RegExp([apiKey, webhookSecret, parameter, assignment, passwordInUrl, credentials, licenseKey, unbroken].join('|'), 'gi');
 
 /** A line without any of these holds nothing that `secrets` or `secretField` could find; they are much cheaper to look for. */
-const hints = ['key', 'secret', 'authorization', 'pass', 'pepper', 'cookie', 'token', 'lk_', 'bearer', 'basic', '@'];
+const hints = ['key', 'secret', 'authorization', 'pass', 'pepper', 'cookie', 'token', 'lk_', 'whsec_', 'bearer', 'basic', '@'];
 const shapes = new RegExp(
   `${startOfRun}(?:[0-9A-Z]{7,}${separator}[0-9A-Z]{7}${separator}[0-9A-Z]{7}|(?![0-9A-F]+(?![0-9A-Z]))[0-9A-Z]{28})`.toLowerCase(),
 );
