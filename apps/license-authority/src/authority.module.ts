@@ -18,7 +18,6 @@ import {
 import { ActivationList, AvailableLicenses, LicenseEvents, LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
-import { RefusedActivations } from './refusals.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
 import { AbuseRuleStreams, Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
@@ -36,7 +35,7 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        LicenseKeys, LicenseTable, LicenseViews, LeaseTokens, Usage, RefusedActivations, JobLedger, JobRows, JobViews, JobWorker,
+        LicenseKeys, LicenseTable, LicenseViews, LeaseTokens, Usage, JobLedger, JobRows, JobViews, JobWorker,
         QuotaCommands, IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,

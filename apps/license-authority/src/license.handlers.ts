@@ -11,7 +11,6 @@ import { Keyrings } from '@keyledger/keyring';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { LicenseKeys } from './keys.ts';
 import { Erasure } from './reactions.ts';
-import { RefusedActivations } from './refusals.ts';
 import { LeaseTokens } from './signed.handlers.ts';
 import { Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
@@ -103,7 +102,6 @@ export class EraseCommand {
 export class ActivateCommand {
   constructor(
     private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens, private readonly usage: Usage, private readonly sightings: Sightings,
-    private readonly refusals: RefusedActivations,
   ) {}
 
   async execute({ licenseKey, address, ...instance }: ActivateLicense) {
@@ -120,7 +118,6 @@ export class ActivateCommand {
       return { answer: seen, lease: this.leases.statementOf(license, seen.instance, revision) };
     }).catch((error: unknown) => {
       if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.see(licenseId, 'denied', { machine, address });
-      this.refusals.note(licenseId, error);
       throw error;
     });
     const token = await this.leases.tokenFor(lease);

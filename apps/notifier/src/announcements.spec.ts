@@ -71,11 +71,6 @@ it('A signing key that is put to use is told by its purpose, and never its priva
   expect(say('k2')).toEqual([]);
 });
 
-it('An activation too many has the shape that is published', () => {
-  const facts = factsOf(stateOf(story(issue(year), assign())));
-  checked({ type: 'activation.limit-exceeded', data: { ...facts, limit: 3, used: 3 } });
-});
-
 it('A job is told when it is over', () => {
   const said = ofJobs.JobFinished?.tell({ type: 'JobFinished', outcome: 'failed', kind: 'import', total: 9, done: 3, failed: 1, detail: 'the catalog did not answer' }, idOf('job')).map(checked);
   expect(said).toEqual([{ type: 'job.finished', data: { jobId: idOf('job'), kind: 'import', state: 'failed', total: 9, done: 3, failed: 1, detail: 'the catalog did not answer' } }]);

@@ -1,10 +1,10 @@
 import { Job, License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import { Aggregates, decode, originOf, subjectOf, type EventStore, type EventStores, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
-import { context, derivedId, environments, eventId, PerEnvironment, runIn, systemContext, type Clock, type EventShape, type Instant, type JsonObject, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
+import { derivedId, environments, eventId, PerEnvironment, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
-import { factsOf, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement, type LicenseFacts } from './announcements.ts';
+import { factsOf, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
 import { KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 
 /** What is to be known of an endpoint to put something into its way. */
@@ -34,7 +34,7 @@ export class Sources {
     [License.category]: {
       table: ofLicenses as never,
       tell: async (event, how) => {
-        const facts = await this.facts(subjectOf(event.stream) as LicenseId);
+        const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
         return facts ? how.tell(opened(License.shapes, event) as never, facts as never) : [];
       },
     },
@@ -47,10 +47,6 @@ export class Sources {
       tell: async (event, how) => how.tell(opened(Job.shapes, event) as never, subjectOf(event.stream) as never),
     },
   };
-
-  facts(licenseId: LicenseId): Promise<LicenseFacts | undefined> {
-    return this.#licenses.load(licenseId, factsOf);
-  }
 
   forget(licenseId: LicenseId): void {
     this.#licenses.forget(licenseId);
@@ -132,18 +128,6 @@ class Announcer implements View {
     if (this.#passed > 0) await this.#at.database.batch([reached(LOG, this.position)]);
   }
 
-  /** Something about a license that is no event: once a minute, whoever has heard of it. */
-  async note(licenseId: LicenseId, type: WebhookType, own: JsonObject): Promise<void> {
-    const endpoints = [...this.#endpoints.values()].filter((endpoint) => hears(endpoint, type));
-    const facts = endpoints.length > 0 ? await this.#at.sources.facts(licenseId) : undefined;
-    if (!facts) return;
-    const { now } = context();
-    const minute = `${now.slice(0, 16)}:00.000Z`;
-    const parcels = this.#parcels(`${licenseId}/${minute}`, { type, data: { ...facts, ...own } }, now, endpoints, minute);
-    await this.#at.database.batch(putting(parcels));
-    this.#at.wake();
-  }
-
   /** Works off what endpoints are to be told once more of the past. */
   replay(): void {
     const before = this.#replaying ?? Promise.resolve();
@@ -209,14 +193,11 @@ class Announcer implements View {
     const { environment, clock } = this.#at;
     const { at: timestamp } = originOf(event);
     const announcements = await runIn(systemContext(environment, clock.now(environment)), () => source.tell(event, how));
-    return announcements.flatMap((announcement) => this.#parcels(event.id, announcement, timestamp, endpoints));
-  }
-
-  /** Cause and origin make the ids. */
-  #parcels(cause: string, { type, data }: Announcement, timestamp: Instant, endpoints: readonly Listener[], origin = timestamp): readonly Parcel[] {
-    const body = JSON.stringify({ type, timestamp, data: { environment: this.#at.environment, ...data } });
-    return endpoints.filter((endpoint) => hears(endpoint, type) && isNewsFor(endpoint, timestamp))
-      .map(({ id: target }) => ({ id: derivedId('whd', `${cause}/${type}/${target}`, origin), target, type, timestamp, body }));
+    return announcements.flatMap(({ type, data }) => {
+      const body = JSON.stringify({ type, timestamp, data: { environment, ...data } });
+      return endpoints.filter((endpoint) => hears(endpoint, type) && isNewsFor(endpoint, timestamp))
+        .map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
+    });
   }
 
   #mailOf(event: RecordedEvent): readonly Parcel[] {
@@ -341,10 +322,6 @@ export class Announcers {
           position = case when excluded.position < notifier_replays.position then excluded.position else notifier_replays.position end`,
       [endpointId, since, Number(row?.position ?? 0), announcer.position]);
     announcer.replay();
-  }
-
-  note(licenseId: LicenseId, type: WebhookType, own: JsonObject): Promise<void> {
-    return this.#kept.here().announcer.note(licenseId, type, own);
   }
 
   /** What was cut short goes on. */

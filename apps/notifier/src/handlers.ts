@@ -1,13 +1,12 @@
 import {
-  CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookDelivery, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, NoteRefusedActivation, RecoverWebhookEndpoint, ResendWebhookDelivery,
-  RotateWebhookSecret, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookData, type WebhookDeliveryView, type WebhookEndpointView,
+  CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookDelivery, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, ResendWebhookDelivery,
+  RotateWebhookSecret, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView, type WebhookEndpointView,
 } from '@keyledger/contracts';
 import { existing, mustBeEnabled, TEST_TYPE, webhookEndpointView, type WebhookEndpointState } from '@keyledger/domain';
 import { context, instantOf, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { page } from '@keyledger/read-models';
-import type { LicenseFacts } from './announcements.ts';
 import { Announcers } from './announcer.ts';
 import { Courier } from './courier.ts';
 import { Egress } from './egress.ts';
@@ -135,15 +134,5 @@ export class DeliveryQueries {
     const { limit = 25, cursor } = query;
     const { data, page: position } = await page(this.outbox.list(query), { timestamp: { column: 'timestamp', kind: 'text' } }, { sort: '-timestamp', limit, cursor });
     return { data: data.map(deliveryOf), page: position };
-  }
-}
-
-@Handles(NoteRefusedActivation)
-export class RefusedActivationCommand {
-  constructor(private readonly announcers: Announcers) {}
-
-  async execute({ licenseId, limit, used }: NoteRefusedActivation) {
-    await this.announcers.note(licenseId, 'activation.limit-exceeded', { limit, used } satisfies Omit<WebhookData['activation.limit-exceeded'], keyof LicenseFacts>);
-    return null;
   }
 }

@@ -9,7 +9,7 @@ import { Announcers, Sources } from './announcer.ts';
 import type { NotifierConfig } from './config.ts';
 import { Courier } from './courier.ts';
 import { Egress } from './egress.ts';
-import { DeliveryCommands, DeliveryQueries, EndpointCommands, EndpointQueries, RefusedActivationCommand } from './handlers.ts';
+import { DeliveryCommands, DeliveryQueries, EndpointCommands, EndpointQueries } from './handlers.ts';
 import { MailChannel, mailsOf } from './mail.ts';
 import { Outbox } from './outbox.ts';
 import { Endpoints, WebhookChannel } from './webhooks.ts';
@@ -35,7 +35,7 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, RefusedActivationCommand, Outbox,
+        EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, Outbox,
         { provide: Egress, useFactory: () => new Egress({ allowPrivate }) },
         { provide: Endpoints, useFactory: (events: EventStores, keyrings: Keyrings) => new Endpoints(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: MAILS, useFactory: (events: EventStores, keyrings: Keyrings) => mail && new MailChannel(mail, events, keyrings), inject: [EventStores, Keyrings] },

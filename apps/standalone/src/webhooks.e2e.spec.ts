@@ -129,7 +129,7 @@ describe('An order', () => {
   });
 });
 
-it('An activation too many is told, though nothing has happened, and once a minute', async () => {
+it('An activation too many is told', async () => {
   const receiver = await Receiver.start();
   await listen(receiver, ['activation.limit-exceeded']);
   const { plan } = await offer(api, { activationLimit: 1 });
@@ -138,7 +138,7 @@ it('An activation too many is told, though nothing has happened, and once a minu
   await app.post('/license/activate', { licenseKey, fingerprint: 'laptop' });
   for (let n = 0; n < 3; n++) expect((await app.refused('POST', '/license/activate', { licenseKey, fingerprint: `desktop ${n}` })).code).toBe('ACTIVATION_LIMIT_EXCEEDED');
   const [told] = await receiver.heard(1);
-  expect(told?.body).toMatchObject({ type: 'activation.limit-exceeded', data: { environment: 'staging', licenseId: id, keyPrefix, planId: plan.id, limit: 1, used: 1 } });
+  expect(told?.body).toMatchObject({ type: 'activation.limit-exceeded', data: { environment: 'staging', licenseId: id, keyPrefix, planId: plan.id, limit: 1, used: 1, denials: expect.any(Number) } });
 });
 
 describe('An endpoint', () => {

@@ -46,9 +46,6 @@ export class GetWebhookDelivery extends query('webhook-delivery.get', { delivery
 /** Under the same webhook-id. */
 export class ResendWebhookDelivery extends command('webhook-delivery.resend', { deliveryId: ids.webhookDelivery }, WebhookDeliveryView) {}
 
-/** No event: it may be told twice, and is lost when nobody listens. */
-export class NoteRefusedActivation extends command('notifier.refused-activation', { licenseId: ids.license, limit: Type.Integer(), used: Type.Integer() }, Type.Null()) {}
-
 // ---- what receivers are sent: public API, and not what is stored. Members are added, never renamed or dropped. ----
 
 const license = {
