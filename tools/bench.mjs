@@ -7,12 +7,12 @@ import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { startNats, startPostgres } from '@keyledger/servers';
-import { appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sleep, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
+import { agentToken, appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sleep, startAgent, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
 
 /** What --only takes. Some are measured together. */
 const parts = {
   validate: validating, activate: writing, order: writing, usage: metering, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
-  sweep: sweeping, bulk, distributed,
+  sweep: sweeping, agent: asking, bulk, distributed,
 };
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' }, swept: { type: 'string' } } });
 const { rounds, seconds, few, many, rebuilt, batched, starts, ...others } = options.quick
@@ -239,6 +239,20 @@ async function starting() {
   row({ name: 'first start', value: median(first) / 1000, at: 'most', target: 2, unit: 's', detail: first });
   row({ name: 'restart', value: median(again) / 1000, at: 'most', target: 2, unit: 's', detail: again });
   row({ name: 'memory, idle for 5 s', value: memory, at: 'most', target: 250, unit: 'MB' });
+}
+
+/** What a product asks its license agent on every request. */
+async function asking() {
+  say('agent: starting, and selling a license');
+  const [bare, server] = [await startEcho(), await startProduct()];
+  const { licenses: [{ key }] } = await sell(server, 100);
+  const agent = await startAgent({ KEYLEDGER_SERVER_URL: server.url, LICENSE_KEY: key, KEYLEDGER_ROOT_PUBLIC_KEY: await (await fetch(`${server.url}/.well-known/keyledger-root.json`)).text() });
+  const enforcement = { method: 'GET', path: '/api/enforcement', headers: { authorization: `Bearer ${agentToken}` }, expect: '"enforcement":"FULL"' };
+  generator.define('license', [JSON.stringify({ licenseKey: key })]);
+  const figures = await inTurn({ 'echo': [bare, echo('license')], 'agent, enforcement': [agent, enforcement] });
+  against(figures, 'agent, enforcement', 'echo', 0.6);
+  await agent.stop();
+  await Promise.all([bare.stop(), server.stop()]);
 }
 
 /** A process per service, beside the bare NATS client on the same server and bare appends to the same PostgreSQL. */

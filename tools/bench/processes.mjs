@@ -95,6 +95,16 @@ const residentMemory = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc
 
 export const startEcho = () => Server.start([join(here, 'echo.mjs')]);
 
+export const agentToken = 'benchmark-agent-token';
+
+/** A license agent that has its license. */
+export async function startAgent(env) {
+  const agent = await Server.start([join(here, '../../apps/license-agent/dist/main.js')], { AGENT_PORT: '0', AGENT_TOKEN: agentToken, AGENT_DATA_DIR: newFolder(), LOG_LEVEL: 'warn', ...env });
+  const isLicensed = async () => (await (await fetch(`${agent.url}/api/license`, { headers: { authorization: `Bearer ${agentToken}` } })).json()).status === 'active';
+  while (!(await isLicensed())) await sleep(50);
+  return agent;
+}
+
 /** The built product on an empty folder, or on one that it has worked in before. `readyWithinMs`: for read models that have yet to be built. */
 export async function startProduct(folder = newFolder(), nodeOptions = [], readyWithinMs = 0) {
   const server = await Server.start([...nodeOptions, join(here, '../../apps/standalone/dist/main.js')], {
