@@ -53,7 +53,7 @@ describe('An agent with a license key', () => {
         { meter: 'reports', limit: 5, used: 0, remaining: 5, per: 'day', state: 'normal', graceEndsAt: null },
       ],
       activationId: 'act_1', installationId: expect.stringMatching(/^[0-9a-f-]{36}$/), hardwareId: 'machine-1', source: 'key', keyPrefix: 'KEY-1', licenseId: 'lic_1', productId: 'prd_1', code: 'VALID', reasons: [],
-      detail: 'License valid', graceEndsAt: null, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 14 * 86_400, activationLimit: 1, activeActivations: null,
+      detail: 'License valid', graceEndsAt: null, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 14 * 86_400, activationLimit: 1, activeActivations: 1,
       server: { url: 'https://licenses.example', environment: 'production', proxy: null, reachable: true, connected: true }, file: null, problems: [], messages: [], usageQueued: 0, applied: true,
       agentVersion: '0.1.0', now: '2026-07-01T12:00:00.000Z',
     });
@@ -228,6 +228,18 @@ describe('A license key', () => {
     expect(asked('/license/activate')).toHaveLength(before);
     expect(await box.license()).toMatchObject({ licenseId: 'lic_1', applied: true });
     for (const query of ['?dry-run=none', '?dry-run=', '?dry-run=all&dry-run=x']) expect(await box.put('OTHER-KEY', query)).toMatchObject({ status: 400, body: { code: 'VALIDATION_FAILED' } });
+  });
+
+  it('that is bound to hardware can be tried where it has no seat yet, as long as there is one', async () => {
+    const box = await bench.start({ LICENSE_KEY: '' });
+    bench.vendor.terms = { ...terms(), activationLimit: 2 };
+    bench.vendor.verdict = { valid: false, code: 'FINGERPRINT_MISMATCH', reasons: ['FINGERPRINT_MISMATCH'], enforcement: 'LOCKED' };
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false, activeActivations: 1 } });
+    bench.vendor.taken = 2;
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 409, body: { code: 'ACTIVATION_LIMIT_EXCEEDED', limit: 2, used: 2 } });
+    // After a new installation, the seats that are taken may be this machine's own.
+    bench.vendor.verdict = {};
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200 });
   });
 
   it('is never in a log or an answer, but for its beginning', async () => {
@@ -423,6 +435,18 @@ describe('The folder', () => {
       bench.logged.length = 0;
       bench.vendor = await (await import('@keyledger/sdk/contract')).Vendor.open(bench.clock);
     }
+  });
+
+  it('that cannot be written stops nothing, and takes nothing new', async () => {
+    const box = await activated();
+    await pass(1_000);
+    rmSync(data(), { recursive: true });
+    writeFileSync(data(), 'in the way');
+    expect(await box.ask('POST', '/api/usage', { meter: 'm', value: 1 })).toMatchObject({ status: 503, headers: expect.anything(), body: { code: 'STORAGE_FAILED' } });
+    bench.vendor.terms = { ...bench.vendor.terms, id: 'lic_2' };
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 503, body: { code: 'STORAGE_FAILED' } });
+    expect(await box.license()).toMatchObject({ licenseId: 'lic_1', keyPrefix: 'KEY-1', enforcement: 'FULL', usageQueued: 0 });
+    rmSync(data());
   });
 
   it('that lost the state of a license file has the file itself, and the time', async () => {

@@ -1,13 +1,14 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
 import { License, memoryStore, type Clock, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
 import { Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type MeterAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
 import { compared, judgedByFile, meterByFile, withReading, type Metered } from './by-file.ts';
 import type { AgentConfig } from './config.ts';
 import { DataDir, Pending, type Found, type Kept } from './data-dir.ts';
-import { asRefused, refusedBy, refusedFor, standingProblems, stored, titleOf } from './refusals.ts';
+import { refusedBy, refusedFor, standingProblems, stored, titleOf } from './refusals.ts';
 import { licensePart, metersOf } from './view.ts';
 
 export const agentVersion = '0.1.0';
@@ -34,7 +35,7 @@ export interface Reading {
 }
 
 type Source = Exclude<Kept['source'], null>;
-type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
+type Topic = 'state' | 'disk' | 'key' | 'file' | 'clone' | 'clock';
 
 const pollMs = 5_000;
 /** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
@@ -42,6 +43,7 @@ const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const deliverMs = 60_000;
 /** What it was last written that the time is may be so much too early. */
 const keptForMs = 3_600_000;
+const closedWithinMs = 3_000;
 /** The answer about enforcement is at most so old. */
 const freshMs = 20;
 
@@ -94,7 +96,8 @@ export class Agent {
 
   async close(): Promise<void> {
     this.#closed.abort();
-    await this.#last.catch(() => undefined);
+    // Not for as long as somebody may take who does not answer.
+    await Promise.race([this.#last.catch(() => undefined), sleep(closedWithinMs, undefined, { ref: false })]);
     await this.#license.dispose();
   }
 
@@ -112,7 +115,8 @@ export class Agent {
   }
 
   feature(name: string): FeatureAnswer {
-    return this.#license.feature(name);
+    const feature = this.#license.feature(name);
+    return { ...feature, enabled: feature.enabled && this.#judged(this.#license).enforcement !== 'LOCKED' };
   }
 
   /** The text of a license file, or a license key. A dry run tells what it would be, and changes nothing. */
@@ -180,14 +184,13 @@ export class Agent {
       const { problem, ...judgement } = await candidate.validate();
       if (problem) throw refusedBy(problem);
       const { activationLimit, activationCount } = candidate.info ?? {};
-      const isOwn = this.#kept.source?.kind === 'key' && this.#kept.source.key === key;
-      // A license that is bound to hardware is not bound to this one before it is activated; that takes a seat.
-      const isUnbound = judgement.code === 'FINGERPRINT_MISMATCH' && judgement.reasons.length === 1;
-      if (!judgement.valid && !isUnbound) throw refusedFor(judgement);
-      if (!isOwn && typeof activationLimit === 'number' && activationLimit >= 0 && typeof activationCount === 'number' && activationCount >= activationLimit && (isUnbound || candidate.instanceId === null)) {
+      // A license that is bound to hardware is not bound to this one before it is activated; that takes a seat. Of others it is not known who has their seats.
+      const takesSeat = judgement.code === 'FINGERPRINT_MISMATCH' && judgement.reasons.length === 1;
+      if (!judgement.valid && !takesSeat) throw refusedFor(judgement);
+      if (takesSeat && activationLimit != null && activationLimit >= 0 && activationCount != null && activationCount >= activationLimit) {
         throw new Refused('ACTIVATION_LIMIT_EXCEEDED', undefined, { limit: activationLimit, used: activationCount });
       }
-      return this.#answerOf(candidate, source, false);
+      return this.#answerOf(candidate, source, false, takesSeat ? { ...judgement, code: 'VALID', reasons: [], detail: 'License valid', enforcement: 'FULL', state: 'active', valid: true } : judgement);
     } finally {
       await candidate.dispose();
     }
@@ -294,9 +297,9 @@ export class Agent {
     while (!this.#closed.signal.aborted) {
       const taken = this.#exclusively(async () => {
         await this.#applyKey(key);
-        if (key === this.#options.config.licenseKey) await this.#keep({ seen: { ...this.#kept.seen, key: hashOf(key) } });
+        if (key === this.#options.config.licenseKey) await stored(() => this.#keep({ seen: { ...this.#kept.seen, key: hashOf(key) } }));
       });
-      const refused = await taken.then(() => undefined, (error: unknown) => asRefused(error));
+      const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
       if (!refused) return void this.#problems.delete('key');
       this.#report('key', refused.code, `The license key ${key.slice(0, 8)}…: ${refused.message}`);
       const isLost = refused.code === 'NO_OUTBOUND_ACCESS' || refused.code === 'UNTRUSTED_ANSWER';
@@ -317,10 +320,10 @@ export class Agent {
     try {
       if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'Too large for a license');
       await this.#apply(text, false);
-      await this.#keep({ seen: { ...this.#kept.seen, file: hash } });
+      await stored(() => this.#keep({ seen: { ...this.#kept.seen, file: hash } }));
       this.#problems.delete('file');
     } catch (error) {
-      const { code, message, members } = asRefused(error);
+      const { code, message, members } = this.#refused(error);
       this.#report('file', code, `${path}: ${message}${typeof members['reason'] === 'string' ? ` (${members['reason']})` : ''}`);
       if (code === 'NO_OUTBOUND_ACCESS' || code === 'STORAGE_FAILED') this.#file = { ...this.#file, hash: null };
     }
@@ -334,7 +337,15 @@ export class Agent {
     const isLost = source !== null && this.#license.opened !== 'restored';
     if (found === 'damaged' || isLost) this.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
     if (isLost && source.kind === 'file') await this.#license.install(source.text);
-    await stored(() => this.#keep({}));
+    // Without a disk it goes on with what it has; what must be on one is refused.
+    await stored(() => this.#keep({})).catch((error: unknown) => this.#report('disk', 'STORAGE_FAILED', this.#refused(error).message));
+  }
+
+  /** What is no refusal is a bug, and is logged whole. */
+  #refused(error: unknown): Refused {
+    if (error instanceof Refused) return error;
+    this.#options.log.warn({ err: error }, 'a license could not be looked at');
+    return new Refused('INTERNAL');
   }
 
   #keepInTouch(): void {
@@ -362,7 +373,7 @@ export class Agent {
     license.on('directive', ({ id, kind, payload, issuedAt }) => {
       const text = payload?.['text'] ?? payload?.['message'];
       if (kind !== 'message' || typeof text !== 'string' || !isCurrent()) return;
-      void this.#exclusively(() => this.#keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) }));
+      this.#exclusively(() => this.#keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) })).catch((error: unknown) => this.#options.log.warn({ err: error }, 'a message could not be kept'));
     });
     this.#rebuild();
   }
@@ -406,6 +417,7 @@ export class Agent {
     const kept = { ...this.#kept, ...changes, at: this.#now() };
     await this.#dir.write(kept);
     this.#kept = kept;
+    this.#problems.delete('disk');
   }
 
   #report(topic: Topic, code: string, detail: string): void {
@@ -429,23 +441,21 @@ export class Agent {
   }
 
   /** Where a server is asked, its word and the SDK's count. */
-  #judged(license: License, source: Kept['source'], meters: readonly MeterAnswer[]): Judgement {
+  #judged(license: License, source = this.#kept.source, meters = this.#metersOf(license, source)): Judgement {
     const { terms } = license;
     const judgement = license.judgement();
     return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], meters) : judgement;
   }
 
   #rebuild(): void {
-    const { source } = this.#kept;
-    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#judged(this.#license, source, this.#metersOf(this.#license, source));
+    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#judged(this.#license);
     const text = JSON.stringify({ enforcement, reasons, graceEndsAt } satisfies EnforcementAnswer);
     this.#enforcement = { text, builtAt: performance.now(), answer: text === this.#enforcement.text ? this.#enforcement.answer : Buffer.from(text) };
   }
 
-  #answerOf(license: License, source: Kept['source'], applied: boolean): LicenseAnswer {
+  #answerOf(license: License, source: Kept['source'], applied: boolean, judgement = this.#judged(license, source)): LicenseAnswer {
     const { config, fingerprint } = this.#options;
     const meters = this.#metersOf(license, source);
-    const judgement = this.#judged(license, source, meters);
     const isOnline = source?.kind === 'key';
     return {
       ...licensePart({ judgement, info: license.info, terms: license.terms, meters }, { byFile: source?.kind === 'file', ...config }),

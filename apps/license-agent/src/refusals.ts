@@ -4,7 +4,6 @@ import { problems, Refused, type ProblemAnswer, type ProblemCode } from './api.t
 /** How a "no" of the server, of a file or of the disk is told. */
 
 const isProblemCode = (code: string): code is ProblemCode => Object.hasOwn(problems, code);
-export const asRefused = (error: unknown): Refused => (error instanceof Refused ? error : new Refused('INTERNAL'));
 
 /** What the server has said, in its own words. */
 export function refusedBy({ code, detail, members }: Refusal): Refused {

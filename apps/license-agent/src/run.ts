@@ -1,11 +1,13 @@
 import { once } from 'node:events';
+import { createServer, type RequestListener } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Clock, Fetch } from '@keyledger/sdk';
 import { machineFingerprint, nodeClock } from '@keyledger/sdk/node';
 import { Agent, type Logger } from './agent.ts';
 import type { AgentConfig } from './config.ts';
 import { fingerprintIn, keptSecret } from './data-dir.ts';
-import { serverOf } from './server.ts';
+import { handlerOf } from './server.ts';
 
 export interface RunningAgent {
   readonly url: string;
@@ -27,13 +29,16 @@ export interface Surroundings {
 export async function startAgent(config: AgentConfig, { clock = nodeClock(), fingerprint, fetch, log }: Surroundings): Promise<RunningAgent> {
   const { value: token, isNew: isNewToken } = config.token === undefined ? await keptSecret(config.dataDir, 'token') : { value: config.token, isNew: false };
   const machine = fingerprint ?? (await machineFingerprint({ override: config.machineId })) ?? (await fingerprintIn(config.dataDir));
-  const agent = await Agent.open({ config, fingerprint: machine, clock, log, fetch: fetch ?? (await fetchThrough(config.proxy)) });
-  const server = serverOf({
-    agent, token, tls: config.tls, page: config,
-    failed: (error, path) => log.warn({ err: error, path }, 'a request failed'),
-  });
-  server.listen(config.port, config.host);
+  // First, so that a second agent ends here, before it touches what the first one has.
+  const server = config.tls ? createTlsServer({ ...config.tls, minVersion: 'TLSv1.2' }) : createServer();
+  const early: RequestListener = (_request, response) => void response.writeHead(503, { 'retry-after': '1' }).end();
+  server.on('request', early).listen(config.port, config.host);
   await once(server, 'listening');
+  const agent = await Agent.open({ config, fingerprint: machine, clock, log, fetch: fetch ?? (await fetchThrough(config.proxy)) }).catch((error: unknown) => {
+    server.close();
+    throw error;
+  });
+  server.off('request', early).on('request', handlerOf({ agent, token, page: config, failed: (error, path) => log.warn({ err: error, path }, 'a request failed') }));
   agent.start();
   const { address, port, family } = server.address() as AddressInfo;
   return {
@@ -41,7 +46,7 @@ export async function startAgent(config: AgentConfig, { clock = nodeClock(), fin
     close: async () => {
       const closed = once(server, 'close');
       server.close();
-      (server as { closeAllConnections?: () => void }).closeAllConnections?.();
+      server.closeAllConnections();
       await closed;
       await agent.close();
     },

@@ -1,6 +1,6 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, rmSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer, request as requestBy } from 'node:http';
 import { request as requestByTls } from 'node:https';
 import type { AddressInfo } from 'node:net';
@@ -145,6 +145,16 @@ describe('The process', () => {
     const again = await start({ KEYLEDGER_ROOT_PUBLIC_KEY });
     expect(again.printed).not.toMatch(token);
     expect((await fetch(`${again.url}/api/enforcement`, { headers: { authorization: `Bearer ${token}` } })).status).toBe(200);
+  });
+
+  it('does not start where another one answers, and leaves what that one has alone', async () => {
+    const KEYLEDGER_ROOT_PUBLIC_KEY = JSON.stringify(bench.vendor.roots[0]);
+    const first = await start({ KEYLEDGER_ROOT_PUBLIC_KEY });
+    const before = readdirSync(join(bench.folder, 'data'));
+    const { printed, ended } = await start({ KEYLEDGER_ROOT_PUBLIC_KEY, AGENT_PORT: new URL(first.url).port, LICENSE_MACHINE_ID: 'other' });
+    expect(await ended).toEqual([1, null]);
+    expect(printed).toMatch('EADDRINUSE');
+    expect(readdirSync(join(bench.folder, 'data'))).toEqual(before);
   });
 
   it('does not start with a wrong variable, and names it', async () => {

@@ -1,8 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { createServer as createTlsServer } from 'node:https';
-import type { Server } from 'node:net';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Agent, Reading } from './agent.ts';
@@ -13,7 +11,6 @@ import { metricsOf } from './metrics.ts';
 export interface ServerOptions {
   readonly agent: Agent;
   readonly token: string;
-  readonly tls: AgentConfig['tls'];
   readonly page: Pick<AgentConfig, 'productName' | 'style'>;
   readonly failed: (error: unknown, path: string) => void;
 }
@@ -27,7 +24,7 @@ const pagePolicy = {
 };
 
 /** The page, the API, and what is watched from outside. Everything under `/api` needs the token. */
-export function serverOf({ agent, token, tls, page, failed }: ServerOptions): Server {
+export function handlerOf({ agent, token, page, failed }: ServerOptions): RequestListener {
   const files = pageOf(page);
   const isAllowed = checkOf(token);
   const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams) => Promise<Reply> | Reply>> = {
@@ -61,7 +58,7 @@ export function serverOf({ agent, token, tls, page, failed }: ServerOptions): Se
     return { status: 200, type: file.type, body: file.bytes, headers: pagePolicy };
   };
 
-  const handle = (request: IncomingMessage, response: ServerResponse): void => {
+  return (request, response) => {
     const [path = '', search = ''] = (request.url ?? '').split('?', 2);
     // Asked on every request of a product: nothing is waited for, and nothing made.
     if (path === '/api/enforcement' && request.method === 'GET' && isAllowed(request.headers.authorization)) return send(response, { status: 200, type: json, body: agent.enforcement() });
@@ -75,7 +72,6 @@ export function serverOf({ agent, token, tls, page, failed }: ServerOptions): Se
       },
     );
   };
-  return tls ? createTlsServer({ ...tls, minVersion: 'TLSv1.2' }, handle) : createServer(handle);
 }
 
 interface Reply {

@@ -73,6 +73,8 @@ export class Vendor {
     features: { sso: true, projects: 10, reports: { limit: 5, per: 'day' } }, featureFlags: {}, quotas: [{ meter: 'cores', limit: 8 }],
   };
   seq = 4;
+  /** Seats that are taken. */
+  taken = 1;
   verdict: Partial<SignedVerdict> = {};
   /** Of the server. */
   now: () => number;
@@ -168,10 +170,10 @@ export class Vendor {
   async verdictFor({ nonce, fingerprint, productId, instanceId }: Record<string, unknown>, changes: Partial<VerdictClaims> = {}): Promise<string> {
     const iat = Math.floor(this.now() / 1000);
     const verdict: SignedVerdict = { valid: true, code: 'VALID', reasons: [], conclusive: true, enforcement: 'FULL', graceEndsAt: null, decisionId: 'd', checkedAt: isoOf(this.now()), ...this.verdict };
-    const { id, productId: product, features, featureFlags, quotas, expiresAt, effectiveAt } = this.terms;
+    const { id, productId: product, features, featureFlags, quotas, expiresAt, effectiveAt, activationLimit } = this.terms;
     const payload: VerdictClaims = {
       ...claims(iat), exp: iat + 86_400, aud: String(productId ?? product), sub: id, fingerprint: String(fingerprint), counter: this.seq, nonce: String(nonce), instanceId: instanceId === undefined ? null : String(instanceId), verdict,
-      license: { id, productId: product, status: 'active', features, featureFlags, quotas, expiresAt, effectiveAt }, ...changes,
+      license: { id, productId: product, status: 'active', features, featureFlags, quotas, expiresAt, effectiveAt, activationLimit, activationCount: this.taken }, ...changes,
     };
     return signed({ type: 'verdict', payload }, this.kid('verdict'), this.#key('verdict').sign);
   }
