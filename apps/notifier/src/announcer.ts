@@ -1,6 +1,6 @@
 import { Job, License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import { Aggregates, decode, originOf, subjectOf, type EventStore, type EventStores, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
-import { derivedId, environments, eventId, PerEnvironment, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
+import { derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
@@ -60,6 +60,8 @@ const categoryOf = (stream: string): string => stream.slice(0, stream.indexOf('-
 
 const EVENTS_PER_SAVE = 5_000;
 const REPLAY_PAGE = 500;
+/** Some three seconds, with longer and longer pauses. */
+const TRIES = 6;
 const TIMEOUT_MS = 3_000;
 const LOG = 'log';
 
@@ -91,6 +93,8 @@ class Announcer implements View {
   #hour = '';
   #replaying: Promise<void> | undefined;
   #isClosing = false;
+  /** Streams that could not be read, and how often that was tried. */
+  readonly #unread = new Map<string, number>();
   position: Position;
 
   static async start(at: AnnouncerOptions): Promise<Announcer> {
@@ -192,12 +196,24 @@ class Announcer implements View {
     if (!how || !source) return [];
     const { environment, clock } = this.#at;
     const { at: timestamp } = originOf(event);
-    const announcements = await runIn(systemContext(environment, clock.now(environment)), () => source.tell(event, how));
+    const announcements = await runIn(systemContext(environment, clock.now(environment)), () => source.tell(event, how)).catch((error: unknown) => this.#cannotTell(event, error));
+    if (announcements.length > 0) this.#unread.delete(event.stream);
     return announcements.flatMap(({ type, data }) => {
       const body = JSON.stringify({ type, timestamp, data: { environment, ...data } });
       return endpoints.filter((endpoint) => hears(endpoint, type) && isNewsFor(endpoint, timestamp))
         .map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
     });
+  }
+
+  /** What cannot be read, after some tries, keeps nobody from hearing of the rest. A store that is away is no such case: it is waited for. */
+  #cannotTell(event: RecordedEvent, error: unknown): readonly Announcement[] {
+    if (error instanceof Refusal) throw error;
+    const tries = (this.#unread.get(event.stream) ?? 0) + 1;
+    this.#unread.set(event.stream, tries);
+    if (tries < TRIES) throw error;
+    const { environment, log } = this.#at;
+    log.error({ err: error, environment, stream: event.stream, position: event.position }, 'an event cannot be read, so nobody was told of it');
+    return [];
   }
 
   #mailOf(event: RecordedEvent): readonly Parcel[] {

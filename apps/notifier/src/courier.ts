@@ -12,14 +12,17 @@ export interface Channel {
   giveUp(target: string, cause: 'failing' | 'gone'): Promise<void>;
 }
 
-/** Tries at a time: in all, for one target, and for all those targets together whose last try failed, each of which gets one: they cost others no place. */
-const AT_ONCE = { all: 64, target: 4, failing: 32 } as const;
+/** Tries at a time, in all; for one target at most; and for all those together that get one each, so that targets that are known to take things find a place. */
+const AT_ONCE = { all: 128, target: 4, unproven: 96 } as const;
+/** Who takes longer than this to answer keeps a place from others. */
+const SLOW_MS = 2_000;
 /** How often it is looked for what has fallen due by time, or was put there by another process. */
 const LOOK_EVERY_MS = 1_000;
 
+/** A target begins with one try at a time, gets more with each one that it takes at once, and begins again when it does not. */
 interface Lane {
   running: number;
-  hasFailed: boolean;
+  width: number;
 }
 
 /**
@@ -75,28 +78,25 @@ export class Courier {
   }
 
   async #sendDue(environment: string, now: Instant): Promise<void> {
-    for (const target of await this.outbox.dueTargets(now)) {
-      if (target === MAIL && !this.mail) continue;
-      const lane = this.#laneOf(environment, target);
+    const lanes = (await this.outbox.dueTargets(now)).filter((target) => target !== MAIL || this.mail).map((target) => ({ target, lane: this.#laneOf(environment, target) }));
+    // Who has the fewest under way comes first.
+    for (const { target, lane } of lanes.toSorted((a, b) => a.lane.running - b.lane.running)) {
       const room = this.#roomIn(lane);
-      if (room === 0) continue;
-      const parcels = await this.outbox.claim(target, room, now);
-      for (const parcel of parcels) this.#send(environment, parcel, lane);
+      if (room > 0) for (const parcel of await this.outbox.claim(target, room, now)) this.#send(environment, parcel, lane);
     }
   }
 
-  #roomIn({ running, hasFailed }: Lane): number {
+  #roomIn({ running, width }: Lane): number {
     const lanes = [...this.#lanes.values()];
     const busy = lanes.reduce((sum, lane) => sum + lane.running, 0);
-    const failing = lanes.reduce((sum, lane) => sum + (lane.hasFailed ? lane.running : 0), 0);
-    const own = hasFailed ? Math.min(1 - running, AT_ONCE.failing - failing) : AT_ONCE.target - running;
-    return Math.max(0, Math.min(own, AT_ONCE.all - busy));
+    const unproven = lanes.reduce((sum, lane) => sum + (lane.width === 1 ? lane.running : 0), 0);
+    return Math.max(0, Math.min(width - running, AT_ONCE.all - busy, width === 1 ? AT_ONCE.unproven - unproven : Infinity));
   }
 
   #laneOf(environment: string, target: string): Lane {
     const name = `${environment} ${target}`;
     let lane = this.#lanes.get(name);
-    if (!lane) this.#lanes.set(name, (lane = { running: 0, hasFailed: false }));
+    if (!lane) this.#lanes.set(name, (lane = { running: 0, width: 1 }));
     return lane;
   }
 
@@ -122,9 +122,10 @@ export class Courier {
     if (answer === undefined) return this.outbox.release(parcel);
     if (typeof answer === 'string') return this.outbox.drop(parcel, answer);
     const now = this.clock.now(environment);
+    const ms = Math.round(performance.now() - startedMs);
     const outcome = outcomeOf(answer, parcel.attempts + 1, this.random());
-    lane.hasFailed = outcome.is !== 'delivered';
-    const failingSince = await this.outbox.settle(parcel, outcome, answer, Math.round(performance.now() - startedMs), now);
+    lane.width = outcome.is === 'delivered' && ms < SLOW_MS ? Math.min(lane.width * 2, AT_ONCE.target) : 1;
+    const failingSince = await this.outbox.settle(parcel, outcome, answer, ms, now);
     this.metrics.delivery(environment, parcel.target === MAIL ? 'mail' : 'webhook', outcome.is);
     if (outcome.is === 'gone') await channel.giveUp(parcel.target, 'gone');
     else if (outcome.is === 'failed' && failingSince !== null && isGivenUp(failingSince, now)) await channel.giveUp(parcel.target, 'failing');

@@ -64,7 +64,7 @@ export class MailChannel implements Channel {
     this.#transport = createTransport({ url: smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
   }
 
-  /** It is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
+  /** A mail is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
   async attempt({ id, body }: ClaimedParcel): Promise<Answer | string> {
     const { licenseId, occasion } = JSON.parse(body) as { licenseId: LicenseId; occasion: Occasion };
     const { environment, now } = context();
