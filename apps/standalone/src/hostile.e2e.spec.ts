@@ -74,6 +74,8 @@ beforeAll(async () => {
   const config = standaloneConfig({
     KEYLEDGER_DATA_DIR: dataDir, PORT: '0', KEYLEDGER_ROOT_API_KEY: root, LOG_LEVEL: 'silent',
     KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: '0', KEYLEDGER_RATE_LIMIT_PER_KEY: '0', KEYLEDGER_RATE_LIMIT_PER_API_KEY: '0',
+    // Where nobody listens: what is sent there goes nowhere.
+    KEYLEDGER_WEBHOOK_ALLOW_PRIVATE: 'true',
   });
   keyledger = await startStandalone(config, (line) => void logged.push(line));
   document = JSON.parse((await send('GET', '/openapi.json', {})).text);
@@ -88,7 +90,9 @@ beforeAll(async () => {
     const apiKey = await make('/api-keys', { name: 'k', role: 'viewer' });
     const order = await make('/orders', { planId: plan['id'], customerId: customer['id'] });
     const { instance } = await make('/license/activate', { licenseKey: license['key'], fingerprint: 'fp' }) as unknown as { instance: { id: string } };
-    for (const id of [product['id'], plan['id'], customer['id'], license['id'], generator['id'], apiKey['id'], order['id'], instance.id, (JSON.parse(job) as { id: string }).id] as string[]) (known[id.slice(0, 3)] ??= []).push(id);
+    const endpoint = await make('/webhook-endpoints', { url: nowhere, events: ['*'] });
+    const { text: delivery } = await send('POST', `/webhook-endpoints/${endpoint['id']}/test`, asRoot, '{}');
+    for (const id of [product['id'], plan['id'], customer['id'], license['id'], generator['id'], apiKey['id'], order['id'], instance.id, endpoint['id'], ...[job, delivery].map((text) => (JSON.parse(text) as { id: string }).id)] as string[]) (known[id.slice(0, 3)] ??= []).push(id);
     (known['licenseKey'] ??= []).push(license['key'] as string);
   }
   known['kid'] = (await Promise.all(['webhook', 'webhook', 'webhook'].map((purpose) => make('/signing-keys', { purpose })))).map(({ kid }) => kid as string);
@@ -100,6 +104,7 @@ afterAll(async () => {
   rmSync(dataDir, { recursive: true, force: true });
 });
 
+const nowhere = 'http://127.0.0.1:9/';
 const hostileTexts = [
   '', ' ', '\u0000', 'a\u0000b', '\ud800', 'x\udc00y', '\u202e', '\ufeff', '\n', '\r\nX-Evil: 1', 'é', 'e\u0301', '🔑', '漢'.repeat(400), 'x'.repeat(256), 'x'.repeat(5000), '__proto__', 'constructor', 'toString', 'hasOwnProperty',
   "' OR 1=1 --", '"; DROP TABLE x; --', '%', '_', '*', '>', '../../etc/passwd', '{{7*7}}', '${1}', '-0', 'NaN', 'null', '0x10', '1e400', '2026-02-30T00:00:00Z', '0000-01-01T00:00:00Z', '9999-12-31T23:59:60Z',
@@ -146,6 +151,7 @@ function textFor({ pattern, format }: Schema, g: GeneratorValue, name: string): 
   const prefix = pattern ? /^\^(\w{3})_/.exec(pattern)?.[1] : name === 'instanceId' ? 'act' : undefined;
   if (name === 'licenseKey' || prefix) return pick(g, known[name === 'licenseKey' ? name : prefix as string] ?? ['x']);
   if (format === 'date-time') return chance(g, 60) ? g(fc.date, { noInvalidDate: true }).toISOString() : pick(g, hostileDates);
+  if (format === 'uri') return chance(g, 80) ? nowhere : pick(g, ['http://', 'ftp://a/b', 'https://user:password@example.com/', 'https://[::1', 'javascript:alert(1)', `https://${'x'.repeat(3000)}`]);
   if (format === 'email') return `${g(fc.stringMatching, /^[a-z]{1,8}$/)}@example.com`;
   return chance(g, 60) ? 'text' : g(fc.string, { unit: 'binary', maxLength: 300 });
 }
@@ -161,7 +167,7 @@ function requestFrom(g: GeneratorValue): { method: string; path: string; headers
   const { method, path: pattern, operation } = pick(g, conformance.operations);
   const parameters = (operation['parameters'] as unknown as Schema[]).filter((one) => !one.$ref);
   const path = pattern.replaceAll(/\{(\w+)\}/g, (_, name: string) => {
-    const prefix = name === 'instanceId' ? 'act' : { products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', jobs: 'job', 'api-keys': 'key', 'signing-keys': 'kid', environments: 'environment' }[pattern.split('/')[1] ?? ''] ?? 'lic';
+    const prefix = name === 'instanceId' ? 'act' : { products: 'prd', plans: 'pln', customers: 'cus', orders: 'ord', generators: 'gen', jobs: 'job', 'api-keys': 'key', 'signing-keys': 'kid', environments: 'environment', 'webhook-endpoints': 'whk', 'webhook-deliveries': 'whd' }[pattern.split('/')[1] ?? ''] ?? 'lic';
     return chance(g, 80) ? pick(g, known[prefix] as string[]) : inUrl(g, hostile(g));
   });
   const isFile = 'text/csv' in ((operation['requestBody'] as { content?: object } | undefined)?.content ?? {});
