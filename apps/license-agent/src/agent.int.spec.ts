@@ -115,6 +115,7 @@ describe('An agent with a license key', () => {
     const record = { id: 'reading-1', meter: 'max_dp_cores', value: 12, at: '2026-07-01T13:59:00+02:00' };
     expect(await box.ask('POST', '/api/usage', { records: [record, record] })).toMatchObject({ status: 202, body: { accepted: 1, duplicates: 1, queued: 1 } });
     expect(await box.ask('POST', '/api/usage', record)).toMatchObject({ status: 202, body: { accepted: 0, duplicates: 1 } });
+    for (const at of ['2026-07-01T12:05:01Z', '2025-01-01T00:00:00Z']) expect(await box.ask('POST', '/api/usage', { ...record, at })).toMatchObject({ status: 422, body: { code: 'USAGE_OUT_OF_RANGE' } });
     await box.close();
     const again = await bench.start();
     expect(await again.license()).toMatchObject({ usageQueued: 1 });

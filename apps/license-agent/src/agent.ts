@@ -43,6 +43,8 @@ const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const deliverMs = 60_000;
 /** What it was last written that the time is may be so much too early. */
 const keptForMs = 3_600_000;
+/** The server takes no readings from further away. */
+const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
 /** The answer about enforcement is at most so old. */
 const freshMs = 20;
@@ -157,6 +159,9 @@ export class Agent {
   async use(readings: readonly Reading[]): Promise<UsageAnswer> {
     const { source } = this.#kept;
     if (!source) throw new Refused('NO_LICENSE');
+    const now = this.#now();
+    const strange = readings.findIndex(({ at }) => at !== undefined && !(Date.parse(at) <= now + skewMs && Date.parse(at) > now - reachesBackMs));
+    if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is of the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
       await this.#exclusively(() => this.#meter(readings));
       return { accepted: readings.length, duplicates: 0, queued: 0 };

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { License, type LicenseOptions } from './license.ts';
 import { memoryStore } from './store.ts';
-import { TestClock, Vendor } from './vendor.contract.ts';
+import { problem, TestClock, Vendor } from './vendor.contract.ts';
 
 let clock: TestClock;
 let vendor: Vendor;
@@ -158,6 +158,23 @@ describe('Readings that were made elsewhere', () => {
     expect(sent()[0]?.[0]).toEqual({ id: 'a', meter: 'cores', value: 3, at: '2026-07-01T11:00:00.000Z' });
     expect(next.waiting).toBe(0);
     expect((await open({ store })).waiting).toBe(0);
+  });
+
+  it('that are refused by name do not take the others with them', async () => {
+    const license = await open();
+    await license.activate();
+    vendor.between = (path, { records }) => {
+      if (path !== '/license/usage') return undefined;
+      const errors = (records as { id: string }[]).flatMap(({ id }, n) => (id.startsWith('bad') ? [{ pointer: `/records/${n}/at`, detail: 'is in the future' }] : []));
+      return errors.length > 0 ? problem(422, 'USAGE_OUT_OF_RANGE', { errors }) : undefined;
+    };
+    await license.record(['a', 'bad-1', 'b', 'bad-2'].map((id) => ({ id, meter: 'cores', value: 1 })));
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 2 });
+    expect(sent().at(-1)?.map(({ id }) => id)).toEqual(['a', 'b']);
+    expect(license.waiting).toBe(0);
+    await license.record([{ id: 'bad-3', meter: 'cores', value: 1 }]);
+    expect(await license.reportUsage()).toMatchObject({ ok: false, code: 'USAGE_OUT_OF_RANGE' });
+    expect([license.waiting, sent().length]).toEqual([0, 3]);
   });
 
   it('are not taken when they cannot be stored, or too many wait', async () => {

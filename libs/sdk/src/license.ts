@@ -343,13 +343,16 @@ export class License {
     if (records.length === 0) return { ok: true, accepted: 0 };
     const reply = await this.#server.ask('POST', '/license/usage', { licenseKey: this.#options.key, instanceId: this.instanceId, records });
     if (reply.kind === 'unreachable') return this.#refusal(reply);
-    // What was refused would be refused again.
-    if (reply.kind === 'refused') this.#options.logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: records.length });
-    const ids = new Set(records.map(({ id }) => id));
+    // What was refused would be refused again: all of it, or those that are named, without whom the others are sent once more.
+    const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
+    const done = named.size > 0 ? records.filter((_, n) => named.has(n)) : records;
+    if (reply.kind === 'refused') this.#options.logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: done.length });
+    const ids = new Set(done.map(({ id }) => id));
     const sentAt = this.#now();
     const sent = reply.kind === 'answered' ? records.map((record) => ({ ...record, sentAt })) : [];
     this.#keep({ outbox: this.#kept.outbox.filter(({ id }) => !ids.has(id)), sent: [...this.#kept.sent, ...sent] });
     await this.#persist();
+    if (done.length > 0 && done.length < records.length) return this.reportUsage();
     return reply.kind === 'refused' ? this.#refusal(reply) : { ok: true, accepted: records.length };
   }
 
@@ -620,6 +623,12 @@ async function quietly<T>(work: () => Promise<T> | T, message: string, logger: L
     logger?.warn(message, { error });
     return undefined;
   }
+}
+
+/** Which of the records of a batch a refusal is about, by their place. */
+function namedIn({ errors }: Readonly<Record<string, unknown>>): ReadonlySet<number> {
+  const pointers = Array.isArray(errors) ? errors.map((error: { pointer?: unknown } | null) => /^\/records\/(\d+)(\/|$)/.exec(String(error?.pointer))?.[1]) : [];
+  return new Set(pointers.filter((n) => n !== undefined).map(Number));
 }
 
 const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
