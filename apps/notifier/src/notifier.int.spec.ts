@@ -114,6 +114,23 @@ describe('The notifier (SQLite)', () => {
   const running = suite(() => ({ dataDir }));
   afterAll(() => rmSync(dataDir, { recursive: true }));
 
+  it('has not read what it could not put into the outbox', async () => {
+    const path = 'transaction';
+    const notifier = await start({ dataDir: join(dataDir, path) });
+    const { id } = await notifier.listen(`${base}/${path}`, ['license.issued']);
+    await notifier.sell();
+    await until(() => of(path), (ids) => ids.length === 1);
+    await notifier.run("create trigger full before insert on notifier_outbox begin select raise(abort, 'the disk is full'); end");
+    await notifier.sell();
+    await expect(notifier.deliveries(id)).rejects.toMatchObject({ code: 'READ_MODEL_BEHIND' });
+    await notifier.close();
+    const later = await start({ dataDir: join(dataDir, path) }, notifier.clock);
+    await later.run('drop trigger full');
+    await until(() => later.deliveries(id).catch(() => []), (all) => all.length === 2 && all.every(({ status }) => status === 'delivered'));
+    expect(new Set(of(path)).size).toBe(2);
+    await later.close();
+  });
+
   it('goes on where an event cannot be read', async () => {
     const notifier = running();
     const path = 'unreadable';

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { LicenseView, WebhookDeliveryView, WebhookEndpointView } from '@keyledger/contracts';
-import { mode, offer, Product, sell, type Client, type Listed } from '@keyledger/testing/process';
+import { findTexts, mode, offer, Product, sell, spellings, type Client, type Listed } from '@keyledger/testing/process';
 import { Webhook } from 'standardwebhooks';
 
 let product: Product;
@@ -247,4 +247,16 @@ describe('Deliveries', () => {
     const all = await until(() => deliveries(endpoint), (found) => found.length === 12 && found.every(({ status }) => status === 'delivered'));
     expect(new Set(receiver.all.map(({ id }) => id))).toEqual(new Set(all.map(({ id }) => id)));
   }, mode === 'standalone' ? 30_000 : 120_000);
+
+  (mode === 'standalone' ? it : it.skip)('leave no secret of an endpoint, and no address, in any file', async () => {
+    const receiver = await Receiver.start();
+    const { id, secret, url } = await listen(receiver, ['*']);
+    const rotated = await api.post<Endpoint>(`/webhook-endpoints/${id}/rotate-secret`);
+    await api.post(`/webhook-endpoints/${id}/test`);
+    await receiver.heard(1);
+    await product.terminate();
+    const bytes = Buffer.concat(product.files().map((file) => file.bytes));
+    expect(findTexts(bytes, new Map([secret, rotated.secret, url].map((text) => [text, spellings(text)])))).toEqual([]);
+    await product.restart();
+  });
 });
