@@ -63,7 +63,8 @@ const REPLAY_PAGE = 500;
 /** Some three seconds, with longer and longer pauses. */
 const TRIES = 6;
 const TIMEOUT_MS = 3_000;
-const LOG = 'log';
+/** In `reactions`. */
+const CHECKPOINT = 'notifier';
 
 interface AnnouncerOptions {
   readonly environment: string;
@@ -99,13 +100,14 @@ class Announcer implements View {
 
   static async start(at: AnnouncerOptions): Promise<Announcer> {
     // One statement, so that the endpoints are those of that place in the log.
-    const { rows } = await at.database.run<{ position: number; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
-      `select p.position, e.id, e.revision, e.enabled, e.events, e.created_at from (select coalesce(max(position), 0) as position from notifier_progress where name = '${LOG}') as p
+    const { rows } = await at.database.run<{ position: number | null; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
+      `select c.position, e.id, e.revision, e.enabled, e.events, e.created_at from (select max(position) as position from reactions where name = '${CHECKPOINT}') as c
         left join notifier_endpoints e on e.deleted = 0`);
     const position = Number(rows[0]?.position ?? 0);
     await mustReach(at.store, position, at.environment);
+    if (position === 0) await beginAnew(at);
     const endpoints = rows.flatMap(({ id, revision, enabled, events, created_at: createdAt }) =>
-      (id === null ? [] : [{ id, revision, enabled: enabled === 1, events: JSON.parse(events) as WebhookFilter[], createdAt }]));
+      (id === null ? [] : [{ id, revision: Number(revision), enabled: Number(enabled) === 1, events: JSON.parse(events) as WebhookFilter[], createdAt }]));
     return new Announcer(at, position, endpoints);
   }
 
@@ -129,7 +131,7 @@ class Announcer implements View {
     this.#isClosing = true;
     await this.#subscription.close();
     await this.#replaying;
-    if (this.#passed > 0) await this.#at.database.batch([reached(LOG, this.position)]);
+    if (this.#passed > 0) await this.#at.database.batch([reached(this.position)]);
   }
 
   /** Works off what endpoints are to be told once more of the past. */
@@ -165,7 +167,7 @@ class Announcer implements View {
           parcels.push(...await this.#parcelsOf(event, [...this.#endpoints.values()]), ...this.#mailOf(event));
         }
       }
-      await this.#at.database.batch([...statements, ...putting(parcels), reached(LOG, position)]);
+      await this.#at.database.batch([...statements, ...putting(parcels), reached(position)]);
     } catch (error) {
       // The same events come again, and have to meet the same endpoints.
       this.#endpoints.clear();
@@ -294,9 +296,14 @@ const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => ena
  */
 const isNewsFor = ({ createdAt }: Listener, timestamp: Instant): boolean => timestamp >= createdAt && Date.parse(timestamp) >= Date.now() - KEPT_DAYS * 86_400_000;
 const hourOf = (instant: Instant): string => instant.slice(0, 13);
-const reached = (name: string, position: Position): Statement => ({
-  sql: `insert into notifier_progress (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > notifier_progress.position`, params: [name, position],
+const reached = (position: Position): Statement => ({
+  sql: 'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > reactions.position', params: [CHECKPOINT, position],
 });
+
+/** Where there is no checkpoint the log may be another one, with the same events at other positions: what is known of positions is void. */
+async function beginAnew({ database, store }: Pick<AnnouncerOptions, 'database' | 'store'>): Promise<void> {
+  await database.batch([{ sql: 'delete from notifier_hours' }, { sql: 'update notifier_replays set position = 0, until = ?', params: [await store.head()] }]);
+}
 
 type Kept = { readonly announcer: Announcer; readonly index: ReadIndex; readonly database: Database };
 

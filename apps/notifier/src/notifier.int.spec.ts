@@ -256,7 +256,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     notifier = await start(place(), notifier.clock);
     expect((await notifier.deliveries(id)).map(({ attempts }) => attempts)).toEqual([1, 1]);
 
-    await notifier.run('delete from notifier_progress');
+    await notifier.run('delete from reactions');
     await notifier.run('delete from notifier_outbox where target = ? and type = ?', [id, 'license.suspended']);
     await notifier.close();
     notifier = await start(place(), notifier.clock);
@@ -292,7 +292,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     const licenseId = await quiet.sell();
     for (let n = 0; n < 20; n++) await quiet.tell(licenseId, n % 2 ? { type: 'Unsuspend' } : { type: 'Suspend' });
     expect((await quiet.ask(ListWebhookDeliveries, {})).data).toEqual([]);
-    const { rows } = await quiet.run('select (select count(*) from notifier_outbox) as outbox, (select max(position) from notifier_progress) as position, (select count(*) from notifier_hours) as hours');
+    const { rows } = await quiet.run('select (select count(*) from notifier_outbox) as outbox, (select max(position) from reactions) as position, (select count(*) from notifier_hours) as hours');
     // Where the first hour began, and not where the log ends.
     expect(rows).toEqual([{ outbox: 0, position: 1, hours: 1 }]);
     await quiet.close();
@@ -376,7 +376,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       mailing.clock.instant = addDays(sold, -10);
       refuseWith = '451 later';
       for (const id of licenses) await mailing.tell(id, { type: 'Sweep', until: mailing.clock.instant });
-      await until(() => mailing.run("select * from notifier_outbox where status = 'pending' and attempts > 0 and last_status = 451"), ({ rows }) => rows.length > 0);
+      await until(() => mailing.run("select * from notifier_outbox where status = 'pending' and attempts > 0 and last_status = 451"), ({ rows }) => rows.length === 3);
       await mailing.tell(renewed, { type: 'Renew', expiresAt: addDays(sold, 365), reason: 'paid' });
       await mailing.tell(revoked, { type: 'Revoke' });
       refuseWith = '';

@@ -1,8 +1,8 @@
 import type { Migration } from '@keyledger/read-models';
 
 /**
- * What has to go out is observed and technical, so it is rows, written in one transaction with how far the log has been read: `notifier_outbox`
- * is all that goes to a target, an endpoint or `mail`. `next_at` is in the time of the environment, `claimed_until` in real time, both milliseconds.
+ * What has to go out is observed and technical, so it is rows, written in one transaction with how far the log has been read (in `reactions`).
+ * `notifier_outbox` is all that goes to a target, an endpoint or `mail`. `next_at` is in the time of the environment, `claimed_until` in real time, both milliseconds.
  * `notifier_endpoints` is what is wanted as of that place in the log; `notifier_hours` the place before each hour's first event.
  */
 export const notifierTables: Migration = {
@@ -19,7 +19,6 @@ export const notifierTables: Migration = {
     await run("create index notifier_outbox_due on notifier_outbox (target, next_at, id) where status = 'pending'");
     await run('create index notifier_outbox_target on notifier_outbox (target, timestamp, id)');
     await run('create index notifier_outbox_timestamp on notifier_outbox (timestamp, id)');
-    await run('create table notifier_progress (name text primary key, position bigint not null)');
     await run('create table notifier_hours (hour text primary key, position bigint not null)');
     await run('create table notifier_replays (endpoint_id text primary key, since text not null, position bigint not null, until bigint not null)');
   },
