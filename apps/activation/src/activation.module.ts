@@ -23,7 +23,7 @@ class Erasure {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, leases: LeaseLedger, acks: Acknowledgements): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'activation-erasure', events, databases, clock,
-      isFor: ({ type }) => type === 'LicenseErased',
+      isFor: ({ type }) => type === 'LicenseErased', reads: [],
       async react(erased) {
         for (const { stream } of erased) {
           const licenseId = subjectOf(stream) as LicenseId;

@@ -54,7 +54,7 @@ export class VerdictCache implements View {
   /** `head`: where the log ends now; what was before it will be read, not marked. */
   constructor(private readonly keyring: Keyring, private readonly messages: MessageClient, store: EventStore, private readonly load: LoadLicense, head: Position) {
     this.position = head;
-    this.#subscription = store.subscribe(head, (events) => this.#mark(events));
+    this.#subscription = store.subscribe(head, (events) => this.#mark(events), []);
     this.#index = new ReadIndex(store, this);
   }
 

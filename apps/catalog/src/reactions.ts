@@ -18,7 +18,7 @@ export class OrderCompletion {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, streams: CatalogStreams, fulfilment: Fulfilment, log: Log): Promise<OrderCompletion> {
     return new OrderCompletion(await Reaction.start({
       name: 'catalog-order-completion', events, databases, clock,
-      isFor: ({ type }) => type === 'OrderPlaced',
+      isFor: ({ type }) => type === 'OrderPlaced', reads: [],
       react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log))),
     }));
   }

@@ -22,7 +22,7 @@ export class Erasure {
   ): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'authority-erasure', events, databases: state, clock,
-      isFor: ({ type }) => type === 'LicenseErased',
+      isFor: ({ type }) => type === 'LicenseErased', reads: [],
       async react(events) {
         // To shred and to scrub is to write the files anew: once for all of them.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];

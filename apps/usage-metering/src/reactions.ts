@@ -17,7 +17,7 @@ export class UsageErasure {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, ledger: UsageLedger, licenses: Licenses): Promise<UsageErasure> {
     return new UsageErasure(await Reaction.start({
       name: 'usage-erasure', events, databases, clock,
-      isFor: ({ type }) => type === 'LicenseErased',
+      isFor: ({ type }) => type === 'LicenseErased', reads: [],
       async react(erased) {
         const licenseIds = erased.map(({ stream }) => subjectOf(stream) as LicenseId);
         for (const licenseId of licenseIds) licenses.forget(licenseId);

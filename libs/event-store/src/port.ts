@@ -68,8 +68,10 @@ export interface EventStore {
   /**
    * Hands over every event after a position, in order, then every new one, until closed: it survives a lost connection or server.
    * Waits for the handler before the next batch; a handler that throws gets the same batch again, after a pause.
+   * `reads`: the categories of the streams whose `data` and `metadata` the handler looks at; those of others may not be there, and throw then. All
+   * when it is not said. Who follows a log over a network for little of it says so.
    */
-  subscribe(after: Position, handler: (events: readonly RecordedEvent[]) => void | Promise<void>): Subscription;
+  subscribe(after: Position, handler: (events: readonly RecordedEvent[]) => void | Promise<void>, reads?: readonly string[]): Subscription;
   /** Position of the last event. A number where it is known without asking (the embedded store). */
   head(): Position | Promise<Position>;
   /**

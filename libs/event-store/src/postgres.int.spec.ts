@@ -174,6 +174,28 @@ describeWith('postgres', 'The event store', (server) => {
       for (const { events } of followers) expect(events[7]).toBe(followers[0]?.events[7]);
     });
 
+    it('shows a subscriber what it has said that it reads, and of the rest that it happened', async () => {
+      const [mine, theirs] = [await open(), await open()];
+      const seen: RecordedEvent[] = [];
+      const follower = follow(mine);
+      await follower.has(0);
+      const quiet = await open();
+      const got = Promise.withResolvers<void>();
+      quiet.subscribe(0, (events) => void (seen.push(...events), seen.length >= 2 && got.resolve()), ['order']);
+      await theirs.append('license-a', 'any', [anEvent()]);
+      await theirs.append('order-a', 'any', [anEvent()]);
+      await Promise.all([got.promise, follower.has(2)]);
+      expect(seen.map(({ stream, position, type }) => [stream, position, type])).toEqual(follower.events.map(({ stream, position, type }) => [stream, position, type]));
+      expect(seen[1]).toEqual(follower.events[1]);
+      expect(() => seen[0]?.data).toThrow('license-a');
+      // Another one comes that reads more: from then on it is there.
+      const all = follow(quiet, 1);
+      await all.has(1);
+      await theirs.append('license-a', 'any', [anEvent()]);
+      await all.has(2);
+      expect(all.events).toEqual(await quiet.readAll(1));
+    });
+
     it('tells the other processes of many appends together, and leaves none untold', async () => {
       const store = await open();
       const told: number[] = [];

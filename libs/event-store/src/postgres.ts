@@ -110,25 +110,38 @@ class GroupCommit {
   }
 }
 
-type Read = (after: Position) => Promise<readonly RecordedEvent[]>;
+/** `reads`: the only categories of which more than the name is wanted; all when undefined. */
+type Read = (after: Position, reads: Reads) => Promise<readonly RecordedEvent[]>;
+type Reads = readonly string[] | undefined;
 
 /**
  * The end of a log as this process knows it. Subscribers that have come that far share one read of what is new; what this process has
  * appended itself is not read at all.
  */
 class Tail {
-  readonly followers = new Set<Follower>();
+  readonly followers = new Map<Follower, Reads>();
   readonly #read: Read;
   readonly #failed: (error: unknown) => void;
   #recent = new RecentEvents(0);
   #known: Position = 0;
   #wanted: Position = 0;
   #reading = false;
+  /** What any of the followers wants to know more of. */
+  #reads: Reads = [];
   #gathering: NodeJS.Timeout | undefined;
 
   constructor(read: Read, failed: (error: unknown) => void) {
     this.#read = read;
     this.#failed = failed;
+  }
+
+  add(follower: Follower, reads: Reads): void {
+    this.followers.set(follower, reads);
+    const wanted = this.#reads && reads && [...new Set([...this.#reads, ...reads])];
+    if (wanted?.length === this.#reads?.length) return;
+    this.#reads = wanted;
+    // What is remembered may lack what it wants to know.
+    this.#recent = new RecentEvents(this.#recent.end);
   }
 
   /** The log reaches to this position. Often it is what this process has appended itself, and that needs no reading. */
@@ -157,16 +170,16 @@ class Tail {
 
   /** A follower's source. Who has come as far as the others is woken with them. */
   after(position: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
-    return position >= this.#recent.end ? [] : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position));
+    return position >= this.#recent.end ? [] : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position, this.#reads));
   }
 
   wake(): void {
-    for (const follower of this.followers) follower.wake();
+    for (const follower of this.followers.keys()) follower.wake();
   }
 
   /** What could not be read or handled before is tried again at once. */
   retry(): void {
-    for (const follower of this.followers) follower.retry();
+    for (const follower of this.followers.keys()) follower.retry();
   }
 
   async #readOn(): Promise<void> {
@@ -178,8 +191,9 @@ class Tail {
     try {
       // Nobody has followed for a while: who is further behind than this reads for himself.
       if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
-      const events = await this.#read(this.#recent.end);
-      for (const event of events) this.#recent.push(event);
+      const reads = this.#reads;
+      const events = await this.#read(this.#recent.end, reads);
+      if (reads === this.#reads) for (const event of events) this.#recent.push(event);
       found = events.length;
       this.wake();
     } catch (error) {
@@ -246,7 +260,7 @@ export class PostgresEventStore implements EventStore {
     this.#schema = schema;
     this.#shared = shared;
     this.#options = options;
-    this.#tail = new Tail((after) => this.readAll(after), options.lost ?? warn);
+    this.#tail = new Tail((after, reads) => (reads ? this.#readSome(after, reads) : this.readAll(after)), options.lost ?? warn);
   }
 
   async append(stream: string, expected: ExpectedRevision, events: readonly NewEvent[]): Promise<Appended> {
@@ -273,9 +287,9 @@ export class PostgresEventStore implements EventStore {
     return this.#read('all', 'where position > $1 order by position limit $2', [after, limit]);
   }
 
-  subscribe(after: Position, handler: Handler): Subscription {
+  subscribe(after: Position, handler: Handler, reads?: readonly string[]): Subscription {
     const follower = new Follower(after, (position) => this.#tail.after(position), handler, this.#options.handlerFailed ?? warn);
-    this.#tail.followers.add(follower);
+    this.#tail.add(follower, reads);
     queueMicrotask(() => {
       follower.wake();
       this.#tail.heard(0);
@@ -327,7 +341,7 @@ export class PostgresEventStore implements EventStore {
 
   async #close(): Promise<void> {
     await this.#commits.drained();
-    await Promise.all([...this.#tail.followers].map((follower) => follower.close()));
+    await Promise.all([...this.#tail.followers.keys()].map((follower) => follower.close()));
     this.#tail.close();
     this.#telling.close();
     await this.#shared.release();
@@ -362,6 +376,13 @@ export class PostgresEventStore implements EventStore {
     this.#options.observe?.((performance.now() - startedAt) / 1000, events.length);
     if (what === 'conflict') reject(new WrongExpectedRevision(stream, Number(expected), revision));
     else resolve({ revision, position: Number(position), duplicate: what === 'duplicate' });
+  }
+
+  async #readSome(after: Position, reads: readonly string[]): Promise<readonly RecordedEvent[]> {
+    const only = (column: string) => `case when stream like any ($3) then ${column} end`;
+    const rows = await this.#ask('some', `select position, stream, revision, id, type, ${only('data')}, ${only('metadata')}, recorded_at from "${this.#schema}".events where position > $1 order by position limit $2`,
+      [after, READ_LIMIT, reads.map((category) => `${category.replaceAll('_', '\\_')}-%`)]);
+    return rows.map(eventOf);
   }
 
   async #read(name: string, where: string, values: readonly unknown[]): Promise<readonly RecordedEvent[]> {
@@ -415,9 +436,14 @@ function eventOf([position, stream, revision, id, type, data, metadata, recorded
   let parsedMetadata: JsonObject | undefined;
   return {
     id: String(id), type: String(type), stream: String(stream), revision: Number(revision), position: Number(position), recordedAt: String(recordedAt),
-    get data() { return (parsedData ??= JSON.parse(String(data)) as JsonObject); },
-    get metadata() { return (parsedMetadata ??= JSON.parse(String(metadata)) as JsonObject); },
+    get data() { return (parsedData ??= parsed(data, stream)); },
+    get metadata() { return (parsedMetadata ??= parsed(metadata, stream)); },
   };
+}
+
+function parsed(json: Cells[number], stream: Cells[number]): JsonObject {
+  if (json === null) throw new Error(`Nobody here has said that it reads ${String(stream)}`);
+  return JSON.parse(String(json)) as JsonObject;
 }
 
 const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));

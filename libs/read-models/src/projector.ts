@@ -249,7 +249,7 @@ export class Projector implements View {
     this.#subscription = store.subscribe(from, async (events) => {
       await this.#alone(() => this.#follow(events));
       await this.#rest();
-    });
+    }, [...new Set(projections.map(({ source }) => source.category))]);
   }
 
   #emptyTablesFrom(head: Position): Position {
@@ -449,7 +449,7 @@ export class Projector implements View {
   async #apply(changes: ReadonlyMap<Lane, Changes>, batch: readonly RecordedEvent[], startedAt: number): Promise<void> {
     const last = batch.reduce((highest, { position }) => Math.max(highest, position), 0);
     const written = this.#write(changes, last);
-    if (isTracing()) traceProjection(batch, written);
+    if (isTracing()) traceProjection(batch.filter(({ stream }) => [...changes.keys()].some(({ projection: { source } }) => stream.startsWith(`${source.category}-`))), written);
     await written;
     for (const lane of changes.keys()) lane.advance(last);
     const rows = [...changes.values()].reduce((sum, { rows: { size }, gone }) => sum + size + gone.size, 0);

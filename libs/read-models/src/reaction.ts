@@ -22,6 +22,8 @@ export interface ReactionOptions {
   readonly databases: PerEnvironment<Database>;
   readonly clock: Clock;
   readonly isFor: (event: RecordedEvent) => boolean;
+  /** The categories whose events are looked into, here or in `react`; to know stream and type of the others is enough. All when not said. */
+  readonly reads?: readonly string[];
   /** What follows of events that arrive together. It may be asked again for the same ones; when it throws, they come again. */
   readonly react: (events: readonly RecordedEvent[]) => Promise<void>;
 }
@@ -42,7 +44,7 @@ class Follower implements View {
     this.#environment = environment;
     this.#database = database;
     this.position = this.#saved = position;
-    this.#subscription = store.subscribe(position, (events) => this.#follow(events));
+    this.#subscription = store.subscribe(position, (events) => this.#follow(events), options.reads);
   }
 
   onAdvance(listener: () => void): void {

@@ -166,7 +166,7 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, connections }: St
 async function forgetErased(store: EventStore, keyring: Keyring) {
   return store.subscribe(await store.head(), (events) => {
     for (const { type, stream } of events) if (type === 'LicenseErased') keyring.forget(subjectOf(stream));
-  });
+  }, []);
 }
 
 function watchReadModels(readModels: readonly Projectors[], metrics: Metrics, health: Health): void {
