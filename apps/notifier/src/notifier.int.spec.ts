@@ -19,6 +19,7 @@ import { describeWith } from '@keyledger/servers/contract';
 import { openStores } from '@keyledger/stores';
 import { Courier } from './courier.ts';
 import { NotifierModule, notifierSchema, type NotifierConfig } from './index.ts';
+import { Outbox } from './outbox.ts';
 
 const environment = 'staging';
 const begin = new Date().toISOString();
@@ -233,7 +234,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       running -= 1;
       return 204;
     });
-    const all = await Promise.all(Array.from({ length: 40 }, () => notifier.listen(`${base}/${stuck}`, ['license.issued'])));
+    const all = await Promise.all(Array.from({ length: 20 }, () => notifier.listen(`${base}/${stuck}`, ['license.issued'])));
     await notifier.listen(`${base}/${well}`, ['license.issued']);
     const sold = await Promise.all(Array.from({ length: 25 }, () => notifier.sell()));
     await until(() => of(well), (ids) => ids.length === sold.length);
@@ -285,6 +286,22 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     await until(() => notifier.deliveries(id), (all) => all.length === 3 && all.every(({ status }) => status === 'delivered'));
     await until(() => notifier.run('select * from notifier_replays'), ({ rows }) => rows.length === 0);
     expect(of(path)).toHaveLength(3);
+  });
+
+  it('forgets what is long over, and nothing else', async () => {
+    const path = fresh('kept');
+    const { id } = await notifier.listen(`${base}/${path}`, ['license.issued']);
+    await notifier.sell();
+    await until(() => notifier.deliveries(id), ([one]) => one?.status === 'delivered');
+    answers.set(`/${path}`, () => 500);
+    await notifier.sell();
+    await until(() => notifier.deliveries(id), (all) => all.some(({ attempts, status }) => attempts === 1 && status === 'pending'));
+    const forget = (at: Instant) => runIn(systemContext(environment, at), () => notifier.app.get(Outbox).forgetOld(at));
+    await forget(addDays(notifier.clock.instant, 29));
+    expect(await notifier.deliveries(id)).toHaveLength(2);
+    await forget(addDays(notifier.clock.instant, 31));
+    expect((await notifier.deliveries(id)).map(({ status }) => status)).toEqual(['pending']);
+    await notifier.ask(DeleteWebhookEndpoint, { endpointId: id });
   });
 
   it('writes nothing at all where nobody listens', async () => {

@@ -26,6 +26,7 @@ export interface ClaimedParcel extends Parcel {
 /** For longer than a try may take: then its process is taken for dead, and another one tries. A mail server may take its time at each step. */
 const claimMs = (target: string): number => (target === MAIL ? 120_000 : 20_000);
 export const KEPT_DAYS = 30;
+const FORGOTTEN_AT_ONCE = 1_000;
 
 /** All that goes out of one environment, the message's, and what has come of it. */
 @Injectable()
@@ -43,12 +44,11 @@ export class Outbox {
   /** What is due for a target, the longest due first; nobody else gets the same while it is claimed. */
   async claim(target: string, limit: number, now: Instant): Promise<readonly ClaimedParcel[]> {
     const database = this.#here();
-    const skipping = database.dialect === 'postgres' ? 'for update skip locked' : '';
+    const free = "select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ?";
     const claimedUntil = Date.now() + claimMs(target);
+    // An array, because PostgreSQL may look for the rows of a list more than once, and skip others each time.
     const { rows } = await database.run<Row>(
-      `update notifier_outbox set claimed_until = ? where id in (
-        select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ? ${skipping}
-      ) returning *`, [claimedUntil, target, Date.parse(now), Date.now(), limit]);
+      `update notifier_outbox set claimed_until = ? where ${database.dialect === 'postgres' ? `id = any (array(${free} for update skip locked))` : `id in (${free})`} returning *`, [claimedUntil, target, Date.parse(now), Date.now(), limit]);
     return rows.map(({ id, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil }));
   }
 
@@ -120,9 +120,13 @@ export class Outbox {
     return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
   }
 
-  /** What is long over is forgotten. */
+  /** What is long over is forgotten, some of it at a time. */
   async forgetOld(now: Instant): Promise<void> {
-    await this.#here().run("delete from notifier_outbox where timestamp < ? and status <> 'pending'", [addSeconds(now, -KEPT_DAYS * 86_400)]);
+    const before = addSeconds(now, -KEPT_DAYS * 86_400);
+    for (let changes = FORGOTTEN_AT_ONCE; changes === FORGOTTEN_AT_ONCE;) {
+      ({ changes } = await this.#here().run(
+        "delete from notifier_outbox where id in (select id from notifier_outbox where timestamp < ? and status <> 'pending' order by timestamp, id limit ?)", [before, FORGOTTEN_AT_ONCE]));
+    }
   }
 
   #here() {

@@ -39,6 +39,8 @@ export type WebhookEndpointEvent =
 
 /** For so long after a rotation both secrets sign: time enough to tell the receiver of the new one. */
 export const OLD_SECRET_SECONDS = 86_400;
+/** However often it is rotated in a day: each makes the header longer. */
+export const MAX_OLD_SECRETS = 4;
 
 export const WebhookEndpoint: Aggregate<WebhookEndpointState | null, WebhookEndpointCommand, WebhookEndpointEvent> = {
   category: 'webhook',
@@ -75,7 +77,7 @@ export const WebhookEndpoint: Aggregate<WebhookEndpointState | null, WebhookEndp
         const { type: _, ...change } = event;
         return endpoint && { ...endpoint, ...change };
       }
-      case 'WebhookSecretRotated': return endpoint && { ...endpoint, secrets: [{ secret: event.secret, validUntil: null }, ...goodAt(endpoint, at).map((old) => ({ ...old, validUntil: old.validUntil ?? addSeconds(at, OLD_SECRET_SECONDS) }))] };
+      case 'WebhookSecretRotated': return endpoint && { ...endpoint, secrets: [{ secret: event.secret, validUntil: null }, ...retired(endpoint, at)] };
       case 'WebhookEndpointDisabled': return endpoint && { ...endpoint, disabledBy: event.cause };
       case 'WebhookEndpointEnabled': return endpoint && { ...endpoint, disabledBy: null };
       case 'WebhookEndpointDeleted': return endpoint && { ...endpoint, deleted: true };
@@ -103,6 +105,8 @@ function updated(endpoint: WebhookEndpointState, { url, events, description, ena
   ];
 }
 
+const retired = (endpoint: WebhookEndpointState, at: Instant): readonly WebhookSecret[] =>
+  goodAt(endpoint, at).slice(0, MAX_OLD_SECRETS).map((old) => ({ ...old, validUntil: old.validUntil ?? addSeconds(at, OLD_SECRET_SECONDS) }));
 const goodAt = ({ secrets }: WebhookEndpointState, now: Instant): readonly WebhookSecret[] => secrets.filter(({ validUntil }) => validUntil === null || now < validUntil);
 
 /** All that sign now, the newest first. */

@@ -63,6 +63,8 @@ describe('A webhook endpoint', () => {
     const twice = there(story(rotated, at(addSeconds(now, 3600), rotate('whsec_3'))));
     expect(signingSecrets(twice, addSeconds(now, 3601))).toEqual(['whsec_3', 'whsec_2', 'whsec_1']);
     expect(signingSecrets(twice, end)).toEqual(['whsec_3', 'whsec_2']);
+    const often = there(story(made, ...Array.from({ length: 20 }, (_, n) => rotate(`whsec_${n + 2}`))));
+    expect(signingSecrets(often, now)).toEqual(['whsec_21', 'whsec_20', 'whsec_19', 'whsec_18', 'whsec_17']);
   });
 });
 
