@@ -2,6 +2,7 @@
 //   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json   npm run bench -- --docs
 //   npm run bench -- --only sweep --swept 100000   fewer licenses than the million, of which one in a hundred is due
 import { execFile, spawnSync } from 'node:child_process';
+import { generateKeyPairSync, sign } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
@@ -11,8 +12,8 @@ import { agentToken, appends, Generator, natsRequests, natsResponder, newFolder,
 
 /** What --only takes. Some are measured together. */
 const parts = {
-  validate: validating, activate: writing, order: writing, usage: metering, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses, rebuild: rebuilding, start: starting, memory: starting,
-  sweep: sweeping, agent: asking, bulk, distributed,
+  validate: validating, signed: signing, heartbeats: beating, activate: writing, order: writing, usage: metering, many: withManyLicenses, search: withManyLicenses, busy: withManyLicenses,
+  rebuild: rebuilding, start: starting, memory: starting, sweep: sweeping, agent: asking, bulk, distributed,
 };
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' }, swept: { type: 'string' } } });
 const { rounds, seconds, few, many, rebuilt, batched, starts, ...others } = options.quick
@@ -27,6 +28,7 @@ const { status } = spawnSync('tsc', ['-b'], { stdio: 'inherit' });
 if (status !== 0) process.exit(status ?? 1);
 
 const recordsPerBatch = 50;
+const boxes = 10_000;
 const control = { authorization: `Bearer ${rootKey}` };
 const generator = new Generator();
 const rows = [];
@@ -53,6 +55,46 @@ async function validating() {
   against(figures, 'validate', 'echo', 0.45);
   against(figures, 'validate an instance', 'echo of an instance', 0.45);
   await Promise.all([bare.stop(), server.stop()]);
+}
+
+/** A validation whose answer is signed, beside an echo of the same body and beside nothing but signatures on one core. */
+async function signing() {
+  say('signed validate: starting, and selling licenses');
+  const [bare, server] = [await startEcho(), await startProduct()];
+  const { licenses } = await sell(server, few);
+  generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
+  generator.define('keys', licenses.map(({ key }) => key));
+  const { echo: base, signed } = await inTurn({ echo: [bare, echo('licenses')], signed: [server, signedValidate('keys')] });
+  const signatures = signaturesPerSecond(seconds);
+  const shares = signed.map(({ perSecond }, round) => perSecond / Math.min(base[round].perSecond, signatures));
+  row({ name: 'validate, signed', value: median(shares), at: 'least', target: 0.5, unit: 'of echo or signatures', detail: { shares, ...summary(signed), echo: summary(base), signatures } });
+  await Promise.all([bare.stop(), server.stop()]);
+}
+
+/** Heartbeats of as many boxes, each written to the disk before it is answered. */
+async function beating() {
+  say('heartbeats: starting, and binding boxes');
+  const [bare, server] = [await startEcho(), await startProduct()];
+  const { licenses } = await sell(server, boxes, { validationMode: 'heartbeat' });
+  generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
+  generator.define('boxes to bind', licenses.map(({ id, key }) => [id, key, id]));
+  const { results: [{ kept }] } = await generator.run({
+    streams: [{ method: 'POST', path: '/licenses/*/activate', headers: { authorization: 'License *' }, body: '{"fingerprint":"board of *"}', values: 'boxes to bind', order: 'cycle', port: server.port, status: 201, requests: boxes, keep: boxes, connections: 1 }],
+  });
+  generator.define('boxes', licenses.map(({ id, key }, n) => [id, key, `"activationId":"${JSON.parse(kept[n]).activationId}","fingerprint":"board of ${id}"`]));
+  const figures = await inTurn({ echo: [bare, echo('licenses')], heartbeats: [server, heartbeat('boxes')] });
+  against(figures, 'heartbeats', 'echo', 0.15);
+  await Promise.all([bare.stop(), server.stop()]);
+}
+
+/** What one core does when it does nothing else. */
+function signaturesPerSecond(length) {
+  const { privateKey } = generateKeyPairSync('ed25519');
+  const payload = Buffer.alloc(1_000, 'x');
+  const until = performance.now() + length * 1000;
+  let count = 0;
+  for (; performance.now() < until; count++) sign(null, payload, privateKey);
+  return count / length;
 }
 
 /** What ends on the disk before it is answered; then the server is killed, and what it answered last has to be there. */
@@ -313,6 +355,13 @@ function activate(keys) {
 function validate(questions) {
   return { method: 'POST', path: '/license/validate', body: '*', values: questions, expect: '"valid":true' };
 }
+function signedValidate(keys) {
+  return { method: 'POST', path: '/license/validate', body: '{"licenseKey":"*","nonce":"##########"}', values: keys, expect: '"token":"' };
+}
+/** A box comes again when all others have come: its numbers arrive in their order. */
+function heartbeat(boxes) {
+  return { method: 'POST', path: '/licenses/*/heartbeat', headers: { authorization: 'License *' }, body: '{*,"seq":1#########}', values: boxes, order: 'cycle', expect: '"state":"active"' };
+}
 function batch(instances) {
   const at = new Date().toISOString();
   const records = Array.from({ length: recordsPerBatch }, (_, n) => `{"id":"##########-${n}","meter":"max_dp_cores","value":${n},"at":"${at}"}`);
@@ -338,9 +387,9 @@ async function call(server, path, body, status = 201) {
 }
 
 /** A plan with unlimited seats, fifty customers and so many licenses, a hundred to an order. */
-async function sell(server, count) {
+async function sell(server, count, licensing = {}) {
   const product = await call(server, '/products', { name: 'Paint Pro' });
-  const plan = await call(server, `/products/${product.id}/plans`, { name: 'Team', licensing: { enabled: true, activationLimit: -1 } });
+  const plan = await call(server, `/products/${product.id}/plans`, { name: 'Team', licensing: { enabled: true, activationLimit: -1, ...licensing } });
   const customers = await Promise.all(Array.from({ length: 50 }, (_, n) => call(server, '/customers', { name: `Customer ${n}`, email: `buyer@customer-${n}.example` })));
   generator.define('customers', customers.map(({ id }) => id));
   const orders = count / 100;

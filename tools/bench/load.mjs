@@ -4,7 +4,7 @@ import { connect } from 'node:net';
 
 /**
  * A stream of requests: `connections` of them at a time to `port` with `method`, `path` (which may hold a `*`, replaced by one of the list
- * `values`) and `body` (likewise); runs of `#` in the body become a number never used before, the same in all of them. Every answer must have `status` and contain `expect`.
+ * `values`), `headers` and `body` (likewise; a value that is a list has one for each of the three); runs of `#` in the body become a number never used before, the same in all of them. Every answer must have `status` and contain `expect`.
  * `keep`: how many of the last answers' bodies to hand back. `requests`: end after so many instead of after the job's time.
  */
 class Stream {
@@ -88,9 +88,10 @@ function requestBuilder(method, path, headers, body) {
   const head = Object.entries({ host: '127.0.0.1', ...(body && { 'content-type': 'application/json' }), ...headers }).map(([name, value]) => `${name}: ${value}\r\n`).join('');
   const digits = /#+/.exec(body)?.[0].length;
   return (value) => {
-    let content = body.replace('*', value);
+    const [inPath, inHead, inBody] = Array.isArray(value) ? value : [value, value, value];
+    let content = body.replace('*', inBody);
     if (digits) content = content.replaceAll(/#+/g, String(unique++).padStart(digits, '0'));
-    return `${method} ${path.replace('*', value)} HTTP/1.1\r\n${head}${content && `content-length: ${content.length}\r\n`}\r\n${content}`;
+    return `${method} ${path.replace('*', inPath)} HTTP/1.1\r\n${head.replace('*', inHead)}${content && `content-length: ${content.length}\r\n`}\r\n${content}`;
   };
 }
 

@@ -18,7 +18,7 @@ export interface Distributed {
 const postgresSettings = { max_connections: 400, shared_buffers: '256MB' };
 const TURN_MS = 5_000;
 /** V8 lets what is short-lived take 16 MiB, twice, before it looks for what is still in use. */
-const sparing = ['--max-semi-space-size=4'];
+const sparing = ['--max-semi-space-size=2'];
 const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../${service}/dist/main.js`, import.meta.url));
 
 /** NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself is started again. */
@@ -30,6 +30,8 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
     ? guarded('postgres', await startPostgres({ directory: join(dataDir, 'postgres'), durable: true, settings: postgresSettings }), say) : undefined;
   const env = {
     NODE_COMPILE_CACHE: join(dataDir, 'compile-cache'),
+    // glibc keeps a heap for each of a process's many threads otherwise, and gives little of them back.
+    MALLOC_ARENA_MAX: '2',
     ...config.env,
     KEYLEDGER_DATA_DIR: dataDir, HOST: host, NATS_URL: natsUrl ?? nats?.url, DATABASE_URL: databaseUrl ?? postgres?.url,
   };

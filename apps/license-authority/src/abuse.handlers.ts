@@ -3,6 +3,7 @@ import { issued } from '@keyledger/domain';
 import { addDays, addSeconds, context, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { StateDatabases } from '@keyledger/read-models';
+import { instant } from './license.queries.ts';
 import { AbuseRuleStreams, Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 
@@ -35,8 +36,8 @@ export class DenialQueries {
 
   async execute(query: LicenseDenials | ListDenials) {
     const { now } = context();
-    const to = query.to ?? addSeconds(now, 60);
-    const from = query.from ?? addDays(to, -usualDays);
+    const to = query.to === undefined ? addSeconds(now, 60) : instant('to', query.to);
+    const from = query.from === undefined ? addDays(to, -usualDays) : instant('from', query.from);
     await this.sightings.write();
     return query instanceof LicenseDenials ? this.#ofLicense(query.licenseId, from, to) : this.#all(from, to, query.limit ?? 25);
   }

@@ -87,7 +87,7 @@ function hasStatus(status: string, now: Instant): Expression<SqlBool> {
   return sql<SqlBool>`(status = ${status} and (works_until is null or works_until > ${now}))`;
 }
 
-function instant(name: string, text: string): Instant {
+export function instant(name: string, text: string): Instant {
   const value = instantOf(text);
   if (!value) throw refuse('VALIDATION_FAILED', `${name} is not an instant`);
   return value;

@@ -162,6 +162,8 @@ describe('The API as it is described', () => {
     await refused('LICENSE_SUSPENDED', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-2' });
     expect(await done(200, 'POST', '/license/validate', { licenseKey: license.key })).toMatchObject({ valid: false, code: 'SUSPENDED', enforcement: 'LOCKED' });
     expect(await done(200, 'POST', `${path}/unsuspend`, { cause: 'payment' })).toMatchObject({ status: 'active' });
+    expect(await done(200, 'POST', `/subscriptions/${license.id}/invalidate`, { reason: 'card declined' })).toMatchObject({ status: 'suspended', holds: [{ cause: 'subscription', reason: 'card declined' }] });
+    expect(await done(200, 'POST', `/subscriptions/${license.id}/restore`)).toMatchObject({ status: 'active' });
     expect(await done(200, 'POST', `${path}/inactivate`)).toMatchObject({ status: 'inactive' });
     await refused('LICENSE_INACTIVE', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-2' });
     expect(await done(200, 'POST', `${path}/reactivate`)).toMatchObject({ status: 'active' });
@@ -542,6 +544,20 @@ describe('The API as it is described', () => {
     const unknown = await call('POST', '/license/activate', { body: { licenseKey: license.key }, headers: { 'idempotency-key': 'a' } });
     expect(unknown.json.code).toBe('LICENSE_NOT_FOUND');
     expect(await call('POST', '/license/activate', { body: { licenseKey: license.key }, headers: { 'idempotency-key': 'a' } })).toMatchObject({ status: 404, headers: { 'idempotency-replayed': 'true', 'content-type': unknown.headers['content-type'] } });
+  });
+
+  it('counts who could not get a seat, and takes rules against abuse', async () => {
+    const { license } = await aLicense({}, { activationLimit: 1 }) as unknown as { license: { id: string; key: string } };
+    await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'one' });
+    await refused('ACTIVATION_LIMIT_EXCEEDED', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'two' });
+    expect(await done(200, 'GET', `/licenses/${license.id}/denials?from=2026-01-01T00:00:00Z`)).toMatchObject({ data: [{ denials: 1, machines: 1, retries: 0 }] });
+    expect(await done(200, 'GET', '/denials?limit=1')).toMatchObject({ data: [{ licenseId: license.id }], unknownKeys: {} });
+    for (const query of ['?to=2026-12-31T23:59:60Z', '?from=yesterday']) await refused('VALIDATION_FAILED', 'GET', `/licenses/${license.id}/denials${query}`);
+    await refused('LICENSE_NOT_FOUND', 'GET', `/licenses/${id('lic')}/denials`);
+    const rules = [{ pattern: 'activationsPerHour', limit: 100, action: 'alert' }];
+    expect(await done(200, 'PUT', '/abuse-rules', { rules })).toEqual({ rules });
+    expect(await done(200, 'GET', '/abuse-rules')).toEqual({ rules });
+    await refused('VALIDATION_FAILED', 'PUT', '/abuse-rules', { rules: [{ pattern: 'activationsPerHour', limit: 0, action: 'alert' }] });
   });
 
   it('is covered by this file, all of it', () => {
