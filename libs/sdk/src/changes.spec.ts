@@ -94,7 +94,7 @@ describe('The stream of changes', () => {
     expect(Math.max(...clock.slept.filter((ms) => ms <= 60_000))).toBeGreaterThan(10_000);
     vendor.mend();
     clock.pass(60_000);
-    await until(() => license.changes.isConnected);
+    await until(() => license.changes.isConnected && acks().length > 0);
     const before = streams();
     await settled();
     clock.pass(44_000);
@@ -104,6 +104,38 @@ describe('The stream of changes', () => {
     await until(() => !license.changes.isConnected);
     clock.pass(60_000);
     await until(() => license.changes.isConnected && streams() === before + 1);
+  });
+
+  it('shows at once that nobody can be reached, asking once, and that somebody can again', async () => {
+    const license = await listening();
+    const questions = () => vendor.asked.filter(({ path }) => path === '/license/validate').length;
+    vendor.cut();
+    const before = questions();
+    for (let n = 0; n < 5; n++) {
+      clock.pass(60_000);
+      await settled();
+    }
+    expect(license.judgement()).toMatchObject({ code: 'IN_OFFLINE_GRACE', unreachable: true });
+    expect(questions()).toBe(before + 1);
+    vendor.mend();
+    clock.pass(60_000);
+    await until(() => license.judgement().code === 'VALID');
+  });
+
+  it('sends the heartbeat that a server has waited for too long', async () => {
+    const license = await listening();
+    vendor.cut();
+    await until(() => !license.changes.isConnected);
+    clock.pass(15 * 86_400_000);
+    await settled();
+    expect(license.judgement()).toMatchObject({ code: 'HEARTBEAT_OVERDUE', enforcement: 'LOCKED' });
+    vendor.verdict = { valid: false, code: 'HEARTBEAT_OVERDUE', reasons: ['HEARTBEAT_OVERDUE'], enforcement: 'LOCKED' };
+    vendor.between = (path) => {
+      if (path.endsWith('/heartbeat')) vendor.verdict = {};
+      return undefined;
+    };
+    clock.pass(60_000);
+    await until(() => license.judgement().code === 'VALID');
   });
 
   it('begins anew at once when the server ends it in its time, and after a minute when there is nothing more to hear', async () => {

@@ -34,6 +34,8 @@ export class Changes {
   readonly #port: Port;
   #running: AbortController | undefined;
   #connected = false;
+  /** It has heard something since it last was told that nobody can be reached. */
+  #heard = false;
 
   constructor(port: Port) {
     this.#port = port;
@@ -58,9 +60,12 @@ export class Changes {
   async #run(signal: AbortSignal): Promise<void> {
     let wait: number = waits[0];
     while (!signal.aborted) {
+      const began = this.#port.clock.read().mono;
       const outcome = await this.#follow(signal);
+      // A stream that has lasted is no sign of trouble; one that is cut off each time is.
+      const hasLasted = this.#port.clock.read().mono - began > waits[1];
       if (outcome === 'over') wait = waits[0];
-      else wait = outcome === 'ended' ? waits[1] : nextWait(wait, waits, Math.random);
+      else wait = outcome === 'ended' ? waits[1] : nextWait(hasLasted ? waits[0] : wait, waits, Math.random);
       await this.#port.clock.sleep(wait, signal);
     }
   }
@@ -74,9 +79,14 @@ export class Changes {
     stopped.addEventListener('abort', stop);
     try {
       const stream = await this.#port.open(licenseId, instanceId, broken.signal);
-      if (stream?.kind !== 'opened') return stream?.kind === 'refused' ? 'ended' : 'lost';
+      if (stream?.kind !== 'opened') {
+        // A stream alone may be more than a proxy lets through. Whether anybody can be reached is asked, once.
+        if (stream?.kind === 'unreachable' && this.#heard) await this.#port.ask();
+        this.#heard = false;
+        return stream?.kind === 'refused' ? 'ended' : 'lost';
+      }
       for await (const heard of this.#heardIn(stream.body, broken)) {
-        this.#connected = true;
+        this.#connected = this.#heard = true;
         if (heard.length > 0 && !(await this.#take(heard, licenseId, instanceId))) return 'lost';
         if (heard.some(({ event }) => event === 'end')) return 'ended';
       }
@@ -94,7 +104,8 @@ export class Changes {
   async #take(heard: readonly Heard[], licenseId: string, instanceId: string): Promise<boolean> {
     const seq = Math.max(...heard.map(({ seq }) => seq));
     const last = heard.at(-1);
-    const isNews = heard.some(({ event }) => event !== 'state') || seq > this.#port.kept().state.seq || last?.enforcement !== this.#port.judgement().enforcement;
+    const { unreachable, enforcement } = this.#port.judgement();
+    const isNews = unreachable || heard.some(({ event }) => event !== 'state') || seq > this.#port.kept().state.seq || last?.enforcement !== enforcement;
     if (!isNews) return true;
     if (await this.#port.ask()) return false;
     await this.#port.persist();

@@ -176,7 +176,7 @@ export class License {
     this.#last = judge(kept.state, clock.read(), this.#limits);
     this.heartbeat = new Heartbeats(this.#heartbeatPort());
     this.changes = new Changes({
-      clock, kept: () => this.#kept, judgement: () => this.judgement(), ask: () => this.#ask(), persist: () => this.#persist(),
+      clock, kept: () => this.#kept, judgement: () => this.judgement(), ask: () => this.#askAndBeat(), persist: () => this.#persist(),
       open: (licenseId, instanceId, signal) => this.#server?.open(`/licenses/${encodeURIComponent(licenseId)}/stream?activationId=${encodeURIComponent(instanceId)}`, options.key, signal),
       acknowledge: (licenseId, activationId, seq) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/stream/ack`, { seq, activationId }, options.key),
     });
@@ -272,10 +272,8 @@ export class License {
     const before = this.judgement();
     const isRecent = said?.from === 'network' && Date.parse(before.at) - said.at < oldest;
     if (isRecent && before.valid) return { ...before, source: 'cache', problem: null };
-    const shared = oldest > 0 ? (this.#asking ??= this.#ask().finally(() => (this.#asking = undefined))) : this.#ask();
-    let problem = await shared;
-    // The server waits for a heartbeat, and here is somebody who can send one.
-    if (!problem && this.judgement().code === 'HEARTBEAT_OVERDUE' && (await this.heartbeat.beat()).ok) problem = await this.#ask();
+    const shared = oldest > 0 ? (this.#asking ??= this.#askAndBeat().finally(() => (this.#asking = undefined))) : this.#askAndBeat();
+    const problem = await shared;
     await this.#persist();
     const judgement = this.judgement();
     const source = !problem ? 'network' : this.#kept.state.said?.from === 'offline-file' || (this.#kept.state.file && !this.#kept.state.lease) ? 'offline-file' : 'cache';
@@ -412,6 +410,12 @@ export class License {
   }
 
   // ---- asking ----
+
+  async #askAndBeat(): Promise<Refusal | null> {
+    const problem = await this.#ask();
+    // The server waits for a heartbeat, and here is somebody who can send one.
+    return !problem && this.judgement().code === 'HEARTBEAT_OVERDUE' && (await this.heartbeat.beat()).ok ? this.#ask() : problem;
+  }
 
   /** A question with a nonce, whose signed answer decides. Null when there is one. */
   async #ask(): Promise<Refusal | null> {
