@@ -1,6 +1,6 @@
 import { Job, License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import { Aggregates, decode, originOf, subjectOf, type EventStore, type EventStores, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
-import { derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
+import { addSeconds, derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
@@ -63,6 +63,7 @@ const REPLAY_PAGE = 500;
 /** Some three seconds, with longer and longer pauses. */
 const TRIES = 6;
 const TIMEOUT_MS = 3_000;
+const SKEW_SECONDS = 60;
 /** In `reactions`. */
 const CHECKPOINT = 'notifier';
 
@@ -90,6 +91,7 @@ class Announcer implements View {
   readonly #subscription: Subscription;
   readonly #listeners: (() => void)[] = [];
   readonly #endpoints: Map<WebhookEndpointId, Listener>;
+  readonly #mailsFrom: Instant;
   #passed = 0;
   #hour = '';
   #replaying: Promise<void> | undefined;
@@ -105,14 +107,17 @@ class Announcer implements View {
         left join notifier_endpoints e on e.deleted = 0`);
     const position = Number(rows[0]?.position ?? 0);
     await mustReach(at.store, position, at.environment);
+    // Whoever gets a mail cannot tell that it is one of last week: mail begins when the log is first followed.
+    const mailsFrom = position === 0 ? new Date().toISOString() : '';
     if (position === 0) await beginAnew(at);
     const endpoints = rows.flatMap(({ id, revision, enabled, events, created_at: createdAt }) =>
       (id === null ? [] : [{ id, revision: Number(revision), enabled: Number(enabled) === 1, events: JSON.parse(events) as WebhookFilter[], createdAt }]));
-    return new Announcer(at, position, endpoints);
+    return new Announcer(at, position, endpoints, mailsFrom);
   }
 
-  private constructor(at: AnnouncerOptions, position: Position, endpoints: readonly Listener[]) {
+  private constructor(at: AnnouncerOptions, position: Position, endpoints: readonly Listener[], mailsFrom: Instant) {
     this.#at = at;
+    this.#mailsFrom = mailsFrom;
     this.position = position;
     this.#endpoints = new Map(endpoints.map((endpoint) => [endpoint.id, endpoint]));
     this.#subscription = at.store.subscribe(position, (events) => this.#follow(events));
@@ -220,7 +225,7 @@ class Announcer implements View {
 
   #mailOf(event: RecordedEvent): readonly Parcel[] {
     const mail = this.#at.mailsOf(event);
-    return mail && Date.parse(originOf(event).at) >= Date.now() - KEPT_DAYS * 86_400_000 ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
+    return mail && event.recordedAt >= this.#mailsFrom ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
   }
 
   /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more. */
@@ -291,10 +296,10 @@ class Announcer implements View {
 const isOfEndpoint = ({ stream }: RecordedEvent): boolean => stream.startsWith(`${WebhookEndpoint.category}-`);
 const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => enabled && wants(events, type);
 /**
- * Where all of a log is read again, as after it was moved: what was before the endpoint was there is none of its business, and what is long over may
- * have been sent and forgotten. An environment's own time is never behind the real one.
+ * Where all of a log is read again, as after it was moved: what was before the endpoint was there is none of its business (several machines' clocks
+ * may differ a little), and what is long over may have been sent and forgotten. An environment's own time is never behind the real one.
  */
-const isNewsFor = ({ createdAt }: Listener, timestamp: Instant): boolean => timestamp >= createdAt && Date.parse(timestamp) >= Date.now() - KEPT_DAYS * 86_400_000;
+const isNewsFor = ({ createdAt }: Listener, timestamp: Instant): boolean => timestamp >= addSeconds(createdAt, -SKEW_SECONDS) && Date.parse(timestamp) >= Date.now() - KEPT_DAYS * 86_400_000;
 const hourOf = (instant: Instant): string => instant.slice(0, 13);
 const reached = (position: Position): Statement => ({
   sql: 'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > reactions.position', params: [CHECKPOINT, position],

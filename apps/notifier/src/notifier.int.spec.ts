@@ -248,7 +248,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
   it('puts nothing there twice, and the same under the same id, if all of the log is read again', async () => {
     const path = fresh('again');
     await notifier.sell();
-    notifier.clock.advance(1);
+    notifier.clock.advance(120);
     const { id } = await notifier.listen(`${base}/${path}`, ['license.issued', 'license.suspended']);
     const licenseId = await notifier.sell();
     await notifier.tell(licenseId, { type: 'Suspend', reason: 'unpaid' });
@@ -352,13 +352,17 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     beforeAll(async () => {
       smtp.listen(0, '127.0.0.1');
       await once(smtp, 'listening');
-      mailing = await start({ dataDir: folder }, new TestClock(), { mail: { smtpUrl: `smtp://127.0.0.1:${(smtp.address() as AddressInfo).port}`, from: 'Licenses <licenses@vendor.example>', licenseKeys: true } });
+      await restart();
     });
     afterAll(async () => {
       await mailing?.close();
       smtp.close();
       rmSync(folder, { recursive: true });
     });
+    const restart = async () => {
+      await mailing?.close();
+      mailing = await start({ dataDir: folder }, mailing?.clock, { mail: { smtpUrl: `smtp://127.0.0.1:${(smtp.address() as AddressInfo).port}`, from: 'Licenses <licenses@vendor.example>', licenseKeys: true } });
+    };
     const to = (address: string) => letters.filter((letter) => letter.to === address);
     const settled = () => until(() => mailing.run("select id from notifier_outbox where status = 'pending'"), ({ rows }) => rows.length === 0);
 
@@ -382,6 +386,20 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       expect(to('ada@example.com')).toHaveLength(4);
       const { rows } = await mailing.run('select * from notifier_outbox');
       for (const secret of ['ada@', 'Ada', `KEY-${licenseId}`]) expect(JSON.stringify(rows)).not.toContain(secret);
+    });
+
+    it('begins when the log is first followed, and sends nothing of the past', async () => {
+      const { customerId, productId } = await mailing.people('Alan', 'alan@example.com');
+      await mailing.sell({ customerId, productId });
+      await until(() => to('alan@example.com'), (all) => all.length === 1);
+      await settled();
+      await mailing.run('delete from reactions');
+      await mailing.run('delete from notifier_outbox');
+      await restart();
+      await mailing.sell({ customerId, productId });
+      await until(() => to('alan@example.com'), (all) => all.length === 2);
+      await settled();
+      expect(to('alan@example.com')).toHaveLength(2);
     });
 
     it('says only what is still so', async () => {
