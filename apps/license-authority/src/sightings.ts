@@ -1,5 +1,7 @@
 import { Injectable } from '@nestjs/common';
-import { AbuseRules, findingsIn, issued, type AbuseRule, type AbuseRulesCommand, type AbuseRulesEvent, type AbuseRulesState, type Sighting } from '@keyledger/domain';
+import {
+  AbuseRules, Denials, findingsIn, issued, type AbuseRule, type AbuseRulesCommand, type AbuseRulesEvent, type AbuseRulesState, type DenialsCommand, type DenialsEvent, type DenialsState, type Sighting,
+} from '@keyledger/domain';
 import { Aggregates, EventStores } from '@keyledger/event-store';
 import { addDays, Clock, context, Refusal, runIn, systemContext, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -36,6 +38,14 @@ export class AbuseRuleStreams extends Aggregates<AbuseRulesState, AbuseRulesComm
   }
 }
 
+/** What is told of refused seats. */
+@Injectable()
+export class DenialStreams extends Aggregates<DenialsState, DenialsCommand, DenialsEvent> {
+  constructor(events: EventStores, keyrings: Keyrings) {
+    super(Denials, events, keyrings);
+  }
+}
+
 const writeEveryMs = 1_000;
 /** Memory is bounded whoever makes up machines: what does not fit into a second is not told apart any more. */
 const apartAtMost = 20_000;
@@ -56,7 +66,7 @@ export class Sightings {
 
   constructor(
     private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly licenses: Licenses, private readonly rules: AbuseRuleStreams,
-    private readonly clock: Clock, private readonly log: Log,
+    private readonly denials: DenialStreams, private readonly clock: Clock, private readonly log: Log,
   ) {}
 
   see(licenseId: LicenseId | '', kind: SightingKind, { machine = '', address = '', count = 1, revision = -1 }: { machine?: string | undefined; address?: string | undefined; count?: number; revision?: number }): void {
@@ -114,15 +124,15 @@ export class Sightings {
       'select minute, kind, machine, address, count, revision from authority_sightings where license_id = ? and minute > ? order by minute desc limit ?', [licenseId, addDays(now, -1), readAtMost]);
     const sightings = rows.toReversed().map(({ minute, count, revision, ...row }) => ({ ...row, at: minute, count: Number(count), revision: Number(revision) }));
     try {
-      const { suspectedAt, deniedUntil } = await this.licenses.load(licenseId, (state) => {
-        const license = issued(state);
-        return { suspectedAt: new Map(license.suspectedAt), deniedUntil: license.deniedUntil };
+      const { suspectedAt, seats } = await this.licenses.load(licenseId, (state) => {
+        const { suspectedAt: at, terms, activationCount } = issued(state);
+        return { suspectedAt: new Map(at), seats: { limit: terms.activationLimit, used: activationCount } };
       });
       for (const finding of findingsIn(rules, sightings.filter(({ kind }) => kind === 'activated'), suspectedAt, now)) {
         this.log.warn({ licenseId, ...finding }, 'abuse suspected');
         await this.licenses.run(licenseId, { type: 'SuspectAbuse', ...finding });
       }
-      await this.#tellDenials(licenseId, sightings.filter(({ kind, at }) => kind === 'denied' && at > (deniedUntil ?? '')));
+      await this.#tellDenials(licenseId, sightings.filter(({ kind }) => kind === 'denied'), seats);
     } catch (error) {
       if (!(error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND')) throw error;
       // Erased in the meantime.
@@ -130,11 +140,14 @@ export class Sightings {
     }
   }
 
-  async #tellDenials(licenseId: LicenseId, denied: readonly Sighting[]): Promise<void> {
-    const [first] = denied;
+  async #tellDenials(licenseId: LicenseId, denied: readonly Sighting[], seats: { readonly limit: number; readonly used: number }): Promise<void> {
+    if (denied.length === 0) return;
+    const since = (await this.denials.load(licenseId, ({ until }) => until)) ?? '';
+    const fresh = denied.filter(({ at }) => at > since);
+    const [first] = fresh;
     if (!first) return;
-    const denials = denied.reduce((sum, { count }) => sum + count, 0);
-    await this.licenses.run(licenseId, { type: 'CountDenials', denials, machines: machinesIn(denied), from: first.at, until: context().now });
+    const denials = fresh.reduce((sum, { count }) => sum + count, 0);
+    await this.denials.run(licenseId, { type: 'Count', denials, machines: machinesIn(fresh), ...seats, from: first.at, until: context().now });
   }
 
   async #clear(): Promise<void> {

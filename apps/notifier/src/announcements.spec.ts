@@ -3,11 +3,11 @@ import { webhookBodies } from '@keyledger/contracts';
 import { License, SigningKeys, webhookTypes, type LicenseCommand, type LicenseEvent, type SigningKeysEvent, type SigningKeysState } from '@keyledger/domain';
 import { addDays } from '@keyledger/kernel';
 import {
-  activate, assign, at, countDenials, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, loseHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend, type Moment,
+  activate, assign, at, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, loseHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend, type Moment,
 } from '@keyledger/testing';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
-import { factsOf, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
+import { factsOf, ofDenials, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const ajv = new Ajv2020({ strict: false, allErrors: true });
@@ -35,14 +35,14 @@ const lives: readonly Life[] = [
   [issue(year), assign(), activate(), suspend({ cause: 'payment', reason: 'unpaid' }), unsuspend({ cause: 'payment' }), inactivate(), reactivate(), regenerateKey(), renew(addDays(now, 500)), at(addDays(now, 470), sweep()), at(addDays(now, 600), sweep())],
   [issue(year), assign(), activate(), loseHeartbeat(), recoverHeartbeat(), direct('lock'), direct('unlock', 2), direct('refresh', 3)],
   [issue(year), assign(), exceedQuota(9, 8), restoreQuota(7), exceedQuota(10, 8), at(addDays(now, 8), sweep()), erase()],
-  [issue(year), assign(), activate(), countDenials(), suspectAbuse()],
+  [issue(year), assign(), activate(), suspectAbuse()],
 ];
 
 describe('What is told of a license', () => {
   const all = lives.flatMap((life) => told(...life));
 
   it('has the shape that is published, and covers every type', () => {
-    const elsewhere = ['signing-key.rotated', 'job.finished'];
+    const elsewhere = ['activation.limit-exceeded', 'signing-key.rotated', 'job.finished'];
     expect([...new Set(all.map(({ type }) => type))].sort()).toEqual(webhookTypes.filter((type) => !elsewhere.includes(type)).sort());
   });
 
@@ -74,4 +74,10 @@ it('A signing key that is put to use is told by its purpose, and never its priva
 it('A job is told when it is over', () => {
   const said = ofJobs.JobFinished?.tell({ type: 'JobFinished', outcome: 'failed', kind: 'import', total: 9, done: 3, failed: 1, detail: 'the catalog did not answer' }, idOf('job')).map(checked);
   expect(said).toEqual([{ type: 'job.finished', data: { jobId: idOf('job'), kind: 'import', state: 'failed', total: 9, done: 3, failed: 1, detail: 'the catalog did not answer' } }]);
+});
+
+it('Refused seats are told with how many were missing', () => {
+  const facts = { licenseId: idOf('lic'), keyPrefix: 'KEY00011', productId: null, planId: null, customerId: null, orderId: null };
+  const event = { type: 'ActivationsDenied', denials: 7, machines: 2, limit: 3, used: 3, from: now, until: now } as const;
+  expect(ofDenials.ActivationsDenied?.tell(event, facts).map(checked)).toEqual([{ type: 'activation.limit-exceeded', data: { ...facts, denials: 7, machines: 2, limit: 3, used: 3, from: now, until: now } }]);
 });

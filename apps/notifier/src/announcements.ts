@@ -1,5 +1,5 @@
 import type { WebhookData } from '@keyledger/contracts';
-import type { JobEvent, LicenseEvent, LicenseEventType, LicenseState, SigningKeysEvent, SigningKeysState, WebhookType } from '@keyledger/domain';
+import type { DenialsEvent, JobEvent, LicenseEvent, LicenseEventType, LicenseState, SigningKeysEvent, SigningKeysState, WebhookType } from '@keyledger/domain';
 import type { JobId, JsonObject } from '@keyledger/kernel';
 
 /** What is said in public about something that has happened. */
@@ -58,11 +58,18 @@ export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseE
     tell: ({ kind }, facts) => (kind === 'lock' ? [say('deployment.locked', facts, { activationId: null, by: 'directive', since: null })]
       : kind === 'unlock' ? [say('deployment.recovered', facts, { activationId: null })] : []),
   },
-  ActivationsDenied: one('activation.limit-exceeded', ({ limit, used, denials, machines, from, until }) => ({ limit, used, denials, machines, from, until })),
   AbuseSuspected: one('license.abuse-suspected', ({ pattern, limit, observed, action, from, until, evidence }) => ({ pattern, limit, observed, action, from, until, evidence })),
   QuotaExceeded: one('quota.exceeded', ({ meter, peak, limit, graceEndsAt }) => ({ meter, peak, limit, graceEndsAt })),
   LicenseRestricted: one('quota.restricted', ({ meter, dueAt = null }) => ({ meter, since: dueAt })),
   QuotaRestored: one('quota.restored', ({ meter, peak, limit }) => ({ meter, peak, limit })),
+};
+
+/** About a license, in a stream of its own. */
+export const ofDenials: { readonly [E in DenialsEvent['type']]?: Announced<DenialsEvent & { type: E }, LicenseFacts> } = {
+  ActivationsDenied: {
+    types: ['activation.limit-exceeded'],
+    tell: ({ limit, used, denials, machines, from, until }, facts) => [say('activation.limit-exceeded', facts, { limit, used, denials, machines, from, until })],
+  },
 };
 
 export const ofSigningKeys: { readonly [E in SigningKeysEvent['type']]?: Announced<SigningKeysEvent & { type: E }, SigningKeysState> } = {

@@ -1,10 +1,10 @@
-import { Job, License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
+import { Denials, Job, License, SigningKeys, wants, WebhookEndpoint, type LicenseCommand, type LicenseEvent, type LicenseState, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import { Aggregates, decode, originOf, subjectOf, type EventStore, type EventStores, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { addSeconds, derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type EventShape, type Instant, type LicenseId, type Sealer, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
-import { factsOf, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
+import { factsOf, ofDenials, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
 import { KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 
 /** What is to be known of an endpoint to put something into its way. */
@@ -36,6 +36,13 @@ export class Sources {
       tell: async (event, how) => {
         const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
         return facts ? how.tell(opened(License.shapes, event) as never, facts as never) : [];
+      },
+    },
+    [Denials.category]: {
+      table: ofDenials as never,
+      tell: async (event, how) => {
+        const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
+        return facts ? how.tell(opened(Denials.shapes, event) as never, facts as never) : [];
       },
     },
     [SigningKeys.category]: {

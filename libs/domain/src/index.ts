@@ -1,4 +1,4 @@
-export { abuseActions, abusePatterns, AbuseRules, findingsIn, type AbuseAction, type AbusePattern, type AbuseRule, type AbuseRulesCommand, type AbuseRulesEvent, type AbuseRulesState, type Finding, type Sighting } from './abuse/abuse.ts';
+export { abuseActions, abusePatterns, AbuseRules, Denials, findingsIn, type AbuseAction, type AbusePattern, type AbuseRule, type AbuseRulesCommand, type AbuseRulesEvent, type AbuseRulesState, type DenialsCommand, type DenialsEvent, type DenialsState, type Finding, type Sighting } from './abuse/abuse.ts';
 export {
   ApiKey, apiKeyView, mayGrant, permissionsOf, type ApiKeyCommand, type ApiKeyEvent, type ApiKeyState,
 } from './access/apiKey.ts';

@@ -39,8 +39,6 @@ export const rebind = (fingerprint = 'fp-new', who?: Machine): CommandOf<'Rebind
 export const suspectAbuse = (fields: Partial<Fields<'SuspectAbuse'>> = {}): CommandOf<'SuspectAbuse'> => ({
   type: 'SuspectAbuse', pattern: 'activationsPerHour', limit: 3, action: 'suspend', observed: 4, from: '2027-11-01T11:30:00.000Z', until: '2027-11-01T12:00:00.000Z', evidence: [4, 5], ...fields,
 });
-export const countDenials = (fields: Partial<Fields<'CountDenials'>> = {}): CommandOf<'CountDenials'> =>
-  ({ type: 'CountDenials', denials: 3, machines: 2, from: '2027-11-01T11:30:00.000Z', until: '2027-11-01T12:00:00.000Z', ...fields });
 export const direct = (kind: CommandOf<'QueueDirective'>['kind'], n = 1, fields: Fields<'QueueDirective'> = {}): CommandOf<'QueueDirective'> =>
   ({ type: 'QueueDirective', directiveId: idOf('dir', n), kind, ...fields });
 

@@ -1,9 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
-import { activate, assign, countDenials, deactivate, issue, laptop, revoke, scenarios, suspectAbuse, suspend, unsuspend } from '@keyledger/testing';
+import { activate, assign, issue, laptop, revoke, scenarios, suspectAbuse, suspend, unsuspend } from '@keyledger/testing';
 import { License } from '../license/license.ts';
 import { issued, statusOf } from '../license/state.ts';
-import { AbuseRules, findingsIn, type AbuseRule, type Sighting } from './abuse.ts';
+import { AbuseRules, Denials, findingsIn, type AbuseRule, type Sighting } from './abuse.ts';
 
 const now = '2026-03-12T12:00:00.000Z';
 const minutesAgo = (minutes: number) => new Date(Date.parse(now) - minutes * 60_000).toISOString();
@@ -93,14 +93,21 @@ describe('A license that is suspected', () => {
 });
 
 describe('Refused seats', () => {
-  const { given, story } = scenarios(License, '2027-11-01T12:00:00.000Z');
-  const active = story(issue({ terms: { activationLimit: 1 } }), assign(), activate(laptop));
+  const { given, story } = scenarios(Denials, now);
+  const count = (until: string) => ({ type: 'Count', denials: 3, machines: 2, limit: 1, used: 1, from: '2026-03-12T11:00:00.000Z', until }) as const;
 
   it('are told at once, and then once an hour at most', () => {
-    given(active).when(countDenials()).thenEvents({ type: 'ActivationsDenied', denials: 3, machines: 2, limit: 1, used: 1 });
-    const told = story(active, countDenials());
-    given(told).when(countDenials({ until: '2027-11-01T12:59:59.999Z' })).thenNothing();
-    given(told).when(countDenials({ until: '2027-11-01T13:00:00.000Z' })).thenEvents({ type: 'ActivationsDenied' });
-    given(story(told, deactivate(laptop))).when(countDenials({ until: '2027-11-01T12:30:00.000Z' })).thenNothing();
+    given().when(count(now)).thenEvents({ ...count(now), type: 'ActivationsDenied' });
+    const told = story(count(now));
+    given(told).when(count('2026-03-12T12:59:59.999Z')).thenNothing();
+    given(told).when(count('2026-03-12T13:00:00.000Z')).thenEvents({ type: 'ActivationsDenied' });
   });
+});
+
+it.each<[object, { golden: object }]>([
+  [AbuseRules, { golden: { type: 'AbuseRulesSet', rules: [perHour] } }], [Denials, { golden: { type: 'ActivationsDenied', denials: 7, machines: 2, limit: 3, used: 3, from: now, until: now } }],
+])('An event that was ever stored is understood: %#', (aggregate, { golden }) => {
+  const { evolve, initial, shapes } = aggregate as typeof Denials;
+  expect(Object.keys(shapes)).toEqual([(golden as { type: string }).type]);
+  expect(evolve(initial(), golden as never, { at: now, actor: { type: 'system', id: 'keyledger' } })).toEqual(aggregate === Denials ? { until: now } : [perHour]);
 });

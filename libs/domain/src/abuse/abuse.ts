@@ -77,3 +77,22 @@ function observedOf(pattern: AbusePattern, seen: readonly Sighting[]): number {
     case 'addressesPerDay': return new Set(seen.map(({ address }) => address)).size;
   }
 }
+
+/**
+ * Refused seats of one license, for whoever wants to be told. A stream of its own: a request that is refused changes nothing of the license.
+ * `machines`: how many different ones asked. `used` of `limit` seats were taken.
+ */
+export interface DenialsState {
+  readonly until: Instant | null;
+}
+export type DenialsCommand = Readonly<{ type: 'Count'; denials: number; machines: number; limit: number; used: number; from: Instant; until: Instant }>;
+export type DenialsEvent = Readonly<Omit<DenialsCommand, 'type'> & { type: 'ActivationsDenied' }>;
+export const Denials: Aggregate<DenialsState, DenialsCommand, DenialsEvent> = {
+  category: 'denials',
+  stateVersion: 1,
+  shapes: { ActivationsDenied: { schema: 1 } },
+  initial: () => ({ until: null }),
+  /** The first at once, then what has come together in an hour: whoever tries in vain all day does not fill the log. */
+  decide: ({ until }, command) => (until !== null && command.until < addSeconds(until, 3_600) ? [] : [{ ...command, type: 'ActivationsDenied' }]),
+  evolve: (_state, { until }) => ({ until }),
+};

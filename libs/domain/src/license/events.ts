@@ -49,8 +49,6 @@ export type LicenseEvent =
   | { type: 'LicenseRestricted'; meter: string; dueAt?: Instant }
   /** `evidence`: revisions of this stream. */
   | ({ type: 'AbuseSuspected' } & Finding)
-  /** Refused seats; `machines`: how many different ones asked. `used` of `limit` seats are taken now. */
-  | { type: 'ActivationsDenied'; denials: number; machines: number; limit: number; used: number; from: Instant; until: Instant }
   | { type: 'ExpiryReminderDue'; days: number; expiresAt: Instant; dueAt?: Instant };
 
 export type LicenseEventType = LicenseEvent['type'];
@@ -83,7 +81,6 @@ export const licenseShapes = {
   QuotaRestored: { schema: 1 },
   LicenseRestricted: { schema: 1 },
   AbuseSuspected: { schema: 1 },
-  ActivationsDenied: { schema: 1 },
   ExpiryReminderDue: { schema: 1 },
 } as const satisfies Record<LicenseEventType, EventShape>;
 
@@ -131,7 +128,6 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'QuotaRestored': setMeter(facts, event.meter, { state: 'normal', lastPeak: event.peak, graceEndsAt: null }); return state;
     case 'LicenseRestricted': setMeter(facts, event.meter, { state: 'restricted' }); return state;
     case 'AbuseSuspected': facts.suspectedAt = new Map([...facts.suspectedAt, [event.pattern, event.until]]); return state;
-    case 'ActivationsDenied': facts.deniedUntil = event.until; return state;
     case 'ExpiryReminderDue': facts.reminded = event.days; return state;
     default: event satisfies never; return state;
   }
@@ -144,7 +140,7 @@ function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Inst
     key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
     holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, expirySince: issuedAt, reminded: null,
     activations: new Map(), activationCount: 0, byFingerprint: new Map(), byInstallationId: new Map(), meters: new Map(),
-    directives: [], locked: false, suspectedAt: new Map(), deniedUntil: null,
+    directives: [], locked: false, suspectedAt: new Map(),
   };
 }
 

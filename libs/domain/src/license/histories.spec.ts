@@ -1,7 +1,7 @@
 import { deserialize, serialize } from 'node:v8';
 import { describe, expect, it } from '@jest/globals';
 import { addDays, addSeconds, Refusal, type ActivationId, type EventOrigin, type Instant } from '@keyledger/kernel';
-import { ada, countDenials, grace, idOf, issue, licenseKey, suspectAbuse } from '@keyledger/testing';
+import { ada, grace, idOf, issue, licenseKey, suspectAbuse } from '@keyledger/testing';
 import fc from 'fast-check';
 import { nextDue } from './due.ts';
 import type { LicenseEvent } from './events.ts';
@@ -51,7 +51,6 @@ const others: fc.Arbitrary<LicenseCommand>[] = [
   fc.record({ type: fc.constant('ExceedQuota'), meter, peak: fc.integer({ min: 0, max: 12 }), limit: fc.constant(8) }),
   fc.record({ type: fc.constant('RestoreQuota'), meter, peak: maybe(fc.integer({ min: 0, max: 12 })) }),
   fc.record({ pattern: fc.constantFrom('activationsPerHour', 'machinesPerDay'), action: fc.constantFrom('alert', 'suspend') }).map((fields) => suspectAbuse(fields as Parameters<typeof suspectAbuse>[0])),
-  fc.constant(countDenials()),
   fc.record({ type: fc.constant('Sweep'), until: fc.integer({ min: 0, max: 500 }).map((days) => addDays(start, days)) }),
 ];
 const endings: fc.Arbitrary<LicenseCommand>[] = [

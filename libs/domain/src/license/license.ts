@@ -72,13 +72,11 @@ interface RecoverHeartbeat { type: 'RecoverHeartbeat'; activationId: ActivationI
 interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; since?: Instant; readings?: JsonObject }
 /** A rule of the environment finds the license handed around. */
 interface SuspectAbuse extends Finding { type: 'SuspectAbuse' }
-/** So often in that time somebody was refused a seat; `machines`: how many of them were different. */
-interface CountDenials { type: 'CountDenials'; denials: number; machines: number; from: Instant; until: Instant }
 interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 
 export type LicenseCommand =
   | Issue | Assign | Edit | Activate | Deactivate | Rebind | QueueDirective | ChangeHold | Renew | RegenerateKey | Revoke | Erase
-  | Sweep | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota | SuspectAbuse | CountDenials;
+  | Sweep | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota | SuspectAbuse;
 
 /**
  * What should happen. An empty list means "already so", which makes every command safe to retry.
@@ -109,7 +107,6 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
     case 'ExceedQuota': return exceedQuota(license, command, now);
     case 'RestoreQuota': return restoreQuota(license, command);
     case 'SuspectAbuse': return suspectAbuse(license, command, now);
-    case 'CountDenials': return countDenials(license, command);
   }
 }
 
@@ -363,13 +360,6 @@ function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed
     { type: 'AbuseSuspected', pattern, limit, action, observed, from, until, evidence },
     ...(suspends ? [{ type: 'LicenseSuspended', cause: 'abuse', reason } as const] : []),
   ];
-}
-
-/** The first at once, then what has come together in an hour: whoever tries in vain all day does not fill the log. */
-function countDenials(license: IssuedLicense, { denials, machines, from, until }: CountDenials): LicenseEvent[] {
-  const { revokedAt, deniedUntil, terms: { activationLimit: limit }, activationCount: used } = license;
-  if (revokedAt || (deniedUntil !== null && until < addSeconds(deniedUntil, 3_600))) return [];
-  return [{ type: 'ActivationsDenied', denials, machines, limit, used, from, until }];
 }
 
 // ---- what the state machine says ----

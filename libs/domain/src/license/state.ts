@@ -106,8 +106,6 @@ export interface IssuedLicense {
   readonly locked: boolean;
   /** Up to when each pattern of abuse has been held against it. */
   readonly suspectedAt: ReadonlyMap<string, Instant>;
-  /** Up to when refused seats have been counted. */
-  readonly deniedUntil: Instant | null;
 }
 
 /** What is left of an erased license. */

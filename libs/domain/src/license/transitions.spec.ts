@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, countDenials, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
+  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
   recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend,
 } from '@keyledger/testing';
 import type { ErrorCode } from '@keyledger/kernel';
@@ -50,7 +50,6 @@ const commands: Record<LicenseCommand['type'], Row> = {
   ExceedQuota: { command: exceedQuota(9, 8, 'cores'), happens: 'QuotaExceeded' },
   RestoreQuota: { command: restoreQuota(7, 'users'), happens: 'QuotaRestored' },
   SuspectAbuse: { command: suspectAbuse({ action: 'alert' }), happens: 'AbuseSuspected' },
-  CountDenials: { command: countDenials(), happens: 'ActivationsDenied' },
 };
 
 const refusals: Record<string, ErrorCode> = {
@@ -82,7 +81,6 @@ RecoverHeartbeat  404   instance   instance  yes     yes       yes        yes   
 ExceedQuota       404   yes        yes       yes     yes       yes        yes      so        404
 RestoreQuota      404   yes        yes       yes     yes       yes        yes      so        404
 SuspectAbuse      404   yes        yes       yes     yes       yes        yes      so        404
-CountDenials      404   yes        yes       yes     yes       yes        yes      so        404
 `;
 const [header = '', ...lines] = table.trim().split('\n');
 const columns = header.trim().split(/\s+/) as Situation[];
