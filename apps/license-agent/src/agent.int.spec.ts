@@ -243,6 +243,21 @@ describe('A license key', () => {
     expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200 });
   });
 
+  it('that is configured and waits to be good gives way to what somebody uploads meanwhile, for good', async () => {
+    bench.vendor.between = () => problem(403, 'LICENSE_SUSPENDED');
+    const box = await bench.start();
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_SUSPENDED'));
+    expect(await box.put(await bench.vendor.licenseFile({ license: { ...terms(), id: 'lic_2', validationMode: 'offline' } }))).toMatchObject({ status: 200 });
+    bench.vendor.mend();
+    await pass(10 * 60_000);
+    await pass(10 * 60_000);
+    expect(await box.license()).toMatchObject({ licenseId: 'lic_2', source: 'file', problems: [] });
+    await box.close();
+    const again = await bench.start();
+    await pass(10 * 60_000);
+    expect(await again.license()).toMatchObject({ licenseId: 'lic_2' });
+  });
+
   it('is never in a log or an answer, but for its beginning', async () => {
     bench.vendor.between = () => problem(404, 'LICENSE_NOT_FOUND');
     const box = await bench.start({ LICENSE_KEY: 'SECRET-KEY-THAT-NOBODY-MAY-SEE' });

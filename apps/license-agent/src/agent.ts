@@ -3,46 +3,20 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
-import { License, memoryStore, type Clock, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
-import { Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type MeterAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
-import { compared, judgedByFile, meterByFile, withReading, type Metered } from './by-file.ts';
-import type { AgentConfig } from './config.ts';
-import { DataDir, Pending, type Found, type Kept } from './data-dir.ts';
-import { refusedBy, refusedFor, standingProblems, stored, titleOf } from './refusals.ts';
-import { licensePart, metersOf } from './view.ts';
+import { memoryStore, type License } from '@keyledger/sdk';
+import { Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
+import { judgedByFile } from './by-file.ts';
+import { Pending, type Kept } from './data-dir.ts';
+import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
+import { refusedBy, refusedFor, standingProblems, titleOf } from './refusals.ts';
+import { licensePart } from './view.ts';
 
-export const agentVersion = '0.1.0';
-
-export interface Logger {
-  info(details: object, message: string): void;
-  warn(details: object, message: string): void;
-}
-
-export interface AgentOptions {
-  readonly config: Pick<AgentConfig, 'dataDir' | 'server' | 'environment' | 'roots' | 'licenseKey' | 'licenseFile' | 'deploymentId' | 'deploymentMode' | 'proxy'>;
-  /** Of the machine, hashed. */
-  readonly fingerprint: string;
-  readonly clock: Clock;
-  readonly fetch?: Fetch;
-  readonly log: Logger;
-}
-
-export interface Reading {
-  readonly meter: string;
-  readonly value: number;
-  readonly id?: string;
-  readonly at?: string;
-}
-
-type Source = Exclude<Kept['source'], null>;
-type Topic = 'state' | 'disk' | 'key' | 'file' | 'clone' | 'clock';
+type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
 
 const pollMs = 5_000;
 /** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
 const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const deliverMs = 60_000;
-/** What it was last written that the time is may be so much too early. */
-const keptForMs = 3_600_000;
 /** The server takes no readings from further away. */
 const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
@@ -50,16 +24,14 @@ const closedWithinMs = 3_000;
 const freshMs = 20;
 
 /**
- * Stands between the product on this machine and whoever licenses it. It has one license at a time, by key or by file; what fails never takes the
- * place of what works. What a license allows is the SDK's to judge; here is where it comes from, where it is kept, and who is told.
+ * Stands between the product on this machine and whoever licenses it. What fails never takes the place of what works. What a license allows is the
+ * SDK's to judge; here is where it comes from, and who is told.
  */
 export class Agent {
   readonly #options: AgentOptions;
-  readonly #dir: DataDir;
+  readonly #holder: Holder;
   readonly #closed = new AbortController();
   readonly #problems = new Map<Topic, ProblemAnswer>();
-  #kept: Kept;
-  #license: License;
   /** One change at a time. */
   #last: Promise<unknown> = Promise.resolve();
   #delivering: Promise<void> | undefined;
@@ -67,21 +39,27 @@ export class Agent {
   #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
 
   static async open(options: AgentOptions): Promise<Agent> {
-    const dir = new DataDir(options.config.dataDir, options.fingerprint);
-    const { found, kept } = await dir.open();
-    await dir.tidy(kept.source?.state);
-    const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore(), kept.at);
-    const agent = new Agent(options, dir, kept, license);
-    await agent.#restore(found);
+    const holder = await Holder.open(options);
+    const agent = new Agent(options, holder);
+    const isLost = await holder.restore();
+    if (holder.found === 'foreign') agent.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
+    if (holder.found === 'damaged' || isLost) agent.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
+    agent.#rebuild();
     return agent;
   }
 
-  private constructor(options: AgentOptions, dir: DataDir, kept: Kept, license: License) {
+  private constructor(options: AgentOptions, holder: Holder) {
     this.#options = options;
-    this.#dir = dir;
-    this.#kept = kept;
-    this.#license = license;
-    this.#follow(license);
+    this.#holder = holder;
+    this.#follow(holder.license);
+  }
+
+  get #license(): License {
+    return this.#holder.license;
+  }
+
+  get #kept(): Kept {
+    return this.#holder.kept;
   }
 
   /** From now on it looks after its license by itself, until `close`. */
@@ -93,7 +71,7 @@ export class Agent {
     if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
     if (licenseFile !== undefined) void this.#every(pollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
     void this.#every(deliverMs, () => this.#deliver());
-    void this.#every(deliverMs, () => this.#exclusively(() => this.#meter([])));
+    void this.#every(deliverMs, () => this.#exclusively(() => this.#holder.meter([])));
   }
 
   async close(): Promise<void> {
@@ -118,7 +96,7 @@ export class Agent {
 
   feature(name: string): FeatureAnswer {
     const feature = this.#license.feature(name);
-    return { ...feature, enabled: feature.enabled && this.#judged(this.#license).enforcement !== 'LOCKED' };
+    return { ...feature, enabled: feature.enabled && this.#holder.judged().enforcement !== 'LOCKED' };
   }
 
   /** The text of a license file, or a license key. A dry run tells what it would be, and changes nothing. */
@@ -150,7 +128,7 @@ export class Agent {
           throw refusedBy(given);
         }
       }
-      await this.#replace(await openLicense(this.#options, null, memoryStore(), this.#now()), null);
+      await this.#replace(await this.#holder.candidate(null, memoryStore()), null);
       return this.answer();
     });
   }
@@ -159,11 +137,11 @@ export class Agent {
   async use(readings: readonly Reading[]): Promise<UsageAnswer> {
     const { source } = this.#kept;
     if (!source) throw new Refused('NO_LICENSE');
-    const now = this.#now();
+    const now = this.#holder.now;
     const strange = readings.findIndex(({ at }) => at !== undefined && !(Date.parse(at) <= now + skewMs && Date.parse(at) > now - reachesBackMs));
     if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is of the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
-      await this.#exclusively(() => this.#meter(readings));
+      await this.#exclusively(() => this.#holder.meter(readings));
       return { accepted: readings.length, duplicates: 0, queued: 0 };
     }
     const taken = await this.#license.record(readings);
@@ -184,7 +162,7 @@ export class Agent {
 
   async #tryKey(key: string): Promise<LicenseAnswer> {
     const source: Source = { kind: 'key', key, state: '' };
-    const candidate = await openLicense(this.#options, source, memoryStore(), this.#now());
+    const candidate = await this.#holder.candidate(source, memoryStore());
     try {
       const { problem, ...judgement } = await candidate.validate();
       if (problem) throw refusedBy(problem);
@@ -204,12 +182,13 @@ export class Agent {
   async #applyKey(key: string): Promise<LicenseAnswer> {
     if (this.#kept.source?.kind === 'key' && this.#kept.source.key === key) {
       await this.#activate(this.#license);
+      this.#problems.delete('clone');
       this.#keepInTouch();
       return this.answer();
     }
     const source: Source = { kind: 'key', key, state: randomUUID() };
     const store = new Pending();
-    const candidate = await openLicense(this.#options, source, store, this.#now());
+    const candidate = await this.#holder.candidate(source, store);
     try {
       await this.#activate(candidate);
       await this.#replace(candidate, source, store);
@@ -223,7 +202,7 @@ export class Agent {
   async #applyFile(text: string, dryRun: boolean): Promise<LicenseAnswer> {
     const source: Source = { kind: 'file', text, state: randomUUID() };
     const store = new Pending();
-    const candidate = await openLicense(this.#options, source, store, this.#now());
+    const candidate = await this.#holder.candidate(source, store);
     try {
       const current = this.#kept.source ? await this.#license.verifyOffline(text) : undefined;
       const isOther = !current || (!current.ok && current.reason === 'WRONG_SUBJECT');
@@ -236,24 +215,13 @@ export class Agent {
         if (!isOther) await candidate.install(text);
         return this.#answerOf(candidate, source, false);
       }
-      await this.#seeFirst(result.file.license.id);
+      await this.#holder.seeFirst(result.file.license.id);
       if (isOther) await this.#replace(candidate, source, store);
-      else await this.#add(text);
+      else await this.#holder.add(text);
     } finally {
       if (candidate !== this.#license) await candidate.dispose();
     }
     return this.answer();
-  }
-
-  async #add(text: string): Promise<void> {
-    await this.#license.install(text);
-    const { source } = this.#kept;
-    if (source?.kind === 'file' && fileTypeOf(text) === 'license-file') await stored(() => this.#keep({ source: { ...source, text } }));
-  }
-
-  /** Before it is used, so that a trial cannot begin twice. */
-  async #seeFirst(licenseId: string): Promise<void> {
-    if (this.#kept.firstSeen[licenseId] === undefined) await stored(() => this.#keep({ firstSeen: { ...this.#kept.firstSeen, [licenseId]: this.#license.judgement().at } }));
   }
 
   /** A server is told where it is deployed; of a file it is checked here. */
@@ -271,38 +239,25 @@ export class Agent {
     await license.validate();
   }
 
-  /** The point of no return is when the agent's own file names the new state. Then the license before gives its seat back, if anybody can be told. */
   async #replace(license: License, source: Source | null, store?: Pending): Promise<void> {
-    const before = { license: this.#license, source: this.#kept.source };
-    await stored(async () => {
-      if (source) await store?.settle(this.#dir.store(source.state));
-      await this.#keep({ source });
-    });
-    this.#license = license;
+    const release = await this.#holder.replace(license, source, store);
     this.#follow(license);
     if (source) this.#problems.delete('state');
+    this.#problems.delete('clone');
     this.#options.log.info({ source: source?.kind ?? null, license: license.licenseId }, source ? 'a license was taken' : 'the license was given back');
-    void this.#release(before, source).catch((error: unknown) => this.#options.log.warn({ err: error }, 'the license before was not given back'));
+    void release().catch((error: unknown) => this.#options.log.warn({ err: error }, 'the license before was not given back'));
   }
 
-  async #release({ license, source }: { readonly license: License; readonly source: Source | null }, next: Source | null): Promise<void> {
-    license.heartbeat.stop();
-    license.changes.stop();
-    if (source?.kind === 'key') {
-      await license.reportUsage();
-      if (next && license.instanceId !== null && license.licenseId !== this.#license.licenseId) await license.deactivate();
-    }
-    await license.dispose();
-    if (source) await this.#dir.remove(source.state);
-  }
-
-  /** A key that is configured, or was before its state was lost: until it is taken, or the agent ends. */
+  /** A key that is configured, or was before its state was lost: until it is taken, or something else is, or the agent ends. */
   async #acquire(key: string): Promise<void> {
+    const { source } = this.#kept;
+    const isConfigured = key === this.#options.config.licenseKey;
+    const seen = () => (isConfigured ? this.#holder.keep({ seen: { ...this.#kept.seen, key: hashOf(key) } }) : Promise.resolve());
     let wait: number = retryMs.unreachable[0];
     while (!this.#closed.signal.aborted) {
       const taken = this.#exclusively(async () => {
-        await this.#applyKey(key);
-        if (key === this.#options.config.licenseKey) await stored(() => this.#keep({ seen: { ...this.#kept.seen, key: hashOf(key) } }));
+        if (this.#kept.source === source) await this.#applyKey(key);
+        await seen();
       });
       const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
       if (!refused) return void this.#problems.delete('key');
@@ -319,13 +274,13 @@ export class Agent {
     if (text === undefined) return void (this.#file = { ...this.#file, hash: null });
     const hash = hashOf(text);
     const isKnown = hash === this.#file.hash;
-    this.#file = { hash, checkedAt: new Date(this.#now()).toISOString() };
+    this.#file = { hash, checkedAt: new Date(this.#holder.now).toISOString() };
     if (isKnown) return;
     if (hash === this.#kept.seen.file) return void this.#problems.delete('file');
     try {
       if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'Too large for a license');
       await this.#apply(text, false);
-      await stored(() => this.#keep({ seen: { ...this.#kept.seen, file: hash } }));
+      await this.#holder.keep({ seen: { ...this.#kept.seen, file: hash } });
       this.#problems.delete('file');
     } catch (error) {
       const { code, message, members } = this.#refused(error);
@@ -335,16 +290,6 @@ export class Agent {
   }
 
   // ---- what goes on by itself ----
-
-  async #restore(found: Found): Promise<void> {
-    if (found === 'foreign') this.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
-    const { source } = this.#kept;
-    const isLost = source !== null && this.#license.opened !== 'restored';
-    if (found === 'damaged' || isLost) this.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
-    if (isLost && source.kind === 'file') await this.#license.install(source.text);
-    // Without a disk it goes on with what it has; what must be on one is refused.
-    await stored(() => this.#keep({})).catch((error: unknown) => this.#report('disk', 'STORAGE_FAILED', this.#refused(error).message));
-  }
 
   /** What is no refusal is a bug, and is logged whole. */
   #refused(error: unknown): Refused {
@@ -374,11 +319,12 @@ export class Agent {
     });
     // Who has lost its state begins to count anew, and is no clone.
     license.on('conflict', ({ seq }) => seq > 1 && isCurrent() && this.#report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
+    license.on('renewed', () => isCurrent() && this.#problems.delete('clock'));
     license.on('clock-rollback', () => isCurrent() && this.#report('clock', 'CLOCK_SET_BACK', 'The clock of this machine was set back. It makes nothing last longer'));
     license.on('directive', ({ id, kind, payload, issuedAt }) => {
       const text = payload?.['text'] ?? payload?.['message'];
       if (kind !== 'message' || typeof text !== 'string' || !isCurrent()) return;
-      this.#exclusively(() => this.#keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) })).catch((error: unknown) => this.#options.log.warn({ err: error }, 'a message could not be kept'));
+      this.#exclusively(() => this.#holder.keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) })).catch((error: unknown) => this.#options.log.warn({ err: error }, 'a message could not be kept'));
     });
     this.#rebuild();
   }
@@ -389,20 +335,6 @@ export class Agent {
       const license = this.#license;
       while (this.#kept.source?.kind === 'key' && license.waiting > 0 && (await license.reportUsage()).ok);
     })().finally(() => (this.#delivering = undefined)));
-  }
-
-  /** Keeps readings, and the outcome of a midnight that has passed. */
-  async #meter(readings: readonly Reading[]): Promise<void> {
-    const { source, metered } = this.#kept;
-    if (source?.kind !== 'file') return;
-    const now = this.#now();
-    const next: Record<string, Metered> = { ...metered };
-    for (const { meter, limit } of this.#license.info?.quotas ?? []) if (next[meter]) next[meter] = compared(next[meter], limit, now);
-    for (const { meter, value } of readings) {
-      const quota = this.#license.info?.quotas.find((one) => one.meter === meter);
-      if (quota) next[meter] = withReading(next[meter], value, quota.limit, now);
-    }
-    if (JSON.stringify(next) !== JSON.stringify(metered) || now - this.#kept.at > keptForMs) await stored(() => this.#keep({ metered: next }));
   }
 
   async #every(ms: number, work: () => Promise<void>): Promise<void> {
@@ -418,49 +350,24 @@ export class Agent {
     return done;
   }
 
-  async #keep(changes: Partial<Kept>): Promise<void> {
-    const kept = { ...this.#kept, ...changes, at: this.#now() };
-    await this.#dir.write(kept);
-    this.#kept = kept;
-    this.#problems.delete('disk');
-  }
-
   #report(topic: Topic, code: string, detail: string): void {
     const known = this.#problems.get(topic);
     if (known?.code === code && known.detail === detail) return;
-    this.#problems.set(topic, { code, severity: topic === 'clock' ? 'warning' : 'error', title: titleOf(code), detail, at: new Date(this.#now()).toISOString() });
+    this.#problems.set(topic, { code, severity: topic === 'clock' ? 'warning' : 'error', title: titleOf(code), detail, at: new Date(this.#holder.now).toISOString() });
     this.#options.log.warn({ code }, detail);
   }
 
   // ---- what is told ----
 
-  #now(): number {
-    return Date.parse(this.#license.judgement().at);
-  }
-
-  #metersOf(license: License, source: Kept['source']): MeterAnswer[] {
-    if (source?.kind !== 'file') return metersOf(license);
-    const { info, terms } = license;
-    const quotas = (info?.quotas ?? []).map(({ meter, limit }) => meterByFile(meter, limit, this.#kept.metered[meter], terms?.overageGraceDays ?? 0, this.#now()));
-    return [...quotas, ...metersOf(license).slice(quotas.length)];
-  }
-
-  /** Where a server is asked, its word and the SDK's count. */
-  #judged(license: License, source = this.#kept.source, meters = this.#metersOf(license, source)): Judgement {
-    const { terms } = license;
-    const judgement = license.judgement();
-    return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], meters) : judgement;
-  }
-
   #rebuild(): void {
-    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#judged(this.#license);
+    const { enforcement, reasons, graceUntil: graceEndsAt } = this.#holder.judged();
     const text = JSON.stringify({ enforcement, reasons, graceEndsAt } satisfies EnforcementAnswer);
     this.#enforcement = { text, builtAt: performance.now(), answer: text === this.#enforcement.text ? this.#enforcement.answer : Buffer.from(text) };
   }
 
-  #answerOf(license: License, source: Kept['source'], applied: boolean, judgement = this.#judged(license, source)): LicenseAnswer {
+  #answerOf(license: License, source: Kept['source'], applied: boolean, judgement = this.#holder.judged(license, source)): LicenseAnswer {
     const { config, fingerprint } = this.#options;
-    const meters = this.#metersOf(license, source);
+    const meters = this.#holder.metersOf(license, source);
     const isOnline = source?.kind === 'key';
     return {
       ...licensePart({ judgement, info: license.info, terms: license.terms, meters }, { byFile: source?.kind === 'file', ...config }),
@@ -471,17 +378,9 @@ export class Agent {
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
       file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
-      problems: [...this.#problems.values(), ...standingProblems(judgement, source !== null)], messages: this.#kept.messages, usageQueued: license.waiting, applied, agentVersion,
+      problems: [...this.#problems.values(), ...standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored })], messages: this.#kept.messages, usageQueued: license.waiting, applied, agentVersion,
     };
   }
-}
-
-function openLicense({ config, fingerprint, clock, fetch, log }: AgentOptions, source: Kept['source'], store: Store, after?: number): Promise<License> {
-  const { roots, environment, server, deploymentId, deploymentMode } = config;
-  return License.open({
-    roots, environment, fingerprint, clock, fetch, store, version: agentVersion, attempts: 2, logger: { warn: (message, details) => log.warn(details ?? {}, message) },
-    ...(after !== undefined && { after }), ...(source?.kind === 'key' && { key: source.key, server, deploymentId, deploymentMode }),
-  });
 }
 
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');

@@ -1,4 +1,5 @@
 export type * from './api.ts';
-export { Agent, type AgentOptions } from './agent.ts';
+export { Agent } from './agent.ts';
 export { agentConfig, BadConfig, type AgentConfig } from './config.ts';
+export type { AgentOptions } from './holder.ts';
 export { startAgent, type RunningAgent, type Surroundings } from './run.ts';

@@ -34,10 +34,12 @@ const titles: Readonly<Record<string, string>> = {
 export const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
 
 /** What follows from the license as it stands. */
-export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, hasLicense: boolean): ProblemAnswer[] {
-  if (!hasLicense) return [{ code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
+export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, { hasLicense, isStored }: { readonly hasLicense: boolean; readonly isStored: boolean }): ProblemAnswer[] {
+  const disk: ProblemAnswer[] = isStored ? [] : [{ code: 'STORAGE_FAILED', severity: 'error', title: problems.STORAGE_FAILED.title, detail: 'It works with what it knows; nothing new can be taken', at }];
+  if (!hasLicense) return [...disk, { code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
   const until = offlineUntil === null ? '' : ` It works until ${offlineUntil}`;
   return [
+    ...disk,
     ...(valid && enforcement === 'FULL' ? [] : [{ code, severity: valid && enforcement === 'WARN' ? 'warning' as const : 'error' as const, title: detail, detail: graceUntil === null ? detail : `${detail}, until ${graceUntil}`, at }]),
     ...(unreachable ? [{ code: 'NO_OUTBOUND_ACCESS', severity: 'warning' as const, title: problems.NO_OUTBOUND_ACCESS.title, detail: `The license server did not answer.${until}`, at }] : []),
   ];

@@ -4,9 +4,10 @@ import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Clock, Fetch } from '@keyledger/sdk';
 import { machineFingerprint, nodeClock } from '@keyledger/sdk/node';
-import { Agent, type Logger } from './agent.ts';
+import { Agent } from './agent.ts';
 import type { AgentConfig } from './config.ts';
 import { fingerprintIn, keptSecret } from './data-dir.ts';
+import type { Logger } from './holder.ts';
 import { handlerOf } from './server.ts';
 
 export interface RunningAgent {

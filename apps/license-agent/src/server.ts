@@ -3,9 +3,10 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Agent, Reading } from './agent.ts';
+import type { Agent } from './agent.ts';
 import { problems, Refused, type ProblemCode } from './api.ts';
 import type { AgentConfig } from './config.ts';
+import type { Reading } from './holder.ts';
 import { metricsOf } from './metrics.ts';
 
 export interface ServerOptions {
