@@ -2,7 +2,7 @@ import {
   CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookDelivery, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, ResendWebhookDelivery,
   RotateWebhookSecret, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView, type WebhookEndpointView,
 } from '@keyledger/contracts';
-import { existing, mustBeEnabled, TEST_TYPE, webhookEndpointView, type WebhookEndpointState } from '@keyledger/domain';
+import { enabled, existing, TEST_TYPE, webhookEndpointView, type WebhookEndpointState } from '@keyledger/domain';
 import { context, instantOf, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
@@ -89,7 +89,7 @@ export class DeliveryCommands {
 
   async #test(endpointId: WebhookEndpointId): Promise<WebhookDeliveryView> {
     const { environment, now: timestamp } = context();
-    await this.endpoints.load(endpointId, (state) => mustBeEnabled(existing(state)));
+    await this.endpoints.load(endpointId, enabled);
     const id = newId('whd');
     await this.outbox.add({ id, target: endpointId, type: TEST_TYPE, timestamp, body: JSON.stringify({ type: TEST_TYPE, timestamp, data: { environment, endpointId } }) });
     return this.#find(id);
@@ -98,7 +98,7 @@ export class DeliveryCommands {
   async #resend(id: WebhookDeliveryId): Promise<WebhookDeliveryView> {
     await this.announcers.current();
     const { endpointId } = await this.#find(id);
-    await this.endpoints.load(endpointId, (state) => mustBeEnabled(existing(state)));
+    await this.endpoints.load(endpointId, enabled);
     await this.outbox.again(id, context().now);
     return this.#find(id);
   }
@@ -106,7 +106,7 @@ export class DeliveryCommands {
   async #recover({ endpointId, since: text }: RecoverWebhookEndpoint) {
     const asked = instantOf(text);
     if (!asked) throw refuse('VALIDATION_FAILED', 'since is not an instant', { errors: [{ pointer: '/since', detail: 'is not an RFC 3339 instant' }] });
-    const { createdAt } = await this.endpoints.load(endpointId, (state) => (mustBeEnabled(existing(state)), existing(state)));
+    const { createdAt } = await this.endpoints.load(endpointId, enabled);
     // What was before it was there it never asked for.
     const since = asked > createdAt ? asked : createdAt;
     await this.announcers.recover(endpointId, since);

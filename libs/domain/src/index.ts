@@ -52,7 +52,7 @@ export {
 } from './job/job.ts';
 export { GIVE_UP_DAYS, isGivenUp, MAX_ATTEMPTS, outcomeOf, pauseAfter, type Attempt, type AttemptOutcome } from './webhook/attempts.ts';
 export {
-  mustBeEnabled, OLD_SECRET_SECONDS, signingSecrets, existing, WebhookEndpoint, webhookEndpointView,
+  enabled, existing, OLD_SECRET_SECONDS, signingSecrets, WebhookEndpoint, webhookEndpointView,
   type DisabledBy, type WebhookEndpointCommand, type WebhookEndpointEvent, type WebhookEndpointState, type WebhookSecret,
 } from './webhook/endpoint.ts';
 export { TEST_TYPE, wants, webhookFilters, webhookTypes, type WebhookFilter, type WebhookType } from './webhook/types.ts';

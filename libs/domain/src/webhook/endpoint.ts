@@ -92,8 +92,10 @@ export function existing(endpoint: WebhookEndpointState | null): WebhookEndpoint
 }
 
 /** Refuses with WEBHOOK_ENDPOINT_DISABLED where nothing would be sent. */
-export function mustBeEnabled(endpoint: WebhookEndpointState): void {
-  if (endpoint.disabledBy) throw refuse('WEBHOOK_ENDPOINT_DISABLED', 'Nothing is sent to a disabled endpoint; enable it first', { disabledBy: endpoint.disabledBy });
+export function enabled(endpoint: WebhookEndpointState | null): WebhookEndpointState {
+  const { disabledBy } = existing(endpoint);
+  if (disabledBy) throw refuse('WEBHOOK_ENDPOINT_DISABLED', 'Nothing is sent to a disabled endpoint; enable it first', { disabledBy });
+  return existing(endpoint);
 }
 
 function updated(endpoint: WebhookEndpointState, { url, events, description, enabled }: WebhookEndpointCommand & { type: 'Update' }): readonly WebhookEndpointEvent[] {
