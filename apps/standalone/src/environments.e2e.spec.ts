@@ -17,6 +17,9 @@ interface World {
   readonly instance: InstanceView;
   readonly apiKey: ApiKeyView & { readonly secret: string };
   readonly signingKey: { readonly id: string };
+  readonly job: { readonly id: string };
+  readonly webhook: { readonly id: string };
+  readonly delivery: { readonly id: string };
 }
 
 async function populate(product: Product, environment: string, mark: string): Promise<World> {
@@ -31,7 +34,10 @@ async function populate(product: Product, environment: string, mark: string): Pr
   const license = order.licenses[0] as Sold;
   const { instance } = await product.app.in(environment).post<{ instance: InstanceView }>('/license/activate', { licenseKey: license.key, instanceName: `${mark} machine`, fingerprint: 'the same machine' });
   const { kid } = await api.post<SigningKeyView>('/signing-keys', { purpose: 'lease' });
-  return { api, product: made, plan, generator, customer, order, license, instance, apiKey, signingKey: { id: kid } };
+  const job = await api.post<{ id: string }>('/imports?dryRun=true', 'licenseKey,customerEmail\nnobody,nobody@example.com\n', { 'content-type': 'text/csv' });
+  const webhook = await api.post<{ id: string }>('/webhook-endpoints', { url: 'http://127.0.0.1:9/', events: ['job.*'] });
+  const delivery = await api.post<{ id: string }>(`/webhook-endpoints/${webhook.id}/test`);
+  return { api, product: made, plan, generator, customer, order, license, instance, apiKey, signingKey: { id: kid }, job, webhook, delivery };
 }
 
 /** An answer without what is different in every answer, and without the ids that were asked for, whole or as what the name of a key is masked to. */
@@ -46,7 +52,8 @@ let staging: World;
 /** The callers of production: its own administrator, and the root key without a header. */
 let callers: readonly Client[];
 beforeAll(async () => {
-  product = await Product.start();
+  // Where nobody listens: what is sent there goes nowhere.
+  product = await Product.start({ KEYLEDGER_WEBHOOK_ALLOW_PRIVATE: 'true' });
   production = await populate(product, 'production', 'Prod');
   staging = await populate(product, 'staging', 'Canary');
   callers = [production.api, product.root];
@@ -56,9 +63,9 @@ afterAll(() => product.stop());
 describe('Nothing of staging', () => {
   /** The id that a path parameter of a route names. */
   const idFor = (path: string, name: string): string => {
-    const { product: made, plan, generator, customer, order, license, instance, apiKey, signingKey } = staging;
+    const { product: made, plan, generator, customer, order, license, instance, apiKey, signingKey, job, webhook, delivery } = staging;
     const resource = path.split('/')[1] as string;
-    const found = name === 'instanceId' ? instance : { products: made, plans: plan, generators: generator, customers: customer, orders: order, licenses: license, 'api-keys': apiKey, 'signing-keys': signingKey }[resource];
+    const found = name === 'instanceId' ? instance : { products: made, plans: plan, generators: generator, customers: customer, orders: order, licenses: license, subscriptions: license, 'api-keys': apiKey, 'signing-keys': signingKey, jobs: job, 'webhook-endpoints': webhook, 'webhook-deliveries': delivery }[resource];
     if (!found) throw new Error(`${path}: no staging id for {${name}}: give this test one`);
     return found.id;
   };
@@ -69,6 +76,7 @@ describe('Nothing of staging', () => {
     'DELETE /licenses/{id}': () => ({ reason: 'x', force: true }),
     'POST /licenses/{id}/activate': () => ({ fingerprint: 'x' }), 'POST /licenses/{id}/heartbeat': () => ({ activationId: staging.instance.id, fingerprint: 'x', seq: 1 }),
     'POST /licenses/{id}/rebind': () => ({ fingerprint: 'x', reason: 'x' }), 'POST /licenses/{id}/directives': () => ({ kind: 'refresh' }), 'POST /licenses/{id}/stream/ack': () => ({ seq: 1 }),
+    'POST /generators/{id}/batches': () => ({ count: 1 }), 'PATCH /webhook-endpoints/{id}': () => ({ description: 'x' }), 'POST /webhook-endpoints/{id}/recover': () => ({ since: '2026-01-01T00:00:00Z' }),
   };
 
   const queryFor: Readonly<Record<string, string>> = { '/licenses/{id}/usage': '?meter=cores', '/licenses/{id}/usage/explain': '?meter=cores&day=2026-03-12' };
