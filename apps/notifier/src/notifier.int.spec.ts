@@ -305,7 +305,8 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
   });
 
   it('writes nothing at all where nobody listens', async () => {
-    const quiet = await start({ ...place(), dataDir: mkdtempSync(join(tmpdir(), 'notifier-')), ...(place().databaseUrl && { databaseUrl: undefined }) });
+    const folder = mkdtempSync(join(tmpdir(), 'notifier-'));
+    const quiet = await start({ dataDir: folder });
     const licenseId = await quiet.sell();
     for (let n = 0; n < 20; n++) await quiet.tell(licenseId, n % 2 ? { type: 'Unsuspend' } : { type: 'Suspend' });
     expect((await quiet.ask(ListWebhookDeliveries, {})).data).toEqual([]);
@@ -313,6 +314,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     // Where the first hour began, and not where the log ends.
     expect(rows).toEqual([{ outbox: 0, position: 1, hours: 1 }]);
     await quiet.close();
+    rmSync(folder, { recursive: true });
   });
 
   describe('by mail', () => {
