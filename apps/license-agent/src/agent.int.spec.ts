@@ -113,8 +113,8 @@ describe('An agent with a license key', () => {
     const sent = () => asked('/license/usage').map(({ body }) => (body['records'] as { id: string }[]).map(({ id }) => id));
     bench.vendor.between = (path) => (path === '/license/usage' ? new TypeError('terminated') : undefined);
     const record = { id: 'reading-1', meter: 'max_dp_cores', value: 12, at: '2026-07-01T13:59:00+02:00' };
-    expect(await box.ask('POST', '/api/usage', { records: [record, record] })).toMatchObject({ status: 202, body: { accepted: 1, duplicates: 1, queued: 1 } });
-    expect(await box.ask('POST', '/api/usage', record)).toMatchObject({ status: 202, body: { accepted: 0, duplicates: 1 } });
+    expect(await box.ask('POST', '/api/usage', { records: [record, record] })).toMatchObject({ status: 200, body: { accepted: 1, duplicates: 1, queued: 1 } });
+    expect(await box.ask('POST', '/api/usage', record)).toMatchObject({ status: 200, body: { accepted: 0, duplicates: 1 } });
     for (const at of ['2026-07-01T12:05:01Z', '2025-01-01T00:00:00Z']) expect(await box.ask('POST', '/api/usage', { ...record, at })).toMatchObject({ status: 422, body: { code: 'USAGE_OUT_OF_RANGE' } });
     await box.close();
     const again = await bench.start();
@@ -379,7 +379,7 @@ describe('A license file', () => {
     const cores = (limit: number, seq = 4) => bench.vendor.licenseFile({ seq, license: { ...bench.vendor.terms, validationMode: 'offline', quotas: [{ meter: 'max_dp_cores', limit }] } });
     const use = (value: number) => box.ask('POST', '/api/usage', { meter: 'max_dp_cores', value });
     await box.put(await cores(8));
-    expect(await use(12)).toMatchObject({ status: 202, body: { accepted: 1, queued: 0 } });
+    expect(await use(12)).toMatchObject({ status: 200, body: { accepted: 1, queued: 0 } });
     await use(3);
     expect(await box.license()).toMatchObject({ runtimeState: 'normal', usage: [{ meter: 'max_dp_cores', limit: 8, used: 12, remaining: 0 }, {}] });
     await pass(12 * hour);

@@ -105,7 +105,7 @@ export interface FeatureAnswer {
   readonly remaining: number | null;
 }
 
-/** `POST /api/usage`: 202, once all of it is on the disk. */
+/** `POST /api/usage`: 200, once all of it is on the disk. */
 export interface UsageAnswer {
   readonly accepted: number;
   /** Known from before by their ids. */

@@ -36,7 +36,7 @@ export function handlerOf({ agent, token, page, failed }: ServerOptions): Reques
     },
     'POST /api/license/refresh': async () => ok(await agent.refresh()),
     'POST /api/license/deactivate': async () => ok(await agent.deactivate()),
-    'POST /api/usage': async (request) => ({ status: 202, type: json, body: JSON.stringify(await agent.use(readingsIn(await bodyOf(request)))) }),
+    'POST /api/usage': async (request) => ok(await agent.use(readingsIn(await bodyOf(request)))),
   };
 
   const answer = async (request: IncomingMessage, path: string, search: string): Promise<Reply> => {
