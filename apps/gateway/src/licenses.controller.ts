@@ -17,7 +17,7 @@ const action = (type: { fields: object }, needs: OperationOptions['needs'], summ
 
 /** Named by the license that it pays for; what the processor says is the reason, and nothing else is its business. */
 const subscription = (type: { fields: object }, summary: string): OperationOptions => ({
-  needs: 'license.manage', summary, body: bodyOf(type as typeof SuspendLicense, 'licenseId', 'cause'), answer: LicenseView, versioned: true, refuses: stateful,
+  needs: 'license.manage', summary, body: bodyOf(type as typeof SuspendLicense, 'licenseId', 'cause', 'until'), answer: LicenseView, versioned: true, refuses: stateful,
 });
 
 @Controller()
@@ -63,7 +63,7 @@ export class LicensesController {
     return this.edge.send(AssignLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/inactivate', action(InactivateLicense, 'license.manage', 'Pause'))
+  @Route('POST /licenses/:id/inactivate', action(InactivateLicense, 'license.manage', 'Pause; with `until` it goes on by itself', ['EXPIRY_IN_PAST']))
   inactivateLicense(@LicenseParam() licenseId: LicenseId, @Body() body: InactivateLicense) {
     return this.edge.send(InactivateLicense, { ...body, licenseId });
   }
@@ -73,7 +73,7 @@ export class LicensesController {
     return this.edge.send(ReactivateLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/suspend', action(SuspendLicense, 'license.manage', 'Suspend'))
+  @Route('POST /licenses/:id/suspend', action(SuspendLicense, 'license.manage', 'Suspend; with `until` it ends by itself', ['EXPIRY_IN_PAST']))
   suspendLicense(@LicenseParam() licenseId: LicenseId, @Body() body: SuspendLicense) {
     return this.edge.send(SuspendLicense, { ...body, licenseId });
   }

@@ -164,7 +164,8 @@ describe('The API as it is described', () => {
     expect(await done(200, 'POST', `${path}/unsuspend`, { cause: 'payment' })).toMatchObject({ status: 'active' });
     expect(await done(200, 'POST', `/subscriptions/${license.id}/invalidate`, { reason: 'card declined' })).toMatchObject({ status: 'suspended', holds: [{ cause: 'subscription', reason: 'card declined' }] });
     expect(await done(200, 'POST', `/subscriptions/${license.id}/restore`)).toMatchObject({ status: 'active' });
-    expect(await done(200, 'POST', `${path}/inactivate`)).toMatchObject({ status: 'inactive' });
+    await refused('EXPIRY_IN_PAST', 'POST', `${path}/suspend`, { until: '2026-01-01T00:00:00Z' });
+    expect(await done(200, 'POST', `${path}/inactivate`, { until: '2099-01-01T00:00:00Z' })).toMatchObject({ status: 'inactive', holds: [{ until: '2099-01-01T00:00:00.000Z' }] });
     await refused('LICENSE_INACTIVE', 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-2' });
     expect(await done(200, 'POST', `${path}/reactivate`)).toMatchObject({ status: 'active' });
     expect(await done(200, 'POST', `${path}/renew`, { expiresAt: '2040-01-01T00:00:00Z', reason: 'paid' })).toMatchObject({ expiresAt: '2040-01-01T00:00:00.000Z' });

@@ -122,6 +122,16 @@ describe('A year', () => {
     expect(await verdict(license)).toEqual(good);
   });
 
+  it('is paused for a week in July, and goes on by itself', async () => {
+    await clock('2031-07-01T00:00:00.000Z');
+    expect(await api.post<LicenseView>(`/licenses/${license.id}/inactivate`, { reason: 'works holiday', until: '2031-07-08T00:00:00.000Z' })).toMatchObject({ status: 'inactive', holds: [{ until: '2031-07-08T00:00:00.000Z' }] });
+    await clock('2031-07-07T23:00:00.000Z');
+    expect((await verdict(license)).code).toBe('INACTIVE');
+    await clock('2031-07-08T00:00:00.000Z');
+    expect(await verdict(license)).toEqual(good);
+    expect(await effectiveAt(license, 'LicenseReactivated')).toBe('2031-07-08T00:00:00.000Z');
+  });
+
   it('ends with three reminders, a grace of a week, and the end', async () => {
     await clock('2031-12-31T23:00:00.000Z');
     expect((await types(license)).filter((type) => type.startsWith('ExpiryReminderDue'))).toEqual(['ExpiryReminderDue 30', 'ExpiryReminderDue 14', 'ExpiryReminderDue 7']);
@@ -139,14 +149,15 @@ describe('A year', () => {
   it('is told in the history, each thing once', async () => {
     expect(await types(license)).toEqual([
       'LicenseIssued', 'InstanceActivated', 'QuotaExceeded', 'QuotaExceeded', 'LicenseRestricted', 'QuotaRestored', 'LicenseSuspended', 'LicenseSuspended', 'LicenseUnsuspended', 'LicenseUnsuspended',
+      'LicenseInactivated', 'LicenseReactivated',
       'ExpiryReminderDue 30', 'ExpiryReminderDue 14', 'ExpiryReminderDue 7', 'LicenseExpired', 'LicenseRenewed',
     ]);
     expect(await api.post<SweepReport>('/licenses/health/sweep', {})).toMatchObject({ transitions: {} });
   });
 
   it('and to the vendor’s systems', async () => {
-    expect(await webhooksOf(license, 15)).toEqual([
-      'license.activated', 'license.expired', 'license.expiring', 'license.expiring', 'license.expiring', 'license.issued', 'license.renewed', 'license.suspended', 'license.suspended',
+    expect(await webhooksOf(license, 17)).toEqual([
+      'license.activated', 'license.expired', 'license.expiring', 'license.expiring', 'license.expiring', 'license.inactivated', 'license.issued', 'license.reactivated', 'license.renewed', 'license.suspended', 'license.suspended',
       'license.unsuspended', 'license.unsuspended', 'quota.exceeded', 'quota.exceeded', 'quota.restored', 'quota.restricted',
     ]);
     expect(await webhooksOf(box, 9)).toEqual(expect.arrayContaining(['deployment.late', 'deployment.locked', 'deployment.recovered', 'license.expired']));

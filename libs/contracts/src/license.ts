@@ -32,7 +32,7 @@ export const LicenseView = named('License', Type.Object({
   activationCount: Type.Integer(),
   graceEndsAt: nullable(instant),
   holds: listOf(Type.Object({
-    kind: oneOf('suspended', 'inactive'), cause, reason: nullable(Type.String()), at: instant,
+    kind: oneOf('suspended', 'inactive'), cause, reason: nullable(Type.String()), at: instant, until: optional(instant),
     actor: Type.Object({ type: Type.String(), id: Type.String(), role: optional(Type.String()) }),
   })),
   features: featureStates,
@@ -166,13 +166,14 @@ export class EditLicense extends command('license.edit', {
 }
 
 const hold = { licenseId: ids.license, cause: optional(cause), reason: optional(reason) };
-export class InactivateLicense extends command('license.inactivate', hold, LicenseView) {
+const timed = { ...hold, until: optional(Type.String({ format: 'date-time', description: 'When it ends by itself' })) };
+export class InactivateLicense extends command('license.inactivate', timed, LicenseView) {
   readonly type = 'Inactivate';
 }
 export class ReactivateLicense extends command('license.reactivate', hold, LicenseView) {
   readonly type = 'Reactivate';
 }
-export class SuspendLicense extends command('license.suspend', hold, LicenseView) {
+export class SuspendLicense extends command('license.suspend', timed, LicenseView) {
   readonly type = 'Suspend';
 }
 export class UnsuspendLicense extends command('license.unsuspend', hold, LicenseView) {

@@ -1,6 +1,6 @@
 import { addDays, type Instant } from '@keyledger/kernel';
 import type { LicenseEvent } from './events.ts';
-import type { IssuedLicense, LicenseState } from './state.ts';
+import type { Hold, IssuedLicense, LicenseState } from './state.ts';
 
 /** What time alone brings about, and when it is so. */
 interface Due {
@@ -20,7 +20,7 @@ export const dueBy = (license: IssuedLicense, until: Instant): readonly LicenseE
 /** None of these brings another one about, or keeps it from happening: so it does not matter how often somebody looks. */
 function pending(license: IssuedLicense): readonly Due[] {
   if (license.revokedAt) return [];
-  return [...reminders(license), ...expiry(license), ...restrictions(license)].sort((a, b) => (a.dueAt < b.dueAt ? -1 : a.dueAt > b.dueAt ? 1 : 0));
+  return [...reminders(license), ...expiry(license), ...restrictions(license), ...ends(license)].sort((a, b) => (a.dueAt < b.dueAt ? -1 : a.dueAt > b.dueAt ? 1 : 0));
 }
 
 /** Those of the present expiry that were not given yet. One whose day was over when the expiry came to be would be no reminder. */
@@ -41,3 +41,11 @@ function restrictions({ meters }: IssuedLicense): readonly Due[] {
   return [...meters].flatMap(([meter, { state, graceEndsAt }]) =>
     (state === 'exceeded' && graceEndsAt ? [{ dueAt: graceEndsAt, event: { type: 'LicenseRestricted', meter, dueAt: graceEndsAt } as const }] : []));
 }
+
+/** Holds that somebody has given an end. */
+function ends({ holds }: IssuedLicense): readonly Due[] {
+  return holds.flatMap((hold) => (hold.until === undefined ? [] : [{ dueAt: hold.until, event: endOfHold(hold) }]));
+}
+
+export const endOfHold = ({ kind, cause, until }: Hold): LicenseEvent =>
+  ({ type: kind === 'suspended' ? 'LicenseUnsuspended' : 'LicenseReactivated', cause, reason: null, ...(until !== undefined && { dueAt: until }) });

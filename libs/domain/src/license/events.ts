@@ -32,7 +32,10 @@ export type LicenseEvent =
   | { type: 'FeatureFlagsChanged'; featureFlags: JsonObject }
   | { type: 'MetadataChanged'; metadata: JsonObject | null }
   | { type: 'QuotaChanged'; quotas: readonly Quota[] }
-  | { type: 'LicenseSuspended' | 'LicenseUnsuspended' | 'LicenseInactivated' | 'LicenseReactivated'; cause: HoldCause; reason: string | null }
+  /** `until`: when it ends by itself. */
+  | { type: 'LicenseSuspended' | 'LicenseInactivated'; cause: HoldCause; reason: string | null; until?: Instant }
+  /** `dueAt`: when it ended by itself. */
+  | { type: 'LicenseUnsuspended' | 'LicenseReactivated'; cause: HoldCause; reason: string | null; dueAt?: Instant }
   | { type: 'LicenseExpired'; expiresAt: Instant; graceEndedAt: Instant }
   | { type: 'LicenseRenewed'; expiresAt: Instant; reason: string }
   /** Every live activation ends with the old key. One event says so: ten thousand would not fit into one append. */
@@ -155,9 +158,9 @@ function moveExpiry(facts: Facts, expiresAt: Instant | null, at: Instant): void 
   facts.reminded = null;
 }
 
-function hold(facts: Facts, kind: HoldKind, { cause, reason }: { cause: HoldCause; reason: string | null }, { actor: { type, id, role }, at }: EventOrigin): void {
+function hold(facts: Facts, kind: HoldKind, { cause, reason, until }: { cause: HoldCause; reason: string | null; until?: Instant }, { actor: { type, id, role }, at }: EventOrigin): void {
   lift(facts, kind, cause);
-  facts.holds = [...facts.holds, { kind, cause, reason, actor: role === undefined ? { type, id } : { type, id, role }, at }];
+  facts.holds = [...facts.holds, { kind, cause, reason, actor: role === undefined ? { type, id } : { type, id, role }, at, ...(until !== undefined && { until }) }];
 }
 
 function lift(facts: Facts, kind: HoldKind, cause: HoldCause): void {

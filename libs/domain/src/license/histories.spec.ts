@@ -46,7 +46,8 @@ const seats: fc.Arbitrary<LicenseCommand>[] = [
 const others: fc.Arbitrary<LicenseCommand>[] = [
   fc.record({ type: fc.constant('Assign'), customerId: fc.constantFrom(ada, grace) }),
   fc.record({ type: fc.constant('Edit'), activationLimit: maybe(limits), expiresAt: maybe(fc.option(expiresAt, { nil: null })), quotas: maybe(quotas), customerId: maybe(fc.constantFrom(ada, grace)), metadata: maybe(fc.constantFrom({}, { a: 1 })) }),
-  fc.record({ type: fc.constantFrom('Suspend', 'Unsuspend', 'Inactivate', 'Reactivate'), cause }),
+  fc.record({ type: fc.constantFrom('Unsuspend', 'Reactivate'), cause }),
+  fc.record({ type: fc.constantFrom('Suspend', 'Inactivate'), cause, until: maybe(expiresAt) }),
   fc.record({ type: fc.constant('Renew'), expiresAt, reason: fc.constant('paid') }),
   fc.record({ type: fc.constant('ExceedQuota'), meter, peak: fc.integer({ min: 0, max: 12 }), limit: fc.constant(8) }),
   fc.record({ type: fc.constant('RestoreQuota'), meter, peak: maybe(fc.integer({ min: 0, max: 12 })) }),
@@ -66,12 +67,12 @@ const pause = fc.oneof({ weight: 3, arbitrary: fc.integer({ min: 0, max: 600 }) 
 const asked = fc.tuple(issuing, fc.array(fc.record({ command, pause }), { maxLength: 30 }));
 
 /** The facts again, told the simplest way, by somebody who does not know the rules. */
-interface Facts { live: Map<ActivationId, string | null>; limit: number; holder: boolean; used: boolean; holds: Set<string>; expiresAt: Instant | null; graceDays: number; effectiveAt: Instant | null; expired: boolean; revoked: boolean }
+interface Facts { live: Map<ActivationId, string | null>; limit: number; holder: boolean; used: boolean; holds: Map<string, Instant | undefined>; expiresAt: Instant | null; graceDays: number; effectiveAt: Instant | null; expired: boolean; revoked: boolean }
 
 function note(facts: Facts | undefined, event: LicenseEvent): Facts | undefined {
   if (event.type === 'LicenseIssued') {
     const { activationLimit: limit, expiresAt: end, expiryGraceDays: graceDays, effectiveAt } = event.terms;
-    return { live: new Map(), limit, holder: event.customerId !== null, used: false, holds: new Set(), expiresAt: end, graceDays, effectiveAt, expired: false, revoked: false };
+    return { live: new Map(), limit, holder: event.customerId !== null, used: false, holds: new Map(), expiresAt: end, graceDays, effectiveAt, expired: false, revoked: false };
   }
   if (!facts) return facts;
   switch (event.type) {
@@ -82,9 +83,9 @@ function note(facts: Facts | undefined, event: LicenseEvent): Facts | undefined 
     case 'ActivationLimitChanged': facts.limit = event.activationLimit; break;
     case 'ExpiryChanged': facts.expiresAt = event.expiresAt; break;
     case 'LicenseRenewed': facts.expiresAt = event.expiresAt; facts.expired = false; break;
-    case 'LicenseSuspended': facts.holds.add(`suspended ${event.cause}`); break;
+    case 'LicenseSuspended': facts.holds.set(`suspended ${event.cause}`, event.until); break;
     case 'LicenseUnsuspended': facts.holds.delete(`suspended ${event.cause}`); break;
-    case 'LicenseInactivated': facts.holds.add(`inactive ${event.cause}`); break;
+    case 'LicenseInactivated': facts.holds.set(`inactive ${event.cause}`, event.until); break;
     case 'LicenseReactivated': facts.holds.delete(`inactive ${event.cause}`); break;
     case 'LicenseExpired': facts.expired = true; break;
     case 'KeyRegenerated': facts.live.clear(); break;
@@ -96,7 +97,7 @@ function note(facts: Facts | undefined, event: LicenseEvent): Facts | undefined 
 
 function statusTold({ revoked, expired, expiresAt: end, graceDays, holds, used, holder }: Facts, now: Instant): LicenseStatus {
   const over = end !== null && Date.parse(now) >= Date.parse(end) + graceDays * 86_400_000;
-  const held = (kind: string) => [...holds].some((hold) => hold.startsWith(kind));
+  const held = (kind: string) => [...holds].some(([hold, until]) => hold.startsWith(kind) && !(until !== undefined && Date.parse(now) >= Date.parse(until)));
   if (revoked) return 'revoked';
   return expired || over ? 'expired' : held('suspended') ? 'suspended' : held('inactive') ? 'inactive' : used ? 'active' : holder ? 'assigned' : 'available';
 }

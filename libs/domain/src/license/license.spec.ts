@@ -4,7 +4,9 @@ import {
   loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, server, suspend,
   sweep, unsuspend,
 } from '@keyledger/testing';
+import { addDays } from '@keyledger/kernel';
 import { DEFAULT_KEY_FORMAT } from '../license-key.ts';
+import { nextDue } from './due.ts';
 import { License } from './license.ts';
 import { allowedActions, canActivate, isLive, issued, meterState, statusOf, type LicenseState } from './state.ts';
 import { clientLicenseView, instanceView, licenseView } from './view.ts';
@@ -12,6 +14,7 @@ import { clientLicenseView, instanceView, licenseView } from './view.ts';
 const now = '2026-11-21T12:00:00.000Z';
 const nextYear = '2027-11-21T12:00:00.000Z';
 const later = '2028-01-31T00:00:00.000Z';
+const inDays = (days: number) => addDays(now, days);
 const aYear = { value: 1, unit: 'years' } as const;
 const { story, given, stateOf } = scenarios(License, now);
 const status = (state: LicenseState, instant = now) => statusOf(issued(state), instant);
@@ -241,6 +244,26 @@ describe('Holds', () => {
     given(held).when(unsuspend({ cause: 'subscription' })).thenEvents({ type: 'LicenseUnsuspended', cause: 'subscription' }, (license) => expect(status(license)).toBe('suspended'));
     given(story(held, unsuspend({ cause: 'subscription' }))).when(unsuspend({ cause: 'abuse' })).thenEvents({ type: 'LicenseUnsuspended' }, (license) => expect(status(license)).toBe('active'));
   });
+  it('end by themselves when that was said, from that very instant, and the sweep says so', () => {
+    const paused = story(active, inactivate({ until: inDays(3) }));
+    expect(issued(stateOf(paused)).holds).toMatchObject([{ kind: 'inactive', cause: 'manual', until: inDays(3) }]);
+    expect([inDays(2), inDays(3)].map((instant) => status(stateOf(paused), instant))).toEqual(['inactive', 'active']);
+    expect([inDays(2), inDays(3)].map((instant) => allowedActions(issued(stateOf(paused)), instant).includes('reactivate'))).toEqual([true, false]);
+    expect(nextDue(stateOf(paused))).toBe(inDays(3));
+    given(paused, inDays(5)).when(sweep(inDays(5))).thenEvents({ type: 'LicenseReactivated', cause: 'manual', reason: null, dueAt: inDays(3) }, (license) => expect(issued(license).holds).toEqual([]));
+    given(story(active, suspend({ until: inDays(3) })), inDays(5)).when(sweep(inDays(5))).thenEvents({ type: 'LicenseUnsuspended', dueAt: inDays(3) });
+    given(paused, inDays(5)).when(reactivate()).thenNothing();
+  });
+  it('can be given another end, or none, and never one in the past', () => {
+    const paused = story(active, inactivate({ until: inDays(3) }));
+    given(paused).when(inactivate({ until: inDays(3) })).thenNothing();
+    given(paused).when(inactivate({ until: inDays(4) })).thenEvents({ type: 'LicenseInactivated', until: inDays(4) }, (license) => expect(issued(license).holds).toHaveLength(1));
+    given(paused).when(inactivate()).thenEvents({ type: 'LicenseInactivated' }, (license) => expect(nextDue(license)).not.toBe(inDays(3)));
+    given(active).when(inactivate({ until: now })).thenRefused('EXPIRY_IN_PAST');
+    given(active).when(inactivate({ until: 'tomorrow' })).thenRefused('VALIDATION_FAILED');
+  });
+  it('that have ended are said to have before there are others', () =>
+    given(story(active, suspend({ until: inDays(3) })), inDays(5)).when(suspend({ until: inDays(9) })).thenEvents({ type: 'LicenseUnsuspended', dueAt: inDays(3) }, { type: 'LicenseSuspended', until: inDays(9) }));
   it('of the same kind and cause are one', () => given(story(active, suspend({ cause: 'abuse' }))).when(suspend({ cause: 'abuse', reason: 'again' })).thenNothing());
   it('that are not there are lifted already', () => {
     given(story(active, suspend({ cause: 'abuse' }))).when(unsuspend()).thenNothing();

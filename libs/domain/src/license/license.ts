@@ -6,10 +6,10 @@ import { abusePatterns, type Finding } from '../abuse/abuse.ts';
 import type { KeyFormat } from '../license-key.ts';
 import { leaseSeconds } from '../lease/lease.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
-import { dueBy } from './due.ts';
+import { dueBy, endOfHold } from './due.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
 import {
-  allowedActions, differs, hasFreeSeat, hasHold, instanceLike, isEffective, isExpired, isLive, issued, statusOf,
+  allowedActions, differs, hasFreeSeat, holdOf, instanceLike, isEffective, isExpired, isLive, isOver, issued, statusOf,
   type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState,
 } from './state.ts';
 import {
@@ -55,8 +55,8 @@ interface Deactivate { type: 'Deactivate'; activationId: ActivationId; by: 'clie
 interface Rebind { type: 'Rebind'; activationId?: ActivationId; fingerprint: string; reason: string }
 /** For every box that has a seat now. */
 interface QueueDirective { type: 'QueueDirective'; directiveId: DirectiveId; kind: DirectiveKind; payload?: JsonObject }
-/** Without `cause` it is `manual`. */
-interface ChangeHold { type: 'Suspend' | 'Unsuspend' | 'Inactivate' | 'Reactivate'; cause?: HoldCause; reason?: string | null }
+/** Without `cause` it is `manual`. `until`: when it ends by itself. */
+interface ChangeHold { type: 'Suspend' | 'Unsuspend' | 'Inactivate' | 'Reactivate'; cause?: HoldCause; reason?: string | null; until?: Instant }
 interface Renew { type: 'Renew'; expiresAt: Instant; reason: string }
 interface RegenerateKey { type: 'RegenerateKey'; key: LicenseKey; reason?: string }
 interface Revoke { type: 'Revoke'; reason?: string; cause?: HoldCause }
@@ -286,12 +286,16 @@ const holdSteps = {
   Reactivate: { kind: 'inactive', action: 'reactivate', happened: 'LicenseReactivated' },
 } as const;
 
-/** Adding a hold that is there, or lifting one that is not, is already so. */
-function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = null }: ChangeHold, there: boolean, now: Instant): LicenseEvent[] {
+/** Adding a hold that is there, to the same end, or lifting one that is not, is already so. One that has ended is said to have before there is another. */
+function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = null, until }: ChangeHold, there: boolean, now: Instant): LicenseEvent[] {
   const { kind, action, happened } = holdSteps[type];
-  if (hasHold(license, kind, cause) === there && !license.revokedAt) return [];
+  const ends = until === undefined ? undefined : instantIn('until', until);
+  const known = holdOf(license, kind, cause);
+  const isThere = known !== undefined && !isOver(known, now);
+  if (!license.revokedAt && isThere === there && (!there || known?.until === ends)) return [];
   must(license, action, now);
-  return [{ type: happened, cause, reason }];
+  if (ends !== undefined && ends <= now) throw expiryInPast(ends);
+  return [...(there && known && !isThere ? [endOfHold(known)] : []), { type: happened, cause, reason, ...(ends !== undefined && { until: ends }) } as LicenseEvent];
 }
 
 /** The same renewal again is already so; any other must end later than the license does. */
@@ -351,10 +355,15 @@ function restoreQuota(license: IssuedLicense, { meter, peak }: RestoreQuota): Li
 
 // ---- what is held against it ----
 
+const isHeldFor = (license: IssuedLicense, now: Instant): boolean => {
+  const hold = holdOf(license, 'suspended', 'abuse');
+  return hold !== undefined && !isOver(hold, now);
+};
+
 /** The same evidence counts once: after an administrator has lifted the hold it takes new evidence to suspend the license again. */
 function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed, from, until, evidence }: SuspectAbuse, now: Instant): LicenseEvent[] {
   if (license.revokedAt || from <= (license.suspectedAt.get(pattern) ?? '')) return [];
-  const suspends = action === 'suspend' && !hasHold(license, 'suspended', 'abuse') && leads(statusOf(license, now), 'suspend');
+  const suspends = action === 'suspend' && !isHeldFor(license, now) && leads(statusOf(license, now), 'suspend');
   const reason = `${observed} ${abusePatterns[pattern].what}, ${limit} are allowed`;
   return [
     { type: 'AbuseSuspected', pattern, limit, action, observed, from, until, evidence },

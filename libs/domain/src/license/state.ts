@@ -16,6 +16,8 @@ export interface Hold {
   readonly reason: string | null;
   readonly actor: EventOrigin['actor'];
   readonly at: Instant;
+  /** When it ends by itself. Otherwise somebody has to lift it. */
+  readonly until?: Instant;
 }
 
 export type EndedBy = 'client' | 'admin' | 'lapse' | 'regenerated' | 'revoked';
@@ -127,8 +129,8 @@ export function issued(state: LicenseState): IssuedLicense {
 export function statusOf(license: IssuedLicense, now: Instant): LicenseStatus {
   if (license.revokedAt) return 'revoked';
   if (isExpired(license, now)) return 'expired';
-  if (isHeld(license, 'suspended')) return 'suspended';
-  if (isHeld(license, 'inactive')) return 'inactive';
+  if (isHeld(license, 'suspended', now)) return 'suspended';
+  if (isHeld(license, 'inactive', now)) return 'inactive';
   if (license.used) return 'active';
   return license.customerId ? 'assigned' : 'available';
 }
@@ -140,12 +142,13 @@ export const isInExpiryGrace = (license: IssuedLicense, now: Instant): boolean =
 /** The end of the grace after expiry; without a grace the expiry itself, null when the license does not expire. */
 export const graceEndOf = (license: IssuedLicense): Instant | null => license.worksUntil;
 
-export function isHeld({ holds }: IssuedLicense, kind: HoldKind): boolean {
-  for (const hold of holds) if (hold.kind === kind) return true;
+export function isHeld({ holds }: IssuedLicense, kind: HoldKind, now: Instant): boolean {
+  for (const hold of holds) if (hold.kind === kind && !isOver(hold, now)) return true;
   return false;
 }
-export const hasHold = ({ holds }: IssuedLicense, kind: HoldKind, cause: HoldCause): boolean =>
-  holds.some((hold) => hold.kind === kind && hold.cause === cause);
+/** Whether or not anybody has said so. */
+export const isOver = ({ until }: Hold, now: Instant): boolean => until !== undefined && until <= now;
+export const holdOf = ({ holds }: IssuedLicense, kind: HoldKind, cause: HoldCause): Hold | undefined => holds.find((hold) => hold.kind === kind && hold.cause === cause);
 
 export const isEffective = ({ terms }: IssuedLicense, now: Instant): boolean => terms.effectiveAt === null || terms.effectiveAt <= now;
 export const hasFreeSeat = ({ terms, activationCount }: IssuedLicense): boolean => terms.activationLimit < 0 || activationCount < terms.activationLimit;
@@ -173,13 +176,13 @@ const normal: MeterState = { state: 'normal', lastPeak: null, graceEndsAt: null 
 /** What a person may do with it now. */
 export function allowedActions(license: IssuedLicense, now: Instant): LicenseAction[] {
   const status = statusOf(license, now);
-  return licenseActions.filter((action) => leads(status, action) && makesSense(license, action));
+  return licenseActions.filter((action) => leads(status, action) && makesSense(license, action, now));
 }
 
-function makesSense(license: IssuedLicense, action: LicenseAction): boolean {
+function makesSense(license: IssuedLicense, action: LicenseAction, now: Instant): boolean {
   switch (action) {
-    case 'unsuspend': return isHeld(license, 'suspended');
-    case 'reactivate': return isHeld(license, 'inactive');
+    case 'unsuspend': return isHeld(license, 'suspended', now);
+    case 'reactivate': return isHeld(license, 'inactive', now);
     case 'renew': return license.terms.expiresAt !== null;
     default: return true;
   }

@@ -110,8 +110,8 @@ function judgeLicense(license: IssuedLicense, { productId, deploymentMode, deplo
   const { terms } = license;
   if (license.revokedAt) reasons.push('REVOKED');
   if (isExpired(license, now)) reasons.push('EXPIRED');
-  if (isHeld(license, 'suspended')) reasons.push('SUSPENDED');
-  if (isHeld(license, 'inactive')) reasons.push('INACTIVE');
+  if (isHeld(license, 'suspended', now)) reasons.push('SUSPENDED');
+  if (isHeld(license, 'inactive', now)) reasons.push('INACTIVE');
   if (!license.customerId) reasons.push('NOT_ASSIGNED');
   if (!isEffective(license, now)) reasons.push('NOT_YET_EFFECTIVE');
   if (differs(license.productId, productId)) reasons.push('PRODUCT_MISMATCH');
