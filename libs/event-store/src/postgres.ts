@@ -435,9 +435,10 @@ function eventOf([position, stream, revision, id, type, data, metadata, recorded
   let parsedData: JsonObject | undefined;
   let parsedMetadata: JsonObject | undefined;
   return {
-    id: String(id), type: String(type), stream: String(stream), revision: Number(revision), position: Number(position), recordedAt: String(recordedAt),
+    id: String(id), type: String(type),
     get data() { return (parsedData ??= parsed(data, stream)); },
     get metadata() { return (parsedMetadata ??= parsed(metadata, stream)); },
+    stream: String(stream), revision: Number(revision), position: Number(position), recordedAt: String(recordedAt),
   };
 }
 
