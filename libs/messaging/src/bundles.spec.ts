@@ -40,7 +40,7 @@ describe('A bundle of messages', () => {
       bundles.flush();
       expect(sent.flat().map(({ id }) => id)).toEqual(lengths.map((_, id) => id));
       for (const bundle of sent) {
-        expect(bundle.length).toBeLessThanOrEqual(32);
+        expect(bundle.length).toBeLessThanOrEqual(16);
         expect(bundle.length === 1 || bundle.reduce((sum, { body }) => sum + body.length, 0) <= 256 * 1024).toBe(true);
       }
     }));

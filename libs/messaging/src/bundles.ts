@@ -6,7 +6,7 @@ export interface Part extends Envelope {
 }
 
 /** So that a rush is shared by the processes of a service, and that a bundle fits into what any server takes. */
-const PARTS_AT_MOST = 32;
+const PARTS_AT_MOST = 16;
 const CHARACTERS_AT_MOST = 256 * 1024;
 
 /**
