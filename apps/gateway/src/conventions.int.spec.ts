@@ -411,9 +411,25 @@ describe('The documentation', () => {
 });
 
 describe('The server', () => {
-  it('answers what is no request with a problem, and closes', async () => {
+  let url: string;
+  beforeAll(async () => {
     await gateway.app.listen(0, '127.0.0.1');
-    const { port } = new URL(await gateway.app.getUrl());
+    url = await gateway.app.getUrl();
+  });
+
+  it('reads what is too large to its end, so that whoever sends it hears why', async () => {
+    const body = Buffer.alloc(32 * 1024 * 1024, 'x');
+    for (const type of ['application/json', 'text/csv']) {
+      for (let time = 0; time < 3; time++) {
+        const answer = await fetch(`${url}/products`, { method: 'POST', headers: { 'content-type': type, authorization: 'Bearer super_admin@root' }, body });
+        expect(await answer.json()).toMatchObject({ code: type === 'text/csv' ? 'UNSUPPORTED_MEDIA_TYPE' : 'BODY_TOO_LARGE' });
+        expect(answer.headers.get('connection')).not.toBe('close');
+      }
+    }
+  });
+
+  it('answers what is no request with a problem, and closes', async () => {
+    const { port } = new URL(url);
     const answer = await new Promise<string>((resolve) => {
       let text = '';
       const socket = connect(Number(port), '127.0.0.1', () => void socket.write('GARBAGE\r\n\r\n'));

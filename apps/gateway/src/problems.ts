@@ -96,7 +96,8 @@ function sendProblem(refusal: Refusal, request: FastifyRequest, reply: FastifyRe
   const retryAfter = refusal.members['retryAfter'] ?? ([429, 503].includes(refusal.status) ? 1 : undefined);
   if (retryAfter !== undefined) void reply.header('Retry-After', String(retryAfter));
   if (refusal.code === 'UNAUTHENTICATED') void reply.header('WWW-Authenticate', request.routeOptions.config.operation?.orLicenseKey ? 'Bearer, License' : 'Bearer');
-  void reply.removeHeader('ETag').status(refusal.status).headers({ 'Request-Id': request.id, 'Content-Type': problemType }).send(JSON.stringify(problemOf(refusal, request)));
+  // Fastify would close behind a body it has not read: a client that is still sending then learns of a broken pipe, and not of what was wrong.
+  void reply.removeHeader('ETag').removeHeader('Connection').status(refusal.status).headers({ 'Request-Id': request.id, 'Content-Type': problemType }).send(JSON.stringify(problemOf(refusal, request)));
 }
 
 /** What the HTTP server refuses by itself. */
