@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { until } from '@keyledger/testing';
 import { Product } from '@keyledger/testing/process';
 import { services } from './services.ts';
 
@@ -20,9 +20,6 @@ const isThere = (pid: number) => {
     return false;
   }
 };
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await sleep(20);
-}
 
 describe('npm run distributed', () => {
   it('says of every process that it is ready, and where, and of every line who printed it', () => {

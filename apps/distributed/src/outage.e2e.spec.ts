@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { obtain, startNats, startPostgres, type Running } from '@keyledger/servers';
+import { until } from '@keyledger/testing';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { offer, Product, sell, validate, type Offer, type Problem, type Sold } from '@keyledger/testing/process';
 
@@ -11,18 +12,6 @@ const timed = async <T>(work: Promise<T>): Promise<readonly [T, number]> => {
   const from = performance.now();
   return [await work, performance.now() - from];
 };
-
-/** Asked again until it is so; what it was last is what the test says when it never is. */
-async function eventually(isSo: () => Promise<void>): Promise<void> {
-  for (const until = Date.now() + backWithinMs; ;) {
-    try {
-      return await isSo();
-    } catch (error) {
-      if (Date.now() > until) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-  }
-}
 
 const here = obtain('nats') && obtain('postgres');
 if (!here) describe('While a server is away', () => it.skip('NATS or PostgreSQL is not here: NOTHING of this was tested', () => undefined));
@@ -75,14 +64,14 @@ if (!here) describe('While a server is away', () => it.skip('NATS or PostgreSQL 
       } finally {
         await proxy.pass();
       }
-      await eventually(async () => {
+      await until(async () => {
         const answer = await product.app.ask('POST', '/license/activate', { licenseKey: license.key, fingerprint: 'afterwards' });
         expect([200, 201]).toContain(answer.status);
         for (const verdict of await bothGateways((n) => validate(product.app.through(n), license.key))) expect(verdict).toMatchObject({ valid: true, conclusive: true });
         const later = await sell(product.root, sold.plan.id);
         for (const verdict of await bothGateways((n) => validate(product.app.through(n), later.key))) expect(verdict).toMatchObject({ valid: true, conclusive: true });
         for (const { status } of await bothGateways((n) => product.app.through(n).ask('GET', '/health/ready'))) expect(status).toBe(200);
-      });
+      }, () => true, backWithinMs);
     }, 60_000);
   });
 });

@@ -13,6 +13,7 @@ import { Aggregates, EventStores } from '@keyledger/event-store';
 import { addDays, addSeconds, Clock, derivedId, newCommandId, runIn, systemContext, type IdPrefix, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { InProcessTransport, type Fields, type Message, type MessageType, type ResultOf } from '@keyledger/messaging';
+import { until } from '@keyledger/testing';
 import { openHost } from '@keyledger/process';
 import { StateDatabases } from '@keyledger/read-models';
 import { describeWith } from '@keyledger/servers/contract';
@@ -78,17 +79,6 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
   };
 }
 type Notifier = Awaited<ReturnType<typeof start>>;
-
-/** Looks until it is so. */
-async function until<T>(look: () => T | Promise<T>, isSo: (seen: T) => boolean): Promise<T> {
-  const deadline = Date.now() + 30_000;
-  for (;;) {
-    const seen = await look();
-    if (isSo(seen)) return seen;
-    if (Date.now() > deadline) throw new Error(`It never was so: ${JSON.stringify(seen)?.slice(0, 2000)}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
 
 /** Receivers of webhooks: what each path was sent, and what it answers. */
 const heard = new Map<string, string[]>();

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { LicenseEventView, LicenseView } from '@keyledger/contracts';
+import { until } from '@keyledger/testing';
 import { offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
 
 let product: Product;
@@ -21,15 +22,6 @@ async function borrow(license: Sold, fingerprint: string): Promise<void> {
 }
 const events = async ({ id }: Sold, ...types: string[]) => (await api.all<LicenseEventView>(`/licenses/${id}/events`)).filter(({ type }) => types.includes(type)) as unknown as Happened[];
 const statusOf = async ({ id }: Sold) => (await api.get<LicenseView>(`/licenses/${id}`)).status;
-/** What follows within a second, and needs a moment. */
-async function happens<T>(look: () => Promise<T | undefined | false>, until = performance.now() + 20_000): Promise<T> {
-  const found = await look();
-  if (found) return found;
-  if (performance.now() > until) throw new Error(`It never happened: ${String(look)}`);
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  return happens(look, until);
-}
-
 describe('Somebody who cannot get a seat', () => {
   it('is counted, each machine once and its retries apart, and nothing of the license changes', async () => {
     const { plan } = await offer(api, { activationLimit: 1 });
@@ -37,7 +29,7 @@ describe('Somebody who cannot get a seat', () => {
     await activate(license, 'the first');
     for (const fingerprint of ['second', 'second', 'third', 'second']) expect(await activate(license, fingerprint)).toMatchObject({ status: 409, body: { code: 'ACTIVATION_LIMIT_EXCEEDED' } });
     const day = new Date().toISOString().slice(0, 10);
-    await happens(async () => (await api.get<{ data: { denials: number }[] }>(`/licenses/${license.id}/denials`)).data[0]?.denials === 4);
+    await until(async () => (await api.get<{ data: { denials: number }[] }>(`/licenses/${license.id}/denials`)).data[0]?.denials === 4);
     expect(await api.get(`/licenses/${license.id}/denials`)).toEqual({ data: [{ day, denials: 4, machines: 2, retries: 2 }] });
     expect(await api.get('/denials')).toMatchObject({ data: [{ licenseId: license.id, denials: 4, machines: 2, retries: 2 }] });
     expect(await api.get(`/licenses/${license.id}`)).toMatchObject({ revision: 1 });
@@ -45,7 +37,7 @@ describe('Somebody who cannot get a seat', () => {
 
   it('with a key that nobody has is counted as well', async () => {
     for (let n = 0; n < 3; n++) await app.post('/license/validate', { licenseKey: `KL-NOBODY${n}` });
-    await happens(async () => (await api.get<{ unknownKeys: { requests: number } }>('/denials')).unknownKeys.requests >= 3);
+    await until(async () => (await api.get<{ unknownKeys: { requests: number } }>('/denials')).unknownKeys.requests >= 3);
     expect(await api.get('/denials')).toMatchObject({ unknownKeys: { requests: 3, addresses: 1 } });
   });
 });
@@ -65,11 +57,11 @@ describe('A license that is handed around', () => {
 
   it('is suspected first and suspended then, with the events that are the evidence', async () => {
     for (const machine of ['one', 'two', 'three']) await borrow(license, machine);
-    const suspected = await happens(async () => (await events(license, 'AbuseSuspected'))[0]);
+    const suspected = await until(async () => (await events(license, 'AbuseSuspected'))[0]);
     expect(suspected.data).toMatchObject({ pattern: 'activationsPerHour', limit: 2, action: 'alert', observed: 3 });
     expect(await statusOf(license)).toBe('active');
     await borrow(license, 'four');
-    await happens(async () => (await statusOf(license)) === 'suspended');
+    await until(async () => (await statusOf(license)) === 'suspended');
     const [suspended] = await events(license, 'LicenseSuspended');
     expect(suspended?.data).toEqual({ cause: 'abuse', reason: '4 different machines within a day, 3 are allowed' });
     const evidence = (await events(license, 'AbuseSuspected')).find(({ data }) => data['pattern'] === 'machinesPerDay')?.data['evidence'] as number[];

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { GeneratorView, JobResult, JobView, LicenseEventView, LicenseView, ProductView } from '@keyledger/contracts';
+import { until } from '@keyledger/testing';
 import { mode, Product, type Client, type Listed } from '@keyledger/testing/process';
 import { parse } from 'csv-parse/sync';
 
@@ -24,14 +25,7 @@ async function generator(terms: object = {}) {
 }
 const batch = (generatorId: string, count: number) => api.post<JobView>(`/generators/${generatorId}/batches`, { count });
 const job = (id: string) => api.get<JobView>(`/jobs/${id}`);
-async function until(id: string, isSo: (job: JobView) => boolean): Promise<JobView> {
-  for (;;) {
-    const seen = await job(id);
-    if (isSo(seen)) return seen;
-    await sleep(25);
-  }
-}
-const ended = (id: string) => until(id, ({ finishedAt }) => finishedAt !== null);
+const ended = (id: string) => until(() => job(id), ({ finishedAt }) => finishedAt !== null);
 /** Everything a stream says until it ends by itself. */
 async function follow(id: string, lastEventId?: string) {
   const { body, headers } = await api.ask<string>('GET', `/jobs/${id}/events`, undefined, lastEventId === undefined ? {} : { 'last-event-id': lastEventId });
@@ -100,21 +94,21 @@ describe('A batch', () => {
 
   it('that was cut short by kill -9 goes on, and has lost and doubled nothing', async () => {
     const made = await generator();
-    const { id } = await batch(made.id, 1_500);
-    await until(id, (seen) => seen.done > 0);
+    const { id } = await batch(made.id, 4_000);
+    await until(() => job(id), (seen) => seen.done > 0);
     await product.kill9();
     await product.restart();
     expect(await job(id)).toMatchObject({ kind: 'batch', finishedAt: null });
-    expect(await ended(id)).toMatchObject({ state: 'completed', done: 1_500, failed: 0 });
+    expect(await ended(id)).toMatchObject({ state: 'completed', done: 4_000, failed: 0 });
     const licenses = await licensesOf(made.productId);
-    expect([licenses.length, new Set(licenses.map((license) => license.key)).size, licenses.every(({ revision }) => revision === 0)]).toEqual([1_500, 1_500, true]);
+    expect([licenses.length, new Set(licenses.map((license) => license.key)).size, licenses.every(({ revision }) => revision === 0)]).toEqual([4_000, 4_000, true]);
     expect(new Set((await results(await job(id))).map(({ licenseId }) => licenseId))).toEqual(new Set(licenses.map((license) => license.id)));
-  }, 60_000);
+  }, 90_000);
 
   it('can be cancelled; what is done is done', async () => {
     const made = await generator();
     const { id } = await batch(made.id, 100_000);
-    await until(id, (seen) => seen.done > 0);
+    await until(() => job(id), (seen) => seen.done > 0);
     const cancelled = await api.post<JobView>(`/jobs/${id}/cancel`);
     expect(cancelled).toMatchObject({ state: 'cancelled' });
     const { done: count } = await ended(id);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { LicenseView, WebhookDeliveryView, WebhookEndpointView } from '@keyledger/contracts';
+import { until } from '@keyledger/testing';
 import { findTexts, mode, offer, Product, sell, spellings, type Client, type Listed } from '@keyledger/testing/process';
 import { Webhook } from 'standardwebhooks';
 
@@ -78,16 +79,6 @@ class Receiver {
 
 const listen = async (receiver: Receiver, events: readonly string[], client = api): Promise<Endpoint> => client.post<Endpoint>('/webhook-endpoints', { url: receiver.url, events });
 const deliveries = (endpoint: Endpoint, query = '') => api.all<WebhookDeliveryView>(`/webhook-deliveries?endpointId=${endpoint.id}${query}`);
-/** Until what is looked at is so. */
-async function until<T>(look: () => Promise<T>, isSo: (seen: T) => boolean): Promise<T> {
-  const deadline = Date.now() + 40_000;
-  for (;;) {
-    const seen = await look();
-    if (isSo(seen)) return seen;
-    if (Date.now() > deadline) throw new Error(`It never was so: ${JSON.stringify(seen)}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 const one = async (endpoint: Endpoint, isSo: (delivery: WebhookDeliveryView) => boolean) => (await until(() => deliveries(endpoint), ([first]) => first !== undefined && isSo(first)))[0] as WebhookDeliveryView;
 const ofLicense = (id: string) => ({ body }: Received) => body.data['licenseId'] === id;
 

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import { Query } from '@nestjs/cqrs';
 import { runIn, systemClock, systemContext } from '@keyledger/kernel';
 import { describeWith } from '@keyledger/servers/contract';
+import { until } from '@keyledger/testing';
 import { MessageClient } from './client.ts';
 import { messagingContract } from './messaging.contract.ts';
 import { NatsTransport } from './nats.ts';
@@ -60,7 +61,7 @@ describeWith('nats', 'Messages between processes', (server) => {
       const [one, other] = [becomes('connected'), becomes('connected')];
       await server().restart();
       await Promise.all([one, other]);
-      expect(await eventually(() => ask(client))).toBe(1);
+      expect(await until(() => ask(client))).toBe(1);
     });
 
     it('closes all the same', async () => {
@@ -83,7 +84,7 @@ describeWith('nats', 'Messages between processes', (server) => {
     } finally {
       server().resume();
     }
-    expect(await eventually(() => ask(client))).toBe(1);
+    expect(await until(() => ask(client))).toBe(1);
   });
 
   it('lets in nobody without the password', async () => {
@@ -118,13 +119,3 @@ describeWith('nats', 'Messages between processes', (server) => {
   });
 });
 
-/** The other side needs a moment to come back as well. */
-async function eventually<T>(work: () => Promise<T>, until = Date.now() + 5_000): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (Date.now() > until) throw error;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    return eventually(work, until);
-  }
-}

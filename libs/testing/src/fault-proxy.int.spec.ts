@@ -4,6 +4,7 @@ import { NatsTransport } from '@keyledger/messaging';
 import { describeWith } from '@keyledger/servers/contract';
 import pg from 'pg';
 import { FaultProxy, type MessageFaults } from './fault-proxy.ts';
+import { until } from './until.ts';
 
 const ends: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -122,7 +123,7 @@ describeWith('nats', 'A proxy before messages', (server) => {
     await expect(say(1)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     await proxy.pass();
     await back;
-    expect(await eventually(() => say(2))).toBe('heard 2');
+    expect(await until(() => say(2))).toBe('heard 2');
   });
 
   it('refuses newcomers, and lets the others talk', async () => {
@@ -149,7 +150,7 @@ describeWith('nats', 'A proxy before messages', (server) => {
     expect(said).toEqual([]);
     await proxy.pass();
     await back;
-    expect(await eventually(() => say(2))).toBe('heard 2');
+    expect(await until(() => say(2))).toBe('heard 2');
   });
 
   it('is slow', async () => {
@@ -188,13 +189,3 @@ describeWith('postgres', 'A proxy before a database behind a unix socket', (serv
   });
 });
 
-/** The other side needs a moment to come back as well. */
-async function eventually<T>(work: () => Promise<T>, until = Date.now() + 5_000): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (Date.now() > until) throw error;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    return eventually(work, until);
-  }
-}

@@ -1,2 +1,3 @@
 export * from './license.ts';
 export * from './scenarios.ts';
+export * from './until.ts';
