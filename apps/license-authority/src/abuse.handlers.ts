@@ -1,19 +1,18 @@
 import { GetAbuseRules, LicenseDenials, ListDenials, ReportUnknownKeys, SetAbuseRules } from '@keyledger/contracts';
-import { issued } from '@keyledger/domain';
+import { instantIn, issued } from '@keyledger/domain';
 import { addDays, addSeconds, context, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { StateDatabases } from '@keyledger/read-models';
-import { instant } from './license.queries.ts';
-import { AbuseRuleStreams, Sightings } from './sightings.ts';
+import { AbuseStreams, Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 
 @Handles(GetAbuseRules, SetAbuseRules)
 export class AbuseRuleCommands {
-  constructor(private readonly streams: AbuseRuleStreams) {}
+  constructor(private readonly streams: AbuseStreams) {}
 
   execute(message: GetAbuseRules | SetAbuseRules) {
     const { environment } = context();
-    return message instanceof SetAbuseRules ? this.streams.run(environment, { type: 'Set', rules: message.rules }, (rules) => ({ rules })) : this.streams.load(environment, (rules) => ({ rules }));
+    return message instanceof SetAbuseRules ? this.streams.rules.run(environment, { type: 'Set', rules: message.rules }, (rules) => ({ rules })) : this.streams.rules.load(environment, (rules) => ({ rules }));
   }
 }
 
@@ -36,8 +35,8 @@ export class DenialQueries {
 
   async execute(query: LicenseDenials | ListDenials) {
     const { now } = context();
-    const to = query.to === undefined ? addSeconds(now, 60) : instant('to', query.to);
-    const from = query.from === undefined ? addDays(to, -usualDays) : instant('from', query.from);
+    const to = query.to === undefined ? addSeconds(now, 60) : instantIn('to', query.to);
+    const from = query.from === undefined ? addDays(to, -usualDays) : instantIn('from', query.from);
     await this.sightings.write();
     return query instanceof LicenseDenials ? this.#ofLicense(query.licenseId, from, to) : this.#all(from, to, query.limit ?? 25);
   }

@@ -19,7 +19,7 @@ import { ActivationList, AvailableLicenses, LicenseEvents, LicenseExport, Licens
 import { licenseProjections } from './license.tables.ts';
 import { Erasure } from './reactions.ts';
 import { LeaseTokens, LicenseFileCommand, OfflineFileCommand } from './signed.handlers.ts';
-import { AbuseRuleStreams, DenialStreams, Sightings } from './sightings.ts';
+import { AbuseStreams, Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 import { QuotaCommands, Usage } from './usage.handlers.ts';
 import { DueQueries, SweepCommands } from './sweep.handlers.ts';
@@ -41,8 +41,7 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,
         AvailableLicenses, LicenseExport, StartCommands, JobCommands, JobQueries, JobList, JobResults,
         AbuseRuleCommands, UnknownKeyReports, DenialQueries, Sightings,
-        { provide: DenialStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new DenialStreams(events, keyrings), inject: [EventStores, Keyrings] },
-        { provide: AbuseRuleStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new AbuseRuleStreams(events, keyrings), inject: [EventStores, Keyrings] },
+        { provide: AbuseStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new AbuseStreams(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: Jobs, useFactory: (events: EventStores, keyrings: Keyrings) => new Jobs(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {

@@ -1,7 +1,7 @@
 import { CountAvailable, ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
-import { instanceView, issued, licenseStatuses, licenseView } from '@keyledger/domain';
+import { instanceView, instantIn, issued, licenseStatuses, licenseView } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, instantOf, refuse, Refusal, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
+import { context, refuse, Refusal, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
@@ -60,10 +60,10 @@ function filtered(database: Database, { q, status, createdAfter, createdBefore, 
     references.productId && sql`product_id = ${references.productId}`,
     references.planId && sql`plan_id = ${references.planId}`,
     references.customerId && sql`customer_id = ${references.customerId}`,
-    createdAfter && sql`created_at > ${instant('createdAfter', createdAfter)}`,
-    createdBefore && sql`created_at < ${instant('createdBefore', createdBefore)}`,
-    expiresAfter && sql`expires_at > ${instant('expiresAfter', expiresAfter)}`,
-    expiresBefore && sql`expires_at < ${instant('expiresBefore', expiresBefore)}`,
+    createdAfter && sql`created_at > ${instantIn('createdAfter', createdAfter)}`,
+    createdBefore && sql`created_at < ${instantIn('createdBefore', createdBefore)}`,
+    expiresAfter && sql`expires_at > ${instantIn('expiresAfter', expiresAfter)}`,
+    expiresBefore && sql`expires_at < ${instantIn('expiresBefore', expiresBefore)}`,
     status?.length ? anyOf(status.map((one) => hasStatus(one, now))) : undefined,
     q === undefined ? undefined : contains(database, q),
   ].map((condition) => condition as Expression<SqlBool> | undefined || undefined);
@@ -85,12 +85,6 @@ function hasStatus(status: string, now: Instant): Expression<SqlBool> {
   if (status === 'revoked') return sql<SqlBool>`status = 'revoked'`;
   if (status === 'expired') return sql<SqlBool>`(status = 'expired' or (works_until <= ${now} and status <> 'revoked'))`;
   return sql<SqlBool>`(status = ${status} and (works_until is null or works_until > ${now}))`;
-}
-
-export function instant(name: string, text: string): Instant {
-  const value = instantOf(text);
-  if (!value) throw refuse('VALIDATION_FAILED', `${name} is not an instant`);
-  return value;
 }
 
 /** Licenses of lists: the table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */

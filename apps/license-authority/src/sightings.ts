@@ -30,19 +30,15 @@ interface Seen {
   revision: number;
 }
 
-/** The rules of each environment. */
+/** The rules of each environment, and what is told of refused seats. */
 @Injectable()
-export class AbuseRuleStreams extends Aggregates<AbuseRulesState, AbuseRulesCommand, AbuseRulesEvent> {
-  constructor(events: EventStores, keyrings: Keyrings) {
-    super(AbuseRules, events, keyrings);
-  }
-}
+export class AbuseStreams {
+  readonly rules: Aggregates<AbuseRulesState, AbuseRulesCommand, AbuseRulesEvent>;
+  readonly denials: Aggregates<DenialsState, DenialsCommand, DenialsEvent>;
 
-/** What is told of refused seats. */
-@Injectable()
-export class DenialStreams extends Aggregates<DenialsState, DenialsCommand, DenialsEvent> {
   constructor(events: EventStores, keyrings: Keyrings) {
-    super(Denials, events, keyrings);
+    this.rules = new Aggregates(AbuseRules, events, keyrings);
+    this.denials = new Aggregates(Denials, events, keyrings);
   }
 }
 
@@ -65,8 +61,8 @@ export class Sightings {
   #writing: Promise<void> = Promise.resolve();
 
   constructor(
-    private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly licenses: Licenses, private readonly rules: AbuseRuleStreams,
-    private readonly denials: DenialStreams, private readonly clock: Clock, private readonly log: Log,
+    private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly licenses: Licenses, private readonly streams: AbuseStreams,
+    private readonly clock: Clock, private readonly log: Log,
   ) {}
 
   see(licenseId: LicenseId | '', kind: SightingKind, { machine = '', address = '', count = 1, revision = -1 }: { machine?: string | undefined; address?: string | undefined; count?: number; revision?: number }): void {
@@ -104,7 +100,7 @@ export class Sightings {
 
   async #writeHere(fresh: readonly Seen[]): Promise<void> {
     const { environment } = context();
-    const rules = await this.rules.load(environment, (state) => state);
+    const rules = await this.streams.rules.load(environment, (state) => state);
     const kept = rules.length > 0 ? fresh : fresh.filter(({ kind }) => kind !== 'activated');
     if (kept.length === 0) return;
     const keyring = this.keyrings.here();
@@ -142,12 +138,12 @@ export class Sightings {
 
   async #tellDenials(licenseId: LicenseId, denied: readonly Sighting[], seats: { readonly limit: number; readonly used: number }): Promise<void> {
     if (denied.length === 0) return;
-    const since = (await this.denials.load(licenseId, ({ until }) => until)) ?? '';
+    const since = (await this.streams.denials.load(licenseId, ({ until }) => until)) ?? '';
     const fresh = denied.filter(({ at }) => at > since);
     const [first] = fresh;
     if (!first) return;
     const denials = fresh.reduce((sum, { count }) => sum + count, 0);
-    await this.denials.run(licenseId, { type: 'Count', denials, machines: machinesIn(fresh), ...seats, from: first.at, until: context().now });
+    await this.streams.denials.run(licenseId, { type: 'Count', denials, machines: machinesIn(fresh), ...seats, from: first.at, until: context().now });
   }
 
   async #clear(): Promise<void> {

@@ -33,17 +33,11 @@ export class Sources {
   readonly byCategory: Readonly<Record<string, { readonly table: Readonly<Record<string, Announced<never, never> | undefined>>; tell(event: RecordedEvent, how: Announced<never, never>): Promise<readonly Announcement[]> }>> = {
     [License.category]: {
       table: ofLicenses as never,
-      tell: async (event, how) => {
-        const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
-        return facts ? how.tell(opened(License.shapes, event) as never, facts as never) : [];
-      },
+      tell: (event, how) => this.#aboutLicense(License.shapes, event, how),
     },
     [Denials.category]: {
       table: ofDenials as never,
-      tell: async (event, how) => {
-        const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
-        return facts ? how.tell(opened(Denials.shapes, event) as never, facts as never) : [];
-      },
+      tell: (event, how) => this.#aboutLicense(Denials.shapes, event, how),
     },
     [SigningKeys.category]: {
       table: ofSigningKeys as never,
@@ -57,6 +51,11 @@ export class Sources {
 
   forget(licenseId: LicenseId): void {
     this.#licenses.forget(licenseId);
+  }
+
+  async #aboutLicense(shapes: Readonly<Record<string, EventShape>>, event: RecordedEvent, how: Announced<never, never>): Promise<readonly Announcement[]> {
+    const facts = await this.#licenses.load(subjectOf(event.stream), factsOf);
+    return facts ? how.tell(opened(shapes, event) as never, facts as never) : [];
   }
 }
 

@@ -2,8 +2,8 @@ import {
   CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookDelivery, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, ResendWebhookDelivery,
   RotateWebhookSecret, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView, type WebhookEndpointView,
 } from '@keyledger/contracts';
-import { enabled, existing, TEST_TYPE, webhookEndpointView, type WebhookEndpointState } from '@keyledger/domain';
-import { context, instantOf, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
+import { enabled, existing, instantIn, TEST_TYPE, webhookEndpointView, type WebhookEndpointState } from '@keyledger/domain';
+import { context, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { page } from '@keyledger/read-models';
@@ -104,8 +104,7 @@ export class DeliveryCommands {
   }
 
   async #recover({ endpointId, since: text }: RecoverWebhookEndpoint) {
-    const asked = instantOf(text);
-    if (!asked) throw refuse('VALIDATION_FAILED', 'since is not an instant', { errors: [{ pointer: '/since', detail: 'is not an RFC 3339 instant' }] });
+    const asked = instantIn('since', text);
     const { createdAt } = await this.endpoints.load(endpointId, enabled);
     // What was before it was there it never asked for.
     const since = asked > createdAt ? asked : createdAt;

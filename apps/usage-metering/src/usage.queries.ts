@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
 import { ExplainUsage, ReadMeters, UsageSeries, type MeterReadings } from '@keyledger/contracts';
 import {
-  bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, isDay, MILLION, startOf, useOf,
+  bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, instantIn, isDay, MILLION, startOf, useOf,
   type Bucket, type Day, type IssuedLicense, type Peak, type SeatEnds, type Span,
 } from '@keyledger/domain';
-import { addDays, context, instantOf, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { addDays, context, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { leadIn, UsageLedger, type KeptReading } from './ledger.ts';
 import { Licenses, seatEnds } from './licenses.ts';
@@ -58,8 +58,8 @@ export class SeriesQuery {
   constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters) {}
 
   async execute({ licenseId, meter, from, to, bucket = 'day' }: UsageSeries) {
-    const end = to === undefined ? context().now : instant('to', to);
-    const start = from === undefined ? addDays(end, -defaultDays[bucket]) : instant('from', from);
+    const end = to === undefined ? context().now : instantIn('to', to);
+    const start = from === undefined ? addDays(end, -defaultDays[bucket]) : instantIn('from', from);
     const spans = bucketsBetween(Date.parse(start), Date.parse(end), bucket);
     const ends = await this.licenses.load(licenseId, seatEnds);
     const found = bucket === 'hour' ? await this.#hours(licenseId, meter, spans, ends) : await this.#days(licenseId, meter, spans, ends);
@@ -134,9 +134,3 @@ export function kindOf({ terms: { features, quotas } }: IssuedLicense, meter: st
 const instanceNames = ({ activations }: IssuedLicense): ReadonlyMap<string, string | null> => new Map([...activations].map(([id, { name }]) => [id, name]));
 export const spanOf = (day: Day): Span => ({ from: startOf(day), to: endOf(day) });
 const at = (ms: number): Instant => new Date(ms).toISOString();
-
-function instant(name: string, text: string): Instant {
-  const value = instantOf(text);
-  if (!value) throw refuse('VALIDATION_FAILED', `${name} is not an instant`, { errors: [{ in: 'query', pointer: `/${name}`, detail: 'is not an RFC 3339 instant' }] });
-  return value;
-}

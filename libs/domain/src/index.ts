@@ -28,7 +28,7 @@ export {
   type Activation, type Directive, type DirectiveKind, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState,
 } from './license/state.ts';
 export {
-  defaultTerms, likeMeters, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, UNLIMITED, type Expiry, type Feature, type Features, type Meter, type Quota, type Terms, type TermsInput,
+  defaultTerms, instantIn, likeMeters, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, UNLIMITED, type Expiry, type Feature, type Features, type Meter, type Quota, type Terms, type TermsInput,
 } from './license/terms.ts';
 export { licenseActions, licenseStatuses, transitions, type LicenseAction, type LicenseStatus } from './license/transitions.ts';
 export {
