@@ -4,6 +4,7 @@ export * from './projection.ts';
 export * from './projector.ts';
 export * from './projectors.ts';
 export * from './reaction.ts';
+export type { Parked } from './register.ts';
 export * from './read-index.ts';
 export * from './search.ts';
 export * from './transfer.ts';

@@ -2,7 +2,8 @@ import type { EventStore } from '@keyledger/event-store';
 import { PerEnvironment, type Sealing } from '@keyledger/kernel';
 import type { Database } from './database.ts';
 import type { Projection } from './projection.ts';
-import { Projector, type Parked } from './projector.ts';
+import { Projector } from './projector.ts';
+import type { Parked } from './register.ts';
 import { ReadIndex } from './read-index.ts';
 
 /** State tables and read models, each as what it is called where dependencies are injected. */

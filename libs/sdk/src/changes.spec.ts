@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { License, type LicenseOptions } from './license.ts';
+import type { LicenseOptions } from './api.ts';
+import { License } from './license.ts';
 import { memoryStore } from './store.ts';
 import { problem, TestClock, Vendor } from './vendor.contract.ts';
 

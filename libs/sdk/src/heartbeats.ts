@@ -1,7 +1,7 @@
 import type { Reason } from '@keyledger/license-file';
 import type { Clock } from './clock.ts';
 import type { Beat, Kept } from './kept.ts';
-import type { Logger } from './license.ts';
+import type { Logger } from './api.ts';
 import { noServer, notActivated, type Refusal } from './refusal.ts';
 import { nextWait, type Refused, type Reply, type Unreachable } from './server.ts';
 import type { Judgement, Reading } from './state.ts';

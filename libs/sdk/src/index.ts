@@ -1,13 +1,12 @@
 export { readPublicKeys, reasons, type LicensedTerms, type LicenseFile, type OfflineFile, type PublicJwk, type Reason } from '@keyledger/license-file';
+export { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type Validation } from './api.ts';
 export { processClock, type Clock } from './clock.ts';
 export {
   blockedBy, LicenseGuard, licenseMiddleware, type ExecutionContextLike, type GuardOptions, type Middleware, type RequestLike, type ResponseLike,
 } from './guards.ts';
 export type { BeatResult, Directive, HeartbeatOptions } from './heartbeats.ts';
-export {
-  FakeLicense, FeatureMissing, License, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult,
-  type Validation,
-} from './license.ts';
+export { FakeLicense, License } from './license.ts';
+export type { OfflineOptions, OfflineResult, TokenOptions, TokenResult } from './offline.ts';
 export type { Refusal } from './refusal.ts';
 export type { FakeOptions } from './fake.ts';
 export type { Fetch } from './server.ts';

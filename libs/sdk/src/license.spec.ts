@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { Verifier } from '@keyledger/license-file';
 import { vectorsContract } from '@keyledger/license-file/contract';
-import { License, type LicenseOptions } from './license.ts';
+import type { LicenseOptions } from './api.ts';
+import { License } from './license.ts';
 import { memoryStore, type Store } from './store.ts';
 import { problem, TestClock, Vendor } from './vendor.contract.ts';
 

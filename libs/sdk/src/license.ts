@@ -1,108 +1,19 @@
-import { fileTypeOf, reasons, Verifier, type FileType, type KeySet, type LeaseClaims, type LicensedTerms, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
+import { reasons, Verifier, type FileType, type KeySet, type LicensedTerms, type Reason } from '@keyledger/license-file';
+import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type Validation } from './api.ts';
 import { Changes } from './changes.ts';
 import { processClock, type Clock } from './clock.ts';
+import { defined } from './defined.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
-import { Heartbeats, type Directive } from './heartbeats.ts';
+import { Heartbeats } from './heartbeats.ts';
 import { installationIn, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
+import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
 import { notActivated, noServer, notStored, tooManyWaiting, unreachable, untrusted, type Refusal } from './refusal.ts';
-import { Server, type Fetch, type Refused, type Unreachable } from './server.ts';
+import { Server, type Refused, type Unreachable } from './server.ts';
 import {
-  apply, infoOf, initial, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Code, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
+  apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
 } from './state.ts';
 import { hashed, memoryStore, sealerFor, type Store } from './store.ts';
 import { featureOf, quotaOf, type Counted, type Feature, type Quota, type UsageRecord } from './usage.ts';
-
-export interface Logger {
-  warn(message: string, details?: object): void;
-}
-
-export interface LicenseOptions {
-  /** Without a key or a server nobody is asked: the license is then what `install` is given. */
-  readonly key?: string;
-  readonly server?: string;
-  /** Public keys of the offline root (JWK), as `/.well-known/keyledger-root.json` shows them. Built into your software, never fetched by it. */
-  readonly roots: readonly unknown[];
-  readonly environment?: string;
-  /** Id of your product: a license of another one is none. */
-  readonly product?: string;
-  readonly deploymentId?: string;
-  readonly deploymentMode?: string;
-  /** Of your software, told with heartbeats. */
-  readonly version?: string;
-  readonly store?: Store;
-  /** What the machine is recognised by, hashed. By default an id that the store keeps. */
-  readonly fingerprint?: string | undefined;
-  readonly clock?: Clock;
-  /** It is known to be later than that, for example by the license before this one. Milliseconds since 1970; counts where the store is empty. */
-  readonly after?: number;
-  readonly fetch?: Fetch;
-  readonly logger?: Logger;
-  /** Makes the offline grace that was signed shorter. */
-  readonly offlineGraceDays?: number;
-  /** 10 seconds for one request, and 3 requests, unless told otherwise. */
-  readonly timeoutMs?: number;
-  readonly attempts?: number;
-}
-
-export type Activation = { readonly ok: true; readonly instanceId: string; /** It did not have its seat before. */ readonly created: boolean; readonly judgement: Judgement } | Refusal;
-export type Deactivation = { readonly ok: true } | Refusal;
-export type Validation = Judgement & {
-  /** Who says so: the server just now, what it has said before, or a file. */
-  readonly source: 'network' | 'cache' | 'offline-file';
-  /** Why the server did not say so, if it was asked. */
-  readonly problem: Refusal | null;
-};
-export type OfflineResult =
-  | { readonly ok: true; readonly type: 'license-file'; readonly file: LicenseFile; readonly judgement: Judgement }
-  | { readonly ok: true; readonly type: 'offline-file'; readonly file: OfflineFile; readonly judgement: Judgement }
-  | { readonly ok: false; readonly reason: Reason; readonly detail: string };
-
-export interface OfflineOptions {
-  readonly roots: readonly unknown[];
-  readonly environment?: string;
-  readonly product?: string;
-  /** Id of the license that it must be about. */
-  readonly license?: string;
-  readonly fingerprint?: string | undefined;
-  readonly now?: Date | string;
-  /** By default what the text begins like. */
-  readonly type?: FileType;
-  /** An answer of `/.well-known/jwks.json`: what was signed by a key that it names as revoked is refused. */
-  readonly keys?: unknown;
-}
-
-export interface TokenOptions extends Omit<OfflineOptions, 'type' | 'license'> {
-  /** The activation of a lease, the license of a verdict. */
-  readonly subject?: string;
-  /** That the question was asked with. */
-  readonly nonce?: string;
-  /** The highest seen. */
-  readonly counter?: number;
-}
-export type TokenResult =
-  | { readonly ok: true; readonly type: 'lease'; readonly claims: LeaseClaims }
-  | { readonly ok: true; readonly type: 'verdict'; readonly claims: VerdictClaims }
-  | { readonly ok: false; readonly reason: Reason; readonly detail: string };
-
-export interface LicenseEvents {
-  /** Something about the judgement has changed that software acts upon. */
-  state: { readonly before: Judgement; readonly now: Judgement };
-  /** Something signed has arrived that lengthens it. */
-  renewed: Judgement;
-  directive: Directive;
-  unreachable: Refusal;
-  /** Another instance sends heartbeats as this one: this one was cloned, or put back from a copy. */
-  conflict: { readonly lastSeq: number; /** What this one has sent; 1: the first that it knows of, so it may be that it has lost its state. */ readonly seq: number };
-  /** The wall clock is behind what it must be. It lengthens nothing. */
-  'clock-rollback': { readonly wall: number; readonly atLeast: number };
-}
-
-export class FeatureMissing extends Error {
-  override readonly name = 'FeatureMissing';
-  constructor(readonly feature: string, readonly code: Code) {
-    super(`The license does not allow "${feature}" (${code})`);
-  }
-}
 
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
 const reservedMs = 60_000;
@@ -184,24 +95,13 @@ export class License {
   }
 
   /** Checks the text of a license file or an offline validation file against the pinned roots, with no network and no state. */
-  static async verifyOffline(text: string, { roots, environment = 'production', keys, now = new Date(), ...options }: OfflineOptions): Promise<OfflineResult> {
-    const trust = await Verifier.open({ environment, roots });
-    if (!trust.ok) return { ok: false, reason: trust.reason, detail: reasons[trust.reason] };
-    if (keys !== undefined) await trust.verifier.learn(keys);
-    const at = new Date(now).getTime();
-    const reading: Reading = { wall: at, mono: 0, boot: '' };
-    return verifiedOffline(trust.verifier, text, options, reading, initial(reading));
+  static verifyOffline(text: string, options: OfflineOptions): Promise<OfflineResult> {
+    return verifyOffline(text, options);
   }
 
   /** Checks a lease or a verdict, as answers carry them, for who handles them himself. `keys`: of the server, each with its certificate. */
-  static async verifyToken(type: 'lease' | 'verdict', token: string, { roots, environment = 'production', keys, now = new Date(), product, ...options }: TokenOptions): Promise<TokenResult> {
-    const trust = await Verifier.open({ environment, roots });
-    if (!trust.ok) return { ok: false, reason: trust.reason, detail: reasons[trust.reason] };
-    await trust.verifier.learn(keys);
-    const at = new Date(now);
-    const expected = { now: Number.isNaN(at.getTime()) ? '' : at.toISOString(), ...defined({ audience: product, ...options }) };
-    const result = type === 'lease' ? named(type, await trust.verifier.lease(token, expected)) : named(type, await trust.verifier.verdict(token, { nonce: '', ...expected }));
-    return result.ok ? result : { ok: false, reason: result.reason, detail: reasons[result.reason] };
+  static verifyToken(type: 'lease' | 'verdict', token: string, options: TokenOptions): Promise<TokenResult> {
+    return verifyToken(type, token, options);
   }
 
   /** For the tests of your software: a license that is what you say, with no server and no signature. */
@@ -618,8 +518,6 @@ export class FakeLicense extends License {
 const untrustedRoot = () => Promise.resolve({ ok: false, reason: 'UNTRUSTED_ROOT' } as const);
 const trustsNobody: Checks = { learn: untrustedRoot, lease: untrustedRoot, verdict: untrustedRoot, licenseFile: untrustedRoot, offlineFile: untrustedRoot };
 
-const defined = <T extends object>(members: T): Partial<T> => Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as Partial<T>;
-
 async function quietly<T>(work: () => Promise<T> | T, message: string, logger: Logger | undefined): Promise<T | undefined> {
   try {
     return await work();
@@ -642,23 +540,3 @@ function msOf(age: number | string): number {
   if (Number.isNaN(ms)) throw new TypeError(`Not a duration: ${age}`);
   return ms;
 }
-
-type Opened = { readonly type: 'license-file'; readonly file: LicenseFile } | { readonly type: 'offline-file'; readonly file: OfflineFile };
-const installing = (opened: Opened, text: string): LicenseEvent =>
-  (opened.type === 'license-file' ? { type: 'LicenseFileInstalled', text, file: opened.file } : { type: 'OfflineFileInstalled', text, file: opened.file });
-
-async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State): Promise<OfflineResult> {
-  const no = (reason: Reason): OfflineResult => ({ ok: false, reason, detail: reasons[reason] });
-  const at = timeOf(state.time, reading);
-  const now = Number.isNaN(at) ? '' : new Date(at).toISOString();
-  const expected = { now, ...defined({ audience: product, subject: license, fingerprint }) };
-  const result: Verified<Opened> = type === 'offline-file' ? named('offline-file', await verifier.offlineFile(text, expected))
-    : type === 'license-file' ? named('license-file', await verifier.licenseFile(text, { now })) : { ok: false, reason: 'MALFORMED' };
-  if (!result.ok) return no(result.reason);
-  if (product !== undefined && result.file.license.productId !== product) return no('WRONG_AUDIENCE');
-  if (license !== undefined && result.file.license.id !== license) return no('WRONG_SUBJECT');
-  const applied = apply(state, installing(result, text), reading);
-  return applied.ok ? { ...result, judgement: judge(applied.state, reading) } : no(applied.reason);
-}
-
-const named = <T extends string, R extends object>(type: T, result: Verified<R>): Verified<R & { type: T }> => (result.ok ? { ...result, type } : result);
