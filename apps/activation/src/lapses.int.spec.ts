@@ -18,6 +18,9 @@ const sold = story(issue({ terms: { validationMode: 'heartbeat', offlineGraceDay
 class World {
   now: Instant = start;
   history: Story<LicenseEvent> = sold;
+  /** Cannot be read, neither here nor there. */
+  unreadable = { here: new Set<string>(), there: new Set<string>() };
+  readonly logged: unknown[] = [];
   /** What comes between the authority's decision and its answer. */
   afterwards: () => void | Promise<void> = () => undefined;
   readonly ledger: LeaseLedger;
@@ -58,7 +61,7 @@ class World {
   }
 
   lapse({ until = this.now, dryRun = false, ids = [laptop.activationId, desktop.activationId] } = {}) {
-    const command = new LapseCommand(this.#databases, { here: () => ({ get: () => ({ state: stateOf(this.history) }) }) } as never, { send: (_: unknown, fields: never) => this.#authority(fields) } as never);
+    const command = new LapseCommand(this.#databases, { here: () => ({ get: (id: string) => this.#read(id) }) } as never, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, { error: (told: unknown) => this.logged.push(told) } as never);
     return this.in(() => command.execute(Object.assign(new LapseLeases(), { activationIds: ids, until, dryRun })));
   }
 
@@ -70,15 +73,22 @@ class World {
     return runIn(systemContext('production', this.now), work);
   }
 
-  async #authority({ instances, dryRun }: LoseHeartbeats): Promise<Record<string, number>> {
+  #read(id: string) {
+    if (this.unreadable.here.has(id)) throw new Error('no such event');
+    return { state: stateOf(this.history) };
+  }
+
+  async #authority({ instances, dryRun }: LoseHeartbeats) {
     let count = 0;
+    const failed = instances.flatMap(({ activationId }) => (this.unreadable.there.has(activationId) ? [activationId] : []));
     for (const { activationId, dueAt } of instances) {
+      if (failed.includes(activationId)) continue;
       const events = License.decide(stateOf(this.history), { type: 'LoseHeartbeat', activationId, dueAt }, this.now);
       count += events.length;
       if (!dryRun && events.length > 0) this.happens({ type: 'LoseHeartbeat', activationId, dueAt });
     }
     await this.afterwards();
-    return count > 0 ? { HeartbeatLost: count } : {};
+    return { transitions: count > 0 ? { HeartbeatLost: count } : {}, failed };
   }
 }
 
@@ -143,6 +153,26 @@ onEveryDialect('Leases that are over', ({ open }) => {
     all.now = addDays(start, 24);
     expect(await all.lapse({ ids: [laptop.activationId] })).toEqual({ HeartbeatLost: 1 });
     expect(all.said('HeartbeatLost')).toMatchObject([{ activationId: laptop.activationId, dueAt: addDays(start, 24) }]);
+  });
+
+  it('of a license that nobody can read stay due, and keep no other from being said', async () => {
+    const all = await world();
+    const [other, box] = [idOf('lic', 999), idOf('act', 999)];
+    const lease = openLease(issued(stateOf(all.history)), laptop.activationId, undefined, start);
+    await all.in(() => all.ledger.change(box, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId: other, lease, token: null, toldSeq: 0, agentVersion: null } } : undefined)));
+    all.unreadable.here.add(other);
+    all.now = addDays(start, 15);
+    const ids = [box, laptop.activationId, desktop.activationId];
+    expect(await all.lapse({ ids })).toEqual({ HeartbeatLost: 2 });
+    expect([await all.due(), all.logged]).toMatchObject([[box], [{ licenseId: other, activationId: box }]]);
+  });
+
+  it('stay due where the authority could not say it', async () => {
+    const all = await world();
+    all.now = addDays(start, 15);
+    all.unreadable.there.add(laptop.activationId);
+    expect(await all.lapse()).toEqual({ HeartbeatLost: 1 });
+    expect(await all.due()).toEqual([laptop.activationId]);
   });
 
   it('of a revoked license are nobody’s business', async () => {

@@ -4,6 +4,7 @@ import { isLive, openLease, silentFrom, type IssuedLicense } from '@keyledger/do
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { Clock, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { LeaseLedger } from './leases.ts';
 import { VerdictCaches } from './verdict-caches.ts';
@@ -87,22 +88,29 @@ interface Looked {
 /** Looks whether they are still silent, has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
 @Handles(LapseLeases)
 export class LapseCommand {
-  constructor(private readonly databases: StateDatabases, private readonly caches: VerdictCaches, private readonly messages: MessageClient) {}
+  constructor(private readonly databases: StateDatabases, private readonly caches: VerdictCaches, private readonly messages: MessageClient, private readonly log: Log) {}
 
   async execute({ activationIds, until, dryRun }: LapseLeases) {
     const { rows } = await this.databases.here().run<Lease>(
       `select activation_id, license_id, bound_at, lease_ends_at from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
-    const looked = await Promise.all(rows.map((row) => this.#look(row)));
+    const looked = (await Promise.all(rows.map((row) => this.#look(row)))).filter((one) => one !== undefined);
     const lapsed = looked.flatMap(({ id, licenseId, silentFrom: dueAt }) => (dueAt !== undefined && dueAt <= until ? [{ licenseId, activationId: id, dueAt }] : []));
-    const transitions = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : {};
-    if (!dryRun) await this.#note(looked, until);
+    const { transitions, failed } = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : { transitions: {}, failed: [] };
+    if (!dryRun) await this.#note(looked.filter(({ id }) => !failed.includes(id)), until);
     return transitions;
   }
 
-  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, lease_ends_at: endsAt }: Lease): Promise<Looked> {
-    const license = await licenseIn(this.caches, licenseId);
-    const activation = license?.activations.get(id);
-    return { id, licenseId, silentFrom: license && isLive(activation) ? silentFrom(license, activation, { boundAt, endsAt }) : undefined };
+  /** Undefined for one whose license cannot be read: it keeps no other from being looked at, and stays due. Nobody can be, if nobody answers. */
+  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, lease_ends_at: endsAt }: Lease): Promise<Looked | undefined> {
+    try {
+      const license = await licenseIn(this.caches, licenseId);
+      const activation = license?.activations.get(id);
+      return { id, licenseId, silentFrom: license && isLive(activation) ? silentFrom(license, activation, { boundAt, endsAt }) : undefined };
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 503) throw error;
+      this.log.error({ err: error, licenseId, activationId: id }, 'nobody can tell whether this instance is still heard of');
+      return undefined;
+    }
   }
 
   /** A lease that was extended in the meantime says by itself when to look again. */

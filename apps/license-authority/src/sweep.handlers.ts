@@ -2,6 +2,7 @@ import { DueLicenseBacklog, DueLicenses, LoseHeartbeats, SweepLicenses, type Bac
 import { License, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
 import { context, Refusal, runIn, type ErrorCode, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { Projectors } from '@keyledger/read-models';
 import { Licenses } from './streams.ts';
 
@@ -24,36 +25,43 @@ export class DueQueries {
   }
 }
 
-/** Time itself asks, so whoever's license has gone in the meantime is no refusal. */
+/**
+ * Time itself asks, so whoever's license has gone in the meantime is no refusal. And one that cannot be read, or decided, keeps no other from
+ * what is due to it: it is logged, and stays due. Nobody can be, if nobody answers.
+ */
 @Handles(SweepLicenses, LoseHeartbeats)
 export class SweepCommands {
-  constructor(private readonly licenses: Licenses) {}
+  constructor(private readonly licenses: Licenses, private readonly log: Log) {}
 
   async execute(asked: SweepLicenses | LoseHeartbeats) {
     const { now: here } = context();
+    if (asked instanceof LoseHeartbeats) {
+      const said = await Promise.all(asked.instances.map(({ licenseId, activationId, dueAt }) => this.#eventsOf(licenseId, { type: 'LoseHeartbeat', activationId, dueAt }, asked.dryRun, here)));
+      return { transitions: countByType(said), failed: asked.instances.flatMap(({ activationId }, n) => (said[n] ? [] : [activationId])) };
+    }
     // The clocks of two machines differ by a little, and the sweeper has seen this instant.
-    const now = asked instanceof SweepLicenses && asked.until > here ? asked.until : here;
-    const events = await runIn({ ...context(), now }, () => Promise.all(commandsOf(asked).map(([id, command]) => this.#eventsOf(id, command, asked.dryRun, now).catch(noneIfGone))));
-    return countByType(events.flat());
+    const now = asked.until > here ? asked.until : here;
+    return countByType(await runIn({ ...context(), now }, () => Promise.all(asked.licenseIds.map((id) => this.#eventsOf(id, { type: 'Sweep', until: asked.until }, asked.dryRun, now)))));
   }
 
-  #eventsOf(id: LicenseId, command: LicenseCommand, dryRun: boolean, now: Instant): Promise<readonly LicenseEvent[]> {
-    return dryRun ? this.licenses.load(id, (state) => License.decide(state, command, now)) : this.licenses.run(id, command, (_state, _revision, events) => events);
+  /** Undefined where it failed. */
+  async #eventsOf(licenseId: LicenseId, command: LicenseCommand, dryRun: boolean, now: Instant): Promise<readonly LicenseEvent[] | undefined> {
+    try {
+      if (dryRun) return await this.licenses.load(licenseId, (state) => License.decide(state, command, now));
+      return await this.licenses.run(licenseId, command, (_state, _revision, events) => events);
+    } catch (error) {
+      if (error instanceof Refusal && gone.includes(error.code)) return [];
+      if (error instanceof Refusal && error.status === 503) throw error;
+      this.log.error({ err: error, licenseId }, 'what is due of a license could not be said');
+      return undefined;
+    }
   }
 }
-
-const commandsOf = (asked: SweepLicenses | LoseHeartbeats): readonly (readonly [LicenseId, LicenseCommand])[] => (asked instanceof SweepLicenses
-  ? asked.licenseIds.map((id) => [id, { type: 'Sweep', until: asked.until }])
-  : asked.instances.map(({ licenseId, activationId, dueAt }) => [licenseId, { type: 'LoseHeartbeat', activationId, dueAt }]));
 
 const gone: readonly ErrorCode[] = ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'];
-function noneIfGone(error: unknown): readonly LicenseEvent[] {
-  if (error instanceof Refusal && gone.includes(error.code)) return [];
-  throw error;
-}
 
-function countByType(events: readonly { readonly type: string }[]): Record<string, number> {
+function countByType(said: readonly (readonly { readonly type: string }[] | undefined)[]): Record<string, number> {
   const counts: Record<string, number> = {};
-  for (const { type } of events) counts[type] = (counts[type] ?? 0) + 1;
+  for (const { type } of said.flatMap((events) => events ?? [])) counts[type] = (counts[type] ?? 0) + 1;
   return counts;
 }

@@ -40,6 +40,7 @@ export class LapsedLeaseBacklog extends query('activation.lapsed-backlog', dueRa
 export class LapsedLeases extends query('activation.lapsed', { ...dueRange, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.activation, dueAt: instant })) })) {}
 /** Has it said of those that are still silent; answers the events by type. */
 export class LapseLeases extends command('activation.lapse', { activationIds: listOf(ids.activation), until: instant, dryRun: Type.Boolean() }, transitions) {}
+/** Answers the events by type, and of whom nothing can be said, which is logged. */
 export class LoseHeartbeats extends command('license.lose-heartbeats', {
   instances: listOf(Type.Object({ licenseId: ids.license, activationId: ids.activation, dueAt: instant })), dryRun: Type.Boolean(),
-}, transitions) {}
+}, Type.Object({ transitions, failed: listOf(ids.activation) })) {}

@@ -1,0 +1,38 @@
+import { describe, expect, it } from '@jest/globals';
+import { LoseHeartbeats, SweepLicenses } from '@keyledger/contracts';
+import { refuse, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
+import { idOf } from '@keyledger/testing';
+import { SweepCommands } from './sweep.handlers.ts';
+
+const now = '2026-11-21T12:00:00.000Z';
+const [good, unreadable, gone] = [idOf('lic', 1), idOf('lic', 2), idOf('lic', 3)];
+const [box, lost] = [idOf('act', 1), idOf('act', 2)];
+
+/** One license of which something is due, one that cannot be folded, one that is gone. */
+function swept(failure: Error, asked: SweepLicenses | LoseHeartbeats) {
+  const logged: unknown[] = [];
+  const answer = async (id: LicenseId) => {
+    if (id === good) return [{ type: 'LicenseExpired' }];
+    throw id === gone ? refuse('LICENSE_NOT_FOUND') : failure;
+  };
+  const commands = new SweepCommands({ run: answer, load: answer } as never, { error: (told: unknown) => logged.push(told) } as never);
+  return { logged, answered: runIn(systemContext('staging', now), () => commands.execute(asked)) };
+}
+const sweep = (dryRun = false) => Object.assign(new SweepLicenses(), { licenseIds: [unreadable, gone, good], until: now, dryRun });
+
+describe('What is due of many licenses', () => {
+  it.each([false, true])('is said of all but the one that cannot be read, which is named (dry run: %s)', async (dryRun) => {
+    const { answered, logged } = swept(new Error('no such event'), sweep(dryRun));
+    expect(await answered).toEqual({ LicenseExpired: 1 });
+    expect(logged).toMatchObject([{ licenseId: unreadable }]);
+  });
+
+  it('is asked for again when nobody answers', async () => {
+    await expect(swept(refuse('UNAVAILABLE'), sweep()).answered).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  });
+
+  it('names the instances of which nothing could be said', async () => {
+    const instances = [{ licenseId: unreadable, activationId: lost, dueAt: now }, { licenseId: good, activationId: box, dueAt: now }];
+    expect(await swept(new Error('no such event'), Object.assign(new LoseHeartbeats(), { instances, dryRun: false })).answered).toEqual({ transitions: { LicenseExpired: 1 }, failed: [lost] });
+  });
+});
