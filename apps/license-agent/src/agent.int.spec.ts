@@ -258,6 +258,17 @@ describe('A license key', () => {
     expect(await again.license()).toMatchObject({ licenseId: 'lic_2' });
   });
 
+  it('that is configured and was refused is tried at once by Refresh', async () => {
+    bench.vendor.between = () => problem(403, 'LICENSE_SUSPENDED');
+    const box = await bench.start();
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_SUSPENDED'));
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 403, body: { code: 'LICENSE_SUSPENDED' } });
+    bench.vendor.mend();
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 200, body: { status: 'active', keyPrefix: 'KEY-1' } });
+    await pass(5 * 60_000);
+    await box.until(({ problems }) => problems.length === 0);
+  });
+
   it('is never in a log or an answer, but for its beginning', async () => {
     bench.vendor.between = () => problem(404, 'LICENSE_NOT_FOUND');
     const box = await bench.start({ LICENSE_KEY: 'SECRET-KEY-THAT-NOBODY-MAY-SEE' });
@@ -345,6 +356,60 @@ describe('A license file', () => {
     await again.until(({ file }) => file?.checkedAt !== null);
     await pass(5_000);
     expect(await again.license()).toMatchObject({ licenseId: 'lic_3' });
+  });
+
+  it('that is mounted before it is good is taken when it is, and until then changes nothing', async () => {
+    const path = data('license.txt');
+    mkdirSync(data());
+    const { terms } = bench.vendor;
+    writeFileSync(path, await bench.vendor.licenseFile({ license: { ...terms, validationMode: 'offline' } }));
+    const box = await bench.start({ ...byFile, LICENSE_FILE_PATH: path });
+    await box.until(({ status }) => status === 'active');
+    writeFileSync(path, await bench.vendor.licenseFile({ seq: 5, license: { ...terms, validationMode: 'offline', features: { audit: true }, effectiveAt: '2026-07-03T12:00:00.000Z' } }));
+    await pass(5_000);
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_NOT_YET_EFFECTIVE'));
+    await pass(day);
+    expect(await box.license()).toMatchObject({ status: 'active', enforcement: 'FULL', features: { sso: true }, problems: [{ code: 'LICENSE_NOT_YET_EFFECTIVE' }] });
+    await pass(day);
+    await box.until(({ features, problems }) => 'audit' in features && problems.length === 0);
+  });
+
+  it('or a key in it, that was refused is tried again, at once by Refresh, and gives way to what is uploaded meanwhile', async () => {
+    const path = data('license.txt');
+    mkdirSync(data());
+    writeFileSync(path, 'OTHER-KEY\n');
+    const full = () => (bench.vendor.between = () => problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 }));
+    full();
+    const box = await bench.start({ LICENSE_KEY: '', LICENSE_FILE_PATH: path });
+    const tries = () => asked('/license/activate').length;
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'ACTIVATION_LIMIT_EXCEEDED'));
+    for (let n = 0; n < 3; n++) await pass(5_000);
+    expect(tries()).toBe(1);
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ body: { status: 'none', problems: [{ code: 'ACTIVATION_LIMIT_EXCEEDED' }, { code: 'NO_LICENSE' }] } });
+    expect(tries()).toBe(2);
+    bench.vendor.mend();
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 200, body: { status: 'active', keyPrefix: 'OTHER-KE', problems: [] } });
+
+    full();
+    writeFileSync(path, 'THIRD-KEY');
+    await pass(5_000);
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'ACTIVATION_LIMIT_EXCEEDED'));
+    expect(await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_2', validationMode: 'offline' } }))).toMatchObject({ status: 200 });
+    bench.vendor.mend();
+    await pass(10 * 60_000);
+    expect(await box.until(({ problems }) => problems.length === 0)).toMatchObject({ licenseId: 'lic_2', source: 'file' });
+  });
+
+  it('that waits for a seat has it after five minutes', async () => {
+    const path = data('license.txt');
+    mkdirSync(data());
+    writeFileSync(path, 'OTHER-KEY');
+    bench.vendor.between = () => problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 });
+    const box = await bench.start({ LICENSE_KEY: '', LICENSE_FILE_PATH: path });
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'ACTIVATION_LIMIT_EXCEEDED'));
+    bench.vendor.mend();
+    await pass(5 * 60_000);
+    await box.until(({ keyPrefix, problems }) => keyPrefix === 'OTHER-KE' && problems.length === 0);
   });
 
   it('of the license that is there by key adds to it', async () => {

@@ -35,7 +35,10 @@ export class Agent {
   /** One change at a time. */
   #last: Promise<unknown> = Promise.resolve();
   #delivering: Promise<void> | undefined;
-  #file: { readonly hash: string | null; readonly checkedAt: string | null } = { hash: null, checkedAt: null };
+  /** What is mounted, as it was last read. `refused`: beside which license, and when it is tried again (by `mono`). */
+  #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
+  /** The key that is waited for to be good, and beside which license. */
+  #awaited: { readonly key: string; readonly source: Kept['source'] } | null = null;
   #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
 
   static async open(options: AgentOptions): Promise<Agent> {
@@ -104,14 +107,18 @@ export class Agent {
     return this.#exclusively(() => this.#apply(content, dryRun));
   }
 
-  /** Asks whoever can be asked, now. */
+  /** Asks whoever can be asked, now; and tries what waits to be good. */
   refresh(): Promise<LicenseAnswer> {
     return this.#exclusively(async () => {
-      const { source } = this.#kept;
       const { licenseFile } = this.#options.config;
-      if (source?.kind === 'key') await this.#askNow(source.key);
-      else if (licenseFile !== undefined) await this.#poll(licenseFile);
-      else if (!source) throw new Refused('NO_LICENSE');
+      if (licenseFile !== undefined) await this.#poll(licenseFile, { atOnce: true });
+      const { source } = this.#kept;
+      const awaited = this.#awaited?.source === source ? this.#awaited : null;
+      // Beside a license that works, what is wrong with the other is among the problems.
+      if (awaited) await this.#applyKey(awaited.key).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
+      const { source: current } = this.#kept;
+      if (current?.kind === 'key') await this.#askNow(current.key);
+      else if (!current && licenseFile === undefined) throw new Refused('NO_LICENSE');
       return this.answer();
     });
   }
@@ -254,10 +261,12 @@ export class Agent {
     const isConfigured = key === this.#options.config.licenseKey;
     const seen = () => (isConfigured ? this.#holder.keep({ seen: { ...this.#kept.seen, key: hashOf(key) } }) : Promise.resolve());
     let wait: number = retryMs.unreachable[0];
+    this.#awaited = { key, source };
     while (!this.#closed.signal.aborted) {
       const taken = this.#exclusively(async () => {
         if (this.#kept.source === source) await this.#applyKey(key);
         await seen();
+        if (this.#awaited?.key === key) this.#awaited = null;
       });
       const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
       if (!refused) return void this.#problems.delete('key');
@@ -268,24 +277,34 @@ export class Agent {
     }
   }
 
-  /** By content: where files are mounted they change by links, of which nobody is told. What fails is told, and tried again when it changes. */
-  async #poll(path: string): Promise<void> {
+  /**
+   * By content: where files are mounted they change by links, of which nobody is told. What fails is told, and tried again like a key that is
+   * configured: a renewal may be early, a clock late, a seat taken. Until it is taken, or something else is.
+   */
+  async #poll(path: string, { atOnce = false } = {}): Promise<void> {
     const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
-    if (text === undefined) return void (this.#file = { ...this.#file, hash: null });
+    if (text === undefined) return void (this.#file = { ...this.#file, hash: null, refused: null });
     const hash = hashOf(text);
     const isKnown = hash === this.#file.hash;
-    this.#file = { hash, checkedAt: new Date(this.#holder.now).toISOString() };
-    if (isKnown) return;
-    if (hash === this.#kept.seen.file) return void this.#problems.delete('file');
+    const refused = isKnown ? this.#file.refused : null;
+    this.#file = { hash, checkedAt: new Date(this.#holder.now).toISOString(), refused };
+    const { mono } = this.#options.clock.read();
+    const { source } = this.#kept;
+    const gaveWay = refused !== null && refused.source !== source;
+    if (refused ? !gaveWay && !atOnce && mono < refused.retryAt : isKnown) return;
     try {
-      if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'Too large for a license');
-      await this.#apply(text, false);
-      await this.#holder.keep({ seen: { ...this.#kept.seen, file: hash } });
+      if (hash !== this.#kept.seen.file) {
+        if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'Too large for a license');
+        if (!gaveWay) await this.#apply(text, false);
+        await this.#holder.keep({ seen: { ...this.#kept.seen, file: hash } });
+      }
       this.#problems.delete('file');
+      this.#file = { ...this.#file, refused: null };
     } catch (error) {
       const { code, message, members } = this.#refused(error);
       this.#report('file', code, `${path}: ${message}${typeof members['reason'] === 'string' ? ` (${members['reason']})` : ''}`);
-      if (code === 'NO_OUTBOUND_ACCESS' || code === 'STORAGE_FAILED') this.#file = { ...this.#file, hash: null };
+      const isSoon = code === 'NO_OUTBOUND_ACCESS' || code === 'STORAGE_FAILED';
+      this.#file = { ...this.#file, refused: { source, retryAt: isSoon ? mono : mono + retryMs.refused } };
     }
   }
 
