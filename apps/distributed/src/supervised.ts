@@ -55,7 +55,8 @@ export class Supervised {
   #start(): void {
     const { args, env, title, say } = this.#command;
     let readyAt = Infinity;
-    const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    // In a process group of its own: Ctrl-C reaches this process only, which ends them in their order.
+    const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
     this.#child = child;
     running.add(child);
     for (const stream of [child.stdout, child.stderr]) {

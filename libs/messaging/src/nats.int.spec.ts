@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { createServer, type AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { Query } from '@nestjs/cqrs';
 import { runIn, systemClock, systemContext } from '@keyledger/kernel';
@@ -90,6 +92,30 @@ describeWith('nats', 'Messages between processes', (server) => {
   it('lets in nobody without the password', async () => {
     const { host } = new URL(server().url);
     for (const url of [`nats://${host}`, `nats://keyledger:wrong@${host}`]) await expect(NatsTransport.connect({ url })).rejects.toThrow(/authorization/i);
+  });
+
+  it('says so when it is refused for good by a server that had let it in: it would never come back', async () => {
+    let connections = 0;
+    const strict = createServer((socket) => {
+      const isLetIn = ++connections === 1;
+      socket.on('error', () => undefined).write(`INFO ${JSON.stringify({ server_id: 'x', version: '2.11.0', proto: 1, max_payload: 1_000_000, headers: true, auth_required: true })}\r\n`);
+      socket.on('data', (data) => {
+        if (!data.includes('PING')) return;
+        if (isLetIn) return void socket.write('PONG\r\n');
+        socket.end("-ERR 'Authorization Violation'\r\n");
+      });
+      if (isLetIn) setTimeout(() => socket.destroy(), 100);
+    }).listen(0, '127.0.0.1');
+    await once(strict, 'listening');
+    const refused = Promise.withResolvers<void>();
+    const transport = await NatsTransport.connect({
+      url: `nats://keyledger:old@127.0.0.1:${(strict.address() as AddressInfo).port}`, onStatus: (status) => void (status === 'refused' && refused.resolve()),
+    });
+    expect(transport.tooLowALimit).toBe(1_000_000);
+    await refused.promise;
+    expect(transport.isConnected).toBe(false);
+    await expect(ask(transport)).rejects.toEqual(unavailable);
+    strict.close();
   });
 
   it('answers with a refusal what is too large for the server', async () => {

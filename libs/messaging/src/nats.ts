@@ -11,12 +11,17 @@ export interface NatsOptions {
   readonly name?: string;
   /** How long `close` waits for what is being handled. */
   readonly drainLimitMs?: number;
-  readonly onStatus?: (status: 'connected' | 'disconnected') => void;
+  /** `refused`: the server knows this user no more. The connection does not come back by itself; a new one may be let in. */
+  readonly onStatus?: (status: 'connected' | 'disconnected' | 'refused') => void;
 }
 
 /** A server that is silent is taken for gone after 1 to 1.5 s; what waits for it is refused then, whatever its own time limit. */
 const heartbeat = { pingInterval: 500, maxPingOut: 2 } as const;
 const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100, waitOnFirstConnect: true } as const;
+/** A server of several that is not there any more does not hold up the way to the next. */
+const DIAL_WITHIN_MS = 2_000;
+/** A hundred licenses, as large as they may be. */
+const LARGEST_MESSAGE = 8_000_000;
 const NO_RESPONDERS = 503;
 
 interface Pending extends Part {
@@ -48,7 +53,7 @@ export class NatsTransport implements Transport {
 
   /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong. */
   static async connect({ url, name, drainLimitMs = 10_000, onStatus }: NatsOptions): Promise<NatsTransport> {
-    const connection = await connect({ ...addressOf(url), ...heartbeat, ...reconnect, ...(name && { name }), noAsyncTraces: true });
+    const connection = await connect({ ...addressOf(url), ...heartbeat, ...reconnect, timeout: DIAL_WITHIN_MS, ...(name && { name }), noAsyncTraces: true });
     return new NatsTransport(connection, drainLimitMs, onStatus);
   }
 
@@ -61,6 +66,12 @@ export class NatsTransport implements Transport {
 
   get isConnected(): boolean {
     return this.#connected;
+  }
+
+  /** The server's own limit in bytes, where that is too low for the largest answers; they are refused with INTERNAL then. */
+  get tooLowALimit(): number | undefined {
+    const limit = this.#connection.info?.max_payload ?? LARGEST_MESSAGE;
+    return limit < LARGEST_MESSAGE ? limit : undefined;
   }
 
   request(subject: string, request: Envelope, timeoutMs: number): Promise<Envelope> {
@@ -169,6 +180,11 @@ export class NatsTransport implements Transport {
       if (!this.#connected) this.#refuseAll();
       onStatus?.(this.#connected ? 'connected' : 'disconnected');
     }
+    // The client gives up only where it is refused by name, twice.
+    if (this.#state !== 'open') return;
+    this.#connected = false;
+    this.#refuseAll();
+    onStatus?.('refused');
   }
 }
 

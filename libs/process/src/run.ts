@@ -1,18 +1,29 @@
 /** Says a line to whoever started the process. */
 export const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
-/** Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. What goes wrong at either end is said in one line, and the process ends with 1. */
+/** Says why, and ends the process; whoever looks after it starts it again. */
+export function fail(line: string): never {
+  process.stderr.write(`${line}\n`);
+  process.exit(1);
+}
+
+/** One Ctrl-C comes as several signals: the terminal's own, npm's, and that of whoever started this process. */
+const ONE_REQUEST_MS = 2_000;
+
+/**
+ * Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. What goes wrong at either end is said
+ * in one line, and the process ends with 1. Who asks again later does not want to wait: it ends at once, with 1.
+ */
 export async function runUntilStopped(name: string, start: () => Promise<{ close(): Promise<void> }>): Promise<void> {
-  const fail = (what: string) => (error: unknown) => {
-    process.stderr.write(`${name} cannot ${what}: ${error instanceof Error ? error.message : String(error)}\n`);
-    process.exit(1);
-  };
+  const cannot = (what: string) => (error: unknown) => fail(`${name} cannot ${what}: ${error instanceof Error ? error.message : String(error)}`);
   let running: { close(): Promise<void> } | undefined;
+  let askedAt: number | undefined;
   const stop = () => {
-    process.off('SIGINT', stop).off('SIGTERM', stop);
+    if (askedAt !== undefined) return performance.now() - askedAt < ONE_REQUEST_MS ? undefined : process.exit(1);
+    askedAt = performance.now();
     if (!running) process.exit(1);
-    running.close().then(() => process.exit(), fail('stop'));
+    running.close().then(() => process.exit(), cannot('stop'));
   };
   process.on('SIGINT', stop).on('SIGTERM', stop);
-  running = await start().catch(fail('start'));
+  running = await start().catch(cannot('start'));
 }

@@ -2,7 +2,7 @@ import { NatsTransport } from '@keyledger/messaging';
 import { processConfig, type ProcessConfig } from './config.ts';
 import { serveHealth } from './health-server.ts';
 import { openHost, type Host } from './host.ts';
-import { runUntilStopped, say } from './run.ts';
+import { fail, runUntilStopped, say } from './run.ts';
 
 /** A part of the product as a process of its own: on NATS, with health and metrics; says when it is ready. */
 export function runService(name: string, begin: (host: Host) => Promise<Part>, config: ProcessConfig = processConfig()): Promise<void> {
@@ -11,9 +11,13 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>, c
     let host: Host | undefined;
     const transport = await NatsTransport.connect({
       url: config.natsUrl, name,
-      onStatus: (status) => host?.log[status === 'connected' ? 'info' : 'warn'](`NATS ${status}`),
+      onStatus: (status) => {
+        if (status === 'refused') fail(`${name} is refused by the NATS server, and ends: it can be let in when it is started again`);
+        host?.log[status === 'connected' ? 'info' : 'warn'](`NATS ${status}`);
+      },
     });
     host = await openHost(name, config, transport);
+    if (transport.tooLowALimit) host.log.warn(`The NATS server takes messages of ${transport.tooLowALimit} bytes at most: long lists will fail. Set its max_payload to 8MB`);
     host.health.add('ready', 'NATS', () => {
       if (!transport.isConnected) throw new Error('The NATS server does not answer');
     });

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { LicenseView, OrderView, PlanView, ProductView, Verdict } from '@keyledger/contracts';
 import { Pool, type Dispatcher } from 'undici';
@@ -226,7 +227,7 @@ export class Product {
     return this.#end('SIGKILL');
   }
 
-  /** Lets it finish what it is doing. */
+  /** Lets it finish what it is doing. It is asked as by a Ctrl-C under npm, which passes on what the terminal has said already. */
   async terminate(): Promise<void> {
     const child = this.#child;
     await this.#end('SIGTERM');
@@ -281,10 +282,17 @@ export class Product {
     this.#child = undefined;
     const closed = child.exitCode === null && child.signalCode === null ? once(child, 'close') : undefined;
     if (signal === 'SIGKILL') killAll(child);
-    else child.kill(signal);
+    else void ask(child);
     const pools = this.#pools;
     this.#pools = [];
     await Promise.all([closed, ...pools.map((pool) => pool.destroy())]);
+  }
+}
+
+async function ask(child: ChildProcess): Promise<void> {
+  for (let time = 0; time < 10 && child.exitCode === null && child.signalCode === null; time++) {
+    child.kill(time === 0 ? 'SIGTERM' : 'SIGINT');
+    await sleep(20);
   }
 }
 
