@@ -89,6 +89,33 @@ describe('An agent with a license key', () => {
     await until(() => asked('/stream/ack').length === 1);
   });
 
+  it('sends heartbeats more often than the license wants, if it is told so; not more rarely', async () => {
+    for (const [LICENSE_HEARTBEAT_INTERVAL, slept] of [['10m', 600_000], ['1d', 3_600_000]] as const) {
+      bench.clock.slept.length = 0;
+      const box = await activated({ LICENSE_HEARTBEAT_INTERVAL });
+      await until(() => bench.clock.slept.some((ms) => ms >= slept * 0.8 && ms <= slept * 1.2));
+      await box.close();
+    }
+  });
+
+  it('asks without heartbeats, if it is told so, and sends them all the same for a license that lives by them', async () => {
+    const box = await activated({ LICENSE_MODE: 'online', LICENSE_KEY: 'OTHER-KEY' });
+    const before = asked('/license/validate').length;
+    for (let n = 0; n < 2; n++) await pass(hour);
+    await until(() => asked('/license/validate').length >= before + 2);
+    expect(asked('/heartbeat')).toEqual([]);
+    expect(await box.license()).toMatchObject({ lastValidationAt: '2026-07-01T14:00:00.000Z' });
+    bench.vendor.terms = { ...bench.vendor.terms, validationMode: 'heartbeat' };
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200 });
+    await until(() => asked('/heartbeat').length === 1);
+  });
+
+  it('asks nobody where it works offline, though there is a server', async () => {
+    const box = await bench.start({ LICENSE_KEY: '', LICENSE_MODE: 'offline' });
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 409, body: { code: 'NO_SERVER' } });
+    expect(bench.vendor.asked).toEqual([]);
+  });
+
   it('shows what the vendor tells, and acknowledges it once', async () => {
     bench.vendor.directives = [{ id: 'dir_1', kind: 'message', payload: { text: 'Maintenance on Sunday' }, issuedAt: '2026-07-01T11:00:00.000Z' }];
     const box = await activated();
@@ -161,6 +188,13 @@ describe('Without contact', () => {
     expect(await box.until(({ enforcement }) => enforcement === 'LOCKED')).toMatchObject({ status: 'locked', runtimeState: 'restricted', code: 'HEARTBEAT_OVERDUE', offlineGraceSeconds: 0 });
     bench.vendor.mend();
     expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 200, body: { status: 'active', enforcement: 'FULL', problems: [] } });
+  });
+
+  it('for fewer days, if it is told so; never for more', async () => {
+    const box = await activated({ LICENSE_OFFLINE_GRACE_DAYS: '2' });
+    expect(await box.license()).toMatchObject({ offlineGraceEndsAt: '2026-07-03T12:00:00.000Z' });
+    await box.close();
+    expect(await (await bench.start({ LICENSE_OFFLINE_GRACE_DAYS: '100' })).license()).toMatchObject({ offlineGraceEndsAt: '2026-07-15T12:00:00.000Z' });
   });
 
   it.each([['an hour', hour], ['a day', day], ['thirteen days', 13 * day], ['sixty days', 60 * day]])('a clock that is set back by %s, and a state put back with it, lengthen nothing', async (_name, back) => {
@@ -320,6 +354,16 @@ describe('A license file', () => {
     expect(await id.put(text)).toMatchObject({ status: 409, body: { code: 'DEPLOYMENT_MISMATCH' } });
     const right = await bench.start({ ...byFile, LICENSE_DEPLOYMENT_MODE: 'cloud', LICENSE_DEPLOYMENT_ID: 'dep-1', AGENT_DATA_DIR: data('third') });
     expect(await right.put(text)).toMatchObject({ status: 200 });
+  });
+
+  it('or a key of another product is refused where it is known which one it must be for', async () => {
+    const box = await bench.start({ LICENSE_KEY: '', LICENSE_PRODUCT_ID: 'prd_1' });
+    const file = (productId: string) => bench.vendor.licenseFile({ license: { ...bench.vendor.terms, productId, validationMode: 'offline' } });
+    for (const query of ['', '?dry-run=all']) expect(await box.put(await file('prd_2'), query)).toMatchObject({ status: 409, body: { code: 'PRODUCT_MISMATCH' } });
+    bench.vendor.verdict = { valid: false, code: 'PRODUCT_MISMATCH', reasons: ['PRODUCT_MISMATCH'], enforcement: 'LOCKED' };
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 409, body: { code: 'PRODUCT_MISMATCH' } });
+    expect(asked('/license/validate')[0]?.body).toMatchObject({ productId: 'prd_1' });
+    expect(await box.put(await file('prd_1'))).toMatchObject({ status: 200, body: { productId: 'prd_1' } });
   });
 
   it('is found where it is mounted, by its content, also behind links that are swapped', async () => {

@@ -13,10 +13,9 @@ import { licensePart } from './view.ts';
 
 type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
 
-const pollMs = 5_000;
 /** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
 const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
-const deliverMs = 60_000;
+const [deliverMs, hourMs] = [60_000, 3_600_000];
 /** The server takes no readings from further away. */
 const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
@@ -67,12 +66,13 @@ export class Agent {
 
   /** From now on it looks after its license by itself, until `close`. */
   start(): void {
-    const { config: { licenseKey, licenseFile } } = this.#options;
+    const { config: { licenseKey, licenseFile, filePollMs, mode, heartbeatMs = hourMs } } = this.#options;
     const { source, seen } = this.#kept;
     if (source?.kind === 'key' && this.#license.instanceId !== null) this.#keepInTouch();
     else if (source?.kind === 'key') void this.#acquire(source.key);
     if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
-    if (licenseFile !== undefined) void this.#every(pollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
+    if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
+    if (mode === 'online') void this.#every(heartbeatMs, () => this.#askWithoutHeartbeat());
     void this.#every(deliverMs, () => this.#deliver());
     void this.#every(deliverMs, () => this.#exclusively(() => this.#holder.meter([])));
   }
@@ -214,6 +214,7 @@ export class Agent {
       const current = this.#kept.source ? await this.#license.verifyOffline(text) : undefined;
       const isOther = !current || (!current.ok && current.reason === 'WRONG_SUBJECT');
       const result = isOther ? await candidate.install(text) : current;
+      if (!result.ok && result.reason === 'WRONG_AUDIENCE') throw new Refused('PRODUCT_MISMATCH');
       if (!result.ok) throw new Refused('LICENSE_FILE_REFUSED', result.detail, { reason: result.reason });
       this.#mustBeForHere(result.file.license);
       const judgement = isOther || this.#kept.source?.kind === 'file' ? judgedByFile(result.judgement, result.file.license, this.#kept.firstSeen[result.file.license.id], []) : result.judgement;
@@ -317,9 +318,20 @@ export class Agent {
     return new Refused('INTERNAL');
   }
 
+  /** A license that wants heartbeats, or whose seats float, ends without them. */
   #keepInTouch(): void {
-    this.#license.heartbeat.start();
+    const { mode, heartbeatMs } = this.#options.config;
+    const { validationMode, seats, heartbeatIntervalSeconds = 3600 } = this.#license.terms ?? {};
+    const interval = heartbeatMs === undefined ? 'server' : Math.min(heartbeatMs, heartbeatIntervalSeconds * 1000);
+    if (mode !== 'online' || validationMode === 'heartbeat' || seats === 'floating') this.#license.heartbeat.start({ interval });
     this.#license.changes.start();
+  }
+
+  async #askWithoutHeartbeat(): Promise<void> {
+    const license = this.#license;
+    if (this.#kept.source?.kind !== 'key' || license.instanceId === null || license.heartbeat.isRunning) return;
+    await license.validate();
+    if (license === this.#license) this.#keepInTouch();
   }
 
   async #askNow(key: string): Promise<void> {

@@ -20,7 +20,7 @@ describe('The configuration', () => {
   it('needs a root, and has a default for everything else', () => {
     expect(agentConfig(least)).toEqual({
       host: '127.0.0.1', port: 7443, token: undefined, dataDir: './agent-data', tls: undefined, server: undefined, environment: 'production', roots: [jwk], licenseKey: undefined, licenseFile: undefined,
-      machineId: undefined, deploymentId: undefined, deploymentMode: undefined, proxy: undefined, logLevel: 'info', productName: 'API Platform', style: '',
+      machineId: undefined, deploymentId: undefined, deploymentMode: undefined, product: undefined, mode: 'heartbeat', heartbeatMs: undefined, filePollMs: 5_000, offlineGraceDays: undefined, proxy: undefined, logLevel: 'info', productName: 'API Platform', style: '',
     });
   });
 
@@ -44,8 +44,17 @@ describe('The configuration', () => {
     [{ ...least, AGENT_TOKEN_FILE: '/nowhere' }, 'AGENT_TOKEN_FILE: /nowhere cannot be read'], [{ ...least, AGENT_TOKEN_FILE: file('empty', ' \n') }, 'is empty'],
     [{ ...least, KEYLEDGER_SERVER_URL: 'licenses.example' }, 'KEYLEDGER_SERVER_URL must be a URL'], [{ ...least, HTTPS_PROXY: 'socks5://user:hidden@proxy' }, 'HTTPS_PROXY must be a URL'],
     [{ ...least, LICENSE_KEY: 'KEY-1' }, 'KEYLEDGER_SERVER_URL must be set'], [{ ...least, LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of'],
+    [{ ...least, LICENSE_MODE: 'sometimes' }, 'LICENSE_MODE must be one of heartbeat, online, offline'], [{ ...least, LICENSE_MODE: 'offline', LICENSE_KEY: 'KEY-1', KEYLEDGER_SERVER_URL: 'https://a' }, 'LICENSE_MODE is offline'],
+    [{ ...least, LICENSE_HEARTBEAT_INTERVAL: '5s' }, 'LICENSE_HEARTBEAT_INTERVAL must be a time from 10s to 1d'], [{ ...least, LICENSE_HEARTBEAT_INTERVAL: '2d' }, 'LICENSE_HEARTBEAT_INTERVAL'], [{ ...least, LICENSE_FILE_POLL_INTERVAL: 'soon' }, 'LICENSE_FILE_POLL_INTERVAL'],
+    [{ ...least, LICENSE_FILE_POLL_INTERVAL: '0' }, 'LICENSE_FILE_POLL_INTERVAL'], [{ ...least, LICENSE_OFFLINE_GRACE_DAYS: '-1' }, 'LICENSE_OFFLINE_GRACE_DAYS must be a whole number of days'],
   ])('names what is wrong: %#', (env, why) => {
     expect(() => agentConfig(env)).toThrow(why);
+  });
+
+  it('takes times with their unit, seconds without', () => {
+    expect(agentConfig({ ...least, LICENSE_HEARTBEAT_INTERVAL: '10m', LICENSE_FILE_POLL_INTERVAL: '30', LICENSE_OFFLINE_GRACE_DAYS: '3', LICENSE_MODE: 'online', LICENSE_PRODUCT_ID: 'prd_1' }))
+      .toMatchObject({ heartbeatMs: 600_000, filePollMs: 30_000, offlineGraceDays: 3, mode: 'online', product: 'prd_1' });
+    expect(agentConfig({ ...least, LICENSE_MODE: 'offline', KEYLEDGER_SERVER_URL: 'https://licenses.example' })).toMatchObject({ server: undefined });
   });
 
   it('repeats no secret in what it says', () => {

@@ -20,6 +20,15 @@ export interface AgentConfig {
   readonly machineId: string | undefined;
   readonly deploymentId: string | undefined;
   readonly deploymentMode: string | undefined;
+  /** Id of the product that the license must be for. */
+  readonly product: string | undefined;
+  /** `online`: the server is asked, and heartbeats are sent only for licenses that live by them. `offline`: nobody is asked, whatever server there is. */
+  readonly mode: (typeof modes)[number];
+  /** Undefined: as the license says. It can only be more often. */
+  readonly heartbeatMs: number | undefined;
+  readonly filePollMs: number;
+  /** Makes the signed offline grace shorter, never longer. */
+  readonly offlineGraceDays: number | undefined;
   readonly proxy: { readonly url: string; readonly except: string } | undefined;
   /** What the page says that it manages the license of, and CSS of the host that follows the page's own. */
   readonly productName: string;
@@ -27,6 +36,7 @@ export interface AgentConfig {
   readonly logLevel: (typeof levels)[number];
 }
 
+const modes = ['heartbeat', 'online', 'offline'] as const;
 const levels = ['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const;
 
 export class BadConfig extends Error {
@@ -38,19 +48,23 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   const host = given('AGENT_HOST') ?? '127.0.0.1';
   const tls = tlsOf(given('AGENT_TLS_CERT'), given('AGENT_TLS_KEY'));
   if (!tls && !isLoopback(host)) throw new BadConfig(`AGENT_HOST is ${host}, which others can reach: set AGENT_TLS_CERT and AGENT_TLS_KEY, or 127.0.0.1`);
-  const logLevel = levels.find((level) => level === (given('LOG_LEVEL') ?? 'info'));
-  if (!logLevel) throw new BadConfig(`LOG_LEVEL must be one of ${levels.join(', ')}`);
+  const logLevel = oneOf(levels, 'LOG_LEVEL', given('LOG_LEVEL') ?? 'info');
+  const mode = oneOf(modes, 'LICENSE_MODE', given('LICENSE_MODE') ?? 'heartbeat');
   const token = given('AGENT_TOKEN');
   if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) throw new BadConfig('AGENT_TOKEN must be of printable letters without blanks');
   const licenseKey = given('LICENSE_KEY');
-  const server = urlOf('KEYLEDGER_SERVER_URL', given('KEYLEDGER_SERVER_URL'));
+  if (licenseKey !== undefined && mode === 'offline') throw new BadConfig('LICENSE_MODE is offline: LICENSE_KEY is good for nothing where nobody is asked');
+  const url = urlOf('KEYLEDGER_SERVER_URL', given('KEYLEDGER_SERVER_URL'));
+  const server = mode === 'offline' ? undefined : url;
   if (licenseKey !== undefined && server === undefined) throw new BadConfig('KEYLEDGER_SERVER_URL must be set: LICENSE_KEY is good for nothing without a server');
   const proxy = urlOf('HTTPS_PROXY', given('HTTPS_PROXY'));
   return {
     host, port: portOf(given('AGENT_PORT') ?? '7443'), token, dataDir: given('AGENT_DATA_DIR') ?? './agent-data', tls, server,
     environment: given('KEYLEDGER_ENVIRONMENT') ?? 'production', roots: rootsOf(given('KEYLEDGER_ROOT_PUBLIC_KEY')),
     licenseKey, licenseFile: given('LICENSE_FILE_PATH'), machineId: given('LICENSE_MACHINE_ID'),
-    deploymentId: given('LICENSE_DEPLOYMENT_ID'), deploymentMode: given('LICENSE_DEPLOYMENT_MODE'),
+    deploymentId: given('LICENSE_DEPLOYMENT_ID'), deploymentMode: given('LICENSE_DEPLOYMENT_MODE'), product: given('LICENSE_PRODUCT_ID'), mode,
+    heartbeatMs: msOf('LICENSE_HEARTBEAT_INTERVAL', given('LICENSE_HEARTBEAT_INTERVAL'), 10_000), filePollMs: msOf('LICENSE_FILE_POLL_INTERVAL', given('LICENSE_FILE_POLL_INTERVAL'), 1_000) ?? 5_000,
+    offlineGraceDays: daysOf('LICENSE_OFFLINE_GRACE_DAYS', given('LICENSE_OFFLINE_GRACE_DAYS')),
     proxy: proxy === undefined ? undefined : { url: proxy, except: given('NO_PROXY') ?? '' }, productName: given('AGENT_PRODUCT_NAME') ?? 'API Platform',
     style: given('AGENT_STYLE') ?? '', logLevel,
   };
@@ -88,6 +102,28 @@ function portOf(text: string): number {
   const port = Number(text);
   if (!/^\d+$/.test(text) || port > 65_535) throw new BadConfig(`AGENT_PORT must be a port number, not "${text}"`);
   return port;
+}
+
+function oneOf<T extends string>(values: readonly T[], name: string, text: string): T {
+  const value = values.find((one) => one === text);
+  if (value === undefined) throw new BadConfig(`${name} must be one of ${values.join(', ')}`);
+  return value;
+}
+
+const units: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `5s`, `10m`, `1h`, at most a day; a bare number is seconds. */
+function msOf(name: string, text: string | undefined, leastMs: number): number | undefined {
+  if (text === undefined) return undefined;
+  const [, count = '', unit = 's'] = /^(\d+)([smhd])?$/.exec(text) ?? [];
+  const ms = count === '' ? NaN : Number(count) * (units[unit] ?? NaN);
+  if (!(ms >= leastMs && ms <= 86_400_000)) throw new BadConfig(`${name} must be a time from ${leastMs / 1000}s to 1d, like 30s or 2h, not "${text}"`);
+  return ms;
+}
+
+function daysOf(name: string, text: string | undefined): number | undefined {
+  if (text !== undefined && !/^\d{1,4}$/.test(text)) throw new BadConfig(`${name} must be a whole number of days, not "${text}"`);
+  return text === undefined ? undefined : Number(text);
 }
 
 /** Not repeated in the message: a proxy's may have a password in it. */

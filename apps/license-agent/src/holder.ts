@@ -15,7 +15,7 @@ export interface Logger {
 }
 
 export interface AgentOptions {
-  readonly config: Pick<AgentConfig, 'dataDir' | 'server' | 'environment' | 'roots' | 'licenseKey' | 'licenseFile' | 'deploymentId' | 'deploymentMode' | 'proxy'>;
+  readonly config: Pick<AgentConfig, 'dataDir' | 'server' | 'environment' | 'roots' | 'licenseKey' | 'licenseFile' | 'deploymentId' | 'deploymentMode' | 'product' | 'mode' | 'heartbeatMs' | 'filePollMs' | 'offlineGraceDays' | 'proxy'>;
   /** Of the machine, hashed. */
   readonly fingerprint: string;
   readonly clock: Clock;
@@ -165,9 +165,9 @@ export class Holder {
 }
 
 function openLicense({ config, fingerprint, clock, fetch, log }: AgentOptions, source: Kept['source'], store: Store, after: number): Promise<License> {
-  const { roots, environment, server, deploymentId, deploymentMode } = config;
+  const { roots, environment, server, deploymentId, deploymentMode, product, offlineGraceDays } = config;
   return License.open({
-    roots, environment, fingerprint, clock, fetch, store, after, version: agentVersion, attempts: 2, logger: { warn: (message, details) => log.warn(details ?? {}, message) },
+    roots, environment, product, offlineGraceDays, fingerprint, clock, fetch, store, after, version: agentVersion, attempts: 2, logger: { warn: (message, details) => log.warn(details ?? {}, message) },
     ...(source?.kind === 'key' && { key: source.key, server, deploymentId, deploymentMode }),
   });
 }
