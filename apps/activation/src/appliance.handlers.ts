@@ -117,23 +117,31 @@ export class Heartbeats {
     const { licenseId, activationId, licenseKey: _, ...says } = heartbeat;
     if (!isId('act', activationId)) throw refuse('INSTANCE_NOT_FOUND');
     const said = this.keyrings.here().hmac('heartbeat', JSON.stringify(says));
-    await this.#count(heartbeat);
     try {
       const { answer, recovered } = await this.leases.change(activationId, (kept, isCertain) => this.#look(heartbeat, said, kept, isCertain));
       if (recovered) await this.#recovered(licenseId, activationId);
-      return answer;
+      const usageRefused = await this.#count(heartbeat, answer);
+      return usageRefused.length > 0 ? { ...answer, usageRefused } : answer;
     } catch (error) {
       if (error instanceof Refusal && error.members['conflict']) this.#conflict(licenseId, activationId);
       throw error;
     }
   }
 
-  /** Before anything is answered, so that the box sends it again until it is counted. It counts once, however often it comes. */
-  async #count(heartbeat: Heartbeat): Promise<void> {
-    const { licenseId, activationId: instanceId, usage: records } = heartbeat;
-    if (!records?.length) return;
-    await licenseOf(this.caches, heartbeat);
-    await this.messages.send(RecordUsage, { licenseId, instanceId, records });
+  /**
+   * Ids of what does not count: nothing of a box that the activation has been moved away from. What a box has read never decides what it is told;
+   * only while nobody can count it goes without its answer, to send it all again: the heartbeat is the same one then, and a record counts once.
+   */
+  async #count({ licenseId, activationId: instanceId, usage: records }: Heartbeat, { state }: HeartbeatAnswer): Promise<readonly string[]> {
+    if (!records?.length) return [];
+    const all = records.map(({ id }) => id);
+    if (state === 'rebound') return all;
+    try {
+      return (await this.messages.send(RecordUsage, { licenseId, instanceId, records })).refused;
+    } catch (error) {
+      if (error instanceof Refusal && error.status !== 503) return all;
+      throw error;
+    }
   }
 
   async #look(heartbeat: Heartbeat, said: string, kept: Kept | undefined, isCertain: boolean): Promise<Step<{ answer: HeartbeatAnswer; recovered: boolean }> | undefined> {

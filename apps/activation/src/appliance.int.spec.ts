@@ -19,6 +19,9 @@ class World {
   now: Instant = start;
   history: Story<LicenseEvent> = sold;
   signs = true;
+  /** What the metering does not count; or why it counts nothing at all. */
+  refused: readonly string[] = [];
+  meteringSays: 'INSTANCE_NOT_FOUND' | undefined;
   readonly signed: { type: string; counter?: number }[] = [];
   readonly sent: string[] = [];
   readonly noticed: string[] = [];
@@ -67,6 +70,8 @@ class World {
     if (this.unreachable.has(subject)) throw refuse('UNAVAILABLE');
     this.sent.push(subject);
     if (subject === 'license.bind-appliance') return { activationId: laptop.activationId, created: false };
+    if (subject === 'usage.record' && this.meteringSays) throw refuse(this.meteringSays);
+    if (subject === 'usage.record') return { refused: this.refused };
     if (subject !== 'signing.leases') return null;
     if (!this.signs) throw refuse('UNAVAILABLE');
     return { tokens: (fields.leases ?? []).map(({ counter }) => `lease ${this.signed.push({ type: 'lease', counter })}`) };
@@ -233,6 +238,33 @@ onEveryDialect('A heartbeat', ({ open }) => {
     all.unreachable.clear();
     expect(await process.beat(1, { usage })).toMatchObject({ state: 'active' });
     expect(all.sent.filter((subject) => subject === 'usage.record')).toHaveLength(1);
+  });
+
+  it('is answered by what the license says, whatever usage came along', async () => {
+    const all = await world();
+    const process = all.process();
+    const usage = [{ id: 'r1', meter: 'cores', value: 4, at: start }, { id: 'r2', meter: 'cores', value: 4, at: addDays(start, 1) }];
+    all.refused = ['r2'];
+    const answer = await process.beat(1, { usage });
+    expect(answer).toMatchObject({ state: 'active', token: 'lease 1', usageRefused: ['r2'] });
+    expect(JSON.stringify(await process.beat(1, { usage }))).toBe(JSON.stringify(answer));
+    all.refused = [];
+    expect(await process.beat(2, { usage })).not.toHaveProperty('usageRefused');
+    all.meteringSays = 'INSTANCE_NOT_FOUND';
+    all.happens(revoke());
+    expect(await process.beat(3, { usage })).toMatchObject({ state: 'revoked', enforcement: 'LOCKED', token: 'verdict 2', usageRefused: ['r1', 'r2'] });
+  });
+
+  it('that is refused, or of a box that has been moved, counts nothing', async () => {
+    const all = await world();
+    const process = all.process();
+    const usage = [{ id: 'r1', meter: 'cores', value: 4, at: start }];
+    await process.beat(5);
+    expect(await refusalOf(process.beat(4, { usage }))).toMatchObject({ code: 'STALE_SEQUENCE' });
+    expect(await refusalOf(process.beat(6, { usage, fingerprint: 'fp-stranger' }))).toMatchObject({ code: 'FINGERPRINT_MISMATCH' });
+    all.happens(rebind('fp-new', laptop));
+    expect(await process.beat(6, { usage })).toMatchObject({ state: 'rebound', usageRefused: ['r1'] });
+    expect(all.sent).not.toContain('usage.record');
   });
 
   it('of a box that has been moved leaves the new one\'s row alone', async () => {

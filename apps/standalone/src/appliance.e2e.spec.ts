@@ -176,6 +176,8 @@ describe('An appliance', () => {
     const over = await replacement.beat();
     expect({ ...over, type: typeOf(over.token) }).toMatchObject({ state: 'revoked', enforcement: 'LOCKED', type: 'kl-verdict+jwt' });
     expect(await replacement.beat({ seq: replacement.seq })).toEqual(over);
+    const usage = [good.serverTime, new Date().toISOString()].map((at, n) => ({ id: `reading ${n}`, meter: 'cores', value: 1, at }));
+    expect(await replacement.beat({ usage })).toMatchObject({ state: 'revoked', enforcement: 'LOCKED', usageRefused: ['reading 1'] });
     expect((await box.beat()).enforcement).toBe('LOCKED');
     expect(await typesOf(license)).toEqual(['LicenseIssued', 'InstanceActivated', 'LicenseSuspended', 'LicenseUnsuspended', 'InstanceRebound', 'LicenseRevoked']);
   });

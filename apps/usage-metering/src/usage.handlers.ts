@@ -1,6 +1,6 @@
-import { RecordUsage, ReportUsage, type UsageRecord, type UsageRecorded } from '@keyledger/contracts';
-import { clientLicenseView, microsOf, timesOf, withUse, type IssuedLicense } from '@keyledger/domain';
-import { context, isId, refuse, type ActivationId } from '@keyledger/kernel';
+import { RecordUsage, ReportUsage, type UsageRecord, type UsageRecorded, type UsageTaken } from '@keyledger/contracts';
+import { clientLicenseView, counts, microsOf, mustBeInReach, timeOf, withUse, type Activation, type IssuedLicense } from '@keyledger/domain';
+import { context, isId, refuse, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { Metrics } from '@keyledger/observability';
 import { UsageLedger } from './ledger.ts';
@@ -12,16 +12,26 @@ import { Meters } from './usage.queries.ts';
 export class UsageCommands {
   constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters, private readonly metrics: Metrics) {}
 
-  async execute(command: ReportUsage | RecordUsage): Promise<UsageRecorded> {
+  /** A batch counts as a whole or not at all; what comes along with a heartbeat, as far as it can: a box has to be answered, whatever it has read. */
+  async execute(command: ReportUsage | RecordUsage): Promise<UsageRecorded | UsageTaken> {
     const { instanceId, records } = command;
     const { now } = context();
-    const times = timesOf(records, now);
-    const admit = (license: IssuedLicense) => ({ licenseId: license.id, activationId: seatAt(license, instanceId, times), quotas: clientLicenseView(license, now).quotas });
-    const { licenseId, activationId, quotas } = command instanceof ReportUsage
-      ? await this.licenses.loadByKey(command.licenseKey, admit) : await this.licenses.load(command.licenseId, admit);
-    const receivedAt = Date.parse(now);
-    const accepted = await this.ledger.record(records.map(({ id, meter, value }: UsageRecord, n) => ({
-      licenseId, instanceId: activationId, id: id.toWellFormed(), meter: meter.toWellFormed(), at: times[n] as number, micros: microsOf(value), receivedAt,
+    const seat = (license: IssuedLicense) => ({ ...seatOf(license, instanceId), licenseId: license.id, quotas: clientLicenseView(license, now).quotas });
+    if (command instanceof RecordUsage) {
+      const found = await this.licenses.load(command.licenseId, seat);
+      const [taken, refused] = [true, false].map((is) => records.filter((record) => counts(timeOf(record), found.endedAt, now) === is)) as [UsageRecord[], UsageRecord[]];
+      return { ...(await this.#count(found, taken)), refused: refused.map(({ id }) => id) };
+    }
+    mustBeInReach(records, now);
+    const found = await this.licenses.loadByKey(command.licenseKey, seat);
+    if (!records.every((record) => counts(timeOf(record), found.endedAt, now))) throw refuse('INSTANCE_NOT_FOUND', `The instance has given up its seat at ${found.endedAt}`);
+    return this.#count(found, records);
+  }
+
+  async #count({ id: instanceId, licenseId, quotas }: ReturnType<typeof seatOf> & { readonly licenseId: LicenseId; readonly quotas: UsageRecorded['quotas'] }, records: readonly UsageRecord[]): Promise<UsageRecorded> {
+    const receivedAt = Date.parse(context().now);
+    const accepted = records.length === 0 ? 0 : await this.ledger.record(records.map((record) => ({
+      licenseId, instanceId, id: record.id.toWellFormed(), meter: record.meter.toWellFormed(), at: timeOf(record), micros: microsOf(record.value), receivedAt,
     })));
     const duplicates = records.length - accepted;
     this.metrics.usage(accepted, duplicates);
@@ -30,11 +40,9 @@ export class UsageCommands {
   }
 }
 
-/** An instance may still report what it read while it had its seat. */
-function seatAt({ activations }: IssuedLicense, instanceId: string, times: readonly number[]): ActivationId {
+function seatOf({ activations }: IssuedLicense, instanceId: string): Pick<Activation, 'id' | 'endedAt'> {
   const activation = isId('act', instanceId) ? activations.get(instanceId) : undefined;
   if (!activation) throw refuse('INSTANCE_NOT_FOUND');
   const { id, endedAt } = activation;
-  if (endedAt !== null && times.some((at) => at >= Date.parse(endedAt))) throw refuse('INSTANCE_NOT_FOUND', `The instance has given up its seat at ${endedAt}`);
-  return id;
+  return { id, endedAt };
 }

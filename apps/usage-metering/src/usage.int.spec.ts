@@ -180,7 +180,7 @@ function suite(place: () => Parameters<typeof start>[0]) {
       metering.at('2026-03-12T09:00:00.000Z');
       expect(await code(metering.ask(ReportUsage, { licenseKey: 'KEY-unknown', instanceId: first, records: [record(1, ever.from)] }))).toBe('LICENSE_NOT_FOUND');
       for (const instanceId of [stranger, 'text']) expect(await code(metering.ask(ReportUsage, { licenseKey: key, instanceId, records: [record(1, ever.from)] }))).toBe('INSTANCE_NOT_FOUND');
-      expect(await code(report(licenseId, second, record(1, '2026-03-12T08:00:00.000Z')))).toBe('INSTANCE_NOT_FOUND');
+      expect(await code(metering.ask(ReportUsage, { licenseKey: key, instanceId: second, records: [record(1, '2026-03-12T08:00:00.000Z')] }))).toBe('INSTANCE_NOT_FOUND');
       expect(await report(licenseId, second, record(1, '2026-03-12T07:59:59.999Z'))).toMatchObject({ accepted: 1 });
     });
 
@@ -193,9 +193,22 @@ function suite(place: () => Parameters<typeof start>[0]) {
 
     it('all of a batch or none of it', async () => {
       metering.at('2026-03-12T08:00:00.000Z');
-      const { licenseId, seats: [first] } = await metering.sell();
-      await expect(report(licenseId, first, record(1, '2026-03-12T08:04:00.000Z'), record(1, '2026-03-12T08:05:00.001Z'))).rejects.toMatchObject({ code: 'USAGE_OUT_OF_RANGE', members: { errors: [{ pointer: '/records/1/at' }] } });
+      const { licenseId, key, seats: [first] } = await metering.sell();
+      const records = [record(1, '2026-03-12T08:04:00.000Z'), record(1, '2026-03-12T08:05:00.001Z')];
+      await expect(metering.ask(ReportUsage, { licenseKey: key, instanceId: first, records })).rejects.toMatchObject({ code: 'USAGE_OUT_OF_RANGE', members: { errors: [{ pointer: '/records/1/at' }] } });
       expect(await metering.rows(licenseId)).toEqual([0, 0]);
+    });
+
+    it('that came along with a heartbeat as far as they count, and names the others', async () => {
+      metering.at('2026-03-12T08:00:00.000Z');
+      const { licenseId, seats: [first, second] } = await metering.sell();
+      await metering.tell(licenseId, { type: 'Deactivate', activationId: second, by: 'client' });
+      metering.at('2026-03-12T09:00:00.000Z');
+      const [before, after, ahead, old] = [record(3, '2026-03-12T07:59:59.999Z'), record(1, '2026-03-12T08:00:00.000Z'), record(1, '2026-03-12T09:05:00.001Z'), record(1, '2025-02-01T00:00:00.000Z')];
+      expect(await report(licenseId, second, before, after, ahead, old)).toMatchObject({ accepted: 1, duplicates: 0, refused: [after.id, ahead.id, old.id] });
+      expect(await report(licenseId, first, before, after)).toMatchObject({ accepted: 1, duplicates: 1, refused: [] });
+      expect(await report(licenseId, first, ahead)).toMatchObject({ accepted: 0, duplicates: 0, refused: [ahead.id] });
+      expect((await metering.rows(licenseId))[0]).toBe(2);
     });
 
     it('and keeps them', async () => {

@@ -44,6 +44,9 @@ export const HeartbeatAnswer = named('HeartbeatAnswer', Type.Object({
   directives: listOf(Directive),
   nextInSeconds: Type.Integer(),
   serverTime: instant,
+  usageRefused: optional(listOf(Type.String(), {
+    description: 'Ids of the usage records that were not counted: from the future, from more than 400 days ago, or read without a seat. All others were. Left out when there are none',
+  })),
 }));
 export type HeartbeatAnswer = Static<typeof HeartbeatAnswer>;
 

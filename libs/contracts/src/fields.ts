@@ -15,7 +15,7 @@ export const idOf = <P extends IdPrefix>(prefix: P) => Type.Unsafe<Id<P>>(Type.S
 export const instant = Type.String({ format: 'date-time', description: 'RFC 3339' });
 export const nullable = <S extends TSchema>(schema: S) => Type.Union([schema, Type.Null()]);
 export const optional = Type.Optional;
-export const listOf = <S extends TSchema>(item: S, options?: { minItems?: number; maxItems?: number }) => Type.Unsafe<readonly Static<S>[]>(Type.Array(item, options));
+export const listOf = <S extends TSchema>(item: S, options?: { minItems?: number; maxItems?: number; description?: string }) => Type.Unsafe<readonly Static<S>[]>(Type.Array(item, options));
 export const name = Type.String({ minLength: 1, maxLength: 255 });
 export const text = (maxLength: number) => Type.String({ maxLength });
 export const email = Type.String({ format: 'email', maxLength: 254 });

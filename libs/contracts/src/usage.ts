@@ -17,7 +17,6 @@ export const UsageRecord = Type.Object({
 }, { additionalProperties: false });
 export type UsageRecord = Static<typeof UsageRecord>;
 
-/** A batch is counted as a whole or not at all. */
 export const records = listOf(UsageRecord, { minItems: 1, maxItems: 1000 });
 
 export const UsageRecorded = named('UsageRecorded', Type.Object({
@@ -28,10 +27,12 @@ export const UsageRecorded = named('UsageRecorded', Type.Object({
 export type UsageRecorded = Static<typeof UsageRecorded>;
 
 const batch = { instanceId: Type.String({ maxLength: 64 }), records };
-/** Answered when it is durable. The holder of the license key reports. */
+/** Answered when it is durable: the batch is counted as a whole or not at all. The holder of the license key reports. */
 export class ReportUsage extends command('usage.report', { licenseKey, ...batch }, UsageRecorded) {}
-/** The same from a service that knows the license already, for example out of a heartbeat. */
-export class RecordUsage extends command('usage.record', { licenseId: ids.license, ...batch }, UsageRecorded) {}
+/** The same out of a heartbeat, from a service that knows the license already: counted as far as it can be. `refused`: ids of those that were not. */
+const UsageTaken = Type.Object({ ...UsageRecorded.properties, refused: listOf(Type.String()) });
+export type UsageTaken = Static<typeof UsageTaken>;
+export class RecordUsage extends command('usage.record', { licenseId: ids.license, ...batch }, UsageTaken) {}
 
 export const UsageBucket = named('UsageBucket', Type.Object({
   from: instant,

@@ -43,7 +43,7 @@ export {
 export { GaugePeaks, HOLD_MS, inForceAt, type Peak, type SeatEnds, type Span } from './usage/gauge.ts';
 export { comparedAt, daysOf, demandOf, dueAt, evidenceOf, isMetered, nextLook, sumOf, useOf, withUse, type MeterDay, type MeterUse, type Use } from './usage/quota.ts';
 export {
-  buckets, bucketsBetween, dayAfter, dayBefore, dayOf, endOf, isDay, MAX_BUCKETS, microsOf, MILLION, REACHES_BACK_DAYS, SKEW_SECONDS, startOf, timesOf,
+  buckets, bucketsBetween, counts, dayAfter, dayBefore, dayOf, endOf, isDay, MAX_BUCKETS, microsOf, MILLION, mustBeInReach, REACHES_BACK_DAYS, SKEW_SECONDS, startOf, timeOf,
   type Bucket, type Day, type Reading,
 } from './usage/reading.ts';
 export { SWEEP_ABANDONED_SECONDS, Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger, type Transitions } from './sweep/sweep.ts';

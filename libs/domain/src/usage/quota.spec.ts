@@ -9,7 +9,7 @@ import { verdictOf } from '../license/verdict.ts';
 import { licenseView } from '../license/view.ts';
 import { HOLD_MS } from './gauge.ts';
 import { comparedAt, daysOf, demandOf, dueAt, evidenceOf, isMetered, nextLook, sumOf, useOf, withUse, type MeterDay } from './quota.ts';
-import { bucketsBetween, dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, isDay, MAX_BUCKETS, microsOf, REACHES_BACK_DAYS, startOf, timesOf } from './reading.ts';
+import { bucketsBetween, counts, dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, isDay, MAX_BUCKETS, microsOf, mustBeInReach, REACHES_BACK_DAYS, startOf, timeOf } from './reading.ts';
 
 const meter = 'max_dp_cores';
 const march = (day: number): string => `2026-03-${String(day).padStart(2, '0')}`;
@@ -133,10 +133,12 @@ describe('Time', () => {
     const now = '2026-03-13T12:00:00.000Z';
     const from = (ms: number) => ({ at: new Date(Date.parse(now) + ms).toISOString() });
     const day = 86_400_000;
-    expect(timesOf([from(300_000), from(-REACHES_BACK_DAYS * day)], now)).toHaveLength(2);
-    expect(() => timesOf([from(0), from(300_001)], now)).toThrow(expect.objectContaining({ code: 'USAGE_OUT_OF_RANGE', members: { errors: [{ pointer: '/records/1/at', detail: 'is in the future' }] } }));
-    expect(() => timesOf([from(-REACHES_BACK_DAYS * day - 1)], now)).toThrow(expect.objectContaining({ members: { errors: [expect.objectContaining({ pointer: '/records/0/at' })] } }));
-    expect(() => timesOf([{ at: 'yesterday' }], now)).toThrow(expect.objectContaining({ code: 'USAGE_OUT_OF_RANGE' }));
+    expect(mustBeInReach([from(300_000), from(-REACHES_BACK_DAYS * day)], now)).toBeUndefined();
+    expect(() => mustBeInReach([from(0), from(300_001)], now)).toThrow(expect.objectContaining({ code: 'USAGE_OUT_OF_RANGE', members: { errors: [{ pointer: '/records/1/at', detail: 'is in the future' }] } }));
+    expect(() => mustBeInReach([from(-REACHES_BACK_DAYS * day - 1)], now)).toThrow(expect.objectContaining({ members: { errors: [expect.objectContaining({ pointer: '/records/0/at' })] } }));
+    expect([0, 300_000, 300_001, -REACHES_BACK_DAYS * day, -REACHES_BACK_DAYS * day - 1].map((ms) => counts(timeOf(from(ms)), null, now))).toEqual([true, true, false, true, false]);
+    expect([-1, 0].map((ms) => counts(timeOf(from(ms)), now, now))).toEqual([true, false]);
+    expect(() => mustBeInReach([{ at: 'yesterday' }], now)).toThrow(expect.objectContaining({ code: 'USAGE_OUT_OF_RANGE' }));
   });
   it('of a day is UTC, and a day is due at its end or when it is over', () => {
     expect([dayOf(endOf(march(31)) - 1), dayAfter(march(31)), dayBefore('2026-03-01'), firstOfNextMonth('2026-12-31')]).toEqual([march(31), '2026-04-01', '2026-02-28', '2027-01-01']);

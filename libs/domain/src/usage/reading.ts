@@ -19,16 +19,25 @@ export const SKEW_SECONDS = 300;
 /** A day that is longer ago is closed for good. */
 export const REACHES_BACK_DAYS = 400;
 
-/** When each was read, or a refusal that names those that are out of reach: USAGE_OUT_OF_RANGE. All of a batch counts, or nothing. */
-export function timesOf(records: readonly { readonly at: Instant }[], now: Instant): number[] {
-  const [latest, earliest] = [Date.parse(addSeconds(now, SKEW_SECONDS)), Date.parse(addSeconds(now, -REACHES_BACK_DAYS * 86_400))];
-  const times = records.map(({ at }) => Date.parse(instantOf(at) ?? ''));
-  const errors = times.flatMap((at, n) =>
-    (at > latest ? [{ pointer: `/records/${n}/at`, detail: 'is in the future' }]
-      : at >= earliest ? [] : [{ pointer: `/records/${n}/at`, detail: `is more than ${REACHES_BACK_DAYS} days ago` }]));
-  if (errors.length > 0) throw refuse('USAGE_OUT_OF_RANGE', `records must be from the last ${REACHES_BACK_DAYS} days`, { errors });
-  return times;
+export const timeOf = ({ at }: { readonly at: Instant }): number => Date.parse(instantOf(at) ?? '');
+
+/** What is wrong with a reading's time; undefined when it can count. */
+function faultOf(at: number, now: Instant): string | undefined {
+  if (at > Date.parse(addSeconds(now, SKEW_SECONDS))) return 'is in the future';
+  return at >= Date.parse(addSeconds(now, -REACHES_BACK_DAYS * 86_400)) ? undefined : `is more than ${REACHES_BACK_DAYS} days ago`;
 }
+
+/** Refuses with USAGE_OUT_OF_RANGE, which names those that are out of reach. */
+export function mustBeInReach(records: readonly { readonly at: Instant }[], now: Instant): void {
+  const errors = records.flatMap((record, n) => {
+    const detail = faultOf(timeOf(record), now);
+    return detail === undefined ? [] : [{ pointer: `/records/${n}/at`, detail }];
+  });
+  if (errors.length > 0) throw refuse('USAGE_OUT_OF_RANGE', `records must be from the last ${REACHES_BACK_DAYS} days`, { errors });
+}
+
+/** Whether it can count: it is in reach, and of a time when its instance had its seat. An instance may still report what it read before the end. */
+export const counts = (at: number, endedAt: Instant | null, now: Instant): boolean => faultOf(at, now) === undefined && (endedAt === null || at < Date.parse(endedAt));
 
 // ---- days, months and hours, all of them UTC ----
 
