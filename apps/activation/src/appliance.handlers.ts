@@ -55,13 +55,11 @@ export class ApplianceTokens {
   /** Why the box may not go on: only a signed "no" is one. */
   async refusal(known: KnownLicense, { activationId, fingerprint, seq, nonce }: Pick<Heartbeat, 'activationId' | 'fingerprint' | 'seq' | 'nonce'>, { enforcement }: Standing, now: Instant): Promise<string | null> {
     const license = issued(known.state);
-    const verdict = verdictOf(license, undefined, { instanceId: activationId, fingerprint }, now);
-    // A directive locks what is good by itself.
-    const { code, reasons } = verdict.valid ? { code: 'INACTIVE', reasons: ['INACTIVE', ...verdict.reasons] } : verdict;
+    const { code, reasons, graceEndsAt } = verdictOf(license, undefined, { instanceId: activationId, fingerprint }, now);
     const { metadata: _, ...view } = clientLicenseView(license, now);
     const token = await this.verdicts.for({
       nonce: nonce ?? `${activationId}.${seq}`, audience: null, instanceId: activationId, fingerprint, seq: known.revision, license: view,
-      verdict: { valid: false, code, reasons, conclusive: true, enforcement, graceEndsAt: verdict.graceEndsAt, decisionId: `${license.id}.${known.revision}.${Date.parse(now).toString(36)}.${seq}`, checkedAt: now },
+      verdict: { valid: false, code, reasons, conclusive: true, enforcement, graceEndsAt, decisionId: `${license.id}.${known.revision}.${Date.parse(now).toString(36)}.${seq}`, checkedAt: now },
     });
     return token ?? null;
   }
@@ -82,24 +80,27 @@ export class ApplianceActivation {
   constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly messages: MessageClient) {}
 
   async execute(asked: ActivateAppliance) {
-    const { licenseId, licenseKey, fingerprint, hostname, version } = asked;
+    const { licenseId, licenseKey, fingerprint, hostname } = asked;
     const { keyHash } = issued((await licenseOf(this.caches, asked)).state);
     const { activationId, created } = await this.messages.send(BindAppliance, {
       licenseId, fingerprint, ...(licenseKey !== undefined && { keyHash }), ...(hostname !== undefined && { hostname }),
     });
-    return this.leases.change(activationId, async (kept, isCertain) => (isCertain ? this.#open(asked, activationId, created, kept, version) : undefined));
+    return this.leases.change(activationId, async (kept, isCertain) => (isCertain ? this.#open(asked, activationId, created, kept) : undefined));
   }
 
-  async #open(asked: ActivateAppliance, activationId: ActivationId, created: boolean, kept: Kept | undefined, version: string | undefined) {
+  async #open(asked: ActivateAppliance, activationId: ActivationId, created: boolean, kept: Kept | undefined) {
     const { now } = context();
+    const { fingerprint, version } = asked;
     const known = await licenseOf(this.caches, asked);
     const license = issued(known.state);
     const { terms } = license;
     const lease = openLease(license, activationId, kept?.lease, now);
-    const { state } = standingOf(license, activationOf(license, activationId), now);
-    const token = await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
+    const standing = standingOf(license, activationOf(license, activationId), now);
+    const isLocked = standing.enforcement === 'LOCKED';
+    const refusal = isLocked ? await this.tokens.refusal(known, { activationId, fingerprint, seq: Math.max(lease.seq, 0) }, standing, now) : null;
+    const token = isLocked ? null : await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
     const answer = {
-      activationId, token: token?.text ?? null, deployment: { state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: terms.heartbeatIntervalSeconds,
+      activationId, token: token?.text ?? refusal, deployment: { state: standing.state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: terms.heartbeatIntervalSeconds,
       lastSeq: lease.seq === NO_BEAT ? null : lease.seq, created,
     };
     return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null } };

@@ -115,7 +115,7 @@ function standing({ state, revision: seq }: KnownLicense, activationId: Activati
   const { code, enforcement } = activationId
     ? verdictOf(license, undefined, { instanceId: activationId, ...(fingerprint && { fingerprint }) }, now)
     : verdictOf({ ...license, terms: { ...license.terms, binding: 'none' } }, undefined, {}, now);
-  return { seq, status: statusOf(license, now), code, enforcement: license.locked ? 'LOCKED' : enforcement };
+  return { seq, status: statusOf(license, now), code, enforcement };
 }
 
 /** The license has been erased, or its key is another one now. */

@@ -97,7 +97,7 @@ export class EraseCommand {
   }
 }
 
-/** The customer's software takes a seat, and a lease for the time when it cannot ask. */
+/** The customer's software takes a seat, and a lease for the time when it cannot ask; none while a directive has it locked. */
 @Handles(ActivateLicense)
 export class ActivateCommand {
   constructor(
@@ -115,12 +115,12 @@ export class ActivateCommand {
       const license = issued(state);
       const seen = activated(license, instance, activationId, now);
       if (events.length > 0) this.sightings.see(licenseId, 'activated', { machine, address, revision });
-      return { answer: seen, lease: this.leases.statementOf(license, seen.instance, revision) };
+      return { answer: seen, lease: license.locked ? undefined : this.leases.statementOf(license, seen.instance, revision) };
     }).catch((error: unknown) => {
       if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.see(licenseId, 'denied', { machine, address });
       throw error;
     });
-    const token = await this.leases.tokenFor(lease);
+    const token = lease && await this.leases.tokenFor(lease);
     return { ...answer, license: await this.usage.complete(answer.license), ...(token !== undefined && { token }) };
   }
 }

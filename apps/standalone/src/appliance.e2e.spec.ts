@@ -25,6 +25,7 @@ interface Activated {
 
 /** What a token says; that it is rightly signed is another spec's matter. */
 const claimsOf = (token: string | null) => JSON.parse(Buffer.from(token?.split('.')[1] ?? '', 'base64url').toString()) as { exp: number; iat: number; sub: string; counter: number; fingerprint: string; verdict?: Verdict };
+const payloadOf = (file: string) => JSON.parse(Buffer.from((JSON.parse(file) as { payload: string }).payload, 'base64').toString()) as { verdict: Verdict };
 const typeOf = (token: string | null) => (JSON.parse(Buffer.from(token?.split('.')[0] ?? '', 'base64url').toString()) as { typ: string }).typ;
 
 /** An appliance: it has its license's key and counts its heartbeats. */
@@ -291,8 +292,22 @@ describe('A directive', () => {
     expect(await box.beat()).toMatchObject({ state: 'locked', enforcement: 'LOCKED', directives: [message, lock] });
     expect((await box.beat({ acks: [lock.id] })).directives).toEqual([message]);
     expect(await box.beat({ acks: [message.id] })).toMatchObject({ state: 'locked', directives: [] });
+
+    // Whoever asks hears the same, and gets nothing to go on with.
+    const said = { valid: false, code: 'INACTIVE', reasons: ['INACTIVE'], enforcement: 'LOCKED' };
+    const asked = () => validate(product.app, license.key, { instanceId: box.activationId, fingerprint: box.fingerprint });
+    const offline = async () => payloadOf((await root.post<{ content: string }>(`/licenses/${license.id}/offline-file`, { activationId: box.activationId })).content).verdict;
+    expect(claimsOf((await box.beat()).token).verdict).toMatchObject(said);
+    expect(await asked()).toMatchObject(said);
+    expect(await offline()).toMatchObject(said);
+    const again = await box.activate();
+    expect({ ...again.deployment, ...claimsOf(again.token).verdict }).toMatchObject({ ...said, state: 'locked' });
+    expect(await product.app.post('/license/activate', { licenseKey: license.key, fingerprint: box.fingerprint })).not.toHaveProperty('token');
+    expect(await root.refused('POST', `/licenses/${license.id}/license-file`)).toMatchObject({ status: 409, code: 'INVALID_TRANSITION' });
+
     const unlock = await root.post<Directive>(path, { kind: 'unlock' });
     expect(await box.beat()).toMatchObject({ state: 'active', enforcement: 'FULL', directives: [unlock] });
+    for (const verdict of [await asked(), await offline()]) expect(verdict).toMatchObject({ valid: true, code: 'VALID' });
     expect((await box.beat({ acks: [unlock.id] })).directives).toEqual([]);
     expect((await typesOf(license)).filter((type) => type === 'DirectiveQueued')).toHaveLength(3);
     expect(JSON.stringify(await root.get(`/licenses/${license.id}/events`))).not.toMatch('Maintenance');

@@ -101,7 +101,7 @@ export function standingOf(license: IssuedLicense, activation: Activation, now: 
   if (status === 'revoked') return { state: 'revoked', enforcement: 'LOCKED' };
   if (!isLive(activation)) return { state: 'locked', enforcement: 'LOCKED' };
   const { id: instanceId, fingerprint } = activation;
-  const enforcement = license.locked ? 'LOCKED' : verdictOf(license, undefined, fingerprint === null ? { instanceId } : { instanceId, fingerprint }, now).enforcement;
+  const { enforcement } = verdictOf(license, undefined, fingerprint === null ? { instanceId } : { instanceId, fingerprint }, now);
   if (status === 'expired' || status === 'suspended' || status === 'inactive') return { state: status, enforcement };
   return { state: enforcement === 'LOCKED' ? 'locked' : 'active', enforcement };
 }

@@ -67,12 +67,12 @@ const pause = fc.oneof({ weight: 3, arbitrary: fc.integer({ min: 0, max: 600 }) 
 const asked = fc.tuple(issuing, fc.array(fc.record({ command, pause }), { maxLength: 30 }));
 
 /** The facts again, told the simplest way, by somebody who does not know the rules. */
-interface Facts { live: Map<ActivationId, string | null>; limit: number; holder: boolean; used: boolean; holds: Map<string, Instant | undefined>; expiresAt: Instant | null; graceDays: number; effectiveAt: Instant | null; expired: boolean; revoked: boolean }
+interface Facts { live: Map<ActivationId, string | null>; limit: number; holder: boolean; used: boolean; holds: Map<string, Instant | undefined>; expiresAt: Instant | null; graceDays: number; effectiveAt: Instant | null; expired: boolean; locked: boolean; revoked: boolean }
 
 function note(facts: Facts | undefined, event: LicenseEvent): Facts | undefined {
   if (event.type === 'LicenseIssued') {
     const { activationLimit: limit, expiresAt: end, expiryGraceDays: graceDays, effectiveAt } = event.terms;
-    return { live: new Map(), limit, holder: event.customerId !== null, used: false, holds: new Map(), expiresAt: end, graceDays, effectiveAt, expired: false, revoked: false };
+    return { live: new Map(), limit, holder: event.customerId !== null, used: false, holds: new Map(), expiresAt: end, graceDays, effectiveAt, expired: false, locked: false, revoked: false };
   }
   if (!facts) return facts;
   switch (event.type) {
@@ -88,6 +88,7 @@ function note(facts: Facts | undefined, event: LicenseEvent): Facts | undefined 
     case 'LicenseInactivated': facts.holds.set(`inactive ${event.cause}`, event.until); break;
     case 'LicenseReactivated': facts.holds.delete(`inactive ${event.cause}`); break;
     case 'LicenseExpired': facts.expired = true; break;
+    case 'DirectiveQueued': facts.locked = event.kind === 'lock' || (facts.locked && event.kind !== 'unlock'); break;
     case 'KeyRegenerated': facts.live.clear(); break;
     case 'LicenseRevoked': facts.revoked = true; facts.live.clear(); break;
     case 'LicenseErased': return undefined;
@@ -181,12 +182,13 @@ describe('In every history', () => {
     const { state, now } = tell(history, ({ state: license, facts, now: instant, events }) => {
       const bare = verdictOf(license, undefined, {}, instant);
       if (!facts) return expect(bare.reasons).toEqual(['NOT_FOUND']);
-      const usable = ['assigned', 'active'].includes(statusTold(facts, instant)) && (!facts.effectiveAt || facts.effectiveAt <= instant);
+      const seatable = ['assigned', 'active'].includes(statusTold(facts, instant)) && (!facts.effectiveAt || facts.effectiveAt <= instant);
+      const usable = seatable && !facts.locked;
       if (issued(license).terms.binding === 'none') expect(bare.valid).toBe(usable);
       for (const [instanceId, print] of facts.live) expect(verdictOf(license, undefined, { instanceId, fingerprint: print ?? 'any' }, instant).valid).toBe(usable && (print !== null || issued(license).terms.binding === 'none'));
       for (const instanceId of activationIds) if (!facts.live.has(instanceId)) expect(verdictOf(license, undefined, { instanceId, fingerprint: 'fp-1' }, instant).valid).toBe(false);
       expect(bare.valid).toBe(bare.reasons.every((code) => verdictWarnings.has(code)));
-      if (events.some(({ type }) => type === 'InstanceActivated')) expect(usable).toBe(true);
+      if (events.some(({ type }) => type === 'InstanceActivated')) expect(seatable).toBe(true);
     });
     if (state.existence === 'issued') expect(canActivate(state, now)).toBe(attempt(state, { type: 'Activate', activationId: idOf('act', 99), fingerprint: 'fp-99' }, now).events.length > 0);
   }));

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, compiler, deactivate, desktop, edit, editor, erase, exceedQuota, idOf, inactivate, issue, laptop, rebind, regenerateKey,
+  activate, ada, assign, at, compiler, deactivate, desktop, direct, edit, editor, erase, exceedQuota, idOf, inactivate, issue, laptop, rebind, regenerateKey,
   revoke, scenarios, server, suspend, sweep, type Story,
 } from '@keyledger/testing';
 import type { LicenseEvent } from './events.ts';
@@ -39,6 +39,8 @@ describe('A question that is answered with', () => {
     ['EXPIRED', graceful, {}, 'READ_ONLY', '2027-12-05T12:00:00.000Z'],
     ['SUSPENDED', story(active, suspend()), {}, 'LOCKED'],
     ['INACTIVE', story(active, inactivate()), {}, 'LOCKED'],
+    ['INACTIVE', story(active, direct('lock')), me, 'LOCKED'],
+    ['INACTIVE', story(active, direct('lock', 1), direct('message', 2)), {}, 'LOCKED'],
     ['NOT_ASSIGNED', story(issue()), {}, 'LOCKED'],
     ['NOT_YET_EFFECTIVE', story(issue({ customerId: ada, terms: { effectiveAt: expiry } })), {}, 'LOCKED', '2027-11-21T11:59:59.999Z'],
     ['PRODUCT_MISMATCH', active, { productId: compiler }, 'LOCKED'],
@@ -64,6 +66,7 @@ describe('A question that is answered with', () => {
     ['VALID', story(issue({ customerId: ada, terms: { effectiveAt: expiry } })), {}, 'FULL', expiry],
     ['VALID', story(active, activate(server)), { instanceId: server.activationId, fingerprint: 'fp-first-seen' }, 'FULL'],
     ['VALID', active, { fingerprint: 'fp-stranger' }, 'FULL'],
+    ['VALID', story(active, direct('lock', 1), direct('unlock', 2)), me, 'FULL'],
   ];
   it.each(cases.map((asked) => [asked[0], asked] as const))('%s', (_, [code, history, question, enforcement, instant, lease]) => {
     const verdict = ask(history, question, instant, lease);

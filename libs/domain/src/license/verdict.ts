@@ -111,7 +111,7 @@ function judgeLicense(license: IssuedLicense, { productId, deploymentMode, deplo
   if (license.revokedAt) reasons.push('REVOKED');
   if (isExpired(license, now)) reasons.push('EXPIRED');
   if (isHeld(license, 'suspended', now)) reasons.push('SUSPENDED');
-  if (isHeld(license, 'inactive', now)) reasons.push('INACTIVE');
+  if (license.locked || isHeld(license, 'inactive', now)) reasons.push('INACTIVE');
   if (!license.customerId) reasons.push('NOT_ASSIGNED');
   if (!isEffective(license, now)) reasons.push('NOT_YET_EFFECTIVE');
   if (differs(license.productId, productId)) reasons.push('PRODUCT_MISMATCH');

@@ -39,8 +39,8 @@ export function licensedTerms({ id, productId, planId, terms }: IssuedLicense) {
 export function mustBeGoodForFile(license: IssuedLicense, now: Instant): void {
   const from = statusOf(license, now);
   if (from === 'revoked') throw refuse('TERMINAL_STATE', undefined, { from, requested: 'issueFile', allowed: allowedActions(license, now) });
-  if (from === 'available' || from === 'assigned' || from === 'active') return;
-  throw refuse('INVALID_TRANSITION', `There is no license file while the license is ${from}`, { from, requested: 'issueFile', allowed: allowedActions(license, now) });
+  if (!license.locked && (from === 'available' || from === 'assigned' || from === 'active')) return;
+  throw refuse('INVALID_TRANSITION', `There is no license file while the license is ${license.locked ? 'locked by a directive' : from}`, { from, requested: 'issueFile', allowed: allowedActions(license, now) });
 }
 
 /** name → true, a cap, or a cap per day or month. What is left of that the metering knows: see `withUse`. */
