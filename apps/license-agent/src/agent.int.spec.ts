@@ -54,7 +54,7 @@ describe('An agent with a license key', () => {
       ],
       activationId: 'act_1', installationId: expect.stringMatching(/^[0-9a-f-]{36}$/), hardwareId: 'machine-1', source: 'key', keyPrefix: 'KEY-1', licenseId: 'lic_1', productId: 'prd_1', code: 'VALID', reasons: [],
       detail: 'License valid', graceEndsAt: null, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 14 * 86_400, activationLimit: 1, activeActivations: 1,
-      server: { url: 'https://licenses.example', environment: 'production', proxy: null, reachable: true, connected: true }, file: null, problems: [], messages: [], usageQueued: 0, applied: true,
+      server: { url: 'https://licenses.example', environment: 'production', proxy: null, reachable: true, connected: true }, file: null, problems: [], messages: [], usageQueued: 0, access: 'full', applied: true,
       agentVersion: '0.1.0', now: '2026-07-01T12:00:00.000Z',
     });
     expect(await box.enforcement()).toEqual({ enforcement: 'FULL', reasons: [], graceEndsAt: null });

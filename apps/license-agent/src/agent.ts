@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
 import { memoryStore, type License } from '@keyledger/sdk';
-import { Refused, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
+import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
 import { judgedByFile } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
 import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
@@ -86,8 +86,8 @@ export class Agent {
 
   // ---- what is asked ----
 
-  answer(): LicenseAnswer {
-    return this.#answerOf(this.#license, this.#kept.source, true);
+  answer(access: Access = 'full'): LicenseAnswer {
+    return { ...this.#answerOf(this.#license, this.#kept.source, true), access };
   }
 
   /** JSON of `EnforcementAnswer`, made before it was asked for. */
@@ -409,7 +409,7 @@ export class Agent {
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
       file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
-      problems: [...this.#problems.values(), ...standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored })], messages: this.#kept.messages, usageQueued: license.waiting, applied, agentVersion,
+      problems: [...this.#problems.values(), ...standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored })], messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
     };
   }
 }

@@ -62,12 +62,16 @@ export interface LicenseAnswer {
   readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
   /** Readings that have not been delivered yet. */
   readonly usageQueued: number;
+  /** What the token is good for: `viewer` may ask, and change nothing. */
+  readonly access: Access;
   /** False for a dry run. */
   readonly applied: boolean;
   readonly agentVersion: string;
   /** By the license's own reckoning. */
   readonly now: string;
 }
+
+export type Access = 'full' | 'viewer';
 
 export interface MeterAnswer {
   readonly meter: string;
@@ -118,6 +122,7 @@ export const problems = {
   VALIDATION_FAILED: { status: 400, title: 'The request is not well-formed' },
   MALFORMED_JSON: { status: 400, title: 'The body is not JSON' },
   UNAUTHENTICATED: { status: 401, title: 'The agent token is required' },
+  VIEWER_TOKEN: { status: 403, title: 'This token may look, and change nothing' },
   LICENSE_NOT_ASSIGNED: { status: 403, title: 'License not assigned' },
   LICENSE_NOT_YET_EFFECTIVE: { status: 403, title: 'License not yet effective' },
   LICENSE_EXPIRED: { status: 403, title: 'License Expired' },

@@ -19,7 +19,7 @@ const least = { KEYLEDGER_ROOT_PUBLIC_KEY: JSON.stringify(jwk) };
 describe('The configuration', () => {
   it('needs a root, and has a default for everything else', () => {
     expect(agentConfig(least)).toEqual({
-      host: '127.0.0.1', port: 7443, token: undefined, dataDir: './agent-data', tls: undefined, server: undefined, environment: 'production', roots: [jwk], licenseKey: undefined, licenseFile: undefined,
+      host: '127.0.0.1', port: 7443, token: undefined, viewerToken: undefined, dataDir: './agent-data', tls: undefined, server: undefined, environment: 'production', roots: [jwk], licenseKey: undefined, licenseFile: undefined,
       machineId: undefined, deploymentId: undefined, deploymentMode: undefined, product: undefined, mode: 'heartbeat', heartbeatMs: undefined, filePollMs: 5_000, offlineGraceDays: undefined, proxy: undefined, logLevel: 'info', productName: 'API Platform', style: '',
     });
   });
@@ -40,7 +40,7 @@ describe('The configuration', () => {
     [{}, 'KEYLEDGER_ROOT_PUBLIC_KEY must be set'], [{ KEYLEDGER_ROOT_PUBLIC_KEY: 'nonsense' }, 'KEYLEDGER_ROOT_PUBLIC_KEY must be an Ed25519 public key'],
     [{ ...least, AGENT_HOST: '0.0.0.0' }, 'AGENT_HOST is 0.0.0.0, which others can reach: set AGENT_TLS_CERT and AGENT_TLS_KEY'], [{ ...least, AGENT_HOST: '192.168.1.2' }, 'AGENT_HOST'], [{ ...least, AGENT_HOST: '127.example.com' }, 'AGENT_HOST'],
     [{ ...least, AGENT_TLS_CERT: '-----BEGIN CERTIFICATE-----' }, 'AGENT_TLS_KEY is missing'], [{ ...least, AGENT_TLS_CERT: '/nowhere', AGENT_TLS_KEY: '/nowhere' }, 'AGENT_TLS_CERT: /nowhere cannot be read (ENOENT)'],
-    [{ ...least, AGENT_PORT: '70000' }, 'AGENT_PORT must be a port number, not "70000"'], [{ ...least, AGENT_PORT: '7e3' }, 'AGENT_PORT'], [{ ...least, AGENT_TOKEN: 'two words' }, 'AGENT_TOKEN'],
+    [{ ...least, AGENT_PORT: '70000' }, 'AGENT_PORT must be a port number, not "70000"'], [{ ...least, AGENT_PORT: '7e3' }, 'AGENT_PORT'], [{ ...least, AGENT_TOKEN: 'two words' }, 'AGENT_TOKEN'], [{ ...least, AGENT_VIEWER_TOKEN: 'two words' }, 'AGENT_VIEWER_TOKEN must be'], [{ ...least, AGENT_TOKEN: 'same', AGENT_VIEWER_TOKEN: 'same' }, 'AGENT_VIEWER_TOKEN must be another one'],
     [{ ...least, AGENT_TOKEN_FILE: '/nowhere' }, 'AGENT_TOKEN_FILE: /nowhere cannot be read'], [{ ...least, AGENT_TOKEN_FILE: file('empty', ' \n') }, 'is empty'],
     [{ ...least, KEYLEDGER_SERVER_URL: 'licenses.example' }, 'KEYLEDGER_SERVER_URL must be a URL'], [{ ...least, HTTPS_PROXY: 'socks5://user:hidden@proxy' }, 'HTTPS_PROXY must be a URL'],
     [{ ...least, LICENSE_KEY: 'KEY-1' }, 'KEYLEDGER_SERVER_URL must be set'], [{ ...least, LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of'],

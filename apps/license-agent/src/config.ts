@@ -7,6 +7,8 @@ export interface AgentConfig {
   readonly port: number;
   /** Undefined: made at the first start, and kept in the data directory. */
   readonly token: string | undefined;
+  /** Sees everything, and changes nothing. Undefined: there is nobody like that. */
+  readonly viewerToken: string | undefined;
   readonly dataDir: string;
   /** PEM. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
@@ -50,8 +52,12 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   if (!tls && !isLoopback(host)) throw new BadConfig(`AGENT_HOST is ${host}, which others can reach: set AGENT_TLS_CERT and AGENT_TLS_KEY, or 127.0.0.1`);
   const logLevel = oneOf(levels, 'LOG_LEVEL', given('LOG_LEVEL') ?? 'info');
   const mode = oneOf(modes, 'LICENSE_MODE', given('LICENSE_MODE') ?? 'heartbeat');
-  const token = given('AGENT_TOKEN');
-  if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) throw new BadConfig('AGENT_TOKEN must be of printable letters without blanks');
+  const [token, viewerToken] = (['AGENT_TOKEN', 'AGENT_VIEWER_TOKEN'] as const).map((name) => {
+    const value = given(name);
+    if (value !== undefined && !/^[\x21-\x7e]+$/.test(value)) throw new BadConfig(`${name} must be of printable letters without blanks`);
+    return value;
+  });
+  if (viewerToken !== undefined && viewerToken === token) throw new BadConfig('AGENT_VIEWER_TOKEN must be another one than AGENT_TOKEN');
   const licenseKey = given('LICENSE_KEY');
   if (licenseKey !== undefined && mode === 'offline') throw new BadConfig('LICENSE_MODE is offline: LICENSE_KEY is good for nothing where nobody is asked');
   const url = urlOf('KEYLEDGER_SERVER_URL', given('KEYLEDGER_SERVER_URL'));
@@ -59,7 +65,7 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   if (licenseKey !== undefined && server === undefined) throw new BadConfig('KEYLEDGER_SERVER_URL must be set: LICENSE_KEY is good for nothing without a server');
   const proxy = urlOf('HTTPS_PROXY', given('HTTPS_PROXY'));
   return {
-    host, port: portOf(given('AGENT_PORT') ?? '7443'), token, dataDir: given('AGENT_DATA_DIR') ?? './agent-data', tls, server,
+    host, port: portOf(given('AGENT_PORT') ?? '7443'), token, viewerToken, dataDir: given('AGENT_DATA_DIR') ?? './agent-data', tls, server,
     environment: given('KEYLEDGER_ENVIRONMENT') ?? 'production', roots: rootsOf(given('KEYLEDGER_ROOT_PUBLIC_KEY')),
     licenseKey, licenseFile: given('LICENSE_FILE_PATH'), machineId: given('LICENSE_MACHINE_ID'),
     deploymentId: given('LICENSE_DEPLOYMENT_ID'), deploymentMode: given('LICENSE_DEPLOYMENT_MODE'), product: given('LICENSE_PRODUCT_ID'), mode,

@@ -28,7 +28,7 @@ const licensed = (more: Partial<LicenseAnswer> = {}): LicenseAnswer => ({
   source: 'key', keyPrefix: 'KL7Q-M2XD', licenseId: 'lic_01JD3Q9ZK4T8W2B7N6M5H1R0XA', productId: 'prd_01JD3Q9ZK4T8W2B7N6M5H1R0XB', code: 'VALID', reasons: [], detail: 'License valid', graceEndsAt: null,
   offlineGraceEndsAt: at(14), offlineGraceSeconds: 14 * 86_400, activationLimit: 5, activeActivations: 2,
   server: { url: 'https://licenses.vendor.example', environment: 'production', proxy: 'http://proxy.corp.example:3128', reachable: true, connected: true },
-  file: null, problems: [], messages: [], usageQueued: 0, applied: true, agentVersion: '0.1.0', now: at(0), ...more,
+  file: null, problems: [], messages: [], usageQueued: 0, access: 'full', applied: true, agentVersion: '0.1.0', now: at(0), ...more,
 });
 
 const offline = { ...licensed().server, reachable: false, connected: false };
@@ -370,6 +370,25 @@ describeInChromium('The License Management page', (browser) => {
       await page.getByRole('alert').getByText('The token was not accepted').waitFor();
       expect(await page.evaluate("sessionStorage.getItem('license-agent.token')")).toBeNull();
       expect(await page.locator('#page').isVisible()).toBe(false);
+    });
+
+    it('and with that of a viewer shows the same, with nothing to do', async () => {
+      agent.license = { ...states.exceeded(), access: 'viewer' };
+      await signIn();
+      expect(await field('Status').innerText()).toBe('Active, in grace');
+      expect(await page.locator('#details').innerText()).toContain(agent.license.hardwareId);
+      for (const state of [states.exceeded(), states['no license']()]) {
+        agent.license = { ...state, access: 'viewer' };
+        await page.reload();
+        await page.getByText('Your token is for looking').waitFor();
+        const buttons = (await page.getByRole('button').allInnerTexts()).map((text) => text.trim()).filter(Boolean);
+        expect(buttons).toEqual(['Copy all for support', 'Forget the token']);
+        expect(await page.locator('textarea:visible, input:visible').count()).toBe(0);
+        await page.keyboard.press('r');
+        await page.keyboard.press('u');
+        await accessible();
+      }
+      expect(new Set(agent.asked)).toEqual(new Set(['GET /api/license']));
     });
 
     it('after it was told to forget it', async () => {

@@ -39,7 +39,7 @@ export async function startAgent(config: AgentConfig, { clock = nodeClock(), fin
     server.close();
     throw error;
   });
-  server.off('request', early).on('request', handlerOf({ agent, token, page: config, failed: (error, path) => log.warn({ err: error, path }, 'a request failed') }));
+  server.off('request', early).on('request', handlerOf({ agent, token, viewerToken: config.viewerToken, page: config, failed: (error, path) => log.warn({ err: error, path }, 'a request failed') }));
   agent.start();
   const { address, port, family } = server.address() as AddressInfo;
   return {

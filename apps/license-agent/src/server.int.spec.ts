@@ -30,6 +30,22 @@ describe('The API', () => {
     for (const path of ['/health/live', '/health/ready', '/metrics']) expect(await box.ask('GET', path, undefined, { authorization: '' })).toMatchObject({ status: 200 });
   });
 
+  it('shows everything to who has the token of a viewer, and lets him change nothing', async () => {
+    const box = await bench.start({ ...byFile, AGENT_VIEWER_TOKEN: 'viewer' });
+    const authorization = 'Bearer viewer';
+    for (const path of ['/api/license', '/api/enforcement', '/api/features/x']) expect([path, (await box.ask('GET', path, undefined, { authorization })).status]).toEqual([path, 200]);
+    expect((await box.ask('GET', '/api/license', undefined, { authorization })).body).toMatchObject({ access: 'viewer' });
+    expect((await box.ask('GET', '/api/license')).body).toMatchObject({ access: 'full' });
+    const license = await bench.vendor.licenseFile();
+    for (const [method, path, body] of [['PUT', '/api/license', { license }], ['PUT', '/api/license?dry-run=all', { license }], ['POST', '/api/license/refresh'], ['POST', '/api/license/deactivate'], ['POST', '/api/usage', { meter: 'm', value: 1 }]] as const) {
+      expect([method, path, await box.ask(method, path, body, { authorization })]).toMatchObject([method, path, { status: 403, body: { code: 'VIEWER_TOKEN', title: 'This token may look, and change nothing' } }]);
+    }
+    expect(await box.ask('GET', '/api/nothing', undefined, { authorization })).toMatchObject({ status: 404 });
+    expect(await box.license()).toMatchObject({ status: 'none' });
+    const without = await bench.start({ ...byFile, AGENT_DATA_DIR: join(bench.folder, 'without') });
+    for (const authorization of ['Bearer viewer', 'Bearer undefined', 'Bearer']) expect(await without.ask('GET', '/api/license', undefined, { authorization })).toMatchObject({ status: 401 });
+  });
+
   it.each([
     ['GET', '/api/nothing', undefined, 404, 'NOT_FOUND'], ['DELETE', '/api/license', undefined, 405, 'METHOD_NOT_ALLOWED'], ['POST', '/api/enforcement', {}, 405, 'METHOD_NOT_ALLOWED'], ['PUT', '/api/features/a', {}, 405, 'METHOD_NOT_ALLOWED'],
     ['PUT', '/api/license', '{', 400, 'MALFORMED_JSON'], ['PUT', '/api/license', {}, 400, 'VALIDATION_FAILED'], ['PUT', '/api/license', { license: 1 }, 400, 'VALIDATION_FAILED'], ['PUT', '/api/license', [], 400, 'VALIDATION_FAILED'],

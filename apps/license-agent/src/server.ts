@@ -4,7 +4,7 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Agent } from './agent.ts';
-import { problems, Refused, type ProblemCode } from './api.ts';
+import { problems, Refused, type Access, type ProblemCode } from './api.ts';
 import type { AgentConfig } from './config.ts';
 import type { Reading } from './holder.ts';
 import { metricsOf } from './metrics.ts';
@@ -12,6 +12,7 @@ import { metricsOf } from './metrics.ts';
 export interface ServerOptions {
   readonly agent: Agent;
   readonly token: string;
+  readonly viewerToken: string | undefined;
   readonly page: Pick<AgentConfig, 'productName' | 'style'>;
   readonly failed: (error: unknown, path: string) => void;
 }
@@ -24,12 +25,12 @@ const pagePolicy = {
   'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 };
 
-/** The page, the API, and what is watched from outside. Everything under `/api` needs the token. */
-export function handlerOf({ agent, token, page, failed }: ServerOptions): RequestListener {
+/** The page, the API, and what is watched from outside. Everything under `/api` needs a token; a viewer's is good for asking. */
+export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOptions): RequestListener {
   const files = pageOf(page);
-  const isAllowed = checkOf(token);
-  const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams) => Promise<Reply> | Reply>> = {
-    'GET /api/license': () => ok(agent.answer()),
+  const accessBy = checkOf(token, viewerToken);
+  const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams, access: Access) => Promise<Reply> | Reply>> = {
+    'GET /api/license': (_request, _query, access) => ok(agent.answer(access)),
     'PUT /api/license': async (request, query) => {
       const dryRun = dryRunIn(query);
       return ok(await agent.put(licenseIn(await bodyOf(request)), { dryRun }));
@@ -42,11 +43,13 @@ export function handlerOf({ agent, token, page, failed }: ServerOptions): Reques
   const answer = async (request: IncomingMessage, path: string, search: string): Promise<Reply> => {
     const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '');
     if (path.startsWith('/api/')) {
-      if (!isAllowed(request.headers.authorization)) throw new Refused('UNAUTHENTICATED');
+      const access = accessBy(request.headers.authorization);
+      if (!access) throw new Refused('UNAUTHENTICATED');
       const feature = /^\/api\/features\/([^/]+)$/.exec(path)?.[1];
       if (feature !== undefined && method === 'GET') return ok(agent.feature(decoded(feature)));
       const route = api[`${method} ${path}`];
-      if (route) return route(request, new URLSearchParams(search));
+      if (route && method !== 'GET' && access !== 'full') throw new Refused('VIEWER_TOKEN', 'It takes the agent token to change something');
+      if (route) return route(request, new URLSearchParams(search), access);
       const isThere = feature !== undefined || path === '/api/enforcement' || Object.keys(api).some((name) => name.endsWith(` ${path}`));
       throw new Refused(isThere ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
     }
@@ -62,7 +65,7 @@ export function handlerOf({ agent, token, page, failed }: ServerOptions): Reques
   return (request, response) => {
     const [path = '', search = ''] = (request.url ?? '').split('?', 2);
     // Asked on every request of a product: nothing is waited for, and nothing made.
-    if (path === '/api/enforcement' && request.method === 'GET' && isAllowed(request.headers.authorization)) return send(response, { status: 200, type: json, body: agent.enforcement() });
+    if (path === '/api/enforcement' && request.method === 'GET' && accessBy(request.headers.authorization)) return send(response, { status: 200, type: json, body: agent.enforcement() });
     answer(request, path, search).then(
       (reply) => send(response, reply),
       (error: unknown) => {
@@ -96,10 +99,14 @@ function send(response: ServerResponse, { status, type, body, headers = common }
 }
 
 /** Hashed first, so that neither the length nor the letters can be told by the time that it takes. */
-function checkOf(token: string): (header: string | undefined) => boolean {
+function checkOf(token: string, viewerToken: string | undefined): (header: string | undefined) => Access | null {
   const digest = (text: string) => createHash('sha256').update(text).digest();
-  const expected = digest(`Bearer ${token}`);
-  return (header = '') => timingSafeEqual(digest(header.replace(/^bearer /i, 'Bearer ')), expected);
+  const [full, viewer] = [token, viewerToken].map((one) => (one === undefined ? undefined : digest(`Bearer ${one}`)));
+  return (header = '') => {
+    const given = digest(header.replace(/^bearer /i, 'Bearer '));
+    if (full && timingSafeEqual(given, full)) return 'full';
+    return viewer && timingSafeEqual(given, viewer) ? 'viewer' : null;
+  };
 }
 
 // ---- what is asked with ----

@@ -26,7 +26,7 @@ const license: fc.Arbitrary<LicenseAnswer> = fc.record({
   offlineGraceEndsAt: orNull(instant), offlineGraceSeconds: orNull(amount), activationLimit: orNull(limit), activeActivations: orNull(amount),
   server: fc.record({ url: orNull(word), environment: word, proxy: orNull(word), reachable: orNull(fc.boolean()), connected: fc.boolean() }), file: orNull(fc.record({ path: word, checkedAt: orNull(instant) })),
   problems: fc.array(fc.record({ code: codes, severity: fc.constantFrom('error' as const, 'warning' as const, 'info' as const), title: word, detail: word, at: instant }), { maxLength: 4 }),
-  messages: fc.array(fc.record({ id: word, text: word, at: instant }), { maxLength: 3 }), usageQueued: amount, applied: fc.boolean(), agentVersion: word, now: instant,
+  messages: fc.array(fc.record({ id: word, text: word, at: instant }), { maxLength: 3 }), usageQueued: amount, access: fc.constantFrom('full' as const, 'viewer' as const), applied: fc.boolean(), agentVersion: word, now: instant,
 });
 
 describe('The page has words', () => {

@@ -13,7 +13,7 @@ export interface Known {
   readonly meters: readonly MeterAnswer[];
 }
 
-export type LicensePart = Omit<LicenseAnswer, 'source' | 'keyPrefix' | 'activationId' | 'installationId' | 'hardwareId' | 'server' | 'file' | 'problems' | 'messages' | 'usageQueued' | 'applied' | 'agentVersion'>;
+export type LicensePart = Omit<LicenseAnswer, 'source' | 'keyPrefix' | 'activationId' | 'installationId' | 'hardwareId' | 'server' | 'file' | 'problems' | 'messages' | 'usageQueued' | 'access' | 'applied' | 'agentVersion'>;
 
 export function licensePart({ judgement, info, terms, meters }: Known, own: { readonly byFile: boolean; readonly deploymentId: string | undefined; readonly deploymentMode: string | undefined }): LicensePart {
   const { enforcement, code, reasons, detail, graceUntil, offlineUntil, daysRemaining, contactAt, at } = judgement;

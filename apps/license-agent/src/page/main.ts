@@ -1,6 +1,6 @@
 import type { LicenseAnswer } from '../api.ts';
 import { Client, type Failure, type Outcome } from './client.ts';
-import { failureText, statusOf, supportTextOf } from './story.ts';
+import { failureText, mayAct, statusOf, supportTextOf } from './story.ts';
 import { find, problemAt, say, show, showFailure, showPreview } from './view.ts';
 import { count } from './words.ts';
 
@@ -116,12 +116,14 @@ async function signIn(token: string): Promise<void> {
 
 /** Where somebody starts: without a license there is one thing to do. */
 function arrive(): void {
-  if (last?.license.status === 'none') key.focus();
-  else find('#status').focus();
+  if (last?.license.status !== 'none') find('#status').focus();
+  else (acts() ? key : find('#empty')).focus();
   say(last ? `Status: ${statusOf(last.license).text}.` : (failure?.title ?? ''));
 }
 
 // ---- what can be done ----
+
+const acts = () => last === null || mayAct(last.license);
 
 const busy = new Set<string>();
 
@@ -297,7 +299,7 @@ key.addEventListener('input', () => {
   if (key.ariaInvalid === 'true') keyProblem(null);
 });
 
-const carriesFiles = ({ dataTransfer }: DragEvent) => client !== null && dataTransfer?.types.includes('Files') === true;
+const carriesFiles = ({ dataTransfer }: DragEvent) => client !== null && acts() && dataTransfer?.types.includes('Files') === true;
 for (const type of ['dragover', 'dragleave', 'drop'] as const) {
   window.addEventListener(type, (event) => {
     if (!carriesFiles(event)) return;
@@ -312,7 +314,7 @@ shortcuts.addEventListener('change', () => remember('localStorage', shortcutsNam
 document.addEventListener('keydown', (event) => {
   const { target, key: pressed, ctrlKey, metaKey, altKey, isComposing } = event;
   const types = target instanceof Element && target.closest('textarea, select, [contenteditable], input:not([type="checkbox"]):not([type="file"])') !== null;
-  if (!shortcuts.checked || !client || types || ctrlKey || metaKey || altKey || isComposing || document.querySelector('dialog[open]')) return;
+  if (!shortcuts.checked || !client || !acts() || types || ctrlKey || metaKey || altKey || isComposing || document.querySelector('dialog[open]')) return;
   if (pressed !== 'r' && pressed !== 'u') return;
   event.preventDefault();
   if (pressed === 'r') void refresh();

@@ -37,6 +37,9 @@ export function expiryOf({ expirationDate }: LicenseAnswer): { readonly text: st
   return expirationDate === null ? { text: 'Never', note: 'A lifetime license' } : { text: date(expirationDate), note: `at ${time(expirationDate)}` };
 }
 
+/** Not with a viewer's token. */
+export const mayAct = ({ access }: LicenseAnswer): boolean => access !== 'viewer';
+
 export const typeOf = ({ type, freeTrial }: LicenseAnswer): string => (freeTrial ? 'Trial' : type === null ? 'Unknown' : capital(type));
 export const modeOf = (mode: string | null): string => (mode === null ? 'Not set' : /^on[-_ ]?prem/i.test(mode) ? 'On-premises' : plain(mode));
 

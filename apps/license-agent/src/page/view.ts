@@ -1,7 +1,7 @@
 import type { LicenseAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
 import {
-  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, modeOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
+  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
   type Banner, type Detail, type Stated,
 } from './story.ts';
 import { number, type Tone } from './words.ts';
@@ -54,7 +54,10 @@ export interface Shown {
 
 export function show({ license, seenAt, now, failure, notice, refused }: Shown): void {
   const none = license.status === 'none';
-  for (const element of all('[data-licensed], [data-action="deactivate"]')) element.hidden = none;
+  const acts = mayAct(license);
+  for (const element of all('[data-acts]')) element.hidden = !acts;
+  for (const element of all('[data-views]')) element.hidden = acts;
+  for (const element of all('[data-licensed], [data-action="deactivate"]')) element.hidden = none || (element.dataset['acts'] !== undefined && !acts);
   find('#empty').hidden = !none;
   find('[data-freshness]').textContent = freshnessOf(license, seenAt, now, failure);
   // That the server cannot be reached is among what the agent says itself.
