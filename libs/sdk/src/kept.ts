@@ -1,6 +1,6 @@
 import type { KeySet, Verifier } from '@keyledger/license-file';
 import { initial, saidByFile, saidByVerdict, type Reading, type State } from './state.ts';
-import type { UsageRecord } from './usage.ts';
+import type { SentRecord, UsageRecord } from './usage.ts';
 
 /** A heartbeat as it was sent: sent again, it must be the same to the letter. */
 export interface Beat {
@@ -24,9 +24,9 @@ export interface Kept {
   readonly beat: Beat;
   /** Directives to be acknowledged with the next heartbeat. */
   readonly acks: readonly string[];
-  /** Used and not yet reported; and reported since the last verdict. */
+  /** Used and not yet reported; and what of the reported still counts. */
   readonly outbox: readonly UsageRecord[];
-  readonly sent: readonly (UsageRecord & { readonly sentAt: number })[];
+  readonly sent: readonly SentRecord[];
   readonly state: State;
 }
 

@@ -414,6 +414,57 @@ describe('What is used', () => {
     expect(next.feature('reports').remaining).toBe(5);
   });
 
+  it('of a month of readings is a handful of sums in the store, and counts as before', async () => {
+    vendor.terms = { ...vendor.terms, features: { ...vendor.terms.features, exports: { limit: 1e6, per: 'month' } } };
+    const license = await activated();
+    const use = async () => {
+      await license.record([{ meter: 'exports', value: 2 }, { meter: 'reports', value: 1 }, { meter: 'cores', value: 7 }, { meter: 'of-no-interest', value: 3 }]);
+      await license.reportUsage();
+    };
+    for (let hours = 0; hours < 24 * 20; hours++) {
+      clock.pass(hour);
+      await use();
+    }
+    expect(license.quota('exports')).toMatchObject({ used: 2 * 24 * 20 });
+    expect(license.quota('reports').used).toBe(13);
+    expect(license.quota('cores').used).toBe(7);
+    expect(String(await store.read()).length).toBeLessThan(20_000);
+    clock.pass(12 * day);
+    await use();
+    expect(license.quota('exports')).toMatchObject({ used: 2 });
+  });
+
+  it('and sent before a verdict was asked for is what the verdict says; a gauge shows what it showed', async () => {
+    const license = await activated();
+    license.quota('reports').tryConsume(2);
+    license.quota('cores').report(6);
+    await license.reportUsage();
+    vendor.terms = { ...vendor.terms, features: { ...vendor.terms.features, reports: { limit: 5, per: 'day', used: 3 } as never } };
+    vendor.seq = 5;
+    await license.validate();
+    expect([license.quota('reports').used, license.quota('cores').used]).toEqual([3, 6]);
+    license.quota('reports').tryConsume();
+    await license.reportUsage();
+    expect(license.quota('reports').used).toBe(4);
+    clock.pass(hour);
+    await license.reportUsage();
+    expect([license.quota('reports').used, license.quota('cores').used]).toEqual([4, 6]);
+  });
+
+  it('is sent once, whoever sends it at the same time', async () => {
+    const license = await activated();
+    await license.validate();
+    license.quota('reports').tryConsume();
+    const both = [license.reportUsage(), license.reportUsage()];
+    license.quota('reports').tryConsume();
+    const beat = license.heartbeat.beat();
+    expect(await Promise.all(both)).toMatchObject([{ ok: true }, { ok: true }]);
+    await beat;
+    const ids = vendor.asked.filter(({ path }) => path === '/license/usage').flatMap(({ body }) => (body['records'] as { id: string }[]).map(({ id }) => id));
+    expect(new Set(ids).size).toBe(ids.length);
+    expect([license.quota('reports').used, license.waiting]).toEqual([2, 0]);
+  });
+
   it('is not allowed while writes are blocked', async () => {
     expect(License.fake({ features: { reports: { limit: 5, per: 'day' } }, state: 'restricted' }).quota('reports').tryConsume()).toBe(false);
   });

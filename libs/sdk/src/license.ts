@@ -7,19 +7,18 @@ import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
 import { installationIn, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
-import { notActivated, noServer, notStored, tooManyWaiting, unreachable, untrusted, type Refusal } from './refusal.ts';
+import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
+import { Reports } from './reports.ts';
 import { Server, type Refused, type Unreachable } from './server.ts';
 import {
   apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
 } from './state.ts';
 import { hashed, memoryStore, sealerFor, type Store } from './store.ts';
-import { featureOf, quotaOf, type Counted, type Feature, type Quota, type UsageRecord } from './usage.ts';
+import { featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
 
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
 const reservedMs = 60_000;
 const tickMs = 30_000;
-/** Readings. */
-const mostWaiting = 10_000;
 const keysForMs = 86_400_000;
 
 /**
@@ -41,6 +40,7 @@ export class License {
   readonly #seal: (text: string) => Promise<string>;
   readonly #listeners = new Map<keyof LicenseEvents, Set<(event: never) => void>>();
   readonly #disposed = new AbortController();
+  readonly #reports: Reports;
   readonly #limits: { readonly offlineGraceMs?: number };
   #kept: Kept;
   #last: Judgement;
@@ -85,6 +85,12 @@ export class License {
     this.#server = url === undefined || options.key === undefined ? undefined : new Server({ url, environment, clock, timeoutMs, attempts, fetch: options.fetch ?? ((to, init) => fetch(to, init)) });
     this.#limits = options.offlineGraceDays === undefined ? {} : { offlineGraceMs: options.offlineGraceDays * 86_400_000 };
     this.#last = judge(kept.state, clock.read(), this.#limits);
+    const server = this.#server;
+    this.#reports = new Reports({
+      kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), now: () => this.#now(), info: () => this.info, logger: options.logger,
+      refusal: (reply) => this.#refusal(reply),
+      send: server && ((instanceId, records) => server.ask('POST', '/license/usage', { licenseKey: options.key, instanceId, records })),
+    });
     this.heartbeat = new Heartbeats(this.#heartbeatPort());
     this.changes = new Changes({
       clock, kept: () => this.#kept, judgement: () => this.judgement(), ask: () => this.#askAndBeat(), persist: () => this.#persist(),
@@ -205,10 +211,10 @@ export class License {
         const { remaining, limit } = quotaOf(this.info, name, this.#counted());
         const { enforcement } = this.judgement();
         const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || (limit !== null && (remaining ?? limit) < amount);
-        if (!blocked) this.#use(name, amount);
+        if (!blocked) this.#reports.use(name, amount);
         return !blocked;
       },
-      report: (value) => this.#use(name, value),
+      report: (value) => this.#reports.use(name, value),
     };
   }
 
@@ -221,37 +227,13 @@ export class License {
    * Takes readings that were made elsewhere, to be sent like those of `quota`. When it answers, all of them are in the store, or (NOT_STORED,
    * TOO_MANY_WAITING) none is taken. An id that waits already counts once; the server knows all that it has ever been sent.
    */
-  async record(readings: readonly { readonly meter: string; readonly value: number; readonly id?: string; readonly at?: string }[]): Promise<{ readonly ok: true; readonly accepted: number; readonly duplicates: number } | Refusal> {
-    const known = new Set([...this.#kept.outbox, ...this.#kept.sent].map(({ id }) => id));
-    const now = new Date(this.#now()).toISOString();
-    const news = readings.map(({ id = crypto.randomUUID(), meter, value, at = now }): UsageRecord => ({ id, meter, value, at })).filter(({ id }) => !known.has(id) && known.add(id));
-    if (this.#kept.outbox.length + news.length > mostWaiting) return tooManyWaiting;
-    this.#keep({ outbox: [...this.#kept.outbox, ...news] });
-    if (await this.#persist()) return { ok: true, accepted: news.length, duplicates: readings.length - news.length };
-    const ids = new Set(news.map(({ id }) => id));
-    this.#keep({ outbox: this.#kept.outbox.filter(({ id }) => !ids.has(id)) });
-    return notStored;
+  record(readings: readonly { readonly meter: string; readonly value: number; readonly id?: string; readonly at?: string }[]): Promise<{ readonly ok: true; readonly accepted: number; readonly duplicates: number } | Refusal> {
+    return this.#reports.take(readings);
   }
 
   /** Sends what was used. Goes along with heartbeats by itself. */
-  async reportUsage(): Promise<{ readonly ok: true; readonly accepted: number } | Refusal> {
-    const records = this.#kept.outbox.slice(0, 1000);
-    if (!this.#server) return noServer;
-    if (this.instanceId === null) return notActivated;
-    if (records.length === 0) return { ok: true, accepted: 0 };
-    const reply = await this.#server.ask('POST', '/license/usage', { licenseKey: this.#options.key, instanceId: this.instanceId, records });
-    if (reply.kind === 'unreachable') return this.#refusal(reply);
-    // What was refused would be refused again: all of it, or those that are named, without whom the others are sent once more.
-    const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
-    const done = named.size > 0 ? records.filter((_, n) => named.has(n)) : records;
-    if (reply.kind === 'refused') this.#options.logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: done.length });
-    const ids = new Set(done.map(({ id }) => id));
-    const sentAt = this.#now();
-    const sent = reply.kind === 'answered' ? records.map((record) => ({ ...record, sentAt })) : [];
-    this.#keep({ outbox: this.#kept.outbox.filter(({ id }) => !ids.has(id)), sent: [...this.#kept.sent, ...sent] });
-    await this.#persist();
-    if (done.length > 0 && done.length < records.length) return this.reportUsage();
-    return reply.kind === 'refused' ? this.#refusal(reply) : { ok: true, accepted: records.length };
+  reportUsage(): Promise<{ readonly ok: true; readonly accepted: number } | Refusal> {
+    return this.#reports.send();
   }
 
   /** Checks a file for this machine, this license and the time that it is by all that is known. Nothing is kept. */
@@ -333,10 +315,10 @@ export class License {
 
   async #verdict(token: string, nonce: string, asked: Reading, expected: { readonly audience?: string } = {}): Promise<Refusal | null> {
     const verdict = await this.#withKeys(() => this.#verifier.verdict(token, { ...expected, now: timeIn(token), nonce, fingerprint: this.#fingerprint }));
+    const askedAt = timeOf(this.#kept.state.time, asked);
     const fault = verdict.ok ? this.#apply({ type: 'Answered', text: token, claims: verdict.claims, asked }) : verdict.reason;
     if (fault) return this.#distrust(fault);
-    const { said } = this.#kept.state;
-    this.#keep({ sent: this.#kept.sent.filter(({ sentAt }) => !said || sentAt >= said.at) });
+    this.#reports.areKnown(askedAt);
     return null;
   }
 
@@ -414,11 +396,6 @@ export class License {
   #counted(): Counted {
     const { outbox, sent, state: { said } } = this.#kept;
     return { records: [...sent, ...outbox], since: said ? new Date(said.at).toISOString() : null, now: new Date(this.#now()).toISOString() };
-  }
-
-  #use(meter: string, value: number): void {
-    this.#keep({ outbox: [...this.#kept.outbox, { id: crypto.randomUUID(), meter, value, at: new Date(this.#now()).toISOString() }].slice(-mostWaiting) });
-    void this.#persist();
   }
 
   #keep(changes: Partial<Kept>): void {
@@ -525,12 +502,6 @@ async function quietly<T>(work: () => Promise<T> | T, message: string, logger: L
     logger?.warn(message, { error });
     return undefined;
   }
-}
-
-/** Which of the records of a batch a refusal is about, by their place. */
-function namedIn({ errors }: Readonly<Record<string, unknown>>): ReadonlySet<number> {
-  const pointers = Array.isArray(errors) ? errors.map((error: { pointer?: unknown } | null) => /^\/records\/(\d+)(\/|$)/.exec(String(error?.pointer))?.[1]) : [];
-  return new Set(pointers.filter((n) => n !== undefined).map(Number));
 }
 
 const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };

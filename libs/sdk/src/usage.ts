@@ -8,6 +8,14 @@ export interface UsageRecord {
   readonly at: string;
 }
 
+/** One that the server has answered for. */
+export type SentRecord = UsageRecord & {
+  /** Milliseconds since 1970. */
+  readonly sentAt: number;
+  /** A verdict was asked for later, and has counted it. */
+  readonly isKnown?: boolean;
+};
+
 /** What the license says of a feature. It is not enabled while the license is locked. */
 export interface Feature {
   readonly name: string;
@@ -47,24 +55,58 @@ export function quotaOf(info: LicenseInfo | null, name: string, counted: Counted
   }
   const { limit, per = null, state = 'normal', graceEndsAt = null } = quota;
   // A gauge is worth what it shows; of a counter only this instance's own use is known.
-  const used = per ? sumOf(counted, name, per) : (counted.records.findLast(({ meter }) => meter === name)?.value ?? quota.lastPeak ?? null);
+  const used = per ? sumOf(counted, name, per) : (shownBy(counted, name) ?? quota.lastPeak ?? null);
   return { name, limit, per, used, remaining: used === null ? null : Math.max(0, limit - used), state, graceUntil: graceEndsAt };
 }
 
-/** What this instance has used that the verdict of `since` does not know of, and what time it is; ISO. */
+/** What this instance has used, what the last verdict knows of it, and what time it is; ISO. */
 export interface Counted {
-  readonly records: readonly UsageRecord[];
+  readonly records: readonly (UsageRecord & Partial<SentRecord>)[];
   readonly since: string | null;
   readonly now: string;
 }
 
-function usedOf(feature: Extract<FeatureState, object>, name: string, counted: Counted): number {
-  const known = 'used' in feature && counted.since !== null && periodOf(counted.since, feature.per) === periodOf(counted.now, feature.per) ? (feature.used ?? 0) : 0;
-  return known + sumOf(counted, name, feature.per);
+function usedOf(feature: Extract<FeatureState, object>, name: string, { records, since, now }: Counted): number {
+  const known = 'used' in feature && since !== null && periodOf(since, feature.per) === periodOf(now, feature.per) ? (feature.used ?? 0) : 0;
+  return known + sumOf({ records: records.filter(({ isKnown }) => !isKnown), now }, name, feature.per);
 }
 
-const sumOf = ({ records, now }: Counted, name: string, per: 'day' | 'month'): number =>
+const sumOf = ({ records, now }: Pick<Counted, 'records' | 'now'>, name: string, per: 'day' | 'month'): number =>
   records.reduce((sum, { meter, value, at }) => (meter === name && periodOf(at, per) === periodOf(now, per) ? sum + value : sum), 0);
+
+const shownBy = ({ records }: Pick<Counted, 'records'>, name: string): number | undefined => records.findLast(({ meter }) => meter === name)?.value;
 
 /** In UTC, like the server counts. */
 const periodOf = (at: string, per: 'day' | 'month'): string => at.slice(0, per === 'day' ? 10 : 7);
+
+// ---- what is kept of it ----
+
+/** What there is a cap for: it counts anew each period, and verdicts may tell of it; or it is what its last reading shows (`per` is null). */
+function cappedBy(info: LicenseInfo | null, name: string): { readonly per: 'day' | 'month' | null; readonly isTold: boolean } | undefined {
+  const quota = info?.quotas.find(({ meter }) => meter === name);
+  if (quota) return { per: quota.per ?? null, isTold: false };
+  const feature = info && Object.hasOwn(info.features, name) ? info.features[name] : undefined;
+  return typeof feature === 'object' ? { per: feature.per, isTold: true } : undefined;
+}
+
+/** For so long the ids of what was sent are known, so that what somebody brings again is not counted here again. */
+const freshMs = 300_000;
+const mostFresh = 10_000;
+
+/** Of what was sent, what still says how much is left: a sum per counter in its period, the last reading of each gauge. And all that is fresh. */
+export function remembered(sent: readonly SentRecord[], info: LicenseInfo | null, now: number): SentRecord[] {
+  const kept = new Map<string, SentRecord>();
+  for (const record of sent) {
+    const { id, meter, at, value, isKnown = false, sentAt } = record;
+    const cap = cappedBy(info, meter);
+    if (sent.length <= mostFresh && Math.abs(now - sentAt) < freshMs) kept.set(`id ${id}`, record);
+    else if (cap?.per === null) {
+      kept.delete(`gauge ${meter}`);
+      kept.set(`gauge ${meter}`, record);
+    } else if (cap && periodOf(at, cap.per) === periodOf(new Date(now).toISOString(), cap.per) && !(cap.isTold && isKnown)) {
+      const key = `${isKnown} ${meter}`;
+      kept.set(key, { ...record, value: (kept.get(key)?.value ?? 0) + value });
+    }
+  }
+  return [...kept.values()];
+}
