@@ -390,6 +390,8 @@ describe('Heartbeats', () => {
 });
 
 describe('What is used', () => {
+  const usage = () => vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => body['records'] as { id: string; meter: string; value: number }[]);
+
   it('is counted here, sent once with a heartbeat, and kept until it was', async () => {
     const license = await activated();
     await license.validate();
@@ -408,10 +410,78 @@ describe('What is used', () => {
     const sent = vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => (body['records'] as { id: string; meter: string }[]));
     expect(sent).toHaveLength(2);
     expect(sent[1]).toEqual(sent[0]);
-    expect(sent[1]?.map(({ meter }) => meter)).toEqual([...Array.from({ length: 5 }, () => 'reports'), 'cores']);
+    expect(sent[1]).toMatchObject([{ meter: 'reports', value: 5 }, { meter: 'cores', value: 6 }]);
     expect(next.feature('reports').remaining).toBe(0);
     clock.pass(day);
     expect(next.feature('reports').remaining).toBe(5);
+  });
+
+  it('of a quota without a period is what is in use: it fills up, and blocks', async () => {
+    const license = await activated();
+    const cores = license.quota('cores');
+    expect(Array.from({ length: 5 }, () => cores.tryConsume())).toEqual([true, true, true, true, true]);
+    clock.pass(minute);
+    expect(Array.from({ length: 5 }, () => cores.tryConsume())).toEqual([true, true, true, false, false]);
+    await license.reportUsage();
+    expect(license.quota('cores')).toMatchObject({ used: 8, remaining: 0 });
+    expect(usage()).toMatchObject([[{ meter: 'cores', value: 5 }, { meter: 'cores', value: 8 }]]);
+    cores.report(2);
+    expect([cores.tryConsume(7), cores.tryConsume(6)]).toEqual([false, true]);
+    // What was sent is not changed any more.
+    await license.reportUsage();
+    expect(usage().at(-1)).toMatchObject([{ meter: 'cores', value: 8 }]);
+    expect(new Set(usage().flat().map(({ id }) => id)).size).toBe(3);
+  });
+
+  it('is put together by the minute: a sum, or the highest and the last that a gauge showed', async () => {
+    const license = await activated();
+    license.quota('reports').tryConsume(2);
+    for (const cores of [3, 7, 5, 6, 8, 4, 1]) license.quota('cores').report(cores);
+    license.quota('reports').tryConsume();
+    clock.pass(minute);
+    license.quota('reports').tryConsume();
+    license.quota('cores').report(2);
+    await license.reportUsage();
+    expect(usage()[0]?.map(({ meter, value }) => [meter, value])).toEqual([['reports', 3], ['cores', 8], ['cores', 1], ['reports', 1], ['cores', 2]]);
+  });
+
+  it('is not lost for being too much to keep one by one while nobody can be told', async () => {
+    vendor.terms = { ...vendor.terms, features: { exports: { limit: 1e6, per: 'month' } } };
+    const license = await activated();
+    vendor.cut();
+    await license.record(Array.from({ length: 10_000 }, () => ({ meter: 'exports', value: 1 })));
+    for (let minutes = 0; minutes < 30; minutes++) {
+      clock.pass(minute);
+      license.quota('exports').tryConsume();
+    }
+    expect(license.quota('exports').used).toBe(10_030);
+    expect(license.waiting).toBe(10_001);
+    vendor.mend();
+    await license.reportUsage();
+    expect([license.waiting, usage().flat().reduce((sum, { value }) => sum + value, 0)]).toEqual([0, 10_030]);
+  });
+
+  it('is sent in pieces that are taken, however long the names are and whatever limit lies between', async () => {
+    const license = await activated();
+    const most = { bytes: 256 * 1024, records: Infinity };
+    const sizes: number[] = [];
+    vendor.between = (path, body) => {
+      if (path !== '/license/usage') return undefined;
+      const bytes = Buffer.byteLength(JSON.stringify(body));
+      sizes.push(bytes);
+      return bytes > most.bytes ? most.records < Infinity ? [413, '<html>'] : problem(413, 'BODY_TOO_LARGE') : undefined;
+    };
+    const record = (prefix: string, n: number) => license.record(Array.from({ length: n }, (_, at) => ({ id: `${prefix}${at}`.padEnd(255, 'ä'), meter: 'cores'.padEnd(255, 'é'), value: at })));
+    await record('a', 1500);
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 1500 });
+    expect([license.waiting, Math.max(...sizes) <= most.bytes]).toEqual([0, true]);
+    Object.assign(most, { bytes: 64 * 1024, records: 0 });
+    await record('b', 300);
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 300 });
+    most.bytes = 100;
+    await record('c', 2);
+    expect(await license.reportUsage()).toMatchObject({ ok: false });
+    expect(license.waiting).toBe(2);
   });
 
   it('of a month of readings is a handful of sums in the store, and counts as before', async () => {

@@ -14,7 +14,7 @@ import {
   apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
 } from './state.ts';
 import { hashed, memoryStore, sealerFor, type Store } from './store.ts';
-import { featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
+import { consumed, featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
 
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
 const reservedMs = 60_000;
@@ -199,7 +199,7 @@ export class License {
 
   /** A quota, or a feature with a cap per day or month. */
   quota(name: string): Quota & {
-    /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. */
+    /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. Of a quota without a period it is in use until `report` says less. */
     tryConsume(amount?: number): boolean;
     /** Tells what a gauge shows now. */
     report(value: number): void;
@@ -208,13 +208,13 @@ export class License {
     return {
       ...quota,
       tryConsume: (amount = 1) => {
-        const { remaining, limit } = quotaOf(this.info, name, this.#counted());
+        const { value, isGauge, isTooMuch } = consumed(this.info, name, amount, this.#counted());
         const { enforcement } = this.judgement();
-        const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || (limit !== null && (remaining ?? limit) < amount);
-        if (!blocked) this.#reports.use(name, amount);
+        const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || isTooMuch;
+        if (!blocked) this.#reports.use(name, value, isGauge);
         return !blocked;
       },
-      report: (value) => this.#reports.use(name, value),
+      report: (value) => this.#reports.use(name, value, quota.per === null),
     };
   }
 

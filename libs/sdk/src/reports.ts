@@ -3,7 +3,7 @@ import type { Kept } from './kept.ts';
 import { noServer, notActivated, notStored, tooManyWaiting, type Refusal } from './refusal.ts';
 import type { Refused, Reply, Unreachable } from './server.ts';
 import type { LicenseInfo } from './state.ts';
-import { remembered, type UsageRecord } from './usage.ts';
+import { batchOf, noted, remembered, type UsageRecord } from './usage.ts';
 
 /** What reports need of their license. Times are by its reckoning, in milliseconds since 1970. */
 interface Port {
@@ -22,12 +22,14 @@ export type Reported = { readonly ok: true; readonly accepted: number } | Refusa
 
 /** Readings. */
 const mostWaiting = 10_000;
-/** The server takes no more at once. */
-const mostAtOnce = 1000;
 
 /** What was used, on its way to the server: it waits in the store until it was answered for, and counts here for as long as it matters. */
 export class Reports {
   readonly #port: Port;
+  /** Ids of readings that nobody was sent yet: they may still become more. Of another process it is not known. */
+  readonly #open = new Set<string>();
+  /** The server takes no more, and what lies between may take less. */
+  #mostAtOnce = 1000;
   #sending: Promise<unknown> = Promise.resolve();
   #next: Promise<Reported> | undefined;
 
@@ -35,9 +37,13 @@ export class Reports {
     this.#port = port;
   }
 
-  use(meter: string, value: number): void {
+  /** Nothing is lost, however long nobody can be told. */
+  use(meter: string, value: number, isGauge: boolean): void {
+    const { outbox } = this.#port.kept();
     const record: UsageRecord = { id: crypto.randomUUID(), meter, value, at: new Date(this.#port.now()).toISOString() };
-    this.#port.keep({ outbox: [...this.#port.kept().outbox, record].slice(-mostWaiting) });
+    const next = noted(outbox, this.#open, record, { isGauge, stretch: outbox.length < mostWaiting ? 'minute' : 'day' });
+    if (next.at(-1) === record) this.#open.add(record.id);
+    this.#port.keep({ outbox: next });
     void this.#port.persist();
   }
 
@@ -71,22 +77,30 @@ export class Reports {
   }
 
   async #send(): Promise<Reported> {
-    if (!this.#port.send) return noServer;
-    for (;;) {
-      const { outbox, state: { instanceId } } = this.#port.kept();
-      const records = outbox.slice(0, mostAtOnce);
+    const { send, kept, logger } = this.#port;
+    if (!send) return noServer;
+    // What is used meanwhile is for the next time, or there would be no end.
+    const waiting = new Set(kept().outbox.map(({ id }) => id));
+    for (let accepted = 0; ;) {
+      const { outbox, state: { instanceId } } = kept();
       if (instanceId === null) return notActivated;
-      if (records.length === 0) return { ok: true, accepted: 0 };
-      const reply = await this.#port.send(instanceId, records);
+      const records = batchOf(outbox.filter(({ id }) => waiting.has(id)), this.#mostAtOnce);
+      if (records.length === 0) return { ok: true, accepted };
+      for (const { id } of records) this.#open.delete(id);
+      const reply = await send(instanceId, records);
+      if (isTooLarge(reply) && records.length > 1) {
+        this.#mostAtOnce = Math.ceil(records.length / 2);
+        continue;
+      }
       if (reply.kind === 'unreachable') return this.#port.refusal(reply);
       // What was refused would be refused again: all of it, or those that are named, without whom the others are sent once more.
       const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
       const done = named.size > 0 ? records.filter((_, n) => named.has(n)) : records;
-      if (reply.kind === 'refused') this.#port.logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: done.length });
+      if (reply.kind === 'refused') logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: done.length });
+      else accepted += done.length;
       this.#settle(done, reply.kind === 'answered' ? done : []);
       await this.#port.persist();
-      if (reply.kind === 'answered') return { ok: true, accepted: records.length };
-      if (done.length === records.length) return this.#port.refusal(reply);
+      if (reply.kind === 'refused' && done.length === records.length) return this.#port.refusal(reply);
     }
   }
 
@@ -99,6 +113,8 @@ export class Reports {
     });
   }
 }
+
+const isTooLarge = (reply: Reply): boolean => (reply.kind === 'refused' && reply.code === 'BODY_TOO_LARGE') || (reply.kind === 'unreachable' && reply.status === 413);
 
 /** Which of the records of a batch a refusal is about, by their place. */
 function namedIn({ errors }: Readonly<Record<string, unknown>>): ReadonlySet<number> {

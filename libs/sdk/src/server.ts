@@ -16,6 +16,8 @@ export interface Refused {
 export interface Unreachable {
   readonly kind: 'unreachable';
   readonly detail: string;
+  /** Of HTTP, where there was that much of an answer. */
+  readonly status?: number;
   /** What the server has asked for. */
   readonly retryAfterMs: number | null;
 }
@@ -108,7 +110,7 @@ export class Server {
     if (status >= 400 && status < 500 && status !== 429 && status !== 408 && parsed && typeof code === 'string') {
       return { kind: 'refused', code, detail: String(detail ?? title ?? code), docUrl: new URL(String(type ?? `/docs/errors#${code}`), `${this.#base}/`).href, body: parsed };
     }
-    return { kind: 'unreachable', detail: `${method} ${path.split('?')[0]}: ${status}`, retryAfterMs: retryAfterMs(headers.get('retry-after'), this.#options.clock.read().wall) };
+    return { kind: 'unreachable', detail: `${method} ${path.split('?')[0]}: ${status}`, status, retryAfterMs: retryAfterMs(headers.get('retry-after'), this.#options.clock.read().wall) };
   }
 }
 

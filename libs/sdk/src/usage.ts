@@ -79,6 +79,15 @@ const shownBy = ({ records }: Pick<Counted, 'records'>, name: string): number | 
 /** In UTC, like the server counts. */
 const periodOf = (at: string, per: 'day' | 'month'): string => at.slice(0, per === 'day' ? 10 : 7);
 
+/** What `amount` more would mean: of a counter that much, of a gauge a higher reading. Whether that is too much is said by what is known here. */
+export function consumed(info: LicenseInfo | null, name: string, amount: number, counted: Counted): { readonly value: number; readonly isGauge: boolean; readonly isTooMuch: boolean } {
+  const { limit, remaining } = quotaOf(info, name, counted);
+  const isGauge = cappedBy(info, name)?.per === null;
+  // What the license showed yesterday in all is not what this instance has taken.
+  const value = isGauge ? Math.max(0, (shownBy(counted, name) ?? 0) + amount) : amount;
+  return { value, isGauge, isTooMuch: limit !== null && (isGauge ? value > limit : (remaining ?? limit) < amount) };
+}
+
 // ---- what is kept of it ----
 
 /** What there is a cap for: it counts anew each period, and verdicts may tell of it; or it is what its last reading shows (`per` is null). */
@@ -87,6 +96,34 @@ function cappedBy(info: LicenseInfo | null, name: string): { readonly per: 'day'
   if (quota) return { per: quota.per ?? null, isTold: false };
   const feature = info && Object.hasOwn(info.features, name) ? info.features[name] : undefined;
   return typeof feature === 'object' ? { per: feature.per, isTold: true } : undefined;
+}
+
+/** A minute of readings is one: of a counter their sum, of a gauge its highest and its last. So that it is bounded, a day is one where very many wait. */
+const stretches = { minute: 16, day: 10 } as const;
+
+/** With one more reading. `open`: the ids of those that nobody was sent yet; no other may change. */
+export function noted(outbox: readonly UsageRecord[], open: ReadonlySet<string>, record: UsageRecord, { isGauge, stretch }: { readonly isGauge: boolean; readonly stretch: keyof typeof stretches }): readonly UsageRecord[] {
+  const begins = record.at.slice(0, stretches[stretch]);
+  const [first, second] = outbox.filter(({ id, meter, at }) => meter === record.meter && at.startsWith(begins) && open.has(id));
+  const changed = (changes: readonly (readonly [UsageRecord, Partial<UsageRecord>])[]) => outbox.map((one) => {
+    const change = changes.find(([it]) => it === one)?.[1];
+    return change ? { ...one, ...change, id: one.id } : one;
+  });
+  if (!first) return [...outbox, record];
+  if (!isGauge) return changed([[first, { value: first.value + record.value }]]);
+  if (!second) return record.value >= first.value ? changed([[first, record]]) : [...outbox, record];
+  return changed([[first, first.value > second.value ? first : second], [second, record]]);
+}
+
+/** The server takes a body of 256 KiB. */
+const mostBytes = 200 * 1024;
+
+/** The oldest of them that fit into one request. */
+export function batchOf(records: readonly UsageRecord[], most: number): readonly UsageRecord[] {
+  const encoder = new TextEncoder();
+  let bytes = 0;
+  const end = records.slice(0, most).findIndex((record) => (bytes += encoder.encode(JSON.stringify(record)).length + 1) > mostBytes);
+  return records.slice(0, end < 0 ? most : Math.max(1, end));
 }
 
 /** For so long the ids of what was sent are known, so that what somebody brings again is not counted here again. */
