@@ -502,6 +502,30 @@ describe('A license file', () => {
   });
 });
 
+describe('Counters of a license by file', () => {
+  it('are kept over a restart, each id once, and what is left of a feature is told', async () => {
+    const box = await bench.start(byFile);
+    const { terms } = bench.vendor;
+    await box.put(await bench.vendor.licenseFile({ license: { ...terms, validationMode: 'offline', features: { reports: { limit: 5, per: 'day' } }, quotas: [{ meter: 'pages', limit: 100, per: 'month' }] } }));
+    const records = [{ id: 'a', meter: 'pages', value: 30 }, { id: 'b', meter: 'pages', value: 31, at: '2026-06-30T23:00:00Z' }, { meter: 'reports', value: 2 }, { meter: 'reports', value: 1 }, { id: 'a', meter: 'pages', value: 30 }];
+    expect(await box.ask('POST', '/api/usage', { records })).toMatchObject({ status: 200, body: { accepted: 4, duplicates: 1, queued: 0 } });
+    await box.close();
+    const again = await bench.start(byFile);
+    expect(await again.ask('POST', '/api/usage', records[0])).toMatchObject({ status: 200, body: { accepted: 0, duplicates: 1 } });
+    expect(await again.license()).toMatchObject({
+      features: { reports: { limit: 5, per: 'day', used: 3, remaining: 2 } },
+      usage: [{ meter: 'pages', limit: 100, used: 30, remaining: 70, per: 'month', state: 'normal' }, { meter: 'reports', limit: 5, used: 3, remaining: 2, per: 'day', state: 'normal' }],
+    });
+    expect((await again.ask('GET', '/api/features/reports')).body).toMatchObject({ limit: 5, used: 3, remaining: 2 });
+    await again.ask('POST', '/api/usage', { meter: 'pages', value: 71 });
+    await pass(12 * hour);
+    expect(await again.license()).toMatchObject({ enforcement: 'WARN', reasons: ['QUOTA_EXCEEDED'], graceEndsAt: '2026-07-09T00:00:00.000Z', usage: [{ used: 101, state: 'exceeded' }, { used: 0, remaining: 5 }] });
+    await pass(60_000);
+    await pass(7 * day);
+    expect(await again.enforcement()).toMatchObject({ enforcement: 'READ_ONLY', reasons: ['RESTRICTED'] });
+  });
+});
+
 describe('The folder', () => {
   it('is for its owner only, and shows neither the key nor the machine', async () => {
     await activated();

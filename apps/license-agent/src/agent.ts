@@ -99,7 +99,8 @@ export class Agent {
 
   feature(name: string): FeatureAnswer {
     const feature = this.#license.feature(name);
-    return { ...feature, enabled: feature.enabled && this.#holder.judged().enforcement !== 'LOCKED' };
+    const counted = feature.per === null ? undefined : this.#holder.metersOf().find(({ meter, per }) => meter === name && per === feature.per);
+    return { ...feature, ...(counted && { used: counted.used, remaining: counted.remaining }), enabled: feature.enabled && this.#holder.judged().enforcement !== 'LOCKED' };
   }
 
   /** The text of a license file, or a license key. A dry run tells what it would be, and changes nothing. */
@@ -140,7 +141,7 @@ export class Agent {
     });
   }
 
-  /** Answers when all of it is on the disk; it is sent by and by, each id once. By file there is nobody to send it to: the peaks of the day count. */
+  /** Answers when all of it is on the disk; it is sent by and by, each id once. By file there is nobody to send it to: it is counted here. */
   async use(readings: readonly Reading[]): Promise<UsageAnswer> {
     const { source } = this.#kept;
     if (!source) throw new Refused('NO_LICENSE');
@@ -148,8 +149,8 @@ export class Agent {
     const strange = readings.findIndex(({ at }) => at !== undefined && !(Date.parse(at) <= now + skewMs && Date.parse(at) > now - reachesBackMs));
     if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is of the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
-      await this.#exclusively(() => this.#holder.meter(readings));
-      return { accepted: readings.length, duplicates: 0, queued: 0 };
+      const duplicates = await this.#exclusively(() => this.#holder.meter(readings));
+      return { accepted: readings.length - duplicates, duplicates, queued: 0 };
     }
     const taken = await this.#license.record(readings);
     if (!taken.ok) throw new Refused(taken.code === 'TOO_MANY_WAITING' ? 'USAGE_QUEUE_FULL' : 'STORAGE_FAILED', taken.detail);
@@ -368,7 +369,7 @@ export class Agent {
     })().finally(() => (this.#delivering = undefined)));
   }
 
-  async #every(ms: number, work: () => Promise<void>): Promise<void> {
+  async #every(ms: number, work: () => Promise<unknown>): Promise<void> {
     while (!this.#closed.signal.aborted) {
       await work().catch((error: unknown) => this.#options.log.warn({ err: error }, 'will be tried again'));
       await this.#options.clock.sleep(ms, this.#closed.signal);
@@ -402,6 +403,7 @@ export class Agent {
     const isOnline = source?.kind === 'key';
     return {
       ...licensePart({ judgement, info: license.info, terms: license.terms, meters }, { byFile: source?.kind === 'file', ...config }),
+      features: this.#holder.featuresOf(license, source),
       source: source?.kind ?? null, keyPrefix: isOnline ? source.key.slice(0, 8) : null, activationId: license.instanceId,
       installationId: this.#kept.installationId, hardwareId: fingerprint,
       server: {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
-import { compared, expiryByFile, meterByFile, withReading, type Metered } from './by-file.ts';
+import { compared, counterByFile, countedUntil, expiryByFile, meterByFile, withCount, withReading, type Cap, type Counted, type Metered } from './by-file.ts';
 
 const at = (text: string) => Date.parse(text);
 const day = 86_400_000;
@@ -45,6 +45,47 @@ describe('A quota by file', () => {
         expect([often.day, often.peak, often.lastPeak]).toEqual([rarely.day, rarely.peak, rarely.lastPeak]);
       }
     }));
+  });
+});
+
+describe('A counter by file', () => {
+  const counted = (cap: Cap, ...readings: readonly (readonly [when: string, value: number, now?: string])[]) =>
+    readings.reduce<Counted | undefined>((so, [when, value, now = when]) => withCount(so, { value, at: at(when) }, cap, at(now)), undefined);
+  const shown = (when: string, cap: Cap, so: Counted | undefined) => {
+    const { used, remaining, per, state, graceEndsAt } = counterByFile('pages', cap.limit ?? 10, cap, so, 7, at(when));
+    return { used, remaining, per, state, graceEndsAt };
+  };
+  const [daily, monthly] = [{ limit: 10, per: 'day' }, { limit: 10, per: 'month' }] as const;
+
+  it('adds up the day, or the month, and begins again', () => {
+    const readings = [['2026-07-30T10:00:00Z', 0.1], ['2026-07-31T10:00:00Z', 4], ['2026-07-31T23:59:59Z', 0.2]] as const;
+    expect(shown('2026-07-31T23:59:59Z', daily, counted(daily, ...readings))).toMatchObject({ used: 4.2, remaining: 5.8, per: 'day' });
+    expect(shown('2026-07-31T23:59:59Z', monthly, counted(monthly, ...readings))).toMatchObject({ used: 4.3, remaining: 5.7, per: 'month' });
+    for (const cap of [daily, monthly]) expect(shown('2026-08-01T00:00:00Z', cap, counted(cap, ...readings))).toMatchObject({ used: 0, remaining: 10 });
+  });
+
+  it('is compared at midnight, with a week of grace, and cleared when less was counted', () => {
+    const over = counted(daily, ['2026-07-01T10:00:00Z', 11]);
+    expect(shown('2026-07-01T23:59:59Z', daily, over)).toMatchObject({ used: 11, remaining: 0, state: 'normal' });
+    expect(shown('2026-07-02T00:00:00Z', daily, over)).toMatchObject({ used: 0, state: 'exceeded', graceEndsAt: '2026-07-09T00:00:00.000Z' });
+    expect(shown('2026-07-03T00:00:00Z', daily, over)).toMatchObject({ state: 'normal' });
+    const month = countedUntil(counted(monthly, ['2026-07-01T10:00:00Z', 6], ['2026-07-20T10:00:00Z', 5]), monthly, at('2026-07-21T00:00:00Z'));
+    expect(shown('2026-07-27T23:59:59Z', monthly, month)).toMatchObject({ used: 11, state: 'exceeded', graceEndsAt: '2026-07-28T00:00:00.000Z' });
+    expect(shown('2026-07-28T00:00:00Z', monthly, month)).toMatchObject({ state: 'restricted', graceEndsAt: null });
+    expect(shown('2026-08-01T12:00:00Z', monthly, month)).toMatchObject({ used: 0, state: 'restricted' });
+    expect(shown('2026-08-02T00:00:00Z', monthly, month)).toMatchObject({ state: 'normal' });
+    expect(shown('2026-07-28T00:00:00Z', { ...monthly, limit: 11 }, month)).toMatchObject({ state: 'normal' });
+  });
+
+  it('counts a reading in its own day, however late it comes, and nothing for a month that is over', () => {
+    const late = counted(daily, ['2026-07-02T09:00:00Z', 1], ['2026-07-01T22:00:00Z', 11, '2026-07-02T10:00:00Z']);
+    expect(shown('2026-07-02T10:00:00Z', daily, late)).toMatchObject({ used: 1, state: 'exceeded', graceEndsAt: '2026-07-09T00:00:00.000Z' });
+    expect(counted(monthly, ['2026-05-31T22:00:00Z', 99, '2026-07-02T10:00:00Z'])).toEqual({ days: {}, exceededAt: null });
+  });
+
+  it('of a feature is shown, and nothing follows from it', () => {
+    const cap = { limit: null, per: 'day' } as const;
+    expect(shown('2026-07-02T00:00:00Z', cap, counted(cap, ['2026-07-01T10:00:00Z', 99]))).toMatchObject({ state: 'normal' });
   });
 });
 

@@ -2,8 +2,8 @@ import { enforcements, type Enforcement, type Judgement, type LicensedTerms } fr
 import type { MeterAnswer } from './api.ts';
 
 /**
- * What a server would see to, of a license that nobody is asked about: the end of a trial that began here, and the peak of a day that was more than
- * the quota. Pure. Days are in UTC; instants are by the license's own reckoning of time.
+ * What a server would see to, of a license that nobody is asked about: the end of a trial that began here, the peak of a day that was more than
+ * the quota, and what is counted per day and month. Pure. Days are in UTC; instants are by the license's own reckoning of time.
  */
 
 /** A gauge: its highest reading of the day that `day` names and of the day before, and since when days have been over the limit. */
@@ -37,9 +37,56 @@ export function withReading(metered: Metered | undefined, value: number, limit: 
 export function meterByFile(meter: string, limit: number, metered: Metered | undefined, overageGraceDays: number, now: number): MeterAnswer {
   const { peak, lastPeak, exceededAt } = compared(metered, limit, now);
   const used = metered ? Math.max(peak, lastPeak) : null;
-  const graceEnds = exceededAt !== null && lastPeak > limit ? Date.parse(exceededAt) + overageGraceDays * dayMs : null;
-  const state = graceEnds === null ? 'normal' : graceEnds > now ? 'exceeded' : 'restricted';
-  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, state, graceEndsAt: state === 'exceeded' && graceEnds !== null ? new Date(graceEnds).toISOString() : null };
+  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, ...standingOf(lastPeak > limit ? exceededAt : null, overageGraceDays, now) };
+}
+
+function standingOf(exceededAt: string | null, overageGraceDays: number, now: number): Pick<MeterAnswer, 'state' | 'graceEndsAt'> {
+  if (exceededAt === null) return { state: 'normal', graceEndsAt: null };
+  const ends = Date.parse(exceededAt) + overageGraceDays * dayMs;
+  return ends > now ? { state: 'exceeded', graceEndsAt: new Date(ends).toISOString() } : { state: 'restricted', graceEndsAt: null };
+}
+
+/** A counter: what was counted on each day that still matters, by day, and since when it has been over the limit. */
+export interface Counted {
+  readonly days: Readonly<Record<string, number>>;
+  readonly exceededAt: string | null;
+}
+
+/** `limit` null: nothing follows from being over it. A cap of a feature is the product's to keep. */
+export interface Cap {
+  readonly limit: number | null;
+  readonly per: 'day' | 'month';
+}
+
+const monthOf = (day: string): string => day.slice(0, 7);
+const million = 1_000_000;
+
+/** On the day, or in its month up to and with the day. */
+function sumOf(days: Counted['days'], per: Cap['per'], last: string): number {
+  const counts = (day: string) => day === last || (per === 'month' && day < last && monthOf(day) === monthOf(last));
+  return Object.entries(days).reduce((sum, [day, value]) => (counts(day) ? sum + Math.round(value * million) : sum), 0) / million;
+}
+
+/** What was counted until midnight is compared then: of the day, or of its month so far. */
+export function countedUntil(counted: Counted | undefined, { limit, per }: Cap, now: number): Counted {
+  const [today, yesterday] = [dayOf(now), dayOf(now - dayMs)];
+  const days = Object.fromEntries(Object.entries(counted?.days ?? {}).filter(([day]) => monthOf(day) >= monthOf(yesterday)));
+  const isOver = limit !== null && sumOf(days, per, yesterday) > limit;
+  return { days, exceededAt: isOver ? (counted?.exceededAt ?? `${today}T00:00:00.000Z`) : null };
+}
+
+/** `at`: of the reading. */
+export function withCount(counted: Counted | undefined, { value, at }: { readonly value: number; readonly at: number }, cap: Cap, now: number): Counted {
+  const { days = {}, exceededAt = null } = counted ?? {};
+  const day = dayOf(at);
+  return countedUntil({ days: { ...days, [day]: (days[day] ?? 0) + value }, exceededAt }, cap, now);
+}
+
+/** `limit`: that is shown. */
+export function counterByFile(meter: string, limit: number, cap: Cap, counted: Counted | undefined, overageGraceDays: number, now: number): MeterAnswer {
+  const { days, exceededAt } = countedUntil(counted, cap, now);
+  const used = sumOf(days, cap.per, dayOf(now));
+  return { meter, limit, used, remaining: Math.max(0, limit - used), per: cap.per, ...standingOf(exceededAt, overageGraceDays, now) };
 }
 
 /** No trial is longer, whatever was signed. */

@@ -12,7 +12,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const kept: Kept = {
-  installationId: 'installation-1', source: { kind: 'key', key: 'SECRET-KEY', state: 'one' }, at: 1, seen: { key: 'a' }, firstSeen: { lic_1: '2026-07-01T12:00:00.000Z' }, metered: {}, messages: [{ id: 'm', text: 'Ünïcode', at: 'then' }],
+  installationId: 'installation-1', source: { kind: 'key', key: 'SECRET-KEY', state: 'one' }, at: 1, seen: { key: 'a' }, firstSeen: { lic_1: '2026-07-01T12:00:00.000Z' }, metered: {}, counted: {}, readings: [], messages: [{ id: 'm', text: 'Ünïcode', at: 'then' }],
 };
 const fileOf = () => join(folder, readdirSync(folder).find((name) => name.endsWith('.json')) ?? '');
 

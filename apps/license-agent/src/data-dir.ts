@@ -4,7 +4,7 @@ import { mkdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hashed, type Store } from '@keyledger/sdk';
 import { fileStore } from '@keyledger/sdk/node';
-import type { Metered } from './by-file.ts';
+import type { Counted, Metered } from './by-file.ts';
 
 /** What the agent knows beside its license, whose own state is a file of its own. */
 export interface Kept {
@@ -17,8 +17,11 @@ export interface Kept {
   readonly seen: { readonly key?: string; readonly file?: string };
   /** When each license was first installed here, by its id: a trial by file counts from then on, however often it is installed. */
   readonly firstSeen: Readonly<Record<string, string>>;
-  /** Of a license by file: what its quotas were used, by meter. */
+  /** Of a license by file: what its quotas were used, and what was counted, by meter. */
   readonly metered: Readonly<Record<string, Metered>>;
+  readonly counted: Readonly<Record<string, Counted>>;
+  /** Hashes of the ids of the last readings, so that one that is sent again counts once. */
+  readonly readings: readonly string[];
   readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
 }
 
@@ -61,12 +64,12 @@ export class DataDir {
   }
 
   async open(): Promise<{ readonly found: Found; readonly kept: Kept }> {
-    const nothing: Kept = { installationId: randomUUID(), source: null, at: 0, seen: {}, firstSeen: {}, metered: {}, messages: [] };
+    const nothing: Kept = { installationId: randomUUID(), source: null, at: 0, seen: {}, firstSeen: {}, metered: {}, counted: {}, readings: [], messages: [] };
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
     const text = await this.#file().read();
     if (text === null) return { found: this.#hasOthers() ? 'foreign' : 'new', kept: nothing };
     const kept = this.#opened(text);
-    if (kept) return { found: 'restored', kept };
+    if (kept) return { found: 'restored', kept: { ...nothing, ...kept } };
     // Whoever wants to know what has become of it finds it there.
     await rename(this.#path('agent', 'json'), this.#path('agent', 'damaged'));
     return { found: 'damaged', kept: nothing };

@@ -1,7 +1,8 @@
+import { createHash } from 'node:crypto';
 import { fileTypeOf } from '@keyledger/license-file';
-import { License, memoryStore, type Clock, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
+import { License, memoryStore, type Clock, type FeatureState, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
 import type { MeterAnswer } from './api.ts';
-import { compared, judgedByFile, meterByFile, withReading, type Metered } from './by-file.ts';
+import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, withCount, withReading, type Cap, type Counted, type Metered } from './by-file.ts';
 import type { AgentConfig } from './config.ts';
 import { DataDir, Pending, type Found, type Kept } from './data-dir.ts';
 import { stored } from './refusals.ts';
@@ -34,6 +35,8 @@ export type Source = Exclude<Kept['source'], null>;
 
 /** What it was last written that the time is may be so much too early. */
 const keptForMs = 3_600_000;
+/** Two of the largest batches. */
+const mostReadings = 2_000;
 
 /** The one license that there is, by key or by file, and all that is kept of it; and what it is worth just now. Whether it is the right one is the agent's to say. */
 export class Holder {
@@ -114,18 +117,27 @@ export class Holder {
     if (this.#kept.firstSeen[licenseId] === undefined) await this.keep({ firstSeen: { ...this.#kept.firstSeen, [licenseId]: this.#license.judgement().at } });
   }
 
-  /** Keeps readings of a license by file, and the outcome of a midnight that has passed. */
-  async meter(readings: readonly Reading[]): Promise<void> {
-    const { source, metered } = this.#kept;
-    if (source?.kind !== 'file') return;
+  /** Keeps readings of a license by file, and the outcome of a midnight that has passed. Resolves to how many of them were known, by their ids. */
+  async meter(readings: readonly Reading[]): Promise<number> {
+    const before = this.#kept;
+    if (before.source?.kind !== 'file') return 0;
     const { now } = this;
-    const next: Record<string, Metered> = { ...metered };
-    for (const { meter, limit } of this.#license.info?.quotas ?? []) if (next[meter]) next[meter] = compared(next[meter], limit, now);
-    for (const { meter, value } of readings) {
-      const quota = this.#license.info?.quotas.find((one) => one.meter === meter);
-      if (quota) next[meter] = withReading(next[meter], value, quota.limit, now);
+    const known = new Set(before.readings);
+    const news = readings.filter(({ id }) => id === undefined || (!known.has(shortOf(id)) && known.add(shortOf(id))));
+    const metered: Record<string, Metered> = { ...before.metered };
+    const counted: Record<string, Counted> = { ...before.counted };
+    const [gauges, caps] = [gaugesOf(this.#license), capsOf(this.#license)];
+    for (const [meter, limit] of gauges) if (metered[meter]) metered[meter] = compared(metered[meter], limit, now);
+    for (const [meter, cap] of caps) if (counted[meter]) counted[meter] = countedUntil(counted[meter], cap, now);
+    for (const { meter, value, at } of news) {
+      const [limit, cap] = [gauges.get(meter), caps.get(meter)];
+      if (limit !== undefined) metered[meter] = withReading(metered[meter], value, limit, now);
+      if (cap) counted[meter] = withCount(counted[meter], { value, at: at === undefined ? now : Date.parse(at) }, cap, now);
     }
-    if (JSON.stringify(next) !== JSON.stringify(metered) || now - this.#kept.at > keptForMs) await this.keep({ metered: next });
+    const next = { metered, counted, readings: [...known].slice(-mostReadings) };
+    const { metered: _metered, counted: _counted, readings: _readings } = before;
+    if (JSON.stringify(next) !== JSON.stringify({ metered: _metered, counted: _counted, readings: _readings }) || now - before.at > keptForMs) await this.keep(next);
+    return readings.length - news.length;
   }
 
   /** Nobody else writes meanwhile: the agent makes one change at a time. */
@@ -140,9 +152,26 @@ export class Holder {
 
   metersOf(license = this.#license, source = this.#kept.source): MeterAnswer[] {
     if (source?.kind !== 'file') return metersOf(license);
-    const { info, terms } = license;
-    const quotas = (info?.quotas ?? []).map(({ meter, limit }) => meterByFile(meter, limit, this.#kept.metered[meter], terms?.overageGraceDays ?? 0, this.now));
-    return [...quotas, ...metersOf(license).slice(quotas.length)];
+    const { now, kept: { metered, counted } } = this;
+    const { overageGraceDays = 0 } = license.terms ?? {};
+    const caps = capsOf(license);
+    return metersOf(license).map((one) => {
+      const { meter, limit } = one;
+      const cap = caps.get(meter);
+      if (limit === null) return one;
+      return cap ? counterByFile(meter, limit, cap, counted[meter], overageGraceDays, now) : meterByFile(meter, limit, metered[meter], overageGraceDays, now);
+    });
+  }
+
+  /** With what is left of those that are counted. */
+  featuresOf(license = this.#license, source = this.#kept.source): Readonly<Record<string, FeatureState>> {
+    const features = license.info?.features ?? {};
+    if (source?.kind !== 'file') return features;
+    const meters = new Map(this.metersOf(license, source).map((one) => [one.meter, one]));
+    return Object.fromEntries(Object.entries(features).map(([name, feature]) => {
+      const { used, remaining } = meters.get(name) ?? {};
+      return [name, typeof feature === 'object' && used != null && remaining != null ? { ...feature, used, remaining } : feature];
+    }));
   }
 
   /** Where a server is asked, its word and the SDK's count. */
@@ -162,6 +191,16 @@ export class Holder {
     await license.dispose();
     if (source) await this.#dir.remove(source.state);
   }
+}
+
+const shortOf = (id: string): string => createHash('sha256').update(id).digest('base64url').slice(0, 16);
+
+const gaugesOf = ({ info }: License): ReadonlyMap<string, number> => new Map((info?.quotas ?? []).filter(({ per }) => !per).map(({ meter, limit }) => [meter, limit]));
+
+/** Caps of features, which a quota of the same name makes stricter. */
+function capsOf({ info }: License): ReadonlyMap<string, Cap> {
+  const features = Object.entries(info?.features ?? {}).flatMap(([name, feature]): [string, Cap][] => (typeof feature === 'object' ? [[name, { limit: null, per: feature.per }]] : []));
+  return new Map([...features, ...(info?.quotas ?? []).flatMap(({ meter, limit, per }): [string, Cap][] => (per ? [[meter, { limit, per }]] : []))]);
 }
 
 function openLicense({ config, fingerprint, clock, fetch, log }: AgentOptions, source: Kept['source'], store: Store, after: number): Promise<License> {

@@ -41,7 +41,8 @@ export interface LicensedTerms {
   readonly activationLimit: number;
   readonly features: Readonly<Record<string, LicensedFeature>>;
   readonly featureFlags: Readonly<Record<string, unknown>>;
-  readonly quotas: readonly { readonly meter: string; readonly limit: number }[];
+  /** Without `per` of a gauge, else of a counter. */
+  readonly quotas: readonly { readonly meter: string; readonly limit: number; readonly per?: 'day' | 'month' }[];
 }
 
 export interface SignedVerdict {
@@ -144,7 +145,7 @@ const terms = object({
   validationMode: oneOf('online', 'heartbeat', 'offline'), heartbeatIntervalSeconds: whole, deploymentMode: nullOr(anyText), deploymentId: nullOr(anyText),
   binding: oneOf('none', 'fingerprint'), seats: oneOf('node-locked', 'floating'), activationLimit: (value) => value === -1 || whole(value),
   features: recordOf((feature) => feature === true || number(feature) || object({ limit: number, per: oneOf('day', 'month') })(feature)),
-  featureFlags: isObject, quotas: listOf(object({ meter: text, limit: number })),
+  featureFlags: isObject, quotas: listOf(object({ meter: text, limit: number, per: oneOf(undefined, 'day', 'month') })),
 });
 const verdict = object({
   valid: flag, code: text, reasons: listOf(text), conclusive: flag, enforcement: oneOf('FULL', 'WARN', 'READ_ONLY', 'LOCKED'), graceEndsAt: nullOr(instant),
