@@ -18,6 +18,8 @@ const sold = story(issue({ terms: { validationMode: 'heartbeat', offlineGraceDay
 class World {
   now: Instant = start;
   history: Story<LicenseEvent> = sold;
+  /** By validations. */
+  seen: Record<string, Instant> = {};
   /** Cannot be read, neither here nor there. */
   unreadable = { here: new Set<string>(), there: new Set<string>() };
   readonly logged: unknown[] = [];
@@ -61,7 +63,8 @@ class World {
   }
 
   lapse({ until = this.now, dryRun = false, ids = [laptop.activationId, desktop.activationId] } = {}) {
-    const command = new LapseCommand(this.#databases, { here: () => ({ get: (id: string) => this.#read(id) }) } as never, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, { error: (told: unknown) => this.logged.push(told) } as never);
+    const lastSeen = { of: async () => this.seen } as never;
+    const command = new LapseCommand(this.#databases, { here: () => ({ get: (id: string) => this.#read(id) }) } as never, lastSeen, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, { error: (told: unknown) => this.logged.push(told) } as never);
     return this.in(() => command.execute(Object.assign(new LapseLeases(), { activationIds: ids, until, dryRun })));
   }
 
@@ -173,6 +176,30 @@ onEveryDialect('Leases that are over', ({ open }) => {
     all.unreadable.there.add(laptop.activationId);
     expect(await all.lapse()).toEqual({ HeartbeatLost: 1 });
     expect(await all.due()).toEqual([laptop.activationId]);
+  });
+
+  it('of a floating seat give it back, unless its instance owes no heartbeats and has asked', async () => {
+    const floating = (validationMode: 'online' | 'offline' | 'heartbeat') => story(issue({ terms: { validationMode, seats: 'floating', heartbeatIntervalSeconds: 600 } }), assign(), activate(laptop), activate(desktop));
+    for (const mode of ['online', 'offline'] as const) {
+      const all = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+      all.history = floating(mode);
+      for (const { activationId } of [laptop, desktop]) await all.hear(activationId);
+      all.seen = { [laptop.activationId]: addSeconds(start, 1200) };
+      all.now = addSeconds(start, 1800);
+      expect(await all.lapse()).toEqual({ HeartbeatLost: 1 });
+      expect(all.said('InstanceDeactivated')).toMatchObject([{ activationId: desktop.activationId, by: 'lapse', dueAt: addSeconds(start, 1800) }]);
+      expect([await all.due(addSeconds(start, 2999)), await all.due(addSeconds(start, 3000))]).toEqual([[], [laptop.activationId]]);
+      all.now = addSeconds(start, 3000);
+      await all.lapse();
+      expect(all.said('InstanceDeactivated').at(-1)).toMatchObject({ activationId: laptop.activationId, dueAt: addSeconds(start, 3000) });
+    }
+    const owing = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+    owing.history = floating('heartbeat');
+    await owing.hear(laptop.activationId);
+    owing.seen = { [laptop.activationId]: addSeconds(start, 1200) };
+    owing.now = addSeconds(start, 1800);
+    await owing.lapse();
+    expect(owing.said('InstanceDeactivated')).toMatchObject([{ activationId: laptop.activationId }]);
   });
 
   it('of a revoked license are nobody’s business', async () => {

@@ -6,10 +6,11 @@ import { Clock, Refusal, type ActivationId, type Instant, type LicenseId } from 
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
+import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 
-/** Where heartbeats are waited for, an instance has a lease from its activation on, even if it is never heard of. */
+/** Where it is missed when it is silent, an instance has a lease from its activation on, even if it is never heard of. */
 @Injectable()
 export class LeaseOpening {
   private constructor(private readonly reaction: Reaction) {}
@@ -85,15 +86,19 @@ interface Looked {
   readonly silentFrom: Instant | undefined;
 }
 
-/** Looks whether they are still silent, has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
+/** Looks whether they are still silent (no validation writes here, so the row may be behind), has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
 @Handles(LapseLeases)
 export class LapseCommand {
-  constructor(private readonly databases: StateDatabases, private readonly caches: VerdictCaches, private readonly messages: MessageClient, private readonly log: Log) {}
+  constructor(
+    private readonly databases: StateDatabases, private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly messages: MessageClient,
+    private readonly log: Log,
+  ) {}
 
   async execute({ activationIds, until, dryRun }: LapseLeases) {
     const { rows } = await this.databases.here().run<Lease>(
       `select activation_id, license_id, bound_at, lease_ends_at from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
-    const looked = (await Promise.all(rows.map((row) => this.#look(row)))).filter((one) => one !== undefined);
+    const seen = await this.lastSeen.of(rows.map((row) => row.activation_id));
+    const looked = (await Promise.all(rows.map((row) => this.#look(row, seen[row.activation_id])))).filter((one) => one !== undefined);
     const lapsed = looked.flatMap(({ id, licenseId, silentFrom: dueAt }) => (dueAt !== undefined && dueAt <= until ? [{ licenseId, activationId: id, dueAt }] : []));
     const { transitions, failed } = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : { transitions: {}, failed: [] };
     if (!dryRun) await this.#note(looked.filter(({ id }) => !failed.includes(id)), until);
@@ -101,11 +106,11 @@ export class LapseCommand {
   }
 
   /** Undefined for one whose license cannot be read: it keeps no other from being looked at, and stays due. Nobody can be, if nobody answers. */
-  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, lease_ends_at: endsAt }: Lease): Promise<Looked | undefined> {
+  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, lease_ends_at: endsAt }: Lease, seenAt: Instant | undefined): Promise<Looked | undefined> {
     try {
       const license = await licenseIn(this.caches, licenseId);
       const activation = license?.activations.get(id);
-      return { id, licenseId, silentFrom: license && isLive(activation) ? silentFrom(license, activation, { boundAt, endsAt }) : undefined };
+      return { id, licenseId, silentFrom: license && isLive(activation) ? silentFrom(license, activation, { boundAt, endsAt }, seenAt) : undefined };
     } catch (error) {
       if (error instanceof Refusal && error.status === 503) throw error;
       this.log.error({ err: error, licenseId, activationId: id }, 'nobody can tell whether this instance is still heard of');

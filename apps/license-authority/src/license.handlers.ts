@@ -4,7 +4,7 @@ import {
   SuspendLicense, UnsuspendLicense, type LicenseView,
 } from '@keyledger/contracts';
 import {
-  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
+  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, isMissed, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, Refusal, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -129,14 +129,13 @@ function activated(license: IssuedLicense, instance: Parameters<typeof instanceL
   const activation = license.activations.get(activationId) ?? instanceLike(license, instance);
   if (!activation) throw new Error(`${license.id} was activated, and yet the instance is not there`);
   const { id, name, fingerprint, metadata, createdAt } = instanceView(activation);
-  const { terms: { validationMode, heartbeatIntervalSeconds } } = license;
   return {
     activated: true as const,
     // Also when it was done by an earlier run of the same message.
     created: license.activations.has(activationId),
     instance: { id, name, fingerprint, createdAt, lastSeenAt: now, metadata },
     license: clientLicenseView(license, now),
-    ...(validationMode === 'heartbeat' && { heartbeatIntervalSeconds }),
+    ...(isMissed(license.terms) && { heartbeatIntervalSeconds: license.terms.heartbeatIntervalSeconds }),
   };
 }
 

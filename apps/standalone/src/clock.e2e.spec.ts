@@ -195,6 +195,24 @@ describe('A silent instance', () => {
     expect((await validate(app(), key, { instanceId: third.id })).code).toBe('INSTANCE_NOT_FOUND');
   });
 
+  it('gives its floating seat back also where nobody owes heartbeats; there, to ask is to be heard of', async () => {
+    const { id, key } = await sellOne({ validationMode: 'online', seats: 'floating', heartbeatIntervalSeconds: 600 });
+    const activate = (fingerprint: string) => app().post<{ instance: InstanceView; heartbeatIntervalSeconds: number }>('/license/activate', { licenseKey: key, fingerprint });
+    const [crashed, alive] = [await activate('crashed'), await activate('alive')];
+    expect(crashed.heartbeatIntervalSeconds).toBe(600);
+    const ask = ({ instance }: typeof alive) => validate(app(), key, { instanceId: instance.id, fingerprint: String(instance.fingerprint) });
+    for (let n = 0; n < 4; n++) {
+      await advance(9 * MINUTE);
+      expect(await ask(alive)).toMatchObject({ code: 'VALID' });
+    }
+    expect((await ask(crashed)).code).toBe('INSTANCE_NOT_FOUND');
+    expect(await view(id)).toMatchObject({ activationCount: 1 });
+    await advance(29 * MINUTE);
+    expect(await ask(alive)).toMatchObject({ code: 'VALID' });
+    await advance(31 * MINUTE);
+    expect(await view(id)).toMatchObject({ activationCount: 0 });
+  });
+
   it('with a seat of its own keeps it, and is said to be late each time that its grace is over', async () => {
     const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 14 });
     const { activationId } = await box(key).post<{ activationId: string }>(`/licenses/${id}/activate`, { fingerprint: 'box' });

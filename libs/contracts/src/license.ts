@@ -231,7 +231,7 @@ export const Activated = named('Activated', Type.Object({
   }),
   license: ClientLicense,
   token: optional(Type.String({ description: 'A lease (JWS, kl-lease+jwt): the instance may run without contact until it ends' })),
-  heartbeatIntervalSeconds: optional(Type.Integer()),
+  heartbeatIntervalSeconds: optional(Type.Integer({ description: 'How often to be heard of, where that is expected: by heartbeats, or, with a floating seat that owes none, by validations too' })),
 }));
 
 export class ActivateLicense extends command('license.activate', {

@@ -51,6 +51,9 @@ export type BeatOutcome =
 export const leaseSeconds = ({ seats, heartbeatIntervalSeconds, offlineGraceDays }: Terms): number =>
   seats === 'floating' ? 3 * heartbeatIntervalSeconds : offlineGraceDays * 86_400;
 
+/** Whether an instance is missed when it is silent: it owes heartbeats, or its seat floats to whoever is there. */
+export const isMissed = ({ validationMode, seats }: Terms): boolean => validationMode === 'heartbeat' || seats === 'floating';
+
 /** When the activation got the box that it has now. */
 export const boundAtOf = ({ reboundAt, createdAt }: Activation): Instant => reboundAt ?? createdAt;
 
@@ -58,10 +61,15 @@ export const boundAtOf = ({ reboundAt, createdAt }: Activation): Instant => rebo
 export const leaseEndOf = (license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant | undefined =>
   (license.terms.validationMode === 'heartbeat' ? silentFrom(license, activation, lease) : undefined);
 
-/** When the silence of an instance that has a lease is worth a word. A lease of the box that was there before is none. */
-export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant {
+/**
+ * When the silence of an instance that has a lease is worth a word. A lease of the box that was there before is none. Who owes no heartbeats is
+ * heard of by what it asks as well: `seenAt` is the last time.
+ */
+export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined, seenAt?: Instant): Instant {
   const boundAt = boundAtOf(activation);
-  return lease?.boundAt === boundAt ? lease.endsAt : addSeconds(boundAt, leaseSeconds(terms));
+  const endsAt = lease?.boundAt === boundAt ? lease.endsAt : addSeconds(boundAt, leaseSeconds(terms));
+  const seenUntil = seenAt === undefined || terms.validationMode === 'heartbeat' ? endsAt : addSeconds(seenAt, leaseSeconds(terms));
+  return seenUntil > endsAt ? seenUntil : endsAt;
 }
 
 /**

@@ -19,7 +19,7 @@ export type LicenseEvent =
   | {
     type: 'InstanceActivated'; activationId: ActivationId; name: string | null; fingerprint: string | null; installationId: string | null;
     hardwareId: string | null; metadata: JsonObject | null; deploymentId: string | null; deploymentMode: string | null;
-    /** When it is overdue if it is never heard of. Absent where nobody waits for heartbeats. */
+    /** When it is overdue if it is never heard of. Absent where nobody misses it. */
     leaseEndsAt?: Instant;
   }
   /** `dueAt`: when time brought it about; it is said when somebody looks. */

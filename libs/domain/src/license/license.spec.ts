@@ -449,6 +449,7 @@ describe('Heartbeats that stay out', () => {
     const waiting = (terms: object) => given(story(issue({ customerId: ada, terms: { validationMode: 'heartbeat', heartbeatIntervalSeconds: 60, ...terms } }))).when(activate());
     waiting({ offlineGraceDays: 2 }).thenEvents({ type: 'InstanceActivated', leaseEndsAt: '2026-11-23T12:00:00.000Z' });
     waiting({ seats: 'floating' }).thenEvents({ type: 'InstanceActivated', leaseEndsAt: '2026-11-21T12:03:00.000Z' });
+    for (const validationMode of ['online', 'offline']) waiting({ seats: 'floating', validationMode }).thenEvents({ type: 'InstanceActivated', leaseEndsAt: '2026-11-21T12:03:00.000Z' });
     expect(License.decide(stateOf(story(issue({ customerId: ada }))), activate(), now)[0]).not.toHaveProperty('leaseEndsAt');
   });
 });

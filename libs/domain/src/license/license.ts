@@ -4,7 +4,7 @@ import {
 } from '@keyledger/kernel';
 import { abusePatterns, type Finding } from '../abuse/abuse.ts';
 import type { KeyFormat } from '../license-key.ts';
-import { leaseSeconds } from '../lease/lease.ts';
+import { isMissed, leaseSeconds } from '../lease/lease.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
 import { dueBy, endOfHold } from './due.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
@@ -211,7 +211,7 @@ function activate(license: IssuedLicense, command: Activate, now: Instant): Lice
     {
       type: 'InstanceActivated', activationId, name: instanceName ?? null, fingerprint: fingerprint ?? null, installationId: installationId ?? null,
       hardwareId: hardwareId ?? null, metadata: metadata ?? null, deploymentId: deploymentId ?? null, deploymentMode: deploymentMode ?? null,
-      ...(license.terms.validationMode === 'heartbeat' && { leaseEndsAt: addSeconds(now, leaseSeconds(license.terms)) }),
+      ...(isMissed(license.terms) && { leaseEndsAt: addSeconds(now, leaseSeconds(license.terms)) }),
     },
     ...changed(license.terms.expiresAt, expiresAt, (value) => ({ type: 'ExpiryChanged', expiresAt: value, by: 'firstActivation' })),
   ];
