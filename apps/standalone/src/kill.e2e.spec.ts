@@ -42,7 +42,7 @@ describe('A product that is killed under load', () => {
     if (mode === 'distributed') return;
     expect(crowd.licenses.some(({ state }) => state === 'erased')).toBe(true);
     expect(crowd.licenses.some(({ oldKeys }) => oldKeys.length > 0)).toBe(true);
-  }, 180_000);
+  }, 60_000 + rounds * 12_000);
 });
 
 (mode === 'standalone' ? describe : describe.skip)('A product on embedded files whose log has lost its end', () => {

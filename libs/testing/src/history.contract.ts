@@ -95,6 +95,7 @@ class Worker {
       const pending = { operation, key: this.random(2) ? `${this.name} ${++this.#asked}` : undefined };
       const answer = await this.#try(pending, goesOn) ?? (goesOn ? await this.#tryAgain(pending) : undefined);
       if (answer) {
+        await this.#mustBeExpected(pending, answer);
         this.#accept(pending, answer);
         onAnswer?.();
         continue;
@@ -111,11 +112,17 @@ class Worker {
    */
   async resume(nothingIsUnderWay: boolean): Promise<void> {
     await Promise.all(this.#unanswered.splice(0).map(async (pending) => {
-      if (pending.key) this.#accept(pending, await this.#insist(pending));
+      if (pending.key) await this.#accepted(pending);
       else if (nothingIsUnderWay) await pending.operation.settle();
       else return void this.#doubtful.push(pending.operation);
       if (typeof pending.operation.of === 'object') pending.operation.of.open = false;
     }));
+  }
+
+  async #accepted(pending: Pending): Promise<void> {
+    const answer = await this.#insist(pending);
+    await this.#mustBeExpected(pending, answer);
+    this.#accept(pending, answer);
   }
 
   #ask({ operation: { method, path, body, byApp }, key }: Pending): Promise<Answer> {
@@ -146,11 +153,22 @@ class Worker {
     }
   }
 
-  #accept(pending: Pending, answer: Answer): void {
-    const { operation, key } = pending;
-    if (!operation.statuses.includes(answer.status)) throw new Error(`${operation.method} ${operation.path} → ${answer.status} ${JSON.stringify(answer.body)}`);
+  /** What should not have been answered is told with what is answered a moment later, and with what both sides know of the license. */
+  async #mustBeExpected({ operation }: Pending, { status, body }: Answer): Promise<void> {
+    if (operation.statuses.includes(status)) return;
+    const known = typeof operation.of === 'object' ? operation.of : undefined;
+    const [again, license, events] = await Promise.all([
+      this.#try({ operation, key: undefined }, true),
+      known && this.product.root.ask('GET', `/licenses/${known.id}`),
+      known && this.product.root.ask<Listed<{ type: string; at: string }>>('GET', `/licenses/${known.id}/events?limit=10`),
+    ]);
+    const told = { status, body, again, known: known && { ...known, instances: [...known.instances] }, license: license?.body, events: events?.body.data?.map(({ type, at }) => `${at} ${type}`) };
+    throw new Error(`${operation.method} ${operation.path} ${JSON.stringify(operation.body)} → ${JSON.stringify(told)}`);
+  }
+
+  #accept({ operation, key }: Pending, answer: Answer): void {
     operation.acknowledged(answer.body);
-    if (key) this.#answered.push({ pending, answer });
+    if (key) this.#answered.push({ pending: { operation, key }, answer });
   }
 
   #choose(): Operation {
