@@ -80,10 +80,10 @@ export class ApplianceActivation {
   constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly messages: MessageClient) {}
 
   async execute(asked: ActivateAppliance) {
-    const { licenseId, licenseKey, fingerprint, hostname } = asked;
+    const { licenseId, licenseKey, fingerprint, hostname, address } = asked;
     const { keyHash } = issued((await licenseOf(this.caches, asked)).state);
     const { activationId, created } = await this.messages.send(BindAppliance, {
-      licenseId, fingerprint, ...(licenseKey !== undefined && { keyHash }), ...(hostname !== undefined && { hostname }),
+      licenseId, fingerprint, ...(licenseKey !== undefined && { keyHash }), ...(hostname !== undefined && { hostname }), ...(address !== undefined && { address }),
     });
     return this.leases.change(activationId, async (kept, isCertain) => (isCertain ? this.#open(asked, activationId, created, kept) : undefined));
   }

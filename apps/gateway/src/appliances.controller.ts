@@ -10,7 +10,7 @@ import * as examples from './examples.ts';
 import { LicenseStreams } from './license-streams.ts';
 import { Route, type OperationOptions } from './operation.ts';
 import { LicenseParam } from './params.ts';
-import { RateLimits } from './rate-limits.ts';
+import { network, RateLimits } from './rate-limits.ts';
 
 const { created: _, ...activated } = ActivateAppliance.answer.properties;
 const byBox = { orLicenseKey: true } as const satisfies Partial<OperationOptions>;
@@ -21,7 +21,7 @@ export class AppliancesController {
   constructor(private readonly edge: Edge, private readonly limits: RateLimits, private readonly streams: LicenseStreams) {}
 
   @Route('POST /licenses/:id/activate', {
-    ...byBox, needs: 'license.manage', summary: 'First run of an appliance: binds its fingerprint. Again: 200 with the same activation', body: bodyOf(ActivateAppliance, 'licenseId', 'licenseKey'),
+    ...byBox, needs: 'license.manage', summary: 'First run of an appliance: binds its fingerprint. Again: 200 with the same activation', body: bodyOf(ActivateAppliance, 'licenseId', 'licenseKey', 'address'),
     answer: Type.Object(activated), status: 201, alsoStatus: 200,
     refuses: [
       'LICENSE_NOT_FOUND', 'LICENSE_NOT_ASSIGNED', 'LICENSE_NOT_YET_EFFECTIVE', 'LICENSE_EXPIRED', 'LICENSE_INACTIVE', 'LICENSE_SUSPENDED', 'LICENSE_REVOKED', 'FINGERPRINT_MISMATCH',
@@ -29,7 +29,7 @@ export class AppliancesController {
     example: examples.activateAppliance,
   })
   async activateAppliance(@LicenseParam() licenseId: LicenseId, @Body() body: ActivateAppliance, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
-    const { created, ...answer } = await this.#asked(request, reply, (by) => this.edge.send(ActivateAppliance, { ...body, ...by, licenseId }));
+    const { created, ...answer } = await this.#asked(request, reply, (by) => this.edge.send(ActivateAppliance, { ...body, ...by, licenseId, address: network(request.ip) }));
     if (!created) void reply.status(200);
     return answer;
   }

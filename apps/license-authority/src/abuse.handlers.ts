@@ -3,7 +3,7 @@ import { instantIn, issued } from '@keyledger/domain';
 import { addDays, addSeconds, context, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { StateDatabases } from '@keyledger/read-models';
-import { AbuseStreams, Sightings } from './sightings.ts';
+import { AbuseStreams, machinesThere, Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 
 @Handles(GetAbuseRules, SetAbuseRules)
@@ -21,7 +21,7 @@ export class UnknownKeyReports {
   constructor(private readonly sightings: Sightings) {}
 
   execute({ addresses }: ReportUnknownKeys): null {
-    for (const { address, count } of addresses) this.sightings.see('', 'unknown-key', { address, count });
+    for (const { address, count } of addresses) this.sightings.refused('', address, count);
     return null;
   }
 }
@@ -44,8 +44,8 @@ export class DenialQueries {
   async #ofLicense(licenseId: LicenseId, from: Instant, to: Instant) {
     await this.licenses.load(licenseId, issued);
     const { rows } = await this.databases.here().run<Counts & { day: string }>(
-      `select substr(minute, 1, 10) as day, sum(count) as denials, count(distinct machine) as machines from authority_sightings
-        where license_id = ? and kind = 'denied' and minute >= ? and minute < ? group by substr(minute, 1, 10) order by 1`, [licenseId, from, to]);
+      `select substr(hour, 1, 10) as day, sum(count) as denials, ${machinesThere} as machines from authority_refusals
+        where license_id = ? and ${within} group by substr(hour, 1, 10) order by 1`, [licenseId, ...placesIn(from, to)]);
     return { data: rows.map(({ day, ...counts }) => ({ day, ...counted(counts) })) };
   }
 
@@ -53,10 +53,10 @@ export class DenialQueries {
     const database = this.databases.here();
     const [{ rows }, { rows: [unknown] }] = await Promise.all([
       database.run<Counts & { license_id: LicenseId; last_at: Instant }>(
-        `select license_id, sum(count) as denials, count(distinct machine) as machines, max(minute) as last_at from authority_sightings
-          where kind = 'denied' and minute >= ? and minute < ? group by license_id order by 3 desc, 2 desc, 1 limit ?`, [from, to, limit]),
+        `select license_id, sum(count) as denials, ${machinesThere} as machines, max(last_at) as last_at from authority_refusals
+          where license_id <> '' and ${within} group by license_id order by 3 desc, 2 desc, 1 limit ?`, [...placesIn(from, to), limit]),
       database.run<{ requests: number | null; addresses: number }>(
-        `select sum(count) as requests, count(distinct address) as addresses from authority_sightings where license_id = '' and kind = 'unknown-key' and minute >= ? and minute < ?`, [from, to]),
+        `select sum(count) as requests, ${machinesThere} as addresses from authority_refusals where license_id = '' and ${within}`, placesIn(from, to)),
     ]);
     return {
       data: rows.map(({ license_id: licenseId, last_at: lastAt, ...counts }) => ({ licenseId, ...counted(counts), lastAt })),
@@ -65,6 +65,10 @@ export class DenialQueries {
   }
 }
 
+/** What was refused in the time, to the hour; what is long over, to the day. */
+const within = 'hour >= ? and last_at >= ? and first_at < ?';
+const placesIn = (from: Instant, to: Instant): readonly string[] => [from.slice(0, 10), from, to];
+
 /** PostgreSQL writes sums as text. */
 interface Counts { denials: number | string; machines: number | string }
-const counted = ({ denials, machines }: Counts) => ({ denials: Number(denials), machines: Number(machines), retries: Number(denials) - Number(machines) });
+const counted = ({ denials, machines }: Counts) => ({ denials: Number(denials), machines: Number(machines), retries: Math.max(0, Number(denials) - Number(machines)) });

@@ -1,21 +1,28 @@
 import { BindAppliance, QueueDirective, RecoverHeartbeat } from '@keyledger/contracts';
 import { instanceLike, issued } from '@keyledger/domain';
-import { newId, refuse } from '@keyledger/kernel';
+import { newId, Refusal, refuse } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
+import { Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 
 /** What boxes do to a license, and what people want of boxes. Their heartbeats are none of it: see activation. */
 
 @Handles(BindAppliance)
 export class BindCommand {
-  constructor(private readonly licenses: Licenses) {}
+  constructor(private readonly licenses: Licenses, private readonly sightings: Sightings) {}
 
-  execute({ licenseId, keyHash, fingerprint, hostname }: BindAppliance) {
+  execute({ licenseId, keyHash, fingerprint, hostname, address }: BindAppliance) {
     const activationId = newId('act');
     return this.licenses.run(
       licenseId, { type: 'Activate', activationId, appliance: true, fingerprint, ...(keyHash !== undefined && { keyHash }), ...(hostname !== undefined && { instanceName: hostname }) },
-      (state, _revision, events) => ({ activationId: instanceLike(issued(state), { fingerprint })?.id ?? activationId, created: events.length > 0 }),
-    );
+      (state, revision, events) => {
+        if (events.length > 0) this.sightings.took(licenseId, { machine: fingerprint, address, revision });
+        return { activationId: instanceLike(issued(state), { fingerprint })?.id ?? activationId, created: events.length > 0 };
+      },
+    ).catch((error: unknown) => {
+      if (error instanceof Refusal && error.code === 'FINGERPRINT_MISMATCH') this.sightings.refused(licenseId, fingerprint);
+      throw error;
+    });
   }
 }
 

@@ -56,12 +56,13 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
   }
 
   onApplicationBootstrap(): Promise<void> {
+    this.sightings.begin();
     return this.jobs.begin();
   }
 
   async onModuleDestroy(): Promise<void> {
     await this.jobs.end();
-    await this.sightings.write();
+    await this.sightings.end();
     await this.erasure.close();
     await this.projectors.close();
   }

@@ -114,10 +114,10 @@ export class ActivateCommand {
     const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision, events) => {
       const license = issued(state);
       const seen = activated(license, instance, activationId, now);
-      if (events.length > 0) this.sightings.see(licenseId, 'activated', { machine, address, revision });
+      if (events.length > 0) this.sightings.took(licenseId, { machine, address, revision });
       return { answer: seen, lease: license.locked ? undefined : this.leases.statementOf(license, seen.instance, revision) };
     }).catch((error: unknown) => {
-      if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.see(licenseId, 'denied', { machine, address });
+      if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.refused(licenseId, machine);
       throw error;
     });
     const token = lease && await this.leases.tokenFor(lease);

@@ -26,7 +26,7 @@ export class Erasure {
       async react(events) {
         // To shred and to scrub is to write the files anew: once for all of them.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];
-        for (const table of ['authority_retired_keys', 'authority_sightings']) for (const licenseId of licenseIds) await state.here().run(`delete from ${table} where license_id = ?`, [licenseId]);
+        for (const table of ['authority_retired_keys', 'authority_activations', 'authority_refusals']) for (const licenseId of licenseIds) await state.here().run(`delete from ${table} where license_id = ?`, [licenseId]);
         await keyrings.here().shred(...licenseIds);
         for (const licenseId of licenseIds) licenses.forget(licenseId);
         await projectors.current();

@@ -3,13 +3,12 @@ import {
   AbuseRules, Denials, findingsIn, issued, type AbuseRule, type AbuseRulesCommand, type AbuseRulesEvent, type AbuseRulesState, type DenialsCommand, type DenialsEvent, type DenialsState, type Sighting,
 } from '@keyledger/domain';
 import { Aggregates, EventStores } from '@keyledger/event-store';
-import { addDays, Clock, context, Refusal, runIn, systemContext, type Instant, type LicenseId } from '@keyledger/kernel';
+import { addDays, addSeconds, Clock, context, environments, Refusal, runIn, systemContext, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { StateDatabases, type Migration } from '@keyledger/read-models';
 import { Licenses } from './streams.ts';
 
-/** Machines and addresses are keyed hashes: enough to tell one from another. `license_id` is empty where somebody came with a key that nobody has. */
 export const sightingsTable: Migration = {
   name: 'authority-3-sightings',
   async up({ run }) {
@@ -19,15 +18,56 @@ export const sightingsTable: Migration = {
   },
 };
 
-export type SightingKind = 'activated' | 'denied' | 'unknown-key';
-interface Seen {
-  readonly licenseId: LicenseId | '';
-  readonly kind: SightingKind;
+/**
+ * Machines and addresses are keyed hashes: enough to tell one from another. A seat that was taken is a row; those that were refused are counted by
+ * license, hour and machine, and `told` of them have been told. `license_id` is empty where somebody came with a key that nobody has: there `machine`
+ * is the address. `machine` is empty for those that were not told apart, and `all` for a day that is long over, with the number of them in `machines`.
+ */
+export const apartTables: Migration = {
+  name: 'authority-4-sightings-apart',
+  async up({ run }) {
+    await run('create table authority_activations (license_id text not null, revision bigint not null, at text not null, machine text not null, address text not null, primary key (license_id, revision))');
+    await run('create index authority_activations_at on authority_activations (at)');
+    await run(`insert into authority_activations (license_id, revision, at, machine, address)
+      select license_id, revision, max(minute), max(machine), max(address) from authority_sightings where kind = 'activated' group by license_id, revision`);
+    await run(`create table authority_refusals (license_id text not null, hour text not null, machine text not null, first_at text not null, last_at text not null,
+      count bigint not null, told bigint not null, machines bigint not null, primary key (license_id, hour, machine))`);
+    await run('create index authority_refusals_hour on authority_refusals (hour)');
+    await run("create index authority_refusals_untold on authority_refusals (license_id) where count > told and license_id <> ''");
+    for (const [kind, machine] of [['denied', 'machine'], ['unknown-key', 'address']]) {
+      await run(`insert into authority_refusals (license_id, hour, machine, first_at, last_at, count, told, machines)
+        select license_id, minute, ${machine}, minute, minute, sum(count), sum(count), 0 from authority_sightings where kind = '${kind}' group by license_id, minute, ${machine}`);
+    }
+    await run('drop table authority_sightings');
+  },
+};
+/** How many different machines there are in rows of `authority_refusals`. */
+export const machinesThere = "count(distinct case when machine in ('', 'all') then null else machine end) + coalesce(sum(machines), 0)";
+
+interface Taken {
+  readonly licenseId: LicenseId;
+  readonly revision: number;
+  readonly at: Instant;
   readonly machine: string;
   readonly address: string;
-  readonly minute: string;
+}
+interface Refused {
+  readonly licenseId: LicenseId | '';
+  readonly hour: string;
+  readonly machine: string;
+  readonly firstAt: Instant;
+  lastAt: Instant;
   count: number;
-  revision: number;
+}
+/** What has been seen of an environment and is not written yet, which machines are told apart in this hour, and who is to be looked at once more. */
+class Seen {
+  taken: Taken[] = [];
+  refused = new Map<string, Refused>();
+  apart = { hour: '', size: 0, of: new Map<string, Set<string>>() };
+  readonly again = new Set<LicenseId>();
+  /** Whose refusals have been told, and until when no others are. */
+  readonly quiet = new Map<LicenseId, Instant>();
+  clearedAt = -Infinity;
 }
 
 /** The rules of each environment, and what is told of refused seats. */
@@ -43,10 +83,17 @@ export class AbuseStreams {
 }
 
 const writeEveryMs = 1_000;
-/** Memory is bounded whoever makes up machines: what does not fit into a second is not told apart any more. */
-const apartAtMost = 20_000;
-const keptDays = 366;
+const lookAgainEveryMs = 60_000;
+/** Memory and tables are bounded whoever makes up machines: of a license, and in all, no more than so many are told apart in an hour. The others are counted together. */
+const apartAtMost = { ofOne: 500, inAll: 50_000 };
+const takenAtMost = 20_000;
+const quietSeconds = 3_600;
 const clearEveryMs = 3_600_000;
+/** No rule looks further back than a day. */
+const takenKeptDays = 2;
+/** Then of each day there is a number. */
+const machinesKeptDays = 35;
+const keptDays = 366;
 const readAtMost = 5_000;
 
 /**
@@ -55,103 +102,223 @@ const readAtMost = 5_000;
  */
 @Injectable()
 export class Sightings {
-  readonly #fresh = new Map<string, Map<string, Seen>>();
-  readonly #clearedAt = new Map<string, number>();
+  readonly #seen = new Map<string, Seen>();
   #timer: NodeJS.Timeout | undefined;
-  #writing: Promise<void> = Promise.resolve();
+  #again: NodeJS.Timeout | undefined;
+  #working: Promise<void> = Promise.resolve();
 
   constructor(
     private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly licenses: Licenses, private readonly streams: AbuseStreams,
     private readonly clock: Clock, private readonly log: Log,
   ) {}
 
-  see(licenseId: LicenseId | '', kind: SightingKind, { machine = '', address = '', count = 1, revision = -1 }: { machine?: string | undefined; address?: string | undefined; count?: number; revision?: number }): void {
-    const { environment, now } = context();
-    const minute = `${now.slice(0, 16)}:00.000Z`;
-    let fresh = this.#fresh.get(environment);
-    if (!fresh) this.#fresh.set(environment, (fresh = new Map()));
-    const isFull = fresh.size >= apartAtMost;
-    const seen = { licenseId, kind, machine: isFull ? '' : machine, address: isFull ? '' : address, minute, count: 0, revision };
-    const name = JSON.stringify([licenseId, kind, seen.machine, seen.address, minute]);
-    const known = fresh.get(name) ?? seen;
-    known.count += count;
-    known.revision = Math.max(known.revision, revision);
-    fresh.set(name, known);
-    this.#timer ??= setTimeout(() => void this.write(), writeEveryMs).unref();
+  begin(): void {
+    this.#again = setInterval(() => void this.lookAgain(), lookAgainEveryMs).unref();
   }
 
-  /** Resolves when all that was seen up to now is written, and the rules have looked at it. */
+  async end(): Promise<void> {
+    clearInterval(this.#again);
+    await this.write();
+  }
+
+  took(licenseId: LicenseId, { machine = '', address = '', revision }: { machine?: string | undefined; address?: string | undefined; revision: number }): void {
+    const { environment, now: at } = context();
+    const { taken } = this.#of(environment);
+    if (taken.length < takenAtMost) taken.push({ licenseId, revision, at, machine, address });
+    this.#soon();
+  }
+
+  /** `licenseId` is empty for a key that nobody has; `machine` is the address then. */
+  refused(licenseId: LicenseId | '', machine = '', count = 1): void {
+    const { environment, now } = context();
+    const seen = this.#of(environment);
+    const refusal = { licenseId, hour: `${now.slice(0, 13)}:00:00.000Z`, machine: this.#name(seen, licenseId, machine, now.slice(0, 13)), firstAt: now, lastAt: now, count };
+    add(seen, refusal);
+    this.#soon();
+  }
+
+  /** Resolves when all that was seen up to now is written, or kept for the next time, and the rules have looked at it. */
   write(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    return (this.#writing = this.#writing.then(() => this.#writeAll()));
+    return (this.#working = this.#working.then(() => this.#everywhere([...this.#seen.keys()], () => this.#write())));
   }
 
-  async #writeAll(): Promise<void> {
-    for (const [environment, fresh] of this.#fresh) {
-      this.#fresh.delete(environment);
+  /** Refusals that nobody has been told of, because others had been told just before, and licenses that could not be looked at. */
+  lookAgain(): Promise<void> {
+    return (this.#working = this.#working.then(() => this.#everywhere(environments, () => this.#lookAgain())));
+  }
+
+  async #everywhere(all: readonly string[], work: () => Promise<void>): Promise<void> {
+    for (const environment of all) {
       try {
-        await runIn(systemContext(environment, this.clock.now(environment)), () => this.#writeHere([...fresh.values()]));
+        await this.clock.current?.(environment);
+        await runIn(systemContext(environment, this.clock.now(environment)), work);
       } catch (error) {
-        this.log.warn({ err: error, environment, sightings: fresh.size }, 'who asked for seats was not written down');
+        this.log.warn({ err: error, environment }, 'who asked for seats was not written down; it is tried again');
       }
     }
   }
 
-  async #writeHere(fresh: readonly Seen[]): Promise<void> {
-    const { environment } = context();
-    const rules = await this.streams.rules.load(environment, (state) => state);
-    const kept = rules.length > 0 ? fresh : fresh.filter(({ kind }) => kind !== 'activated');
-    if (kept.length === 0) return;
-    const keyring = this.keyrings.here();
-    const hashed = (value: string) => (value ? keyring.hmac('sighting', value).slice(0, 22) : '');
-    await this.databases.here().batch([{
-      sql: `insert into authority_sightings (license_id, minute, kind, machine, address, count, revision) values (?, ?, ?, ?, ?, ?, ?)
-        on conflict (license_id, minute, kind, machine, address) do update set count = authority_sightings.count + excluded.count, revision = excluded.revision`,
-      many: kept.map(({ licenseId, minute, kind, machine, address, count, revision }) => [licenseId, minute, kind, hashed(machine), hashed(address), count, revision]),
-    }]);
-    for (const licenseId of new Set(kept.map((seen) => seen.licenseId))) if (licenseId) await this.#look(licenseId, rules);
-    await this.#clear();
+  #of(environment: string): Seen {
+    let seen = this.#seen.get(environment);
+    if (!seen) this.#seen.set(environment, (seen = new Seen()));
+    return seen;
   }
 
-  async #look(licenseId: LicenseId, rules: readonly AbuseRule[]): Promise<void> {
-    const { now } = context();
-    const { rows } = await this.databases.here().run<{ minute: Instant; kind: SightingKind; machine: string; address: string; count: number; revision: number }>(
-      'select minute, kind, machine, address, count, revision from authority_sightings where license_id = ? and minute > ? order by minute desc limit ?', [licenseId, addDays(now, -1), readAtMost]);
-    const sightings = rows.toReversed().map(({ minute, count, revision, ...row }) => ({ ...row, at: minute, count: Number(count), revision: Number(revision) }));
+  #soon(): void {
+    this.#timer ??= setTimeout(() => void this.write(), writeEveryMs).unref();
+  }
+
+  /** Its hash, or nothing where there are too many. */
+  #name({ apart }: Seen, licenseId: string, machine: string, hour: string): string {
+    if (apart.hour !== hour) Object.assign(apart, { hour, size: 0, of: new Map() });
+    const name = this.#hashed(machine);
+    let names = apart.of.get(licenseId);
+    if (!names) apart.of.set(licenseId, (names = new Set()));
+    if (names.has(name)) return name;
+    if (names.size >= apartAtMost.ofOne || apart.size >= apartAtMost.inAll) return '';
+    names.add(name);
+    apart.size += 1;
+    return name;
+  }
+
+  #hashed(value: string): string {
+    return this.keyrings.here().hmac('sighting', value).slice(0, 22);
+  }
+
+  /** What cannot be written is kept for the next second: what comes meanwhile is not waited for. */
+  async #write(): Promise<void> {
+    const seen = this.#of(context().environment);
+    const { taken, refused } = seen;
+    if (taken.length + refused.size === 0) return;
+    seen.taken = [];
+    seen.refused = new Map();
+    let rules: readonly AbuseRule[];
     try {
-      const { suspectedAt, seats } = await this.licenses.load(licenseId, (state) => {
-        const { suspectedAt: at, terms, activationCount } = issued(state);
-        return { suspectedAt: new Map(at), seats: { limit: terms.activationLimit, used: activationCount } };
-      });
-      for (const finding of findingsIn(rules, sightings.filter(({ kind }) => kind === 'activated'), suspectedAt, now)) {
-        this.log.warn({ licenseId, ...finding }, 'abuse suspected');
-        await this.licenses.run(licenseId, { type: 'SuspectAbuse', ...finding });
-      }
-      await this.#tellDenials(licenseId, sightings.filter(({ kind }) => kind === 'denied'), seats);
+      rules = await this.streams.rules.load(context().environment, (state) => state);
+      await this.#store(rules.length > 0 ? taken : [], [...refused.values()]);
     } catch (error) {
-      if (!(error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND')) throw error;
-      // Erased in the meantime.
-      await this.databases.here().run('delete from authority_sightings where license_id = ?', [licenseId]);
+      seen.taken = [...taken, ...seen.taken].slice(0, takenAtMost);
+      for (const one of refused.values()) add(seen, one);
+      this.#soon();
+      throw error;
+    }
+    for (const licenseId of new Set([...(rules.length > 0 ? taken : []), ...refused.values()].map((one) => one.licenseId))) if (licenseId) await this.#look(seen, licenseId, rules);
+  }
+
+  async #store(taken: readonly Taken[], refused: readonly Refused[]): Promise<void> {
+    if (taken.length + refused.length === 0) return;
+    await this.databases.here().batch([
+      {
+        sql: 'insert into authority_activations (license_id, revision, at, machine, address) values (?, ?, ?, ?, ?) on conflict (license_id, revision) do nothing',
+        many: taken.map(({ licenseId, revision, at, machine, address }) => [licenseId, revision, at, this.#hashed(machine), this.#hashed(address)]),
+      },
+      {
+        sql: `insert into authority_refusals (license_id, hour, machine, first_at, last_at, count, told, machines) values (?, ?, ?, ?, ?, ?, 0, 0)
+          on conflict (license_id, hour, machine) do update set count = authority_refusals.count + excluded.count, last_at = excluded.last_at`,
+        // Always in the same order, so that two processes do not wait for each other.
+        many: refused.toSorted((a, b) => (orderOf(a) < orderOf(b) ? -1 : 1)).map(({ licenseId, hour, machine, firstAt, lastAt, count }) => [licenseId, hour, machine, firstAt, lastAt, count]),
+      },
+    ]);
+  }
+
+  async #lookAgain(): Promise<void> {
+    const { environment, now } = context();
+    const seen = this.#of(environment);
+    const { rows } = await this.databases.here().run<{ license_id: LicenseId }>("select distinct license_id from authority_refusals where count > told and license_id <> '' limit ?", [readAtMost]);
+    for (const [licenseId, until] of seen.quiet) if (until <= now) seen.quiet.delete(licenseId);
+    const due = new Set([...seen.again, ...rows.map(({ license_id: licenseId }) => licenseId).filter((licenseId) => !seen.quiet.has(licenseId))]);
+    const rules = due.size > 0 ? await this.streams.rules.load(environment, (state) => state) : [];
+    for (const licenseId of due) await this.#look(seen, licenseId, rules);
+    await this.#clear(seen);
+  }
+
+  /** What has been seen is written; who cannot be looked at now is looked at later, and keeps no other from it. */
+  async #look(seen: Seen, licenseId: LicenseId, rules: readonly AbuseRule[]): Promise<void> {
+    seen.again.delete(licenseId);
+    try {
+      const { heldAgainst, seats } = await this.licenses.load(licenseId, (state) => {
+        const { heldAgainst: held, terms, activationCount } = issued(state);
+        return { heldAgainst: held, seats: { limit: terms.activationLimit, used: activationCount } };
+      });
+      if (rules.length > 0) await this.#suspect(licenseId, rules, heldAgainst);
+      if (!((seen.quiet.get(licenseId) ?? '') > context().now)) await this.#tellDenials(seen, licenseId, seats);
+    } catch (error) {
+      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return this.#forget(licenseId);
+      seen.again.add(licenseId);
+      this.log.warn({ err: error, licenseId }, 'what was seen of a license is written, but the rules could not look at it; it is tried again');
     }
   }
 
-  async #tellDenials(licenseId: LicenseId, denied: readonly Sighting[], seats: { readonly limit: number; readonly used: number }): Promise<void> {
-    if (denied.length === 0) return;
-    const since = (await this.streams.denials.load(licenseId, ({ until }) => until)) ?? '';
-    const fresh = denied.filter(({ at }) => at > since);
-    const [first] = fresh;
-    if (!first) return;
-    const denials = fresh.reduce((sum, { count }) => sum + count, 0);
-    await this.streams.denials.run(licenseId, { type: 'Count', denials, machines: machinesIn(fresh), ...seats, from: first.at, until: context().now });
+  async #suspect(licenseId: LicenseId, rules: readonly AbuseRule[], heldAgainst: ReadonlyMap<string, number>): Promise<void> {
+    const { now } = context();
+    const { rows } = await this.databases.here().run<Sighting>(
+      'select at, machine, address, revision from authority_activations where license_id = ? and at > ? order by revision desc limit ?', [licenseId, addDays(now, -1), readAtMost]);
+    const sightings = rows.toReversed().map((row) => ({ ...row, revision: Number(row.revision) }));
+    for (const finding of findingsIn(rules, sightings, heldAgainst, now)) {
+      this.log.warn({ licenseId, ...finding }, 'abuse suspected');
+      await this.licenses.run(licenseId, { type: 'SuspectAbuse', ...finding });
+    }
   }
 
-  async #clear(): Promise<void> {
-    const { environment, now } = context();
-    if (performance.now() - (this.#clearedAt.get(environment) ?? -Infinity) < clearEveryMs) return;
-    this.#clearedAt.set(environment, performance.now());
-    await this.databases.here().run('delete from authority_sightings where minute < ?', [addDays(now, -keptDays)]);
+  /** All that nobody has been told of yet. Whoever dies in between tells it once more, an hour later; nothing is left out. */
+  async #tellDenials(seen: Seen, licenseId: LicenseId, seats: { readonly limit: number; readonly used: number }): Promise<void> {
+    const { now } = context();
+    const { rows } = await this.databases.here().run<Untold>(
+      "select hour, machine, first_at, count, told from authority_refusals where license_id = ? and license_id <> '' and count > told order by hour, machine limit ?", [licenseId, readAtMost]);
+    const [first] = rows;
+    if (!first) return;
+    const toldUntil = (await this.streams.denials.load(licenseId, ({ until }) => until)) ?? '';
+    const denials = rows.reduce((sum, row) => sum + untoldOf(row), 0);
+    const machines = Math.max(1, new Set(rows.map(({ machine }) => machine).filter(Boolean)).size);
+    const from = rows.reduce((earliest, { first_at: at }) => (at < earliest ? at : earliest), first.first_at);
+    const { state, events } = await this.streams.denials.run(licenseId, { type: 'Count', denials, machines, ...seats, from: from > toldUntil ? from : toldUntil, until: now });
+    if (state.until !== null) seen.quiet.set(licenseId, addSeconds(state.until, quietSeconds));
+    if (events.length === 0) return;
+    await this.databases.here().batch([{
+      sql: 'update authority_refusals set told = told + ? where license_id = ? and hour = ? and machine = ?', many: rows.map((row) => [untoldOf(row), licenseId, row.hour, row.machine]),
+    }]);
+  }
+
+  /** Erased in the meantime. */
+  async #forget(licenseId: LicenseId): Promise<void> {
+    await this.databases.here().batch(['authority_activations', 'authority_refusals'].map((table) => ({ sql: `delete from ${table} where license_id = ?`, params: [licenseId] })));
+  }
+
+  async #clear(seen: Seen): Promise<void> {
+    if (performance.now() - seen.clearedAt < clearEveryMs) return;
+    seen.clearedAt = performance.now();
+    const { now } = context();
+    const day = "substr(hour, 1, 10) || 'T00:00:00.000Z'";
+    const over = `${addDays(now, -machinesKeptDays).slice(0, 10)}T00:00:00.000Z`;
+    await this.databases.here().batch([
+      { sql: 'delete from authority_activations where at < ?', params: [addDays(now, -takenKeptDays)] },
+      { sql: 'delete from authority_refusals where hour < ?', params: [addDays(now, -keptDays)] },
+      {
+        sql: `insert into authority_refusals (license_id, hour, machine, first_at, last_at, count, told, machines)
+          select license_id, ${day}, 'all', min(first_at), max(last_at), sum(count), sum(told), ${machinesThere} from authority_refusals where hour < ? and machine <> 'all' group by license_id, ${day}
+          on conflict (license_id, hour, machine) do nothing`,
+        params: [over],
+      },
+      { sql: "delete from authority_refusals where hour < ? and machine <> 'all'", params: [over] },
+    ]);
   }
 }
 
-const machinesIn = (sightings: readonly Sighting[]): number => new Set(sightings.map(({ machine }) => machine)).size;
+interface Untold {
+  hour: string;
+  machine: string;
+  first_at: Instant;
+  count: number | string;
+  told: number | string;
+}
+const untoldOf = ({ count, told }: Untold): number => Number(count) - Number(told);
+
+const orderOf = ({ licenseId, hour, machine }: Refused): string => `${licenseId} ${hour} ${machine}`;
+
+function add({ refused }: Seen, one: Refused): void {
+  const known = refused.get(orderOf(one));
+  if (known) Object.assign(known, { count: known.count + one.count, lastAt: known.lastAt > one.lastAt ? known.lastAt : one.lastAt });
+  else refused.set(orderOf(one), one);
+}

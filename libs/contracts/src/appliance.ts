@@ -10,6 +10,8 @@ import { UsageRecord } from './usage.ts';
 /** The license key, where that is the credential: it must be the license's own. Never from a body. */
 const licenseKey = optional(key);
 const fingerprint = Type.String({ minLength: 1, maxLength: 512 });
+/** Said by the gateway: the network the request came from. */
+const address = optional(Type.String());
 const version = optional(Type.String({ minLength: 1, maxLength: 100, description: 'Of the software' }));
 const state = oneOf(...deploymentStates);
 /** A string of any shape: what is no id names no instance. */
@@ -27,7 +29,7 @@ export type Directive = Static<typeof Directive>;
 
 /** The first run of an appliance, and every further one: the same fingerprint has the same activation. */
 export class ActivateAppliance extends command('activation.activate-appliance', {
-  licenseId: ids.license, licenseKey, fingerprint, hostname: optional(name), version,
+  licenseId: ids.license, licenseKey, fingerprint, hostname: optional(name), version, address,
 }, Type.Object({
   activationId: ids.activation,
   token,
@@ -70,7 +72,7 @@ export class QueueDirective extends command('license.queue-directive', { license
 
 /** Between services: a seat for an appliance. `keyHash`: the key that was used, which must be the one in force. */
 export class BindAppliance extends command('license.bind-appliance', {
-  licenseId: ids.license, keyHash: optional(Type.String()), fingerprint, hostname: optional(name),
+  licenseId: ids.license, keyHash: optional(Type.String()), fingerprint, hostname: optional(name), address,
 }, Type.Object({ activationId: ids.activation, created: Type.Boolean() })) {}
 
 /** Between services: a box that was late has been heard of again. */

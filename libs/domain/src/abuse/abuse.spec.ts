@@ -7,21 +7,21 @@ import { AbuseRules, Denials, findingsIn, type AbuseRule, type Sighting } from '
 
 const now = '2026-03-12T12:00:00.000Z';
 const minutesAgo = (minutes: number) => new Date(Date.parse(now) - minutes * 60_000).toISOString();
-const seen = (minutes: number, machine = 'm1', address = 'a1', count = 1): Sighting => ({ at: minutesAgo(minutes), machine, address, count, revision: 1_440 - minutes });
+const seen = (minutes: number, machine = 'm1', address = 'a1', revision = 1_440 - minutes): Sighting => ({ at: minutesAgo(minutes), machine, address, revision });
 const perHour = { pattern: 'activationsPerHour', limit: 2, action: 'alert' } as const;
-const none = new Map<string, string>();
+const none = new Map<string, number>();
 
 describe('A pattern of abuse', () => {
   it('is more than the rule allows, within its time', () => {
     expect(findingsIn([perHour], [seen(59), seen(1)], none, now)).toEqual([]);
     expect(findingsIn([perHour], [seen(60), seen(59), seen(1)], none, now)).toEqual([]);
-    expect(findingsIn([perHour], [seen(59), seen(30, 'm1', 'a1', 2)], none, now)).toEqual([
-      { ...perHour, observed: 3, from: minutesAgo(59), until: now, evidence: [1_440 - 59, 1_440 - 30] },
+    expect(findingsIn([perHour], [seen(59), seen(30), seen(30, 'm1', 'a1', 1_411)], none, now)).toEqual([
+      { ...perHour, observed: 3, from: minutesAgo(59), until: now, evidence: [1_440 - 59, 1_440 - 30, 1_411] },
     ]);
   });
 
   it.each<[string, AbuseRule, readonly Sighting[], number | undefined]>([
-    ['one machine, however often', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(3, 'm1', 'a1', 9), seen(2), seen(1)], undefined],
+    ['one machine, however often', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(3), seen(2), seen(1)], undefined],
     ['two machines', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(1_439), seen(1, 'm2')], 2],
     ['two machines on two days', { pattern: 'machinesPerDay', limit: 1, action: 'alert' }, [seen(1_440), seen(1, 'm2')], undefined],
     ['one address', { pattern: 'addressesPerDay', limit: 1, action: 'alert' }, [seen(2, 'm1'), seen(1, 'm2')], undefined],
@@ -32,16 +32,21 @@ describe('A pattern of abuse', () => {
 
   it('is not found again in what was held against the license before', () => {
     const sightings = [seen(50), seen(40), seen(30), seen(20), seen(10)];
-    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', minutesAgo(30)]]), now)).toEqual([]);
-    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', minutesAgo(40)]]), now)).toMatchObject([{ observed: 3, from: minutesAgo(30) }]);
-    expect(findingsIn([perHour], sightings, new Map([['machinesPerDay', now]]), now)).toHaveLength(1);
+    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', 1_410]]), now)).toEqual([]);
+    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', 1_400]]), now)).toMatchObject([{ observed: 3, from: minutesAgo(30) }]);
+    expect(findingsIn([perHour], sightings, new Map([['machinesPerDay', 1_440]]), now)).toHaveLength(1);
+  });
+
+  it('is found in all that came after the evidence before, though it came in the same minute', () => {
+    const sightings = [1, 2, 3, 4, 5, 6].map((revision) => seen(1, 'm1', 'a1', revision));
+    expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', 3]]), now)).toMatchObject([{ observed: 3, evidence: [4, 5, 6] }]);
   });
 
   it('is never found below the limit, and its evidence is what was seen, a hundred at most', () => {
-    const sighting = fc.record({ minutes: fc.integer({ min: 0, max: 2_000 }), machine: fc.constantFrom('m1', 'm2', 'm3'), address: fc.constantFrom('a1', 'a2'), count: fc.integer({ min: 1, max: 3 }) });
+    const sighting = fc.record({ minutes: fc.integer({ min: 0, max: 2_000 }), machine: fc.constantFrom('m1', 'm2', 'm3'), address: fc.constantFrom('a1', 'a2') });
     const rule = fc.record({ pattern: fc.constantFrom('activationsPerHour', 'machinesPerDay', 'addressesPerDay'), limit: fc.integer({ min: 1, max: 150 }), action: fc.constant('alert') }) as fc.Arbitrary<AbuseRule>;
     fc.assert(fc.property(fc.array(sighting, { maxLength: 300 }), rule, (sightings, one) => {
-      const sorted = sightings.toSorted((a, b) => b.minutes - a.minutes).map(({ minutes, machine, address, count }) => seen(minutes, machine, address, count));
+      const sorted = sightings.toSorted((a, b) => b.minutes - a.minutes).map(({ minutes, machine, address }, n) => seen(minutes, machine, address, n));
       for (const { observed, evidence, from, until } of findingsIn([one], sorted, none, now)) {
         expect(observed).toBeGreaterThan(one.limit);
         expect(evidence.length).toBeLessThanOrEqual(100);
@@ -78,14 +83,15 @@ describe('A license that is suspected', () => {
   });
 
   it('keeps the hold it has, and one of another cause is none of it', () => {
-    given(story(active, suspectAbuse())).when(suspectAbuse({ from: '2027-11-01T13:30:00.000Z', until: '2027-11-01T14:00:00.000Z' })).thenEvents({ type: 'AbuseSuspected' });
+    given(story(active, suspectAbuse())).when(suspectAbuse({ evidence: [6, 7] })).thenEvents({ type: 'AbuseSuspected' });
     given(story(active, suspend())).when(suspectAbuse()).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended', cause: 'abuse' });
   });
 
   it('is not suspended again on the same evidence once somebody has lifted the hold', () => {
     const lifted = story(active, suspectAbuse(), unsuspend({ cause: 'abuse' }));
     given(lifted).when(suspectAbuse()).thenNothing();
-    given(lifted).when(suspectAbuse({ from: '2027-11-01T12:00:00.001Z', until: '2027-11-01T12:30:00.000Z' })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
+    given(lifted).when(suspectAbuse({ evidence: [5, 6] })).thenNothing();
+    given(lifted).when(suspectAbuse({ evidence: [6, 7] })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
     given(lifted).when(suspectAbuse({ pattern: 'machinesPerDay' })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
   });
 

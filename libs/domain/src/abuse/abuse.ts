@@ -39,12 +39,11 @@ export const AbuseRules: Aggregate<AbuseRulesState, AbuseRulesCommand, AbuseRule
 const inOrder = (rules: readonly AbuseRule[]): readonly AbuseRule[] =>
   Object.keys(abusePatterns).flatMap((pattern) => rules.filter((rule) => rule.pattern === pattern).slice(0, 1).map(({ limit, action }) => ({ pattern: pattern as AbusePattern, limit, action })));
 
-/** A machine somewhere took a seat `count` times within the minute that begins at `at`; `revision`: the last event in the license's stream that says so. */
+/** A machine somewhere took a seat; `revision`: of the event in the license's stream that says so. */
 export interface Sighting {
   readonly at: Instant;
   readonly machine: string;
   readonly address: string;
-  readonly count: number;
   readonly revision: number;
 }
 
@@ -58,12 +57,15 @@ export interface Finding extends AbuseRule {
 
 const evidenceAtMost = 100;
 
-/** What the rules find in what has been seen (oldest first) up to now. What was held against the license before, `suspectedAt` by pattern, is not held against it again. */
-export function findingsIn(rules: readonly AbuseRule[], sightings: readonly Sighting[], suspectedAt: ReadonlyMap<string, Instant>, now: Instant): readonly Finding[] {
+/**
+ * What the rules find in what has been seen (by revision) up to now. What was held against the license before is not held against it again:
+ * `heldAgainst` is the last revision of that, by pattern. Not its instant, because what was taken before may be seen after.
+ */
+export function findingsIn(rules: readonly AbuseRule[], sightings: readonly Sighting[], heldAgainst: ReadonlyMap<string, number>, now: Instant): readonly Finding[] {
   return rules.flatMap((rule) => {
     const from = addSeconds(now, -abusePatterns[rule.pattern].seconds);
-    const since = suspectedAt.get(rule.pattern) ?? '';
-    const seen = sightings.filter(({ at }) => at > from && at > since);
+    const held = heldAgainst.get(rule.pattern) ?? -1;
+    const seen = sightings.filter(({ at, revision }) => at > from && revision > held);
     const observed = observedOf(rule.pattern, seen);
     if (observed <= rule.limit) return [];
     return [{ ...rule, observed, from: seen[0]?.at ?? from, until: now, evidence: seen.map(({ revision }) => revision).slice(-evidenceAtMost) }];
@@ -72,7 +74,7 @@ export function findingsIn(rules: readonly AbuseRule[], sightings: readonly Sigh
 
 function observedOf(pattern: AbusePattern, seen: readonly Sighting[]): number {
   switch (pattern) {
-    case 'activationsPerHour': return seen.reduce((sum, { count }) => sum + count, 0);
+    case 'activationsPerHour': return seen.length;
     case 'machinesPerDay': return new Set(seen.map(({ machine }) => machine)).size;
     case 'addressesPerDay': return new Set(seen.map(({ address }) => address)).size;
   }

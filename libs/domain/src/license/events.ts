@@ -130,7 +130,7 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'QuotaExceeded': exceed(facts, event); return state;
     case 'QuotaRestored': setMeter(facts, event.meter, { state: 'normal', lastPeak: event.peak, graceEndsAt: null }); return state;
     case 'LicenseRestricted': setMeter(facts, event.meter, { state: 'restricted' }); return state;
-    case 'AbuseSuspected': facts.suspectedAt = new Map([...facts.suspectedAt, [event.pattern, event.until]]); return state;
+    case 'AbuseSuspected': facts.heldAgainst = new Map([...facts.heldAgainst, [event.pattern, Math.max(-1, ...event.evidence)]]); return state;
     case 'ExpiryReminderDue': facts.reminded = event.days; return state;
     default: event satisfies never; return state;
   }
@@ -143,7 +143,7 @@ function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Inst
     key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),
     holds: [], expired: false, revokedAt: null, used: false, firstActivatedAt: null, renewedTo: null, expirySince: issuedAt, reminded: null,
     activations: new Map(), activationCount: 0, byFingerprint: new Map(), byInstallationId: new Map(), meters: new Map(),
-    directives: [], locked: false, suspectedAt: new Map(),
+    directives: [], locked: false, heldAgainst: new Map(),
   };
 }
 

@@ -115,7 +115,7 @@ const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true
 
 /** The license and its rules. */
 export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
-  category: 'license', stateVersion: 3, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+  category: 'license', stateVersion: 4, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
 };
 
 // ---- issue, assign, edit ----
@@ -362,7 +362,7 @@ const isHeldFor = (license: IssuedLicense, now: Instant): boolean => {
 
 /** The same evidence counts once: after an administrator has lifted the hold it takes new evidence to suspend the license again. */
 function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed, from, until, evidence }: SuspectAbuse, now: Instant): LicenseEvent[] {
-  if (license.revokedAt || from <= (license.suspectedAt.get(pattern) ?? '')) return [];
+  if (license.revokedAt || (evidence[0] ?? -1) <= (license.heldAgainst.get(pattern) ?? -1)) return [];
   const suspends = action === 'suspend' && !isHeldFor(license, now) && leads(statusOf(license, now), 'suspend');
   const reason = `${observed} ${abusePatterns[pattern].what}, ${limit} are allowed`;
   return [

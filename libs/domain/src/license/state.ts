@@ -106,8 +106,8 @@ export interface IssuedLicense {
   readonly directives: readonly Directive[];
   /** By a directive: the boxes are locked until another one unlocks them. */
   readonly locked: boolean;
-  /** Up to when each pattern of abuse has been held against it. */
-  readonly suspectedAt: ReadonlyMap<string, Instant>;
+  /** The last revision of the evidence that has been held against it, by pattern of abuse. */
+  readonly heldAgainst: ReadonlyMap<string, number>;
 }
 
 /** What is left of an erased license. */
