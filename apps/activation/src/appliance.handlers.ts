@@ -115,9 +115,10 @@ export class Heartbeats {
   ) {}
 
   async execute(heartbeat: Heartbeat): Promise<HeartbeatAnswer> {
-    const { licenseId, activationId, licenseKey: _, ...says } = heartbeat;
+    const { licenseId, activationId, fingerprint, nonce } = heartbeat;
     if (!isId('act', activationId)) throw refuse('INSTANCE_NOT_FOUND');
-    const said = this.keyrings.here().hmac('heartbeat', JSON.stringify(says));
+    // What a box says along with it may be more when it is sent again, and is still the same heartbeat.
+    const said = this.keyrings.here().hmac('heartbeat', JSON.stringify({ fingerprint, nonce }));
     try {
       const { answer, recovered } = await this.leases.change(activationId, (kept, isCertain) => this.#look(heartbeat, said, kept, isCertain));
       if (recovered) await this.#recovered(licenseId, activationId);

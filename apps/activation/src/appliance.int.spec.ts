@@ -255,6 +255,17 @@ onEveryDialect('A heartbeat', ({ open }) => {
     expect(await process.beat(3, { usage })).toMatchObject({ state: 'revoked', enforcement: 'LOCKED', token: 'verdict 2', usageRefused: ['r1', 'r2'] });
   });
 
+  it('that is sent again with more to say is the same one, and its usage counts', async () => {
+    const all = await world();
+    const process = all.process();
+    const reading = (id: string) => ({ id, meter: 'cores', value: 4, at: start });
+    const first = await process.beat(1, { nonce: 'a', usage: [reading('r1')], version: '1.0.0' });
+    const again = await all.process().beat(1, { nonce: 'a', usage: [reading('r1'), reading('r2')], version: '1.0.1', acks: [idOf('dir')] });
+    expect(JSON.stringify(again)).toBe(JSON.stringify(first));
+    expect(all.sent.filter((subject) => subject === 'usage.record')).toHaveLength(2);
+    expect(await refusalOf(process.beat(1, { nonce: 'of a clone' }))).toEqual({ code: 'STALE_SEQUENCE', lastSeq: 1, conflict: true });
+  });
+
   it('that is refused, or of a box that has been moved, counts nothing', async () => {
     const all = await world();
     const process = all.process();

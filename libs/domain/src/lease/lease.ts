@@ -18,7 +18,7 @@ export interface Lease {
   readonly boundAt: Instant;
   /** Of the last heartbeat; NO_BEAT before the first. */
   readonly seq: number;
-  /** Hash of all that this heartbeat said, and what it was told. */
+  /** Hash of what tells this heartbeat from another one, and what it was told. */
   readonly said: string;
   readonly told: Standing;
   /** Of the last heartbeat, or of the activation. */
@@ -34,7 +34,7 @@ export interface Beat {
   readonly fingerprint: string;
   /** Grows with every heartbeat of the box. */
   readonly seq: number;
-  /** Hash of all that the heartbeat says. */
+  /** Hash of what tells it from another heartbeat with the same number, and is the same when it is sent again. */
   readonly said: string;
   readonly acks?: readonly DirectiveId[];
 }
