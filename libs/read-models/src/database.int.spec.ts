@@ -243,12 +243,23 @@ describeWith('postgres', 'A database whose server is lost or silent', (server) =
 
   it('gives what takes long the time it needs, where it may take long', async () => {
     const slow: Migration = { name: 'test-3-slow', up: ({ run }) => run('select pg_sleep(1.8)') };
-    const [state, read, copied] = await Promise.all([open({ migrations: [lastSeen, slow] }), open({ kind: 'read' }), open({ bounded: false })]);
+    const [state, read, copied] = await Promise.all([open({ migrations: [lastSeen, slow] }), open({ kind: 'read' }), open({ answerWithinMs: null })]);
     const sleep = 'select 1 as n from pg_sleep(1.8)';
     await expect(state.run(sleep)).rejects.toEqual(unavailable);
     expect((await Promise.all([read, copied].map((database) => database.run(sleep)))).map(({ rows }) => rows)).toEqual([[{ n: 1 }], [{ n: 1 }]]);
     await state.scrub();
     expect((await all(state)).errors).toEqual([]);
+  });
+
+  it('does not keep a read model waiting for ever that has gone without a word', async () => {
+    const [database, patient] = await Promise.all([open({ kind: 'read', answerWithinMs: 300 }), open({ kind: 'read' })]);
+    server().pause();
+    try {
+      for (const asked of [database.run('select 1'), database.batch([{ sql: 'select 1' }])]) await expect(asked).rejects.toEqual(unavailable);
+    } finally {
+      server().resume();
+    }
+    for (const each of [database, patient]) expect((await all(each)).errors).toEqual([]);
   });
 
   it('is tidied up by several at once without their waiting for each other to let go', async () => {

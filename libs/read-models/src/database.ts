@@ -31,10 +31,10 @@ export interface DatabaseOptions {
   /** PostgreSQL: at most so many at a time. Default: 4. */
   readonly connections?: number;
   /**
-   * PostgreSQL: whether a statement that is not answered in 1.5 s fails, with UNAVAILABLE. Default: in state tables, which decide about requests;
-   * a read model is also built, and whoever copies whole state tables says false.
+   * PostgreSQL: a statement that is not answered in that time fails, with UNAVAILABLE: its server may be gone without a word. Default: 1.5 s
+   * in state tables, which decide about requests, and 20 s in read models, which are also built; null for who copies whole tables.
    */
-  readonly bounded?: boolean;
+  readonly answerWithinMs?: number | null;
 }
 
 export interface Answer<R = Row> {
@@ -65,10 +65,10 @@ export class Database {
   #closing: Promise<void> | undefined;
 
   /** Resolves when all migrations have been applied. */
-  static async open({ kind, environment, entities, migrations = [], at, connections = 4, bounded = kind === 'state' }: DatabaseOptions): Promise<Database> {
+  static async open({ kind, environment, entities, migrations = [], at, connections = 4, answerWithinMs = answerWithin[kind] }: DatabaseOptions): Promise<Database> {
     const { orm, engine } = 'sqliteFile' in at
       ? await openSqlite(kind, entities, at.sqliteFile)
-      : await openPostgres(entities, at.postgresUrl, at.schema ?? `${environment}_${kind}`.replaceAll('-', '_'), { connections, bounded });
+      : await openPostgres(entities, at.postgresUrl, at.schema ?? `${environment}_${kind}`.replaceAll('-', '_'), { connections, answerWithinMs });
     const database = new Database(kind, environment, orm, engine);
     try {
       await patiently(() => migrate(database, migrations));
@@ -148,6 +148,8 @@ export async function openDatabases(
   })] as const;
   return new PerEnvironment(await Promise.all(environments.map(open)));
 }
+
+const answerWithin: Readonly<Record<DatabaseKind, number>> = { state: 1_500, read: 20_000 };
 
 const common = { dbName: '', namingStrategy: UnderscoreNamingStrategy, allowGlobalContext: true, discovery: { warnWhenNoEntities: false } } as const;
 

@@ -2,8 +2,8 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { refuse, type Refusal } from '@keyledger/kernel';
 import type { Client, Pool, PoolClient } from 'pg';
 
-/** For a free connection or a new one, and then for each statement that must not hang. */
-const ANSWER_WITHIN_MS = 1_500;
+/** For a free connection or a new one. */
+const CONNECT_WITHIN_MS = 1_500;
 /** At the start many processes connect at the same moment. */
 const START_WITHIN_MS = 15_000;
 
@@ -15,8 +15,8 @@ const patience = new AsyncLocalStorage<true>();
 export const patiently = <T>(work: () => Promise<T>): Promise<T> => patience.run(true, work);
 
 export interface Guard {
-  /** A statement of this pool that is not answered in time fails. */
-  readonly bounded: boolean;
+  /** A statement of this pool that is not answered in time fails; null: none does. */
+  readonly answerWithinMs: number | null;
   /** At most so many connections. */
   readonly connections: number;
 }
@@ -28,24 +28,24 @@ export const startOptions = ({ connections }: Guard) => ({ max: connections, con
  * Makes a pool fail soon and in one way, Refusal UNAVAILABLE, when its server is lost or silent; whether a statement under way was carried out
  * is not known then. A connection that does not answer is cut, and so leaves the pool: the next user gets a new one.
  */
-export function guardPool(pool: Pool, { bounded }: Guard): void {
+export function guardPool(pool: Pool, { answerWithinMs }: Guard): void {
   const connect = pool.connect.bind(pool) as () => Promise<PoolClient>;
   // Kysely, which is the pool's only user, asks in no other way.
   pool.connect = (() => connect().catch(unavailable)) as typeof pool.connect;
-  pool.on('connect', (client) => guardClient(client as PoolClient & Client, bounded));
+  pool.on('connect', (client) => guardClient(client as PoolClient & Client, answerWithinMs));
 }
 
 /** From now on nobody waits long for a connection. */
 export function started(pool: Pool): void {
-  pool.options.connectionTimeoutMillis = ANSWER_WITHIN_MS;
+  pool.options.connectionTimeoutMillis = CONNECT_WITHIN_MS;
 }
 
-function guardClient(client: Client, bounded: boolean): void {
+function guardClient(client: Client, answerWithinMs: number | null): void {
   const query = client.query.bind(client) as (text: unknown, values: unknown) => Promise<unknown>;
   const guarded = (text: unknown, values: unknown) => {
     // What reads through a cursor asks for as much as it can take.
     if (typeof text !== 'string') return query(text, values);
-    const timer = bounded && !patience.getStore() ? setTimeout(() => client.connection.stream.destroy(), ANSWER_WITHIN_MS) : undefined;
+    const timer = answerWithinMs !== null && !patience.getStore() ? setTimeout(() => client.connection.stream.destroy(), answerWithinMs) : undefined;
     return query(text, values).catch(lostOrWrong).finally(() => clearTimeout(timer));
   };
   client.query = guarded as typeof client.query;

@@ -5,6 +5,7 @@ import { isTracing, traced, withRemoteParent } from '@keyledger/observability';
 import type { Database } from './database.ts';
 import { Folding, newChanges, newFolds, type Changes, type Folds } from './folding.ts';
 import { Lane } from './lane.ts';
+import { patiently } from './lost-server.ts';
 import { RowTable, type Projection } from './projection.ts';
 import { mustReach, type View } from './read-index.ts';
 import { Register, type Parked, type Registered } from './register.ts';
@@ -290,7 +291,7 @@ export class Projector implements View {
   /** Over rows that are there an index costs a third of what it costs row by row. */
   async #index({ table, build, serving }: Lane): Promise<void> {
     if (serving) return;
-    for (const statements of table.index(build)) await this.#options.database.batch(statements);
+    for (const statements of table.index(build)) await patiently(() => this.#options.database.batch(statements));
   }
 
   /** The last stretch and the change-over happen between two live batches. False when the log is still ahead. */

@@ -102,7 +102,7 @@ export async function openRecords(config: StoresConfig, { log, metrics }: Pick<H
   // First what only one process may open.
   const { events, snapshots } = await openLogs(config, log, metrics);
   // A large table takes its time, and nobody waits for an answer.
-  const state = await openDatabases({ kind: 'state', environments: names, at, bounded: false, entities: [], migrations });
+  const state = await openDatabases({ kind: 'state', environments: names, at, answerWithinMs: null, entities: [], migrations });
   return {
     events, state,
     async contents() {
