@@ -57,6 +57,13 @@ export class Changes {
     this.#running = undefined;
   }
 
+  /** What it returns goes on as before. */
+  pause(): () => void {
+    const isRunning = this.#running !== undefined;
+    this.stop();
+    return () => isRunning && this.start();
+  }
+
   async #run(signal: AbortSignal): Promise<void> {
     let wait: number = waits[0];
     while (!signal.aborted) {

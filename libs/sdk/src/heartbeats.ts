@@ -58,6 +58,7 @@ const longestRetryAfterMs = 3_600_000;
 export class Heartbeats {
   readonly #port: Port;
   #running: AbortController | undefined;
+  #options: HeartbeatOptions = {};
   #beating: Promise<BeatResult> | undefined;
   /** One of this process was accepted: from then on nobody else counts with its numbers. */
   #accepted = false;
@@ -72,16 +73,25 @@ export class Heartbeats {
   }
 
   /** Until `stop`. Keeps no process alive. */
-  start({ interval = 'server', jitter = 0.2 }: HeartbeatOptions = {}): void {
+  start(options: HeartbeatOptions = {}): void {
     if (this.#running) return;
+    const { interval = 'server', jitter = 0.2 } = options;
     const running = new AbortController();
     this.#running = running;
+    this.#options = options;
     void this.#run(running.signal, interval, jitter);
   }
 
   stop(): void {
     this.#running?.abort();
     this.#running = undefined;
+  }
+
+  /** What it returns goes on as before. */
+  pause(): () => void {
+    const { isRunning } = this;
+    this.stop();
+    return () => isRunning && this.start(this.#options);
   }
 
   /** One now; or the one that is under way. */

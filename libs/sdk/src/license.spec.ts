@@ -111,6 +111,32 @@ describe('A license', () => {
     expect((await restarted()).judgement()).toMatchObject({ code: 'NOT_ACTIVATED' });
   });
 
+  it.each(['INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND'])('has no seat to give back where there is none (%s)', async (code) => {
+    const license = await activated();
+    vendor.between = (path) => (path === '/license/deactivate' ? problem(404, code) : undefined);
+    expect(await license.deactivate()).toEqual({ ok: true });
+    expect([license.instanceId, license.judgement().code]).toEqual([null, 'NOT_ACTIVATED']);
+  });
+
+  it('has its seat still when nobody could be told, and goes on as it did', async () => {
+    const license = await activated();
+    license.heartbeat.start({ interval: 7 * minute, jitter: 0 });
+    license.changes.start();
+    await until(() => beats().length === 1 && license.changes.isConnected && clock.slept.includes(7 * minute));
+    for (const answer of [new TypeError('fetch failed'), problem(403, 'PERMISSION_DENIED')]) {
+      vendor.between = (path) => (path === '/license/deactivate' ? answer : undefined);
+      const before = beats().length;
+      clock.slept.length = 0;
+      expect(await license.deactivate()).toMatchObject({ ok: false });
+      expect(license.heartbeat.isRunning).toBe(true);
+      await until(() => beats().length === before + 1 && license.changes.isConnected && clock.slept.includes(7 * minute));
+    }
+    license.heartbeat.stop();
+    license.changes.stop();
+    expect(await license.deactivate()).toMatchObject({ ok: false });
+    expect(license.heartbeat.isRunning).toBe(false);
+  });
+
   it('without key or server is what its file says', async () => {
     vendor.terms = { ...vendor.terms, validationMode: 'offline' };
     const license = await open({ key: undefined, server: undefined });

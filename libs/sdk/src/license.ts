@@ -254,15 +254,18 @@ export class License {
     return { ...result, judgement: this.judgement() };
   }
 
-  /** Gives the seat back. */
+  /** Gives the seat back. Where nobody could be told, it has it still, and all goes on as before. */
   async deactivate(): Promise<Deactivation> {
     if (!this.#server) return noServer;
     if (this.instanceId === null) return notActivated;
-    this.heartbeat.stop();
-    this.changes.stop();
+    const [heartbeats, changes] = [this.heartbeat.pause(), this.changes.pause()];
     const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId: this.instanceId });
-    const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && reply.code === 'INSTANCE_NOT_FOUND');
-    if (!isGone) return this.#refusal(reply);
+    // A key that is no more, of a license that was erased or has a new one, has no seats.
+    const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND'));
+    if (!isGone) {
+      if (!this.#disposed.signal.aborted) for (const goOn of [heartbeats, changes]) goOn();
+      return this.#refusal(reply);
+    }
     this.#apply({ type: 'Released' });
     this.#keep({ beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
     await this.#persist();
