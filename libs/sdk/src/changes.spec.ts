@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { LicenseOptions } from './api.ts';
 import { License } from './license.ts';
 import { memoryStore } from './store.ts';
@@ -7,10 +7,13 @@ import { problem, TestClock, Vendor } from './vendor.contract.ts';
 let clock: TestClock;
 let vendor: Vendor;
 const open_: License[] = [];
+/** Every license looks at the clock that often. */
+const tickMs = 30_000;
 beforeEach(async () => {
   clock = new TestClock();
   vendor = await Vendor.open(clock);
 });
+afterEach(() => jest.restoreAllMocks());
 afterEach(() => Promise.all(open_.splice(0).map((license) => license.dispose())));
 
 async function open(options: Partial<LicenseOptions> = {}): Promise<License> {
@@ -139,7 +142,7 @@ describe('The stream of changes', () => {
     await until(() => license.judgement().code === 'VALID');
   });
 
-  it('begins anew at once when the server ends it in its time, and after a minute when there is nothing more to hear', async () => {
+  it('begins anew at once when the server ends it in its time, and after minutes when there is nothing more to hear', async () => {
     const license = await listening();
     vendor.hangUp();
     await until(() => !license.changes.isConnected);
@@ -151,13 +154,38 @@ describe('The stream of changes', () => {
     clock.pass(59_000);
     await settled();
     expect(streams()).toBe(before);
-    clock.pass(1_000);
+    clock.pass(180_000);
     await until(() => streams() === before + 1);
     license.changes.stop();
     await until(() => vendor.listeners === 0);
-    clock.pass(600_000);
+    clock.pass(900_000);
     await settled();
     expect(streams()).toBe(before + 1);
+  });
+
+  const refused = [120_000, 210_000, 345_000, 547_500, 851_250, 900_000, 900_000];
+  const lost = [2_000, 3_500, 5_750, 9_125, 14_187.5, 21_781.25, 33_171.875];
+  it.each([
+    ['was asked for too often', problem(429, 'RATE_LIMITED'), refused, 0], ['was asked for too often, and is told when to come', [429, 'slow down', { 'retry-after': '240' }], refused, 240_000],
+    ['is refused', problem(404, 'INSTANCE_NOT_FOUND'), refused, 0], ['is told when the server is back', [503, {}, { 'retry-after': '240' }], lost, 240_000],
+  ] as [string, ReturnType<typeof problem>, number[], number][])('waits for longer and longer, and as others do not, when it %s', async (_name, answer, waits, retryAfterMs) => {
+    const license = await open();
+    await license.activate();
+    vendor.between = (path) => (path.endsWith('/stream') ? answer : undefined);
+    clock.slept.length = 0;
+    jest.spyOn(Math, 'random').mockReturnValue(0.5);
+    const waited = () => clock.slept.filter((ms) => ms !== tickMs);
+    license.changes.start();
+    for (let n = 1; n < waits.length; n++) {
+      await until(() => streams() === n && waited().length === n);
+      clock.pass(1_200_000);
+    }
+    await until(() => waited().length === waits.length);
+    expect(waited()).toEqual(waits.map((ms) => ms + retryAfterMs));
+    // A new seat does not wait for what the one before was refused.
+    vendor.mend();
+    await license.activate();
+    await until(() => license.changes.isConnected);
   });
 
   it('takes no page of a proxy for a stream', async () => {

@@ -22,7 +22,10 @@ interface Heard {
   readonly enforcement: string | undefined;
 }
 
-const waits = [1_000, 60_000] as const;
+/** After a stream was lost; and after it was refused, or the server has no more to say: each try counts as one of the license's requests. */
+const waits = { lost: [1_000, 60_000], refused: [60_000, 900_000] } as const;
+/** Nobody is kept silent for longer by a Retry-After. */
+const longestRetryAfterMs = 3_600_000;
 /** The server says something every 15 seconds, if only that nothing has happened. */
 const quietMs = 45_000;
 
@@ -57,6 +60,11 @@ export class Changes {
     this.#running = undefined;
   }
 
+  /** A new seat: what the one before had waited for is no more. */
+  again(): void {
+    if (!this.#connected) this.pause()();
+  }
+
   /** What it returns goes on as before. */
   pause(): () => void {
     const isRunning = this.#running !== undefined;
@@ -65,22 +73,22 @@ export class Changes {
   }
 
   async #run(signal: AbortSignal): Promise<void> {
-    let wait: number = waits[0];
+    let wait: number = waits.lost[0];
     while (!signal.aborted) {
       const began = this.#port.clock.read().mono;
-      const outcome = await this.#follow(signal);
+      const { outcome, retryAfterMs = 0 } = await this.#follow(signal);
       // A stream that has lasted is no sign of trouble; one that is cut off each time is.
-      const hasLasted = this.#port.clock.read().mono - began > waits[1];
-      if (outcome === 'over') wait = waits[0];
-      else wait = outcome === 'ended' ? waits[1] : nextWait(hasLasted ? waits[0] : wait, waits, Math.random);
-      await this.#port.clock.sleep(wait, signal);
+      const hasLasted = this.#port.clock.read().mono - began > waits.lost[1];
+      const range = outcome === 'refused' ? waits.refused : waits.lost;
+      wait = outcome === 'over' ? range[0] : nextWait(hasLasted ? range[0] : Math.max(wait, range[0]), range, Math.random);
+      await this.#port.clock.sleep(wait + Math.min(retryAfterMs, longestRetryAfterMs), signal);
     }
   }
 
-  /** `over`: the server has ended it in its own time. `ended`: there is nothing more to hear. */
-  async #follow(stopped: AbortSignal): Promise<'over' | 'ended' | 'lost'> {
+  /** `over`: the server has ended it in its own time. `refused`: there is nothing to hear, or it was asked for too often. */
+  async #follow(stopped: AbortSignal): Promise<{ readonly outcome: 'over' | 'refused' | 'lost'; readonly retryAfterMs?: number }> {
     const { licenseId, instanceId } = this.#port.kept().state;
-    if (licenseId === null || instanceId === null) return 'lost';
+    if (licenseId === null || instanceId === null) return { outcome: 'lost' };
     const broken = new AbortController();
     const stop = () => broken.abort();
     stopped.addEventListener('abort', stop);
@@ -90,16 +98,17 @@ export class Changes {
         // A stream alone may be more than a proxy lets through. Whether anybody can be reached is asked, once.
         if (stream?.kind === 'unreachable' && this.#heard) await this.#port.ask();
         this.#heard = false;
-        return stream?.kind === 'refused' ? 'ended' : 'lost';
+        if (stream?.kind !== 'unreachable') return { outcome: stream ? 'refused' : 'lost' };
+        return { outcome: stream.status === 429 ? 'refused' : 'lost', retryAfterMs: stream.retryAfterMs ?? 0 };
       }
       for await (const heard of this.#heardIn(stream.body, broken)) {
         this.#connected = this.#heard = true;
-        if (heard.length > 0 && !(await this.#take(heard, licenseId, instanceId))) return 'lost';
-        if (heard.some(({ event }) => event === 'end')) return 'ended';
+        if (heard.length > 0 && !(await this.#take(heard, licenseId, instanceId))) return { outcome: 'lost' };
+        if (heard.some(({ event }) => event === 'end')) return { outcome: 'refused' };
       }
-      return 'over';
+      return { outcome: 'over' };
     } catch {
-      return 'lost';
+      return { outcome: 'lost' };
     } finally {
       this.#connected = false;
       broken.abort();

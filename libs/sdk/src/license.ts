@@ -162,6 +162,7 @@ export class License {
     // Without a signature it is only where there is nothing better.
     if (typeof token !== 'string' && !this.#kept.state.lease) this.#apply({ type: 'Seated', instanceId });
     this.heartbeat.forget();
+    this.changes.again();
     // A seat whose heartbeats are counted is renewed by one, not by being taken again.
     if (fault === 'STALE') await this.heartbeat.beat();
     // What a verdict has refused, only a verdict gives back.
