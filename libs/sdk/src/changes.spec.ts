@@ -13,7 +13,7 @@ beforeEach(async () => {
   clock = new TestClock();
   vendor = await Vendor.open(clock);
 });
-afterEach(() => jest.restoreAllMocks());
+afterEach(() => void jest.restoreAllMocks());
 afterEach(() => Promise.all(open_.splice(0).map((license) => license.dispose())));
 
 async function open(options: Partial<LicenseOptions> = {}): Promise<License> {

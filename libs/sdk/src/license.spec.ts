@@ -3,7 +3,7 @@ import { Verifier } from '@keyledger/license-file';
 import { vectorsContract } from '@keyledger/license-file/contract';
 import type { LicenseOptions } from './api.ts';
 import { License } from './license.ts';
-import { memoryStore, type Store } from './store.ts';
+import { memoryStore, sealerFor, type Store } from './store.ts';
 import { problem, TestClock, Vendor } from './vendor.contract.ts';
 
 const minute = 60_000;
@@ -62,6 +62,14 @@ describe('A license', () => {
     expect(await license.validate()).toMatchObject({ source: 'network' });
     expect(questions()).toBe(3);
     await expect(license.validate({ maxAge: 'soon' })).rejects.toThrow('Not a duration');
+  });
+
+  it('asks with a key that nobody can have, and is refused', async () => {
+    const { fetch } = vendor;
+    const license = await activated({ key: 'ключ-№1', fetch: (url, init) => fetch(url, { ...init, headers: new Headers(init.headers) }) });
+    expect(vendor.asked[0]?.body['licenseKey']).toBe('1');
+    vendor.between = () => problem(401, 'UNAUTHENTICATED');
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: false, code: 'UNAUTHENTICATED' });
   });
 
   it('tells why it was refused, and is not locked by words that nobody signed', async () => {
@@ -299,6 +307,21 @@ describe('What is kept', () => {
     expect(await opened(text, { fingerprint: 'machine-2' })).toEqual(['tampered', 'NOT_ACTIVATED']);
     expect(await opened(text, { key: 'KEY-2' })).toEqual(['tampered', 'NOT_ACTIVATED']);
     expect(text).not.toContain(vendor.licenseKey);
+  });
+
+  it('is the same for every spelling of the key, and was before there was one', async () => {
+    const license = await activated({ key: ' pro‑abcd-O123 ' });
+    await license.heartbeat.beat();
+    expect(vendor.asked[0]?.body['licenseKey']).toBe('PRO-ABCD-O123');
+    expect(beats()[0]?.authorization).toBe('License PRO-ABCD-O123');
+    await license.dispose();
+    for (const key of ['PRO-ABCD-0123', 'pro abcd o123', 'PROABCD0123', '“PRO—ABCD–O123”\n']) expect([key, (await open({ key })).opened]).toEqual([key, 'restored']);
+    expect((await open({ key: 'PRO-ABCD-0124' })).opened).toBe('tampered');
+    const text = String(await store.read()).slice(65);
+    const before = await sealerFor('machine-1', 'Pro-abcd-o123');
+    const old = memoryStore(await before.seal(text));
+    expect((await open({ key: 'Pro-abcd-o123', store: old })).opened).toBe('restored');
+    expect((await open({ key: 'PRO-ABCD-0123', store: old })).opened).toBe('restored');
   });
 
   it('is an id to be recognised by, where the machine has nothing better', async () => {

@@ -13,7 +13,7 @@ import { Server, type Refused, type Unreachable } from './server.ts';
 import {
   apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
 } from './state.ts';
-import { hashed, memoryStore, sealerFor, type Store } from './store.ts';
+import { hashed, memoryStore, sameKey, sealerFor, spelled, type Store } from './store.ts';
 import { consumed, featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
 
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
@@ -51,15 +51,18 @@ export class License {
   #isOver = false;
 
   /** Rejects only for roots that are no keys. */
-  static async open(options: LicenseOptions): Promise<License> {
-    const { environment = 'production', roots, key = '', clock = processClock(), store = memoryStore(), logger } = options;
+  static async open({ key: typed, ...given }: LicenseOptions): Promise<License> {
+    const key = typed === undefined ? undefined : spelled(typed);
+    const options: LicenseOptions = { ...given, ...(key !== undefined && { key }) };
+    const { environment = 'production', roots, clock = processClock(), store = memoryStore(), logger } = options;
     const trust = await Verifier.open({ environment, roots });
     if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}`);
     const text = (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
     const installation = installationIn(text?.slice(65)) ?? crypto.randomUUID();
     const fingerprint = options.fingerprint || (await hashed('installation', installation));
-    const sealer = await sealerFor(fingerprint, key);
-    const bare = text === null ? undefined : await sealer.open(text);
+    const sealer = await sealerFor(fingerprint, sameKey(typed ?? ''));
+    // What was sealed before spellings were one was sealed under the key as it was typed.
+    const bare = text === null ? undefined : ((await sealer.open(text)) ?? (await (await sealerFor(fingerprint, typed ?? '')).open(text)));
     const found = bare === undefined ? undefined : await readKept(bare, trust.verifier);
     const kept = found ?? nothingKept(clock.read(), installation, options.after);
     if (text !== null && !found) logger?.warn('the license state in the store is not of this machine and key, or was edited: starting anew');

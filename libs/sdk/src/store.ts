@@ -43,6 +43,12 @@ export async function sealerFor(fingerprint: string, licenseKey: string): Promis
   };
 }
 
+/** A key as it is sent, however somebody typed it: the server, too, minds only letters and digits of ASCII, and not their case. */
+export const spelled = (key: string): string => key.replace(/[^0-9A-Za-z]+/g, '-').replace(/^-|-$/g, '').toUpperCase();
+
+/** The same for all spellings of one key: as the server looks it up. */
+export const sameKey = (key: string): string => spelled(key).replaceAll('-', '').replaceAll('O', '0').replace(/[IL]/g, '1');
+
 /** 43 letters. What is hashed says nothing of the machine to who reads it, and has a fixed length. */
 export async function hashed(...parts: readonly string[]): Promise<string> {
   const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', bytesOf(JSON.stringify(['keyledger-fingerprint-1', ...parts]))));
