@@ -34,6 +34,11 @@ export class Tail {
     this.#failed = failed;
   }
 
+  /** The log has reached at least to here. */
+  get known(): Position {
+    return this.#known;
+  }
+
   add(follower: Follower, reads: Reads): void {
     this.followers.set(follower, reads);
     const wanted = this.#reads && reads && [...new Set([...this.#reads, ...reads])];

@@ -252,6 +252,17 @@ describeWith('postgres', 'The event store', (server) => {
       expect(await everything(store)).toHaveLength(1);
     });
 
+    it('says so, once, when events are missing that were there', async () => {
+      const failures: string[] = [];
+      const store = await open({ failed: ({ message }) => void failures.push(message) });
+      await store.append('license-a', NO_STREAM, [anEvent(), anEvent()]);
+      expect(await store.head()).toBe(2);
+      expect(failures).toEqual([]);
+      await sql('update SCHEMA.head set position = 1');
+      expect([await store.head(), await store.head()]).toEqual([1, 1]);
+      expect(failures).toEqual([expect.stringMatching(/ends at 1 but has reached to 2: events are missing$/)]);
+    });
+
     it('takes no server that may lose what it has confirmed', async () => {
       await expect(open({ allowUnsafe: false })).rejects.toThrow(/fsync=off.*would lose confirmed events/);
     });

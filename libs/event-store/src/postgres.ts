@@ -24,6 +24,11 @@ export interface PostgresOptions {
   readonly handlerFailed?: (error: unknown) => void;
   /** The connection on which the server tells of new events is lost; it is being made again. Default: a process warning. */
   readonly lost?: (error: unknown) => void;
+  /**
+   * The server lacks events that it has confirmed: another has taken its place that had not got them yet. What this process remembers is of a
+   * log that is no more; it should end. Called once. Default: a process warning.
+   */
+  readonly failed?: (error: Error) => void;
 }
 
 const CLOSED = 'The event store is closed';
@@ -44,6 +49,7 @@ export class PostgresEventStore implements EventStore {
   readonly #tail: Tail;
   readonly #telling = new Telling(() => this.#ask('tell', `select pg_notify('${this.#schema}', position::text) from "${this.#schema}".head`, []));
   #closing: Promise<void> | undefined;
+  #hasFailed = false;
 
   constructor(schema: string, shared: Shared, options: PostgresOptions) {
     this.#schema = schema;
@@ -104,7 +110,9 @@ export class PostgresEventStore implements EventStore {
   }
 
   async head(): Promise<Position> {
+    const { known } = this.#tail;
     const [[position] = []] = await this.#ask('head', `select position from "${this.#schema}".head`, []);
+    if (Number(position) < known) this.#wentBack(known, Number(position));
     return Number(position);
   }
 
@@ -134,6 +142,12 @@ export class PostgresEventStore implements EventStore {
     this.#tail.close();
     this.#telling.close();
     await this.#shared.release();
+  }
+
+  #wentBack(from: Position, to: Position): void {
+    if (this.#hasFailed) return;
+    this.#hasFailed = true;
+    (this.#options.failed ?? warn)(new Error(`The event log in ${this.#schema} ends at ${to} but has reached to ${from}: events are missing`));
   }
 
   #send(group: Group, withinMs: number): Promise<readonly Outcome[]> {

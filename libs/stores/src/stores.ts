@@ -140,7 +140,7 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, connections }: St
     observe: (seconds: number) => metrics.append(seconds),
     handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it gets the same events again'),
     failed: (error: Error) => {
-      log.fatal({ err: error }, 'the event store cannot write any more');
+      log.fatal({ err: error }, 'the event store cannot go on');
       process.exitCode = 1;
       process.kill(process.pid, 'SIGTERM');
     },
