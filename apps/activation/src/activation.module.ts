@@ -10,6 +10,7 @@ import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.ha
 import { LapseCommand, LapseQueries, LeaseOpening } from './lapses.ts';
 import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
+import { RevokedKeys } from './revoked-keys.ts';
 import { AcknowledgeCommand, Acknowledgements, NextChangesQuery } from './stream.handlers.ts';
 import { UseInView } from './usage.ts';
 import { LastSeenQuery, LeasesQuery, Validation } from './validation.handlers.ts';
@@ -51,7 +52,7 @@ export class ActivationModule implements OnModuleDestroy {
       providers: [
         ...platform,
         Validation, VerdictTokens, UseInView, LastSeenQuery,
-        LeaseLedger, LeasesQuery, ApplianceTokens, ApplianceActivation, Heartbeats,
+        LeaseLedger, LeasesQuery, RevokedKeys, ApplianceTokens, ApplianceActivation, Heartbeats,
         Acknowledgements, NextChangesQuery, AcknowledgeCommand, LapseQueries, LapseCommand,
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },
         {

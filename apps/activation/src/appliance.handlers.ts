@@ -10,6 +10,7 @@ import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log, Metrics } from '@keyledger/observability';
 import { Injectable } from '@nestjs/common';
 import { LeaseLedger, type Kept, type Step } from './leases.ts';
+import { RevokedKeys } from './revoked-keys.ts';
 import type { KnownLicense } from './verdict-cache.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
@@ -29,13 +30,14 @@ const signedWithinMs = 2000;
 export class ApplianceTokens {
   readonly #licensed = new WeakMap<KnownLicense, { readonly terms: Licensed; readonly says: string }>();
 
-  constructor(private readonly messages: MessageClient, private readonly verdicts: VerdictTokens, private readonly log: Log) {}
+  constructor(private readonly messages: MessageClient, private readonly verdicts: VerdictTokens, private readonly revoked: RevokedKeys, private readonly log: Log) {}
 
   /**
    * The last lease again as long as it says what a new one would; most heartbeats cost no signature. While nobody signs, the last one is better
-   * than none.
+   * than none. One whose key was revoked is none.
    */
-  async lease(known: KnownLicense, activationId: ActivationId, lease: Lease, last: Kept['token'], now: Instant): Promise<Kept['token']> {
+  async lease(known: KnownLicense, activationId: ActivationId, lease: Lease, given: Kept['token'], now: Instant): Promise<Kept['token']> {
+    const last = given && !(await this.revoked.signed(given.text)) ? given : null;
     const license = issued(known.state);
     const fingerprint = license.activations.get(activationId)?.fingerprint ?? null;
     const { terms, says: allowed } = this.#allowed(known, license);

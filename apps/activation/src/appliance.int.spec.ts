@@ -19,6 +19,8 @@ class World {
   now: Instant = start;
   history: Story<LicenseEvent> = sold;
   signs = true;
+  /** Tokens whose key is good no more. */
+  readonly revoked = new Set<string>();
   /** What the metering does not count; or why it counts nothing at all. */
   refused: readonly string[] = [];
   meteringSays: 'INSTANCE_NOT_FOUND' | undefined;
@@ -48,7 +50,8 @@ class World {
     const verdicts = { for: async () => (this.signs ? `verdict ${this.signed.push({ type: 'verdict' })}` : undefined) };
     const log = { warn: (_: object, text: string) => void this.noticed.push(text) };
     const metrics = { decision: (code: string) => void this.noticed.push(code) };
-    const tokens = new ApplianceTokens(messages as never, verdicts as never, log as never);
+    const revoked = { signed: async (token: string) => this.revoked.has(token) };
+    const tokens = new ApplianceTokens(messages as never, verdicts as never, revoked as never, log as never);
     const heartbeats = new Heartbeats(caches as never, ledger, tokens, keyrings, messages as never, metrics as never, log as never);
     const activation = new ApplianceActivation(caches as never, ledger, tokens, messages as never);
     return {
@@ -196,6 +199,18 @@ onEveryDialect('A signed lease', ({ open }) => {
     expect(await process.beat(2)).toMatchObject({ state: 'suspended', token: 'verdict 2' });
     all.happens(unsuspend({ cause: 'subscription' }));
     expect(await process.beat(3)).toMatchObject({ state: 'active', token: 'lease 3' });
+  });
+
+  it('is signed anew when its key was revoked, and is none while nobody signs', async () => {
+    const all = await world();
+    const process = all.process();
+    await process.beat(1);
+    all.revoked.add('lease 1');
+    expect((await process.beat(2)).token).toBe('lease 2');
+    expect((await process.beat(3)).token).toBe('lease 2');
+    all.signs = false;
+    all.revoked.add('lease 2');
+    expect(await process.beat(4)).toMatchObject({ state: 'active', token: null });
   });
 
   it('that was the last one is given again while nobody signs, and none is when there was none', async () => {

@@ -50,6 +50,8 @@ export class VerdictCache implements View {
   readonly #watched = new Map<LicenseId, Set<() => void>>();
   /** Everything up to here is marked. */
   position: Position;
+  /** How many signing keys the log has shown to be revoked since this process began. */
+  revocations = 0;
 
   /** `head`: where the log ends now; what was before it will be read, not marked. */
   constructor(private readonly keyring: Keyring, private readonly messages: MessageClient, store: EventStore, private readonly load: LoadLicense, head: Position) {
@@ -99,7 +101,8 @@ export class VerdictCache implements View {
 
   #mark(events: readonly RecordedEvent[]): void {
     const changed = new Set<LicenseId>();
-    for (const { stream } of events) {
+    for (const { stream, type } of events) {
+      if (type === 'SigningKeyRevoked') this.revocations++;
       if (!stream.startsWith('license-')) continue;
       const licenseId = stream.slice('license-'.length) as LicenseId;
       const entry = this.#entries.peek(licenseId);

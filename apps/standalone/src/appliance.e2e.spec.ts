@@ -26,7 +26,9 @@ interface Activated {
 /** What a token says; that it is rightly signed is another spec's matter. */
 const claimsOf = (token: string | null) => JSON.parse(Buffer.from(token?.split('.')[1] ?? '', 'base64url').toString()) as { exp: number; iat: number; sub: string; counter: number; fingerprint: string; verdict?: Verdict };
 const payloadOf = (file: string) => JSON.parse(Buffer.from((JSON.parse(file) as { payload: string }).payload, 'base64').toString()) as { verdict: Verdict };
-const typeOf = (token: string | null) => (JSON.parse(Buffer.from(token?.split('.')[0] ?? '', 'base64url').toString()) as { typ: string }).typ;
+const headerOf = (token: string | null) => JSON.parse(Buffer.from(token?.split('.')[0] ?? '', 'base64url').toString()) as { typ: string; kid: string };
+const typeOf = (token: string | null) => headerOf(token).typ;
+const kidOf = (token: string | null) => headerOf(token).kid;
 
 /** An appliance: it has its license's key and counts its heartbeats. */
 class Box {
@@ -203,6 +205,16 @@ describe('An appliance', () => {
     expect(await knowing.beat()).toMatchObject({ state: 'locked', enforcement: 'LOCKED' });
     expect(await knowing.activate()).toMatchObject({ deployment: { state: 'active' } });
     expect(knowing.activationId).not.toBe(box.activationId);
+  });
+
+  it('gets another lease at once when the key of its last one is revoked', async () => {
+    const { box, activated } = await aBox();
+    expect((await box.beat()).token).toBe(activated.token);
+    await root.post(`/signing-keys/${kidOf(activated.token)}/revoke`);
+    const { token } = await box.beat();
+    const { keys } = await product.app.get<{ keys: { kid: string }[] }>('/.well-known/jwks.json');
+    expect(keys.map(({ kid }) => kid)).toContain(kidOf(token));
+    expect((await box.beat()).token).toBe(token);
   });
 
   it('is valid for those who ask, and was seen when its heartbeat came', async () => {
