@@ -49,8 +49,8 @@ describe('An agent with a license key', () => {
       features: { sso: true, projects: 10, reports: { limit: 5, per: 'day' } }, deploymentId: 'dep-1', freeTrial: false, runtimeState: 'normal', enforcement: 'FULL', status: 'active', type: 'time-based',
       mode: 'on-premises', daysRemaining: 30, lastValidationAt: '2026-07-01T12:00:00.000Z', validationMode: 'heartbeat', deploymentMode: 'on-premises',
       usage: [
-        { meter: 'max_dp_cores', limit: 64, used: null, remaining: null, per: null, state: 'normal', graceEndsAt: null },
-        { meter: 'reports', limit: 5, used: 0, remaining: 5, per: 'day', state: 'normal', graceEndsAt: null },
+        { meter: 'max_dp_cores', limit: 64, used: null, remaining: null, per: null, lastPeak: null, state: 'normal', graceEndsAt: null },
+        { meter: 'reports', limit: 5, used: 0, remaining: 5, per: 'day', lastPeak: null, state: 'normal', graceEndsAt: null },
       ],
       activationId: 'act_1', installationId: expect.stringMatching(/^[0-9a-f-]{36}$/), hardwareId: 'machine-1', source: 'key', keyPrefix: 'KEY-1', licenseId: 'lic_1', productId: 'prd_1', code: 'VALID', reasons: [],
       detail: 'License valid', graceEndsAt: null, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 14 * 86_400, activationLimit: 1, activeActivations: 1,

@@ -79,6 +79,8 @@ export interface MeterAnswer {
   readonly used: number | null;
   readonly remaining: number | null;
   readonly per: 'day' | 'month' | null;
+  /** What it was last compared with, of a day that is over; null: not known. */
+  readonly lastPeak: number | null;
   readonly state: 'normal' | 'exceeded' | 'restricted';
   readonly graceEndsAt: string | null;
 }

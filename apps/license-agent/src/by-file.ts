@@ -37,7 +37,7 @@ export function withReading(metered: Metered | undefined, value: number, limit: 
 export function meterByFile(meter: string, limit: number, metered: Metered | undefined, overageGraceDays: number, now: number): MeterAnswer {
   const { peak, lastPeak, exceededAt } = compared(metered, limit, now);
   const used = metered ? Math.max(peak, lastPeak) : null;
-  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, ...standingOf(lastPeak > limit ? exceededAt : null, overageGraceDays, now) };
+  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, lastPeak: lastPeak > 0 ? lastPeak : null, ...standingOf(lastPeak > limit ? exceededAt : null, overageGraceDays, now) };
 }
 
 function standingOf(exceededAt: string | null, overageGraceDays: number, now: number): Pick<MeterAnswer, 'state' | 'graceEndsAt'> {
@@ -86,7 +86,8 @@ export function withCount(counted: Counted | undefined, { value, at }: { readonl
 export function counterByFile(meter: string, limit: number, cap: Cap, counted: Counted | undefined, overageGraceDays: number, now: number): MeterAnswer {
   const { days, exceededAt } = countedUntil(counted, cap, now);
   const used = sumOf(days, cap.per, dayOf(now));
-  return { meter, limit, used, remaining: Math.max(0, limit - used), per: cap.per, ...standingOf(exceededAt, overageGraceDays, now) };
+  const lastPeak = cap.limit === null ? null : sumOf(days, cap.per, dayOf(now - dayMs)) || null;
+  return { meter, limit, used, remaining: Math.max(0, limit - used), per: cap.per, lastPeak, ...standingOf(exceededAt, overageGraceDays, now) };
 }
 
 /** No trial is longer, whatever was signed. */

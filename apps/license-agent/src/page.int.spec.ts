@@ -16,7 +16,7 @@ import { agentConfig, startAgent } from './index.ts';
 
 const at = (days: number, from = Date.now()) => new Date(from + days * 86_400_000).toISOString();
 const meter = (name: string, limit: number, used: number, more: Partial<LicenseAnswer['usage'][number]> = {}): LicenseAnswer['usage'][number] =>
-  ({ meter: name, limit, used, remaining: Math.max(0, limit - used), per: null, state: 'normal', graceEndsAt: null, ...more });
+  ({ meter: name, limit, used, remaining: Math.max(0, limit - used), per: null, lastPeak: null, state: 'normal', graceEndsAt: null, ...more });
 
 /** A license in good health; a state is what differs from it. */
 const licensed = (more: Partial<LicenseAnswer> = {}): LicenseAnswer => ({
@@ -37,7 +37,7 @@ const states = {
   normal: () => licensed(),
   exceeded: () => licensed({
     enforcement: 'WARN', status: 'grace', runtimeState: 'dp_core_exceeded', code: 'QUOTA_EXCEEDED', reasons: ['QUOTA_EXCEEDED'], detail: 'Over quota; within the grace', graceEndsAt: at(4.5),
-    usage: [meter('max_dp_cores', 16, 21, { state: 'exceeded', graceEndsAt: at(4.5) }), meter('servers', 8, 5), meter('users', 250, 212)],
+    usage: [meter('max_dp_cores', 16, 12, { state: 'exceeded', lastPeak: 21, graceEndsAt: at(4.5) }), meter('servers', 8, 5), meter('users', 250, 212)],
   }),
   restricted: () => licensed({
     ...readOnly, status: 'restricted', code: 'RESTRICTED', reasons: ['RESTRICTED'], detail: 'Over quota for longer than the grace: read only',

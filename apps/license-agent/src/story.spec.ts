@@ -12,7 +12,7 @@ const limit = fc.integer({ min: -1, max: 1_000 });
 const codes = fc.constantFrom('VALID', 'EXPIRED', 'RESTRICTED', 'QUOTA_EXCEEDED', 'IN_EXPIRY_GRACE', 'IN_OFFLINE_GRACE', 'HEARTBEAT_OVERDUE', 'REVOKED', 'NOT_ACTIVATED', 'OF_A_NEWER_AGENT');
 const feature: fc.Arbitrary<LicenseAnswer['features'][string]> = fc.oneof(fc.constant(true as const), limit, fc.record({ limit: amount, per: fc.constantFrom('day' as const, 'month' as const), used: amount, remaining: amount }));
 const meter: fc.Arbitrary<LicenseAnswer['usage'][number]> = fc.record({
-  meter: fc.oneof(word, fc.constantFrom('max_dp_cores', 'users', 'servers')), limit: orNull(limit), used: orNull(amount), remaining: orNull(amount), per: orNull(fc.constantFrom('day' as const, 'month' as const)),
+  meter: fc.oneof(word, fc.constantFrom('max_dp_cores', 'users', 'servers')), limit: orNull(limit), used: orNull(amount), remaining: orNull(amount), per: orNull(fc.constantFrom('day' as const, 'month' as const)), lastPeak: orNull(amount),
   state: fc.constantFrom('normal' as const, 'exceeded' as const, 'restricted' as const), graceEndsAt: orNull(instant),
 });
 /** Whatever an agent may say, likely or not. */
@@ -49,6 +49,20 @@ describe('The page has words', () => {
     expect(bannersOf(one)[0]).toMatchObject({ tone: 'stop' });
     expect(bannersOf(one).map(({ text }) => text).join()).toContain('reads continue, writes blocked, you can still upload a license');
   })));
+
+  it('for what was used too much, and no number that nobody has compared', () => {
+    const [base] = fc.sample(license, { numRuns: 1, seed: 1 });
+    const told = (meter: string, more: Partial<LicenseAnswer['usage'][number]>, standing: Partial<LicenseAnswer> = {}) => bannersOf({
+      ...(base as LicenseAnswer), status: 'grace', enforcement: 'WARN', reasons: ['QUOTA_EXCEEDED'], code: 'QUOTA_EXCEEDED', problems: [], messages: [], daysRemaining: null, server: { ...(base as LicenseAnswer).server, reachable: true },
+      usage: [{ meter, limit: 16, used: 3, remaining: 13, per: null, lastPeak: null, state: 'exceeded', graceEndsAt: null, ...more }], ...standing,
+    }).map(({ title, text }) => `${title}. ${text}`).join();
+    expect(told('max_dp_cores', { lastPeak: 21 })).toMatch(/^DP Core Exceeded\. The last daily peak was 21 DP cores; 16 are licensed\. Use fewer cores/);
+    expect(told('max_dp_cores', {})).toMatch(/^DP Core Exceeded\. More was used than is licensed \(DP cores, 16\)\./);
+    expect(told('pages', { per: 'month', lastPeak: 21 })).toMatch(/^Pages exceeded\. The count of the month was 21; 16 are licensed\. Use less/);
+    const restricted = told('users', { state: 'restricted' }, { status: 'restricted', enforcement: 'READ_ONLY', reasons: ['RESTRICTED'], code: 'RESTRICTED' });
+    expect(restricted).toContain('(Users vs limit)');
+    expect(restricted).not.toMatch(/core/i);
+  });
 
   it('that differ for each kind of trouble, and say which there is now', () => {
     const failure = (code: string) => failureText({ ok: false, status: 409, code, title: 'A title', detail: 'A detail', members: {} });

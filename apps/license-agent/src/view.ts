@@ -53,6 +53,7 @@ export function metersOf(license: License): MeterAnswer[] {
   const capped = Object.entries(info?.features ?? {}).filter(([, feature]) => typeof feature === 'object').map(([name]) => name);
   return [...(info?.quotas ?? []).map(({ meter }) => meter), ...capped].map((meter) => {
     const { limit, used, remaining, per, state, graceUntil } = license.quota(meter);
-    return { meter, limit, used, remaining, per, state, graceEndsAt: graceUntil };
+    const { lastPeak = null } = info?.quotas.find((one) => one.meter === meter) ?? {};
+    return { meter, limit, used, remaining, per, lastPeak, state, graceEndsAt: graceUntil };
   });
 }

@@ -68,25 +68,32 @@ export function bannersOf(license: LicenseAnswer): Banner[] {
 type Own = Banner & { readonly codes: readonly string[] };
 
 function* standing(license: LicenseAnswer): Generator<Own> {
-  const { status, enforcement, expirationDate, reasons, detail } = license;
+  const { status, enforcement, expirationDate, reasons, detail, usage } = license;
   const blocked = enforcement === 'LOCKED' ? 'the product is locked, you can still upload a license' : upload;
   if (status === 'expired') {
     yield { tone: 'stop', title: 'License Expired', text: `${expirationDate === null ? 'It has ended' : `It ended on ${date(expirationDate)}`}: ${blocked}.`, codes: ['EXPIRED', 'LICENSE_EXPIRED'] };
   } else if (reasons.includes('RESTRICTED')) {
-    yield { tone: 'stop', title: 'Restricted', text: `More DP cores were used than are licensed for longer than the grace: ${blocked}. Use fewer cores, or install a larger license.`, codes: ['RESTRICTED', 'QUOTA_EXCEEDED'] };
+    const over = new Intl.ListFormat().format(usage.filter(({ state }) => state !== 'normal').map(({ meter }) => meterName(meter)));
+    yield { tone: 'stop', title: 'Restricted', text: `More was used than is licensed${over && ` (${over})`}, for longer than the grace: ${blocked}. Use less, or install a larger license.`, codes: ['RESTRICTED', 'QUOTA_EXCEEDED'] };
   } else if (enforcement === 'READ_ONLY' || enforcement === 'LOCKED') {
     yield { tone: 'stop', title: statusOf(license).text, text: `${detail}: ${blocked}.`, codes: [license.code] };
   }
 }
 
-function* graces({ runtimeState, usage, maxDpCores, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
+/** One of which more was used than is licensed, within the grace. The number is the one that was compared, if it is known. */
+function exceeding({ meter, limit, per, lastPeak, graceEndsAt: end }: MeterAnswer, now: string): Own {
+  const [isCores, name] = [isCoreMeter(meter), meterName(meter)];
+  const title = isCores ? 'DP Core Exceeded' : `${name} exceeded`;
+  const compared = per === null ? 'The last daily peak' : `The count of the ${per === 'day' ? 'last day' : 'month'}`;
+  const over = limit === null || lastPeak === null || lastPeak <= limit ? `More was used than is licensed (${name}${limit === null ? '' : `, ${limitOf(limit)}`})`
+    : `${compared} was ${isCores ? count(lastPeak, 'DP core') : number(lastPeak)}; ${number(limit)} are licensed`;
+  const then = `Use ${isCores ? 'fewer cores' : 'less'}, or install a larger license${end === null ? '' : ` by ${moment(end)}`}; after that writes are blocked.`;
+  return { tone: 'warn', title: end === null ? title : `${title}: ${count(daysUntil(end, now), 'day')} left`, text: `${over}. ${then}`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
+}
+
+function* graces({ usage, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
   const left = (end: string) => `${count(daysUntil(end, now), 'day')} left`;
-  if (runtimeState === 'dp_core_exceeded') {
-    const cores = usage.find(({ meter }) => meter === 'max_dp_cores');
-    const end = cores?.graceEndsAt ?? graceEndsAt;
-    const peak = cores?.used == null || maxDpCores === null ? 'More DP cores were used yesterday than are licensed' : `Yesterday's peak was ${count(cores.used, 'DP core')}; ${number(maxDpCores)} are licensed`;
-    yield { tone: 'warn', title: end === null ? 'DP Core Exceeded' : `DP Core Exceeded: ${left(end)}`, text: `${peak}. Use fewer cores, or install a larger license${end === null ? '' : ` by ${moment(end)}`}; after that writes are blocked.`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
-  }
+  for (const one of usage) if (one.state === 'exceeded') yield exceeding(one, now);
   if (reasons.includes('IN_EXPIRY_GRACE')) {
     yield { tone: 'warn', title: graceEndsAt === null ? 'License Expired, within its grace' : `License Expired, grace: ${left(graceEndsAt)}`, text: 'Everything still works. Renew the license before the grace ends; after that writes are blocked.', codes: ['IN_EXPIRY_GRACE'] };
   }
@@ -123,8 +130,10 @@ export interface Meter {
   readonly share: number | null;
 }
 
+const coreMeters = /^(max_)?dp_cores$/;
+const isCoreMeter = (meter: string): boolean => coreMeters.test(meter);
 const meterNames: readonly (readonly [RegExp, string])[] = [
-  [/^(max_)?dp_cores$/, 'DP cores'],
+  [coreMeters, 'DP cores'],
   [/^(max_)?(servers|server_count|servers_allocated)$/, 'Servers allocated'],
   [/^(max_)?(users|user_count|seats)$/, 'Users vs limit'],
 ];
@@ -142,10 +151,10 @@ export function metersOf(license: LicenseAnswer): Meter[] {
   return [...always, seats, ...[...named].filter(([label]) => !always.some((one) => one.label === label)).map(([label, one]) => metered(label, one, license.now))];
 }
 
-function metered(label: string, { used, limit, per, state, graceEndsAt }: MeterAnswer, now: string): Meter {
+function metered(label: string, { used, limit, per, lastPeak, state, graceEndsAt }: MeterAnswer, now: string): Meter {
   const grace = graceEndsAt === null ? '' : `, ${count(daysUntil(graceEndsAt, now), 'day')} of grace left`;
   const each = per === null || label.endsWith(`per ${per}`) ? '' : ` per ${per}`;
-  const note = { normal: label === 'DP cores' ? 'Peak of the previous day' : '', exceeded: `Exceeded${grace}`, restricted: 'Restricted: writes are blocked' }[state];
+  const note = { normal: per === null && lastPeak !== null ? `Last daily peak: ${number(lastPeak)}` : '', exceeded: `Exceeded${grace}`, restricted: 'Restricted: writes are blocked' }[state];
   return meter(`${label}${each}`, used, limit, state, note);
 }
 
