@@ -241,6 +241,19 @@ describe('A license key', () => {
     expect(await box.license()).toMatchObject({ keyPrefix: 'KEY-1', enforcement: 'FULL' });
   });
 
+  it.each([[429, 'is asked too often (429), and wants to be asked again in 120 seconds'], [503, 'is not available (503)'], [500, 'failed (500)']])('that the server cannot answer for now (%i) is no matter of the network', async (status, why) => {
+    const box = await activated();
+    bench.vendor.between = () => [status, 'busy', { 'retry-after': '120' }];
+    for (const asking of [() => box.put('OTHER-KEY'), () => box.put('OTHER-KEY', '?dry-run=all'), () => box.ask('POST', '/api/license/refresh'), () => box.ask('POST', '/api/license/deactivate')]) {
+      const { body } = await asking();
+      expect(body).toMatchObject({ status: 503, code: 'LICENSE_SERVER_UNAVAILABLE', detail: expect.stringContaining(why), serverStatus: status });
+    }
+    expect(await box.license()).toMatchObject({ source: 'key', code: 'IN_OFFLINE_GRACE', server: { reachable: false }, problems: [{ code: 'IN_OFFLINE_GRACE' }, { code: 'LICENSE_SERVER_UNAVAILABLE', severity: 'warning', detail: expect.stringContaining(why) }] });
+    bench.vendor.between = () => [407, '<html>proxy</html>'];
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 502, body: { code: 'NO_OUTBOUND_ACCESS', detail: expect.stringContaining('407') } });
+    expect(await box.problems()).toContain('NO_OUTBOUND_ACCESS');
+  });
+
   it('takes the place of another, which gives its seat back, and is kept', async () => {
     const box = await activated();
     bench.vendor.terms = { ...terms(), id: 'lic_2', features: { audit: true } };

@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
 import { memoryStore, type License } from '@keyledger/sdk';
-import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
+import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
 import { judgedByFile } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
 import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
@@ -16,6 +16,8 @@ type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
 /** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
 const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const [deliverMs, hourMs] = [60_000, 3_600_000];
+/** Says nothing about the license. */
+const isForNow: ReadonlySet<string> = new Set<ProblemCode>(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE', 'UNTRUSTED_ANSWER', 'STORAGE_FAILED']);
 /** The server takes no readings from further away. */
 const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
@@ -35,9 +37,11 @@ export class Agent {
   #last: Promise<unknown> = Promise.resolve();
   #delivering: Promise<void> | undefined;
   /** What is mounted, as it was last read. `refused`: beside which license, and when it is tried again (by `mono`). */
-  #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
+  #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
   /** The key that is waited for to be good, and beside which license. */
   #awaited: { readonly key: string; readonly source: Kept['source'] } | null = null;
+  /** Why the server was not reached the last time that it was not. */
+  #unheard: Refused | null = null;
   #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
 
   static async open(options: AgentOptions): Promise<Agent> {
@@ -273,7 +277,7 @@ export class Agent {
       const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
       if (!refused) return void this.#problems.delete('key');
       this.#report('key', refused.code, `The license key ${key.slice(0, 8)}…: ${refused.message}`);
-      const isLost = refused.code === 'NO_OUTBOUND_ACCESS' || refused.code === 'UNTRUSTED_ANSWER';
+      const isLost = isForNow.has(refused.code);
       wait = isLost ? Math.min(wait * 2, retryMs.unreachable[1]) : retryMs.refused;
       await this.#options.clock.sleep(isLost ? wait / 2 : wait, this.#closed.signal);
     }
@@ -305,8 +309,8 @@ export class Agent {
     } catch (error) {
       const { code, message, members } = this.#refused(error);
       this.#report('file', code, `${path}: ${message}${typeof members['reason'] === 'string' ? ` (${members['reason']})` : ''}`);
-      const isSoon = code === 'NO_OUTBOUND_ACCESS' || code === 'STORAGE_FAILED';
-      this.#file = { ...this.#file, refused: { source, retryAt: isSoon ? mono : mono + retryMs.refused } };
+      const wait = isForNow.has(code) ? Math.min(2 * (refused?.wait ?? retryMs.unreachable[0]), retryMs.unreachable[1]) : retryMs.refused;
+      this.#file = { ...this.#file, refused: { source, wait, retryAt: mono + wait } };
     }
   }
 
@@ -344,6 +348,10 @@ export class Agent {
 
   #follow(license: License): void {
     const isCurrent = () => this.#license === license;
+    this.#unheard = null;
+    license.on('unreachable', (refusal) => {
+      if (isCurrent()) this.#unheard = refusedBy(refusal);
+    });
     license.on('state', ({ now }) => {
       if (!isCurrent()) return;
       this.#rebuild();
@@ -411,7 +419,7 @@ export class Agent {
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
       file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
-      problems: [...this.#problems.values(), ...standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored })], messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
+      problems: [...this.#problems.values(), ...standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored, unheard: this.#unheard })], messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
     };
   }
 }

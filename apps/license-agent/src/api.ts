@@ -150,6 +150,7 @@ export const problems = {
   NO_OUTBOUND_ACCESS: { status: 502, title: 'The license server cannot be reached' },
   UNTRUSTED_ANSWER: { status: 502, title: 'The answer is not signed by the vendor' },
   LICENSE_REFUSED: { status: 502, title: 'The license server refuses' },
+  LICENSE_SERVER_UNAVAILABLE: { status: 503, title: 'The license server cannot answer now' },
   STORAGE_FAILED: { status: 503, title: 'Nothing can be written to the disk' },
   USAGE_QUEUE_FULL: { status: 503, title: 'Too many readings wait to be delivered' },
 } as const;

@@ -6,10 +6,18 @@ import { problems, Refused, type ProblemAnswer, type ProblemCode } from './api.t
 const isProblemCode = (code: string): code is ProblemCode => Object.hasOwn(problems, code);
 
 /** What the server has said, in its own words. */
-export function refusedBy({ code, detail, members }: Refusal): Refused {
-  if (code === 'UNREACHABLE') return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
+export function refusedBy({ code, detail, members, retryAfterMs }: Refusal): Refused {
+  if (code === 'UNREACHABLE') return notReached(detail, members['status'], retryAfterMs);
   const { type: _type, title: _title, status: _status, detail: _detail, instance: _instance, code: _code, requestId: _requestId, ...more } = members;
   return isProblemCode(code) ? new Refused(code, detail, more) : new Refused('LICENSE_REFUSED', detail, { ...more, serverCode: code });
+}
+
+/** Whoever answers 429 or 5xx is there; other answers that are none of the server's are of somebody on the way. */
+function notReached(detail: string, status: unknown, retryAfterMs: number | null): Refused {
+  if (typeof status !== 'number' || (status !== 429 && status < 500)) return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
+  const wait = retryAfterMs === null ? '' : `, and wants to be asked again in ${Math.ceil(retryAfterMs / 1000)} seconds`;
+  const why = status === 429 ? `is asked too often (429)${wait}` : status === 503 ? `is not available (503)${wait}` : `failed (${status})${wait}`;
+  return new Refused('LICENSE_SERVER_UNAVAILABLE', `The way to the license server is open, but it ${why}. It is asked again by itself; if it stays so, tell your vendor`, { serverStatus: status });
 }
 
 /** What a verdict or a file says of itself. */
@@ -34,13 +42,14 @@ const titles: Readonly<Record<string, string>> = {
 export const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
 
 /** What follows from the license as it stands. */
-export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, { hasLicense, isStored }: { readonly hasLicense: boolean; readonly isStored: boolean }): ProblemAnswer[] {
+export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, { hasLicense, isStored, unheard }: { readonly hasLicense: boolean; readonly isStored: boolean; /** Why the server was not reached. */ readonly unheard: Refused | null }): ProblemAnswer[] {
   const disk: ProblemAnswer[] = isStored ? [] : [{ code: 'STORAGE_FAILED', severity: 'error', title: problems.STORAGE_FAILED.title, detail: 'It works with what it knows; nothing new can be taken', at }];
   if (!hasLicense) return [...disk, { code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
+  const why = unheard?.code ?? 'NO_OUTBOUND_ACCESS';
   const until = offlineUntil === null ? '' : ` It works until ${offlineUntil}`;
   return [
     ...disk,
     ...(valid && enforcement === 'FULL' ? [] : [{ code, severity: valid && enforcement === 'WARN' ? 'warning' as const : 'error' as const, title: detail, detail: graceUntil === null ? detail : `${detail}, until ${graceUntil}`, at }]),
-    ...(unreachable ? [{ code: 'NO_OUTBOUND_ACCESS', severity: 'warning' as const, title: problems.NO_OUTBOUND_ACCESS.title, detail: `The license server did not answer.${until}`, at }] : []),
+    ...(unreachable ? [{ code: why, severity: 'warning' as const, title: problems[why].title, detail: `${why === 'NO_OUTBOUND_ACCESS' ? 'The license server did not answer' : (unheard?.message ?? '')}.${until}`, at }] : []),
   ];
 }

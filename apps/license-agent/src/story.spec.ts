@@ -65,10 +65,12 @@ describe('The page has words', () => {
   });
 
   it('that differ for each kind of trouble, and say which there is now', () => {
-    const failure = (code: string) => failureText({ ok: false, status: 409, code, title: 'A title', detail: 'A detail', members: {} });
-    expect(new Set(['NO_OUTBOUND_ACCESS', 'DEPLOYMENT_MODE_MISMATCH', 'LICENSE_EXPIRED', 'ACTIVATION_LIMIT_EXCEEDED'].map((code) => failure(code).text)).size).toBe(4);
+    const failure = (code: string, members = {}) => failureText({ ok: false, status: 409, code, title: 'A title', detail: 'A detail', members });
+    expect(new Set(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE', 'DEPLOYMENT_MODE_MISMATCH', 'LICENSE_EXPIRED', 'ACTIVATION_LIMIT_EXCEEDED'].map((code) => failure(code).text)).size).toBe(5);
+    expect(failure('LICENSE_SERVER_UNAVAILABLE', { serverStatus: 503 }).text).toContain('status 503');
     expect(failure('FINGERPRINT_MISMATCH')).toEqual({ title: 'A title', text: 'A detail' });
     expect([...troublesNow(new Set(['IN_OFFLINE_GRACE', 'VALID']))]).toEqual([troubles[0]]);
+    expect([...troublesNow(new Set(['IN_OFFLINE_GRACE', 'UNREACHABLE', 'LICENSE_SERVER_UNAVAILABLE']))]).toEqual([troubles[1]]);
     expect(troubles.every(({ text, steps }) => text !== '' && steps.length > 0)).toBe(true);
   });
 

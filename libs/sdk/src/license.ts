@@ -375,7 +375,7 @@ export class License {
 
   #refusal(reply: Refused | Unreachable): Refusal {
     if (reply.kind === 'refused') return { ok: false, code: reply.code, detail: reply.detail, docUrl: reply.docUrl, members: reply.body, retryAfterMs: null };
-    return this.#failed(unreachable(reply.detail, reply.retryAfterMs));
+    return this.#failed(unreachable(reply.detail, reply.retryAfterMs, reply.status));
   }
 
   /** Whoever has answered, it was not the vendor's server, or an older answer of it. */

@@ -18,4 +18,5 @@ export const notActivated = refusal('NOT_ACTIVATED', 'This instance has no seat 
 export const notStored = refusal('NOT_STORED', 'It could not be written to the store');
 export const tooManyWaiting = refusal('TOO_MANY_WAITING', 'Too many readings wait to be sent');
 export const untrusted = (detail: string, members: Readonly<Record<string, unknown>> = {}): Refusal => refusal('UNTRUSTED_ANSWER', detail, members);
-export const unreachable = (detail: string, retryAfterMs: number | null): Refusal => ({ ...refusal('UNREACHABLE', detail), retryAfterMs });
+/** With the `status` of whoever has answered, if anybody has. */
+export const unreachable = (detail: string, retryAfterMs: number | null, status?: number): Refusal => ({ ...refusal('UNREACHABLE', detail, status === undefined ? {} : { status }), retryAfterMs });

@@ -91,17 +91,20 @@ function exceeding({ meter, limit, per, lastPeak, graceEndsAt: end }: MeterAnswe
   return { tone: 'warn', title: end === null ? title : `${title}: ${count(daysUntil(end, now), 'day')} left`, text: `${over}. ${then}`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
 }
 
-function* graces({ usage, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
+function* graces({ usage, problems, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
   const left = (end: string) => `${count(daysUntil(end, now), 'day')} left`;
   for (const one of usage) if (one.state === 'exceeded') yield exceeding(one, now);
   if (reasons.includes('IN_EXPIRY_GRACE')) {
     yield { tone: 'warn', title: graceEndsAt === null ? 'License Expired, within its grace' : `License Expired, grace: ${left(graceEndsAt)}`, text: 'Everything still works. Renew the license before the grace ends; after that writes are blocked.', codes: ['IN_EXPIRY_GRACE'] };
   }
+  const isThere = problems.some(({ code }) => code === 'LICENSE_SERVER_UNAVAILABLE');
+  const why = isThere ? 'The license server cannot answer now' : 'The license server cannot be reached';
+  const codes = isThere ? ['LICENSE_SERVER_UNAVAILABLE'] : ['NO_OUTBOUND_ACCESS', 'UNREACHABLE'];
   const unheard = lastValidationAt === null ? '' : ` It was last heard of ${age(lastValidationAt, now)}.`;
   if (reasons.includes('IN_OFFLINE_GRACE') && offlineGraceEndsAt !== null && enforcement !== 'LOCKED') {
-    yield { tone: 'warn', title: `Offline grace: ${left(offlineGraceEndsAt)}`, text: `The license server cannot be reached.${unheard} The product goes on working until ${moment(offlineGraceEndsAt)}, and locks then unless the server is reached before.`, codes: ['IN_OFFLINE_GRACE', 'NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
+    yield { tone: 'warn', title: `Offline grace: ${left(offlineGraceEndsAt)}`, text: `${why}.${unheard} The product goes on working until ${moment(offlineGraceEndsAt)}, and locks then unless the server is reached before.`, codes: ['IN_OFFLINE_GRACE', ...codes] };
   } else if (server.reachable === false) {
-    yield { tone: 'warn', title: 'The license server cannot be reached', text: `This is the last known state.${unheard}`, codes: ['NO_OUTBOUND_ACCESS', 'UNREACHABLE'] };
+    yield { tone: 'warn', title: why, text: `This is the last known state.${unheard}`, codes };
   }
 }
 
@@ -115,7 +118,7 @@ function* expiring({ status, daysRemaining, expirationDate, reasons }: LicenseAn
 /** How fresh what is shown is, and if it is not, why. `seenAt`: when the agent said so. */
 export function freshnessOf(license: LicenseAnswer, seenAt: string, now: string, failure: Failure | null): string {
   if (failure) return `Last known state, from ${age(seenAt, now)} (${moment(seenAt)}): ${failure.title.charAt(0).toLowerCase()}${failure.title.slice(1)}.`;
-  if (license.server.reachable === false && license.lastValidationAt !== null) return `Last known state, from ${age(license.lastValidationAt, license.now)} (${moment(license.lastValidationAt)}): the license server cannot be reached.`;
+  if (license.server.reachable === false && license.lastValidationAt !== null) return `Last known state, from ${age(license.lastValidationAt, license.now)} (${moment(license.lastValidationAt)}): the license server ${license.problems.some(({ code }) => code === 'LICENSE_SERVER_UNAVAILABLE') ? 'cannot answer now' : 'cannot be reached'}.`;
   return `Up to date as of ${moment(seenAt)}.`;
 }
 
@@ -313,6 +316,11 @@ export const troubles: readonly Trouble[] = [
     steps: ['Allow outbound HTTPS from this machine to the server URL shown under Server and proxy.', 'Behind a proxy, set HTTPS_PROXY (and NO_PROXY) for the agent and start it again. A proxy that opens TLS needs its certificate in NODE_EXTRA_CA_CERTS.', 'With no way out at all, ask your vendor for a license file and upload it here.'],
   },
   {
+    title: 'License server unavailable', codes: ['LICENSE_SERVER_UNAVAILABLE'],
+    text: 'The license server answers, but has too much to do, is being maintained or fails. What was last signed stays in force for the offline grace.',
+    steps: ['Nothing has to be changed here: the agent asks again by itself.', 'If it stays so, tell your vendor the status that is shown above, and when it began.'],
+  },
+  {
     title: 'Wrong deployment mode', codes: ['DEPLOYMENT_MODE_MISMATCH', 'DEPLOYMENT_MISMATCH'],
     text: 'The license was issued for another deployment mode or deployment than this one.',
     steps: ['Compare Deployment mode and Deployment ID under License details with what you ordered.', 'Set LICENSE_DEPLOYMENT_MODE and LICENSE_DEPLOYMENT_ID for the agent as your vendor named them, and start it again.', 'Otherwise ask your vendor for a license of this deployment mode.'],
@@ -330,7 +338,12 @@ export const troubles: readonly Trouble[] = [
 ];
 
 /** Which of them there are now, by what the agent says or has just refused. */
-export const troublesNow = (codes: ReadonlySet<string>): ReadonlySet<Trouble> => new Set(troubles.filter((trouble) => trouble.codes.some((code) => codes.has(code))));
+export function troublesNow(codes: ReadonlySet<string>): ReadonlySet<Trouble> {
+  const now = troubles.filter((trouble) => trouble.codes.some((code) => codes.has(code)));
+  // It is cut off in both cases; the way to it is only at fault in one.
+  const isThere = codes.has('LICENSE_SERVER_UNAVAILABLE') && !codes.has('NO_OUTBOUND_ACCESS');
+  return new Set(isThere ? now.filter((trouble) => !trouble.codes.includes('NO_OUTBOUND_ACCESS')) : now);
+}
 
 /** Why something was refused, and what that means. */
 export function failureText({ code, title, detail, members }: Failure): { readonly title: string; readonly text: string } {
@@ -338,5 +351,6 @@ export function failureText({ code, title, detail, members }: Failure): { readon
   if (!trouble) return { title, text: detail === title ? '' : detail };
   const { limit, used } = members;
   const numbers = code === 'ACTIVATION_LIMIT_EXCEEDED' && typeof limit === 'number' && typeof used === 'number' ? ` ${number(used)} of ${number(limit)} activations are in use.` : '';
-  return { title: trouble.title, text: `${trouble.text}${numbers}` };
+  const status = code === 'LICENSE_SERVER_UNAVAILABLE' && typeof members['serverStatus'] === 'number' ? ` It answered with status ${members['serverStatus']}.` : '';
+  return { title: trouble.title, text: `${trouble.text}${numbers}${status}` };
 }

@@ -61,7 +61,7 @@ export function show({ license, seenAt, now, failure, notice, refused }: Shown):
   find('#empty').hidden = !none;
   find('[data-freshness]').textContent = freshnessOf(license, seenAt, now, failure);
   // That the server cannot be reached is among what the agent says itself.
-  const notices = notice && !(notice.code === 'NO_OUTBOUND_ACCESS' && license.server.reachable === false) ? [noticeOf(notice)] : [];
+  const notices = notice && !(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE'].includes(notice.code) && license.server.reachable === false) ? [noticeOf(notice)] : [];
   replaced(find('#banners'), [...(failure ? [bannerOf(failure)] : []), ...notices, ...bannersOf(license)].map(banner));
   status(license);
   usage(license);
