@@ -70,6 +70,19 @@ describe('A signing key', () => {
     });
   });
 
+  it('stays while nothing can follow it: the root is offline, and no other key has its certificate; a revocation waits for nothing', () => {
+    const alone = story(active, { type: 'TakeRootOffline', kid: 'root' } as SigningKeysCommand);
+    given(alone).when(retire('k1')).thenRefused('INVALID_TRANSITION', { from: 'active', requested: 'retire', allowed: ['revoke'] });
+    given(alone).when(revoke('k1')).thenEvents({ type: 'SigningKeyRevoked', kid: 'k1' });
+    given(alone).at(addDays(now, KEY_DAYS)).when(retire('k1')).thenEvents({ type: 'SigningKeyRetired', kid: 'k1' });
+    const waiting = story(alone, create('k2'));
+    for (const without of [waiting, story(alone, create('v1', 'verdict'), certify('v1'))]) given(without).when(retire('k1')).thenRefused('INVALID_TRANSITION');
+    const followed = story(waiting, certify('k2'), create('k3'));
+    expect(successorFor(stateOf(followed), 'lease', now)?.kid).toBe('k2');
+    given(followed).when(retire('k1')).thenEvents({ type: 'SigningKeyRetired', kid: 'k1' });
+    given(story(followed, activate('k2'))).when(retire('k1')).thenNothing();
+  });
+
   const outcomes: Record<SigningKeyState, Record<'activate' | 'retire' | 'revoke', 'step' | 'nothing' | 'refused'>> = {
     staged: { activate: 'step', retire: 'refused', revoke: 'step' },
     active: { activate: 'nothing', retire: 'step', revoke: 'step' },

@@ -78,7 +78,7 @@ export const SigningKeys: Aggregate<SigningKeysState, SigningKeysCommand, Signin
       case 'Create': return created(state, command, now);
       case 'Certify': return keyOf(state, command.kid).certificate ? [] : [{ type: 'SigningKeyCertified', kid: command.kid, certificate: command.certificate }];
       case 'Activate': return activated(state, keyOf(state, command.kid));
-      case 'Retire': return stepOf(keyOf(state, command.kid), 'retired') ? [{ type: 'SigningKeyRetired', kid: command.kid }] : [];
+      case 'Retire': return retired(state, keyOf(state, command.kid), now);
       case 'Revoke': return stepOf(keyOf(state, command.kid), 'revoked') ? [{ type: 'SigningKeyRevoked', kid: command.kid }] : [];
     }
   },
@@ -110,9 +110,11 @@ export function keyOf({ keys }: SigningKeysState, kid: string): SigningKey {
 export const signingKeyFor = ({ keys }: SigningKeysState, purpose: SigningPurpose, now: Instant): SigningKey | undefined =>
   [...keys.values()].find((key) => key.purpose === purpose && key.state === 'active' && key.notBefore <= now && now < key.notAfter);
 
-/** The key that is to sign next. */
-export const successorFor = ({ keys }: SigningKeysState, purpose: SigningPurpose, now: Instant): SigningKey | undefined =>
-  [...keys.values()].findLast((key) => key.purpose === purpose && key.state === 'staged' && key.notBefore <= now && now < key.notAfter);
+/** The key that is to sign next: the newest that can, else the newest that waits for its certificate. */
+export function successorFor({ keys }: SigningKeysState, purpose: SigningPurpose, now: Instant): SigningKey | undefined {
+  const staged = [...keys.values()].filter((key) => key.purpose === purpose && key.state === 'staged' && key.notBefore <= now && now < key.notAfter);
+  return staged.findLast(({ certificate }) => certificate) ?? staged.at(-1);
+}
 
 /** What verifiers may learn of: what these keys signed is good. */
 export const trustedKeys = ({ keys }: SigningKeysState): readonly SigningKey[] => [...keys.values()].filter(({ state }) => state === 'active' || state === 'retired');
@@ -130,6 +132,17 @@ function activated({ keys }: SigningKeysState, key: SigningKey): readonly Signin
   if (!key.certificate) throw refuse('SIGNING_KEY_NOT_CERTIFIED', 'The offline root has to certify the key first', { kid: key.kid });
   const before = [...keys.values()].filter(({ purpose, state }) => purpose === key.purpose && state === 'active');
   return [...before.map(({ kid }) => ({ type: 'SigningKeyRetired', kid }) as const), { type: 'SigningKeyActivated', kid: key.kid }];
+}
+
+/** The last key that signs for a purpose stays, unless another can follow it: one that has its certificate, or one that a root that is here certifies. */
+function retired(state: SigningKeysState, key: SigningKey, now: Instant): readonly SigningKeysEvent[] {
+  if (!stepOf(key, 'retired')) return [];
+  const { kid, purpose } = key;
+  if (signingKeyFor(state, purpose, now)?.kid === kid && state.root?.offline && !successorFor(state, purpose, now)?.certificate) {
+    throw refuse('INVALID_TRANSITION', `It is the only key that signs for ${purpose}, and the root is offline: have a new one certified and activate it, which retires this one`,
+      { from: key.state, requested: 'retire', allowed: ['revoke'] });
+  }
+  return [{ type: 'SigningKeyRetired', kid }];
 }
 
 /** Where each state leads, by the name of what has to be asked for. */
