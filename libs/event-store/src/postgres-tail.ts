@@ -122,19 +122,25 @@ export class Telling {
   /** May this append tell itself? Otherwise it will be told of. */
   isDue(): boolean {
     const wait = this.#lastAt + TELL_EVERY_MS - performance.now();
-    if (wait > 0) {
-      this.#later ??= setTimeout(() => {
-        this.#told();
-        this.#tell().catch(() => undefined);
-      }, wait);
-      return false;
-    }
-    this.#told();
-    return true;
+    if (wait > 0) this.#tellIn(wait);
+    else this.#told();
+    return wait <= 0;
+  }
+
+  /** It was due, and came to nothing: somebody else's may have counted on it. */
+  missed(): void {
+    this.#tellIn(TELL_EVERY_MS);
   }
 
   close(): void {
     clearTimeout(this.#later);
+  }
+
+  #tellIn(ms: number): void {
+    this.#later ??= setTimeout(() => {
+      this.#told();
+      this.#tell().catch(() => undefined);
+    }, ms);
   }
 
   #told(): void {

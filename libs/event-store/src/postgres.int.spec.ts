@@ -196,20 +196,39 @@ describeWith('postgres', 'The event store', (server) => {
       expect(all.events).toEqual(await quiet.readAll(1));
     });
 
-    it('tells the other processes of many appends together, and leaves none untold', async () => {
-      const store = await open();
+    /** What other processes are told, until they are told of the last. */
+    const telling = async (last: number) => {
       const told: number[] = [];
       const heardOfAll = Promise.withResolvers<void>();
       const client = new pg.Client({ connectionString: server().url });
-      client.on('notification', ({ payload }) => told.push(Number(payload)) && told.at(-1) === 200 && heardOfAll.resolve());
+      client.on('notification', ({ payload }) => told.push(Number(payload)) && told.at(-1) === last && heardOfAll.resolve());
       await client.connect();
       const [[schema] = []] = await sql(`select table_schema from information_schema.tables where table_name = 'head' and table_schema = trim('"' from 'SCHEMA')`);
       await client.query(`listen "${String(schema)}"`);
+      return async () => {
+        await heardOfAll.promise;
+        await client.end();
+        return told;
+      };
+    };
+
+    it('tells the other processes of many appends together, and leaves none untold', async () => {
+      const store = await open();
+      const heard = await telling(200);
       for (let n = 0; n < 200; n++) await store.append('license-a', 'any', [anEvent()]);
-      await heardOfAll.promise;
-      await client.end();
+      const told = await heard();
       expect(told.length).toBeLessThan(100);
       expect(told).toEqual(told.toSorted((a, b) => a - b));
+    });
+
+    it('tells of an append although the next one, which would have told of both, came to nothing', async () => {
+      const store = await open();
+      const heard = await telling(2);
+      await store.append('license-a', 'any', [anEvent()]);
+      await store.append('license-a', 'any', [anEvent()]);
+      for (const until = performance.now() + 50; performance.now() < until;);
+      await expect(store.append('license-a', NO_STREAM, [anEvent()])).rejects.toThrow(WrongExpectedRevision);
+      expect(await heard()).toContain(2);
     });
 
     it('hands what is no longer in memory to subscribers that are far behind, and to those that come when nobody has followed', async () => {

@@ -150,11 +150,21 @@ export class PostgresEventStore implements EventStore {
     (this.#options.failed ?? warn)(new Error(`The event log in ${this.#schema} ends at ${to} but has reached to ${from}: events are missing`));
   }
 
-  #send(group: Group, withinMs: number): Promise<readonly Outcome[]> {
+  async #send(group: Group, withinMs: number): Promise<readonly Outcome[]> {
+    const isTelling = this.#telling.isDue();
+    let outcomes: readonly Outcome[] = [];
+    try {
+      return (outcomes = await this.#commit(group, isTelling, withinMs));
+    } finally {
+      if (isTelling && !outcomes.some(([what]) => what === 'appended')) this.#telling.missed();
+    }
+  }
+
+  #commit(group: Group, isTelling: boolean, withinMs: number): Promise<readonly Outcome[]> {
     const events = group.flatMap((append) => append.events);
     return this.#ask('append', `select * from "${this.#schema}".append($1, $2, $3, $4, $5, $6, $7, $8)`, [
       group.map(({ stream }) => stream), group.map(({ expected }) => (expected === 'any' ? null : expected)), group.map((append) => append.events.length),
-      events.map(({ id }) => id), events.map(({ type }) => type), group.flatMap(({ datas }) => datas), group.flatMap(({ metadatas }) => metadatas), this.#telling.isDue(),
+      events.map(({ id }) => id), events.map(({ type }) => type), group.flatMap(({ datas }) => datas), group.flatMap(({ metadatas }) => metadatas), isTelling,
     ], withinMs) as Promise<readonly unknown[]> as Promise<readonly Outcome[]>;
   }
 
