@@ -45,7 +45,7 @@ const states = {
   }),
   expired: () => licensed({ ...readOnly, status: 'expired', code: 'EXPIRED', reasons: ['EXPIRED'], detail: 'License Expired', expirationDate: at(-2), daysRemaining: 0 }),
   revoked: () => licensed({ enforcement: 'LOCKED', runtimeState: 'restricted', status: 'revoked', code: 'REVOKED', reasons: ['REVOKED'], detail: 'License Revoked' }),
-  'offline grace': () => licensed({ enforcement: 'WARN', status: 'grace', code: 'IN_OFFLINE_GRACE', reasons: ['IN_OFFLINE_GRACE'], detail: 'The license server cannot be reached; within the grace', lastValidationAt: at(-3), offlineGraceEndsAt: at(10.5), graceEndsAt: at(10.5), server: offline }),
+  'offline grace': () => licensed({ enforcement: 'WARN', status: 'grace', code: 'IN_OFFLINE_GRACE', reasons: ['IN_OFFLINE_GRACE'], detail: 'The license server is not reached; within the grace', lastValidationAt: at(-3), offlineGraceEndsAt: at(10.5), graceEndsAt: at(10.5), server: offline }),
   'a clock moved back': () => licensed({ problems: [{ code: 'CLOCK_SET_BACK', severity: 'warning', title: 'The clock was set back', detail: 'It is behind what the license server has signed. Dates are reckoned without it.', at: at(0) }] }),
   'a bad file': () => licensed({ problems: [{ code: 'LICENSE_FILE_REFUSED', severity: 'error', title: 'The license file is not accepted', detail: 'The signature does not match', at: at(0) }] }),
   trial: () => licensed({ type: 'trial', freeTrial: true, expirationDate: at(20.5), daysRemaining: 21 }),

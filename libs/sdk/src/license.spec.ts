@@ -623,6 +623,27 @@ describe('A file', () => {
     expect(await license.install(text)).toMatchObject({ ok: false, reason: 'EXPIRED' });
   });
 
+  it('of a license that should be asked about counts its grace down from the start where nobody can be asked', async () => {
+    const alone = { key: undefined, server: undefined };
+    const license = await open(alone);
+    const ends = new Date(clock.wall + 14 * day).toISOString();
+    const grace = { valid: true, code: 'IN_OFFLINE_GRACE', enforcement: 'WARN', state: 'grace', graceUntil: ends, offlineUntil: ends };
+    const text = await vendor.licenseFile();
+    expect(await License.verifyOffline(text, { roots: vendor.roots, now: new Date(clock.wall) })).toMatchObject({ judgement: grace });
+    expect(await license.verifyOffline(text)).toMatchObject({ judgement: grace });
+    expect(await license.install(text)).toMatchObject({ ok: true, judgement: grace });
+    const changed = jest.fn();
+    license.on('state', changed);
+    clock.pass(14 * day - minute);
+    expect(license.judgement()).toMatchObject(grace);
+    clock.pass(minute);
+    await until(() => changed.mock.calls.length > 0);
+    expect(license.judgement()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE', enforcement: 'LOCKED' });
+    // A server that can be asked is not away before it was.
+    const asking = await open({ store: memoryStore() });
+    expect(await asking.install(await vendor.licenseFile())).toMatchObject({ judgement: { code: 'VALID', enforcement: 'FULL' } });
+  });
+
   it('of another license takes its place only when that is wanted', async () => {
     const license = await activated();
     const text = await vendor.licenseFile({ license: { ...vendor.terms, id: 'lic_2', features: { audit: true } }, seq: 1 });

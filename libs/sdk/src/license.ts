@@ -11,7 +11,7 @@ import { notActivated, noServer, unreachable, untrusted, type Refusal } from './
 import { Reports } from './reports.ts';
 import { Server, type Refused, type Unreachable } from './server.ts';
 import {
-  apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Reading, type State,
+  apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
 } from './state.ts';
 import { hashed, memoryStore, sameKey, sealerFor, spelled, type Store } from './store.ts';
 import { consumed, featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
@@ -41,7 +41,7 @@ export class License {
   readonly #listeners = new Map<keyof LicenseEvents, Set<(event: never) => void>>();
   readonly #disposed = new AbortController();
   readonly #reports: Reports;
-  readonly #limits: { readonly offlineGraceMs?: number };
+  readonly #limits: Limits;
   #kept: Kept;
   #last: Judgement;
   #clockIsBack = false;
@@ -86,7 +86,7 @@ export class License {
     this.#seal = seal;
     this.opened = opened;
     this.#server = url === undefined || options.key === undefined ? undefined : new Server({ url, environment, clock, timeoutMs, attempts, fetch: options.fetch ?? ((to, init) => fetch(to, init)) });
-    this.#limits = options.offlineGraceDays === undefined ? {} : { offlineGraceMs: options.offlineGraceDays * 86_400_000 };
+    this.#limits = { asksNobody: this.#server === undefined, ...(options.offlineGraceDays !== undefined && { offlineGraceMs: options.offlineGraceDays * 86_400_000 }) };
     this.#last = judge(kept.state, clock.read(), this.#limits);
     const server = this.#server;
     this.#reports = new Reports({
@@ -242,7 +242,7 @@ export class License {
 
   /** Checks a file for this machine, this license and the time that it is by all that is known. Nothing is kept. */
   verifyOffline(text: string, { type }: { readonly type?: FileType } = {}): Promise<OfflineResult> {
-    return verifiedOffline(this.#verifier, text, this.#expected(type), this.#clock.read(), this.#kept.state);
+    return verifiedOffline(this.#verifier, text, this.#expected(type), this.#clock.read(), this.#kept.state, this.#limits);
   }
 
   /** Checks a file, and goes by it from now on. `replace`: also if it is another license; what was known of the one before is forgotten then, but not the time. */
@@ -250,7 +250,7 @@ export class License {
     const replaced = apply(this.#kept.state, { type: 'Replaced' }, this.#clock.read());
     const base = replace && replaced.ok ? replaced.state : this.#kept.state;
     const { license: _, ...anyLicense } = this.#expected(type);
-    const result = await verifiedOffline(this.#verifier, text, replace ? anyLicense : this.#expected(type), this.#clock.read(), base);
+    const result = await verifiedOffline(this.#verifier, text, replace ? anyLicense : this.#expected(type), this.#clock.read(), base, this.#limits);
     if (!result.ok) return result;
     if (replace && result.file.license.id !== this.licenseId) this.#apply({ type: 'Replaced' });
     this.#apply(installing(result, text));

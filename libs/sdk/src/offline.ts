@@ -1,7 +1,7 @@
 import { fileTypeOf, reasons, Verifier, type FileType, type LeaseClaims, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
 import { defined } from './defined.ts';
 import type { Checks } from './kept.ts';
-import { apply, initial, judge, timeOf, type Judgement, type LicenseEvent, type Reading, type State } from './state.ts';
+import { apply, initial, judge, timeOf, type Judgement, type LicenseEvent, type Limits, type Reading, type State } from './state.ts';
 
 export type OfflineResult =
   | { readonly ok: true; readonly type: 'license-file'; readonly file: LicenseFile; readonly judgement: Judgement }
@@ -42,7 +42,7 @@ export async function verifyOffline(text: string, { roots, environment = 'produc
   if (keys !== undefined) await trust.verifier.learn(keys);
   const at = new Date(now).getTime();
   const reading: Reading = { wall: at, mono: 0, boot: '' };
-  return verifiedOffline(trust.verifier, text, options, reading, initial(reading));
+  return verifiedOffline(trust.verifier, text, options, reading, initial(reading), { asksNobody: true });
 }
 
 /** Checks a lease or a verdict, as answers carry them, for who handles them himself. `keys`: of the server, each with its certificate. */
@@ -61,7 +61,7 @@ export const installing = (opened: Opened, text: string): LicenseEvent =>
   (opened.type === 'license-file' ? { type: 'LicenseFileInstalled', text, file: opened.file } : { type: 'OfflineFileInstalled', text, file: opened.file });
 
 /** As of a state: what was seen of the time, and of the license. */
-export async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State): Promise<OfflineResult> {
+export async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State, limits: Limits): Promise<OfflineResult> {
   const no = (reason: Reason): OfflineResult => ({ ok: false, reason, detail: reasons[reason] });
   const at = timeOf(state.time, reading);
   const now = Number.isNaN(at) ? '' : new Date(at).toISOString();
@@ -72,7 +72,7 @@ export async function verifiedOffline(verifier: Checks, text: string, { type = f
   if (product !== undefined && result.file.license.productId !== product) return no('WRONG_AUDIENCE');
   if (license !== undefined && result.file.license.id !== license) return no('WRONG_SUBJECT');
   const applied = apply(state, installing(result, text), reading);
-  return applied.ok ? { ...result, judgement: judge(applied.state, reading) } : no(applied.reason);
+  return applied.ok ? { ...result, judgement: judge(applied.state, reading, limits) } : no(applied.reason);
 }
 
 const named = <T extends string, R extends object>(type: T, result: Verified<R>): Verified<R & { type: T }> => (result.ok ? { ...result, type } : result);

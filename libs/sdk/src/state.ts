@@ -29,7 +29,7 @@ const rules = {
   RESTRICTED: ['READ_ONLY', 'Over quota for longer than the grace: read only'],
   QUOTA_EXCEEDED: ['WARN', 'Over quota; within the grace'],
   IN_EXPIRY_GRACE: ['WARN', 'Expired; within the grace'],
-  IN_OFFLINE_GRACE: ['WARN', 'The license server cannot be reached; within the grace'],
+  IN_OFFLINE_GRACE: ['WARN', 'The license server is not reached; within the grace'],
   VALID: ['FULL', 'License valid'],
 } as const satisfies Record<string, readonly [Enforcement, string]>;
 /** Codes of a newer server are passed on as they are. */
@@ -212,8 +212,14 @@ export type Judgement = Standing & ({ readonly valid: true } | { readonly valid:
 const day = 86_400_000;
 const isoOf = (ms: number): string => new Date(ms).toISOString();
 
-/** `offlineGraceMs` may make the signed grace shorter, and nothing longer. */
-export function judge(state: State, reading: Reading, { offlineGraceMs = Infinity }: { readonly offlineGraceMs?: number } = {}): Judgement {
+export interface Limits {
+  /** May make the signed grace shorter, and nothing longer. */
+  readonly offlineGraceMs?: number;
+  /** There is no server to be asked: what was installed is the last word, and its grace runs from the start. */
+  readonly asksNobody?: boolean;
+}
+
+export function judge(state: State, reading: Reading, { offlineGraceMs = Infinity, asksNobody = false }: Limits = {}): Judgement {
   const now = timeOf(state.time, reading);
   const info = infoOf(state);
   const contactAt = contactOf(state);
@@ -221,7 +227,7 @@ export function judge(state: State, reading: Reading, { offlineGraceMs = Infinit
   const verdict = state.said?.verdict;
   const reasons = new Set<string>(verdict?.reasons.filter((code) => code !== 'FEATURE_MISSING'));
   if (verdict && !verdict.valid && reasons.size === 0) reasons.add(verdict.code);
-  for (const code of ownReasons(state, info, until, now)) reasons.add(code);
+  for (const code of ownReasons(state, info, until, now, asksNobody)) reasons.add(code);
 
   const sorted = [...reasons].sort((a, b) => rankOf(a) - rankOf(b));
   const code = sorted[0] ?? 'VALID';
@@ -246,7 +252,7 @@ const stageOf = (enforcement: Enforcement, inGrace: boolean): Standing['state'] 
   (enforcement === 'LOCKED' ? 'locked' : enforcement === 'READ_ONLY' ? 'restricted' : inGrace ? 'grace' : 'active');
 
 /** What time has brought about since something was signed, and what an instance knows of itself. It only ever makes the verdict stricter. */
-function* ownReasons(state: State, info: LicenseInfo | null, until: number | null, now: number): Generator<keyof typeof rules> {
+function* ownReasons(state: State, info: LicenseInfo | null, until: number | null, now: number, asksNobody: boolean): Generator<keyof typeof rules> {
   if (!info || until === null) {
     if (state.said?.verdict.valid !== false) yield 'NOT_ACTIVATED';
     return;
@@ -259,7 +265,7 @@ function* ownReasons(state: State, info: LicenseInfo | null, until: number | nul
   }
   if (info.quotas.some((quota) => quota.state === 'exceeded' && quota.graceEndsAt && Date.parse(quota.graceEndsAt) <= now)) yield 'RESTRICTED';
   if (until <= now) yield 'HEARTBEAT_OVERDUE';
-  else if (state.unreachable && state.said?.verdict.enforcement !== 'LOCKED' && Number.isFinite(until)) yield 'IN_OFFLINE_GRACE';
+  else if ((state.unreachable || asksNobody) && state.said?.verdict.enforcement !== 'LOCKED' && Number.isFinite(until)) yield 'IN_OFFLINE_GRACE';
 }
 
 /** The newest terms: those of a lease, of a license file or of an offline validation file. */
