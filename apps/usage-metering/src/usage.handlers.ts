@@ -1,6 +1,6 @@
 import { RecordUsage, ReportUsage, type UsageRecord, type UsageRecorded, type UsageTaken } from '@keyledger/contracts';
 import { clientLicenseView, counts, microsOf, mustBeInReach, timeOf, withUse, type Activation, type IssuedLicense } from '@keyledger/domain';
-import { context, isId, refuse, type LicenseId } from '@keyledger/kernel';
+import { context, isId, refuse, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { Metrics } from '@keyledger/observability';
 import { UsageLedger } from './ledger.ts';
@@ -24,7 +24,7 @@ export class UsageCommands {
     }
     mustBeInReach(records, now);
     const found = await this.licenses.loadByKey(command.licenseKey, seat);
-    if (!records.every((record) => counts(timeOf(record), found.endedAt, now))) throw refuse('INSTANCE_NOT_FOUND', `The instance has given up its seat at ${found.endedAt}`);
+    mustBeOfSeat(records, found, now);
     return this.#count(found, records);
   }
 
@@ -38,6 +38,12 @@ export class UsageCommands {
     const use = quotas.length > 0 ? (await this.meters.of([licenseId]))[licenseId] : undefined;
     return { accepted, duplicates, quotas: withUse({ features: {}, quotas }, use ?? {}).quotas };
   }
+}
+
+/** Names those that are of a time after the seat, so that the others can be sent without them. */
+function mustBeOfSeat(records: readonly UsageRecord[], { endedAt }: Pick<Activation, 'endedAt'>, now: Instant): void {
+  const errors = records.flatMap((record, n) => (counts(timeOf(record), endedAt, now) ? [] : [{ pointer: `/records/${n}/at`, detail: 'is not before the end of the seat' }]));
+  if (errors.length > 0) throw refuse('INSTANCE_NOT_FOUND', `The instance has given up its seat at ${endedAt}`, { errors });
 }
 
 function seatOf({ activations }: IssuedLicense, instanceId: string): Pick<Activation, 'id' | 'endedAt'> {

@@ -184,6 +184,17 @@ function suite(place: () => Parameters<typeof start>[0]) {
       expect(await report(licenseId, second, record(1, '2026-03-12T07:59:59.999Z'))).toMatchObject({ accepted: 1 });
     });
 
+    it('from an instance that has given up its seat, but for those that it names', async () => {
+      metering.at('2026-03-12T08:00:00.000Z');
+      const { licenseId, key, seats: [first] } = await metering.sell();
+      await metering.tell(licenseId, { type: 'Deactivate', activationId: first, by: 'client' });
+      metering.at('2026-03-12T09:00:00.000Z');
+      const records = ['07:58', '08:00', '07:59', '08:01'].map((time) => record(1, `2026-03-12T${time}:00.000Z`));
+      await expect(metering.ask(ReportUsage, { licenseKey: key, instanceId: first, records })).rejects.toMatchObject({ code: 'INSTANCE_NOT_FOUND', members: { errors: [{ pointer: '/records/1/at' }, { pointer: '/records/3/at' }] } });
+      expect(await metering.rows(licenseId)).toEqual([0, 0]);
+      expect(await metering.ask(ReportUsage, { licenseKey: key, instanceId: first, records: [records[0], records[2]] as UsageRecord[] })).toMatchObject({ accepted: 2 });
+    });
+
     it('under the key of now, and knows one that was', async () => {
       const { licenseId, key, seats: [first] } = await metering.sell();
       await metering.ask(ReportUsage, { licenseKey: key, instanceId: first, records: [record(1, ever.from)] });
