@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { dayOf, daysOf, dueAt, HOLD_MS, MILLION, startOf, type Day, type MeterDay, type Peak, type Reading } from '@keyledger/domain';
-import { context, type LicenseId } from '@keyledger/kernel';
+import { context, Refusal, refuse, type LicenseId } from '@keyledger/kernel';
 import { StateDatabases, type Database, type Tables } from '@keyledger/read-models';
 import { sql, type Transaction } from 'kysely';
 
@@ -36,6 +36,8 @@ interface Batch {
 }
 
 const READINGS_PER_COMMIT = 5_000;
+/** More is waited for in vain: so much is written in some seconds. */
+const READINGS_WAITING = 50_000;
 const PAGE = 10_000;
 
 /** All readings and the days they belong to, in the environment of the current message. */
@@ -137,6 +139,7 @@ const meterDay = ({ day, micros, peak_micros: peak, due_at }: DayRow) => ({ day,
 class Writer {
   readonly #database: Database;
   readonly #waiting: Batch[] = [];
+  #size = 0;
   #busy = false;
 
   constructor(database: Database) {
@@ -144,7 +147,9 @@ class Writer {
   }
 
   write(arrivals: readonly Arrival[]): Promise<number> {
+    if (this.#size + arrivals.length > READINGS_WAITING) return Promise.reject(refuse('UNAVAILABLE', 'More usage arrives than can be written'));
     return new Promise((resolve, reject) => {
+      this.#size += arrivals.length;
       this.#waiting.push({ arrivals, resolve, reject });
       if (!this.#busy) void this.#work();
     });
@@ -159,17 +164,27 @@ class Writer {
   #next(): Batch[] {
     let size = 0;
     const fits = this.#waiting.findIndex(({ arrivals }) => (size += arrivals.length) > READINGS_PER_COMMIT);
-    return this.#waiting.splice(0, fits < 0 ? this.#waiting.length : Math.max(1, fits));
+    return this.#take(fits < 0 ? this.#waiting.length : Math.max(1, fits));
   }
 
-  /** If it fails, each is tried by itself: one that the database will not have is nobody else's loss. */
+  #take(count: number): Batch[] {
+    const batches = this.#waiting.splice(0, count);
+    for (const { arrivals } of batches) this.#size -= arrivals.length;
+    return batches;
+  }
+
+  /**
+   * If it fails, each is tried by itself: one that the database will not have is nobody else's loss. Where there is no database, whoever waits would
+   * wait as long again, and be told the same.
+   */
   async #commit(batches: readonly Batch[]): Promise<void> {
     try {
       const counted = await this.#store(batches.flatMap(({ arrivals }) => arrivals));
       // Of two batches with the same reading the first one has it.
       for (const { arrivals, resolve } of batches) resolve(arrivals.filter((arrival) => counted.delete(nameOf(arrival))).length);
     } catch (error) {
-      if (batches.length === 1) batches[0]?.reject(error);
+      if (error instanceof Refusal && error.code === 'UNAVAILABLE') for (const { reject } of [...batches, ...this.#take(Infinity)]) reject(error);
+      else if (batches.length === 1) batches[0]?.reject(error);
       else for (const batch of batches) await this.#commit([batch]);
     }
   }

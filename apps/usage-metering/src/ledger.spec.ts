@@ -1,0 +1,50 @@
+import { describe, expect, it } from '@jest/globals';
+import { derivedId, newCommandId, refuse, runIn, systemContext } from '@keyledger/kernel';
+import { UsageLedger, type Arrival } from './ledger.ts';
+
+const now = '2026-03-12T08:00:00.000Z';
+const licenseId = derivedId('lic', newCommandId(), now);
+const arrivals = (count: number): Arrival[] => Array.from({ length: count }, (_, n) => ({ licenseId, instanceId: 'act', id: `${n}`, meter: 'm', at: 0, micros: 1, receivedAt: 0 }));
+
+/** A ledger whose transactions end when and as the test says. */
+function ledger() {
+  const transactions: PromiseWithResolvers<unknown>[] = [];
+  const transaction = () => {
+    const one = Promise.withResolvers<unknown>();
+    transactions.push(one);
+    return one.promise;
+  };
+  const writing = new UsageLedger({ of: () => ({ dialect: 'sqlite', transaction }) } as never);
+  const record = (count = 1) => {
+    const recorded = runIn(systemContext('staging', now), () => writing.record(arrivals(count)));
+    recorded.catch(() => undefined);
+    return recorded;
+  };
+  return { transactions, record };
+}
+
+describe('Readings on their way in', () => {
+  it('are all refused where the database does not answer: nobody waits for the same once more', async () => {
+    const { transactions, record } = ledger();
+    const all = [record(), record(), record(), record(2_000)];
+    transactions[0]?.reject(refuse('UNAVAILABLE'));
+    expect((await Promise.allSettled(all)).map(({ status }) => status)).toEqual(Array(4).fill('rejected'));
+    await expect(all[3]).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(transactions).toHaveLength(1);
+    const next = record();
+    transactions[1]?.resolve(new Set([`${licenseId} 0`]));
+    expect(await next).toBe(1);
+  });
+
+  it('are no more than can be written soon', async () => {
+    const { transactions, record } = ledger();
+    const first = record(1_000);
+    const others = Array.from({ length: 50 }, () => record(1_000));
+    await expect(record(1)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    transactions[0]?.reject(refuse('UNAVAILABLE'));
+    await Promise.allSettled([first, ...others]);
+    const again = record(1_000);
+    transactions[1]?.resolve(new Set());
+    expect(await again).toBe(0);
+  });
+});
