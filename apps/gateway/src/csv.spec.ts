@@ -59,7 +59,7 @@ describe('A file to import', () => {
 });
 
 const cell = fc.oneof(fc.string({ unit: 'binary' }), fc.string({ unit: fc.constantFrom('=', '+', '-', '@', '\t', '\r', '\n', '"', "'", ',', ';', '|', 'a', '1', ' ', '\ufeff') }));
-const isFormula = (text: string) => /^[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]/.test(text);
+const isFormula = (text: string) => /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text);
 
 describe('A file that is written', () => {
   it('can be read again, and has no cell that a spreadsheet would take for a formula', () => {

@@ -117,7 +117,10 @@ export async function* csvOf<T>(cells: Cells<T>, pages: AsyncIterable<readonly T
 }
 
 export const csvLines = (rows: readonly (readonly (string | number | null)[])[]): string =>
-  stringify(rows.map((row) => row.map((cell) => (cell === null ? '' : String(cell)))), { quoted: true, escape_formulas: true, record_delimiter: '\r\n' });
+  stringify(rows.map((row) => row.map(textOf)), { quoted: true, escape_formulas: true, record_delimiter: '\r\n' });
+
+/** The library escapes all that begins a formula but a line feed, behind which one may begin. */
+const textOf = (cell: string | number | null): string => (cell === null ? '' : String(cell).replace(/^\n/, "'\n"));
 
 /** The same as a JSON array, within a frame. */
 export async function* jsonOf(pages: AsyncIterable<readonly unknown[]>, [before, after]: readonly [string, string] = ['[', ']']): AsyncGenerator<string> {
