@@ -80,8 +80,10 @@ export class BulkController {
     const asCsv = prefersCsv(accept);
     const withKeys = asCsv && kind === 'batch' && method !== 'HEAD';
     const read = (after: number) => this.edge.send(ReadJobResult, { jobId, after, withKeys }, patience);
+    const first = await read(0);
+    // Once they can be delivered, not before: they are gone with it.
     if (withKeys) await this.edge.send(TakeJobKeys, { jobId });
-    const rows = rowsOf(await read(0), ({ data }) => read(data.at(-1)?.row ?? 0));
+    const rows = rowsOf(first, ({ data }) => read(data.at(-1)?.row ?? 0));
     this.#download(reply, method, `${jobId}.${asCsv ? 'csv' : 'json'}`, asCsv ? csvOf(kind === 'batch' ? batchCells : importCells, rows) : jsonOf(rows, ['{"data":[', ']}']));
   }
 

@@ -133,7 +133,7 @@ export class JobResults {
     const { state: job } = await this.jobs.load(jobId);
     if (!job) throw refuse('JOB_NOT_FOUND');
     if (job.finishedAt === null) throw refuse('JOB_NOT_FINISHED');
-    if (withKeys && job.keysTakenAt === null) throw new Error(`The keys of ${jobId} are not taken`);
+    if (withKeys && after > 0 && job.keysTakenAt === null) throw new Error(`The keys of ${jobId} are not taken`);
     const to = Math.min(after + CHUNKS_PER_READ * ROWS_PER_CHUNK, job.done);
     const kept = new Map((await this.ledger.results(jobId, Math.floor(after / ROWS_PER_CHUNK), Math.floor(to / ROWS_PER_CHUNK))).map((result) => [result.row, result]));
     const rows = Array.from({ length: Math.max(0, to - after) }, (_, n) => kept.get(after + 1 + n) ?? issuedBy(job, after + 1 + n));

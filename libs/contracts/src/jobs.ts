@@ -61,7 +61,7 @@ export class ListJobs extends query('job.list', {
 }, pageOf(JobView)) {}
 export class CancelJob extends command('job.cancel', { jobId: ids.job }, JobView) {}
 
-/** Some rows of the result, after a row. With keys only for who has taken them. */
+/** Some rows of the result, after a row. With keys only for who has taken them; the first ones can be had ready for that. */
 export class ReadJobResult extends query('job.result', { jobId: ids.job, after: Type.Integer(), withKeys: Type.Boolean() }, Type.Object({
   data: listOf(Type.Object({ ...result, key: optional(nullable(Type.String())) })), last: Type.Boolean(),
 })) {}

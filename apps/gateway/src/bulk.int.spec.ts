@@ -1,0 +1,24 @@
+import { expect, it } from '@jest/globals';
+import { JobView } from '@keyledger/contracts';
+import { gatewayWithFakes, refusing, sampleId, sampleOf } from './fakes.contract.ts';
+
+const result = `/jobs/${sampleId('job')}/result`;
+const asCsv = { headers: { accept: 'text/csv' } };
+const batch = () => ({ ...(sampleOf(JobView) as object), kind: 'batch' });
+const page = { data: [{ row: 1, outcome: 'issued', code: null, detail: null, licenseId: sampleId('lic'), customerId: null, key: 'KEY-1' }], last: true };
+
+it('The keys of a batch are taken once they can be delivered', async () => {
+  const gateway = await gatewayWithFakes({ 'job.get': batch, 'job.result': refusing('UNAVAILABLE') });
+  const asked = () => gateway.sent.map(({ subject }) => subject).filter((subject) => subject.startsWith('job.'));
+  try {
+    expect((await gateway.call('GET', result, asCsv)).status).toBe(503);
+    expect(asked()).not.toContain('job.take-keys');
+    gateway.fakes['job.result'] = () => page;
+    expect((await gateway.call('GET', result, asCsv)).text).toContain('KEY-1');
+    expect(asked().slice(-2)).toEqual(['job.result', 'job.take-keys']);
+    gateway.fakes['job.take-keys'] = refusing('KEYS_ALREADY_DOWNLOADED');
+    expect(await gateway.call('GET', result, asCsv)).toMatchObject({ status: 410, text: expect.not.stringContaining('KEY-1') });
+  } finally {
+    await gateway.close();
+  }
+});
