@@ -39,12 +39,19 @@ async function start(dataDir: string) {
   const licenses = new Licenses(provided(EventStores), keyrings, provided(SnapshotStores));
   const keys = new LicenseKeys(keyrings, { byKeyHash: async (hash: string) => byHash.get(hash), wasKey: async () => false } as unknown as LicenseTable);
   const ledger = new JobLedger(provided(StateDatabases), keyrings);
-  const rows = new JobRows(licenses, keys, keyrings, host.messages, ledger);
+  const logged: unknown[] = [];
+  const rows = new JobRows(licenses, keys, keyrings, host.messages, ledger, { error: (told: unknown) => logged.push(told) } as never);
   const job = (work: JobWork, total: number): JobState => ({
     id: id('job'), work, state: 'running', total, by: { type: 'api-key', id: 'key_tester', role: 'super_admin' }, createdAt: now, startedAt: now, finishedAt: null, done: 0, failed: 0, detail: null, keysTakenAt: null,
   });
   return {
-    ada, bob, licenses, job,
+    ada, bob, licenses, job, logged,
+    /** An event that nothing here understands comes into its stream. */
+    spoil: (licenseId: LicenseId) => inContext(async () => {
+      const [{ metadata } = { metadata: {} }] = await provided(EventStores).here().readStream(`license-${licenseId}`);
+      await provided(EventStores).here().append(`license-${licenseId}`, 0, [{ id: newCommandId(), type: 'NobodyKnowsWhat', data: {}, metadata }]);
+      licenses.forget(licenseId);
+    }),
     doChunk: (state: JobState, again = false) => inContext(() => rows.doChunk(state, 0, again)),
     async importOf(file: readonly ImportRow[], dryRun = false) {
       const state = job({ kind: 'import', dryRun }, file.length);
@@ -106,6 +113,20 @@ describe('Rows of jobs', () => {
     expect(await doChunk(await importOf(file))).toEqual(dry);
     expect(dry.map(({ outcome, code }) => [outcome, code])).toEqual([['assigned', null], ['unchanged', null], ['failed', 'CUSTOMER_NOT_FOUND'], ['failed', 'VALIDATION_FAILED']]);
     expect(await events(free.licenseId)).toEqual(['LicenseIssued', 'LicenseAssigned']);
+  });
+
+  it('of an import that name a license that cannot be read fail by themselves, and the others are done', async () => {
+    const { ada, importOf, doChunk, spoil, holder, logged } = authority;
+    const [unreadable, good] = [await authority.license(), await authority.license()];
+    await spoil(unreadable.licenseId);
+    const row = ({ value }: { value: string }) => ({ licenseKey: value, customerEmail: 'ada@example.com' });
+    const job = await importOf([row(unreadable), row(good)]);
+    expect((await doChunk(job)).map(({ outcome, code }) => [outcome, code])).toEqual([['failed', 'INTERNAL'], ['assigned', null]]);
+    expect([await holder(good.licenseId), logged]).toMatchObject([ada, [{ jobId: job.id, row: 1 }]]);
+    expect(await doChunk(await importOf([row(unreadable)]))).toMatchObject([{ outcome: 'failed', code: 'INTERNAL' }]);
+    const another = await authority.license();
+    await spoil(another.licenseId);
+    await expect(doChunk(await importOf([row(unreadable), row(another)]))).rejects.not.toHaveProperty('code');
   });
 
   it('of a batch that is done again, in part or whole, are the licenses that there are', async () => {

@@ -5,6 +5,7 @@ import { issued, License, normaliseEmail, rowCommandId, rowLicenseId, type JobSt
 import { context, Refusal, refuse, runIn, type CustomerId, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { JobLedger } from './job.ledger.ts';
 import { LicenseKeys } from './keys.ts';
 import { Licenses } from './streams.ts';
@@ -21,6 +22,7 @@ type Outcome = Omit<JobResult, 'row'>;
 export class JobRows {
   constructor(
     private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly keyrings: Keyrings, private readonly messages: MessageClient, private readonly ledger: JobLedger,
+    private readonly log: Log,
   ) {}
 
   /** All rows of a chunk. `again`: somebody may have done some of them before. */
@@ -28,23 +30,33 @@ export class JobRows {
     const rows = rowsOf(job, chunk);
     const outcomeOf = job.work.kind === 'batch' ? await this.#issuing(job, job.work, chunk) : await this.#assigning(job, job.work, chunk);
     const results: JobResult[] = [];
+    const broken: unknown[] = [];
     for (let from = 0; from < rows.length; from += ROWS_AT_ONCE) {
       const startedMs = performance.now();
-      results.push(...await Promise.all(rows.slice(from, from + ROWS_AT_ONCE).map(async (row) => ({ row, ...await this.#asRow(job, row, again, () => outcomeOf(row)) }))));
+      results.push(...await Promise.all(rows.slice(from, from + ROWS_AT_ONCE).map(async (row) => ({ row, ...await this.#asRow(job, row, again, () => outcomeOf(row), broken) }))));
       await sleep(Math.min(performance.now() - startedMs, LONGEST_REST_MS));
     }
+    // What goes wrong with all of them is none of them.
+    if (broken.length > 1 && broken.length === rows.length) throw broken[0];
     return results;
   }
 
-  /** In the name of who asked for the job. What is refused is the row's fault; anything else is not. */
-  async #asRow(job: JobState, row: number, retry: boolean, work: () => Promise<Outcome>): Promise<Outcome> {
+  /**
+   * In the name of who asked for the job. What is refused is the row's fault; and so is what goes wrong with the license that a row of a file names,
+   * as one that cannot be read does: that is `broken`, and the rows behind it are done all the same. What is passing is nobody's fault.
+   */
+  async #asRow(job: JobState, row: number, retry: boolean, work: () => Promise<Outcome>, broken: unknown[]): Promise<Outcome> {
     const { environment, now } = context();
     const own = { environment, now, actor: { ...job.by, permissions: [] }, commandId: rowCommandId(job.id, row), commandAt: job.createdAt, correlationId: job.id, retry };
     try {
       return await runIn(own, work);
     } catch (error) {
-      if (!(error instanceof Refusal) || error.status >= 500) throw error;
-      return { ...nothing, outcome: 'failed', code: error.code, detail: error.message };
+      if (error instanceof Refusal && error.status < 500) return { ...nothing, outcome: 'failed', code: error.code, detail: error.message };
+      if (job.work.kind === 'batch' || (error instanceof Refusal && error.status === 503)) throw error;
+      broken.push(error);
+      this.log.error({ err: error, jobId: job.id, row }, 'a row of an import could not be done');
+      const { code, message } = refuse('INTERNAL');
+      return { ...nothing, outcome: 'failed', code, detail: message };
     }
   }
 
