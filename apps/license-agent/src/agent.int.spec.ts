@@ -316,6 +316,16 @@ describe('A license key', () => {
     await box.until(({ problems }) => problems.length === 0);
   });
 
+  it('is taken as people paste it', async () => {
+    const box = await bench.start({ LICENSE_KEY: '' });
+    for (const typed of ['KL7Q\u2013M2XD\u20148RWT\u20115KPN', ' KL7Q - M2XD -\n 8RWT-5KPN\u00a0', '\ufeffKL7Q-\u200bM2XD-8RWT-\u00ad5KPN', 'KL7Q\u2212M2XD\u2010 8RWT-5KPN']) {
+      expect(await box.put(typed)).toMatchObject({ status: 200, body: { keyPrefix: 'KL7Q-M2X' } });
+      expect(asked('/license/activate').at(-1)?.body).toMatchObject({ licenseKey: 'KL7Q-M2XD-8RWT-5KPN' });
+    }
+    expect(asked('/license/deactivate')).toEqual([]);
+    for (const typed of ['KL7Q-M2XD-8RWT-5KPÑ', 'ab cd', 'x'.repeat(256)]) expect(await box.put(typed)).toMatchObject({ status: 422, body: { code: 'LICENSE_UNREADABLE' } });
+  });
+
   it('is never in a log or an answer, but for its beginning', async () => {
     bench.vendor.between = () => problem(404, 'LICENSE_NOT_FOUND');
     const box = await bench.start({ LICENSE_KEY: 'SECRET-KEY-THAT-NOBODY-MAY-SEE' });
@@ -471,6 +481,32 @@ describe('A license file', () => {
     await box.until(({ keyPrefix, problems }) => keyPrefix === 'OTHER-KE' && problems.length === 0);
   });
 
+  it('whose grace is over is too old, and nobody has refused it', async () => {
+    const { terms } = bench.vendor;
+    const old = await bench.vendor.licenseFile({ license: { ...terms, offlineGraceDays: 2 } });
+    const box = await bench.start(byFile);
+    expect(await box.put(old, '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false, offlineGraceEndsAt: '2026-07-03T12:00:00.000Z' } });
+    await pass(3 * day);
+    for (const query of ['', '?dry-run=all']) {
+      expect(await box.put(old, query)).toMatchObject({ status: 422, body: { code: 'LICENSE_FILE_TOO_OLD', title: 'The license file is too old', offlineGraceEndsAt: '2026-07-03T12:00:00.000Z', issuedAt: '2026-07-01T12:00:00.000Z' } });
+    }
+    expect(await box.put(await bench.vendor.licenseFile({ seq: 5 }))).toMatchObject({ status: 200, body: { status: 'active' } });
+  });
+
+  it('of the license that is there by key is previewed as what it adds', async () => {
+    const box = await activated();
+    const before = await box.license();
+    const states = () => readdirSync(data()).filter((name) => name.endsWith('.state'));
+    const files = states();
+    const file = await bench.vendor.licenseFile({ seq: 5, customer: { id: 'cus_1', name: 'Ada' }, license: { ...bench.vendor.terms, features: { audit: true } } });
+    const { status, body } = await box.put(file, '?dry-run=all');
+    expect([status, body]).toEqual([200, { ...before, applied: false, customer: 'Ada', features: { audit: true }, usage: before.usage.slice(0, 1), activeActivations: null, server: { ...before.server, connected: false } }]);
+    expect(await box.license()).toEqual(before);
+    expect(states()).toEqual(files);
+    expect(asked('/license/activate')).toHaveLength(1);
+    expect((await box.put(file)).body).toMatchObject({ source: 'key', customer: 'Ada', features: { audit: true } });
+  });
+
   it('of the license that is there by key adds to it', async () => {
     const box = await activated();
     bench.vendor.cut();
@@ -601,6 +637,19 @@ describe('The folder', () => {
     }
   });
 
+  it('that lost the state of a license by key says so until it has it again', async () => {
+    const box = await activated();
+    await box.close();
+    rmSync(join(data(), readdirSync(data()).find((name) => name.startsWith('license-')) ?? ''));
+    bench.vendor.cut();
+    const again = await bench.start();
+    await again.until(({ problems }) => problems.some(({ code }) => code === 'NO_OUTBOUND_ACCESS'));
+    expect(await again.problems()).toContain('STATE_DAMAGED');
+    bench.vendor.mend();
+    for (let n = 0; n < 4; n++) await pass(10_000);
+    expect(await again.until(({ status, problems }) => status === 'active' && problems.length === 0)).toMatchObject({ activationId: 'act_1' });
+  });
+
   it('that cannot be written stops nothing, and takes nothing new', async () => {
     const box = await activated();
     await pass(1_000);
@@ -646,7 +695,9 @@ describe('What a file is worth', () => {
     }
     expect(accepted).toBeGreaterThan(2);
     expect(files.length).toBeGreaterThan(60);
-    for (const { text, type } of vectors.filter(({ type }) => type === 'lease' || type === 'verdict').slice(0, 40)) expect([type, (await box.put(text || ' ')).status]).not.toEqual([type, 200]);
+    for (const { text, type } of vectors.filter(({ type }) => type === 'lease' || type === 'verdict')) {
+      for (const query of ['', '?dry-run=all']) expect([type, (await box.put(text || ' ', query)).status]).not.toEqual([type, 200]);
+    }
     expect(await box.license()).toMatchObject({ status: 'none' });
   });
 });

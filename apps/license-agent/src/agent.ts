@@ -8,7 +8,7 @@ import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type 
 import { judgedByFile } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
 import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
-import { refusedBy, refusedFor, standingProblems, titleOf } from './refusals.ts';
+import { refusedBy, refusedFile, refusedFor, standingProblems, titleOf } from './refusals.ts';
 import { licensePart } from './view.ts';
 
 type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
@@ -120,7 +120,7 @@ export class Agent {
       const { source } = this.#kept;
       const awaited = this.#awaited?.source === source ? this.#awaited : null;
       // Beside a license that works, what is wrong with the other is among the problems.
-      if (awaited) await this.#applyKey(awaited.key).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
+      if (awaited) await this.#applyKey(keyIn(awaited.key)).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
       const { source: current } = this.#kept;
       if (current?.kind === 'key') await this.#askNow(current.key);
       else if (!current && licenseFile === undefined) throw new Refused('NO_LICENSE');
@@ -167,7 +167,7 @@ export class Agent {
   async #apply(content: string, dryRun: boolean): Promise<LicenseAnswer> {
     // White space around a file is the verifier's to judge.
     if (fileTypeOf(content)) return this.#applyFile(content, dryRun);
-    const key = content.trim();
+    const key = keyIn(content);
     if (!/^[\x21-\x7e]{8,255}$/.test(key)) throw new Refused('LICENSE_UNREADABLE');
     return dryRun ? this.#tryKey(key) : this.#applyKey(key);
   }
@@ -194,7 +194,7 @@ export class Agent {
   async #applyKey(key: string): Promise<LicenseAnswer> {
     if (this.#kept.source?.kind === 'key' && this.#kept.source.key === key) {
       await this.#activate(this.#license);
-      this.#problems.delete('clone');
+      for (const topic of ['state', 'clone'] as const) this.#problems.delete(topic);
       this.#keepInTouch();
       return this.answer();
     }
@@ -223,11 +223,8 @@ export class Agent {
       if (!result.ok) throw new Refused('LICENSE_FILE_REFUSED', result.detail, { reason: result.reason });
       this.#mustBeForHere(result.file.license);
       const judgement = isOther || this.#kept.source?.kind === 'file' ? judgedByFile(result.judgement, result.file.license, this.#kept.firstSeen[result.file.license.id], []) : result.judgement;
-      if (!judgement.valid) throw refusedFor(judgement);
-      if (dryRun) {
-        if (!isOther) await candidate.install(text);
-        return this.#answerOf(candidate, source, false);
-      }
+      if (!judgement.valid) throw refusedFile(judgement, result.file.issuedAt);
+      if (dryRun) return isOther ? this.#answerOf(candidate, source, false) : await this.#tryAdding(text);
       await this.#holder.seeFirst(result.file.license.id);
       if (isOther) await this.#replace(candidate, source, store);
       else await this.#holder.add(text);
@@ -235,6 +232,17 @@ export class Agent {
       if (candidate !== this.#license) await candidate.dispose();
     }
     return this.answer();
+  }
+
+  /** Of the license that there is: a copy of it, which has the file as well. */
+  async #tryAdding(text: string): Promise<LicenseAnswer> {
+    const copy = await this.#holder.copy();
+    try {
+      await copy.install(text);
+      return this.#answerOf(copy, this.#kept.source, false);
+    } finally {
+      await copy.dispose();
+    }
   }
 
   /** A server is told where it is deployed; of a file it is checked here. */
@@ -270,7 +278,7 @@ export class Agent {
     this.#awaited = { key, source };
     while (!this.#closed.signal.aborted) {
       const taken = this.#exclusively(async () => {
-        if (this.#kept.source === source) await this.#applyKey(key);
+        if (this.#kept.source === source) await this.#applyKey(keyIn(key));
         await seen();
         if (this.#awaited?.key === key) this.#awaited = null;
       });
@@ -423,5 +431,8 @@ export class Agent {
     };
   }
 }
+
+/** Keys are pasted out of mails and documents: blanks, line ends, what nobody sees, and dashes that a text program made nicer. The server does not look at them either. Words without a figure are no key. */
+const keyIn = (text: string): string => (/\S\s+\S/.test(text) && !/\d/.test(text) ? text : text.replaceAll(/[\p{White_Space}\p{Cf}]+/gu, '').replaceAll(/\p{Pd}|\u2212/gu, '-'));
 
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');

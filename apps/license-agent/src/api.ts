@@ -144,6 +144,7 @@ export const problems = {
   BODY_TOO_LARGE: { status: 413, title: 'The body is too large' },
   UNSUPPORTED_MEDIA_TYPE: { status: 415, title: 'Content type not supported' },
   LICENSE_FILE_REFUSED: { status: 422, title: 'The license file is not accepted' },
+  LICENSE_FILE_TOO_OLD: { status: 422, title: 'The license file is too old' },
   USAGE_OUT_OF_RANGE: { status: 422, title: 'Usage of the future, or too long ago' },
   LICENSE_UNREADABLE: { status: 422, title: 'Neither a license file nor a license key' },
   INTERNAL: { status: 500, title: 'Something went wrong' },

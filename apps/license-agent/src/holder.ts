@@ -96,6 +96,15 @@ export class Holder {
     return openLicense(this.#options, source, store, this.now);
   }
 
+  /** What is there, once more; whatever becomes of it is written nowhere. */
+  async copy(): Promise<License> {
+    const { source } = this.#kept;
+    const store = memoryStore();
+    const text = source && (await this.#dir.store(source.state).read());
+    if (text) await store.write(text);
+    return this.candidate(source, store);
+  }
+
   /** The point of no return is when the agent's own file names the new state. Resolves to how the license before is let go: it gives its seat back, if anybody can be told. */
   async replace(license: License, source: Source | null, store?: Pending): Promise<() => Promise<void>> {
     const before = { license: this.#license, source: this.#kept.source };

@@ -26,6 +26,13 @@ export function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
   return new Refused(own, detail, { reason: code, ...(code === 'EXPIRED' && { expiresAt }) });
 }
 
+/** A file says for how long it is good where nobody is asked. Nobody has refused it. */
+export function refusedFile(judgement: Judgement, issuedAt: string): Refused {
+  const { code, offlineUntil } = judgement;
+  if (code !== 'HEARTBEAT_OVERDUE') return refusedFor(judgement);
+  return new Refused('LICENSE_FILE_TOO_OLD', `It was issued on ${issuedAt}${offlineUntil === null ? '' : ` and was good until ${offlineUntil}`} where the license server is not asked. Ask your vendor for a new one`, { issuedAt, offlineGraceEndsAt: offlineUntil });
+}
+
 /** What is written must be on the disk, or the caller has to know that it is not. */
 export async function stored<T>(work: () => Promise<T>): Promise<T> {
   try {
