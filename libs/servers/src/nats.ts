@@ -22,7 +22,7 @@ const maxPayload = 8 * 1024 * 1024;
 /** nats-server on 127.0.0.1, without JetStream, for nobody but who knows the password in its URL. Resolves when it accepts connections. */
 export async function startNats({ port: wanted }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
-  if (!launch) throw new Error('There is no nats-server on this machine, and no way to get one');
+  if (!launch) throw new Error('There is no nats-server on this machine. Install it (Debian: nats-server) or Docker, or set NATS_URL to one that runs elsewhere');
   const port = wanted ?? await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-nats-'));
   const log = join(folder, 'log');

@@ -58,6 +58,7 @@ function withDocker(server: Server): Launch | undefined {
 function withApt(server: Server): Launch | undefined {
   if (process.getuid?.() !== 0 || !onThePath('apt-get')) return undefined;
   const install = () => succeeds(5 * MINUTE, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', 'install', '-y', '--no-install-recommends', packages[server]);
+  process.stderr.write(`Installing ${packages[server]} with apt-get …\n`);
   return withoutServices(() => {
     if (!install() && succeeds(2 * MINUTE, 'apt-get', 'update')) install();
     return installed(server);
