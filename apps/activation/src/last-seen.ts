@@ -12,7 +12,10 @@ const flushEveryMs = 1000;
 /** When each instance was last heard of: observed, not decided, so it is a row, written once a second for all that were heard of in it. */
 @Injectable()
 export class LastSeenLedger {
-  readonly #fresh = new Map<string, Map<ActivationId, Instant>>();
+  /** By environment: not on its way to the disk yet, and on it. */
+  #fresh = new Map<string, Map<ActivationId, Instant>>();
+  #writing: ReadonlyMap<string, ReadonlyMap<ActivationId, Instant>> = new Map();
+  #flushing: Promise<void> | undefined;
   readonly #timer = setInterval(() => void this.flush(), flushEveryMs).unref();
 
   constructor(private readonly databases: StateDatabases, private readonly clock: Clock, private readonly onError: (error: unknown) => void) {}
@@ -26,34 +29,45 @@ export class LastSeenLedger {
 
   async of(activationIds: readonly ActivationId[]): Promise<Record<ActivationId, Instant>> {
     if (activationIds.length === 0) return {};
+    const { environment } = context();
+    // As it is before the rows are read: what is written meanwhile is in one of the two.
+    const unwritten = [this.#writing.get(environment), this.#fresh.get(environment)];
     const { rows } = await this.databases.here().run<{ activation_id: ActivationId; last_seen_at: Instant }>(
       `select activation_id, last_seen_at from activation_last_seen where activation_id in (${activationIds.map(() => '?').join(', ')})`, activationIds);
     const seen = Object.fromEntries(rows.map((row) => [row.activation_id, row.last_seen_at])) as Record<ActivationId, Instant>;
-    const fresh = this.#fresh.get(context().environment);
     for (const id of activationIds) {
-      const at = fresh?.get(id);
-      // Another process may have heard of it later, and written that down already.
-      if (at && !((seen[id] ?? '') > at)) seen[id] = at;
+      for (const known of unwritten) {
+        const at = known?.get(id);
+        // Another process may have heard of it later, and written that down already.
+        if (at && !((seen[id] ?? '') > at)) seen[id] = at;
+      }
     }
     return seen;
   }
 
-  /** What cannot be written now is kept for the next time, unless it was seen again meanwhile. */
-  async flush(): Promise<void> {
-    for (const [environment, fresh] of this.#fresh) {
-      this.#fresh.delete(environment);
-      try {
-        await runIn(systemContext(environment, this.clock.now(environment)), () => this.#write(fresh));
-      } catch (error) {
-        this.#fresh.set(environment, new Map([...fresh, ...(this.#fresh.get(environment) ?? [])]));
-        this.onError(error);
-      }
-    }
+  /** Writes what there is now, one flush at a time. What is heard of meanwhile waits for the next one, and so does what cannot be written. */
+  flush(): Promise<void> {
+    return (this.#flushing ??= this.#flush().finally(() => (this.#flushing = undefined)));
   }
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
+    await this.#flushing;
     await this.flush();
+  }
+
+  async #flush(): Promise<void> {
+    const writing = this.#fresh;
+    [this.#writing, this.#fresh] = [writing, new Map()];
+    for (const [environment, seen] of writing) {
+      try {
+        await runIn(systemContext(environment, this.clock.now(environment)), () => this.#write(seen));
+      } catch (error) {
+        this.#fresh.set(environment, new Map([...seen, ...(this.#fresh.get(environment) ?? [])]));
+        this.onError(error);
+      }
+    }
+    this.#writing = new Map();
   }
 
   async #write(seen: ReadonlyMap<ActivationId, Instant>): Promise<void> {
