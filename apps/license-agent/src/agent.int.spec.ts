@@ -54,7 +54,7 @@ describe('An agent with a license key', () => {
       ],
       activationId: 'act_1', installationId: expect.stringMatching(/^[0-9a-f-]{36}$/), hardwareId: 'machine-1', source: 'key', keyPrefix: 'KEY-1', licenseId: 'lic_1', productId: 'prd_1', code: 'VALID', reasons: [],
       detail: 'License valid', graceEndsAt: null, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z', offlineGraceSeconds: 14 * 86_400, activationLimit: 1, activeActivations: 1,
-      server: { url: 'https://licenses.example', environment: 'production', proxy: null, reachable: true, connected: true }, file: null, problems: [], messages: [], usageQueued: 0, access: 'full', applied: true,
+      server: { url: 'https://licenses.example', environment: 'production', proxy: null, noProxy: null, reachable: true, connected: true }, file: null, problems: [], messages: [], usageQueued: 0, access: 'full', applied: true,
       agentVersion: '0.1.0', now: '2026-07-01T12:00:00.000Z',
     });
     expect(await box.enforcement()).toEqual({ enforcement: 'FULL', reasons: [], graceEndsAt: null });
@@ -270,7 +270,7 @@ describe('A license key', () => {
     const box = await activated();
     bench.vendor.terms = { ...terms(), id: 'lic_2' };
     const before = asked('/license/activate').length;
-    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200, body: { licenseId: 'lic_2', applied: false, enforcement: 'FULL' } });
+    expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200, body: { licenseId: 'lic_2', applied: false, enforcement: 'FULL', type: null, freeTrial: null, validationMode: null, serialNumber: null } });
     bench.vendor.verdict = { valid: false, code: 'EXPIRED', reasons: ['EXPIRED'], enforcement: 'READ_ONLY' };
     expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 403, body: { code: 'LICENSE_EXPIRED' } });
     expect(asked('/license/activate')).toHaveLength(before);
@@ -490,7 +490,7 @@ describe('A license file', () => {
     for (const query of ['', '?dry-run=all']) {
       expect(await box.put(old, query)).toMatchObject({ status: 422, body: { code: 'LICENSE_FILE_TOO_OLD', title: 'The license file is too old', offlineGraceEndsAt: '2026-07-03T12:00:00.000Z', issuedAt: '2026-07-01T12:00:00.000Z' } });
     }
-    expect(await box.put(await bench.vendor.licenseFile({ seq: 5 }))).toMatchObject({ status: 200, body: { status: 'active' } });
+    expect(await box.put(await bench.vendor.licenseFile({ seq: 5 }))).toMatchObject({ status: 200, body: { source: 'file', offlineGraceEndsAt: '2026-07-18T12:00:00.000Z' } });
   });
 
   it('of the license that is there by key is previewed as what it adds', async () => {

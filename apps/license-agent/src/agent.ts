@@ -423,7 +423,7 @@ export class Agent {
       source: source?.kind ?? null, keyPrefix: isOnline ? source.key.slice(0, 8) : null, activationId: license.instanceId,
       installationId: this.#kept.installationId, hardwareId: fingerprint,
       server: {
-        url: config.server ?? null, environment: config.environment, proxy: config.proxy ? new URL(config.proxy.url).host : null,
+        url: config.server ?? null, environment: config.environment, proxy: config.proxy ? new URL(config.proxy.url).host : null, noProxy: config.proxy?.except || null,
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
       file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },

@@ -18,7 +18,8 @@ export interface LicenseAnswer {
   /** Name → true, a cap, or `{limit, per, used, remaining}`. */
   readonly features: Readonly<Record<string, FeatureState>>;
   readonly deploymentId: string | null;
-  readonly freeTrial: boolean;
+  /** Null before the terms were seen: a key that is only tried has none yet. `type`, `validationMode` and `serialNumber` are null then, too. */
+  readonly freeTrial: boolean | null;
   readonly runtimeState: RuntimeState;
   readonly enforcement: Enforcement;
   /** `none` without a license; `grace`: it works, and something is about to end. */
@@ -54,7 +55,7 @@ export interface LicenseAnswer {
   /** -1 is unlimited. */
   readonly activationLimit: number | null;
   readonly activeActivations: number | null;
-  readonly server: { readonly url: string | null; readonly environment: string; readonly proxy: string | null; /** Null before it was tried. */ readonly reachable: boolean | null; /** Changes arrive as they happen. */ readonly connected: boolean };
+  readonly server: { readonly url: string | null; readonly environment: string; readonly proxy: string | null; /** Hosts for which the proxy is not used. */ readonly noProxy: string | null; /** Null before it was tried. */ readonly reachable: boolean | null; /** Changes arrive as they happen. */ readonly connected: boolean };
   readonly file: { readonly path: string; /** That it was last read. */ readonly checkedAt: string | null } | null;
   /** What somebody should look at, the gravest first. */
   readonly problems: readonly ProblemAnswer[];

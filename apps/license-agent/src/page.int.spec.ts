@@ -27,7 +27,7 @@ const licensed = (more: Partial<LicenseAnswer> = {}): LicenseAnswer => ({
   activationId: 'act_01JD3Q9ZK4T8W2B7N6M5H1R0XC', installationId: 'f3c1c1f2-7a50-4a44-9d8e-2f4be94a4f1d', hardwareId: '9f2d1c0b8a7e6f5d4c3b2a190817263544536271809fae1dbc2c3b4a5f6e7d8c',
   source: 'key', keyPrefix: 'KL7Q-M2XD', licenseId: 'lic_01JD3Q9ZK4T8W2B7N6M5H1R0XA', productId: 'prd_01JD3Q9ZK4T8W2B7N6M5H1R0XB', code: 'VALID', reasons: [], detail: 'License valid', graceEndsAt: null,
   offlineGraceEndsAt: at(14), offlineGraceSeconds: 14 * 86_400, activationLimit: 5, activeActivations: 2,
-  server: { url: 'https://licenses.vendor.example', environment: 'production', proxy: 'http://proxy.corp.example:3128', reachable: true, connected: true },
+  server: { url: 'https://licenses.vendor.example', environment: 'production', proxy: 'http://proxy.corp.example:3128', noProxy: 'localhost,.corp.example', reachable: true, connected: true },
   file: null, problems: [], messages: [], usageQueued: 0, access: 'full', applied: true, agentVersion: '0.1.0', now: at(0), ...more,
 });
 
@@ -234,9 +234,9 @@ describeInChromium('The License Management page', (browser) => {
         'Current license status', 'Status', 'Type', 'Mode', 'Expires', 'Days remaining',
         'Usage metrics', 'Servers allocated', 'Users vs limit', 'Validation mode', 'Activation limits', 'Active activations', 'Runtime state', 'Core quota',
         'Available features', 'API endpoints', 'Executions per day', 'Reporting', 'Mocks', 'CI/CD', 'Analytics', 'Workflows', 'Execution',
-        'License details', 'Last validation', 'Deployment mode', 'Activation ID', 'Installation ID', 'Hardware ID', 'Copy all for support',
+        'License details', 'Last validation timestamp', 'Deployment mode', 'Activation ID', 'Installation ID', 'Hardware ID', 'Copy all for support',
         'Change license', 'License key', '+ Update license', 'Troubleshooting', 'No outbound access', 'Wrong deployment mode', 'License expired', 'Activation limit reached',
-        'Server and proxy', 'Server URL', 'Proxy', 'KEYLEDGER_SERVER_URL', 'HTTPS_PROXY', 'Recommended workflow', 'Related',
+        'Server and proxy', 'Server URL', 'Proxy', 'KEYLEDGER_SERVER_URL', 'HTTPS_PROXY', 'NO_PROXY', 'localhost,.corp.example', 'Recommended workflow', 'Related',
       ]) expect(text).toContain(label);
       const shown = async (name: string) => (await field(name).innerText()).split('\n')[0];
       expect(await shown('Status')).toBe('Active');

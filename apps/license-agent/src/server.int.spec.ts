@@ -118,6 +118,7 @@ describe('Over the network', () => {
     const env = { LICENSE_KEY: '', HTTPS_PROXY: `http://user:hidden@127.0.0.1:${(proxy.address() as AddressInfo).port}` };
     const start = (name: string, more: object) => bench.start({ ...env, AGENT_DATA_DIR: join(bench.folder, name), ...more }, { fetch: undefined });
     const plain = await start('plain', { KEYLEDGER_SERVER_URL: 'http://licenses.invalid' });
+    expect(await plain.license()).toMatchObject({ server: { proxy: expect.stringContaining('127.0.0.1'), noProxy: null } });
     expect(await plain.put('LICENSE-KEY')).toMatchObject({ status: 404, body: { code: 'LICENSE_NOT_FOUND', detail: 'not here' } });
     expect(asked.splice(0)).toEqual([`http://licenses.invalid/license/activate ${own}`]);
     const secure = await start('secure', { KEYLEDGER_SERVER_URL: 'https://licenses.invalid' });
@@ -125,6 +126,7 @@ describe('Over the network', () => {
     expect(new Set(asked.splice(0))).toEqual(new Set([`licenses.invalid:443 ${own}`]));
     expect(JSON.stringify(await secure.license())).not.toMatch('hidden');
     const straight = await start('straight', { KEYLEDGER_SERVER_URL: 'https://licenses.invalid', NO_PROXY: 'licenses.invalid' });
+    expect(await straight.license()).toMatchObject({ server: { noProxy: 'licenses.invalid' } });
     expect(await straight.put('LICENSE-KEY')).toMatchObject({ status: 502, body: { code: 'NO_OUTBOUND_ACCESS' } });
     expect(asked).toEqual([]);
     proxy.closeAllConnections();

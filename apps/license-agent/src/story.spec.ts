@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import type { LicenseAnswer } from './api.ts';
-import { bannersOf, changesOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, runtimeOf, statusOf, supportTextOf, troubles, troublesNow } from './page/story.ts';
+import { bannersOf, changesOf, connectionOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, previewNotesOf, runtimeOf, statusOf, supportTextOf, troubles, troublesNow } from './page/story.ts';
 import { age, daysUntil, plain } from './page/words.ts';
 
 const instant = fc.date({ min: new Date('2020-01-01'), max: new Date('2060-01-01'), noInvalidDate: true }).map((date) => date.toISOString());
@@ -18,13 +18,13 @@ const meter: fc.Arbitrary<LicenseAnswer['usage'][number]> = fc.record({
 /** Whatever an agent may say, likely or not. */
 const license: fc.Arbitrary<LicenseAnswer> = fc.record({
   serialNumber: orNull(word), customer: orNull(word), effectiveDate: orNull(instant), expirationDate: orNull(instant), maxDpCores: orNull(amount), features: fc.dictionary(fc.oneof(word, fc.constantFrom('mocks', 'mocking', 'api_endpoints')), feature), deploymentId: orNull(word),
-  freeTrial: fc.boolean(), runtimeState: fc.constantFrom('normal' as const, 'dp_core_exceeded' as const, 'restricted' as const), enforcement: fc.constantFrom('FULL' as const, 'WARN' as const, 'READ_ONLY' as const, 'LOCKED' as const),
+  freeTrial: orNull(fc.boolean()), runtimeState: fc.constantFrom('normal' as const, 'dp_core_exceeded' as const, 'restricted' as const), enforcement: fc.constantFrom('FULL' as const, 'WARN' as const, 'READ_ONLY' as const, 'LOCKED' as const),
   status: fc.constantFrom('none' as const, 'active' as const, 'grace' as const, 'restricted' as const, 'expired' as const, 'suspended' as const, 'inactive' as const, 'revoked' as const, 'locked' as const),
   type: fc.constantFrom('trial' as const, 'time-based' as const, 'lifetime' as const, null), mode: word, daysRemaining: orNull(fc.integer({ min: 0, max: 4000 })), usage: fc.array(meter, { maxLength: 6 }), lastValidationAt: orNull(instant),
   validationMode: fc.constantFrom('online' as const, 'heartbeat' as const, 'offline' as const, null), deploymentMode: orNull(word), activationId: orNull(word), installationId: word, hardwareId: word,
   source: fc.constantFrom('key' as const, 'file' as const, null), keyPrefix: orNull(word), licenseId: orNull(word), productId: orNull(word), code: codes, reasons: fc.uniqueArray(codes), detail: word, graceEndsAt: orNull(instant),
   offlineGraceEndsAt: orNull(instant), offlineGraceSeconds: orNull(amount), activationLimit: orNull(limit), activeActivations: orNull(amount),
-  server: fc.record({ url: orNull(word), environment: word, proxy: orNull(word), reachable: orNull(fc.boolean()), connected: fc.boolean() }), file: orNull(fc.record({ path: word, checkedAt: orNull(instant) })),
+  server: fc.record({ url: orNull(word), environment: word, proxy: orNull(word), noProxy: orNull(word), reachable: orNull(fc.boolean()), connected: fc.boolean() }), file: orNull(fc.record({ path: word, checkedAt: orNull(instant) })),
   problems: fc.array(fc.record({ code: codes, severity: fc.constantFrom('error' as const, 'warning' as const, 'info' as const), title: word, detail: word, at: instant }), { maxLength: 4 }),
   messages: fc.array(fc.record({ id: word, text: word, at: instant }), { maxLength: 3 }), usageQueued: amount, access: fc.constantFrom('full' as const, 'viewer' as const), applied: fc.boolean(), agentVersion: word, now: instant,
 });
@@ -38,7 +38,7 @@ describe('The page has words', () => {
     expect(featuresOf(one).filter(({ value }) => value !== 'Not included').length).toBe(Object.values(one.features).filter(Boolean).length);
     expect(featuresOf(one).slice(0, 8).map(({ label }) => label)).toEqual(['API endpoints', 'Executions per day', 'Reporting', 'Mocks', 'CI/CD', 'Analytics', 'Workflows', 'Execution']);
     expect([statusOf(one).text, runtimeOf(one).text, expiryOf(one).text, freshnessOf(one, now, now, null)].every(Boolean)).toBe(true);
-    expect(detailsOf(one).map(({ label }) => label).slice(0, 6)).toEqual(['Last validation', 'Validation mode', 'Deployment mode', 'Activation ID', 'Installation ID', 'Hardware ID']);
+    expect(detailsOf(one).map(({ label }) => label).slice(0, 6)).toEqual(['Last validation timestamp', 'Validation mode', 'Deployment mode', 'Activation ID', 'Installation ID', 'Hardware ID']);
     expect(supportTextOf(one, now)).toContain(`Hardware ID: ${one.hardwareId}`);
     expect(changesOf(one, one)).toEqual([]);
     for (const { before, after } of changesOf(one, other)) expect(before).not.toBe(after);
@@ -62,6 +62,17 @@ describe('The page has words', () => {
     const restricted = told('users', { state: 'restricted' }, { status: 'restricted', enforcement: 'READ_ONLY', reasons: ['RESTRICTED'], code: 'RESTRICTED' });
     expect(restricted).toContain('(Users vs limit)');
     expect(restricted).not.toMatch(/core/i);
+  });
+
+  it('for a preview that do not tell as a change what is not known yet', () => {
+    const [base] = fc.sample(license, { numRuns: 1, seed: 2 });
+    const now = { ...(base as LicenseAnswer), status: 'active', type: 'trial', freeTrial: true, serialNumber: 'SN-1', customer: 'Ada', validationMode: 'heartbeat', deploymentMode: 'cloud', deploymentId: 'dep-1', source: 'key', keyPrefix: 'KEY-1', applied: true } as const;
+    const tried = { ...now, type: null, freeTrial: null, serialNumber: null, customer: null, validationMode: null, deploymentMode: null, deploymentId: null, keyPrefix: 'KEY-2', applied: false };
+    expect(changesOf(now, tried)).toEqual([{ label: 'Key', before: 'KEY-1…', after: 'KEY-2…' }]);
+    expect(previewNotesOf(tried)).toEqual(['Type, serial number and validation mode are known after activation.']);
+    expect(changesOf(now, { ...tried, applied: true }).map(({ label }) => label)).toContain('Type');
+    expect(previewNotesOf({ ...now, source: 'file', applied: false, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z' })).toEqual([expect.stringMatching(/^Without a newer license it works until .*2026/)]);
+    expect(connectionOf({ ...now, server: { ...now.server, noProxy: '.corp.example' } })).toContainEqual({ label: 'Without proxy', value: '.corp.example', copy: '.corp.example', variable: 'NO_PROXY' });
   });
 
   it('that differ for each kind of trouble, and say which there is now', () => {

@@ -20,10 +20,10 @@ export function licensePart({ judgement, info, terms, meters }: Known, own: { re
   return {
     serialNumber: terms?.serialNumber ?? null, customer: info?.customer?.name ?? info?.customer?.id ?? null,
     effectiveDate: info?.effectiveAt ?? null, expirationDate: judgement.expiresAt, maxDpCores: meters.find(({ meter }) => meter === coreMeter)?.limit ?? null,
-    features: info?.features ?? {}, deploymentId: terms?.deploymentId ?? own.deploymentId ?? null, freeTrial: terms?.trial != null,
+    features: info?.features ?? {}, deploymentId: terms?.deploymentId ?? own.deploymentId ?? null, freeTrial: info !== null && terms === null ? null : terms?.trial != null,
     runtimeState: runtimeStateOf(judgement, meters), enforcement, status: statusOf(judgement, info), type: typeOf(judgement, info, terms),
     mode: terms?.deploymentMode ?? own.deploymentMode ?? 'on-premises', daysRemaining, usage: meters, lastValidationAt: contactAt,
-    validationMode: info === null ? null : own.byFile ? 'offline' : (terms?.validationMode ?? 'online'), deploymentMode: own.deploymentMode ?? terms?.deploymentMode ?? null,
+    validationMode: info === null ? null : own.byFile ? 'offline' : (terms?.validationMode ?? null), deploymentMode: own.deploymentMode ?? terms?.deploymentMode ?? null,
     licenseId: info?.id ?? null, productId: info?.productId ?? null, code, reasons, detail, graceEndsAt: graceUntil,
     offlineGraceEndsAt: offlineUntil, offlineGraceSeconds: offlineUntil === null ? null : Math.max(0, Math.floor((Date.parse(offlineUntil) - Date.parse(at)) / 1000)),
     activationLimit: info?.activationLimit ?? terms?.activationLimit ?? null, activeActivations: info?.activationCount ?? null, now: at,
@@ -43,8 +43,8 @@ function statusOf({ code, state }: Judgement, info: LicenseInfo | null): License
 }
 
 function typeOf({ expiresAt }: Judgement, info: LicenseInfo | null, terms: LicensedTerms | null): LicenseAnswer['type'] {
-  if (info === null) return null;
-  return terms?.trial ? 'trial' : expiresAt === null ? 'lifetime' : 'time-based';
+  if (info === null || terms === null) return null;
+  return terms.trial ? 'trial' : expiresAt === null ? 'lifetime' : 'time-based';
 }
 
 /** Every quota, and every feature with a cap per day or month. */

@@ -224,7 +224,7 @@ const instant = (label: string, value: string | null, otherwise: string): Detail
 export function detailsOf(license: LicenseAnswer): Detail[] {
   const { lastValidationAt, now } = license;
   return [
-    { label: 'Last validation', value: lastValidationAt === null ? 'Never' : `${moment(lastValidationAt)} (${age(lastValidationAt, now)})`, copy: lastValidationAt },
+    { label: 'Last validation timestamp', value: lastValidationAt === null ? 'Never' : `${moment(lastValidationAt)} (${age(lastValidationAt, now)})`, copy: lastValidationAt },
     { label: 'Validation mode', value: modeOf(license.validationMode), copy: license.validationMode },
     { label: 'Deployment mode', value: modeOf(license.deploymentMode), copy: license.deploymentMode },
     detail('Activation ID', license.activationId),
@@ -235,7 +235,7 @@ export function detailsOf(license: LicenseAnswer): Detail[] {
     detail('Key in use', license.keyPrefix === null ? null : `${license.keyPrefix}…`, license.source === 'file' ? 'By license file' : 'None'),
     instant('Effective date', license.effectiveDate, 'At once'),
     detail('Deployment ID', license.deploymentId, 'Not bound'),
-    { label: 'Free trial', value: license.freeTrial ? 'Yes' : 'No', copy: String(license.freeTrial) },
+    { label: 'Free trial', value: license.freeTrial === null ? 'Not known' : license.freeTrial ? 'Yes' : 'No', copy: license.freeTrial === null ? null : String(license.freeTrial) },
   ];
 }
 
@@ -246,6 +246,7 @@ export function connectionOf({ server, file }: LicenseAnswer): Detail[] {
     { label: 'Connection', value: server.url === null ? 'Works without a server' : reach, copy: null },
     { ...detail('Environment', server.environment), variable: 'KEYLEDGER_ENVIRONMENT' },
     { ...detail('Proxy', server.proxy, 'None'), variable: 'HTTPS_PROXY' },
+    { ...detail('Without proxy', server.noProxy ?? null, 'None'), variable: 'NO_PROXY' },
     { ...detail('License file', file?.path ?? null, 'None'), variable: 'LICENSE_FILE_PATH' },
   ];
 }
@@ -290,12 +291,26 @@ const limitsOf = (license: LicenseAnswer): Map<string, string> =>
   labelled(license.usage.filter(({ meter, per }) => meter !== 'max_dp_cores' && per === null).map(({ meter, limit }) => [meter, limitOf(limit)]), meterName);
 const capsOf = (license: LicenseAnswer): Map<string, string> => new Map(featuresOf(license, { withUse: false }).map(({ label, value }) => [label, value]));
 
-/** What would be different with it. `before`: null when nothing is known of the one in use. */
+/** A key that is only tried: the server has said whether it is good and what it allows, and not yet the rest. */
+const isUnknown = ({ applied, freeTrial }: LicenseAnswer): boolean => !applied && freeTrial === null;
+const unknown = ['Type', 'Customer', 'Serial number', 'Deployment ID', 'Deployment mode', 'Validation mode'];
+
+/** What is to be said of it beside the differences. */
+export function previewNotesOf(after: LicenseAnswer): string[] {
+  const { source, offlineGraceEndsAt } = after;
+  return [
+    ...(isUnknown(after) ? ['Type, serial number and validation mode are known after activation.'] : []),
+    ...(source === 'file' && offlineGraceEndsAt !== null ? [`Without a newer license it works until ${moment(offlineGraceEndsAt)}.`] : []),
+  ];
+}
+
+/** What would be different with it, as far as it is known. `before`: null when nothing is known of the one in use. */
 export function changesOf(before: LicenseAnswer | null, after: LicenseAnswer): Change[] {
+  const left = new Set(isUnknown(after) ? unknown : []);
   const kinds = [[factsOf, 'Not known'], [limitsOf, 'Not limited'], [capsOf, 'Not included']] as const;
   return kinds.flatMap(([of, otherwise]) => {
     const [was, is] = [before ? of(before) : new Map<string, string>(), of(after)];
-    return [...new Set([...was.keys(), ...is.keys()])].map((label) => ({ label, before: was.get(label) ?? otherwise, after: is.get(label) ?? otherwise }));
+    return [...new Set([...was.keys(), ...is.keys()])].filter((label) => of !== factsOf || !left.has(label)).map((label) => ({ label, before: was.get(label) ?? otherwise, after: is.get(label) ?? otherwise }));
   }).filter(({ before, after }) => before !== after);
 }
 

@@ -1,7 +1,7 @@
 import type { LicenseAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
 import {
-  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
+  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, previewNotesOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
   type Banner, type Detail, type Stated,
 } from './story.ts';
 import { number, type Tone } from './words.ts';
@@ -162,7 +162,7 @@ export function showPreview(before: LicenseAnswer | null, after: LicenseAnswer):
   const changes = changesOf(before, after);
   const usable = after.enforcement === 'FULL' || after.enforcement === 'WARN';
   const told = changes.length === 0 ? 'It is the same as the license in use.' : `Checked. ${number(changes.length)} ${changes.length === 1 ? 'property changes' : 'properties change'}; nothing has been applied yet.`;
-  find('#preview-summary').replaceChildren(told, ...(usable ? [] : [make('span', 'state stop', icon('stop'), `With this license the product would be limited: ${after.detail}.`)]));
+  find('#preview-summary').replaceChildren([told, ...previewNotesOf(after)].join(' '), ...(usable ? [] : [make('span', 'state stop', icon('stop'), `With this license the product would be limited: ${after.detail}.`)]));
   find('#diff').replaceChildren(...changes.map(({ label, before, after }) => {
     const heading = make('th', '', label);
     heading.setAttribute('scope', 'row');
