@@ -326,13 +326,14 @@ export class Announcers {
     this.#kept = kept;
   }
 
-  static async start({ events, databases, wake, forget, ...rest }: Pick<AnnouncerOptions, 'sources' | 'clock' | 'mailsOf' | 'forget' | 'log'> & {
+  static async start({ events, databases, wake, forget, mailsOf, ...rest }: Pick<AnnouncerOptions, 'sources' | 'clock' | 'forget' | 'log'> & {
+    readonly mailsOf: (environment: string) => MailsOf;
     readonly events: PerEnvironment<EventStore>; readonly databases: StateDatabases; readonly wake: (environment: string) => void;
   }): Promise<Announcers> {
     return new Announcers(new PerEnvironment(await Promise.all(environments.map(async (environment) => {
       const [store, database] = [events.of(environment), databases.of(environment)];
       const own = systemContext(environment, rest.clock.now(environment));
-      const announcer = await Announcer.start({ ...rest, environment, store, database, wake: () => wake(environment), forget: (licenseId) => runIn(own, () => forget(licenseId)) });
+      const announcer = await Announcer.start({ ...rest, mailsOf: mailsOf(environment), environment, store, database, wake: () => wake(environment), forget: (licenseId) => runIn(own, () => forget(licenseId)) });
       return [environment, { announcer, database, index: new ReadIndex(store, announcer, TIMEOUT_MS) }] as const;
     }))));
   }

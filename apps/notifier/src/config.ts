@@ -9,8 +9,10 @@ export interface NotifierConfig {
 export interface MailConfig {
   smtpUrl: string;
   from: string;
-  /** KEYLEDGER_MAIL_LICENSE_KEYS: customers are sent the key of a license that is issued for them. */
+  /** KEYLEDGER_MAIL_LICENSE_KEYS: customers are sent the key of a license that is issued for or assigned to them, and a new one that takes its place. */
   licenseKeys: boolean;
+  /** KEYLEDGER_MAIL_ALL_ENVIRONMENTS: mail goes to customers of other environments than production too. */
+  allEnvironments: boolean;
 }
 
 export const notifierConfig = (env: NodeJS.ProcessEnv = process.env): NotifierConfig => ({ allowPrivate: isTrue(env, 'KEYLEDGER_WEBHOOK_ALLOW_PRIVATE'), mail: mailConfig(env) });
@@ -22,7 +24,7 @@ function mailConfig(env: NodeJS.ProcessEnv): MailConfig | undefined {
   if (!/^smtps?:\/\//.test(smtpUrl)) throw new Error('KEYLEDGER_SMTP_URL must begin with smtp:// or smtps://');
   const from = env['KEYLEDGER_MAIL_FROM'];
   if (!from) throw new Error('KEYLEDGER_SMTP_URL is set but not KEYLEDGER_MAIL_FROM, the address that mail comes from');
-  return { smtpUrl, from, licenseKeys: isTrue(env, 'KEYLEDGER_MAIL_LICENSE_KEYS') };
+  return { smtpUrl, from, licenseKeys: isTrue(env, 'KEYLEDGER_MAIL_LICENSE_KEYS'), allEnvironments: isTrue(env, 'KEYLEDGER_MAIL_ALL_ENVIRONMENTS') };
 }
 
 function isTrue(env: NodeJS.ProcessEnv, name: string): boolean {

@@ -123,7 +123,7 @@ export class Courier {
     if (typeof answer === 'string') return this.outbox.drop(parcel, answer);
     const now = this.clock.now(environment);
     const ms = Math.round(performance.now() - startedMs);
-    const outcome = outcomeOf(answer, parcel.attempts + 1, this.random());
+    const outcome = answer.isFinal ? { is: 'failed' } as const : outcomeOf(answer, parcel.attempts + 1, this.random());
     lane.width = outcome.is === 'delivered' && ms < SLOW_MS ? Math.min(lane.width * 2, AT_ONCE.target) : 1;
     const failingSince = await this.outbox.settle(parcel, outcome, answer, ms, now);
     this.metrics.delivery(environment, parcel.target === MAIL ? 'mail' : 'webhook', outcome.is);

@@ -40,6 +40,8 @@ export interface Answer {
   /** The first 2 KB. */
   readonly text: string | null;
   readonly error: string | null;
+  /** The next try would be answered the same. */
+  readonly isFinal?: boolean;
 }
 
 export interface EgressOptions {

@@ -1,6 +1,6 @@
 import { Customer, isErased, License, Product, type CustomerCommand, type CustomerEvent, type CustomerState, type LicenseCommand, type LicenseEvent, type LicenseState, type ProductCommand, type ProductEvent, type ProductState } from '@keyledger/domain';
 import { Aggregates, subjectOf, type EventStores } from '@keyledger/event-store';
-import { context, type Instant, type LicenseId } from '@keyledger/kernel';
+import { context, type CustomerId, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import { createTransport } from 'nodemailer';
 import type { MailsOf } from './announcer.ts';
@@ -10,7 +10,11 @@ import type { Answer } from './egress.ts';
 import type { ClaimedParcel } from './outbox.ts';
 
 /** What a mail is about. Nothing of a person: who gets it, and the key, are read when it is sent. */
-export type Occasion = { readonly kind: 'expiring'; readonly days: number; readonly expiresAt: Instant } | { readonly kind: 'issued' };
+export type Occasion =
+  | { readonly kind: 'expiring'; readonly days: number; readonly expiresAt: Instant }
+  /** The key is somebody's now, whether the license was issued for him or assigned later. */
+  | { readonly kind: 'issued'; readonly customerId?: CustomerId }
+  | { readonly kind: 'regenerated'; readonly keyVersion: number };
 interface Letter {
   readonly subject: string;
   readonly text: string;
@@ -19,19 +23,34 @@ interface Letter {
 const TIMEOUT_MS = 10_000;
 const DAY_MS = 86_400_000;
 
+/** Customers of a test environment may be copies of real ones. */
+const isSentIn = (environment: string, { allEnvironments }: MailConfig): boolean => environment === 'production' || allEnvironments;
+
 /** An event's mail, if it has one, as the outbox keeps it. */
-export const mailsOf = ({ licenseKeys }: Pick<MailConfig, 'licenseKeys'>): MailsOf => ({ type, data, stream }) => {
+export const mailsOf = (config: MailConfig, environment: string): MailsOf => ({ type, data, stream }) => {
+  if (!isSentIn(environment, config)) return undefined;
   const parcel = (told: string, occasion: Occasion) => ({ type: told, body: JSON.stringify({ licenseId: subjectOf(stream), occasion }) });
   if (type === 'ExpiryReminderDue') return parcel('license.expiring', { kind: 'expiring', days: data['days'] as number, expiresAt: data['expiresAt'] as Instant });
-  return type === 'LicenseIssued' && licenseKeys && data['customerId'] ? parcel('license.issued', { kind: 'issued' }) : undefined;
+  if (!config.licenseKeys) return undefined;
+  switch (type) {
+    case 'LicenseIssued': return data['customerId'] ? parcel('license.issued', { kind: 'issued', customerId: data['customerId'] as CustomerId }) : undefined;
+    case 'LicenseAssigned': return parcel('license.assigned', { kind: 'issued', customerId: data['customerId'] as CustomerId });
+    case 'KeyRegenerated': return parcel('license.key-regenerated', { kind: 'regenerated', keyVersion: data['keyVersion'] as number });
+    default: return undefined;
+  }
 };
 
 /** What is written, or why nothing is (any more). A reminder that comes late says how it is now, and only the last of several does. */
 export function letterOf(occasion: Occasion, license: LicenseState, { product, name, now }: { readonly product: string; readonly name: string; readonly now: Instant }): Letter | string {
   if (license.existence !== 'issued' || license.revokedAt) return 'the license is gone';
   const greeting = `Dear ${name},\n\n`;
+  if (occasion.kind !== 'expiring' && !license.key) return 'the license is gone';
+  if (occasion.kind === 'regenerated') {
+    if (license.keyVersion !== occasion.keyVersion) return 'a later key has been sent';
+    return { subject: `Your new license key for ${product}`, text: `${greeting}this is your new license key for ${product}:\n\n${license.key}\n\nThe one before is not valid any more.\n` };
+  }
   if (occasion.kind === 'issued') {
-    if (!license.key) return 'the license is gone';
+    if (occasion.customerId !== undefined && occasion.customerId !== license.customerId) return 'the license is somebody else’s';
     return { subject: `Your license key for ${product}`, text: `${greeting}this is your license key for ${product}:\n\n${license.key}\n\nKeep it: it is what activates the software.\n` };
   }
   const { expiresAt, days } = occasion;
@@ -52,22 +71,23 @@ export class MailChannel implements Channel {
   readonly #licenses: Aggregates<LicenseState, LicenseCommand, LicenseEvent>;
   readonly #customers: Aggregates<CustomerState | null, CustomerCommand, CustomerEvent>;
   readonly #products: Aggregates<ProductState | null, ProductCommand, ProductEvent>;
-  readonly #from: string;
+  readonly #config: MailConfig;
   readonly #transport;
 
-  constructor({ smtpUrl, from }: MailConfig, events: EventStores, keyrings: Keyrings) {
+  constructor(config: MailConfig, events: EventStores, keyrings: Keyrings) {
     const few = { maxFolds: 1_000 };
     this.#licenses = new Aggregates(License, events, keyrings, few);
     this.#customers = new Aggregates(Customer, events, keyrings, few);
     this.#products = new Aggregates(Product, events, keyrings, few);
-    this.#from = from;
-    this.#transport = createTransport({ url: smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
+    this.#config = config;
+    this.#transport = createTransport({ url: config.smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
   }
 
   /** A mail is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
   async attempt({ id, body }: ClaimedParcel): Promise<Answer | string> {
     const { licenseId, occasion } = JSON.parse(body) as { licenseId: LicenseId; occasion: Occasion };
     const { environment, now } = context();
+    if (!isSentIn(environment, this.#config)) return 'mail goes out of production only';
     const about = await this.#licenses.load(licenseId, (license) => (license.existence === 'issued' ? { customerId: license.customerId, productId: license.productId } : undefined));
     const customer = about?.customerId ? await this.#customers.load(about.customerId, (state) => (state && !isErased(state) ? state : undefined)) : undefined;
     if (!about || !customer?.email) return 'there is nobody to write to';
@@ -76,14 +96,16 @@ export class MailChannel implements Channel {
     if (typeof letter === 'string') return letter;
     try {
       await this.#transport.sendMail({
-        from: this.#from, to: { name: customer.name ?? '', address: customer.email }, subject: environment === 'production' ? letter.subject : `[${environment}] ${letter.subject}`,
+        from: this.#config.from, to: { name: customer.name ?? '', address: customer.email }, subject: environment === 'production' ? letter.subject : `[${environment}] ${letter.subject}`,
         // The same for every try, so that a mailbox can tell that it has it.
         messageId: `<${id}@keyledger>`, text: letter.text, html: htmlOf(letter.text), headers: { 'Auto-Submitted': 'auto-generated' },
       });
       return { status: 250, text: null, error: null };
     } catch (error) {
-      const { responseCode = null, code = 'the mail server did not answer' } = error as { responseCode?: number; code?: string };
-      return { status: responseCode, text: null, error: code };
+      const { responseCode = null, code = 'the mail server did not answer', command = '' } = error as { responseCode?: number; code?: string; command?: string };
+      // What is said of the receiver or the text will be said again; what is said of us (who we are, whether we may send) somebody can put right.
+      const isFinal = responseCode !== null && responseCode >= 500 && ['RCPT TO', 'DATA'].includes(command);
+      return { status: responseCode, text: null, error: code, isFinal };
     }
   }
 

@@ -351,9 +351,9 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       smtp.close();
       rmSync(folder, { recursive: true });
     });
-    const restart = async () => {
+    const restart = async (config: Partial<NonNullable<NotifierConfig['mail']>> = {}) => {
       await mailing?.close();
-      mailing = await start({ dataDir: folder }, mailing?.clock, { mail: { smtpUrl: `smtp://127.0.0.1:${(smtp.address() as AddressInfo).port}`, from: 'Licenses <licenses@vendor.example>', licenseKeys: true } });
+      mailing = await start({ dataDir: folder }, mailing?.clock, { mail: { smtpUrl: `smtp://127.0.0.1:${(smtp.address() as AddressInfo).port}`, from: 'Licenses <licenses@vendor.example>', licenseKeys: true, allEnvironments: true, ...config } });
     };
     const to = (address: string) => letters.filter((letter) => letter.to === address);
     const settled = () => until(() => mailing.run("select id from notifier_outbox where status = 'pending'"), ({ rows }) => rows.length === 0);
@@ -392,6 +392,50 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       await until(() => to('alan@example.com'), (all) => all.length === 2);
       await settled();
       expect(to('alan@example.com')).toHaveLength(2);
+    });
+
+    it('sends the key to whom the license is assigned later, and the new one when it was regenerated', async () => {
+      const [one, two] = [await mailing.people('Edsger', 'edsger@example.com'), await mailing.people('Barbara', 'barbara@example.com')];
+      const licenseId = await mailing.sell({ customerId: null, productId: one.productId });
+      await mailing.tell(licenseId, { type: 'Assign', customerId: one.customerId });
+      const [first] = await until(() => to('edsger@example.com'), (all) => all.length === 1);
+      expect(first?.text).toContain(`KEY-${licenseId}`);
+      refuseWith = '451 later';
+      await mailing.tell(licenseId, { type: 'RegenerateKey', key: { value: 'NEW-1', hash: 'NEW-1', prefix: 'NEW' } });
+      await mailing.tell(licenseId, { type: 'RegenerateKey', key: { value: 'NEW-2', hash: 'NEW-2', prefix: 'NEW' } });
+      await until(() => mailing.run("select * from notifier_outbox where status = 'pending' and attempts > 0 and type = 'license.key-regenerated'"), ({ rows }) => rows.length > 0);
+      refuseWith = '';
+      mailing.at(addSeconds(mailing.clock.instant, 3600));
+      await settled();
+      expect(to('edsger@example.com').slice(1).map(({ text }) => /^Subject: (.*)$/m.exec(text)?.[1])).toEqual(['[staging] Your new license key for Paint & Draw']);
+      expect(to('edsger@example.com')[1]?.text).toContain('NEW-2');
+      await mailing.tell(licenseId, { type: 'Assign', customerId: two.customerId });
+      await until(() => to('barbara@example.com'), (all) => all.length === 1);
+      expect(to('edsger@example.com')).toHaveLength(2);
+    });
+
+    it('does not try again what is refused for good', async () => {
+      const { customerId, productId } = await mailing.people('Donald', 'donald@example.com');
+      refuseWith = '550 no such mailbox';
+      await mailing.sell({ customerId, productId });
+      const { rows: [row] } = await until(() => mailing.run('select * from notifier_outbox where last_status = 550'), ({ rows }) => rows.length === 1);
+      refuseWith = '';
+      expect(row).toMatchObject({ status: 'failed', attempts: 1 });
+    });
+
+    it('sends nothing out of other environments than production unless it is asked to, not even what waits', async () => {
+      const { customerId, productId } = await mailing.people('Tony', 'tony@example.com');
+      refuseWith = '451 later';
+      const licenseId = await mailing.sell({ customerId, productId });
+      await until(() => mailing.run("select * from notifier_outbox where status = 'pending' and attempts > 0 and last_status = 451"), ({ rows }) => rows.length === 1);
+      refuseWith = '';
+      await restart({ allEnvironments: false });
+      await mailing.tell(licenseId, { type: 'RegenerateKey', key: { value: 'N', hash: 'N', prefix: 'N' } });
+      mailing.at(addSeconds(mailing.clock.instant, 3600));
+      await settled();
+      expect(to('tony@example.com')).toEqual([]);
+      expect((await mailing.run('select * from notifier_outbox where body like ?', [`%${licenseId}%`])).rows).toMatchObject([{ status: 'failed', last_error: 'mail goes out of production only' }]);
+      await restart();
     });
 
     it('says only what is still so', async () => {

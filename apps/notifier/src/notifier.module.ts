@@ -50,7 +50,7 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
           useFactory: (events: EventStores, databases: StateDatabases, keyrings: Keyrings, clock: Clock, courier: Courier, mails: MailChannel | undefined, log: Log) => {
             const sources = new Sources(events, keyrings);
             const forget = (licenseId: LicenseId) => [sources, mails].forEach((reader) => reader?.forget(licenseId));
-            return Announcers.start({ events, databases, sources, clock, log, forget, mailsOf: mail ? mailsOf(mail) : () => undefined, wake: (environment) => courier.wake(environment) });
+            return Announcers.start({ events, databases, sources, clock, log, forget, mailsOf: (environment) => (mail ? mailsOf(mail, environment) : () => undefined), wake: (environment) => courier.wake(environment) });
           },
           inject: [EventStores, StateDatabases, Keyrings, Clock, Courier, MAILS, Log],
         },
