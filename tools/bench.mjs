@@ -318,6 +318,7 @@ async function distributed() {
     const [requests, validations] = [await natsRequests(nats.url, seconds, 64), await generator.measure(server, validate('licenses'), seconds)];
     const [appended, activations] = [await appends(postgres.url, seconds, 64), await generator.measure(server, activate('keys'), seconds)];
     say(`  NATS ${format(requests)}/s, validate ${format(validations.perSecond)}/s; appends ${format(appended)}/s, activate ${format(activations.perSecond)}/s`);
+    for (const [what, { perRequest }] of Object.entries({ validate: validations, activate: activations })) say(`    CPU per ${what}, µs: ${Object.entries(perRequest).map(([name, time]) => `${name} ${time}`).join(', ')}`);
     bases.requests.push(requests);
     bases.appends.push(appended);
     figures.validate.push(validations);
@@ -325,8 +326,8 @@ async function distributed() {
     shares.validate.push(validations.perSecond / requests);
     shares.activate.push(activations.perSecond / appended);
   }
-  row({ name: 'validate, distributed', value: median(shares.validate), at: 'least', target: 0.35, unit: 'of bare NATS requests', detail: { shares: shares.validate, ...summary(figures.validate), requests: median(bases.requests) } });
-  row({ name: 'activate, distributed', value: median(shares.activate), at: 'least', target: 0.25, unit: 'of bare appends', detail: { shares: shares.activate, ...summary(figures.activate), appends: median(bases.appends) } });
+  row({ name: 'validate, distributed', value: median(shares.validate), at: 'least', target: 0.35, unit: 'of bare NATS requests', detail: { shares: shares.validate, ...summary(figures.validate), requests: median(bases.requests), cpuByProgram: figures.validate.at(-1).perRequest } });
+  row({ name: 'activate, distributed', value: median(shares.activate), at: 'least', target: 0.25, unit: 'of bare appends', detail: { shares: shares.activate, ...summary(figures.activate), appends: median(bases.appends), cpuByProgram: figures.activate.at(-1).perRequest } });
   await server.stop();
   await responder.stop();
   await Promise.all([nats.stop(), postgres.stop()]);

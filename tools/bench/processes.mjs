@@ -130,7 +130,26 @@ export async function startDistributed({ nats, postgres }) {
   }, { ready: /Keyledger is ready at (http:\/\/[\d.:]+)/, hear: (text) => {
     for (const [, name, after] of text.matchAll(/^\S+ \| (\S+) is ready at \S+ ([\d.]+) s after/gm)) services.set(name, Number(after));
   } });
-  return Object.assign(server, { folder, services });
+  return Object.assign(server, { folder, services, cpuByProgram: () => cpuByProgram(server.pid) });
+}
+
+/** CPU time so far in µs of each service together, and of the servers that this process has started; empty where there is no /proc. */
+function cpuByProgram(pid) {
+  const times = new Map();
+  const add = (name, one) => {
+    const { main, others } = cpuOf(one);
+    times.set(name, (times.get(name) ?? 0) + main + others);
+  };
+  try {
+    for (const child of childrenOf(pid)) add(/apps\/([^/]+)\//.exec(readFileSync(`/proc/${child}/cmdline`, 'utf8'))?.[1], child);
+    for (const child of childrenOf(process.pid)) {
+      const name = readFileSync(`/proc/${child}/comm`, 'utf8').trim();
+      if (name === 'nats-server' || name === 'postgres') for (const one of [child, ...childrenOf(child)]) add(name, one);
+    }
+    return times;
+  } catch {
+    return new Map();
+  }
 }
 
 /** The bare NATS client asking and answering in processes of their own: requests a second. */
@@ -176,10 +195,11 @@ export class Generator {
 
   /** One stream against one server: rates and latencies, and the server's CPU time in µs per request. */
   async measure(server, stream, seconds) {
-    const before = server.cpu;
+    const [before, by] = [server.cpu, server.cpuByProgram?.()];
     const { results: [result], busy } = await this.run({ seconds, streams: [{ ...stream, port: server.port }] });
     const after = server.cpu;
-    return { ...result, busy, cpu: (after.main - before.main) / result.count, cpuOthers: (after.others - before.others) / result.count };
+    const perRequest = by && Object.fromEntries([...server.cpuByProgram()].map(([name, time]) => [name, Math.round((time - (by.get(name) ?? 0)) / result.count)]));
+    return { ...result, busy, ...(perRequest && { perRequest }), cpu: (after.main - before.main) / result.count, cpuOthers: (after.others - before.others) / result.count };
   }
 
   stop() {
