@@ -490,7 +490,9 @@ describe('A license file', () => {
     for (const query of ['', '?dry-run=all']) {
       expect(await box.put(old, query)).toMatchObject({ status: 422, body: { code: 'LICENSE_FILE_TOO_OLD', title: 'The license file is too old', offlineGraceEndsAt: '2026-07-03T12:00:00.000Z', issuedAt: '2026-07-01T12:00:00.000Z' } });
     }
-    expect(await box.put(await bench.vendor.licenseFile({ seq: 5 }))).toMatchObject({ status: 200, body: { source: 'file', offlineGraceEndsAt: '2026-07-18T12:00:00.000Z' } });
+    expect(await box.put(await bench.vendor.licenseFile({ seq: 5 }))).toMatchObject({ status: 200, body: { source: 'file', offlineGraceEndsAt: '2026-07-18T12:00:00.000Z', code: 'IN_OFFLINE_GRACE', detail: expect.stringContaining('No license server is asked') } });
+    await pass(14 * day);
+    expect(await box.license()).toMatchObject({ status: 'locked', detail: expect.stringContaining('too old') });
   });
 
   it('of the license that is there by key is previewed as what it adds', async () => {

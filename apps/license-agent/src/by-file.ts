@@ -105,6 +105,10 @@ export function expiryByFile({ expiresAt, trial }: Pick<LicensedTerms, 'expiresA
 const own = {
   EXPIRED: 'License Expired', RESTRICTED: 'Over quota for longer than the grace: read only', QUOTA_EXCEEDED: 'Over quota; within the grace', IN_EXPIRY_GRACE: 'Expired; within the grace',
 } as const;
+/** What the SDK finds, in the words of who asks nobody. */
+const told: Readonly<Record<string, string>> = {
+  IN_OFFLINE_GRACE: 'No license server is asked: the license file is good for its offline grace', HEARTBEAT_OVERDUE: 'The license file is too old: its offline grace is over',
+};
 const order: readonly string[] = Object.keys(own);
 const rank = (code: string): number => (code === 'IN_OFFLINE_GRACE' ? order.length : order.indexOf(code));
 
@@ -121,13 +125,13 @@ export function judgedByFile(judgement: Judgement, terms: LicensedTerms, firstSe
   if (exceeded.length > 0) found.set('QUOTA_EXCEEDED', ['WARN', Math.min(...exceeded)]);
 
   const expiry = { expiresAt: expires === null ? null : new Date(expires).toISOString(), daysRemaining: expires === null ? null : Math.max(0, Math.ceil((expires - now) / dayMs)) };
-  if (found.size === 0) return { ...judgement, ...expiry };
+  if (found.size === 0) return { ...judgement, ...expiry, detail: told[judgement.code] ?? judgement.detail };
   const reasons = [...new Set([...judgement.reasons.filter((code) => code !== 'IN_EXPIRY_GRACE' || !found.has('EXPIRED')), ...found.keys()])].sort((a, b) => rank(a) - rank(b));
   const [code = 'VALID'] = reasons;
   const enforcement = enforcements[Math.max(enforcements.indexOf(judgement.enforcement), ...[...found.values()].map(([enforcement]) => enforcements.indexOf(enforcement)))] ?? 'LOCKED';
   const graces = [judgement.graceUntil === null ? null : Date.parse(judgement.graceUntil), ...[...found.values()].map(([, ends]) => ends)].filter((ends) => ends !== null);
   return {
-    ...judgement, ...expiry, code, reasons, enforcement, detail: code === judgement.code ? judgement.detail : (own[code as keyof typeof own] ?? judgement.detail),
+    ...judgement, ...expiry, code, reasons, enforcement, detail: told[code] ?? (code === judgement.code ? judgement.detail : (own[code as keyof typeof own] ?? judgement.detail)),
     valid: judgement.valid && !found.has('EXPIRED'), graceUntil: graces.length > 0 ? new Date(Math.min(...graces)).toISOString() : null,
     state: enforcement === 'LOCKED' ? 'locked' : enforcement === 'READ_ONLY' ? 'restricted' : graces.length > 0 ? 'grace' : 'active',
   } as Judgement;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import type { LicenseAnswer } from './api.ts';
-import { bannersOf, changesOf, connectionOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, previewNotesOf, runtimeOf, statusOf, supportTextOf, troubles, troublesNow } from './page/story.ts';
+import { bannersOf, changesOf, codesOf, connectionOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, metersOf, previewNotesOf, runtimeOf, statusOf, supportTextOf, troubles, troublesNow } from './page/story.ts';
 import { age, daysUntil, plain } from './page/words.ts';
 
 const instant = fc.date({ min: new Date('2020-01-01'), max: new Date('2060-01-01'), noInvalidDate: true }).map((date) => date.toISOString());
@@ -82,6 +82,10 @@ describe('The page has words', () => {
     expect(failure('FINGERPRINT_MISMATCH')).toEqual({ title: 'A title', text: 'A detail' });
     expect([...troublesNow(new Set(['IN_OFFLINE_GRACE', 'VALID']))]).toEqual([troubles[0]]);
     expect([...troublesNow(new Set(['IN_OFFLINE_GRACE', 'UNREACHABLE', 'LICENSE_SERVER_UNAVAILABLE']))]).toEqual([troubles[1]]);
+    const [base] = fc.sample(license, { numRuns: 1, seed: 3 });
+    const aging = { ...(base as LicenseAnswer), code: 'IN_OFFLINE_GRACE', reasons: ['IN_OFFLINE_GRACE'], problems: [], server: { ...(base as LicenseAnswer).server, reachable: null } };
+    expect([...troublesNow(codesOf({ ...aging, source: 'key' }, null))]).toEqual([troubles[0]]);
+    expect([...troublesNow(codesOf({ ...aging, source: 'file' }, null))]).toEqual([]);
     expect(troubles.every(({ text, steps }) => text !== '' && steps.length > 0)).toBe(true);
   });
 

@@ -91,7 +91,7 @@ function exceeding({ meter, limit, per, lastPeak, graceEndsAt: end }: MeterAnswe
   return { tone: 'warn', title: end === null ? title : `${title}: ${count(daysUntil(end, now), 'day')} left`, text: `${over}. ${then}`, codes: ['QUOTA_EXCEEDED', 'DP_CORE_EXCEEDED'] };
 }
 
-function* graces({ usage, problems, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
+function* graces({ source, usage, problems, reasons, offlineGraceEndsAt, graceEndsAt, lastValidationAt, server, enforcement, now }: LicenseAnswer): Generator<Own> {
   const left = (end: string) => `${count(daysUntil(end, now), 'day')} left`;
   for (const one of usage) if (one.state === 'exceeded') yield exceeding(one, now);
   if (reasons.includes('IN_EXPIRY_GRACE')) {
@@ -101,7 +101,9 @@ function* graces({ usage, problems, reasons, offlineGraceEndsAt, graceEndsAt, la
   const why = isThere ? 'The license server cannot answer now' : 'The license server cannot be reached';
   const codes = isThere ? ['LICENSE_SERVER_UNAVAILABLE'] : ['NO_OUTBOUND_ACCESS', 'UNREACHABLE'];
   const unheard = lastValidationAt === null ? '' : ` It was last heard of ${age(lastValidationAt, now)}.`;
-  if (reasons.includes('IN_OFFLINE_GRACE') && offlineGraceEndsAt !== null && enforcement !== 'LOCKED') {
+  if (source === 'file' && reasons.includes('IN_OFFLINE_GRACE') && offlineGraceEndsAt !== null) {
+    yield { tone: 'warn', title: `License file: ${left(offlineGraceEndsAt)}`, text: `No license server is asked about this license, so its file is good until ${moment(offlineGraceEndsAt)}. The product locks then, unless a newer file is installed before.`, codes: ['IN_OFFLINE_GRACE'] };
+  } else if (reasons.includes('IN_OFFLINE_GRACE') && offlineGraceEndsAt !== null && enforcement !== 'LOCKED') {
     yield { tone: 'warn', title: `Offline grace: ${left(offlineGraceEndsAt)}`, text: `${why}.${unheard} The product goes on working until ${moment(offlineGraceEndsAt)}, and locks then unless the server is reached before.`, codes: ['IN_OFFLINE_GRACE', ...codes] };
   } else if (server.reachable === false) {
     yield { tone: 'warn', title: why, text: `This is the last known state.${unheard}`, codes };
@@ -351,6 +353,12 @@ export const troubles: readonly Trouble[] = [
     steps: ['Deactivate the license on a machine that needs it no more, on its own License Management page.', 'If that machine is gone, ask your vendor to revoke its activation.', 'Otherwise ask your vendor for a higher limit. Then enter the license here again.'],
   },
 ];
+
+/** What is the matter, in codes. `refused`: of what was refused last. Who asks nobody has no way to a server that could be closed. */
+export function codesOf({ code, reasons, problems, server, source }: LicenseAnswer, refused: string | null): ReadonlySet<string> {
+  const all = [code, ...reasons, ...problems.map((problem) => problem.code), ...(server.reachable === false ? ['UNREACHABLE'] : [])];
+  return new Set([...all.filter((one) => source !== 'file' || (one !== 'IN_OFFLINE_GRACE' && one !== 'HEARTBEAT_OVERDUE')), ...(refused ? [refused] : [])]);
+}
 
 /** Which of them there are now, by what the agent says or has just refused. */
 export function troublesNow(codes: ReadonlySet<string>): ReadonlySet<Trouble> {

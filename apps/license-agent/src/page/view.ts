@@ -1,7 +1,7 @@
 import type { LicenseAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
 import {
-  activationLimitOf, bannersOf, changesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, previewNotesOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
+  activationLimitOf, bannersOf, changesOf, codesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, previewNotesOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
   type Banner, type Detail, type Stated,
 } from './story.ts';
 import { number, type Tone } from './words.ts';
@@ -70,7 +70,7 @@ export function show({ license, seenAt, now, failure, notice, refused }: Shown):
   rows(find('#details'), detailsOf(license));
   rows(find('#connection'), connectionOf(license));
   find('#request').textContent = requestTextOf(license);
-  trouble(new Set([license.code, ...license.reasons, ...license.problems.map(({ code }) => code), ...(license.server.reachable === false ? ['UNREACHABLE'] : []), ...(refused ? [refused] : [])]));
+  trouble(codesOf(license, refused));
 }
 
 /** Before the agent has ever answered there is this much to say. */
