@@ -12,33 +12,40 @@ export class Schedule {
   readonly #leftAlone = new Map<string, { readonly place: Subject; readonly until: number }>();
   readonly #late = new Map<string, string>();
   #timer: NodeJS.Timeout | undefined;
-  #looking: Promise<void> | undefined;
+  readonly #looking = new Map<string, Promise<void>>();
 
   constructor(private readonly sweeper: Sweeper, private readonly clock: Clock, private readonly metrics: Metrics, private readonly log: Log, private readonly intervalMs: number) {}
 
   begin(): void {
-    if (this.intervalMs > 0) this.#timer = setInterval(() => void (this.#looking ??= this.look().finally(() => { this.#looking = undefined; })), this.intervalMs).unref();
+    if (this.intervalMs > 0) this.#timer = setInterval(() => environments.forEach((environment) => this.#lookOnce(environment)), this.intervalMs).unref();
   }
 
   async end(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#looking;
+    await Promise.all(this.#looking.values());
   }
 
   async look(): Promise<void> {
-    for (const environment of environments) {
-      try {
-        await runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAt(environment));
-      } catch (error) {
-        this.#late.set(environment, `${environment}: ${error instanceof Error ? error.message : String(error)}`);
-        this.log.warn({ err: error, environment }, 'the sweep was not finished; it is tried again');
-      }
-    }
+    for (const environment of environments) await this.#lookIn(environment);
   }
 
   /** A word about what is late, for `/health/ready`; to be late is no reason to send requests elsewhere. */
   word(): string | undefined {
     return this.#late.size > 0 ? [...this.#late.values()].join('; ') : undefined;
+  }
+
+  /** Each by itself: a long run in one of them, whose clock was put forward by a year, keeps no other waiting. */
+  #lookOnce(environment: string): void {
+    if (!this.#looking.has(environment)) this.#looking.set(environment, this.#lookIn(environment).finally(() => this.#looking.delete(environment)));
+  }
+
+  async #lookIn(environment: string): Promise<void> {
+    try {
+      await runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAt(environment));
+    } catch (error) {
+      this.#late.set(environment, `${environment}: ${error instanceof Error ? error.message : String(error)}`);
+      this.log.warn({ err: error, environment }, 'the sweep was not finished; it is tried again');
+    }
   }
 
   async #lookAt(environment: string): Promise<void> {

@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { SWEEP_ABANDONED_SECONDS, type Transitions } from '@keyledger/domain';
 import { EventStores, SqliteEventStores, unsealed } from '@keyledger/event-store';
-import { addDays, addSeconds, PerEnvironment, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
+import { addDays, addSeconds, context, PerEnvironment, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
 import { createLog, Metrics } from '@keyledger/observability';
+import { until } from '@keyledger/testing';
 import fc from 'fast-check';
 import type { Pass, Subject } from './passes.ts';
 import { Runs } from './runs.ts';
@@ -241,10 +242,10 @@ describe('A sweep', () => {
   });
 
   describe('by itself', () => {
-    const scheduled = (owner: Pass) => {
+    const scheduled = (owner: Pass, intervalMs = 0) => {
       const lines: string[] = [];
       const log = createLog({ level: 'warn', service: 'test', destination: { write: (line) => void lines.push(line) } });
-      return { schedule: new Schedule(newSweeper(owner), clock, metrics(), log, 0), lines };
+      return { schedule: new Schedule(newSweeper(owner), clock, metrics(), log, intervalMs), lines };
     };
 
     it('begins a run in each environment where something is due, and in no other', async () => {
@@ -254,6 +255,24 @@ describe('A sweep', () => {
       await schedule.look();
       expect(owner.said).toEqual([`a ${laterToday(1)}`]);
       expect((await listed()).data).toMatchObject([{ number: 1, trigger: 'schedule', state: 'finished', transitions: { FactTold: 1 } }]);
+    });
+
+    it('keeps no environment waiting for a long run in another', async () => {
+      const owners: Record<string, Owner> = { production: new Owner({}), staging: new Owner({ s: [laterToday(1)] }) };
+      const here = () => owners[context().environment] as Owner;
+      const release = Promise.withResolvers<void>();
+      const reached = Promise.withResolvers<void>();
+      (owners['staging'] as Owner).interfere = () => { reached.resolve(); return release.promise; };
+      const each: Pass = { name: 'facts', backlog: (...range) => here().backlog(...range), due: (...range) => here().due(...range), settle: (...subjects) => here().settle(...subjects) };
+      const { schedule } = scheduled(each, 5);
+      schedule.begin();
+      await reached.promise;
+      owners['production']?.bringAbout('p', laterToday(1));
+      await until(() => owners['production']?.said.length === 1);
+      expect(owners['staging']?.said).toEqual([]);
+      release.resolve();
+      await schedule.end();
+      expect(owners['staging']?.said).toEqual([`s ${laterToday(1)}`]);
     });
 
     it('leaves alone what nothing can be done about, but not what falls due behind it', async () => {
