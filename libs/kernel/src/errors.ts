@@ -52,7 +52,7 @@ export const errors = {
   BODY_TOO_LARGE: { status: 413, title: 'The body is too large' },
   UNSUPPORTED_MEDIA_TYPE: { status: 415, title: 'Content type not supported' },
   LIMIT_OUT_OF_RANGE: { status: 422, title: 'The activation limit must be -1 or 1 to 10000' },
-  EXPIRY_IN_PAST: { status: 422, title: 'The expiry must be in the future' },
+  EXPIRY_IN_PAST: { status: 422, title: 'The end must be in the future' },
   EXPIRY_NOT_LATER: { status: 422, title: 'A renewal must end later' },
   TRIAL_TOO_LONG: { status: 422, title: 'A trial lasts 90 days at most' },
   METADATA_TOO_LARGE: { status: 422, title: 'Metadata or feature flags are larger than 10 KB' },

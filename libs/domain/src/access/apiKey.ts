@@ -57,7 +57,7 @@ function created(command: ApiKeyCommand & { type: 'Create' }, now: Instant): Api
     throw refuse('VALIDATION_FAILED', 'Either role or permissions', { errors: [{ pointer: '/role', detail: 'either role or permissions must be given' }] });
   }
   const expiresAt = command.expiresAt ? instantIn('expiresAt', command.expiresAt) : null;
-  if (expiresAt !== null && expiresAt <= now) throw refuse('EXPIRY_IN_PAST');
+  if (expiresAt !== null && expiresAt <= now) throw refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });
   return { type: 'ApiKeyCreated', apiKeyId, name, role, permissions: [...new Set(permissions)], environment, secretHash, expiresAt, root };
 }
 

@@ -259,7 +259,7 @@ describe('Holds', () => {
     given(paused).when(inactivate({ until: inDays(3) })).thenNothing();
     given(paused).when(inactivate({ until: inDays(4) })).thenEvents({ type: 'LicenseInactivated', until: inDays(4) }, (license) => expect(issued(license).holds).toHaveLength(1));
     given(paused).when(inactivate()).thenEvents({ type: 'LicenseInactivated' }, (license) => expect(nextDue(license)).not.toBe(inDays(3)));
-    given(active).when(inactivate({ until: now })).thenRefused('EXPIRY_IN_PAST');
+    given(active).when(inactivate({ until: now })).thenRefused('EXPIRY_IN_PAST', { until: now });
     given(active).when(inactivate({ until: 'tomorrow' })).thenRefused('VALIDATION_FAILED');
   });
   it('that have ended are said to have before there are others', () =>

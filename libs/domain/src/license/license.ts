@@ -294,7 +294,7 @@ function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = n
   const isThere = known !== undefined && !isOver(known, now);
   if (!license.revokedAt && isThere === there && (!there || known?.until === ends)) return [];
   must(license, action, now);
-  if (ends !== undefined && ends <= now) throw expiryInPast(ends);
+  if (ends !== undefined && ends <= now) throw refuse('EXPIRY_IN_PAST', `until: ${ends} is not in the future`, { until: ends });
   return [...(there && known && !isThere ? [endOfHold(known)] : []), { type: happened, cause, reason, ...(ends !== undefined && { until: ends }) } as LicenseEvent];
 }
 
