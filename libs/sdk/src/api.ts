@@ -39,6 +39,13 @@ export interface LicenseOptions {
   readonly attempts?: number;
 }
 
+/** What an instance says of itself when it takes a seat. */
+export interface SeatOptions {
+  readonly name?: string;
+  readonly metadata?: Readonly<Record<string, unknown>>;
+  readonly installationId?: string;
+}
+
 export type Activation = { readonly ok: true; readonly instanceId: string; /** It did not have its seat before. */ readonly created: boolean; readonly judgement: Judgement } | Refusal;
 export type Deactivation = { readonly ok: true } | Refusal;
 export type Validation = Judgement & {

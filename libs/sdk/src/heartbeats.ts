@@ -1,7 +1,7 @@
 import type { Reason } from '@keyledger/license-file';
 import type { Clock } from './clock.ts';
 import type { Beat, Kept } from './kept.ts';
-import type { Logger } from './api.ts';
+import type { Activation, Logger } from './api.ts';
 import { noServer, notActivated, type Refusal } from './refusal.ts';
 import { nextWait, type Refused, type Reply, type Unreachable } from './server.ts';
 import type { Judgement, Reading } from './state.ts';
@@ -35,6 +35,9 @@ interface Port {
   persist(): Promise<unknown>;
   judgement(): Judgement;
   intervalMs(): number;
+  /** A seat that floats, which may be taken anew. */
+  hasLostSeat(): boolean;
+  takeSeatAnew(): Promise<Activation>;
   send(licenseId: string, body: object): Promise<Reply> | undefined;
   ask(): Promise<Refusal | null>;
   lease(token: string, instanceId: string): Promise<Reason | null>;
@@ -58,6 +61,7 @@ const longestRetryAfterMs = 3_600_000;
 export class Heartbeats {
   readonly #port: Port;
   #running: AbortController | undefined;
+  #nap = new AbortController();
   #options: HeartbeatOptions = {};
   #beating: Promise<BeatResult> | undefined;
   /** One of this process was accepted: from then on nobody else counts with its numbers. */
@@ -85,6 +89,12 @@ export class Heartbeats {
   stop(): void {
     this.#running?.abort();
     this.#running = undefined;
+    this.hurry();
+  }
+
+  /** There is something to do before the next one is due. */
+  hurry(): void {
+    this.#nap.abort();
   }
 
   /** What it returns goes on as before. */
@@ -108,13 +118,23 @@ export class Heartbeats {
   async #run(signal: AbortSignal, interval: 'server' | number, jitter: number): Promise<void> {
     let wait = shortestWaitMs;
     while (!signal.aborted) {
-      const result = await this.beat();
+      const result = await this.#turn(signal);
       const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
-      const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER');
+      const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.hasLostSeat());
       wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
       const next = isLost ? Math.max(wait, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : regular * (1 + jitter * (Math.random() * 2 - 1));
-      await this.#port.clock.sleep(next, signal);
+      if (signal.aborted) return;
+      this.#nap = new AbortController();
+      await this.#port.clock.sleep(next, this.#nap.signal);
     }
+  }
+
+  /** A sign of life; where the seat was lost meanwhile, it takes another. */
+  async #turn(signal: AbortSignal): Promise<BeatResult> {
+    const beaten = this.#port.hasLostSeat() ? undefined : await this.beat();
+    if (beaten && (signal.aborted || !this.#port.hasLostSeat())) return beaten;
+    const seat = await this.#port.takeSeatAnew();
+    return seat.ok ? { ok: true, judgement: seat.judgement, nextInMs: this.#port.intervalMs() } : seat;
   }
 
   async #beat(): Promise<BeatResult> {

@@ -1,5 +1,5 @@
 export { readPublicKeys, reasons, type LicensedTerms, type LicenseFile, type OfflineFile, type PublicJwk, type Reason } from '@keyledger/license-file';
-export { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type Validation } from './api.ts';
+export { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type SeatOptions, type Validation } from './api.ts';
 export { processClock, type Clock } from './clock.ts';
 export {
   blockedBy, LicenseGuard, licenseMiddleware, type ExecutionContextLike, type GuardOptions, type Middleware, type RequestLike, type ResponseLike,

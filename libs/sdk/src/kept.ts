@@ -1,4 +1,5 @@
 import type { KeySet, Verifier } from '@keyledger/license-file';
+import type { SeatOptions } from './api.ts';
 import { initial, saidByFile, saidByVerdict, type Reading, type State } from './state.ts';
 import type { SentRecord, UsageRecord } from './usage.ts';
 
@@ -21,6 +22,8 @@ export interface Kept {
   readonly keys: KeySet;
   /** When the keys were fetched, by the license's own reckoning. */
   readonly keysAt: number;
+  /** With what the seat was taken, to take another one like it. */
+  readonly seat?: SeatOptions | undefined;
   readonly beat: Beat;
   /** Directives to be acknowledged with the next heartbeat. */
   readonly acks: readonly string[];

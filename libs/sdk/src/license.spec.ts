@@ -19,6 +19,7 @@ beforeEach(async () => {
   vendor = await Vendor.open(clock);
   store = memoryStore();
 });
+afterEach(() => void jest.restoreAllMocks());
 afterEach(() => Promise.all(open_.splice(0).map((license) => license.dispose())));
 
 async function open(options: Partial<LicenseOptions> = {}): Promise<License> {
@@ -435,6 +436,115 @@ describe('Heartbeats', () => {
     clock.pass(13 * day);
     expect(await first.validate()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE' });
     expect(clone.judgement()).toMatchObject({ valid: true });
+  });
+});
+
+describe('A seat that floats', () => {
+  const seats = () => vendor.asked.filter(({ path }) => path === '/license/activate').map(({ body }) => body);
+  beforeEach(() => {
+    vendor.terms = { ...vendor.terms, seats: 'floating' };
+  });
+  const away = async (license: License) => {
+    vendor.cut();
+    clock.slept.length = 0;
+    license.heartbeat.start({ interval: hour, jitter: 0 });
+    await until(() => license.judgement().unreachable && clock.slept.some((ms) => ms < 30_000));
+    vendor.lapse();
+    clock.pass(3 * hour);
+    vendor.mend();
+  };
+
+  it('and was lost while nobody was heard of is taken anew by the heartbeats, as it was taken before; so is one by another process', async () => {
+    const license = await open();
+    await license.activate({ name: 'box', metadata: { rack: 7 }, installationId: 'inst-1' });
+    await license.record([{ meter: 'cores', value: 3 }]);
+    license.changes.start();
+    await away(license);
+    await until(() => license.instanceId === 'act_2' && license.judgement().valid);
+    expect(seats()).toEqual([seats()[0], seats()[0]]);
+    await until(() => license.changes.isConnected);
+    // What was used is told by who has the seat now.
+    await license.heartbeat.beat();
+    expect(vendor.asked.findLast(({ path }) => path === '/license/usage')?.body).toMatchObject({ instanceId: 'act_2', records: [{ meter: 'cores', value: 3 }] });
+    vendor.lapse();
+    await license.validate();
+    await license.dispose();
+    expect(license.judgement()).toMatchObject({ code: 'INSTANCE_NOT_FOUND', enforcement: 'LOCKED' });
+    const next = await restarted();
+    next.heartbeat.start();
+    await until(() => next.judgement().valid);
+    expect([next.instanceId, seats()[2]]).toEqual(['act_3', seats()[0]]);
+  });
+
+  it('is taken anew as soon as anybody hears that it was lost', async () => {
+    const license = await activated();
+    license.heartbeat.start({ interval: hour, jitter: 0 });
+    await until(() => clock.slept.includes(hour));
+    vendor.lapse();
+    // What is used meanwhile is told by who has the seat then.
+    license.quota('reports').tryConsume();
+    expect(await license.reportUsage()).toMatchObject({ ok: false, code: 'INSTANCE_NOT_FOUND' });
+    expect(license.waiting).toBe(1);
+    expect(await license.validate()).toMatchObject({ valid: false, code: 'INSTANCE_NOT_FOUND' });
+    await until(() => license.judgement().valid);
+    expect(license.instanceId).toBe('act_2');
+  });
+
+  it('is asked for with growing waits while all are taken', async () => {
+    const license = await activated();
+    jest.spyOn(Math, 'random').mockReturnValue(0.5);
+    license.heartbeat.start({ interval: hour, jitter: 0 });
+    await until(() => clock.slept.includes(hour));
+    vendor.lapse();
+    vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED') : undefined);
+    const waited = () => clock.slept.filter((ms) => ms !== 30_000);
+    clock.slept.length = 0;
+    const taken = seats().length;
+    for (let n = 1; n <= 12; n++) {
+      clock.pass(hour);
+      await until(() => seats().length === taken + n && waited().length === n);
+    }
+    expect(waited().slice(0, 4)).toEqual([2_000, 3_500, 5_750, 9_125]);
+    expect(Math.max(...waited())).toBeGreaterThan(100_000);
+    vendor.mend();
+    clock.pass(hour);
+    await until(() => license.judgement().valid);
+    expect(license.instanceId).toBe('act_2');
+  });
+
+  it('stays given back, also when it is while another one is taken', async () => {
+    const license = await activated();
+    vendor.lapse();
+    const { fetch } = vendor;
+    const held = Promise.withResolvers<void>();
+    let leaving: Promise<unknown> | undefined;
+    await license.dispose();
+    const next = await restarted({ fetch: async (url, init) => {
+      if (url.endsWith('/license/activate')) {
+        void Promise.resolve().then(() => (leaving = next.deactivate()));
+        await held.promise;
+      }
+      return fetch(url, init);
+    } });
+    next.heartbeat.start();
+    await until(() => leaving !== undefined);
+    held.resolve();
+    expect(await leaving).toEqual({ ok: true });
+    expect([next.instanceId, next.heartbeat.isRunning, next.judgement().code]).toEqual([null, false, 'NOT_ACTIVATED']);
+    expect(vendor.asked.at(-1)).toMatchObject({ path: '/license/deactivate', body: { instanceId: 'act_2' } });
+    clock.pass(day);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(seats()).toHaveLength(2);
+  });
+
+  it('is not what a machine has: that one is lost until somebody activates it', async () => {
+    vendor.terms = { ...vendor.terms, seats: 'node-locked' };
+    const license = await activated();
+    await away(license);
+    await until(() => license.judgement().code === 'INSTANCE_NOT_FOUND' && clock.slept.includes(hour));
+    clock.pass(hour);
+    await until(() => clock.slept.filter((ms) => ms === hour).length > 1);
+    expect([seats().length, license.judgement().enforcement]).toEqual([1, 'LOCKED']);
   });
 });
 

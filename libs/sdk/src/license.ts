@@ -1,5 +1,5 @@
 import { reasons, Verifier, type FileType, type KeySet, type LicensedTerms, type Reason } from '@keyledger/license-file';
-import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type Validation } from './api.ts';
+import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type SeatOptions, type Validation } from './api.ts';
 import { Changes } from './changes.ts';
 import { processClock, type Clock } from './clock.ts';
 import { defined } from './defined.ts';
@@ -46,6 +46,7 @@ export class License {
   #last: Judgement;
   #clockIsBack = false;
   #asking: Promise<Refusal | null> | undefined;
+  #seating: Promise<unknown> = Promise.resolve();
   #writing: Promise<boolean> = Promise.resolve(true);
   #wantsWrite = false;
   #isOver = false;
@@ -91,7 +92,7 @@ export class License {
     const server = this.#server;
     this.#reports = new Reports({
       kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), now: () => this.#now(), info: () => this.info, logger: options.logger,
-      refusal: (reply) => this.#refusal(reply),
+      refusal: (reply) => this.#refusal(reply), waitsForSeat: () => this.terms?.seats === 'floating',
       send: server && ((instanceId, records) => server.ask('POST', '/license/usage', { licenseKey: options.key, instanceId, records })),
     });
     this.heartbeat = new Heartbeats(this.#heartbeatPort());
@@ -146,7 +147,8 @@ export class License {
   }
 
   /** Takes a seat. The same machine again has the same one. */
-  async activate({ name, metadata, installationId }: { readonly name?: string; readonly metadata?: Readonly<Record<string, unknown>>; readonly installationId?: string } = {}): Promise<Activation> {
+  async activate(seat: SeatOptions = {}): Promise<Activation> {
+    const { name, metadata, installationId } = seat;
     const { key, product: productId, deploymentId, deploymentMode } = this.#options;
     if (!this.#server) return noServer;
     const reply = await this.#server.ask('POST', '/license/activate', {
@@ -164,6 +166,7 @@ export class License {
     if (fault && fault !== 'STALE') return this.#distrust(fault);
     // Without a signature it is only where there is nothing better.
     if (typeof token !== 'string' && !this.#kept.state.lease) this.#apply({ type: 'Seated', instanceId });
+    this.#keep({ seat });
     this.heartbeat.forget();
     this.changes.again();
     // A seat whose heartbeats are counted is renewed by one, not by being taken again.
@@ -263,7 +266,10 @@ export class License {
     if (!this.#server) return noServer;
     if (this.instanceId === null) return notActivated;
     const [heartbeats, changes] = [this.heartbeat.pause(), this.changes.pause()];
-    const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId: this.instanceId });
+    // Nobody takes a seat anew behind the back of who gives it up.
+    await this.#seating;
+    const { instanceId } = this;
+    const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId });
     // A key that is no more, of a license that was erased or has a new one, has no seats.
     const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND'));
     if (!isGone) {
@@ -271,7 +277,7 @@ export class License {
       return this.#refusal(reply);
     }
     this.#apply({ type: 'Released' });
-    this.#keep({ beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
+    this.#keep({ seat: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
     await this.#persist();
     return { ok: true };
   }
@@ -296,6 +302,17 @@ export class License {
 
   protected assume(state: State): void {
     this.#keep({ state });
+  }
+
+  /** Said with a signature: it had a seat that floats, and was not heard of for too long. */
+  #hasLostSeat(): boolean {
+    return this.terms?.seats === 'floating' && this.instanceId !== null && this.judgement().code === 'INSTANCE_NOT_FOUND';
+  }
+
+  #takeSeatAnew(): Promise<Activation> {
+    const seating = this.activate(this.#kept.seat);
+    this.#seating = seating.catch(() => undefined);
+    return seating;
   }
 
   // ---- asking ----
@@ -368,6 +385,7 @@ export class License {
       send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
       ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
       refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.reportUsage(),
+      hasLostSeat: () => this.#hasLostSeat(), takeSeatAnew: () => this.#takeSeatAnew(),
       intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
       directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq, seq) => this.#emit('conflict', { lastSeq, seq }),
     };
@@ -429,6 +447,7 @@ export class License {
     const [before, now] = [this.#last, judge(this.#kept.state, reading, this.#limits)];
     this.#last = now;
     if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#emit('state', { before, now });
+    if (before.code !== now.code && this.#hasLostSeat()) this.heartbeat.hurry();
     const isBack = isClockBack(this.#kept.state.time, reading);
     if (isBack && !this.#clockIsBack) this.#emit('clock-rollback', { wall: reading.wall, atLeast: Date.parse(now.at) });
     this.#clockIsBack = isBack;

@@ -16,6 +16,8 @@ interface Port {
   /** Undefined without a server. */
   readonly send: ((instanceId: string, records: readonly UsageRecord[]) => Promise<Reply>) | undefined;
   refusal(reply: Refused | Unreachable): Refusal;
+  /** Who has lost his seat takes another one, and reports then what he has used meanwhile. */
+  waitsForSeat(): boolean;
 }
 
 export type Reported = { readonly ok: true; readonly accepted: number } | Refusal;
@@ -92,7 +94,8 @@ export class Reports {
         this.#mostAtOnce = Math.ceil(records.length / 2);
         continue;
       }
-      if (reply.kind === 'unreachable') return this.#port.refusal(reply);
+      const isTooEarly = reply.kind === 'refused' && reply.code === 'INSTANCE_NOT_FOUND' && this.#port.waitsForSeat();
+      if (reply.kind === 'unreachable' || isTooEarly) return this.#port.refusal(reply);
       // What was refused would be refused again: all of it, or those that are named, without whom the others are sent once more.
       const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
       const done = named.size > 0 ? records.filter((_, n) => named.has(n)) : records;

@@ -75,6 +75,9 @@ export class Vendor {
   seq = 4;
   /** Seats that are taken. */
   taken = 1;
+  /** Who has the seat, and who had it. */
+  instance = 'act_1';
+  readonly #gone = new Set<string>();
   verdict: Partial<SignedVerdict> = {};
   /** Of the server. */
   now: () => number;
@@ -131,6 +134,14 @@ export class Vendor {
     return new Response(typeof content === 'string' ? content : JSON.stringify(content), { status, headers: { 'content-type': 'application/json', ...more } });
   };
 
+  /** The seat ends, as that of somebody who was not heard of; whoever comes next has another. */
+  lapse(): void {
+    this.#gone.add(this.instance);
+    this.instance = `act_${this.#gone.size + 1}`;
+    this.#last = { seq: -1, said: '', answer: {} };
+    this.seq++;
+  }
+
   cut(): void {
     this.between = () => new TypeError('fetch failed');
     for (const stream of this.#streams) stream.error(new TypeError('terminated'));
@@ -162,14 +173,15 @@ export class Vendor {
   async lease(fingerprint: string, counter: number, changes: Partial<LeaseClaims> = {}): Promise<string> {
     const iat = Math.floor(this.now() / 1000);
     const payload: LeaseClaims = {
-      ...claims(iat), exp: iat + this.terms.offlineGraceDays * 86_400, aud: this.terms.productId, sub: 'act_1', fingerprint, counter, seq: this.seq, license: this.terms, ...changes,
+      ...claims(iat), exp: iat + this.terms.offlineGraceDays * 86_400, aud: this.terms.productId, sub: this.instance, fingerprint, counter, seq: this.seq, license: this.terms, ...changes,
     };
     return signed({ type: 'lease', payload }, this.kid('lease'), this.#key('lease').sign);
   }
 
-  async verdictFor({ nonce, fingerprint, productId, instanceId }: Record<string, unknown>, changes: Partial<VerdictClaims> = {}): Promise<string> {
+  async verdictFor({ nonce, fingerprint, productId, activationId, instanceId = activationId }: Record<string, unknown>, changes: Partial<VerdictClaims> = {}): Promise<string> {
     const iat = Math.floor(this.now() / 1000);
-    const verdict: SignedVerdict = { valid: true, code: 'VALID', reasons: [], conclusive: true, enforcement: 'FULL', graceEndsAt: null, decisionId: 'd', checkedAt: isoOf(this.now()), ...this.verdict };
+    const gone = this.#gone.has(String(instanceId)) && ({ valid: false, code: 'INSTANCE_NOT_FOUND', reasons: ['INSTANCE_NOT_FOUND'], enforcement: 'LOCKED' } as const);
+    const verdict: SignedVerdict = { valid: true, code: 'VALID', reasons: [], conclusive: true, enforcement: 'FULL', graceEndsAt: null, decisionId: 'd', checkedAt: isoOf(this.now()), ...gone, ...this.verdict };
     const { id, productId: product, features, featureFlags, quotas, expiresAt, effectiveAt, activationLimit } = this.terms;
     const payload: VerdictClaims = {
       ...claims(iat), exp: iat + 86_400, aud: String(productId ?? product), sub: id, fingerprint: String(fingerprint), counter: this.seq, nonce: String(nonce), instanceId: instanceId === undefined ? null : String(instanceId), verdict,
@@ -205,8 +217,9 @@ export class Vendor {
 
   async #answer(path: string, body: Record<string, unknown>): Promise<Answer> {
     if (path === '/.well-known/jwks.json') return [200, this.jwks];
-    if (path === '/license/activate') return [201, { activated: true, instance: { id: 'act_1' }, license: {}, token: await this.lease(String(body['fingerprint']), 0) }];
+    if (path === '/license/activate') return [201, { activated: true, instance: { id: this.instance }, license: {}, token: await this.lease(String(body['fingerprint']), 0) }];
     if (path === '/license/deactivate') return [200, { deactivated: true }];
+    if (path === '/license/usage' && this.#gone.has(String(body['instanceId']))) return problem(404, 'INSTANCE_NOT_FOUND');
     if (path === '/license/usage') return [200, { accepted: 1, duplicates: 0, quotas: [] }];
     if (path === '/license/validate') return [200, { valid: true, token: await this.verdictFor(body) }];
     if (path === `/licenses/${this.terms.id}/heartbeat`) return this.#heartbeat(body);
@@ -219,7 +232,7 @@ export class Vendor {
     const said = JSON.stringify(body);
     if (seq === this.#last.seq && said === this.#last.said) return [200, this.#last.answer];
     if (seq <= this.#last.seq) return problem(409, 'STALE_SEQUENCE', { lastSeq: this.#last.seq, ...(seq === this.#last.seq && { conflict: true }) });
-    const enforcement = this.verdict.enforcement ?? 'FULL';
+    const enforcement = this.#gone.has(String(body['activationId'])) ? 'LOCKED' : (this.verdict.enforcement ?? 'FULL');
     const token = enforcement === 'LOCKED' ? await this.verdictFor(body) : await this.lease(String(body['fingerprint']), seq);
     const answer = { state: 'active', enforcement, token, directives: this.directives, nextInSeconds: this.terms.heartbeatIntervalSeconds, serverTime: isoOf(this.now()) };
     this.#last = { seq, said, answer };
