@@ -698,6 +698,6 @@ describeInChromium('The License Management page', (browser) => {
     agent.served.clear();
     await signIn();
     expect([...agent.served.keys()].sort()).toEqual(expect.arrayContaining(['/', '/main.js', '/page.css']));
-    expect([...agent.served.values()].reduce((sum, size) => sum + size, 0)).toBeLessThan(24 * 1024);
+    expect([...agent.served.values()].reduce((sum, size) => sum + size, 0)).toBeLessThan(28 * 1024);
   });
 });

@@ -138,12 +138,12 @@ describe('A license agent', () => {
     expect(await copy.license()).toMatchObject({ enforcement: 'LOCKED', problems: [{ code: 'STATE_OF_ANOTHER_MACHINE' }, { code: 'NO_LICENSE' }] });
   }, 60_000);
 
-  it('needs nobody for a license file', async () => {
+  it('needs nobody for a license file, and says for how long it is good', async () => {
     const license = await ordered();
     const { content } = await root.post<{ content: string }>(`/licenses/${license.id}/license-file`);
     const box = await anAgent('air-gapped', { KEYLEDGER_SERVER_URL: '' }, new BoxClock());
-    expect(await box.put(content, '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false, enforcement: 'FULL' } });
-    expect(await box.put(content)).toMatchObject({ status: 200, body: { source: 'file', status: 'active', customer: expect.stringMatching(/^Customer/), expirationDate: license.expiresAt } });
+    expect(await box.put(content, '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false, enforcement: 'WARN', code: 'IN_OFFLINE_GRACE', offlineGraceEndsAt: expect.any(String) } });
+    expect(await box.put(content)).toMatchObject({ status: 200, body: { source: 'file', status: 'grace', customer: expect.stringMatching(/^Customer/), expirationDate: license.expiresAt } });
     expect(await instances(license)).toEqual([]);
   });
 });
