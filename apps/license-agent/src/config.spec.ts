@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from '@jest/globals';
-import { agentConfig } from './config.ts';
+import { agentConfig, withFlags } from './config.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-agent-config-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -55,6 +55,24 @@ describe('The configuration', () => {
     expect(agentConfig({ ...least, LICENSE_HEARTBEAT_INTERVAL: '10m', LICENSE_FILE_POLL_INTERVAL: '30', LICENSE_OFFLINE_GRACE_DAYS: '3', LICENSE_MODE: 'online', LICENSE_PRODUCT_ID: 'prd_1' }))
       .toMatchObject({ heartbeatMs: 600_000, filePollMs: 30_000, offlineGraceDays: 3, mode: 'online', product: 'prd_1' });
     expect(agentConfig({ ...least, LICENSE_MODE: 'offline', KEYLEDGER_SERVER_URL: 'https://licenses.example' })).toMatchObject({ server: undefined });
+  });
+
+  it('takes flags before the environment, whichever way that says it, and no secret but by its file', () => {
+    const env = { ...least, AGENT_PORT: '1', LICENSE_FILE_PATH_FILE: '/nowhere', LICENSE_KEY: 'FROM-ENV', KEYLEDGER_SERVER_URL: 'https://licenses.example' };
+    const args = ['--agent-port', '7000', '--license-file-path=/a/b', '--license-key-file', file('flag-key', 'FROM-FILE')];
+    expect(agentConfig(withFlags(args, env))).toMatchObject({ port: 7000, licenseFile: '/a/b', licenseKey: 'FROM-FILE' });
+    expect(agentConfig(withFlags([], { ...least, AGENT_PORT: '1' })).port).toBe(1);
+    for (const bad of [['--license-key', 'SECRET'], ['--agent-token=SECRET'], ['--no-such-thing', 'a'], ['--agent-port'], ['stray']]) {
+      expect(() => withFlags(bad, least)).toThrow(expect.objectContaining({ name: 'BadConfig' }));
+      expect(() => withFlags(bad, least)).not.toThrow(/SECRET/);
+    }
+  });
+
+  it('has a flag for whatever it looks at', () => {
+    const names = new Set<string>();
+    agentConfig(new Proxy<NodeJS.ProcessEnv>({ ...least }, { get: (env, name) => (names.add(String(name)), env[String(name)]) }));
+    expect(names.size).toBeGreaterThan(40);
+    for (const name of names) if (name.endsWith('_FILE')) expect(withFlags([`--${name.toLowerCase().replaceAll('_', '-')}`, '/x'], {})).toMatchObject({ [name]: '/x' });
   });
 
   it('repeats no secret in what it says', () => {

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
 import { readPublicKeys } from '@keyledger/sdk';
 
 /** What the agent can be told from outside. A wrong variable is named, with what it should be, and nothing is started. */
@@ -43,6 +44,28 @@ const levels = ['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace'] as
 
 export class BadConfig extends Error {
   override readonly name = 'BadConfig';
+}
+
+/** Everybody on a machine can read a command line: of these, flags only name the file. */
+const secrets = ['AGENT_TOKEN', 'AGENT_VIEWER_TOKEN', 'AGENT_TLS_KEY', 'LICENSE_KEY', 'HTTPS_PROXY'];
+const plain = [
+  'AGENT_HOST', 'AGENT_PORT', 'AGENT_DATA_DIR', 'AGENT_TLS_CERT', 'AGENT_PRODUCT_NAME', 'AGENT_STYLE', 'KEYLEDGER_SERVER_URL', 'KEYLEDGER_ENVIRONMENT', 'KEYLEDGER_ROOT_PUBLIC_KEY', 'LICENSE_FILE_PATH', 'LICENSE_FILE_POLL_INTERVAL',
+  'LICENSE_MACHINE_ID', 'LICENSE_DEPLOYMENT_ID', 'LICENSE_DEPLOYMENT_MODE', 'LICENSE_PRODUCT_ID', 'LICENSE_MODE', 'LICENSE_HEARTBEAT_INTERVAL', 'LICENSE_OFFLINE_GRACE_DAYS', 'NO_PROXY', 'LOG_LEVEL',
+];
+const flagOf = (name: string): string => name.toLowerCase().replaceAll('_', '-');
+
+/** `--license-file-path /a/b` is LICENSE_FILE_PATH, and so on: flags count more than the environment. */
+export function withFlags(args: readonly string[], env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
+  const names = new Map([...plain, ...[...plain, ...secrets].map((name) => `${name}_FILE`)].map((name) => [flagOf(name), name]));
+  try {
+    const { values } = parseArgs({ args: [...args], options: Object.fromEntries([...names.keys()].map((flag) => [flag, { type: 'string' as const }])) });
+    const given = Object.entries(values).flatMap(([flag, value]) => [[names.get(flag) ?? '', String(value)] as const]);
+    // A flag takes the place of both ways to say it otherwise.
+    const others = given.flatMap(([name]) => [[`${name.replace(/_FILE$/, '')}`, undefined], [`${name.replace(/_FILE$/, '')}_FILE`, undefined]] as const);
+    return { ...env, ...Object.fromEntries(others), ...Object.fromEntries(given) };
+  } catch (error) {
+    throw new BadConfig((error as Error).message);
+  }
 }
 
 export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {

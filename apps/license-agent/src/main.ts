@@ -1,9 +1,9 @@
 import { pino } from 'pino';
-import { agentConfig, BadConfig } from './config.ts';
+import { agentConfig, BadConfig, withFlags } from './config.ts';
 import { startAgent } from './run.ts';
 
 try {
-  const config = agentConfig();
+  const config = agentConfig(withFlags(process.argv.slice(2)));
   const log = pino({ level: config.logLevel });
   const agent = await startAgent(config, { log });
   if (agent.isNewToken) process.stdout.write(`Agent token (printed once, kept in ${config.dataDir}): ${agent.token}\n`);
