@@ -171,13 +171,13 @@ export class Sightings {
   }
 
   /** Its hash, or nothing where there are too many. */
-  #name({ apart }: Seen, licenseId: string, machine: string, hour: string): string {
+  #name({ apart, refused }: Seen, licenseId: string, machine: string, hour: string): string {
     if (apart.hour !== hour) Object.assign(apart, { hour, size: 0, of: new Map() });
     const name = this.#hashed(machine);
     let names = apart.of.get(licenseId);
     if (!names) apart.of.set(licenseId, (names = new Set()));
     if (names.has(name)) return name;
-    if (names.size >= apartAtMost.ofOne || apart.size >= apartAtMost.inAll) return '';
+    if (names.size >= apartAtMost.ofOne || Math.max(apart.size, refused.size) >= apartAtMost.inAll) return '';
     names.add(name);
     apart.size += 1;
     return name;
