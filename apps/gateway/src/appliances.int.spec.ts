@@ -33,6 +33,12 @@ describe('A license key in Authorization', () => {
     expect(gateway.sent.at(-1)?.message).toEqual({ ...beat, licenseId: sampleId('lic') });
   });
 
+  it('comes from a network that the gateway names, and no body', async () => {
+    await gateway.call('POST', `${path}/activate`, { ...byKey(), body: { fingerprint: 'fp' }, address: '198.51.100.7' });
+    expect(gateway.sent.at(-1)).toMatchObject({ subject: 'activation.activate-appliance', message: { fingerprint: 'fp', address: '198.51.100.7' } });
+    expect((await gateway.call('POST', `${path}/activate`, { ...byKey(), body: { fingerprint: 'fp', address: '203.0.113.1' } })).json.code).toBe('VALIDATION_FAILED');
+  });
+
   it.each(['License', 'License ', 'Licence ABC', `Basic ${key}`, key])('is none when it is %j', async (authorization) => {
     expect(await gateway.call('POST', `${path}/heartbeat`, { as: '', headers: { authorization }, body: beat })).toMatchObject({ status: 401, json: { code: 'UNAUTHENTICATED' }, headers: { 'www-authenticate': 'Bearer, License' } });
   });

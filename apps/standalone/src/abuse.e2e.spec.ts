@@ -35,6 +35,16 @@ describe('Somebody who cannot get a seat', () => {
     expect(await api.get(`/licenses/${license.id}`)).toMatchObject({ revision: 1 });
   });
 
+  it('for a box is counted too', async () => {
+    const { plan } = await offer(api, { activationLimit: 1 });
+    const license = await sell(api, plan.id);
+    const bind = (fingerprint: string) => api.ask('POST', `/licenses/${license.id}/activate`, { fingerprint });
+    expect(await bind('box 1')).toMatchObject({ status: 201 });
+    for (const box of ['box 2', 'box 3', 'box 3']) expect(await bind(box)).toMatchObject({ status: 409, body: { code: 'FINGERPRINT_MISMATCH' } });
+    const counted = await until(async () => (await api.get<{ data: object[] }>(`/licenses/${license.id}/denials`)).data[0]);
+    expect(counted).toMatchObject({ denials: 3, machines: 2, retries: 1 });
+  });
+
   it('with a key that nobody has is counted as well', async () => {
     for (let n = 0; n < 3; n++) await app.post('/license/validate', { licenseKey: `KL-NOBODY${n}` });
     await until(async () => (await api.get<{ unknownKeys: { requests: number } }>('/denials')).unknownKeys.requests >= 3);
