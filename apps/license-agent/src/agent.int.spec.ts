@@ -674,6 +674,7 @@ describe('The folder', () => {
     bench.clock.wall -= 30 * day;
     const again = await bench.start(byFile);
     expect(await again.license()).toMatchObject({ status: 'active', daysRemaining: 1 });
+    expect(await again.problems()).not.toContain('STATE_DAMAGED');
   });
 });
 

@@ -49,7 +49,9 @@ export class Agent {
     const agent = new Agent(options, holder);
     const isLost = await holder.restore();
     if (holder.found === 'foreign') agent.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
-    if (holder.found === 'damaged' || isLost) agent.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
+    // A file was kept whole, and is installed again: then there is nothing for anybody to do.
+    if (isLost && holder.license.licenseId !== null) options.log.warn({ license: holder.license.licenseId }, 'the state of the license was lost, and made anew by its file');
+    else if (holder.found === 'damaged' || isLost) agent.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
     agent.#rebuild();
     return agent;
   }
