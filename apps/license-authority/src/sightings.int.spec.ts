@@ -213,6 +213,17 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     expect(all.suspected()).toMatchObject([{ observed: 3, evidence: [10, 11, 12] }]);
   });
 
+  it('and takes them is suspected of as many as a rule allows, and one', async () => {
+    const all = new World();
+    await all.rules({ ...perHour, limit: 5_200 });
+    all.took(...Array.from({ length: 5_200 }, (_, n) => n));
+    await all.sightings.write();
+    expect(all.suspected()).toEqual([]);
+    all.took(5_200);
+    await all.sightings.write();
+    expect(all.suspected()).toMatchObject([{ observed: 5_201 }]);
+  });
+
   it('and takes them is suspected once more of all that came after, though it was in the same minute', async () => {
     const all = new World();
     await all.rules(perHour);

@@ -254,7 +254,8 @@ export class Sightings {
   async #suspect(licenseId: LicenseId, rules: readonly AbuseRule[], heldAgainst: ReadonlyMap<string, number>): Promise<void> {
     const { now } = context();
     const { rows } = await this.databases.here().run<Sighting>(
-      'select at, machine, address, revision from authority_activations where license_id = ? and at > ? order by revision desc limit ?', [licenseId, addDays(now, -1), readAtMost]);
+      'select at, machine, address, revision from authority_activations where license_id = ? and at > ? order by revision desc limit ?',
+      [licenseId, addDays(now, -1), Math.max(readAtMost, ...rules.map(({ limit }) => limit + 1))]);
     const sightings = rows.toReversed().map((row) => ({ ...row, revision: Number(row.revision) }));
     for (const finding of findingsIn(rules, sightings, heldAgainst, now)) {
       this.log.warn({ licenseId, ...finding }, 'abuse suspected');
