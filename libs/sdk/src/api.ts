@@ -4,6 +4,7 @@ import type { Refusal } from './refusal.ts';
 import type { Fetch } from './server.ts';
 import type { Code, Judgement } from './state.ts';
 import type { Store } from './store.ts';
+import type { Quota } from './usage.ts';
 
 /** What a `License` takes, answers and tells. */
 
@@ -61,6 +62,8 @@ export interface LicenseEvents {
   renewed: Judgement;
   directive: Directive;
   unreachable: Refusal;
+  /** A quota, or a feature with a cap, is used up. Once, until some of it is free again. */
+  exceeded: Quota;
   /** Another instance sends heartbeats as this one: this one was cloned, or put back from a copy. */
   conflict: { readonly lastSeq: number; /** What this one has sent; 1: the first that it knows of, so it may be that it has lost its state. */ readonly seq: number };
   /** The wall clock is behind what it must be. It lengthens nothing. */

@@ -29,3 +29,12 @@ export function processClock(): Clock {
   const boot = crypto.randomUUID();
   return { read: () => ({ wall: Date.now(), mono: performance.now(), boot }), sleep };
 }
+
+const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+/** Milliseconds, or `30s`, `5m`, `1h`, `1d`. */
+export function msOf(age: number | string): number {
+  const [, value, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(String(age)) ?? [];
+  const ms = typeof age === 'number' ? age : Number(value) * (units[unit ?? ''] ?? NaN);
+  if (Number.isNaN(ms)) throw new TypeError(`Not a duration: ${age}`);
+  return ms;
+}

@@ -1,9 +1,10 @@
 import { createServer } from 'node:http';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { describe, expect, it } from '@jest/globals';
-import { blockedBy, LicenseGuard, licenseMiddleware, type GuardOptions } from './guards.ts';
+import { describe, expect, it, jest } from '@jest/globals';
+import { blockedBy, LicenseGuard, licenseMiddleware, RequireFeature, requireFeature, type GuardOptions } from './guards.ts';
 import { License } from './license.ts';
+import { LicenseProvider } from './openfeature.ts';
 
 const contextOf = (request: object) => ({ switchToHttp: () => ({ getRequest: <T>() => request as T }) });
 
@@ -35,6 +36,36 @@ describe('A guard', () => {
     expect(new LicenseGuard(license, { feature: 'audit' }).canActivate(contextOf({ method: 'GET' }))).toBe(false);
   });
 
+  it('wants what is required of a controller and of its methods', () => {
+    @RequireFeature('sso')
+    class Users {
+      @RequireFeature('audit', 'export')
+      history() {}
+      list() {}
+    }
+    const guarded = (license: License, handler: object, options: GuardOptions = {}) =>
+      new LicenseGuard(license, options).canActivate({ ...contextOf({ method: 'GET', url: '/users' }), getClass: () => Users, getHandler: () => handler });
+    const { history, list } = Users.prototype;
+    const all = License.fake({ features: ['sso', 'audit', 'export'] });
+    expect([history, list].map((handler) => guarded(all, handler))).toEqual([true, true]);
+    expect([history, list].map((handler) => guarded(License.fake({ features: ['sso', 'audit'] }), handler))).toEqual([false, true]);
+    expect([history, list].map((handler) => guarded(License.fake({ features: ['audit', 'export'] }), handler))).toEqual([false, false]);
+    expect(guarded(License.fake(), history, { always: ({ url }) => url === '/users' })).toBe(true);
+    expect(guarded(License.fake({ features: ['sso', 'audit', 'export'], state: 'locked' }), history)).toBe(false);
+  });
+
+  it('of one feature lets writes be, and blocks who does not have it', () => {
+    const answered = (license: License, method: string) => {
+      const response = { statusCode: 200, setHeader: () => undefined, end: () => undefined };
+      const next = jest.fn();
+      requireFeature(license, 'sso')({ method }, response, next);
+      return [response.statusCode, next.mock.calls.length];
+    };
+    expect(answered(License.fake({ features: ['sso'], state: 'restricted' }), 'POST')).toEqual([200, 1]);
+    expect(answered(License.fake({ features: ['audit'] }), 'GET')).toEqual([403, 0]);
+    expect(answered(License.fake({ features: ['sso'], state: 'locked' }), 'GET')).toEqual([403, 0]);
+  });
+
   it('blocks a request that arrives over HTTP, and says why', async () => {
     const license = License.fake({ state: 'restricted' });
     const guard = licenseMiddleware(license);
@@ -49,5 +80,30 @@ describe('A guard', () => {
     expect((await fetch(url, { method: 'POST' })).status).toBe(200);
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
+  });
+});
+
+describe('A provider for OpenFeature', () => {
+  const flags = { features: { sso: true, projects: 10, reports: { limit: 5, per: 'day' } }, featureFlags: { theme: 'dark', beta: true, ratio: 0.5, limits: { cpu: 2 }, none: null } } as const;
+  const provider = new LicenseProvider(License.fake(flags));
+
+  it('answers by the features of a license, and by its flags', async () => {
+    expect(await Promise.all(['sso', 'projects', 'reports', 'beta'].map((flag) => provider.resolveBooleanEvaluation(flag, false)))).toEqual(Array.from({ length: 4 }, () => ({ value: true, reason: 'STATIC' })));
+    expect(await Promise.all(['projects', 'reports', 'ratio'].map((flag) => provider.resolveNumberEvaluation(flag, 1)))).toMatchObject([{ value: 10 }, { value: 5 }, { value: 0.5 }]);
+    expect(await provider.resolveStringEvaluation('theme', 'light')).toEqual({ value: 'dark', reason: 'STATIC' });
+    expect(await provider.resolveObjectEvaluation('limits', { cpu: 1 })).toEqual({ value: { cpu: 2 }, reason: 'STATIC' });
+  });
+
+  it('gives the default of what the license does not name, or names as something else', async () => {
+    expect(await Promise.all([provider.resolveBooleanEvaluation('audit', false), provider.resolveStringEvaluation('toString', 'x'), provider.resolveNumberEvaluation('audit', 3)]))
+      .toEqual([{ value: false, reason: 'DEFAULT' }, { value: 'x', reason: 'DEFAULT' }, { value: 3, reason: 'DEFAULT' }]);
+    expect(await Promise.all([provider.resolveNumberEvaluation('sso', 3), provider.resolveBooleanEvaluation('theme', false), provider.resolveObjectEvaluation('none', {}), provider.resolveStringEvaluation('sso', 'x')]))
+      .toMatchObject([{ value: 3, reason: 'ERROR' }, { value: false, reason: 'ERROR' }, { value: {}, reason: 'ERROR' }, { value: 'x', reason: 'ERROR' }]);
+  });
+
+  it('switches features off while the license is locked, whatever the default is', async () => {
+    const locked = new LicenseProvider(License.fake({ ...flags, state: 'locked' }));
+    expect(await locked.resolveBooleanEvaluation('sso', true)).toEqual({ value: false, reason: 'DISABLED' });
+    expect(await locked.resolveNumberEvaluation('projects', 9)).toEqual({ value: 0, reason: 'DISABLED' });
   });
 });

@@ -44,10 +44,24 @@ export const licenseMiddleware = (license: Pick<License, 'judgement' | 'feature'
   response.end(JSON.stringify({ title: 'Not licensed', status: 403, code, detail, enforcement }));
 };
 
+/** For Express and its like: goes on only with this feature. Whether writes are blocked is not its matter, but that of `licenseMiddleware`. */
+export const requireFeature = (license: Pick<License, 'judgement' | 'feature'>, feature: string, { always }: Pick<GuardOptions, 'always'> = {}): Middleware =>
+  licenseMiddleware(license, { feature, isWrite: () => false, ...(always && { always }) });
+
 /** The part of Nest's ExecutionContext that is needed. */
 export interface ExecutionContextLike {
   switchToHttp(): { getRequest<T>(): T };
+  getClass?(): object;
+  getHandler?(): object;
 }
+
+const required = new WeakMap<object, readonly string[]>();
+
+/** For Nest: on a controller or on one of its methods. A `LicenseGuard` lets requests pass only with all of these features. */
+export const RequireFeature = (...features: readonly string[]) => (target: object, _name?: unknown, descriptor?: { readonly value?: unknown }): void => {
+  const marked = (descriptor?.value ?? target) as object;
+  required.set(marked, [...(required.get(marked) ?? []), ...features]);
+};
 
 /** For Nest: `app.useGlobalGuards(new LicenseGuard(license))`, or `@UseGuards(new LicenseGuard(license, { feature: 'sso' }))`. Nest answers 403. */
 export class LicenseGuard {
@@ -60,6 +74,9 @@ export class LicenseGuard {
   }
 
   canActivate(context: ExecutionContextLike): boolean {
-    return blockedBy(this.#license, context.switchToHttp().getRequest<RequestLike>(), this.#options) === undefined;
+    const request = context.switchToHttp().getRequest<RequestLike>();
+    if (this.#options.always?.(request)) return true;
+    const marked = [context.getClass?.(), context.getHandler?.()].flatMap((one) => (one && required.get(one)) ?? []);
+    return blockedBy(this.#license, request, this.#options) === undefined && marked.every((name) => this.#license.feature(name).enabled);
   }
 }

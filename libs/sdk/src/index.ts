@@ -2,10 +2,11 @@ export { readPublicKeys, reasons, type LicensedTerms, type LicenseFile, type Off
 export { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type SeatOptions, type Validation } from './api.ts';
 export { processClock, type Clock } from './clock.ts';
 export {
-  blockedBy, LicenseGuard, licenseMiddleware, type ExecutionContextLike, type GuardOptions, type Middleware, type RequestLike, type ResponseLike,
+  blockedBy, LicenseGuard, licenseMiddleware, RequireFeature, requireFeature, type ExecutionContextLike, type GuardOptions, type Middleware, type RequestLike, type ResponseLike,
 } from './guards.ts';
 export type { BeatResult, Directive, HeartbeatOptions } from './heartbeats.ts';
 export { FakeLicense, License } from './license.ts';
+export { LicenseProvider, type FlagDetails } from './openfeature.ts';
 export type { OfflineOptions, OfflineResult, TokenOptions, TokenResult } from './offline.ts';
 export type { Refusal } from './refusal.ts';
 export type { FakeOptions } from './fake.ts';

@@ -592,6 +592,36 @@ describe('What is used', () => {
     expect(new Set(usage().flat().map(({ id }) => id)).size).toBe(3);
   });
 
+  it('up is told once, until some of it is free again', async () => {
+    const license = await activated();
+    const [told, other, anywhere] = [jest.fn(), jest.fn(), jest.fn()];
+    const stop = license.quota('reports').on('exceeded', told);
+    license.quota('cores').on('exceeded', other);
+    license.on('exceeded', anywhere);
+    for (let n = 0; n < 8; n++) license.quota('reports').tryConsume();
+    expect(told.mock.calls).toEqual([[expect.objectContaining({ name: 'reports', limit: 5, used: 5, remaining: 0 })]]);
+    clock.pass(day);
+    expect(license.quota('reports').tryConsume(6)).toBe(false);
+    expect(license.quota('reports').tryConsume(5)).toBe(true);
+    expect(license.quota('reports').tryConsume(6)).toBe(false);
+    expect(told).toHaveBeenCalledTimes(2);
+    clock.pass(day);
+    license.quota('reports').tryConsume(5);
+    license.quota('reports').tryConsume();
+    expect(told).toHaveBeenCalledTimes(3);
+    stop();
+    for (const cores of [8, 9, 10, 7, 9]) license.quota('cores').report(cores);
+    expect(other.mock.calls).toEqual([[expect.objectContaining({ used: 9 })], [expect.objectContaining({ used: 9 })]]);
+    expect(anywhere).toHaveBeenCalledTimes(5);
+    // The server counts all instances.
+    license.quota('cores').report(1);
+    vendor.terms = { ...vendor.terms, quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', graceEndsAt: '2026-08-01T00:00:00.000Z' } as never] };
+    vendor.seq = 5;
+    await license.validate();
+    await license.validate();
+    expect(other).toHaveBeenCalledTimes(3);
+  });
+
   it('is put together by the minute: a sum, or the highest and the last that a gauge showed', async () => {
     const license = await activated();
     license.quota('reports').tryConsume(2);
@@ -709,6 +739,10 @@ describe('A file', () => {
     expect(await ask({ license: 'lic_2' })).toMatchObject({ ok: false, reason: 'WRONG_SUBJECT' });
     expect(await ask({ environment: 'staging' })).toMatchObject({ ok: false, reason: 'WRONG_ENVIRONMENT' });
     expect(await ask({ roots: (await Vendor.open(clock)).roots })).toMatchObject({ ok: false, reason: 'UNTRUSTED_ROOT' });
+    const ahead = { now: new Date(clock.wall - 60_000) };
+    expect([await ask(ahead), await ask({ ...ahead, maxSkew: '1m' })]).toMatchObject([{ ok: true }, { ok: true }]);
+    expect(await ask({ ...ahead, maxSkew: '59s' })).toMatchObject({ ok: false, reason: 'NOT_YET_VALID' });
+    expect(await ask({ now: new Date(clock.wall - 301_000), maxSkew: '1h' })).toMatchObject({ ok: false, reason: 'NOT_YET_VALID' });
     expect(await ask({ roots: [] })).toMatchObject({ ok: false, reason: 'UNTRUSTED_ROOT' });
     expect(await ask({ now: 'never' })).toMatchObject({ ok: false });
     expect(await ask({ now: new Date('2027-02-01T00:00:00Z') })).toMatchObject({ ok: true, judgement: { valid: false } });

@@ -1,7 +1,7 @@
 import { reasons, Verifier, type FileType, type KeySet, type LicensedTerms, type Reason } from '@keyledger/license-file';
 import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type SeatOptions, type Validation } from './api.ts';
 import { Changes } from './changes.ts';
-import { processClock, type Clock } from './clock.ts';
+import { msOf, processClock, type Clock } from './clock.ts';
 import { defined } from './defined.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
@@ -39,6 +39,8 @@ export class License {
   readonly #store: Store;
   readonly #seal: (text: string) => Promise<string>;
   readonly #listeners = new Map<keyof LicenseEvents, Set<(event: never) => void>>();
+  /** What was told of, and how little of it was left since. */
+  readonly #exceeded = new Map<string, Quota>();
   readonly #disposed = new AbortController();
   readonly #reports: Reports;
   readonly #limits: Limits;
@@ -206,6 +208,8 @@ export class License {
 
   /** A quota, or a feature with a cap per day or month. */
   quota(name: string): Quota & {
+    /** When it is used up: somebody wanted more than is left, or the server says so. Once, until some of it is free again. Returns how to stop listening. */
+    on(event: 'exceeded', listener: (quota: Quota) => void): () => void;
     /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. Of a quota without a period it is in use until `report` says less. */
     tryConsume(amount?: number): boolean;
     /** Tells what a gauge shows now. */
@@ -215,13 +219,20 @@ export class License {
     return {
       ...quota,
       tryConsume: (amount = 1) => {
+        this.#noticeQuotas();
         const { value, isGauge, isTooMuch } = consumed(this.info, name, amount, this.#counted());
         const { enforcement } = this.judgement();
         const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || isTooMuch;
         if (!blocked) this.#reports.use(name, value, isGauge);
+        else if (isTooMuch) this.#exceeds(name);
         return !blocked;
       },
-      report: (value) => this.#reports.use(name, value, quota.per === null),
+      report: (value) => {
+        this.#reports.use(name, value, quota.per === null);
+        const { used, limit } = quotaOf(this.info, name, this.#counted());
+        if (used !== null && limit !== null && used > limit) this.#exceeds(name);
+      },
+      on: (event, listener) => this.on(event, (exceeded) => exceeded.name === name && listener(exceeded)),
     };
   }
 
@@ -448,9 +459,29 @@ export class License {
     this.#last = now;
     if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#emit('state', { before, now });
     if (before.code !== now.code && this.#hasLostSeat()) this.heartbeat.hurry();
+    this.#noticeQuotas();
     const isBack = isClockBack(this.#kept.state.time, reading);
     if (isBack && !this.#clockIsBack) this.#emit('clock-rollback', { wall: reading.wall, atLeast: Date.parse(now.at) });
     this.#clockIsBack = isBack;
+  }
+
+  #noticeQuotas(): void {
+    for (const { meter, state = 'normal' } of this.info?.quotas ?? []) if (state !== 'normal') this.#exceeds(meter);
+    if (this.#exceeded.size === 0) return;
+    const counted = this.#counted();
+    for (const [name, told] of this.#exceeded) {
+      const quota = quotaOf(this.info, name, counted);
+      const [left, leftThen] = [quota.remaining ?? Infinity, told.remaining ?? Infinity];
+      if (quota.state === 'normal' && (told.state !== 'normal' || left > leftThen)) this.#exceeded.delete(name);
+      else if (left < leftThen) this.#exceeded.set(name, { ...told, remaining: left });
+    }
+  }
+
+  #exceeds(name: string): void {
+    if (this.#exceeded.has(name)) return;
+    const quota = quotaOf(this.info, name, this.#counted());
+    this.#exceeded.set(name, quota);
+    this.#emit('exceeded', quota);
   }
 
   #emit<E extends keyof LicenseEvents>(event: E, value: LicenseEvents[E]): void {
@@ -528,12 +559,4 @@ async function quietly<T>(work: () => Promise<T> | T, message: string, logger: L
     logger?.warn(message, { error });
     return undefined;
   }
-}
-
-const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-function msOf(age: number | string): number {
-  const [, value, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(String(age)) ?? [];
-  const ms = typeof age === 'number' ? age : Number(value) * (units[unit ?? ''] ?? NaN);
-  if (Number.isNaN(ms)) throw new TypeError(`Not a duration: ${age}`);
-  return ms;
 }

@@ -1,4 +1,5 @@
 import { fileTypeOf, reasons, Verifier, type FileType, type LeaseClaims, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
+import { msOf } from './clock.ts';
 import { defined } from './defined.ts';
 import type { Checks } from './kept.ts';
 import { apply, initial, judge, timeOf, type Judgement, type LicenseEvent, type Limits, type Reading, type State } from './state.ts';
@@ -16,13 +17,15 @@ export interface OfflineOptions {
   readonly license?: string;
   readonly fingerprint?: string | undefined;
   readonly now?: Date | string;
+  /** How far ahead of `now` it may have been issued: five minutes, or less if that is told. Milliseconds, or `30s`, `5m`. */
+  readonly maxSkew?: number | string;
   /** By default what the text begins like. */
   readonly type?: FileType;
   /** An answer of `/.well-known/jwks.json`: what was signed by a key that it names as revoked is refused. */
   readonly keys?: unknown;
 }
 
-export interface TokenOptions extends Omit<OfflineOptions, 'type' | 'license'> {
+export interface TokenOptions extends Omit<OfflineOptions, 'type' | 'license' | 'maxSkew'> {
   /** The activation of a lease, the license of a verdict. */
   readonly subject?: string;
   /** That the question was asked with. */
@@ -61,7 +64,7 @@ export const installing = (opened: Opened, text: string): LicenseEvent =>
   (opened.type === 'license-file' ? { type: 'LicenseFileInstalled', text, file: opened.file } : { type: 'OfflineFileInstalled', text, file: opened.file });
 
 /** As of a state: what was seen of the time, and of the license. */
-export async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State, limits: Limits): Promise<OfflineResult> {
+export async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint, maxSkew = Infinity }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State, limits: Limits): Promise<OfflineResult> {
   const no = (reason: Reason): OfflineResult => ({ ok: false, reason, detail: reasons[reason] });
   const at = timeOf(state.time, reading);
   const now = Number.isNaN(at) ? '' : new Date(at).toISOString();
@@ -69,6 +72,7 @@ export async function verifiedOffline(verifier: Checks, text: string, { type = f
   const result: Verified<Opened> = type === 'offline-file' ? named('offline-file', await verifier.offlineFile(text, expected))
     : type === 'license-file' ? named('license-file', await verifier.licenseFile(text, { now })) : { ok: false, reason: 'MALFORMED' };
   if (!result.ok) return no(result.reason);
+  if (Date.parse(result.file.issuedAt) - at > msOf(maxSkew)) return no('NOT_YET_VALID');
   if (product !== undefined && result.file.license.productId !== product) return no('WRONG_AUDIENCE');
   if (license !== undefined && result.file.license.id !== license) return no('WRONG_SUBJECT');
   const applied = apply(state, installing(result, text), reading);
