@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { License, memoryStore, type LicenseOptions } from '@keyledger/sdk';
 import { TestClock } from '@keyledger/sdk/contract';
+import { until } from '@keyledger/testing';
 import { offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
 
 let product: Product;
@@ -147,6 +148,28 @@ describe('The SDK', () => {
     expect(told).toHaveBeenCalledWith(expect.objectContaining({ kind: 'message', payload: { text: 'hello' } }));
     expect(await box.deactivate()).toEqual({ ok: true });
     expect(await box.validate()).toMatchObject({ source: 'network' });
+  });
+
+  it('takes a floating seat anew that it has lost, as soon as there is one', async () => {
+    const sold = await licensed({ seats: 'floating', activationLimit: 1 });
+    const [box, other] = [await open(sold), await open(sold)];
+    const clock = aClock();
+    const late = await open(sold, { clock, fingerprint: 'late' });
+    await late.activate({ name: 'late' });
+    const lost = late.instanceId;
+    await root.delete(`/licenses/${sold.id}/activations/${lost}`);
+    expect(await box.activate()).toMatchObject({ ok: true });
+    expect(await other.activate()).toMatchObject({ ok: false, code: 'ACTIVATION_LIMIT_EXCEEDED' });
+    late.heartbeat.start();
+    await until(() => late.judgement().code === 'INSTANCE_NOT_FOUND');
+    expect(late.quota('reports').tryConsume()).toBe(false);
+    expect(await box.deactivate()).toEqual({ ok: true });
+    await until(() => {
+      clock.pass(60_000);
+      return late.judgement().valid && late.instanceId !== lost;
+    });
+    expect(await late.heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: true } });
+    expect(await late.deactivate()).toEqual({ ok: true });
   });
 
   it('counts what is used by all instances', async () => {
