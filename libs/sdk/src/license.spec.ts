@@ -650,6 +650,20 @@ describe('What is used', () => {
     expect([license.waiting, usage().flat().reduce((sum, { value }) => sum + value, 0)]).toEqual([0, 10_030]);
   });
 
+  it('and is too much to keep one by one shows of a gauge still its highest and its last', async () => {
+    const license = await activated();
+    vendor.cut();
+    await license.record(Array.from({ length: 9_997 }, () => ({ meter: 'exports', value: 1 })));
+    for (const cores of [3, 7, 5, 2]) {
+      clock.pass(minute);
+      license.quota('cores').report(cores);
+    }
+    expect([license.waiting, license.quota('cores').used]).toEqual([10_000, 2]);
+    vendor.mend();
+    await license.reportUsage();
+    expect(usage().flat().filter(({ meter }) => meter === 'cores').map(({ value }) => value)).toEqual([3, 7, 2]);
+  });
+
   it('is sent in pieces that are taken, however long the names are and whatever limit lies between', async () => {
     const license = await activated();
     const most = { bytes: 256 * 1024, records: Infinity };

@@ -104,7 +104,7 @@ const stretches = { minute: 16, day: 10 } as const;
 /** With one more reading. `open`: the ids of those that nobody was sent yet; no other may change. */
 export function noted(outbox: readonly UsageRecord[], open: ReadonlySet<string>, record: UsageRecord, { isGauge, stretch }: { readonly isGauge: boolean; readonly stretch: keyof typeof stretches }): readonly UsageRecord[] {
   const begins = record.at.slice(0, stretches[stretch]);
-  const [first, second] = outbox.filter(({ id, meter, at }) => meter === record.meter && at.startsWith(begins) && open.has(id));
+  const [first, second] = outbox.filter(({ id, meter, at }) => meter === record.meter && at.startsWith(begins) && open.has(id)).slice(-2);
   const changed = (changes: readonly (readonly [UsageRecord, Partial<UsageRecord>])[]) => outbox.map((one) => {
     const change = changes.find(([it]) => it === one)?.[1];
     return change ? { ...one, ...change, id: one.id } : one;
