@@ -27,8 +27,8 @@ class World {
   };
   readonly ledger = new LastSeenLedger({ here: () => this.#database } as unknown as StateDatabases, { now: () => start } as Clock, (error) => this.errors.push(error));
 
-  see(id: ActivationId, seconds: number, environment = 'production'): void {
-    runIn(systemContext(environment, start), () => this.ledger.see(id, addSeconds(start, seconds)));
+  see(id: ActivationId, seconds: number, environment = 'production'): Promise<void> | undefined {
+    return runIn(systemContext(environment, start), () => this.ledger.see(id, addSeconds(start, seconds)));
   }
 
   seen(id: ActivationId): Promise<Instant | undefined> {
@@ -57,6 +57,16 @@ describe('When instances were last heard of', () => {
     expect(world.batches).toHaveLength(1);
   });
 
+  it('is written at once where the clock may be moved, by who comes during a flush as well', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    expect(world.see(one, 1)).toBeUndefined();
+    world.slow = promise;
+    const written = [world.see(one, 2, 'staging'), world.see(other, 3, 'staging')];
+    resolve();
+    await Promise.all(written);
+    expect([...world.rows]).toEqual([[one, addSeconds(start, 2)], [other, addSeconds(start, 3)]]);
+  });
+
   it('is written by one flush at a time, which ends whatever is heard of meanwhile', async () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     world.slow = promise;
@@ -64,14 +74,14 @@ describe('When instances were last heard of', () => {
     for (let second = 1; second <= 5; second++) {
       await jest.advanceTimersByTimeAsync(1000);
       world.see(one, second + 1);
-      world.see(other, second + 1, 'staging');
+      world.see(other, second + 1);
     }
     expect(world.batches).toEqual([[[one, addSeconds(start, 1)]]]);
     resolve();
     await world.ledger.flush();
     expect(world.batches).toHaveLength(1);
     await jest.advanceTimersByTimeAsync(1000);
-    expect(world.batches.slice(1)).toEqual([[[one, addSeconds(start, 6)]], [[other, addSeconds(start, 6)]]]);
+    expect(world.batches.slice(1)).toEqual([[[one, addSeconds(start, 6)], [other, addSeconds(start, 6)]]]);
   });
 
   it('waits for the next second when it cannot be written, and is told of once in each', async () => {

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { context, runIn, systemContext, type ActivationId, type Clock, type Instant } from '@keyledger/kernel';
+import { context, mayHaveOwnTime, runIn, systemContext, type ActivationId, type Clock, type Instant } from '@keyledger/kernel';
 import { StateDatabases, type Migration } from '@keyledger/read-models';
 
 export const lastSeenTable: Migration = {
@@ -20,11 +20,13 @@ export class LastSeenLedger {
 
   constructor(private readonly databases: StateDatabases, private readonly clock: Clock, private readonly onError: (error: unknown) => void) {}
 
-  see(activationId: ActivationId, at: Instant): void {
+  /** Where time can be moved it resolves when it is written: there an hour may pass in the second that others have for it. */
+  see(activationId: ActivationId, at: Instant): Promise<void> | undefined {
     const { environment } = context();
     let fresh = this.#fresh.get(environment);
     if (!fresh) this.#fresh.set(environment, (fresh = new Map()));
     fresh.set(activationId, at);
+    return mayHaveOwnTime(environment) ? this.#written() : undefined;
   }
 
   async of(activationIds: readonly ActivationId[]): Promise<Record<ActivationId, Instant>> {
@@ -52,6 +54,11 @@ export class LastSeenLedger {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
+    await this.#flushing;
+    await this.flush();
+  }
+
+  async #written(): Promise<void> {
     await this.#flushing;
     await this.flush();
   }

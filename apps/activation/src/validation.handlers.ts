@@ -3,7 +3,7 @@ import { LastSeen, Leases, ValidateLicense, type ClientLicense } from '@keyledge
 import {
   clientLicenseView, instanceAsked, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, withUse, type ClientLicenseView, type LicenseState, type LicenseStatus, type Use, type Verdict,
 } from '@keyledger/domain';
-import { context, isId, type Instant } from '@keyledger/kernel';
+import { context, isId, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Handles, type ResultOf } from '@keyledger/messaging';
 import { Metrics } from '@keyledger/observability';
 import { LastSeenLedger } from './last-seen.ts';
@@ -53,7 +53,12 @@ export class Validation {
     return lease instanceof Promise ? lease.then((row) => leaseEndOf(state, activation, row)) : leaseEndOf(state, activation, lease);
   }
 
-  #signed({ nonce, productId, fingerprint }: ValidateLicense, answer: Answer): Answer | Promise<Answer> {
+  #signed(question: ValidateLicense, answer: Answer): Answer | Promise<Answer> {
+    const seen = answer.instance ? this.lastSeen.see(answer.instance.id as ActivationId, answer.checkedAt as Instant) : undefined;
+    return seen ? seen.then(() => this.#withToken(question, answer)) : this.#withToken(question, answer);
+  }
+
+  #withToken({ nonce, productId, fingerprint }: ValidateLicense, answer: Answer): Answer | Promise<Answer> {
     if (nonce === undefined) return answer;
     const { valid, code, reasons, conclusive, enforcement, graceEndsAt, decisionId, seq, checkedAt, license, instance } = answer;
     return this.tokens.for({
@@ -81,7 +86,6 @@ export class Validation {
     if (!isId('act', instanceId) || state?.existence !== 'issued' || reasons.includes('INSTANCE_NOT_FOUND')) return null;
     const activation = state.activations.get(instanceId);
     if (!activation) return null;
-    this.lastSeen.see(instanceId, now);
     return { id: instanceId, name: activation.name, lastSeenAt: now };
   }
 }

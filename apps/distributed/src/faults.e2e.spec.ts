@@ -30,7 +30,7 @@ describeWith('nats', 'When messages are lost, doubled, late and out of order', (
     const crowd = await Crowd.gather(product, { seed, size: 16 });
     let [answers, over] = [0, false];
     proxy.meddle(faults);
-    const working = crowd.work({ goesOn: true, until: () => over, onAnswer: () => void answers++ });
+    const working = crowd.work({ goesOn: true, twice: true, until: () => over, onAnswer: () => void answers++ });
     await Promise.race([sleep(troubledMs), working]);
     over = true;
     await working;

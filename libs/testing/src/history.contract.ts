@@ -8,6 +8,8 @@ import { randomFrom, type Random } from './random.ts';
 export interface Shift {
   /** Where only a part of the product is killed: who is not answered asks again, and does something else when that does not help. Otherwise it is over then. */
   readonly goesOn?: boolean;
+  /** Where messages may come twice: what was refused may have been taken the second time. */
+  readonly twice?: boolean;
   readonly until?: () => boolean;
   readonly onAnswer?: () => void;
 }
@@ -341,7 +343,7 @@ class Shared {
 
   constructor(readonly product: Product, readonly license: Sold) {}
 
-  async work({ goesOn = false, until = () => false }: Shift): Promise<void> {
+  async work({ goesOn = false, twice = false, until = () => false }: Shift): Promise<void> {
     const name = `machine ${++this.#machines}`;
     for (let turn = 0; !until(); turn++) {
       const fingerprint = `${name}, turn ${turn}`;
@@ -355,7 +357,7 @@ class Shared {
       if (answer.status === 201) this.#seated.add(fingerprint);
       else expect(answer.status).toBe(409);
       if (answer.status !== 201 || turn % 4 === 0) {
-        this.#unknown.delete(fingerprint);
+        if (answer.status === 201 || !twice) this.#unknown.delete(fingerprint);
         continue;
       }
       const gone = await certain(() => this.product.app.ask('POST', '/license/deactivate', { licenseKey: this.license.key, instanceId: answer.body.instance.id }), goesOn);
