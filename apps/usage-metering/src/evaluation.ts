@@ -1,14 +1,14 @@
 import { Injectable } from '@nestjs/common';
 import { DueUsage, DueUsageBacklog, EvaluateQuotas, ExceedQuota, RestoreQuota } from '@keyledger/contracts';
 import {
-  dayBefore, dayOf, demandOf, endOf, evidenceOf, License, nextLook, type Day, type IssuedLicense, type Peak, type SeatEnds,
+  countsOf, dayBefore, dayOf, demandOf, endOf, evidenceOf, License, nextLook, startOf, type Day, type IssuedLicense, type Peak, type SeatEnds,
 } from '@keyledger/domain';
 import { context, eventId, Refusal, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { firstOfMonth, UsageLedger, type DueDay } from './ledger.ts';
 import { Licenses, seatEnds } from './licenses.ts';
-import { kindOf, Meters, spanOf } from './usage.queries.ts';
+import { Meters, spanOf } from './usage.queries.ts';
 
 type Demand = NonNullable<ReturnType<typeof demandOf>>;
 interface Examined extends DueDay {
@@ -76,19 +76,21 @@ export class DailyComparison {
 
   /** The authority decides. Its command has an id of its own for each meter and day, and the same if this is all done again. */
   async #ask(licenseId: LicenseId, { meter, day, peak }: Examined, asked: Demand, ends: SeatEnds): Promise<readonly string[]> {
-    const { isNews, kind } = await this.#newsOf(licenseId, meter, asked);
+    const { isNews, per } = await this.#newsOf(licenseId, meter, asked);
     if (!isNews) return [];
     const options = { context: { commandId: eventId(context().commandId, `${licenseId}/${meter}/${day}`) } };
     if (asked.type === 'RestoreQuota') return (await this.messages.send(RestoreQuota, { licenseId, meter, peak: asked.peak ?? 0 }, options)).events;
     const { limit, since = context().now } = asked;
-    const readings = peak && kind === 'gauge' ? evidenceOf(day, peak, await this.meters.inForce(licenseId, meter, peak.at, ends)) : { day };
+    const from = per === 'month' ? firstOfMonth(day) : day;
+    const readings = per ? countsOf(from, day, await this.meters.counted(licenseId, meter, { from: startOf(from), to: endOf(day) }))
+      : peak ? evidenceOf(day, peak, await this.meters.inForce(licenseId, meter, peak.at, ends)) : { day };
     return (await this.messages.send(ExceedQuota, { licenseId, meter, peak: asked.peak, limit, since, readings }, options)).events;
   }
 
   /** Most days of a license that is over its quota are no news. */
-  #newsOf(licenseId: LicenseId, meter: string, asked: Demand): Promise<{ readonly isNews: boolean; readonly kind: 'gauge' | 'counter' }> {
+  #newsOf(licenseId: LicenseId, meter: string, asked: Demand) {
     const { now } = context();
-    return this.licenses.load(licenseId, (license) => ({ isNews: License.decide(license, asked, now).length > 0, kind: kindOf(license, meter) }));
+    return this.licenses.load(licenseId, (license) => ({ isNews: License.decide(license, asked, now).length > 0, per: license.terms.quotas.find((quota) => quota.meter === meter)?.per }));
   }
 }
 

@@ -352,10 +352,12 @@ function suite(place: () => Parameters<typeof start>[0]) {
     });
 
     it('of a counter, which starts again at nought the next day', async () => {
-      const { licenseId } = await over({ quotas: [{ meter, limit: 29, per: 'day' }] });
+      const { licenseId, seats } = await over({ quotas: [{ meter, limit: 29, per: 'day' }] });
       metering.at('2026-03-13T00:00:00.000Z');
       expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: 1 } });
-      expect((await metering.events(licenseId)).at(-1)).toMatchObject({ data: { peak: 30, readings: { day: '2026-03-12' } } });
+      expect((await metering.events(licenseId)).at(-1)).toMatchObject({
+        data: { peak: 30, readings: { from: '2026-03-12', day: '2026-03-12', instances: [12, 10, 8].map((value) => ({ instanceId: seats[value / 2 - 4], value, records: 2 })) } },
+      });
       metering.at('2026-03-13T23:59:59.999Z');
       await metering.evaluate();
       expect(await quota(licenseId)).toMatchObject({ state: 'exceeded' });

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { ExplainUsage, ReadMeters, UsageSeries, type MeterReadings } from '@keyledger/contracts';
 import {
   bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, instantIn, isDay, MILLION, startOf, useOf,
-  type Bucket, type Day, type IssuedLicense, type Peak, type SeatEnds, type Span,
+  type Bucket, type Counted, type Day, type IssuedLicense, type Peak, type SeatEnds, type Span,
 } from '@keyledger/domain';
 import { addDays, context, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
@@ -37,6 +37,18 @@ export class Meters {
     const readings: KeptReading[] = [];
     for await (const page of this.ledger.readings(licenseId, meter, leadIn(moment), moment + 1)) readings.push(...page);
     return inForceAt(moment, readings, ends) as readonly KeptReading[];
+  }
+
+  /** Of a counter: what each instance has used in the span. */
+  async counted(licenseId: LicenseId, meter: string, { from, to }: Span): Promise<ReadonlyMap<string, Counted>> {
+    const used = new Map<string, Counted>();
+    for await (const page of this.ledger.readings(licenseId, meter, from, to)) {
+      for (const { instanceId, micros } of page) {
+        const known = used.get(instanceId);
+        used.set(instanceId, { micros: (known?.micros ?? 0) + micros, records: (known?.records ?? 0) + 1 });
+      }
+    }
+    return used;
   }
 }
 /** A month, and one more day. */

@@ -8,7 +8,7 @@ import type { Quota } from '../license/terms.ts';
 import { verdictOf } from '../license/verdict.ts';
 import { licenseView } from '../license/view.ts';
 import { HOLD_MS } from './gauge.ts';
-import { comparedAt, daysOf, demandOf, dueAt, evidenceOf, isMetered, nextLook, sumOf, useOf, withUse, type MeterDay } from './quota.ts';
+import { comparedAt, countsOf, daysOf, demandOf, dueAt, evidenceOf, isMetered, nextLook, sumOf, useOf, withUse, type MeterDay } from './quota.ts';
 import { bucketsBetween, counts, dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, isDay, MAX_BUCKETS, microsOf, mustBeInReach, REACHES_BACK_DAYS, startOf, timeOf } from './reading.ts';
 
 const meter = 'max_dp_cores';
@@ -125,6 +125,15 @@ describe('What is shown of use', () => {
     const { instances, others } = evidenceOf(march(12), { value: 260, at: startOf(march(12)) }, readings) as { instances: object[]; others: object };
     expect([instances.length, instances[0], others]).toEqual([100, { instanceId: 'act_0', value: 2, id: 'r0', at: '2026-03-12T00:00:00.000Z' }, { instances: 30, value: 60 }]);
     expect(evidenceOf(march(12), { value: 0, at: 0 }, [])).not.toHaveProperty('others');
+  });
+
+  it('of a counter names who used most of it, and the others together', () => {
+    const used = new Map(Array.from({ length: 130 }, (_, n) => [`act_${n}`, { micros: n * 1_000_000, records: n + 1 }] as const));
+    const { from, day, instances, others } = countsOf(march(1), march(12), used) as { from: string; day: string; instances: object[]; others: object };
+    expect([from, day, instances.length, instances[0], others]).toEqual([march(1), march(12), 100, { instanceId: 'act_129', value: 129, records: 130 }, { instances: 30, value: 435 }]);
+    expect(countsOf(march(12), march(12), new Map([['b', { micros: 1, records: 1 }], ['a', { micros: 1, records: 2 }]]))).toEqual({
+      from: march(12), day: march(12), instances: [{ instanceId: 'a', value: 0.000001, records: 2 }, { instanceId: 'b', value: 0.000001, records: 1 }],
+    });
   });
 });
 

@@ -75,6 +75,20 @@ export function evidenceOf(day: Day, peak: Peak, readings: readonly Reading[]): 
   };
 }
 
+/** What an instance has used of a counter, and in how many records. */
+export interface Counted { readonly micros: number; readonly records: number }
+
+/** The same of a counter: who used how much from one day to the other, the greatest first. */
+export function countsOf(from: Day, to: Day, used: ReadonlyMap<string, Counted>): JsonObject {
+  const all = [...used].sort(([a, { micros: x }], [b, { micros: y }]) => y - x || (a < b ? -1 : 1));
+  const rest = all.slice(MAX_SHOWN);
+  return {
+    from, day: to,
+    instances: all.slice(0, MAX_SHOWN).map(([instanceId, { micros, records }]) => ({ instanceId, value: micros / MILLION, records })),
+    ...(rest.length > 0 && { others: { instances: rest.length, value: rest.reduce((sum, [, { micros }]) => sum + micros, 0) / MILLION } }),
+  };
+}
+
 const instant = (at: number): Instant => new Date(at).toISOString();
 
 // ---- views ----
