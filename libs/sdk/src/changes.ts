@@ -36,7 +36,8 @@ const quietMs = 45_000;
 export class Changes {
   readonly #port: Port;
   #running: AbortController | undefined;
-  #connected = false;
+  /** The stream that is heard. One that was given up may end after the next has begun. */
+  #heardFrom: AbortController | undefined;
   /** It has heard something since it last was told that nobody can be reached. */
   #heard = false;
 
@@ -45,7 +46,7 @@ export class Changes {
   }
 
   get isConnected(): boolean {
-    return this.#connected;
+    return this.#heardFrom !== undefined;
   }
 
   /** Until `stop`. Keeps no process alive by itself. */
@@ -62,7 +63,7 @@ export class Changes {
 
   /** A new seat: what the one before had waited for is no more. */
   again(): void {
-    if (!this.#connected) this.pause()();
+    if (!this.isConnected) this.pause()();
   }
 
   /** What it returns goes on as before. */
@@ -102,7 +103,9 @@ export class Changes {
         return { outcome: stream.status === 429 ? 'refused' : 'lost', retryAfterMs: stream.retryAfterMs ?? 0 };
       }
       for await (const heard of this.#heardIn(stream.body, broken)) {
-        this.#connected = this.#heard = true;
+        if (broken.signal.aborted) return { outcome: 'lost' };
+        this.#heardFrom = broken;
+        this.#heard = true;
         if (heard.length > 0 && !(await this.#take(heard, licenseId, instanceId))) return { outcome: 'lost' };
         if (heard.some(({ event }) => event === 'end')) return { outcome: 'refused' };
       }
@@ -110,7 +113,7 @@ export class Changes {
     } catch {
       return { outcome: 'lost' };
     } finally {
-      this.#connected = false;
+      if (this.#heardFrom === broken) this.#heardFrom = undefined;
       broken.abort();
       stopped.removeEventListener('abort', stop);
     }
