@@ -54,8 +54,7 @@ export class LastSeenLedger {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#flushing;
-    await this.flush();
+    await this.#written();
   }
 
   async #written(): Promise<void> {

@@ -111,10 +111,11 @@ function* graces({ source, usage, problems, reasons, offlineGraceEndsAt, graceEn
 }
 
 /** The reminders of 30, 14 and 7 days before. */
-function* expiring({ status, daysRemaining, expirationDate, reasons }: LicenseAnswer): Generator<Own> {
+function* expiring(license: LicenseAnswer): Generator<Own> {
+  const { status, daysRemaining, expirationDate, reasons } = license;
   if (status === 'expired' || status === 'revoked' || reasons.includes('IN_EXPIRY_GRACE') || daysRemaining === null || expirationDate === null || daysRemaining > 30) return;
   const tone = daysRemaining <= 7 ? 'stop' : daysRemaining <= 14 ? 'warn' : 'info';
-  yield { tone, title: `License expires in ${count(daysRemaining, 'day')}`, text: `It ends on ${moment(expirationDate)}. Ask your vendor for a renewal and enter it under Change license.`, codes: ['EXPIRING'] };
+  yield { tone, title: `License expires in ${count(daysRemaining, 'day')}`, text: `It ends on ${moment(expirationDate)}. Ask your vendor for a renewal${mayAct(license) ? ' and enter it under Change license' : ''}.`, codes: ['EXPIRING'] };
 }
 
 /** How fresh what is shown is, and if it is not, why. `seenAt`: when the agent said so. */
