@@ -50,7 +50,7 @@ export class Folding {
     const prefix = `${source.category}-`;
     const own = folds.get(source) as LRUCache<string, Fold>;
     const fresh: [stream: string, known: Fold | undefined, events: readonly RecordedEvent[]][] = [];
-    const toRead: [stream: string, known: Fold | undefined, reason: RecordedEvent][] = [];
+    const toRead: [stream: string, known: Fold | undefined, revision: number][] = [];
     for (const [stream, events] of Map.groupBy(batch.filter(({ stream }) => stream.startsWith(prefix)), ({ stream }) => stream)) {
       if (lanes.every(({ parked }) => parked.has(stream))) continue;
       const known = own.get(stream);
@@ -61,7 +61,7 @@ export class Folding {
       const isNew = lanes.every((lane) => first.position > lane.position);
       // The later events of a stream that is all in this batch so far are likely to be there, too.
       if (news && (known || isNew && (!behind || news.length > 1))) fresh.push([stream, known, news]);
-      else toRead.push([stream, known, first]);
+      else toRead.push([stream, known, Math.max(...events.map(({ revision }) => revision))]);
     }
     const stale = behind ? await this.#stale(lanes, toRead) : toRead;
     const read = await Promise.all(stale.map(async ([stream, known]) => [stream, known, await this.#read(stream, (known?.revision ?? -1) + 1)] as const));
@@ -85,8 +85,8 @@ export class Folding {
     return this.#project([lane], stream, undefined, events, await this.#sealer(events)).get(lane) ?? newChanges();
   }
 
-  /** Without the streams whose rows are as new as the event already: most of them, on the second and later events of a stream. */
-  async #stale<Read extends readonly [string, Fold | undefined, RecordedEvent]>(lanes: readonly Lane[], toRead: readonly Read[]): Promise<readonly Read[]> {
+  /** Without the streams whose rows are as new as that revision already: most of them, on the second and later events of a stream. */
+  async #stale<Read extends readonly [string, Fold | undefined, number]>(lanes: readonly Lane[], toRead: readonly Read[]): Promise<readonly Read[]> {
     if (toRead.length === 0) return toRead;
     const ids = toRead.map(([stream]) => subjectOf(stream));
     const tables = await Promise.all(lanes.map(async ({ table, build }) => {
@@ -94,7 +94,7 @@ export class Folding {
       const { rows } = await this.#database.run<{ id: string; revision: number }>(sql, params);
       return new Map(rows.map(({ id, revision }) => [id, revision]));
     }));
-    return toRead.filter(([stream, , { revision }]) => tables.some((table) => (table.get(subjectOf(stream)) ?? -1) < revision));
+    return toRead.filter(([stream, , revision]) => tables.some((table) => (table.get(subjectOf(stream)) ?? -1) < revision));
   }
 
   /** Folds one stream's events onto what is known and makes its row for each table; an error parks the stream, with the row as of the event before. */

@@ -341,6 +341,32 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 
+  it('misses nothing of a long batch that begins with what the row shows already', async () => {
+    const handed = async (events: readonly RecordedEvent[]) => {
+      let handle: (events: readonly RecordedEvent[]) => void | Promise<void> = () => undefined;
+      const projector = await start({ store: {
+        ...deliver(log.store, (all) => all),
+        subscribe: (after, handler) => {
+          handle = handler;
+          return { position: after, close: async () => undefined };
+        },
+      } });
+      await handle(events);
+      await projector.close();
+    };
+    await log.write('s', sent('Ada'));
+    await handed(await log.store.readAll(0));
+    await log.write('s', moved('Bonn'), moved('Rome'));
+    // Whoever has nothing in memory reads the stream to its end: the row is ahead of the checkpoint.
+    await handed(await log.store.readAll(1, 1));
+    expect([await checkpoint(), (await rowsIn(database))[0]?.place]).toEqual([2, 'Rome']);
+
+    await log.write('s', moved('Paris'));
+    for (let n = 0; n < 100; n++) await log.write(`p${n}`, sent('Grace'));
+    await handed(await log.store.readAll(2));
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
   it('lets only a newer row take the place of another', async () => {
     await start().then((projector) => projector.close());
     const table = new RowTable(database, parcels());
