@@ -1,9 +1,11 @@
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { Query } from '@nestjs/cqrs';
 import { runIn, systemClock, systemContext } from '@keyledger/kernel';
 import { describeWith } from '@keyledger/servers/contract';
+import { connect as connectBare } from '@nats-io/transport-node';
 import { until } from '@keyledger/testing';
 import { MessageClient } from './client.ts';
 import { messagingContract } from './messaging.contract.ts';
@@ -87,6 +89,24 @@ describeWith('nats', 'Messages between processes', (server) => {
       server().resume();
     }
     expect(await until(() => ask(client))).toBe(1);
+  });
+
+  it('refuses within two seconds what a process got that says nothing any more, and waits for one that takes its time', async () => {
+    const hanging = await connectBare({ servers: new URL(server().url).host, user: new URL(server().url).username, pass: new URL(server().url).password });
+    hanging.subscribe('ask', { queue: 'q' });
+    await hanging.flush();
+    const client = await connect();
+    try {
+      expect(await elapsed(expect(ask(client, 1, 30_000)).rejects.toEqual(unavailable))).toBeLessThan(2_000);
+    } finally {
+      await hanging.close();
+    }
+    await answering(async ({ question }) => {
+      await sleep(2_000);
+      return question;
+    });
+    expect(await ask(client)).toBe(1);
+    await expect(ask(client, 1, 600)).rejects.toThrow('ask was not answered within 600 ms');
   });
 
   it('lets in nobody without the password', async () => {

@@ -20,17 +20,25 @@ const heartbeat = { pingInterval: 500, maxPingOut: 2 } as const;
 const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100, waitOnFirstConnect: true } as const;
 /** A server of several that is not there any more does not hold up the way to the next. */
 const DIAL_WITHIN_MS = 2_000;
+/**
+ * Who works on a request for longer than the one says so, and who hears nothing of his within the other takes it for lost: the process that got it
+ * hangs. So a slow answer may take its time, and nobody waits long for one that does not come.
+ */
+const SIGN_AFTER_MS = 400;
+const SIGN_WITHIN_MS = 1_200;
 /** A hundred licenses, as large as they may be. */
 const LARGEST_MESSAGE = 8_000_000;
 const NO_RESPONDERS = 503;
 
 interface Pending extends Part {
   readonly subject: string;
+  readonly timeoutMs: number;
+  readonly askedAt: number;
   /** Names the bundle that it was sent in. */
   bundle?: string;
   readonly resolve: (answer: Envelope) => void;
   readonly reject: (refusal: Refusal) => void;
-  readonly timer: NodeJS.Timeout;
+  timer?: NodeJS.Timeout;
 }
 
 /**
@@ -80,12 +88,9 @@ export class NatsTransport implements Transport {
     if (this.#state === 'closed' || (this.#state === 'draining' && !isPartOfWork()) || !this.#connected) return Promise.reject(nobody(subject));
     return new Promise((resolve, reject) => {
       const id = this.#sent++;
-      const timer = setTimeout(() => {
-        this.#pending.delete(id);
-        reject(tooLate(subject, timeoutMs));
-      }, timeoutMs);
-      const pending = { ...request, id, subject, resolve, reject, timer };
+      const pending: Pending = { ...request, id, subject, timeoutMs, askedAt: performance.now(), resolve, reject };
       this.#pending.set(id, pending);
+      this.#waitFor(pending, SIGN_WITHIN_MS);
       this.#requests.add(subject, pending);
     });
   }
@@ -133,7 +138,9 @@ export class NatsTransport implements Transport {
 
   async #handlePart(handler: MessageHandler, { id, ...request }: Part, inbox: string | undefined): Promise<void> {
     this.#inFlight++;
+    const sign = inbox ? setTimeout(() => void (this.#state === 'closed' || this.#answers.add(inbox, { ...working, id })), SIGN_AFTER_MS) : undefined;
     const answer = await handler.answer(request);
+    clearTimeout(sign);
     if (inbox) this.#answers.add(inbox, { ...answer, id });
     this.#inFlight--;
     if (this.#inFlight === 0) this.#drained?.();
@@ -151,7 +158,27 @@ export class NatsTransport implements Transport {
 
   #answered(message: Msg): void {
     if (message.headers?.code === NO_RESPONDERS) return this.#refuseAll(message.subject);
-    for (const { id, ...answer } of unpacked(message.string()) ?? []) this.#take(id)?.resolve(answer);
+    for (const { id, ...answer } of unpacked(message.string()) ?? []) {
+      if (isSign(answer)) this.#heardOf(id);
+      else this.#take(id)?.resolve(answer);
+    }
+  }
+
+  #heardOf(id: number): void {
+    const pending = this.#pending.get(id);
+    if (!pending) return;
+    clearTimeout(pending.timer);
+    this.#waitFor(pending, Infinity);
+  }
+
+  /** For so long, and not longer than it was asked for in all. What has come in while this process had no time is looked at first. */
+  #waitFor(pending: Pending, ms: number): void {
+    const { id, subject, timeoutMs, askedAt } = pending;
+    const left = timeoutMs - (performance.now() - askedAt);
+    const timer = setTimeout(() => void setImmediate(() => {
+      if (pending.timer === timer) this.#take(id)?.reject(ms < left ? nobody(subject) : tooLate(subject, timeoutMs));
+    }), Math.min(ms, left));
+    pending.timer = timer;
   }
 
   #take(id: number): Pending | undefined {
@@ -187,6 +214,9 @@ export class NatsTransport implements Transport {
     onStatus?.('refused');
   }
 }
+
+const working: Envelope = { head: { working: true }, body: '' };
+const isSign = ({ head }: Envelope): boolean => (head as { readonly working?: boolean } | null)?.working === true;
 
 const isPartOfWork = (): boolean => hasContext() && isUnderway(context());
 

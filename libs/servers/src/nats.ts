@@ -19,6 +19,9 @@ export interface RunningNats extends Running {
 /** Large answers (a hundred licenses) have room; the default is 1 MB. */
 const maxPayload = 8 * 1024 * 1024;
 
+/** A process that hangs keeps its connection, and would be given its share of the requests: whoever has not answered after 3 to 4 s is not asked any more. */
+const ping = 'ping_interval: "1s"\nping_max: 2\n';
+
 /** nats-server on 127.0.0.1, without JetStream, for nobody but who knows the password in its URL. Resolves when it accepts connections. */
 export async function startNats({ port: wanted }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
@@ -29,7 +32,7 @@ export async function startNats({ port: wanted }: NatsOptions = {}): Promise<Run
   const password = randomBytes(24).toString('base64url');
   // Not on the command line, where every user of the machine could read it.
   const settings = join(folder, 'nats.conf');
-  writeFileSync(settings, `max_payload: ${maxPayload}\nauthorization { user: keyledger, password: "${password}" }\n`, { mode: 0o600 });
+  writeFileSync(settings, `max_payload: ${maxPayload}\n${ping}authorization { user: keyledger, password: "${password}" }\n`, { mode: 0o600 });
   const run = () => ('path' in launch
     ? Child.run({ command: launch.path, args: ['--config', settings, '--addr', '127.0.0.1', '--port', String(port)], log })
     : Child.docker(['--publish', `127.0.0.1:${port}:4222`, '--volume', `${settings}:/nats.conf:ro`, launch.image, '--config', '/nats.conf'], log));
