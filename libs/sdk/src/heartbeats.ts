@@ -13,6 +13,8 @@ export interface HeartbeatOptions {
   readonly interval?: 'server' | number;
   /** Share of the interval by which each one is drawn earlier or later. */
   readonly jitter?: number;
+  /** Of several processes that share a store, one sends them, and the others live on what it hears. When it ends, another one does. */
+  readonly leader?: 'auto';
 }
 
 /** What a vendor tells his customers' instances. */
@@ -37,6 +39,13 @@ interface Port {
   intervalMs(): number;
   /** A seat that floats, which may be taken anew. */
   hasLostSeat(): boolean;
+  /** From now on it wants to be the one of several processes that sends them. What it returns ends that. */
+  contend(): () => void;
+  isLeading(): boolean;
+  /** Nobody else does, as of now. */
+  leads(): Promise<boolean>;
+  /** Reads what the one who sends them has heard. */
+  follow(): Promise<void>;
   takeSeatAnew(): Promise<Activation>;
   send(licenseId: string, body: object): Promise<Reply> | undefined;
   ask(): Promise<Refusal | null>;
@@ -67,6 +76,7 @@ export class Heartbeats {
   /** One of this process was accepted: from then on nobody else counts with its numbers. */
   #accepted = false;
   #conflict: Refusal | undefined;
+  #retire: (() => void) | undefined;
 
   constructor(port: Port) {
     this.#port = port;
@@ -76,6 +86,11 @@ export class Heartbeats {
     return this.#running !== undefined;
   }
 
+  /** Of several processes, this one sends them. */
+  get isLeader(): boolean {
+    return this.#port.isLeading();
+  }
+
   /** Until `stop`. Keeps no process alive. */
   start(options: HeartbeatOptions = {}): void {
     if (this.#running) return;
@@ -83,12 +98,15 @@ export class Heartbeats {
     const running = new AbortController();
     this.#running = running;
     this.#options = options;
+    if (options.leader) this.#retire = this.#port.contend();
     void this.#run(running.signal, interval, jitter);
   }
 
   stop(): void {
     this.#running?.abort();
     this.#running = undefined;
+    this.#retire?.();
+    this.#retire = undefined;
     this.hurry();
   }
 
@@ -107,6 +125,12 @@ export class Heartbeats {
   /** One now; or the one that is under way. */
   beat(): Promise<BeatResult> {
     return (this.#beating ??= this.#beat().finally(() => (this.#beating = undefined)));
+  }
+
+  /** The one who has sent them is no more. */
+  takeOver(): void {
+    this.forget();
+    this.hurry();
   }
 
   /** A new activation: whoever was in conflict starts over. */
@@ -131,6 +155,7 @@ export class Heartbeats {
 
   /** A sign of life; where the seat was lost meanwhile, it takes another. */
   async #turn(signal: AbortSignal): Promise<BeatResult> {
+    if (!(await this.#port.leads())) return this.beat();
     const beaten = this.#port.hasLostSeat() ? undefined : await this.beat();
     if (beaten && (signal.aborted || !this.#port.hasLostSeat())) return beaten;
     const seat = await this.#port.takeSeatAnew();
@@ -138,11 +163,17 @@ export class Heartbeats {
   }
 
   async #beat(): Promise<BeatResult> {
-    if (this.#conflict) return this.#conflict;
-    const result = await this.#renew();
+    const leads = await this.#port.leads();
+    if (leads && this.#conflict) return this.#conflict;
+    const result = await (leads ? this.#renew() : this.#follow());
     if (result.ok) await this.#port.reportUsage();
     await this.#port.persist();
     return result.ok ? { ...result, judgement: this.#port.judgement() } : result;
+  }
+
+  async #follow(): Promise<BeatResult> {
+    await this.#port.follow();
+    return this.#port.kept().state.instanceId === null ? notActivated : { ok: true, judgement: this.#port.judgement(), nextInMs: this.#port.intervalMs() };
   }
 
   async #renew(): Promise<BeatResult> {
@@ -153,6 +184,7 @@ export class Heartbeats {
       const beat: Beat = isAgain ? last : { seq: last.seq + 1, nonce: crypto.randomUUID(), acks, ...(this.#port.version !== undefined && { version: this.#port.version }), answered: false };
       this.#port.keep({ beat });
       await this.#port.persist();
+      if (!(await this.#port.leads())) return this.#follow();
       const asked = this.#port.clock.read();
       const { answered: _, ...body } = beat;
       const reply = await this.#port.send(licenseId, { activationId: instanceId, fingerprint: this.#port.fingerprint, ...body });
@@ -162,6 +194,8 @@ export class Heartbeats {
       if (reply.kind === 'refused') {
         const lastSeq = reply.code === 'STALE_SEQUENCE' ? Number(reply.body['lastSeq']) : NaN;
         if (!Number.isSafeInteger(lastSeq)) return this.#refused(reply);
+        // Another process has taken over while this one was held up.
+        if (!(await this.#port.leads())) return this.#follow();
         this.#port.conflict(lastSeq, beat.seq);
         if (this.#accepted) return (this.#conflict = this.#port.refusal(reply));
         // Before the first of this process it is no wonder: its state was lost, or put back from a copy. From here on it counts on.

@@ -37,6 +37,22 @@ export const nothingKept = (reading: Reading, installation: string, after = 0): 
   installation, keys: { keys: [], revoked: [] }, keysAt: 0, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [], outbox: [], sent: [], state: initial(reading, after),
 });
 
+/** What a process takes over that goes on from where another one of the same installation has ended. The proofs among it are `apply`'s to judge. */
+export function inherited(own: Kept, { seat, beat, acks, outbox, sent, state: { epoch } }: Kept): Kept {
+  const isFurther = epoch === own.state.epoch ? beat.seq > own.beat.seq || (beat.seq === own.beat.seq && !own.beat.answered) : epoch > own.state.epoch;
+  const counted = [...new Map([...own.sent, ...sent].map((record) => [record.id, record])).values()];
+  const done = new Set(counted.map(({ id }) => id));
+  const waiting = [...new Map([...outbox, ...own.outbox].map((record) => [record.id, record])).values()].filter(({ id }) => !done.has(id));
+  return { ...own, seat: own.seat ?? seat, beat: isFurther ? beat : own.beat, acks: [...new Set([...acks, ...own.acks])], outbox: waiting, sent: counted };
+}
+
+/** Nobody can take away a key that the root has certified by leaving it out. */
+export function joined(known: KeySet, news: KeySet): KeySet {
+  const kidOf = (key: unknown) => (key as { kid?: unknown } | null)?.kid;
+  const fresh = new Set(news.keys.map(kidOf));
+  return { keys: [...news.keys, ...known.keys.filter((key) => !fresh.has(kidOf(key)))].slice(0, 100), revoked: [...new Set([...(known.revoked ?? []), ...(news.revoked ?? [])])].slice(0, 1000) };
+}
+
 /** Proofs as they were signed, not what was read out of them: that is read anew each time. */
 export const written = ({ state: { lease, said, file, ...state }, ...kept }: Kept): string =>
   JSON.stringify({ version: 1, ...kept, state: { ...state, lease: lease?.text ?? null, said: said && { from: said.from, text: said.text }, file: file?.text ?? null } });
@@ -49,7 +65,7 @@ export function installationIn(text: string | undefined): string | undefined {
 
 interface Written extends Omit<Kept, 'state'> {
   readonly version: number;
-  readonly state: Omit<State, 'lease' | 'said' | 'file'> & { readonly lease: string | null; readonly said: { readonly from: 'network' | 'offline-file'; readonly text: string } | null; readonly file: string | null };
+  readonly state: Omit<State, 'lease' | 'said' | 'file' | 'epoch'> & { readonly epoch?: number; readonly lease: string | null; readonly said: { readonly from: 'network' | 'offline-file'; readonly text: string } | null; readonly file: string | null };
 }
 
 /** The text is known to be ours. Proofs that are good no more, because their key was revoked, are left out. Undefined for a text of another version. */
@@ -66,7 +82,7 @@ export async function readKept(text: string, verifier: Checks): Promise<Kept | u
   return {
     ...kept,
     state: {
-      ...state,
+      ...state, epoch: state.epoch ?? 0,
       lease: lease && leased && leased.ok ? { text: lease, claims: leased.claims } : null,
       said: said && answered && answered.ok ? ('claims' in answered ? saidByVerdict(said.text, answered.claims) : saidByFile(said.text, answered.file)) : null,
       file: file && licensed && licensed.ok ? { text: file, file: licensed.file } : null,

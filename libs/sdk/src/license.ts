@@ -5,10 +5,11 @@ import { msOf, processClock, type Clock } from './clock.ts';
 import { defined } from './defined.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
-import { installationIn, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
+import { inherited, installationIn, joined, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
 import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
 import { Reports } from './reports.ts';
+import { Sharing } from './sharing.ts';
 import { Server, type Refused, type Unreachable } from './server.ts';
 import {
   apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
@@ -43,6 +44,7 @@ export class License {
   readonly #exceeded = new Map<string, Quota>();
   readonly #disposed = new AbortController();
   readonly #reports: Reports;
+  readonly #sharing: Sharing | undefined;
   readonly #limits: Limits;
   #kept: Kept;
   #last: Judgement;
@@ -60,24 +62,43 @@ export class License {
     const { environment = 'production', roots, clock = processClock(), store = memoryStore(), logger } = options;
     const trust = await Verifier.open({ environment, roots });
     if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}`);
-    const text = (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
-    const installation = installationIn(text?.slice(65)) ?? crypto.randomUUID();
-    const fingerprint = options.fingerprint || (await hashed('installation', installation));
-    const sealer = await sealerFor(fingerprint, sameKey(typed ?? ''));
+    const readText = async () => (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
+    let text = await readText();
+    const sealedFor = async (installation: string) => {
+      const fingerprint = options.fingerprint || (await hashed('installation', installation));
+      return { installation, fingerprint, sealer: await sealerFor(fingerprint, sameKey(typed ?? '')) };
+    };
+    let self = await sealedFor(installationIn(text?.slice(65)) ?? crypto.randomUUID());
+    if (text === null && store.shared) {
+      // Of those that begin together, one makes the installation.
+      const first = await self.sealer.seal(written(nothingKept(clock.read(), self.installation, options.after)));
+      const isFirst = await quietly(() => store.shared?.create(first), 'the license state could not be written', logger);
+      if (isFirst === false) text = await readText();
+      if (isFirst === false) self = await sealedFor(installationIn(text?.slice(65)) ?? self.installation);
+    }
+    const { installation, fingerprint, sealer } = self;
     // What was sealed before spellings were one was sealed under the key as it was typed.
-    const bare = text === null ? undefined : ((await sealer.open(text)) ?? (await (await sealerFor(fingerprint, typed ?? '')).open(text)));
-    const found = bare === undefined ? undefined : await readKept(bare, trust.verifier);
+    const unseal = async (sealed: string) => {
+      const bare = (await sealer.open(sealed)) ?? (await (await sealerFor(fingerprint, typed ?? '')).open(sealed));
+      return bare === undefined ? undefined : readKept(bare, trust.verifier);
+    };
+    const found = text === null ? undefined : await unseal(text);
     const kept = found ?? nothingKept(clock.read(), installation, options.after);
     if (text !== null && !found) logger?.warn('the license state in the store is not of this machine and key, or was edited: starting anew');
-    const license = new License({ ...options, environment, clock, store }, { kept, fingerprint, verifier: trust.verifier, seal: sealer.seal, opened: found ? 'restored' : text === null ? 'new' : 'tampered' });
+    const license = new License({ ...options, environment, clock, store }, { kept, fingerprint, verifier: trust.verifier, seal: sealer.seal, unseal, text, opened: found ? 'restored' : text === null ? 'new' : 'tampered' });
     license.#apply({ type: 'Restarted' });
+    // What waits there is sent by who has written it.
+    if (!(await license.#leads())) {
+      license.#sharing?.leave();
+      license.#keep({ outbox: [], sent: [] });
+    }
     await license.#persist();
     return license;
   }
 
   protected constructor(
     options: LicenseOptions & Required<Pick<LicenseOptions, 'environment' | 'clock' | 'store'>>,
-    { kept, fingerprint, verifier, seal, opened }: { kept: Kept; fingerprint: string; verifier: Checks; seal: (text: string) => Promise<string>; opened: License['opened'] },
+    { kept, fingerprint, verifier, seal, unseal, text, opened }: Opened,
   ) {
     const { server: url, environment, clock, store, timeoutMs = 10_000, attempts = 3 } = options;
     this.#options = options;
@@ -91,6 +112,12 @@ export class License {
     this.#server = url === undefined || options.key === undefined ? undefined : new Server({ url, environment, clock, timeoutMs, attempts, fetch: options.fetch ?? ((to, init) => fetch(to, init)) });
     this.#limits = { asksNobody: this.#server === undefined, ...(options.offlineGraceDays !== undefined && { offlineGraceMs: options.offlineGraceDays * 86_400_000 }) };
     this.#last = judge(kept.state, clock.read(), this.#limits);
+    const { shared } = store;
+    this.#sharing = shared && new Sharing({
+      clock, store, shared, read: (sealed) => unseal(sealed), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
+      persist: () => this.#persist(), written: () => this.#writing, leading: () => this.heartbeat.takeOver(),
+      failed: (error) => options.logger?.warn('the other processes of this installation cannot be looked after', { error }),
+    }, text);
     const server = this.#server;
     this.#reports = new Reports({
       kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), now: () => this.#now(), info: () => this.info, logger: options.logger,
@@ -309,6 +336,7 @@ export class License {
     // What is still under way writes nothing any more: another may have the store by then.
     this.#isOver = true;
     await written;
+    await this.#sharing?.close(this.waiting > 0);
   }
 
   protected assume(state: State): void {
@@ -379,14 +407,32 @@ export class License {
     const reply = await this.#server?.ask('GET', '/.well-known/jwks.json');
     const { keys, revoked = [] } = (reply?.kind === 'answered' ? reply.body : {}) as Partial<KeySet>;
     if (!Array.isArray(keys) || !Array.isArray(revoked)) return;
-    const kidOf = (key: unknown) => (key as { kid?: unknown } | null)?.kid;
-    const fresh = new Set(keys.map(kidOf));
-    // Nobody can take away a key that the root has certified by leaving it out.
-    const known: KeySet = { keys: [...keys, ...this.#kept.keys.keys.filter((key) => !fresh.has(kidOf(key)))].slice(0, 100), revoked: [...new Set([...(this.#kept.keys.revoked ?? []), ...revoked])].slice(0, 1000) };
-    this.#keep({ keys: known, keysAt: this.#now() });
-    // Learns them, and reads what was signed anew: some of it may be by a key that was revoked.
+    this.#keep({ keys: joined(this.#kept.keys, { keys, revoked }), keysAt: this.#now() });
+    await this.#readAnew();
+  }
+
+  /** Learns the keys, and reads what was signed anew: some of it may be by a key that was revoked. */
+  async #readAnew(): Promise<void> {
     const again = await readKept(written(this.#kept), this.#verifier);
     if (again) this.#keep({ state: { ...this.#kept.state, lease: again.state.lease && this.#kept.state.lease, said: again.state.said && this.#kept.state.said, file: again.state.file && this.#kept.state.file } });
+  }
+
+  // ---- other processes with the same state ----
+
+  async #leads(): Promise<boolean> {
+    return (await quietly(() => this.#sharing?.leads(), 'it is not known who leads', this.#options.logger)) ?? true;
+  }
+
+  #learn({ state, keys, keysAt }: Kept): void {
+    const revoked = this.#kept.keys.revoked?.length;
+    this.#apply({ type: 'Followed', state });
+    this.#keep({ keys: joined(this.#kept.keys, keys), keysAt: Math.max(keysAt, this.#kept.keysAt) });
+    if (this.#kept.keys.revoked?.length !== revoked) void this.#readAnew();
+  }
+
+  #inherit(theirs: Kept): void {
+    this.#keep(inherited(this.#kept, theirs));
+    this.#learn(theirs);
   }
 
   #heartbeatPort(): ConstructorParameters<typeof Heartbeats>[0] {
@@ -396,6 +442,16 @@ export class License {
       send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
       ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
       refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.reportUsage(),
+      isLeading: () => this.#sharing?.isLeading ?? false,
+      contend: () => {
+        this.#sharing?.contend();
+        return () => this.#sharing?.retire();
+      },
+      leads: async () => {
+        await this.#sharing?.settled();
+        return this.#leads();
+      },
+      follow: async () => this.#sharing?.follow(),
       hasLostSeat: () => this.#hasLostSeat(), takeSeatAnew: () => this.#takeSeatAnew(),
       intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
       directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq, seq) => this.#emit('conflict', { lastSeq, seq }),
@@ -511,12 +567,28 @@ export class License {
     this.#wantsWrite = true;
     this.#writing = this.#writing.then(async () => {
       this.#wantsWrite = false;
-      const state = reserving(this.#kept.state, this.#clock.read(), this.#disposed.signal.aborted ? 0 : reservedMs);
-      const text = await this.#seal(written({ ...this.#kept, state }));
-      return (await quietly(async () => (await this.#store.write(text), true), 'the license state could not be written', this.#options.logger)) ?? false;
+      const isWritten = await quietly(async () => {
+        const mayWrite = await this.#sharing?.mayWrite();
+        const state = reserving(this.#kept.state, this.#clock.read(), this.#disposed.signal.aborted ? 0 : reservedMs);
+        const text = await this.#seal(written({ ...this.#kept, state }));
+        await (this.#sharing && mayWrite !== undefined ? this.#sharing.write(text, mayWrite) : this.#store.write(text));
+        return true;
+      }, 'the license state could not be written', this.#options.logger);
+      return isWritten ?? false;
     });
     return this.#writing;
   }
+}
+
+interface Opened {
+  readonly kept: Kept;
+  readonly fingerprint: string;
+  readonly verifier: Checks;
+  readonly seal: (text: string) => Promise<string>;
+  readonly unseal: (text: string) => Promise<Kept | undefined>;
+  /** As it was in the store. */
+  readonly text: string | null;
+  readonly opened: License['opened'];
 }
 
 /** Answers like a server that finds everything in order, but for the state that it was given. Sends no heartbeats. */
@@ -527,7 +599,7 @@ export class FakeLicense extends License {
   constructor(options: FakeOptions = {}) {
     const clock = processClock();
     const kept = { ...nothingKept(clock.read(), 'fake'), state: fakeState(options, clock.read()) };
-    super({ roots: [], environment: 'fake', clock, store: memoryStore() }, { kept, fingerprint: 'fake', verifier: trustsNobody, seal: (text) => Promise.resolve(text), opened: 'new' });
+    super({ roots: [], environment: 'fake', clock, store: memoryStore() }, { kept, fingerprint: 'fake', verifier: trustsNobody, seal: (text) => Promise.resolve(text), unseal: () => Promise.resolve(undefined), text: null, opened: 'new' });
     this.#fake = options;
     this.#reads = clock;
   }

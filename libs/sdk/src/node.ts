@@ -1,37 +1,112 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { link, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { homedir, uptime } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { processClock, sleep, type Clock } from './clock.ts';
+import type { Leader, Shared } from './shared.ts';
 import { hashed, type Store } from './store.ts';
 
-/** A file that only its owner can read. Replaced as a whole: a crash leaves the one before. `~/` is the home folder. */
-export function fileStore(path: string): Store {
+/**
+ * A file that only its owner can read. Replaced as a whole: a crash leaves the one before. `~/` is the home folder. Processes that see the same
+ * folder may share it, also from several containers; a leader that was not heard of for `takeOverMs` is replaced.
+ */
+export function fileStore(path: string, { takeOverMs = 10_000 }: { readonly takeOverMs?: number } = {}): Store {
   const file = path.startsWith('~/') ? join(homedir(), path.slice(2)) : path;
+  return { read: () => textIn(file), write: (text) => placed(file, text, rename), shared: sharedFile(file, takeOverMs) };
+}
+
+/** Null where there is none. */
+async function textIn(file: string): Promise<string | null> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    if (isCode(error, 'ENOENT')) return null;
+    throw error;
+  }
+}
+
+/** Whole or not at all, also after a power cut. */
+async function placed(file: string, text: string, place: (from: string, to: string) => Promise<void>): Promise<void> {
+  await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+  const next = `${file}.${randomUUID()}.tmp`;
+  try {
+    const handle = await open(next, 'wx', 0o600);
+    await handle.writeFile(text).then(() => handle.sync()).finally(() => handle.close());
+    await place(next, file);
+    // Some systems cannot flush a folder, and need not.
+    await open(dirname(file)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => undefined);
+  } catch (error) {
+    await rm(next, { force: true });
+    throw error;
+  }
+}
+
+const isCode = (error: unknown, ...codes: readonly string[]): boolean => codes.includes(String((error as NodeJS.ErrnoException).code));
+
+/**
+ * Who leads has made the file with the highest number, which only one can make, and touches it. That it was not touched for long is what each
+ * sees with its own clock, so those of two machines need not agree. Who was held up, and replaced, finds a higher number when he goes on.
+ */
+function sharedFile(file: string, takeOverMs: number): Shared {
+  const [folder, name, id] = [dirname(file), basename(file), randomUUID()];
+  const leadOf = (n: number) => join(folder, `${name}.lead-${n}`);
+  const own = join(folder, `${name}.${id}.told`);
+  const given = 'given back';
+  /** The number of this process; Infinity where nobody can make a file, and there is nobody to be told apart from. */
+  let mine = 0;
+  let seen = { n: 0, touched: 0, at: 0 };
+
+  const names = () => readdir(folder).catch((error: unknown) => (isCode(error, 'ENOENT') ? [] : Promise.reject(error)));
+  const numbers = async () => (await names()).filter((one) => one.startsWith(`${name}.lead-`)).map((one) => Number(one.slice(name.length + 6))).filter(Number.isSafeInteger);
+  const highest = async () => Math.max(0, ...(await numbers()));
+
+  async function leader(): Promise<Leader> {
+    const n = await highest();
+    if (mine === Infinity || (n > 0 && n === mine)) return 'self';
+    if (n === 0 || (await textIn(leadOf(n))) === given) return 'nobody';
+    const touched = await stat(leadOf(n)).then(({ mtimeMs }) => mtimeMs, () => -1);
+    const now = performance.now();
+    if (n !== seen.n || touched !== seen.touched) seen = { n, touched, at: now };
+    return now - seen.at > takeOverMs ? 'nobody' : 'other';
+  }
+
+  async function take(): Promise<boolean> {
+    const who = await leader();
+    if (who === 'other') return false;
+    if (who === 'self' && mine !== Infinity) return utimes(leadOf(mine), new Date(), new Date()).then(() => true, () => true);
+    const n = (await highest()) + 1;
+    try {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      await (await open(leadOf(n), 'wx', 0o600)).close();
+    } catch (error) {
+      if (isCode(error, 'EEXIST')) return false;
+      mine = Infinity;
+      return true;
+    }
+    // Who was held up before it made its file may come after those that were made since.
+    const all = await numbers();
+    const isHighest = Math.max(...all) === n;
+    await Promise.all((isHighest ? all.filter((one) => one < n) : [n]).map((one) => rm(leadOf(one), { force: true })));
+    mine = isHighest ? n : 0;
+    return isHighest;
+  }
+
   return {
-    read: async () => {
-      try {
-        return await readFile(file, 'utf8');
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-        throw error;
-      }
+    lookMs: takeOverMs / 5,
+    leader,
+    take,
+    create: (text) => placed(file, text, (from, to) => link(from, to).then(() => rm(from))).then(() => true, (error: unknown) => (isCode(error, 'EEXIST') ? false : Promise.reject(error))),
+    release: async () => {
+      if (mine > 0 && mine !== Infinity && mine === (await highest())) await writeFile(leadOf(mine), given);
+      mine = 0;
     },
-    write: async (text) => {
-      await mkdir(dirname(file), { recursive: true, mode: 0o700 });
-      const next = `${file}.${randomUUID()}.tmp`;
-      try {
-        const handle = await open(next, 'wx', 0o600);
-        await handle.writeFile(text).then(() => handle.sync()).finally(() => handle.close());
-        await rename(next, file);
-        // Some systems cannot flush a folder, and need not.
-        await open(dirname(file)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => undefined);
-      } catch (error) {
-        await rm(next, { force: true });
-        throw error;
-      }
+    tell: (text) => (text === null ? rm(own, { force: true }) : placed(own, text, rename)),
+    told: async () => {
+      const others = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.told') && one !== basename(own));
+      return Promise.all(others.map(async (one) => ({ name: one, text: (await textIn(join(folder, one))) ?? '' })));
     },
+    forget: (one) => rm(join(folder, basename(one)), { force: true }),
   };
 }
 

@@ -89,6 +89,8 @@ export interface State {
   readonly lease: { readonly text: string; readonly claims: LeaseClaims } | null;
   readonly said: Said | null;
   readonly file: { readonly text: string; readonly file: LicenseFile } | null;
+  /** How often a seat was given back, or a license replaced: of two processes with one state the one that has seen more of it is right. */
+  readonly epoch: number;
   /** The last attempt to reach the server failed. */
   readonly unreachable: boolean;
   readonly time: Time;
@@ -108,13 +110,15 @@ export type LicenseEvent =
   /** The seat was given back. */
   | { readonly type: 'Released' }
   /** Another license takes the place of this one. Time goes on. */
-  | { readonly type: 'Replaced' };
+  | { readonly type: 'Replaced' }
+  /** What another process of the same installation knows. */
+  | { readonly type: 'Followed'; readonly state: State };
 
 export type Applied = { readonly ok: true; readonly state: State } | { readonly ok: false; readonly reason: Extract<Reason, 'STALE' | 'WRONG_SUBJECT'> };
 
 /** `after`: it is known to be later than that, though nobody has signed it. */
 export const initial = (reading: Reading, after = 0): State =>
-  ({ licenseId: null, instanceId: null, seq: 0, counter: 0, lease: null, said: null, file: null, unreachable: false, time: startOfTime(reading, after) });
+  ({ licenseId: null, instanceId: null, seq: 0, counter: 0, lease: null, said: null, file: null, epoch: 0, unreachable: false, time: startOfTime(reading, after) });
 
 /** What has become known. Refuses what is older than something that was seen before, and what is about another license. */
 export function apply(state: State, event: LicenseEvent, reading: Reading): Applied {
@@ -126,8 +130,9 @@ export function apply(state: State, event: LicenseEvent, reading: Reading): Appl
     case 'Unreachable': return good({ ...state, unreachable: true });
     case 'Restarted': return good({ ...state, time: restarted(state.time, reading) });
     case 'Seated': return good(event.instanceId === state.instanceId ? state : { ...state, instanceId: event.instanceId, counter: 0, lease: null });
-    case 'Released': return good({ ...state, instanceId: null, counter: 0, lease: null, said: null, unreachable: false });
-    case 'Replaced': return good({ ...initial(reading), time: state.time });
+    case 'Released': return good({ ...state, instanceId: null, counter: 0, lease: null, said: null, epoch: state.epoch + 1, unreachable: false });
+    case 'Replaced': return good({ ...initial(reading), epoch: state.epoch + 1, time: state.time });
+    case 'Followed': return good(followed(state, event.state, reading));
   }
 }
 
@@ -178,6 +183,29 @@ function licenseFileInstalled(state: State, { text, file }: Extract<LicenseEvent
   if (file.seq < state.seq) return no('STALE');
   const said = state.said && file.seq > state.said.seq ? null : state.said;
   return good({ ...state, licenseId: file.license.id, seq: file.seq, said, file: { text, file }, time: atLeast(state.time, Date.parse(file.issuedAt), reading) });
+}
+
+/** Of each proof the newer one, and of two of the same age its own. */
+function followed(own: State, theirs: State, reading: Reading): State {
+  const time = own.time.mark.boot === theirs.time.mark.boot && theirs.time.trusted > own.time.trusted ? theirs.time : atLeast(own.time, theirs.time.trusted, reading);
+  if (theirs.epoch > own.epoch) return { ...theirs, time };
+  if (theirs.epoch < own.epoch || (theirs.licenseId !== null && isOther(own, theirs.licenseId))) return { ...own, time };
+  const lease = newer(own.lease, theirs.lease, ({ claims: { iat, counter, sub } }) => (sub === own.lease?.claims.sub ? [iat, counter] : [iat, 0]));
+  const said = newer(own.said, theirs.said, ({ seq, at }) => [seq, at]);
+  const file = newer(own.file, theirs.file, ({ file: { seq, issuedAt } }) => [seq, Date.parse(issuedAt)]);
+  const { instanceId, counter } = lease !== own.lease || own.instanceId === null ? theirs : own;
+  const later = (contactOf(theirs) ?? 0) - (contactOf(own) ?? 0);
+  return {
+    licenseId: own.licenseId ?? theirs.licenseId, instanceId, counter: own.instanceId === theirs.instanceId ? Math.max(own.counter, theirs.counter) : counter,
+    seq: Math.max(own.seq, theirs.seq), lease, said, file, epoch: own.epoch, time,
+    unreachable: later === 0 ? own.unreachable || theirs.unreachable : (later > 0 ? theirs : own).unreachable,
+  };
+}
+
+function newer<T>(own: T | null, theirs: T | null, ageOf: (one: T) => readonly [number, number]): T | null {
+  if (own === null || theirs === null) return own ?? theirs;
+  const [[a1, a2], [b1, b2]] = [ageOf(own), ageOf(theirs)];
+  return b1 > a1 || (b1 === a1 && b2 > a2) ? theirs : own;
 }
 
 // ---- what follows from it ----

@@ -1,9 +1,13 @@
+import { sharedByTabs, type Shared, type WebLocks, type WebStorage } from './shared.ts';
+
 /** Where an instance keeps what it knows: one text. It may be lost, and is then made anew at the next activation. */
 export interface Store {
   /** Null when there is none. */
   read(): Promise<string | null> | string | null;
   /** All or nothing: a reader sees the text before or the text after. */
   write(text: string): Promise<void> | void;
+  /** Where several processes may have one state: `heartbeat.start({ leader: 'auto' })`. */
+  readonly shared?: Shared;
 }
 
 export function memoryStore(text: string | null = null): Store {
@@ -11,14 +15,12 @@ export function memoryStore(text: string | null = null): Store {
   return { read: () => kept, write: (next) => void (kept = next) };
 }
 
-interface WebStorage {
-  getItem(name: string): string | null;
-  setItem(name: string, value: string): void;
-}
-
-export function localStorageStore(name = 'keyledger-license', storage = (globalThis as { localStorage?: WebStorage }).localStorage): Store {
+/** Tabs may share it where the browser has Web Locks. */
+export function localStorageStore(
+  name = 'keyledger-license', storage = (globalThis as { localStorage?: WebStorage }).localStorage, locks = (globalThis as { navigator?: { locks?: WebLocks } }).navigator?.locks,
+): Store {
   if (!storage) throw new Error('There is no localStorage here: give one, or take another store');
-  return { read: () => storage.getItem(name), write: (text) => storage.setItem(name, text) };
+  return { read: () => storage.getItem(name), write: (text) => storage.setItem(name, text), ...(locks && { shared: sharedByTabs(name, storage, locks) }) };
 }
 
 // ---- what is in it ----

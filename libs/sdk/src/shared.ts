@@ -1,0 +1,68 @@
+/** Who leads writes the text of the store and sends the heartbeats. `nobody`: whoever wants to may take the lead. */
+export type Leader = 'self' | 'other' | 'nobody';
+
+/** What a store needs, so that several processes have one state. Each opens a store of its own on the same place. */
+export interface Shared {
+  /** How often each looks after the others, in milliseconds. */
+  readonly lookMs: number;
+  /** The first text; false where there is one by now. */
+  create(text: string): Promise<boolean>;
+  leader(): Promise<Leader>;
+  /** Takes the lead if nobody has it, or says that it is still wanted. Answers whether this process leads. */
+  take(): Promise<boolean>;
+  release(): Promise<void>;
+  /** A text beside that of the store, of this process alone; null removes it. */
+  tell(text: string | null): Promise<void>;
+  /** Those of the others, also of processes that are no more. */
+  told(): Promise<readonly { readonly name: string; readonly text: string }[]>;
+  forget(name: string): Promise<void>;
+}
+
+export interface WebStorage {
+  readonly length?: number;
+  getItem(name: string): string | null;
+  setItem(name: string, value: string): void;
+  removeItem?(name: string): void;
+  key?(n: number): string | null;
+}
+
+/** The Web Locks API, as far as it is used. */
+export interface WebLocks {
+  request(name: string, options: { readonly ifAvailable?: boolean }, work: (lock: unknown) => unknown): Promise<unknown>;
+  query(): Promise<{ readonly held?: readonly { readonly name?: string }[] }>;
+}
+
+/** Tabs of one origin. A browser gives back the locks of a tab that is no more. */
+export function sharedByTabs(name: string, storage: WebStorage, locks: WebLocks): Shared {
+  const lead = `${name}.lead`;
+  const own = `${name}.${crypto.randomUUID()}.told`;
+  let release: (() => void) | undefined;
+  const leader = async (): Promise<Leader> => {
+    if (release) return 'self';
+    return (await locks.query()).held?.some((lock) => lock.name === lead) ? 'other' : 'nobody';
+  };
+  return {
+    lookMs: 2_000,
+    leader,
+    create: async (text) => (await locks.request(`${name}.create`, {}, () => storage.getItem(name) === null && (storage.setItem(name, text), true))) === true,
+    take: () => (release ? Promise.resolve(true) : new Promise((resolve, reject) => {
+      locks.request(lead, { ifAvailable: true }, (lock) => {
+        resolve(lock !== null);
+        return lock === null ? undefined : new Promise<void>((done) => (release = done));
+      }).catch((error: unknown) => {
+        release = undefined;
+        reject(error);
+      });
+    })),
+    release: async () => {
+      release?.();
+      release = undefined;
+    },
+    tell: async (text) => (text === null ? storage.removeItem?.(own) : storage.setItem(own, text)),
+    told: async () => {
+      const names = Array.from({ length: storage.length ?? 0 }, (_, n) => storage.key?.(n) ?? '').filter((key) => key.startsWith(`${name}.`) && key.endsWith('.told') && key !== own);
+      return names.map((key) => ({ name: key, text: storage.getItem(key) ?? '' }));
+    },
+    forget: async (key) => storage.removeItem?.(key),
+  };
+}

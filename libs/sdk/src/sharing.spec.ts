@@ -1,0 +1,125 @@
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { LicenseOptions } from './api.ts';
+import { License } from './license.ts';
+import type { WebLocks } from './shared.ts';
+import { localStorageStore } from './store.ts';
+import { TestClock, Vendor } from './vendor.contract.ts';
+
+/** Tabs of a browser: one storage, and the Web Locks of Node, which are those of the standard. */
+const { locks } = navigator as unknown as { locks: WebLocks };
+let clock: TestClock;
+let vendor: Vendor;
+let web: Map<string, string>;
+let place: string;
+const opened: License[] = [];
+beforeEach(async () => {
+  clock = new TestClock();
+  vendor = await Vendor.open(clock);
+  vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
+  web = new Map();
+  place = `license-${crypto.randomUUID()}`;
+});
+afterEach(() => Promise.all(opened.splice(0).map((license) => license.dispose())));
+
+async function tab(options: Partial<LicenseOptions> = {}): Promise<License> {
+  const storage = {
+    get length() {
+      return web.size;
+    },
+    key: (n: number) => [...web.keys()][n] ?? null, removeItem: (name: string) => void web.delete(name),
+    getItem: (name: string) => web.get(name) ?? null, setItem: (name: string, value: string) => void web.set(name, value),
+  };
+  const license = await License.open({ key: vendor.licenseKey, server: 'https://licenses.example', roots: vendor.roots, store: localStorageStore(place, storage, locks), clock, fetch: vendor.fetch, attempts: 1, ...options });
+  opened.push(license);
+  return license;
+}
+const beats = () => vendor.asked.filter(({ path }) => path.endsWith('/heartbeat'));
+const used = () => vendor.asked.filter(({ path }) => path === '/license/usage').flatMap(({ body }) => (body as { records: { id: string; value: number }[] }).records);
+/** Time passes until it is so. */
+async function until(isSo: () => boolean, step = 0): Promise<void> {
+  for (let turn = 1; !isSo(); turn++) {
+    if (turn % 20 === 0) clock.pass(step);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+const leading = async () => {
+  const leader = await tab();
+  await leader.activate();
+  leader.heartbeat.start({ leader: 'auto' });
+  await until(() => leader.heartbeat.isLeader && web.get(place)?.includes('"answered":true') === true && beats().length === 1);
+  return leader;
+};
+
+describe('Tabs that share a store', () => {
+  it('have one that leads, and the next one when it is closed', async () => {
+    const [first, second] = await Promise.all([tab(), tab()]);
+    expect(second.fingerprint).toBe(first.fingerprint);
+    await first.activate();
+    for (const license of [first, second]) license.heartbeat.start({ leader: 'auto' });
+    await until(() => first.heartbeat.isLeader && second.instanceId === first.instanceId && second.judgement().valid, 2_000);
+    expect([second.heartbeat.isLeader, beats().length]).toEqual([false, 1]);
+    await first.dispose();
+    await until(() => second.heartbeat.isLeader && beats().length === 2, 2_000);
+    expect(beats().map(({ body }) => body['seq'])).toEqual([1, 2]);
+    await second.dispose();
+    expect([...web.keys()]).toEqual([place]);
+  });
+
+  it('lead no more when heartbeats are stopped', async () => {
+    const [first, second] = [await leading(), await tab()];
+    second.heartbeat.start({ leader: 'auto' });
+    first.heartbeat.stop();
+    await until(() => second.heartbeat.isLeader, 2_000);
+    expect(first.heartbeat.isLeader).toBe(false);
+    first.heartbeat.start({ leader: 'auto' });
+    await first.heartbeat.beat();
+    expect([first.heartbeat.isLeader, second.heartbeat.isLeader]).toEqual([false, true]);
+  });
+
+  it('send no heartbeat and write no state while another one leads, whatever they are asked', async () => {
+    await leading();
+    const [text, other] = [web.get(place), await tab()];
+    expect(await other.activate()).toMatchObject({ ok: true, judgement: { valid: true } });
+    expect(await other.heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: true } });
+    await other.validate();
+    other.heartbeat.start();
+    await other.heartbeat.beat();
+    expect([web.get(place), beats().length]).toEqual([text, 1]);
+  });
+
+  it('lose nothing that was used by one that was killed, and count it once', async () => {
+    const [leader, killed] = [await leading(), await tab()];
+    killed.quota('reports').tryConsume(2);
+    await killed.dispose();
+    expect([...web.keys()]).toEqual([place, expect.stringMatching(/\.told$/)]);
+    await until(() => web.size === 1, 2_000);
+    await leader.heartbeat.beat();
+    expect(used()).toMatchObject([{ value: 2 }]);
+  });
+
+  it('go on from what was written by whoever led, also when there is nobody to lead', async () => {
+    const first = await leading();
+    first.quota('reports').tryConsume();
+    await until(() => web.get(place)?.includes('"meter":"reports"') === true);
+    const [second, third] = [await tab(), await tab()];
+    // Held up for ever: its lock is taken from it.
+    await (locks as unknown as { request(name: string, options: object, work: () => void): Promise<void> }).request(`${place}.lead`, { steal: true }, () => undefined);
+    await second.validate();
+    await second.heartbeat.beat();
+    expect(used()).toHaveLength(1);
+    await third.validate();
+    await third.heartbeat.beat();
+    expect(beats().map(({ body }) => body['seq'])).toEqual([1, 2, 3]);
+  });
+
+  it('go by the license that was installed last, and forget a seat that was given back', async () => {
+    const [leader, other] = [await leading(), await tab()];
+    vendor.terms = { ...vendor.terms, id: 'lic_2', validationMode: 'offline' };
+    expect(await other.install(await vendor.licenseFile(), { replace: true })).toMatchObject({ ok: true });
+    await until(() => leader.licenseId === 'lic_2', 2_000);
+    await other.activate();
+    await until(() => leader.instanceId !== null, 2_000);
+    expect(await leader.deactivate()).toEqual({ ok: true });
+    await until(() => other.instanceId === null, 2_000);
+  });
+});
