@@ -36,7 +36,7 @@ export class Sharing {
   #isLeading = false;
   #hasTold = false;
   #wantsLead = false;
-  #looking: Promise<void> | undefined;
+  #isLooking = false;
   /** Of the store: what this process has written or taken over, and what it has read. */
   #own: string | null;
   #followed: string | null;
@@ -122,7 +122,8 @@ export class Sharing {
 
   /** Begins to look after the others. */
   look(): void {
-    this.#looking ??= this.#keepLooking();
+    if (!this.#isLooking) void this.#keepLooking();
+    this.#isLooking = true;
   }
 
   async #keepLooking(): Promise<void> {
