@@ -9,6 +9,13 @@ const projects = ['apps', 'libs'].flatMap((kind) => readdirSync(folder(kind)).ma
 /** All of it takes another ten minutes: by default what differs most between one process and many. */
 const overNats = process.env.KEYLEDGER_E2E === 'all' ? ['{standalone,distributed}/src/*'] : ['standalone/src/{story,year,agent,tracing}', 'distributed/src/{seats,outage,leftovers}'];
 
+/**
+ * The product with its log on EventStoreDB, or on a double of that, which says so. By default eventstoredb.e2e.spec.ts alone, which is one of
+ * apps/standalone; with all, these once more. What is of files only, or of the edge alone, is left out.
+ */
+const onEventStoreDb = process.env.KEYLEDGER_E2E === 'all'
+  ? [['standalone', 'standalone/src/{appliance,clock,environments,erasure,freshness,idempotency,jobs,kill,rebuild,seats,signed,story,usage,webhooks,year}'], ['distributed', 'distributed/src/{seats,kills,leftovers}']] : [];
+
 /** @type {import('jest').Config} */
 const project = {
   testEnvironment: 'node',
@@ -31,6 +38,10 @@ export default {
       ...project, displayName: 'distributed', rootDir: folder('apps'), testMatch: overNats.map((path) => `<rootDir>/${path}.e2e.spec.ts`), testPathIgnorePatterns: ['hostile', 'move.e2e'],
       globals: { keyledgerMode: 'distributed' },
     },
+    ...onEventStoreDb.map(([keyledgerMode, files]) => ({
+      ...project, displayName: `${keyledgerMode} on EventStoreDB`, rootDir: folder('apps'), testMatch: [`<rootDir>/${files}.e2e.spec.ts`],
+      globals: { keyledgerMode }, setupFiles: [folder('libs/testing/src/on-eventstoredb.contract.ts')],
+    })),
     { ...project, displayName: 'tools', rootDir: folder('tools'), testMatch: ['<rootDir>/*.spec.ts'] },
   ],
 };

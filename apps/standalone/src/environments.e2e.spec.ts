@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { ApiKeyView, CustomerView, GeneratorView, InstanceView, LicenseView, OrderView, PlanView, ProductView, SigningKeyView } from '@keyledger/contracts';
 import { placesOf, rowsIn, type Place } from '@keyledger/testing/kept';
-import { mode, Product, validate, type Answer, type Client, type Listed, type Method, type Problem, type Sold } from '@keyledger/testing/process';
+import { onFiles, Product, validate, type Answer, type Client, type Listed, type Method, type Problem, type Sold } from '@keyledger/testing/process';
 
 const nobody = '01938000-0000-7000-8000-000000000000';
 
@@ -215,7 +215,7 @@ describe('Two environments', () => {
 
   it('have files, or schemas, of their own, and nothing of one is in those of another', async () => {
     const [here, there] = [await placesOf(product, 'production'), await placesOf(product, 'staging')];
-    const names = (places: readonly Place[]) => places.map(({ path }) => path.slice(path.indexOf('/') + 1)).filter((name) => mode === 'distributed' || name.endsWith('.db')).sort();
+    const names = (places: readonly Place[]) => places.map(({ path }) => path.slice(path.indexOf('/') + 1)).filter((name) => !onFiles || name.endsWith('.db')).sort();
     expect([...new Set(here.map(({ kind }) => kind))].filter(Boolean).sort()).toEqual(['events', 'read', 'snapshots', 'state']);
     expect(names(there)).toEqual(names(here));
     const marks = (world: World) => [world.product, world.plan, world.generator, world.customer, world.order, world.license, world.instance, world.apiKey].map(({ id }) => id);

@@ -3,7 +3,7 @@ import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Crowd } from '@keyledger/testing/history';
-import { mode, offer, Product, roundsOf, sell } from '@keyledger/testing/process';
+import { mode, offer, onFiles, Product, roundsOf, sell } from '@keyledger/testing/process';
 import { randomFrom } from '@keyledger/testing/random';
 
 const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
@@ -45,7 +45,7 @@ describe('A product that is killed under load', () => {
   }, 60_000 + rounds * 12_000);
 });
 
-(mode === 'standalone' ? describe : describe.skip)('A product on embedded files whose log has lost its end', () => {
+(onFiles ? describe : describe.skip)('A product on embedded files whose log has lost its end', () => {
   it.each([['read models', 'state.db'], ['reactions', 'read.db']])('says so and does not start, as long as its %s know better', async (_, forgotten) => {
     const victim = await Product.start();
     const at = (name: string) => join(victim.dataDir, 'production', name);

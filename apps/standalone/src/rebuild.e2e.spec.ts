@@ -77,7 +77,7 @@ onItsStores('A read model that is built anew from the log', (place) => {
     const before = await reads(product.root, key);
     await product.terminate();
 
-    const env = { KEYLEDGER_DATA_DIR: product.dataDir, ...place() };
+    const env = product.stores;
     const asItWas = await dumps(env);
     expect([...asItWas.keys()]).toHaveLength(everywhere.length * services.flat().length);
     expect(asItWas.get('production authority-license')?.length).toBeGreaterThan(3 * licenses - 20);

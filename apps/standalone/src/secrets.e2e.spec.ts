@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, it } from '@jest/globals';
 import type { InstanceView } from '@keyledger/contracts';
 import { rowsIn } from '@keyledger/testing/kept';
-import { mode, offer, Product, Secrets, sell, type Answer, type Method, type Sold } from '@keyledger/testing/process';
+import { offer, onFiles, Product, Secrets, sell, type Answer, type Method, type Sold } from '@keyledger/testing/process';
 
 /** Here, as in every other end-to-end test, `stop` looks for the secrets in all that the product has printed, at LOG_LEVEL=trace. */
 const products: Product[] = [];
@@ -89,7 +89,7 @@ async function sendAll(product: Product, known: Known): Promise<Answer[]> {
 async function breakStores(product: Product): Promise<void> {
   const owned = (name: string) => ['authority', 'access', 'catalog'].map((service) => `${name} like '${service}%'`).join(' or ');
   for (const [kind, what, type] of [['state', 'table', 'BASE TABLE'], ['read', 'view', 'VIEW']] as const) {
-    const tables = mode === 'standalone'
+    const tables = onFiles
       ? rowsIn<{ name: string }>(product, 'production', kind, `select name from sqlite_master where type = ? and (${owned('name')})`, [what])
       : rowsIn<{ name: string }>(product, 'production', kind, `select table_name as name from information_schema.tables where table_schema = current_schema() and table_type = ? and (${owned('table_name')})`, [type]);
     for (const { name } of await tables) await rowsIn(product, 'production', kind, `drop ${what} "${name}"`);

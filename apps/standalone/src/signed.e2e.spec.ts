@@ -5,7 +5,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { KeySet, RootKeys, SigningKeyView, Verdict } from '@keyledger/contracts';
 import { Verifier, type KeySet as LearnedKeys } from '@keyledger/license-file';
-import { mode, offer, Product, sell, type Client, type Listed, type Sold } from '@keyledger/testing/process';
+import { offer, onFiles, Product, sell, type Client, type Listed, type Sold } from '@keyledger/testing/process';
 import { compactVerify, createLocalJWKSet, decodeProtectedHeader } from 'jose';
 import type { Static } from 'typebox';
 
@@ -202,7 +202,7 @@ describe('Signing keys', () => {
     expect(await (await verifierOf()).licenseFile(file.content, { now: now() })).toMatchObject({ ok: true });
   });
 
-  (mode === 'standalone' ? it : it.skip)('are private: not one of them is in a file, a line of the log or an answer, in any spelling', async () => {
+  (onFiles ? it : it.skip)('are private: not one of them is in a file, a line of the log or an answer, in any spelling', async () => {
     const files = (folder: string): string[] => readdirSync(folder).flatMap((name) => (statSync(join(folder, name)).isDirectory() ? files(join(folder, name)) : [join(folder, name)]));
     const seeds = ['production', 'staging'].flatMap((environment) => privateSeeds(product.dataDir, environment));
     expect(seeds.length).toBeGreaterThanOrEqual(12); // a root and five keys in each environment

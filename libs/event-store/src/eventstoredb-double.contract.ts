@@ -51,6 +51,8 @@ export class EventStoreDbDouble {
   readonly #options: DoubleOptions;
   readonly #log: Logged[] = [];
   readonly #streams = new Map<string, Logged[]>();
+  /** By the positions of the events. */
+  readonly #indexes = new Map<number, number>();
   readonly #changed = new EventEmitter().setMaxListeners(0);
   #end = FIRST_POSITION;
   #server = new Server();
@@ -191,7 +193,7 @@ export class EventStoreDbDouble {
     for (const event of events) {
       const logged = { ...event, stream, revision: all.length, position: this.#end, transaction, created: Date.now() };
       all.push(logged);
-      this.#log.push(logged);
+      this.#indexes.set(logged.position, this.#log.push(logged) - 1);
       this.#end += RECORD_BYTES + stream.length + event.data.length + event.metadata.length;
     }
     this.#changed.emit('grown');
@@ -233,16 +235,19 @@ export class EventStoreDbDouble {
     const at = asked?.hasEnd() ? this.#log.length : asked?.hasStart() ? 0 : this.#indexOf(asked?.getPosition());
     if (at === undefined) return 'no such position';
     const pass = filterOf(options);
-    const all = (isForwards ? this.#log.slice(at) : this.#log.slice(0, at).toReversed()).filter(pass);
-    return all.slice(0, Number(options.getCount()));
+    const found: Logged[] = [];
+    const [step, count] = [isForwards ? 1 : -1, Number(options.getCount())];
+    for (let next = isForwards ? at : at - 1; next >= 0 && next < this.#log.length && found.length < count; next += step) {
+      const event = this.#log[next] as Logged;
+      if (pass(event)) found.push(event);
+    }
+    return found;
   }
 
   /** The end of the log is where the next record will begin. */
   #indexOf(position: messages.ReadReq.Options.Position | undefined): number | undefined {
     const commit = Number(position?.getCommitPosition());
-    if (commit === this.#end) return this.#log.length;
-    const index = this.#log.findIndex((event) => event.position === commit);
-    return index < 0 ? undefined : index;
+    return commit === this.#end ? this.#log.length : this.#indexes.get(commit);
   }
 
   async #subscribe(call: ReadCall, options: messages.ReadReq.Options): Promise<void> {

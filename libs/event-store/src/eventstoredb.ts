@@ -14,6 +14,8 @@ export interface EventStoreDbOptions {
   readonly url: string;
   /** Each is a prefix of the names of its streams: letters, digits, - and _. */
   readonly environments: readonly string[];
+  /** Begins the names of all its streams where several installations share a server: letters, digits, - and _. */
+  readonly prefix?: string;
   /** An operation that is not answered within so many milliseconds rejects. Default 1,500. */
   readonly deadline?: number;
   /** Called for every answered append: seconds from call to durable answer, number of events. */
@@ -236,11 +238,11 @@ export class EventStoreDbEventStore implements EventStore {
 /** The event stores of several environments on one server, over one connection. Rejects when the server cannot be reached. */
 export class EventStoreDbEventStores extends PerEnvironment<EventStoreDbEventStore> {
   static async open(options: EventStoreDbOptions): Promise<EventStoreDbEventStores> {
-    const { url, environments, deadline = DEADLINE_MS, disconnected = warn } = options;
-    for (const name of environments) if (!/^[\w-]+$/.test(name)) throw new RangeError(`${name}: an environment's name has letters, digits, - and _ only`);
-    const log = await SharedLog.open(await connect(url), environments, deadline, disconnected);
+    const { url, environments, prefix, deadline = DEADLINE_MS, disconnected = warn } = options;
+    for (const name of [...environments, ...(prefix === undefined ? [] : [prefix])]) if (!/^[\w-]+$/.test(name)) throw new RangeError(`${name}: the name of an environment, or before it, has letters, digits, - and _ only`);
+    const log = await SharedLog.open(await connect(url), environments.map((name) => placeIn(prefix, name)), deadline, disconnected);
     const openStores = new Set(environments);
-    return new EventStoreDbEventStores(environments.map((environment) => [environment, new EventStoreDbEventStore(log, environment, options, async () => {
+    return new EventStoreDbEventStores(environments.map((environment) => [environment, new EventStoreDbEventStore(log, placeIn(prefix, environment), options, async () => {
       openStores.delete(environment);
       if (openStores.size === 0) await log.close();
     })] as const));
@@ -250,5 +252,8 @@ export class EventStoreDbEventStores extends PerEnvironment<EventStoreDbEventSto
     await Promise.all([...this.entries()].map(([, store]) => store.close()));
   }
 }
+
+/** What an environment is called on the server. The colon is in neither name, so that no two installations can mean the same. */
+const placeIn = (prefix: string | undefined, environment: string): string => (prefix === undefined ? environment : `${prefix}:${environment}`);
 
 const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));

@@ -12,11 +12,11 @@ export async function prepareLog(run: Run, schema: string): Promise<void> {
   await run(`insert into "${schema}".schema_version (version) values (${SCHEMA_VERSION})`);
 }
 
-/** A server that forgets what it has confirmed is no place for a log. */
+/** A server that forgets what it has confirmed is no place for a log, nor for the keys to one. */
 export async function mustBeDurable(run: Run): Promise<void> {
   const [settings = []] = await run("select current_setting('fsync'), current_setting('full_page_writes')");
   if (settings.some((setting) => setting !== 'on')) {
-    throw new Error(`This PostgreSQL runs with fsync=${String(settings[0])} and full_page_writes=${String(settings[1])}: it would lose confirmed events when the machine fails. Both must be on`);
+    throw new Error(`This PostgreSQL runs with fsync=${String(settings[0])} and full_page_writes=${String(settings[1])}: it would lose what it has confirmed when the machine fails. Both must be on`);
   }
 }
 

@@ -208,6 +208,9 @@ export class PostgresEventStore implements EventStore {
   }
 }
 
+/** For who keeps there what belongs to a log elsewhere. Rejects as `open` below does. */
+export const mustBeDurablePostgres = (url: string): Promise<void> => prepare(url, mustBeDurable);
+
 /** The event stores of several environments on one server. */
 export class PostgresEventStores extends PerEnvironment<PostgresEventStore> {
   /** Rejects when the server cannot be reached, or may lose what it has confirmed. */

@@ -34,15 +34,14 @@ describe('Health', () => {
   });
 
   it.each([
-    [{ positions: 100, seconds: 5 }, 'ok'],
-    [{ positions: 101, seconds: 0 }, 'failed'],
+    [{ positions: 10_000_000, seconds: 5 }, 'ok'],
     [{ positions: 1, seconds: 5.1 }, 'failed'],
   ] as const)('judges a projection that is behind by %j: %s', async (lag, status) => {
     const lags = () => [
       { environment: 'production', projection: 'audit', positions: 0, seconds: 0, parked: 0 },
       { environment: 'staging', projection: 'license-list', parked: 0, ...lag },
     ];
-    const answer = await new Health().add('ready', 'projections', projectionsKeepUp(lags, { positions: 100, seconds: 5 })).ready();
+    const answer = await new Health().add('ready', 'projections', projectionsKeepUp(lags, 5)).ready();
     expect(answer.checks['projections']).toEqual(status === 'ok' ? { status } : { status, detail: `staging/license-list is behind by ${lag.positions} positions, ${Math.round(lag.seconds)} s` });
   });
 });

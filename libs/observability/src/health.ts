@@ -62,14 +62,9 @@ async function outcomeOf({ check, timeoutMs }: Registered): Promise<CheckAnswer>
   }
 }
 
-export interface LagLimits {
-  readonly positions: number;
-  readonly seconds: number;
-}
-
-/** Fails while a projection is behind by more than either limit, and says which and by how much. */
-export const projectionsKeepUp = (lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>, limits: LagLimits): Check => async () => {
-  const behind = (await lags()).filter(({ positions, seconds }) => positions > limits.positions || seconds > limits.seconds);
+/** Fails while the oldest event that a projection has not applied is older than so many seconds, and says which and by how much. */
+export const projectionsKeepUp = (lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>, mostSeconds: number): Check => async () => {
+  const behind = (await lags()).filter(({ seconds }) => seconds > mostSeconds);
   if (behind.length === 0) return;
   throw new Error(behind.map((lag) => `${lag.environment}/${lag.projection} is behind by ${lag.positions} positions, ${Math.round(lag.seconds)} s`).join('; '));
 };

@@ -11,6 +11,8 @@ export class Lane {
   /** Applied, and visible to queries. */
   position: Position;
   saved: Position;
+  /** Events since then. */
+  unsaved = 0;
   /** Counts what anybody has done to this table. Who does not know the last of it must look again. */
   fence: number;
   serving: boolean;
@@ -33,6 +35,12 @@ export class Lane {
     if (position <= this.position) return;
     this.position = position;
     for (const listener of this.#listeners) listener();
+  }
+
+  /** The database knows that it is there. */
+  wasSaved(position: Position): void {
+    this.saved = position;
+    this.unsaved = 0;
   }
 
   onAdvance(listener: () => void): void {

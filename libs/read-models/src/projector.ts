@@ -276,7 +276,7 @@ export class Projector implements View {
         const changes = new Map([[lane, newChanges()]]);
         await this.#folding.batch(source, [lane], events.slice(from, from + EVENTS_PER_FILL), folds, false, changes);
         await writing;
-        writing = this.#writing.write(changes, lane.position);
+        writing = this.#writing.write(changes, lane.position, 0);
         // It is awaited in the next round, or below.
         writing.catch(() => undefined);
       }
@@ -314,7 +314,7 @@ export class Projector implements View {
       ...this.#register.forget(name, old.build),
       ...lane.table.serve(lane.build, old.build),
     ]);
-    lane.saved = lane.position;
+    lane.wasSaved(lane.position);
     lane.fence++;
     this.#adopt(lane, old);
   }
@@ -371,7 +371,7 @@ export class Projector implements View {
 
   async #apply(changes: ReadonlyMap<Lane, Changes>, batch: readonly RecordedEvent[], startedAt: number): Promise<void> {
     const last = batch.reduce((highest, { position }) => Math.max(highest, position), 0);
-    const written = this.#writing.write(changes, last);
+    const written = this.#writing.write(changes, last, batch.length);
     if (isTracing()) traceProjection(batch.filter(({ stream }) => [...changes.keys()].some(({ projection: { source } }) => stream.startsWith(`${source.category}-`))), written);
     await written;
     for (const lane of changes.keys()) lane.advance(last);
@@ -404,7 +404,7 @@ export class Projector implements View {
     if (!now) return false;
     if (now.serving && !lane.serving) this.#adopt(lane, this.#laneOf(lane.projection.name));
     lane.fence = now.fence;
-    lane.saved = now.position;
+    lane.wasSaved(now.position);
     lane.advance(now.position);
     await this.#loadParked(lane);
     return true;

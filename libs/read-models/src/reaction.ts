@@ -8,9 +8,9 @@ export const reactionsTable: Migration = {
   up: ({ run }) => run('create table reactions (name text primary key, position bigint not null)'),
 };
 
-/** The checkpoint is a durable write, and to react again does no harm: it is saved once a second, or after so many positions. */
+/** The checkpoint is a durable write, and to react again does no harm: it is saved once a second, or after so many events. */
 const SAVE_EVERY_MS = 1_000;
-const UNSAVED_POSITIONS = 5_000;
+const UNSAVED_EVENTS = 5_000;
 /** What follows may take longer than to write a row; whoever waits for it gives up after 5 s. */
 const TIMEOUT_MS = 4_000;
 
@@ -37,6 +37,8 @@ class Follower implements View {
   readonly #listeners: (() => void)[] = [];
   #saved: Position;
   #savedAt = Date.now();
+  /** Events since then: positions do not tell, they may be bytes. */
+  #unsaved = 0;
   position: Position;
 
   constructor(options: ReactionOptions, environment: string, store: EventStore, database: Database, position: Position) {
@@ -63,7 +65,8 @@ class Follower implements View {
   #follow(events: readonly RecordedEvent[]): void | Promise<void> {
     const due = events.filter(this.#options.isFor);
     const { position } = events.at(-1) as RecordedEvent;
-    if (due.length === 0 && position - this.#saved < UNSAVED_POSITIONS) return this.#advance(position);
+    this.#unsaved += events.length;
+    if (due.length === 0 && this.#unsaved < UNSAVED_EVENTS) return this.#advance(position);
     return this.#react(due, position);
   }
 
@@ -73,7 +76,7 @@ class Follower implements View {
       await clock.current?.(this.#environment);
       await runIn(systemContext(this.#environment, clock.now(this.#environment)), () => react(due));
     }
-    if (position - this.#saved >= UNSAVED_POSITIONS || Date.now() - this.#savedAt >= SAVE_EVERY_MS) await this.#save(position);
+    if (this.#unsaved >= UNSAVED_EVENTS || Date.now() - this.#savedAt >= SAVE_EVERY_MS) await this.#save(position);
     this.#advance(position);
   }
 
@@ -81,6 +84,7 @@ class Follower implements View {
     await this.#database.run(
       'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position', [this.#options.name, position]);
     this.#saved = position;
+    this.#unsaved = 0;
     this.#savedAt = Date.now();
   }
 

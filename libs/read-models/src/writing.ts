@@ -4,8 +4,8 @@ import type { Changes } from './folding.ts';
 import type { Lane } from './lane.ts';
 import type { Parked, Register } from './register.ts';
 
-/** Positions that may pass without a row before the checkpoint is saved for their sake. */
-const UNSAVED_POSITIONS = 1_000;
+/** So many may pass without a row before the checkpoint is saved for their sake. Counted, because a position may be a byte. */
+const UNSAVED_EVENTS = 1_000;
 
 export interface Write {
   readonly lane: Lane;
@@ -29,9 +29,10 @@ export class Writing {
     this.#options = options;
   }
 
-  /** Rows and checkpoints of all tables in one transaction. Where nothing changed the checkpoint may wait. */
-  async write(changes: ReadonlyMap<Lane, Changes>, position: Position): Promise<void> {
-    const due = [...changes].filter(([lane, { rows, gone, parked }]) => rows.size + gone.size + parked.length > 0 || position - lane.saved >= UNSAVED_POSITIONS);
+  /** Rows and checkpoints of all tables, which so many events have led to this position, in one transaction. Where nothing changed the checkpoint may wait. */
+  async write(changes: ReadonlyMap<Lane, Changes>, position: Position, events: number): Promise<void> {
+    for (const lane of changes.keys()) lane.unsaved += events;
+    const due = [...changes].filter(([lane, { rows, gone, parked }]) => rows.size + gone.size + parked.length > 0 || lane.unsaved >= UNSAVED_EVENTS);
     if (due.length === 0) return;
     try {
       await this.save(due.map(([lane, own]) => ({ lane, position: Math.max(position, lane.position), statements: this.statements(lane, own) })));
@@ -54,7 +55,7 @@ export class Writing {
     await database.batch(writes.flatMap(({ lane, position, statements }) => [register.advance(lane, position), ...statements]));
     for (const { lane, position } of writes) {
       lane.fence++;
-      lane.saved = position;
+      lane.wasSaved(position);
     }
   }
 

@@ -8,6 +8,8 @@ export interface StoresConfig {
   databaseUrl: string | undefined;
   /** EVENTSTORE_URL: EventStoreDB keeps the log. */
   eventStoreUrl: string | undefined;
+  /** EVENTSTORE_PREFIX: begins the names of this installation's streams, where several share an EventStoreDB. */
+  eventStorePrefix?: string | undefined;
   /** DATABASE_CONNECTIONS: at most so many connections of this process to each schema of the database. */
   connections: number;
 }
@@ -18,11 +20,13 @@ export function storesConfig(env: NodeJS.ProcessEnv = process.env): StoresConfig
   if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) throw new Error('DATABASE_URL must begin with postgresql://');
   if (eventStoreUrl !== undefined && !/^(esdb|kurrentdb)(\+discover)?:\/\//.test(eventStoreUrl)) throw new Error('EVENTSTORE_URL must begin with esdb://');
   if (eventStoreUrl !== undefined && databaseUrl === undefined) throw new Error('EVENTSTORE_URL is set but not DATABASE_URL: state tables and read models need a PostgreSQL beside the log');
+  const eventStorePrefix = env['EVENTSTORE_PREFIX'] || undefined;
+  if (eventStorePrefix !== undefined && !/^[\w-]+$/.test(eventStorePrefix)) throw new Error('EVENTSTORE_PREFIX may have letters, digits, - and _ only');
   const connections = Number(env['DATABASE_CONNECTIONS'] || 4);
   if (!Number.isInteger(connections) || connections < 2) throw new Error('DATABASE_CONNECTIONS must be a whole number of at least 2');
   return {
     dataDir: resolve(env['KEYLEDGER_DATA_DIR'] || './data'),
     masterKey: { value: env['KEYLEDGER_MASTER_KEY'] || undefined, file: env['KEYLEDGER_MASTER_KEY_FILE'] || undefined },
-    databaseUrl, eventStoreUrl, connections,
+    databaseUrl, eventStoreUrl, eventStorePrefix, connections,
   };
 }

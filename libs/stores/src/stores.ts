@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { INestApplicationContext, Provider } from '@nestjs/common';
 import {
-  EventStoreDbEventStores, EventStores, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
+  EventStoreDbEventStores, EventStores, mustBeDurablePostgres, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
 } from '@keyledger/event-store';
 import { Clock, controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
@@ -38,8 +38,8 @@ type Logs = PerEnvironment<EventStore> & { close(): Promise<void> };
 type Snapshots = PerEnvironment<SnapshotStore> & { close(): void | Promise<void> };
 
 const names = [controlEnvironment, ...environments];
-/** A read model further behind than this sends requests elsewhere for a while. */
-const lagLimits = { positions: 20_000, seconds: 10 };
+/** A read model further behind than this sends requests elsewhere for a while. In time, because positions are bytes in some logs. */
+const mostBehindSeconds = 10;
 
 /** Opens, and where they are missing makes, the stores of all environments: files of this process, or servers that many share. */
 export async function openStores(config: StoresConfig, { log, metrics, health }: Host, schemas: readonly Schema[]): Promise<Stores> {
@@ -56,7 +56,7 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
     await snapshots.close();
     for (const [, database] of [...read.entries(), ...state.entries()]) await database.close();
   };
-  const keyrings = await openKeyrings(state, key).catch(async (error: unknown) => {
+  const keyrings = await openKeyrings(state, events, key).catch(async (error: unknown) => {
     await close();
     throw error;
   });
@@ -81,10 +81,19 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
 }
 
 /** Not where only a part of an installation is, or another's. */
-async function openKeyrings(state: Databases, masterKey: Uint8Array): Promise<Keyrings> {
+async function openKeyrings(state: Databases, events: Logs, masterKey: Uint8Array): Promise<Keyrings> {
   await mustBeComplete(state);
-  return new Keyrings(await Promise.all(names.map(async (environment) =>
-    [environment, await Keyring.open({ masterKey, environment, dataKeys: new StoredDataKeys(state.of(environment)) })] as const)));
+  return new Keyrings(await Promise.all(names.map(async (environment) => {
+    const dataKeys = new StoredDataKeys(state.of(environment));
+    await mustBelongTogether(environment, events.of(environment), dataKeys);
+    return [environment, await Keyring.open({ masterKey, environment, dataKeys })] as const;
+  })));
+}
+
+/** New keys open nothing that is in a log already. Its head comes first: who has written by then had made the keys before. */
+async function mustBelongTogether(environment: string, store: EventStore, dataKeys: StoredDataKeys): Promise<void> {
+  if ((await store.head()) === 0 || (await Keyring.probe(dataKeys)) !== undefined) return;
+  throw new Error(`The log of ${environment} has events, but the tables beside it are new: the keys to it are lost, or it is another installation's log`);
 }
 
 /** What cannot be made again: the log and the state tables of all environments. */
@@ -135,7 +144,7 @@ function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } 
   return { directory: dataDir };
 }
 
-async function openLogs({ dataDir, databaseUrl, eventStoreUrl, connections }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
+async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix: prefix, connections }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
   const options = {
     observe: (seconds: number) => metrics.append(seconds),
     handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it gets the same events again'),
@@ -153,10 +162,11 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, connections }: St
     return { events, snapshots: Object.assign(new SnapshotStores(snapshots), { close: () => { for (const [, store] of snapshots) store.close(); } }) };
   }
   const lost = (error: unknown) => log.warn({ err: error }, 'the event store does not answer; it is tried again');
+  if (eventStoreUrl !== undefined) await mustBeDurablePostgres(databaseUrl);
   const [events, snapshots] = await Promise.all([
     eventStoreUrl === undefined
       ? PostgresEventStores.open({ url: databaseUrl, environments: names, connections, ...options, lost })
-      : EventStoreDbEventStores.open({ url: eventStoreUrl, environments: names, ...options, disconnected: lost }),
+      : EventStoreDbEventStores.open({ url: eventStoreUrl, environments: names, ...(prefix !== undefined && { prefix }), ...options, disconnected: lost }),
     PostgresSnapshotStores.open({ url: databaseUrl, environments: names }),
   ]);
   return { events, snapshots };
@@ -172,7 +182,7 @@ async function forgetErased(store: EventStore, keyring: Keyring) {
 function watchReadModels(readModels: readonly Projectors[], metrics: Metrics, health: Health): void {
   const lags = async (): Promise<readonly ProjectionLag[]> => (await Promise.all(readModels.map((projectors) => projectors.lags()))).flat();
   metrics.watchProjections(lags);
-  health.add('ready', 'read models', projectionsKeepUp(lags, lagLimits));
+  health.add('ready', 'read models', projectionsKeepUp(lags, mostBehindSeconds));
   health.add('ready', 'parked streams', async () => {
     const parked = (await lags()).reduce((sum, lag) => sum + lag.parked, 0);
     return parked > 0 ? `${parked} streams could not be applied and are set aside; the log names them` : undefined;

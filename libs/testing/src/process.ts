@@ -13,6 +13,16 @@ export type Mode = 'standalone' | 'distributed';
 /** Said by the Jest project that runs the spec. */
 export const mode: Mode = (globalThis as { keyledgerMode?: Mode }).keyledgerMode ?? 'standalone';
 
+/** Servers that outlive the product, and what tells it of them. */
+export interface Stores {
+  readonly env: NodeJS.ProcessEnv;
+  stop(): Promise<void>;
+}
+/** Where every product of the spec keeps what it knows, when the Jest project says so: see `on-eventstoredb.contract.ts`. */
+const { keyledgerStores } = globalThis as { keyledgerStores?: () => Promise<Stores> };
+/** All that a product keeps is in files of its data directory. */
+export const onFiles = mode === 'standalone' && keyledgerStores === undefined;
+
 /** `KEYLEDGER_ROUNDS=10`: ten times as many rounds as by default, for whoever has the time. */
 export const roundsOf = (byDefault: number): number => Math.ceil(byDefault * Number(process.env['KEYLEDGER_ROUNDS'] ?? 1));
 
@@ -148,8 +158,11 @@ export class Product {
   readonly root: Client = new Client(this, { authorization: `Bearer ${this.rootKey}` });
   /** Customers' software: no API key. */
   readonly app: Client = new Client(this, {});
+  /** What says where its stores are, for others who look into them. */
+  readonly stores: NodeJS.ProcessEnv;
   readonly #command: (typeof commands)[Mode];
   readonly #env: NodeJS.ProcessEnv;
+  readonly #stopStores: () => void | Promise<void>;
   readonly #printed: Buffer[] = [];
   #child: ChildProcess | undefined;
   #pools: readonly Pool[] = [];
@@ -159,17 +172,23 @@ export class Product {
 
   static async start(env: NodeJS.ProcessEnv = {}, as: Mode = mode): Promise<Product> {
     if (!existsSync(join(root, commands[as][0]))) throw new Error(`${commands[as][0]} is missing: build the product first (tsc -b)`);
-    const product = new Product(env, as);
-    await product.restart();
+    const elsewhere = await keyledgerStores?.();
+    const product = new Product({ ...elsewhere?.env, ...env }, as, () => elsewhere?.stop());
+    await product.restart().catch(async (error: unknown) => {
+      await elsewhere?.stop();
+      throw error;
+    });
     return product;
   }
 
-  private constructor(env: NodeJS.ProcessEnv, as: Mode) {
+  private constructor(env: NodeJS.ProcessEnv, as: Mode, stopStores: () => void | Promise<void>) {
+    this.#stopStores = stopStores;
     this.#command = commands[as];
     this.dataDir = mkdtempSync(join(tmpdir(), 'keyledger-e2e-'));
     this.secrets.add(this.rootKey);
     const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(KEYLEDGER_|OTEL_|NODE_OPTIONS$|JEST_)/.test(name)));
     this.#env = { ...inherited, ...defaults, NODE_COMPILE_CACHE: compileCache, TMPDIR: this.dataDir, KEYLEDGER_DATA_DIR: this.dataDir, KEYLEDGER_ROOT_API_KEY: this.rootKey, ...env };
+    this.stores = Object.fromEntries(Object.entries(this.#env).filter(([name]) => /^(KEYLEDGER_DATA_DIR|DATABASE_URL|EVENTSTORE_.*)$/.test(name)));
   }
 
   /** Everything it has ever printed, over all restarts. */
@@ -241,6 +260,7 @@ export class Product {
       const leaks = this.secrets.tracesIn(this.printed);
       if (leaks.length > 0) throw new Error(`The product printed secrets:\n${leaks.join('\n')}`);
     } finally {
+      await this.#stopStores();
       rmSync(this.dataDir, { recursive: true, force: true });
     }
   }

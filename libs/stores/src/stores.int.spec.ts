@@ -1,0 +1,42 @@
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { EventStores, NO_STREAM } from '@keyledger/event-store';
+import { startServer, type TestServer } from '@keyledger/event-store/eventstoredb-server';
+import { createLog, Health, Metrics } from '@keyledger/observability';
+import { describeWith } from '@keyledger/servers/contract';
+import { storesConfig, type StoresConfig } from './config.ts';
+import { openStores, type Stores } from './stores.ts';
+
+const host = { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }), health: new Health() };
+const open = (config: StoresConfig) => openStores(config, host, []);
+const logsOf = ({ providers }: Stores): EventStores => (providers.find((provider) => 'provide' in provider && provider.provide === EventStores) as { useValue: EventStores }).useValue;
+const write = (stores: Stores) => logsOf(stores).of('production').append('license-a', NO_STREAM, [{ id: randomUUID(), type: 'LicenseIssued', data: {}, metadata: {} }]);
+
+let dataDir: string;
+beforeEach(() => { dataDir = mkdtempSync(join(tmpdir(), 'keyledger-')); });
+afterEach(() => rmSync(dataDir, { recursive: true }));
+const configOf = (env: NodeJS.ProcessEnv = {}) => storesConfig({ KEYLEDGER_DATA_DIR: dataDir, ...env });
+
+describe('Stores', () => {
+  it('are refused when the log has events and the tables beside it are new: those are lost, or somebody else\'s log is there', async () => {
+    const stores = await open(configOf());
+    await write(stores);
+    await stores.close();
+    await (await open(configOf())).close();
+    for (const suffix of ['', '-wal', '-shm']) rmSync(join(dataDir, 'production', `state.db${suffix}`), { force: true });
+    await expect(open(configOf())).rejects.toThrow(/^The log of production has events, but the tables beside it are new/);
+  });
+});
+
+describeWith('postgres', 'Stores with a log on EventStoreDB', (postgres) => {
+  let eventStore: TestServer;
+  beforeAll(async () => { eventStore = await startServer(); }, 360_000);
+  afterAll(() => eventStore.stop());
+
+  it('are refused when the PostgreSQL beside it forgets what it has confirmed: it has the keys to the events', async () => {
+    await expect(open(configOf({ DATABASE_URL: postgres().url, EVENTSTORE_URL: eventStore.url, EVENTSTORE_PREFIX: randomUUID() }))).rejects.toThrow(/fsync=off/);
+  });
+});
