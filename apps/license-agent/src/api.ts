@@ -112,6 +112,13 @@ export interface FeatureAnswer {
   readonly remaining: number | null;
 }
 
+/** `GET /api/license/request`: what to send to the vendor from a machine without a network. */
+export interface RequestAnswer {
+  readonly text: string;
+  /** The same text as a QR code: the dark modules as the path of an SVG, in a square of `size` modules. It needs four light ones around it. Null: too long for one. */
+  readonly qr: { readonly size: number; readonly path: string } | null;
+}
+
 /** `POST /api/usage`: 200, once all of it is on the disk. */
 export interface UsageAnswer {
   readonly accepted: number;

@@ -10,9 +10,11 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { TestClock, Vendor } from '@keyledger/sdk/contract';
 import { describeInChromium } from '@keyledger/servers/chromium';
+import jsQR from 'jsqr';
 import type { Page } from 'playwright-core';
 import type { LicenseAnswer } from './api.ts';
 import { agentConfig, startAgent } from './index.ts';
+import { requestOf } from './request.ts';
 
 const at = (days: number, from = Date.now()) => new Date(from + days * 86_400_000).toISOString();
 const meter = (name: string, limit: number, used: number, more: Partial<LicenseAnswer['usage'][number]> = {}): LicenseAnswer['usage'][number] =>
@@ -136,6 +138,7 @@ class FakeAgent {
       if (url.endsWith('?dry-run=all')) return answer({ ...known, applied: false });
       this.license = known;
     }
+    if (what === 'GET /api/license/request') return { status: 200, type: 'application/json', body: JSON.stringify(requestOf(this.license)) };
     const { license } = this;
     await this.held.get(what);
     return answer(license);
@@ -618,6 +621,7 @@ describeInChromium('The License Management page', (browser) => {
       agent.license = states['no license']();
       await signIn();
       await page.getByText('Without a network: request a license file').click();
+      await page.getByRole('img', { name: 'QR code of the request' }).waitFor();
       await page.getByRole('button', { name: 'Copy request' }).click();
       await announced('Request copied.');
       const text = await page.evaluate<string>('navigator.clipboard.readText()');
@@ -625,6 +629,45 @@ describeInChromium('The License Management page', (browser) => {
       const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Save as a file' }).click()]);
       expect([download.suggestedFilename(), readFileSync(await download.path(), 'utf8')]).toEqual(['license-request.txt', text]);
       await accessible();
+    });
+
+    it('a camera reads the request off the screen, whatever its colours', async () => {
+      await signIn({ width: 390 });
+      await page.emulateMedia({ colorScheme: 'dark' });
+      await page.getByText('Without a network: request a license file').click();
+      const picture = page.getByRole('img', { name: 'QR code of the request' });
+      await picture.waitFor();
+      const shot = `data:image/png;base64,${(await picture.screenshot()).toString('base64')}`;
+      const text = await page.locator('#request').innerText();
+      await accessible();
+      // As it was drawn, seen by somebody who knows nothing of it.
+      const camera = await newPage();
+      const { seen, width, height } = await camera.evaluate<{ seen: string; width: number; height: number }>(`(async () => {
+        const image = new Image();
+        image.src = ${JSON.stringify(shot)};
+        await image.decode();
+        const context = Object.assign(document.createElement('canvas'), { width: image.width, height: image.height }).getContext('2d');
+        context.drawImage(image, 0, 0);
+        const { data, width, height } = context.getImageData(0, 0, image.width, image.height);
+        return { seen: data.filter((_, n) => n % 4 === 0).join(), width, height };
+      })()`);
+      await camera.context().close();
+      const pixels = Uint8ClampedArray.from(seen.split(',').flatMap((grey) => [Number(grey), Number(grey), Number(grey), 255]));
+      expect(jsQR.default(pixels, width, height)?.data).toBe(text);
+    });
+
+    it('a request that cannot be had is told where it would be, and one that was had stays', async () => {
+      await signIn();
+      const summary = page.getByText('Without a network: request a license file');
+      agent.refusals.set('GET /api/license/request', { status: 500, code: 'INTERNAL', title: 'Something went wrong' });
+      await summary.click();
+      await page.locator('#request-problem').getByText('Something went wrong').waitFor();
+      expect(await page.getByRole('button', { name: 'Copy request' }).isVisible()).toBe(false);
+      agent.refusals.clear();
+      await summary.click();
+      await summary.click();
+      await page.getByRole('button', { name: 'Copy request' }).waitFor();
+      expect(await page.locator('#request-problem').isVisible()).toBe(false);
     });
 
     it('text of a license or a server is shown as text', async () => {

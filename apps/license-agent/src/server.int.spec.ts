@@ -19,7 +19,7 @@ const byFile = { LICENSE_KEY: '', KEYLEDGER_SERVER_URL: '' };
 describe('The API', () => {
   it('is for who has the token', async () => {
     const box = await bench.start(byFile);
-    for (const path of ['/api/license', '/api/enforcement', '/api/features/x', '/api/nothing']) {
+    for (const path of ['/api/license', '/api/license/request', '/api/enforcement', '/api/features/x', '/api/nothing']) {
       for (const authorization of ['', 'Bearer', 'Bearer ', 'Bearer tok', 'Bearer tokenn', 'Basic token', 'token']) {
         const { status, headers, body } = await box.ask('GET', path, undefined, { authorization });
         expect([path, authorization, status, headers.get('content-type'), headers.get('www-authenticate'), body['code']]).toEqual([path, authorization, 401, 'application/problem+json; charset=utf-8', 'Bearer', 'UNAUTHENTICATED']);
@@ -33,7 +33,7 @@ describe('The API', () => {
   it('shows everything to who has the token of a viewer, and lets him change nothing', async () => {
     const box = await bench.start({ ...byFile, AGENT_VIEWER_TOKEN: 'viewer' });
     const authorization = 'Bearer viewer';
-    for (const path of ['/api/license', '/api/enforcement', '/api/features/x']) expect([path, (await box.ask('GET', path, undefined, { authorization })).status]).toEqual([path, 200]);
+    for (const path of ['/api/license', '/api/license/request', '/api/enforcement', '/api/features/x']) expect([path, (await box.ask('GET', path, undefined, { authorization })).status]).toEqual([path, 200]);
     expect((await box.ask('GET', '/api/license', undefined, { authorization })).body).toMatchObject({ access: 'viewer' });
     expect((await box.ask('GET', '/api/license')).body).toMatchObject({ access: 'full' });
     const license = await bench.vendor.licenseFile();

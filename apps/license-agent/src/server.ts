@@ -8,6 +8,7 @@ import { problems, Refused, type Access, type ProblemCode } from './api.ts';
 import type { AgentConfig } from './config.ts';
 import type { Reading } from './holder.ts';
 import { metricsOf } from './metrics.ts';
+import { requestOf } from './request.ts';
 
 export interface ServerOptions {
   readonly agent: Agent;
@@ -31,6 +32,7 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
   const accessBy = checkOf(token, viewerToken);
   const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams, access: Access) => Promise<Reply> | Reply>> = {
     'GET /api/license': (_request, _query, access) => ok(agent.answer(access)),
+    'GET /api/license/request': () => ok(requestOf(agent.answer())),
     'PUT /api/license': async (request, query) => {
       const dryRun = dryRunIn(query);
       return ok(await agent.put(licenseIn(await bodyOf(request)), { dryRun }));

@@ -1,4 +1,4 @@
-import type { LicenseAnswer } from '../api.ts';
+import type { LicenseAnswer, RequestAnswer } from '../api.ts';
 
 /** A "no", of the agent (RFC 9457) or of the way to it. `status` 0: nobody answered. */
 export interface Failure {
@@ -10,6 +10,7 @@ export interface Failure {
   readonly members: Readonly<Record<string, unknown>>;
 }
 export type Outcome = { readonly ok: true; readonly license: LicenseAnswer } | Failure;
+export type Requested = { readonly ok: true; readonly request: RequestAnswer } | Failure;
 
 const patienceMs = 45_000;
 
@@ -19,6 +20,11 @@ export class Client {
 
   read(): Promise<Outcome> {
     return this.#ask('GET', 'api/license');
+  }
+
+  async request(): Promise<Requested> {
+    const { answer, status } = await this.#send('GET', 'api/license/request');
+    return isObject(answer) && typeof answer['text'] === 'string' ? { ok: true, request: answer as unknown as RequestAnswer } : failure(status, answer);
   }
 
   refresh(): Promise<Outcome> {
@@ -39,14 +45,19 @@ export class Client {
   }
 
   async #ask(method: string, path: string, body?: object): Promise<Outcome> {
+    const { answer, status } = await this.#send(method, path, body);
+    return status < 400 && isLicense(answer) ? { ok: true, license: answer } : failure(status, answer);
+  }
+
+  /** `status` 0: nobody answered. */
+  async #send(method: string, path: string, body?: object): Promise<{ readonly status: number; readonly answer: unknown }> {
     const headers = { authorization: `Bearer ${this.token}`, accept: 'application/json', ...(body && { 'content-type': 'application/json' }) };
     try {
       const response = await fetch(path, { method, headers, cache: 'no-store', signal: AbortSignal.timeout(patienceMs), ...(body && { body: JSON.stringify(body) }) });
-      const answer: unknown = await response.json().catch(() => null);
-      return response.ok && isLicense(answer) ? { ok: true, license: answer } : failure(response.status, answer);
+      return { status: response.status, answer: await response.json().catch(() => null) };
     } catch (error) {
       const detail = error instanceof DOMException && error.name === 'TimeoutError' ? 'It did not answer in time.' : 'Nothing answers at its address. It may be stopped, or the network between you and it is down.';
-      return { ok: false, status: 0, code: 'AGENT_UNREACHABLE', title: 'The license agent cannot be reached', detail, members: {} };
+      return { status: 0, answer: { code: 'AGENT_UNREACHABLE', title: 'The license agent cannot be reached', detail } };
     }
   }
 }

@@ -1,7 +1,7 @@
 import type { LicenseAnswer } from '../api.ts';
 import { Client, type Failure, type Outcome } from './client.ts';
 import { failureText, mayAct, statusOf, supportTextOf } from './story.ts';
-import { find, problemAt, say, show, showFailure, showPreview } from './view.ts';
+import { find, problemAt, say, show, showFailure, showPreview, showRequest } from './view.ts';
 import { count } from './words.ts';
 
 /** The License Management page: what a person does, and what follows from it. */
@@ -224,6 +224,15 @@ async function fileIn(file: File | undefined): Promise<void> {
   await check();
 }
 
+/** Made anew each time that somebody looks, so that it says what is so then; where the agent does not answer, what it said before is still good. */
+async function askForRequest(): Promise<void> {
+  const outcome = await client?.request();
+  if (!outcome) return;
+  problemAt('#request-problem', outcome.ok ? null : outcome);
+  if (outcome.ok) showRequest(outcome.request);
+  else if (outcome.status === 401) askForToken('The token was not accepted. Enter the agent token again.');
+}
+
 async function copied(text: string, what: string): Promise<void> {
   try {
     await navigator.clipboard.writeText(text);
@@ -308,6 +317,8 @@ for (const type of ['dragover', 'dragleave', 'drop'] as const) {
     if (type === 'drop') void fileIn(event.dataTransfer?.files[0]);
   });
 }
+
+find<HTMLDetailsElement>('#offline').addEventListener('toggle', ({ target }) => (target as HTMLDetailsElement).open && void askForRequest());
 
 shortcuts.checked = remember('localStorage', shortcutsName) !== 'off';
 shortcuts.addEventListener('change', () => remember('localStorage', shortcutsName, shortcuts.checked ? null : 'off'));

@@ -266,16 +266,6 @@ export function supportTextOf(license: LicenseAnswer, seenAt: string): string {
   return lines.map(([label, value]) => `${label}: ${value}`).join('\n');
 }
 
-/** What a vendor has to know to issue a license file for this very installation. */
-export function requestTextOf(license: LicenseAnswer): string {
-  const { installationId, hardwareId, deploymentId, deploymentMode, serialNumber, keyPrefix, productId, agentVersion, now } = license;
-  const lines = [
-    ['Hardware ID', hardwareId], ['Installation ID', installationId], ['Deployment ID', deploymentId], ['Deployment mode', deploymentMode], ['Product ID', productId], ['Serial number', serialNumber],
-    ['License key', keyPrefix === null ? null : `${keyPrefix}…`], ['Agent', agentVersion], ['Requested', now],
-  ] as const;
-  return ['License request', ...lines.filter(([, value]) => value !== null).map(([label, value]) => `${label}: ${value}`)].join('\n');
-}
-
 // ---- a new license ----
 
 export interface Change {

@@ -1,7 +1,7 @@
-import type { LicenseAnswer } from '../api.ts';
+import type { LicenseAnswer, RequestAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
 import {
-  activationLimitOf, bannersOf, changesOf, codesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, previewNotesOf, requestTextOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
+  activationLimitOf, bannersOf, changesOf, codesOf, connectionOf, coreQuotaOf, detailsOf, expiryOf, failureText, featuresOf, freshnessOf, mayAct, metersOf, modeOf, previewNotesOf, runtimeOf, statusOf, troubles, troublesNow, typeOf,
   type Banner, type Detail, type Stated,
 } from './story.ts';
 import { number, type Tone } from './words.ts';
@@ -69,7 +69,6 @@ export function show({ license, seenAt, now, failure, notice, refused }: Shown):
     make('li', included ? '' : 'none', icon(included ? 'ok' : 'none', included ? 'ok' : 'none'), make('div', '', make('strong', '', label), make('span', '', value)))));
   rows(find('#details'), detailsOf(license));
   rows(find('#connection'), connectionOf(license));
-  find('#request').textContent = requestTextOf(license);
   trouble(codesOf(license, refused));
 }
 
@@ -171,6 +170,17 @@ export function showPreview(before: LicenseAnswer | null, after: LicenseAnswer):
     return make('tr', '', heading, ...cells);
   }));
   find('#preview table').hidden = changes.length === 0;
+}
+
+/** As text, and as a picture of the same text for who has a camera and no cable. */
+export function showRequest({ text, qr }: RequestAnswer): void {
+  find('#request').textContent = text;
+  for (const element of all('#request, #offline .actions')) element.hidden = false;
+  find('#qr').hidden = qr === null;
+  if (!qr) return;
+  const svg = find('#qr svg');
+  svg.setAttribute('viewBox', `-4 -4 ${qr.size + 8} ${qr.size + 8}`);
+  find('#qr path').setAttribute('d', qr.path);
 }
 
 /** At the field or the button that it is about. */
