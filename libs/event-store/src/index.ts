@@ -7,3 +7,4 @@ export * from './snapshots.ts';
 export * from './sqlite.ts';
 export * from './subscription.ts';
 export * from './stores.ts';
+export type { View, Written } from './task.ts';
