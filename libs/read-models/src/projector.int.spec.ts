@@ -455,6 +455,38 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(other)).toEqual(await log.expected());
   });
 
+  it('misses nothing in a table that it is alone to have, where another process was faster with the others', async () => {
+    const Own = defineEntity({ name: 'Own', tableName: 'test_own', properties: { id: p.string().primary(), revision: p.integer() } });
+    const own = { ...parcels(), name: 'own', entity: Own, search: undefined, row: (_: unknown, { id, revision }: ParcelRow) => ({ id, revision }) } as unknown as Projection;
+    const other = await start();
+    await log.write('a', sent('Ada'));
+    await drained(other);
+    const [read, done] = [gate(), gate()];
+    const slow = deliver(log.store, (events) => events);
+    const mine = await start({
+      database: await open({ entities: [ParcelRow, Own], place: here }), projections: [parcels(), own],
+      store: {
+        ...slow,
+        readAll: async (...all) => {
+          const events = await log.store.readAll(...all);
+          await read.opened;
+          return events;
+        },
+        subscribe: (after, handler) => log.store.subscribe(after, async (events) => {
+          await drained(other);
+          await handler(events);
+          if ((events.at(-1)?.position ?? 0) >= 2) done.open();
+        }),
+      },
+    });
+    await log.write('a', moved('Bonn'));
+    await done.opened;
+    read.open();
+    await log.write('b', sent('Grace'));
+    await drained(mine);
+    expect((await database.run('select id, revision from test_own order by id')).rows).toEqual((await log.expected()).map(({ id, revision }) => ({ id, revision })));
+  });
+
   if (dialect === 'postgres') {
     it('may begin in several processes at the same moment, with nothing there yet', async () => {
       const others = await Promise.all([1, 2, 3].map(() => open({ entities: [ParcelRow], place: here })));

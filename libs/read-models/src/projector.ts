@@ -331,7 +331,6 @@ export class Projector implements View {
   async #follow(events: readonly RecordedEvent[]): Promise<void> {
     try {
       await this.#applyAll(this.#live, events, this.#folds, events.length >= CATCHING_UP);
-      this.#followed = events.at(-1)?.position ?? this.#followed;
     } catch (error) {
       // The folds of these streams have moved on and the rows have not.
       for (const { stream } of events) this.#folds.forEach((own) => own.delete(stream));
@@ -340,6 +339,7 @@ export class Projector implements View {
       const done = Math.min(...this.#live.map(({ position }) => position));
       await this.#follow(events.filter(({ position }) => position > done));
     }
+    this.#followed = Math.max(this.#followed, events.at(-1)?.position ?? 0);
   }
 
   /** While the database writes one batch, the next is read and folded. */
