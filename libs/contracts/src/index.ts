@@ -1,6 +1,7 @@
 export * from './abuse.ts';
 export * from './access.ts';
 export * from './appliance.ts';
+export * from './bus.ts';
 export * from './catalog.ts';
 export * from './fields.ts';
 export * from './jobs.ts';

@@ -58,7 +58,9 @@ export const packed = (parts: readonly Part[]): string => `${JSON.stringify(part
 export function unpacked(text: string): readonly Part[] | undefined {
   let at = text.indexOf('\n') + 1;
   try {
-    const parts = (JSON.parse(text.slice(0, at)) as [number, number, object][]).map(([id, length, head]) => ({ id, head, body: text.slice(at, (at += length)) }));
+    const heads = JSON.parse(text.slice(0, at)) as [number, number, object][];
+    if (heads.length < 1 || heads.length > PARTS_AT_MOST) return undefined;
+    const parts = heads.map(([id, length, head]) => ({ id, head, body: text.slice(at, (at += length)) }));
     return at === text.length ? parts : undefined;
   } catch {
     return undefined;

@@ -1,23 +1,28 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { hasContext, context, refuse, type Refusal } from '@keyledger/kernel';
-import { connect, createInbox, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node';
+import { AuthorizationError, connect, createInbox, InvalidArgumentError, PermissionViolationError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node';
 import { Bundles, packed, unpacked, type Part } from './bundles.ts';
+import { inboxOf } from './nats-users.ts';
 import { isUnderway } from './server.ts';
 import { nobody, refusalEnvelope, tooLate, type Envelope, type MessageHandler, type Transport } from './transport.ts';
 
 export interface NatsOptions {
   /** `nats://127.0.0.1:4222`, several separated by commas; user and password, or a token, in the URL. `tls://` for an encrypted connection. */
   readonly url: string;
-  /** What the server calls this connection in its own lists. */
+  /** The service: what the server calls this connection in its own lists, and whose inbox answers arrive in. */
   readonly name?: string;
   /** How long `close` waits for what is being handled. */
   readonly drainLimitMs?: number;
   /** `refused`: the server knows this user no more. The connection does not come back by itself; a new one may be let in. */
   readonly onStatus?: (status: 'connected' | 'disconnected' | 'refused') => void;
+  /** The server does not let this user do that. What it asks is refused then with UNAVAILABLE; what it does not hear it cannot answer. */
+  readonly onDenied?: (operation: 'publish' | 'subscription', subject: string) => void;
 }
 
 /** A server that is silent is taken for gone after 1 to 1.5 s; what waits for it is refused then, whatever its own time limit. */
 const heartbeat = { pingInterval: 500, maxPingOut: 2 } as const;
-const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100, waitOnFirstConnect: true } as const;
+const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100 } as const;
 /** A server of several that is not there any more does not hold up the way to the next. */
 const DIAL_WITHIN_MS = 2_000;
 /**
@@ -29,12 +34,14 @@ const SIGN_WITHIN_MS = 1_200;
 /** A hundred licenses, as large as they may be. */
 const LARGEST_MESSAGE = 8_000_000;
 const NO_RESPONDERS = 503;
+/** For what nobody of ours has sent: answered like a message that is none. */
+const unreadable: Part = { id: -1, head: {}, body: '' };
 
 interface Pending extends Part {
   readonly subject: string;
   readonly timeoutMs: number;
   readonly askedAt: number;
-  /** Names the bundle that it was sent in. */
+  /** Names the bundle that it was sent in, and is known to nobody but who got that. */
   bundle?: string;
   readonly resolve: (answer: Envelope) => void;
   readonly reject: (refusal: Refusal) => void;
@@ -48,7 +55,7 @@ interface Pending extends Part {
 export class NatsTransport implements Transport {
   readonly #connection: NatsConnection;
   readonly #drainLimitMs: number;
-  readonly #inbox = createInbox();
+  readonly #inbox: string;
   readonly #pending = new Map<number, Pending>();
   readonly #requests = new Bundles<Pending>((subject, bundle) => this.#ask(subject, bundle));
   readonly #answers = new Bundles<Part>((inbox, bundle) => this.#answer(inbox, bundle));
@@ -59,17 +66,24 @@ export class NatsTransport implements Transport {
   #inFlight = 0;
   #drained: (() => void) | undefined;
 
-  /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong. */
-  static async connect({ url, name, drainLimitMs = 10_000, onStatus }: NatsOptions): Promise<NatsTransport> {
-    const connection = await connect({ ...addressOf(url), ...heartbeat, ...reconnect, timeout: DIAL_WITHIN_MS, ...(name && { name }), noAsyncTraces: true });
-    return new NatsTransport(connection, drainLimitMs, onStatus);
+  /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong, or the server is not whom its certificate should name. */
+  static async connect(options: NatsOptions): Promise<NatsTransport> {
+    const { url, name } = options;
+    const transport = new NatsTransport(await dialled({ ...addressOf(url), ...heartbeat, ...reconnect, timeout: DIAL_WITHIN_MS, ...(name && { name }), noAsyncTraces: true }), options);
+    try {
+      await transport.#listen(`${transport.#inbox}.*`, {}, (message) => transport.#answered(message)).isHeard;
+      return transport;
+    } catch (error) {
+      await transport.close();
+      throw error;
+    }
   }
 
-  private constructor(connection: NatsConnection, drainLimitMs: number, onStatus: NatsOptions['onStatus']) {
+  private constructor(connection: NatsConnection, { name, drainLimitMs = 10_000, onStatus, onDenied }: NatsOptions) {
     this.#connection = connection;
     this.#drainLimitMs = drainLimitMs;
-    connection.subscribe(`${this.#inbox}.*`, { callback: (error, message) => void (error ?? this.#answered(message)) });
-    void this.#watch(onStatus);
+    this.#inbox = createInbox(name && inboxOf(name));
+    void this.#watch(onStatus, onDenied);
   }
 
   get isConnected(): boolean {
@@ -95,13 +109,13 @@ export class NatsTransport implements Transport {
     });
   }
 
-  /** Resolves when the server knows it: whoever asks from then on is answered. */
+  /** Resolves when the server knows it: whoever asks from then on is answered. Rejects when the server does not let this user answer that. */
   async serve(subject: string, queue: string, handler: MessageHandler): Promise<void> {
     const already = this.#served.get(subject);
     if (already && already.queue !== queue) throw new Error(`${subject} is served by ${already.queue} and ${queue}: each would answer it`);
-    const subscription = this.#connection.subscribe(subject, { queue, callback: (error, message) => void (error ?? this.#handle(handler, message)) });
+    const { subscription, isHeard } = this.#listen(subject, { queue }, (message) => this.#handle(handler, message));
     this.#served.set(subject, { queue, handler, subscription });
-    await this.#connection.flush();
+    await isHeard;
   }
 
   async close(): Promise<void> {
@@ -110,7 +124,7 @@ export class NatsTransport implements Transport {
     const limit = AbortSignal.timeout(this.#drainLimitMs);
     const limited = new Promise<void>((resolve) => limit.addEventListener('abort', () => resolve()));
     // First nothing new comes in, then what has come in is answered, then the line is cut.
-    if (this.#connected) await Promise.race([limited, Promise.all([...this.#served.values()].map(({ subscription }) => subscription.drain()))]);
+    if (this.#connected) await Promise.race([limited, Promise.all([...this.#served.values()].map(({ subscription }) => subscription.isClosed() || subscription.drain()))]);
     if (this.#inFlight > 0) await Promise.race([limited, new Promise<void>((resolve) => { this.#drained = resolve; })]);
     this.#state = 'closed';
     this.#answers.flush();
@@ -119,21 +133,36 @@ export class NatsTransport implements Transport {
     this.#refuseAll();
   }
 
+  #listen(subject: string, options: { readonly queue?: string }, hear: (message: Msg) => void): { readonly subscription: Subscription; readonly isHeard: Promise<void> } {
+    let denied: Error | undefined;
+    const callback = (error: Error | void | null, message: Msg) => {
+      if (error) denied = error;
+      else hear(message);
+    };
+    const subscription = this.#connection.subscribe(subject, { ...options, callback });
+    // If the line breaks, it comes back with all that is listened to.
+    const isHeard = this.#connection.flush().catch(() => undefined).then(() => {
+      if (denied) throw new Error(`The NATS server does not let this user listen on ${subject}`, { cause: denied });
+    });
+    return { subscription, isHeard };
+  }
+
   #ask(subject: string, bundle: readonly Pending[]): void {
     // What was refused since then needs no answer any more.
     const asking = bundle.filter(({ id }) => this.#pending.has(id));
-    const [first] = asking;
-    if (!first) return;
-    for (const pending of asking) pending.bundle = `${this.#inbox}.${first.id}`;
+    if (asking.length === 0) return;
+    // Nobody can answer in the place of another who was asked: where the answer goes is told to him alone, and cannot be guessed.
+    const reply = `${this.#inbox}.${randomUUID()}`;
+    for (const pending of asking) pending.bundle = reply;
     try {
-      this.#connection.publish(subject, packed(asking), { reply: `${this.#inbox}.${first.id}` });
+      this.#connection.publish(subject, packed(asking), { reply });
     } catch (error) {
       for (const { id } of asking) this.#take(id)?.reject(Object.assign(refuse('INTERNAL'), { cause: error }));
     }
   }
 
   #handle(handler: MessageHandler, message: Msg): void {
-    for (const part of unpacked(message.string()) ?? []) void this.#handlePart(handler, part, message.reply);
+    for (const part of unpacked(message.string()) ?? [unreadable]) void this.#handlePart(handler, part, message.reply);
   }
 
   async #handlePart(handler: MessageHandler, { id, ...request }: Part, inbox: string | undefined): Promise<void> {
@@ -157,16 +186,18 @@ export class NatsTransport implements Transport {
   }
 
   #answered(message: Msg): void {
-    if (message.headers?.code === NO_RESPONDERS) return this.#refuseAll(message.subject);
-    for (const { id, ...answer } of unpacked(message.string()) ?? []) {
-      if (isSign(answer)) this.#heardOf(id);
+    const { subject } = message;
+    const parts = message.headers?.code === NO_RESPONDERS ? undefined : unpacked(message.string());
+    if (!parts) return this.#refuseAll(({ bundle }) => bundle === subject);
+    for (const { id, ...answer } of parts) {
+      const pending = this.#pending.get(id);
+      if (pending?.bundle !== subject) continue;
+      if (isSign(answer)) this.#heardOf(pending);
       else this.#take(id)?.resolve(answer);
     }
   }
 
-  #heardOf(id: number): void {
-    const pending = this.#pending.get(id);
-    if (!pending) return;
+  #heardOf(pending: Pending): void {
     clearTimeout(pending.timer);
     this.#waitFor(pending, Infinity);
   }
@@ -195,15 +226,20 @@ export class NatsTransport implements Transport {
   }
 
   /** An answer to what was asked before the line broke may never come: waiting for it helps nobody. */
-  #refuseAll(bundle?: string): void {
-    for (const pending of this.#pending.values()) if (bundle === undefined || pending.bundle === bundle) this.#take(pending.id)?.reject(nobody(pending.subject));
+  #refuseAll(which: (pending: Pending) => boolean = () => true): void {
+    for (const pending of this.#pending.values()) if (which(pending)) this.#take(pending.id)?.reject(nobody(pending.subject));
   }
 
-  async #watch(onStatus: NatsOptions['onStatus']): Promise<void> {
+  async #watch(onStatus: NatsOptions['onStatus'], onDenied: NatsOptions['onDenied']): Promise<void> {
     onStatus?.('connected');
-    for await (const { type } of this.#connection.status()) {
-      if (type !== 'disconnect' && type !== 'reconnect') continue;
-      this.#connected = type === 'reconnect';
+    for await (const status of this.#connection.status()) {
+      if (status.type === 'error' && status.error instanceof PermissionViolationError) {
+        const { operation, subject: denied } = status.error;
+        if (operation === 'publish') this.#refuseAll(({ subject }) => subject === denied);
+        onDenied?.(operation, denied);
+      }
+      if (status.type !== 'disconnect' && status.type !== 'reconnect') continue;
+      this.#connected = status.type === 'reconnect';
       if (!this.#connected) this.#refuseAll();
       onStatus?.(this.#connected ? 'connected' : 'disconnected');
     }
@@ -220,12 +256,33 @@ const isSign = ({ head }: Envelope): boolean => (head as { readonly working?: bo
 
 const isPartOfWork = (): boolean => hasContext() && isUnderway(context());
 
+/** Once there was a connection the client looks after it. Before that it is tried again here, unless it would be the same every time. */
+async function dialled(options: NodeConnectionOptions): Promise<NatsConnection> {
+  for (;;) {
+    try {
+      return await connect(options);
+    } catch (error) {
+      if (isForGood(error)) throw error;
+      await sleep(reconnect.reconnectTimeWait);
+    }
+  }
+}
+
+/** Wrong settings or credentials, and a server that is not whom its certificate should name, or that has none. */
+function isForGood(error: unknown): boolean {
+  if (error instanceof AuthorizationError || error instanceof InvalidArgumentError) return true;
+  if (!(error instanceof Error)) return false;
+  const { code = '', cause } = error as NodeJS.ErrnoException;
+  return /^(ERR_|UNABLE_TO_|INVALID_|HOSTNAME_)|CERT/.test(code) || /does not support 'tls'/.test(error.message) || isForGood(cause);
+}
+
 function addressOf(url: string): NodeConnectionOptions {
   const servers = url.split(',').map((one) => new URL(one.trim()));
-  const [{ username, password, protocol }] = servers as [URL];
+  const [{ username, password }] = servers as [URL];
   return {
     servers: servers.map(({ host }) => host),
     ...(password ? { user: decodeURIComponent(username), pass: decodeURIComponent(password) } : username && { token: decodeURIComponent(username) }),
-    ...(protocol === 'tls:' && { tls: {} }),
+    // All of them or none: the client would take any that the others name.
+    ...(servers.some(({ protocol }) => protocol === 'tls:') && { tls: {} }),
   };
 }

@@ -43,7 +43,7 @@ export const requestEnvelope = (fields: object, context: SentContext): Envelope 
 export function openRequest({ head, body }: Envelope): { fields: object; sent: SentContext } {
   const sent = head as Partial<SentContext> | null;
   const fields = valueOf(body);
-  if (!sent?.environment || fields === null || typeof fields !== 'object') throw new Error('Not a message: it has no context or no fields');
+  if (!sent?.environment || fields === null || typeof fields !== 'object' || Object.hasOwn(fields, '__proto__')) throw new Error('Not a message: it has no context or no fields');
   return { fields, sent: sent as SentContext };
 }
 

@@ -10,6 +10,8 @@ import type { Running } from './running.ts';
 export interface NatsOptions {
   /** On 127.0.0.1. Default: a free one. */
   readonly port?: number;
+  /** Further lines of its configuration, for instance who may come in. Without them there is one user, whose password is in the URL. */
+  readonly settings?: string;
 }
 
 export interface RunningNats extends Running {
@@ -22,8 +24,8 @@ const maxPayload = 8 * 1024 * 1024;
 /** A process that hangs keeps its connection, and would be given its share of the requests: whoever has not answered after 3 to 4 s is not asked any more. */
 const ping = 'ping_interval: "1s"\nping_max: 2\n';
 
-/** nats-server on 127.0.0.1, without JetStream, for nobody but who knows the password in its URL. Resolves when it accepts connections. */
-export async function startNats({ port: wanted }: NatsOptions = {}): Promise<RunningNats> {
+/** nats-server on 127.0.0.1, without JetStream, for nobody but who knows a password. Resolves when it accepts connections. */
+export async function startNats({ port: wanted, settings: given }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
   if (!launch) throw new Error('There is no nats-server on this machine. Install it (Debian: nats-server) or Docker, or set NATS_URL to one that runs elsewhere');
   const port = wanted ?? await freePort();
@@ -32,7 +34,7 @@ export async function startNats({ port: wanted }: NatsOptions = {}): Promise<Run
   const password = randomBytes(24).toString('base64url');
   // Not on the command line, where every user of the machine could read it.
   const settings = join(folder, 'nats.conf');
-  writeFileSync(settings, `max_payload: ${maxPayload}\n${ping}authorization { user: keyledger, password: "${password}" }\n`, { mode: 0o600 });
+  writeFileSync(settings, `max_payload: ${maxPayload}\n${ping}${given ?? `authorization { user: keyledger, password: "${password}" }`}\n`, { mode: 0o600 });
   const run = () => ('path' in launch
     ? Child.run({ command: launch.path, args: ['--config', settings, '--addr', '127.0.0.1', '--port', String(port)], log })
     : Child.docker(['--publish', `127.0.0.1:${port}:4222`, '--volume', `${settings}:/nats.conf:ro`, launch.image, '--config', '/nats.conf'], log));
@@ -43,7 +45,7 @@ export async function startNats({ port: wanted }: NatsOptions = {}): Promise<Run
   });
   return {
     port,
-    url: `nats://keyledger:${password}@127.0.0.1:${port}`,
+    url: `nats://${given === undefined ? `keyledger:${password}@` : ''}127.0.0.1:${port}`,
     get pid() { return child.pid; },
     get ended() { return child.ended; },
     kill: () => child.kill(),
