@@ -51,6 +51,10 @@ const differing = (one: readonly string[], other: readonly string[]) => [...one.
 const holdsSecret = (variable: string, value: string): boolean =>
   (/PASSWORD|PASSPHRASE|SECRET|TOKEN|API_KEY|MASTER_KEY$/.test(variable) && !/^"?\$\{/.test(value)) || /:\/\/[^/@$]*:[^$]*@/.test(value);
 
+/** By which a service comes into the NATS server, and nobody else. */
+const natsPassword = (service: string) => `NATS_PASSWORD_${service.toUpperCase().replaceAll('-', '_')}`;
+const natsPasswordsIn = (source: unknown) => [...new Set(JSON.stringify(source).match(/NATS_PASSWORD\w*/g))];
+
 /** What is wrong with the file, against the specification and against what there is in the repository. */
 function faultsIn(source: string): string[] {
   const file = parse(source, { merge: true }) as Compose;
@@ -68,6 +72,9 @@ function faultsIn(source: string): string[] {
     ]),
     ...running.filter(([name, { command }]) => command?.join(' ') !== `apps/${name}/dist/main.js`).map(([name]) => `${name} runs something else than itself`),
     ...own.flatMap(([name, { environment }]) => Object.keys(environment ?? {}).filter((variable) => variable !== 'NODE_OPTIONS' && !settings.has(variable)).map((variable) => `${name} is told ${variable}, which nobody reads`)),
+    ...running.filter(([name, { environment }]) => environment?.['NATS_URL']?.replace(/:\?[^}]*/, '') !== `nats://${name}:\${${natsPassword(name)}}@nats:4222`).map(([name]) => `${name} is somebody else for NATS`),
+    ...all.filter(([name]) => name !== 'nats').flatMap(([name, service]) => natsPasswordsIn(service).filter((password) => password !== natsPassword(name)).map((password) => `${name} knows ${password}`)),
+    ...differing(Object.keys(file.services['nats']?.environment ?? {}), natsPasswordsIn(text('deploy/nats.conf'))).map((password) => `${password} is known to the NATS server or to its settings only`),
     ...all.filter(([, service]) => !service.profiles && !hasHealth(service)).map(([name]) => `${name} has no health check`),
     ...all.flatMap(([name, { depends_on }]) => Object.entries(depends_on ?? {}).filter(([, { condition }]) => condition !== 'service_healthy').map(([other]) => `${name} does not wait until ${other} is healthy`)),
     ...all.flatMap(([name, { depends_on }]) => Object.keys(depends_on ?? {}).filter((other) => !file.services[other]).map((other) => `${name} waits for ${other}, which is not there`)),
@@ -90,7 +97,7 @@ const planted: readonly (readonly [what: string, from: string | RegExp, to: stri
   ['a service that does not exist', /^ {2}catalog:/m, '  catalogue:'],
   ['a service without its own command', 'apps/catalog/dist/main.js', 'apps/access/dist/main.js'],
   ['a command that is not built', 'apps/cli/dist/main.js', 'apps/cli/dist/cli.js'],
-  ['a missing service', /^ {2}usage-metering:\n {4}<<: .*\n {4}command: .*\n/m, ''],
+  ['a missing service', /^ {2}usage-metering:\n(?: {4}.*\n)+/m, ''],
   ['a setting that nobody reads', 'KEYLEDGER_SWEEP_SECONDS:', 'KEYLEDGER_SWEEP_MINUTES:'],
   ['a server without a health check', /healthcheck: \{ test: \[CMD, pg_isready.*\n/, '\n'],
   ['a service that does not wait', 'access: { condition: service_healthy }', 'access: { condition: service_started }'],
@@ -106,7 +113,11 @@ const planted: readonly (readonly [what: string, from: string | RegExp, to: stri
   ['a default password', '${POSTGRES_PASSWORD:?see docs/operations.md}', '${POSTGRES_PASSWORD:-postgres}'],
   ['a password that is not explained', '${POSTGRES_PASSWORD:?see docs/operations.md}', '${POSTGRES_PASSWORD:?}'],
   ['a password in the file', 'POSTGRES_PASSWORD: "${POSTGRES_PASSWORD:?see docs/operations.md}"', 'POSTGRES_PASSWORD: hunter2'],
-  ['a password in an address', /\$\{NATS_PASSWORD:\?a [^}]*\}/, 'hunter2'],
+  ['a password in an address', /\$\{NATS_PASSWORD_CATALOG:\?[^}]*\}@/, 'hunter2@'],
+  ['a service that is another for NATS', 'nats://catalog:', 'nats://gateway:'],
+  ['a service with another’s password', /\$\{NATS_PASSWORD_CATALOG(:\?[^}]*\}@)/, '${NATS_PASSWORD_GATEWAY:?x}@'],
+  ['somebody who knows what is not his', 'KEYLEDGER_SWEEP_SECONDS:', 'KEYLEDGER_SWEEP_SECONDS: "${NATS_PASSWORD_ACCESS:?x}"'],
+  ['a NATS server that does not know everybody', /^ {6}NATS_PASSWORD_ACCESS: .*\n/m, ''],
   ['an image that can be written to', 'init: true\n  read_only: true', 'init: true'],
 ];
 
@@ -132,6 +143,12 @@ describe('docker-compose.yml', () => {
 });
 
 describe('The NATS server’s settings', () => {
+  it('are for the services, and the passwords that operations.md tells to make are theirs', () => {
+    const told = /for service in ([A-Z_ ]+); do\n\s*echo "NATS_PASSWORD_\$service=/.exec(docs)?.[1]?.split(' ').map((name) => `NATS_PASSWORD_${name}`);
+    expect(told?.sort()).toEqual(services.map(natsPassword).sort());
+    expect(natsPasswordsIn(text('deploy/nats.conf')).sort()).toEqual(services.map(natsPassword).sort());
+  });
+
   it('let through what the tests let through', () => {
     expect(/maxPayload = 8 \* 1024 \* 1024;/.test(text('libs/servers/src/nats.ts'))).toBe(true);
     expect(text('deploy/nats.conf')).toMatch(/^max_payload: 8MB$/m);
@@ -140,9 +157,9 @@ describe('The NATS server’s settings', () => {
   const server = spawnSync('sh', ['-c', 'PATH="$PATH:/usr/sbin"; command -v nats-server'], { encoding: 'utf8' }).stdout.trim();
   if (!server) console.warn('SKIPPED: deploy/nats.conf was not read by a nats-server, because there is none on this machine');
   (server ? it : it.skip).each(['12345678901234567890', '1e5abc', 'true', 'abc'])('are understood with the password %s, as the file passes it on', (password) => {
-    const { environment } = (parse(compose, { merge: true }) as Compose).services['nats'] as Service;
-    const passed = environment?.['NATS_PASSWORD']?.replace(/\$\{NATS_PASSWORD[^}]*\}/, password);
-    const { status, stderr } = spawnSync(server, ['-t', '--config', `${root}deploy/nats.conf`], { env: { NATS_PASSWORD: passed }, encoding: 'utf8' });
+    const { environment = {} } = (parse(compose, { merge: true }) as Compose).services['nats'] as Service;
+    const passed = Object.entries(environment).map(([name, value]) => [name, value?.replace(/\$\{NATS_PASSWORD[^}]*\}/, password)]);
+    const { status, stderr } = spawnSync(server, ['-t', '--config', `${root}deploy/nats.conf`], { env: Object.fromEntries(passed) as NodeJS.ProcessEnv, encoding: 'utf8' });
     expect({ status, stderr }).toEqual({ status: 0, stderr: expect.stringContaining('is valid') });
   });
 });

@@ -1,8 +1,9 @@
 // `npm run docs`: prints what can be printed from the code. `--check` only tells whether it is up to date.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { errors, permissions, roles } from '../libs/kernel/dist/index.js';
-import { webhookBodies } from '../libs/contracts/dist/index.js';
+import { bus, webhookBodies } from '../libs/contracts/dist/index.js';
 import { transitions, verdictDetails, verdictRules } from '../libs/domain/dist/index.js';
+import { natsUsers } from '../libs/messaging/dist/index.js';
 
 const table = (head, rows) => [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 
@@ -61,10 +62,22 @@ ${table(['type', 'and besides'], Object.entries(webhookBodies).map(([type, { pro
 `,
 };
 
+pages['deploy/nats.conf'] = `# Requests and replies between the services: nothing that NATS carries is kept, so nothing is lost with it.
+# Printed from \`libs/contracts/src/bus.ts\` by \`npm run docs\`. The passwords come from the environment of nats-server.
+port: 4222
+# For the health check alone.
+http: 127.0.0.1:8222
+# A page of a hundred licenses has room; the default is 1 MB.
+max_payload: 8MB
+# A process that hangs keeps its connection, and would be given its share of the requests: whoever has not answered after 3 to 4 s is not asked any more.
+ping_interval: "1s"
+ping_max: 2
+${natsUsers(bus, (service) => `$NATS_PASSWORD_${service.toUpperCase().replaceAll('-', '_')}`)}`;
+
 const stale = Object.entries(pages).filter(([path, text]) => !existsSync(path) || readFileSync(path, 'utf8') !== text);
 if (process.argv.includes('--check')) {
   for (const [path] of stale) console.error(`${path} is not what the code says: run npm run docs`);
   process.exit(stale.length ? 1 : 0);
 }
 for (const [path, text] of stale) writeFileSync(path, text);
-console.log(`docs: ${stale.length} pages written`);
+console.log(`docs: ${stale.length} files written`);

@@ -1,8 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { bus } from '@keyledger/contracts';
+import { natsUsers } from '@keyledger/messaging';
 import { freePort, startNats, startPostgres, type Running } from '@keyledger/servers';
 import type { DistributedConfig } from './config.ts';
 import { services, type ServiceName } from './services.ts';
@@ -21,11 +24,17 @@ const TURN_MS = 5_000;
 const sparing = ['--max-semi-space-size=2'];
 const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../${service}/dist/main.js`, import.meta.url));
 
-/** NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself is started again. */
+/**
+ * NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself
+ * is started again. A NATS server of ours lets each service do what the table says; the passwords live as long as this process.
+ */
 export async function startDistributed(config: DistributedConfig, say: (line: string) => void): Promise<Distributed> {
   const { dataDir, natsUrl, databaseUrl, replicas, host } = config;
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const nats = natsUrl === undefined ? guarded('nats', await startNats(), say) : undefined;
+  const passwords = new Map(services.map(({ name }) => [name as string, randomBytes(24).toString('base64url')]));
+  const users = natsUsers(bus, (service) => JSON.stringify(passwords.get(service)));
+  const nats = natsUrl === undefined ? guarded('nats', await startNats({ settings: users }), say) : undefined;
+  const natsUrlOf = (service: ServiceName) => natsUrl ?? nats?.url.replace('//', `//${service}:${passwords.get(service)}@`);
   const postgres = databaseUrl === undefined
     ? guarded('postgres', await startPostgres({ directory: join(dataDir, 'postgres'), durable: true, settings: postgresSettings }), say) : undefined;
   const env = {
@@ -33,10 +42,10 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
     // glibc keeps a heap for each of a process's many threads otherwise, and gives little of them back.
     MALLOC_ARENA_MAX: '2',
     ...config.env,
-    KEYLEDGER_DATA_DIR: dataDir, HOST: host, NATS_URL: natsUrl ?? nats?.url, DATABASE_URL: databaseUrl ?? postgres?.url,
+    KEYLEDGER_DATA_DIR: dataDir, HOST: host, DATABASE_URL: databaseUrl ?? postgres?.url,
   };
   const start = ({ name, busy }: (typeof services)[number], replica: number, port: number) =>
-    new Supervised({ title: `${name}.${replica}`, args: [...(busy ? [] : sparing), mainOf(name)], env: { ...env, PORT: String(port) }, say });
+    new Supervised({ title: `${name}.${replica}`, args: [...(busy ? [] : sparing), mainOf(name)], env: { ...env, NATS_URL: natsUrlOf(name), PORT: String(port) }, say });
   const running: (readonly [ServiceName, Supervised])[] = [];
   const turns = new Turns(Math.max(2, availableParallelism()));
   for (const service of services.toReversed()) {

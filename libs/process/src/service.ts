@@ -15,6 +15,12 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>, c
         if (status === 'refused') fail(`${name} is refused by the NATS server, and ends: it can be let in when it is started again`);
         host?.log[status === 'connected' ? 'info' : 'warn'](`NATS ${status}`);
       },
+      onDenied: (operation, subject) => {
+        const what = `The NATS server does not let ${name} ${operation === 'publish' ? 'send to' : 'listen on'} ${subject}`;
+        // Deaf, it would only keep others waiting.
+        if (operation === 'subscription') fail(what);
+        host?.log.error({ subject }, what);
+      },
     });
     host = await openHost(name, config, transport);
     if (transport.tooLowALimit) host.log.warn(`The NATS server takes messages of ${transport.tooLowALimit} bytes at most: long lists will fail. Set its max_payload to 8MB`);
