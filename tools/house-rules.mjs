@@ -34,7 +34,7 @@ export const imports = {
   'apps/sweeper': service,
   'apps/license-agent': ['sdk', 'license-file'],
   'apps/notifier': service,
-  'apps/distributed': ['contracts', 'messaging', 'process', 'servers'],
+  'apps/distributed': ['kernel', 'contracts', 'messaging', 'process', 'servers'],
   'apps/cli': ['kernel', 'event-store', 'read-models', 'keyring', 'observability', 'stores', 'standalone'],
   'apps/standalone': [...service, 'gateway', 'access', 'catalog', 'license-authority', 'activation', 'signing', 'usage-metering', 'sweeper', 'notifier'],
 };

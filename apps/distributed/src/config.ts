@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { settingOrFile } from '@keyledger/kernel';
 import { services, type ServiceName } from './services.ts';
 
 export interface DistributedConfig {
@@ -11,7 +12,7 @@ export interface DistributedConfig {
   /** Servers that are there already; what is missing is started. */
   natsUrl: string | undefined;
   databaseUrl: string | undefined;
-  /** What the services get to know, as they are. */
+  /** What the services get to know, beside the two URLs. */
   env: NodeJS.ProcessEnv;
 }
 
@@ -25,9 +26,9 @@ export function distributedConfig(args: readonly string[] = process.argv.slice(2
     host: env['HOST'] || '127.0.0.1',
     port,
     replicas: replicasOf(replicas),
-    natsUrl: env['NATS_URL'] || undefined,
-    databaseUrl: env['DATABASE_URL'] || undefined,
-    env,
+    natsUrl: settingOrFile(env, 'NATS_URL', 'NATS_URL_FILE'),
+    databaseUrl: settingOrFile(env, 'DATABASE_URL', 'DATABASE_URL_FILE'),
+    env: { ...env, NATS_URL_FILE: undefined, DATABASE_URL_FILE: undefined },
   };
 }
 

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { settingOrFile } from '@keyledger/kernel';
 
 export interface NotifierConfig {
   /** KEYLEDGER_WEBHOOK_ALLOW_PRIVATE: webhooks may also go to this machine, to private networks, and over plain HTTP. */
@@ -18,8 +18,7 @@ export interface MailConfig {
 export const notifierConfig = (env: NodeJS.ProcessEnv = process.env): NotifierConfig => ({ allowPrivate: isTrue(env, 'KEYLEDGER_WEBHOOK_ALLOW_PRIVATE'), mail: mailConfig(env) });
 
 function mailConfig(env: NodeJS.ProcessEnv): MailConfig | undefined {
-  const file = env['KEYLEDGER_SMTP_URL_FILE'] || undefined;
-  const smtpUrl = env['KEYLEDGER_SMTP_URL'] || (file === undefined ? undefined : readFileSync(file, 'utf8').trim());
+  const smtpUrl = settingOrFile(env, 'KEYLEDGER_SMTP_URL', 'KEYLEDGER_SMTP_URL_FILE');
   if (smtpUrl === undefined) return undefined;
   if (!/^smtps?:\/\//.test(smtpUrl)) throw new Error('KEYLEDGER_SMTP_URL must begin with smtp:// or smtps://');
   const from = env['KEYLEDGER_MAIL_FROM'];

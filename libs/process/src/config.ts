@@ -1,8 +1,10 @@
+import { settingOrFile } from '@keyledger/kernel';
+
 /** What every process can be told from outside, whatever it does. Each variable has a default where one makes sense, and a wrong one is named at the start. */
 export interface ProcessConfig {
   logLevel: (typeof levels)[number];
   tracing: { endpoint: string | undefined; disabled: boolean; sampleRatio: number };
-  /** NATS_URL: where the other services are. */
+  /** NATS_URL or NATS_URL_FILE: where the other services are. */
   natsUrl: string | undefined;
   /** Where a service without an edge of its own answers for its health and numbers. */
   host: string;
@@ -21,7 +23,7 @@ export function processConfig(env: NodeJS.ProcessEnv = process.env): ProcessConf
   return {
     logLevel,
     tracing: { endpoint: env['OTEL_EXPORTER_OTLP_ENDPOINT'] || undefined, disabled: env['OTEL_SDK_DISABLED'] === 'true', sampleRatio },
-    natsUrl: env['NATS_URL'] || undefined,
+    natsUrl: settingOrFile(env, 'NATS_URL', 'NATS_URL_FILE'),
     host: env['HOST'] || '127.0.0.1',
     port,
   };

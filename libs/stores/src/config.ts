@@ -1,12 +1,13 @@
 import { resolve } from 'node:path';
+import { settingOrFile } from '@keyledger/kernel';
 
 /** Where an installation keeps what it knows. With nothing set: files in ./data. */
 export interface StoresConfig {
   dataDir: string;
   masterKey: { value: string | undefined; file: string | undefined };
-  /** DATABASE_URL: PostgreSQL keeps state tables, read models and (without EVENTSTORE_URL) the log. */
+  /** DATABASE_URL or DATABASE_URL_FILE: PostgreSQL keeps state tables, read models and (without EVENTSTORE_URL) the log. */
   databaseUrl: string | undefined;
-  /** EVENTSTORE_URL: EventStoreDB keeps the log. */
+  /** EVENTSTORE_URL or EVENTSTORE_URL_FILE: EventStoreDB keeps the log. */
   eventStoreUrl: string | undefined;
   /** EVENTSTORE_PREFIX: begins the names of this installation's streams, where several share an EventStoreDB. */
   eventStorePrefix?: string | undefined;
@@ -15,8 +16,8 @@ export interface StoresConfig {
 }
 
 export function storesConfig(env: NodeJS.ProcessEnv = process.env): StoresConfig {
-  const databaseUrl = env['DATABASE_URL'] || undefined;
-  const eventStoreUrl = env['EVENTSTORE_URL'] || undefined;
+  const databaseUrl = settingOrFile(env, 'DATABASE_URL', 'DATABASE_URL_FILE');
+  const eventStoreUrl = settingOrFile(env, 'EVENTSTORE_URL', 'EVENTSTORE_URL_FILE');
   if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) throw new Error('DATABASE_URL must begin with postgresql://');
   if (eventStoreUrl !== undefined && !/^(esdb|kurrentdb)(\+discover)?:\/\//.test(eventStoreUrl)) throw new Error('EVENTSTORE_URL must begin with esdb://');
   if (eventStoreUrl !== undefined && databaseUrl === undefined) throw new Error('EVENTSTORE_URL is set but not DATABASE_URL: state tables and read models need a PostgreSQL beside the log');
