@@ -271,9 +271,8 @@ async function dialled(options: NodeConnectionOptions): Promise<NatsConnection> 
 /** Wrong settings or credentials, and a server that is not whom its certificate should name, or that has none. */
 function isForGood(error: unknown): boolean {
   if (error instanceof AuthorizationError || error instanceof InvalidArgumentError) return true;
-  if (!(error instanceof Error)) return false;
-  const { code = '', cause } = error as NodeJS.ErrnoException;
-  return /^(ERR_|UNABLE_TO_|INVALID_|HOSTNAME_)|CERT/.test(code) || /does not support 'tls'/.test(error.message) || isForGood(cause);
+  const { code = '', message = '', cause } = (error ?? {}) as Partial<NodeJS.ErrnoException>;
+  return /^(ERR_|UNABLE_TO_|INVALID_|HOSTNAME_)|CERT/.test(code) || /does not support 'tls'/.test(message) || (cause !== undefined && isForGood(cause));
 }
 
 function addressOf(url: string): NodeConnectionOptions {
