@@ -109,11 +109,3 @@ describe('Refused seats', () => {
     given(told).when(count('2026-03-12T13:00:00.000Z')).thenEvents({ type: 'ActivationsDenied' });
   });
 });
-
-it.each<[object, { golden: object }]>([
-  [AbuseRules, { golden: { type: 'AbuseRulesSet', rules: [perHour] } }], [Denials, { golden: { type: 'ActivationsDenied', denials: 7, machines: 2, limit: 3, used: 3, from: now, until: now } }],
-])('An event that was ever stored is understood: %#', (aggregate, { golden }) => {
-  const { evolve, initial, shapes } = aggregate as typeof Denials;
-  expect(Object.keys(shapes)).toEqual([(golden as { type: string }).type]);
-  expect(evolve(initial(), golden as never, { at: now, actor: { type: 'system', id: 'keyledger' } })).toEqual(aggregate === Denials ? { until: now } : [perHour]);
-});

@@ -1,6 +1,4 @@
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
-import type { EventOrigin, JsonObject } from '@keyledger/kernel';
 import { at, idOf, scenarios } from '@keyledger/testing';
 import { Job, jobView, rowCommandId, rowLicenseId, type JobCommand, type JobEvent, type JobState, type JobWork } from './job.ts';
 
@@ -78,22 +76,5 @@ describe('A row of a job', () => {
     expect(rows.map((row) => rowLicenseId(job, row))).toEqual(rows.map((row) => rowLicenseId({ ...job, state: 'running' } as JobState, row)));
     expect(new Set(rows.flatMap((row) => [rowCommandId(idOf('job', 1), row), rowCommandId(idOf('job', 2), row)])).size).toBe(2_000);
     expect(new Set(rows.map((row) => rowLicenseId(job, row))).size).toBe(1_000);
-  });
-});
-
-describe('What was ever stored of jobs', () => {
-  /** One line per event type and schema version ever stored. Lines are added, never edited: each is somebody's history. */
-  const golden = JSON.parse(readFileSync(new URL('./golden/job-events.json', import.meta.url), 'utf8')) as { type: string; schema: number; data: JsonObject }[];
-
-  it('has a line for every shape', () => expect(golden.map(({ type, schema }) => [type, { schema }])).toEqual(Object.entries(Job.shapes)));
-  it('can still be read', () => {
-    const origin: EventOrigin = { at: now, actor: { type: 'system', id: 'keyledger' } };
-    expect(golden.reduce((state, { type, data }) => Job.evolve(state, { ...data, type } as unknown as JobEvent, origin), Job.initial())).toEqual({
-      id: 'job_01938000-0000-7000-8000-000000000001', total: 500, by: origin.actor, state: 'cancelled', createdAt: now, startedAt: now, finishedAt: now, done: 200, failed: 1, detail: 'why', keysTakenAt: now,
-      work: {
-        kind: 'batch', productId: 'prd_01938000-0000-7000-8000-000000000001', generatorId: 'gen_01938000-0000-7000-8000-000000000001', planId: null,
-        keyFormat: { kind: 'crockford', prefix: 'KL' }, terms: { activationLimit: 5 },
-      },
-    });
   });
 });

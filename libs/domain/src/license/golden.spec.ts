@@ -8,7 +8,7 @@ import { issued, type LicenseState } from './state.ts';
 
 /** One line for each event type and schema version that was ever stored. Lines are added, never edited. */
 interface Line { type: LicenseEventType; schema: number; data: JsonObject; changes: JsonObject }
-const lines = JSON.parse(readFileSync(new URL('./golden/license-events.json', import.meta.url), 'utf8')) as Line[];
+const lines = JSON.parse(readFileSync(new URL('../golden/license-events.json', import.meta.url), 'utf8')) as Line[];
 
 const at = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, at);

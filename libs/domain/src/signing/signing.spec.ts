@@ -1,6 +1,5 @@
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
-import { addDays, type EventOrigin, type EventShape, type JsonObject } from '@keyledger/kernel';
+import { addDays, type JsonObject } from '@keyledger/kernel';
 import { at, scenarios } from '@keyledger/testing';
 import fc from 'fast-check';
 import { Signatures } from './signatures.ts';
@@ -152,43 +151,5 @@ describe('What is signed', () => {
     givenSignatures().when(record).thenEvents({ ...record, type: 'SignaturesRecorded' }, (state) => expect(state).toEqual({ count: 2, last: now }));
     givenSignatures(told(record)).when(record).thenEvents({ type: 'SignaturesRecorded' }, (state) => expect(state).toEqual({ count: 4, last: now }));
     givenSignatures().when({ type: 'Record', signatures: [] }).thenNothing();
-  });
-});
-
-/** One line per event type and schema version ever stored. Lines are added, never edited. */
-const golden = JSON.parse(readFileSync(new URL('./golden/signing-events.json', import.meta.url), 'utf8')) as { category: string; type: string; schema: number; data: JsonObject }[];
-
-interface Readable {
-  readonly category: string;
-  readonly shapes: Readonly<Record<string, EventShape>>;
-  initial(): unknown;
-  evolve(state: unknown, event: { type: string }, origin: EventOrigin): unknown;
-}
-const readable = (aggregate: object) => aggregate as Readable;
-
-describe.each([
-  [readable(SigningKeys), {
-    root: { kid: 'root', publicJwk: { ...publicJwk, x: 'r' }, offline: true, createdAt: now },
-    keys: new Map([['k1', {
-      kid: 'k1', purpose: 'lease', state: 'revoked', publicJwk: { ...publicJwk, x: '1' }, rootKid: 'root', notBefore: '2026-11-21T11:00:00.000Z', notAfter: '2027-12-26T12:00:00.000Z',
-      certificate: { payloadType: 't', environment: 'production', kid: 'root', payload: 'p', signature: 's' }, createdAt: now, activatedAt: now, retiredAt: now, revokedAt: now,
-    }]]),
-  }],
-  [readable(Signatures), { count: 1, last: now }],
-])('The events of $category', ({ category, shapes, initial, evolve }, state) => {
-  const own = golden.filter((line) => line.category === category);
-
-  it('have a line for every shape ever stored', () => {
-    const versions = Object.entries(shapes).flatMap(([type, { schema }]) => Array.from({ length: schema }, (_, i) => `${type} ${i + 1}`));
-    expect(own.map(({ type, schema }) => `${type} ${schema}`).toSorted()).toEqual(versions.toSorted());
-  });
-
-  it('can still be read', () => {
-    const lifted = own.map(({ type, schema, data }) => {
-      let lifting = data;
-      for (let version = schema; version < (shapes[type]?.schema ?? 0); version++) lifting = shapes[type]?.upcast?.[version]?.(lifting) ?? lifting;
-      return { ...lifting, type };
-    });
-    expect(lifted.reduce((before, event) => evolve(before, event, { at: now, actor: { type: 'system', id: 'keyledger' } }), initial())).toEqual(state);
   });
 });

@@ -1,10 +1,9 @@
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
-import { addDays, addSeconds, type EventOrigin, type JsonObject, type WebhookEndpointId } from '@keyledger/kernel';
+import { addDays, addSeconds, type WebhookEndpointId } from '@keyledger/kernel';
 import { at, scenarios } from '@keyledger/testing';
 import fc from 'fast-check';
 import { GIVE_UP_DAYS, isGivenUp, MAX_ATTEMPTS, outcomeOf, pauseAfter } from './attempts.ts';
-import { enabled, existing, OLD_SECRET_SECONDS, signingSecrets, WebhookEndpoint, webhookEndpointView, type WebhookEndpointCommand, type WebhookEndpointEvent, type WebhookEndpointState } from './endpoint.ts';
+import { enabled, existing, OLD_SECRET_SECONDS, signingSecrets, WebhookEndpoint, webhookEndpointView, type WebhookEndpointCommand, type WebhookEndpointState } from './endpoint.ts';
 import { wants, webhookFilters, webhookTypes } from './types.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
@@ -107,19 +106,5 @@ describe('The tries of a delivery', () => {
     expect([isGivenUp(now, addDays(now, GIVE_UP_DAYS)), isGivenUp(now, addSeconds(addDays(now, GIVE_UP_DAYS), -1))]).toEqual([true, false]);
     // A delivery that was tried to the end with nothing taken in between always is such a case.
     expect(hours(span(() => 0))).toBeGreaterThan(GIVE_UP_DAYS * 24);
-  });
-});
-
-describe('The events of an endpoint', () => {
-  /** One line per event type and schema version ever stored. Lines are added, never edited. */
-  const golden = JSON.parse(readFileSync(new URL('./golden/webhook-events.json', import.meta.url), 'utf8')) as { type: WebhookEndpointEvent['type']; schema: number; data: JsonObject }[];
-  const origin: EventOrigin = { at: now, actor: { type: 'system', id: 'keyledger' } };
-
-  it('can all be read that were ever stored', () => {
-    expect(golden.map(({ type, schema }) => `${type} ${schema}`).sort()).toEqual(Object.entries(WebhookEndpoint.shapes).flatMap(([type, { schema }]) => Array.from({ length: schema }, (_, n) => `${type} ${n + 1}`)).sort());
-    expect(golden.reduce<WebhookEndpointState | null>((state, { type, data }) => WebhookEndpoint.evolve(state, { ...data, type } as unknown as WebhookEndpointEvent, origin), null)).toEqual({
-      id: endpointId, url: 'https://example.com/other', events: ['license.*'], description: 'CRM', disabledBy: null, createdAt: now, deleted: true,
-      secrets: [{ secret: 'whsec_2', validUntil: null }, { secret: 'whsec_1', validUntil: addDays(now, 1) }],
-    });
   });
 });
