@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { ActivateAppliance, BindAppliance, Heartbeat, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
 import {
-  beat, clientLicenseView, isOutdated, issued, leaseSeconds, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
+  beat, clientLicenseView, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
   type Activation, type Directive, type IssuedLicense, type Lease, type Standing,
 } from '@keyledger/domain';
 import { context, isId, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type LicenseId } from '@keyledger/kernel';
@@ -105,7 +105,7 @@ export class ApplianceActivation {
       activationId, token: token?.text ?? refusal, deployment: { state: standing.state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: terms.heartbeatIntervalSeconds,
       lastSeq: lease.seq === NO_BEAT ? null : lease.seq, created,
     };
-    return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null } };
+    return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null, lookAt: lookAtOf(license, activationId, lease) } };
   }
 }
 
@@ -166,7 +166,7 @@ export class Heartbeats {
     const answer: HeartbeatAnswer = { ...standing, token: lease?.text ?? refusal, ...rest };
     return {
       answer: { answer, recovered: outcome.recovered },
-      keep: { licenseId, lease: outcome.lease, token: lease, answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null },
+      keep: { licenseId, lease: outcome.lease, token: lease, answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null, lookAt: lookAtOf(license, activationId, outcome.lease) },
     };
   }
 

@@ -1,18 +1,20 @@
 import { expect, it } from '@jest/globals';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, type LoseHeartbeats } from '@keyledger/contracts';
-import { issued, License, openLease, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
+import { issued, License, lookAtOf, openLease, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
 import { addDays, addSeconds, refuse, runIn, systemContext, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
-import { activate, assign, at, desktop, idOf, issue, laptop, rebind, revoke, scenarios, type Story } from '@keyledger/testing';
+import { activate, assign, at, desktop, idOf, issue, laptop, rebind, recoverHeartbeat, revoke, scenarios, type Story } from '@keyledger/testing';
 import { LapseCommand, LapseQueries } from './lapses.ts';
 import { LeaseLedger, leasesTable } from './leases.ts';
 
 const start = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, start);
 const licenseId = idOf('lic');
-const sold = story(issue({ terms: { validationMode: 'heartbeat', offlineGraceDays: 14 } }), assign(), activate(laptop), activate(desktop));
+/** So seldom are heartbeats due that none is missed before the end. */
+const week = 7 * 86_400;
+const sold = story(issue({ terms: { validationMode: 'heartbeat', heartbeatIntervalSeconds: week, offlineGraceDays: 14 } }), assign(), activate(laptop), activate(desktop));
 
 /** One license with two boxes; what is said of it is decided by its own rules. */
 class World {
@@ -23,6 +25,8 @@ class World {
   /** Cannot be read, neither here nor there. */
   unreadable = { here: new Set<string>(), there: new Set<string>() };
   readonly logged: unknown[] = [];
+  /** Of the process. */
+  upSince: Instant = start;
   /** What comes between the authority's decision and its answer. */
   afterwards: () => void | Promise<void> = () => undefined;
   readonly ledger: LeaseLedger;
@@ -48,7 +52,7 @@ class World {
   /** The box is heard of: its lease begins anew. */
   hear(id: ActivationId): Promise<null> {
     const lease = openLease(issued(stateOf(this.history)), id, undefined, this.now);
-    return this.in(() => this.ledger.change(id, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId, lease, token: null, toldSeq: 0, agentVersion: null } } : undefined)));
+    return this.in(() => this.ledger.change(id, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId, lease, token: null, toldSeq: 0, agentVersion: null, lookAt: lookAtOf(issued(stateOf(this.history)), id, lease) } } : undefined)));
   }
 
   async due(until = this.now): Promise<readonly string[]> {
@@ -64,7 +68,7 @@ class World {
 
   lapse({ until = this.now, dryRun = false, ids = [laptop.activationId, desktop.activationId] } = {}) {
     const lastSeen = { of: async () => this.seen } as never;
-    const command = new LapseCommand(this.#databases, { here: () => ({ get: (id: string) => this.#read(id) }) } as never, lastSeen, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, { error: (told: unknown) => this.logged.push(told) } as never);
+    const command = new LapseCommand(this.#databases, { here: () => ({ get: (id: string) => this.#read(id) }) } as never, lastSeen, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, { error: (told: unknown) => this.logged.push(told) } as never, { now: () => this.upSince });
     return this.in(() => command.execute(Object.assign(new LapseLeases(), { activationIds: ids, until, dryRun })));
   }
 
@@ -82,16 +86,19 @@ class World {
   }
 
   async #authority({ instances, dryRun }: LoseHeartbeats) {
-    let count = 0;
+    const transitions: Record<string, number> = {};
     const failed = instances.flatMap(({ activationId }) => (this.unreadable.there.has(activationId) ? [activationId] : []));
-    for (const { activationId, dueAt } of instances) {
+    for (const { activationId, missedAt, dueAt } of instances) {
       if (failed.includes(activationId)) continue;
-      const events = License.decide(stateOf(this.history), { type: 'LoseHeartbeat', activationId, dueAt }, this.now);
-      count += events.length;
-      if (!dryRun && events.length > 0) this.happens({ type: 'LoseHeartbeat', activationId, dueAt });
+      for (const [type, at] of [['MissHeartbeat', missedAt], ['LoseHeartbeat', dueAt]] as const) {
+        if (at === undefined) continue;
+        const events = License.decide(stateOf(this.history), { type, activationId, dueAt: at }, this.now);
+        for (const event of events) transitions[event.type] = (transitions[event.type] ?? 0) + 1;
+        if (!dryRun && events.length > 0) this.happens({ type, activationId, dueAt: at });
+      }
     }
     await this.afterwards();
-    return { transitions: count > 0 ? { HeartbeatLost: count } : {}, failed };
+    return { transitions, failed };
   }
 }
 
@@ -162,7 +169,7 @@ onEveryDialect('Leases that are over', ({ open }) => {
     const all = await world();
     const [other, box] = [idOf('lic', 999), idOf('act', 999)];
     const lease = openLease(issued(stateOf(all.history)), laptop.activationId, undefined, start);
-    await all.in(() => all.ledger.change(box, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId: other, lease, token: null, toldSeq: 0, agentVersion: null } } : undefined)));
+    await all.in(() => all.ledger.change(box, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId: other, lease, token: null, toldSeq: 0, agentVersion: null, lookAt: lease.endsAt } } : undefined)));
     all.unreadable.here.add(other);
     all.now = addDays(start, 15);
     const ids = [box, laptop.activationId, desktop.activationId];
@@ -186,7 +193,7 @@ onEveryDialect('Leases that are over', ({ open }) => {
       for (const { activationId } of [laptop, desktop]) await all.hear(activationId);
       all.seen = { [laptop.activationId]: addSeconds(start, 1200) };
       all.now = addSeconds(start, 1800);
-      expect(await all.lapse()).toEqual({ HeartbeatLost: 1 });
+      expect(await all.lapse()).toEqual({ InstanceDeactivated: 1 });
       expect(all.said('InstanceDeactivated')).toMatchObject([{ activationId: desktop.activationId, by: 'lapse', dueAt: addSeconds(start, 1800) }]);
       expect([await all.due(addSeconds(start, 2999)), await all.due(addSeconds(start, 3000))]).toEqual([[], [laptop.activationId]]);
       all.now = addSeconds(start, 3000);
@@ -200,6 +207,50 @@ onEveryDialect('Leases that are over', ({ open }) => {
     owing.now = addSeconds(start, 1800);
     await owing.lapse();
     expect(owing.said('InstanceDeactivated')).toMatchObject([{ activationId: laptop.activationId }]);
+  });
+
+  const hourly = async (upSince = start) => {
+    const all = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+    Object.assign(all, { upSince, history: story(issue({ terms: { validationMode: 'heartbeat', heartbeatIntervalSeconds: 3600, offlineGraceDays: 14 } }), assign(), activate(laptop)) });
+    await all.hear(laptop.activationId);
+    return all;
+  };
+
+  it('are late long before their end, which is said once, and then at the end', async () => {
+    const all = await hourly();
+    expect(await all.due(addSeconds(start, 7199))).toEqual([]);
+    all.now = addSeconds(start, 7260);
+    expect([await all.due(), await all.lapse({ dryRun: true }), await all.lapse(), await all.lapse()]).toEqual([[laptop.activationId], { HeartbeatMissed: 1 }, { HeartbeatMissed: 1 }, {}]);
+    expect(all.said('HeartbeatMissed')).toMatchObject([{ activationId: laptop.activationId, dueAt: addSeconds(start, 7200) }]);
+    expect([await all.due(addSeconds(addDays(start, 14), -1)), await all.due(addDays(start, 14))]).toEqual([[], [laptop.activationId]]);
+    all.now = addDays(start, 14);
+    expect([await all.lapse(), await all.due('2099-01-01T00:00:00.000Z')]).toEqual([{ HeartbeatLost: 1 }, []]);
+  });
+
+  it('are late again after each heartbeat', async () => {
+    const all = await hourly();
+    all.now = addSeconds(start, 7200);
+    await all.lapse();
+    all.now = addSeconds(start, 9000);
+    await all.hear(laptop.activationId);
+    all.happens(recoverHeartbeat());
+    all.now = addSeconds(start, 9000 + 7200);
+    expect(await all.lapse()).toEqual({ HeartbeatMissed: 1 });
+  });
+
+  it('say both when nobody has looked for long', async () => {
+    const all = await hourly();
+    all.now = addDays(start, 15);
+    expect(await all.lapse()).toEqual({ HeartbeatMissed: 1, HeartbeatLost: 1 });
+  });
+
+  it('are not late because the server was away: boxes have two intervals from its start', async () => {
+    const back = addDays(start, 3);
+    const all = await hourly(back);
+    all.now = addSeconds(back, 60);
+    expect([await all.lapse(), await all.due(addSeconds(back, 7199)), await all.due(addSeconds(back, 7200))]).toEqual([{}, [], [laptop.activationId]]);
+    all.now = addSeconds(back, 7200);
+    expect(await all.lapse()).toEqual({ HeartbeatMissed: 1 });
   });
 
   it('of a revoked license are nobody’s business', async () => {

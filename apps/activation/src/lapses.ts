@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
-import { isLive, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
+import { isLive, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
-import { Clock, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Clock, context, environments, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
@@ -39,7 +39,7 @@ async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLe
   if (!license?.activations.has(activationId)) return;
   const lease = openLease(license, activationId, undefined, originOf(event).at);
   await leases.change(activationId, (kept, isCertain) =>
-    (isCertain ? { answer: null, ...(!kept && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null } }) } : undefined));
+    (isCertain ? { answer: null, ...(!kept && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null, lookAt: lookAtOf(license, activationId, lease) } }) } : undefined));
 }
 
 /** Undefined for one that is gone. */
@@ -77,40 +77,50 @@ interface Lease {
   activation_id: ActivationId;
   license_id: LicenseId;
   bound_at: Instant;
+  contact_at: Instant;
   lease_ends_at: Instant;
 }
 interface Looked {
   readonly id: ActivationId;
   readonly licenseId: LicenseId;
-  /** Since when it is silent, or until when it is not yet; undefined for one that has ended. */
+  /** Since when a heartbeat is overdue, and since when it is silent, or until when it is not yet. Neither for one that has ended. */
+  readonly missedFrom: Instant | undefined;
   readonly silentFrom: Instant | undefined;
 }
 
 /** Looks whether they are still silent (no validation writes here, so the row may be behind), has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
 @Handles(LapseLeases)
 export class LapseCommand {
+  /** By environment: nobody was heard of before. A server that was away is no fault of its boxes. */
+  readonly #upSince: ReadonlyMap<string, Instant>;
+
   constructor(
     private readonly databases: StateDatabases, private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly messages: MessageClient,
-    private readonly log: Log,
-  ) {}
+    private readonly log: Log, clock: Clock,
+  ) {
+    this.#upSince = new Map(environments.map((environment) => [environment, clock.now(environment)]));
+  }
 
   async execute({ activationIds, until, dryRun }: LapseLeases) {
     const { rows } = await this.databases.here().run<Lease>(
-      `select activation_id, license_id, bound_at, lease_ends_at from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
+      `select activation_id, license_id, bound_at, contact_at, lease_ends_at from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
     const seen = await this.lastSeen.of(rows.map((row) => row.activation_id));
     const looked = (await Promise.all(rows.map((row) => this.#look(row, seen[row.activation_id])))).filter((one) => one !== undefined);
-    const lapsed = looked.flatMap(({ id, licenseId, silentFrom: dueAt }) => (dueAt !== undefined && dueAt <= until ? [{ licenseId, activationId: id, dueAt }] : []));
+    const due = (at: Instant | undefined) => (at !== undefined && at <= until ? at : undefined);
+    const lapsed = looked.map(({ id, licenseId, missedFrom: missed, silentFrom: silent }) => ({ licenseId, activationId: id, missedAt: due(missed), dueAt: due(silent) })).filter(({ missedAt, dueAt }) => missedAt ?? dueAt);
     const { transitions, failed } = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : { transitions: {}, failed: [] };
     if (!dryRun) await this.#note(looked.filter(({ id }) => !failed.includes(id)), until);
     return transitions;
   }
 
   /** Undefined for one whose license cannot be read: it keeps no other from being looked at, and stays due. Nobody can be, if nobody answers. */
-  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, lease_ends_at: endsAt }: Lease, seenAt: Instant | undefined): Promise<Looked | undefined> {
+  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, contact_at: contactAt, lease_ends_at: endsAt }: Lease, seenAt: Instant | undefined): Promise<Looked | undefined> {
     try {
       const license = await licenseIn(this.caches, licenseId);
       const activation = license?.activations.get(id);
-      return { id, licenseId, silentFrom: license && isLive(activation) ? silentFrom(license, activation, { boundAt, endsAt }, seenAt) : undefined };
+      if (!license || !isLive(activation)) return { id, licenseId, missedFrom: undefined, silentFrom: undefined };
+      const lease = { boundAt, contactAt, endsAt };
+      return { id, licenseId, missedFrom: missedFrom(license, activation, lease, this.#upSince.get(context().environment)), silentFrom: silentFrom(license, activation, lease, seenAt) };
     } catch (error) {
       if (error instanceof Refusal && error.status === 503) throw error;
       this.log.error({ err: error, licenseId, activationId: id }, 'nobody can tell whether this instance is still heard of');
@@ -123,7 +133,7 @@ export class LapseCommand {
     if (looked.length === 0) return;
     await this.databases.here().batch([{
       sql: 'update activation_leases set lapse_at = ? where activation_id = ? and lapse_at <= ?',
-      many: looked.map(({ id, silentFrom: from }) => [from !== undefined && from > until ? from : null, id, until]),
+      many: looked.map(({ id, missedFrom: missed, silentFrom: silent }) => [[missed, silent].find((at) => at !== undefined && at > until) ?? null, id, until]),
     }]);
   }
 }

@@ -6,7 +6,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
 import { LRUCache } from 'lru-cache';
 
-/** Leases end by themselves: whoever looks for those that have ended asks by `lapse_at`. */
+/** Leases end by themselves: whoever looks for those that have ended, or are not renewed in time, asks by `lapse_at`. */
 export const leasesTable: Migration = {
   name: 'activation-2-leases',
   async up({ run }) {
@@ -29,6 +29,8 @@ export interface Kept {
   /** Revision of the license that the box was told of last. */
   readonly toldSeq: number;
   readonly agentVersion: string | null;
+  /** When somebody is to look at it, if nothing is heard until then; null: nobody need. */
+  readonly lookAt: Instant | null;
 }
 /** What has come of looking at a row: an answer, and what is to be kept from now on. Nothing to keep: the row stays. */
 export interface Step<T> {
@@ -49,7 +51,7 @@ interface Row {
   sealed_token: string | null;
   /** Null where the other columns and the lease's token say it all. */
   sealed_answer: string | null;
-  /** When its end is to be looked at; null once that was done. */
+  /** When it is to be looked at next; null once its end was. */
   lapse_at: Instant | null;
 }
 const columns = [
@@ -212,7 +214,7 @@ function writing(dialect: Dialect): string {
 }
 
 /** Tokens and directives are sealed: unreadable once the license has been erased. */
-function rowFrom(id: ActivationId, before: Kept | undefined, { licenseId, lease, token, answer, toldSeq, agentVersion }: Kept, version: number, sealer: Sealer): Row {
+function rowFrom(id: ActivationId, before: Kept | undefined, { licenseId, lease, token, answer, toldSeq, agentVersion, lookAt }: Kept, version: number, sealer: Sealer): Row {
   const { boundAt, seq, said, told, contactAt, endsAt, acked } = lease;
   const isPlain = !answer || (answer.token === token?.text && answer.serverTime === contactAt && answer.directives.length === 0);
   return {
@@ -220,7 +222,7 @@ function rowFrom(id: ActivationId, before: Kept | undefined, { licenseId, lease,
     lease_ends_at: endsAt, acked: acked.join(' '), told_seq: toldSeq, next_in: answer?.nextInSeconds ?? null, agent_version: agentVersion,
     token_signed_at: token?.signedAt ?? null, token_says: token?.says ?? null,
     sealed_token: token ? (token === before?.token ? null : sealer.seal(licenseId, { text: token.text })) : '',
-    sealed_answer: isPlain ? null : sealer.seal(licenseId, answer as JsonObject), lapse_at: endsAt,
+    sealed_answer: isPlain ? null : sealer.seal(licenseId, answer as JsonObject), lapse_at: lookAt,
   };
 }
 
@@ -234,7 +236,7 @@ function knownFrom(row: Row, sealer: Sealer): Known {
     version: Number(row.version),
     kept: {
       licenseId, lease: { boundAt, seq: Number(row.seq), said, told, contactAt, endsAt, acked }, token, answer: answerFrom(row, token?.text ?? null, sealer),
-      toldSeq: Number(row.told_seq), agentVersion: row.agent_version,
+      toldSeq: Number(row.told_seq), agentVersion: row.agent_version, lookAt: row.lapse_at,
     },
   };
 }

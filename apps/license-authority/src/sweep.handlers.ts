@@ -36,12 +36,19 @@ export class SweepCommands {
   async execute(asked: SweepLicenses | LoseHeartbeats) {
     const { now: here } = context();
     if (asked instanceof LoseHeartbeats) {
-      const said = await Promise.all(asked.instances.map(({ licenseId, activationId, dueAt }) => this.#eventsOf(licenseId, { type: 'LoseHeartbeat', activationId, dueAt }, asked.dryRun, here)));
+      const said = await Promise.all(asked.instances.map((instance) => this.#silence(instance, asked.dryRun, here)));
       return { transitions: countByType(said), failed: asked.instances.flatMap(({ activationId }, n) => (said[n] ? [] : [activationId])) };
     }
     // The clocks of two machines differ by a little, and the sweeper has seen this instant.
     const now = asked.until > here ? asked.until : here;
     return countByType(await runIn({ ...context(), now }, () => Promise.all(asked.licenseIds.map((id) => this.#eventsOf(id, { type: 'Sweep', until: asked.until }, asked.dryRun, now)))));
+  }
+
+  /** Overdue first, and then over, as if somebody had looked at each in its time. Undefined where it failed. */
+  async #silence({ licenseId, activationId, missedAt, dueAt }: LoseHeartbeats['instances'][number], dryRun: boolean, now: Instant): Promise<readonly LicenseEvent[] | undefined> {
+    const missed = missedAt === undefined ? [] : await this.#eventsOf(licenseId, { type: 'MissHeartbeat', activationId, dueAt: missedAt }, dryRun, now);
+    const lost = dueAt === undefined || !missed ? missed && [] : await this.#eventsOf(licenseId, { type: 'LoseHeartbeat', activationId, dueAt }, dryRun, now);
+    return missed && lost && [...missed, ...lost];
   }
 
   /** Undefined where it failed. */

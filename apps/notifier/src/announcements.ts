@@ -47,11 +47,9 @@ export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseE
   KeyRegenerated: one('license.key-regenerated', ({ keyPrefix, keyVersion, reason, activationsEnded }) => ({ keyPrefix, keyVersion, reason, activationsEnded })),
   LicenseErased: one('license.erased', ({ keyPrefix, reason, everActivated }) => ({ keyPrefix, reason, everActivated })),
   InstanceRebound: one('activation.rebound', ({ activationId, reason }) => ({ activationId, reason })),
+  HeartbeatMissed: one('deployment.late', ({ activationId, dueAt: since = null }) => ({ activationId, since })),
   // A box whose grace without contact is over has locked itself.
-  HeartbeatLost: {
-    types: ['deployment.late', 'deployment.locked'],
-    tell: ({ activationId, dueAt: since = null }, facts) => [say('deployment.late', facts, { activationId, since }), say('deployment.locked', facts, { activationId, by: 'silence', since })],
-  },
+  HeartbeatLost: one('deployment.locked', ({ activationId, dueAt: since = null }) => ({ activationId, by: 'silence' as const, since })),
   HeartbeatRecovered: one('deployment.recovered', ({ activationId }) => ({ activationId })),
   DirectiveQueued: {
     types: ['deployment.locked', 'deployment.recovered'],

@@ -213,8 +213,9 @@ describe('A silent instance', () => {
     expect(await view(id)).toMatchObject({ activationCount: 0 });
   });
 
-  it('with a seat of its own keeps it, and is said to be late each time that its grace is over', async () => {
-    const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 14 });
+  it('with a seat of its own keeps it, and is said to be lost each time that its grace is over', async () => {
+    // Due so seldom that none is overdue before the end.
+    const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 14, heartbeatIntervalSeconds: 7 * 86_400 });
     const { activationId } = await box(key).post<{ activationId: string }>(`/licenses/${id}/activate`, { fingerprint: 'box' });
     const beat = (seq: number) => box(key).post(`/licenses/${id}/heartbeat`, { activationId, fingerprint: 'box', seq });
     for (let week = 0; week < 3; week++) {
@@ -235,6 +236,22 @@ describe('A silent instance', () => {
     await advance(20 * DAY);
     expect(await types(id)).toEqual(['InstanceActivated', 'HeartbeatLost', 'HeartbeatRecovered', 'HeartbeatLost']);
     expect((await view(id)).activationCount).toBe(1);
+  });
+
+  it('is late long before its grace is over, and good all the while', async () => {
+    const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 14, heartbeatIntervalSeconds: 600 });
+    const { activationId } = await box(key).post<{ activationId: string }>(`/licenses/${id}/activate`, { fingerprint: 'box' });
+    const instance = async () => (await api().all<InstanceView>(`/licenses/${id}/activations`))[0];
+    await advance(19 * MINUTE);
+    expect([await types(id), (await instance())?.late]).toEqual([['InstanceActivated'], false]);
+    await advance(2 * MINUTE);
+    expect([await types(id), (await instance())?.late]).toEqual([['InstanceActivated', 'HeartbeatMissed'], true]);
+    expect((await validate(app(), key, { instanceId: activationId, fingerprint: 'box' })).code).toBe('VALID');
+    await advance(3 * DAY);
+    await box(key).post(`/licenses/${id}/heartbeat`, { activationId, fingerprint: 'box', seq: 0 });
+    expect([await types(id), (await instance())?.late]).toEqual([['InstanceActivated', 'HeartbeatMissed', 'HeartbeatRecovered'], false]);
+    await advance(15 * DAY);
+    expect(await types(id)).toEqual(['InstanceActivated', 'HeartbeatMissed', 'HeartbeatRecovered', 'HeartbeatMissed', 'HeartbeatLost']);
   });
 });
 

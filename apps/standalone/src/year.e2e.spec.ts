@@ -91,7 +91,7 @@ describe('A year', () => {
     await clock('2031-02-14T23:00:00.000Z');
     expect((await verdict(box, { fingerprint: 'board 1' })).code).toBe('VALID');
     await clock('2031-02-15T00:01:00.000Z');
-    expect(await types(box)).toContain('HeartbeatLost');
+    expect((await types(box)).slice(-2)).toEqual(['HeartbeatMissed', 'HeartbeatLost']);
     expect((await beat()).state).toBe('active');
     expect((await types(box)).slice(-2)).toEqual(['HeartbeatLost', 'HeartbeatRecovered']);
   });
@@ -160,6 +160,6 @@ describe('A year', () => {
       'license.activated', 'license.expired', 'license.expiring', 'license.expiring', 'license.expiring', 'license.inactivated', 'license.issued', 'license.reactivated', 'license.renewed', 'license.suspended', 'license.suspended',
       'license.unsuspended', 'license.unsuspended', 'quota.exceeded', 'quota.exceeded', 'quota.restored', 'quota.restricted',
     ]);
-    expect(await webhooksOf(box, 9)).toEqual(expect.arrayContaining(['deployment.late', 'deployment.locked', 'deployment.recovered', 'license.expired']));
+    expect(await webhooksOf(box, (await types(box)).length)).toEqual(expect.arrayContaining(['deployment.late', 'deployment.locked', 'deployment.recovered', 'license.expired']));
   });
 });

@@ -35,12 +35,12 @@ export class DueLicenses extends query('license.due', { ...dueRange, limit: Type
 /** Says in these licenses' streams what was due there by `until`; answers the events by type. */
 export class SweepLicenses extends command('license.sweep', { licenseIds: listOf(ids.license), until: instant, dryRun: Type.Boolean() }, transitions) {}
 
-/** Instances whose lease is over by `until`, as long as nobody has looked at that. */
+/** Instances of which a heartbeat is overdue, or whose lease is over by `until`, as long as nobody has looked at that. */
 export class LapsedLeaseBacklog extends query('activation.lapsed-backlog', dueRange, Backlog) {}
 export class LapsedLeases extends query('activation.lapsed', { ...dueRange, limit: Type.Integer() }, Type.Object({ data: listOf(Type.Object({ id: ids.activation, dueAt: instant })) })) {}
 /** Has it said of those that are still silent; answers the events by type. */
 export class LapseLeases extends command('activation.lapse', { activationIds: listOf(ids.activation), until: instant, dryRun: Type.Boolean() }, transitions) {}
-/** Answers the events by type, and of whom nothing can be said, which is logged. */
+/** `missedAt`: since when a heartbeat is overdue; `dueAt`: since when the lease is over. Answers the events by type, and of whom nothing can be said, which is logged. */
 export class LoseHeartbeats extends command('license.lose-heartbeats', {
-  instances: listOf(Type.Object({ licenseId: ids.license, activationId: ids.activation, dueAt: instant })), dryRun: Type.Boolean(),
+  instances: listOf(Type.Object({ licenseId: ids.license, activationId: ids.activation, missedAt: optional(instant), dueAt: optional(instant) })), dryRun: Type.Boolean(),
 }, Type.Object({ transitions, failed: listOf(ids.activation) })) {}

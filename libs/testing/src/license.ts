@@ -55,6 +55,7 @@ export const erase = (fields: Fields<'Erase'> = {}): CommandOf<'Erase'> => ({ ty
 
 /** Everything that is due by then, or by now. */
 export const sweep = (until: Instant = '9999-12-31T23:59:59.999Z'): CommandOf<'Sweep'> => ({ type: 'Sweep', until });
+export const missHeartbeat = (who: Machine = laptop, dueAt?: Instant): LicenseCommand => ({ type: 'MissHeartbeat', activationId: who.activationId, ...(dueAt && { dueAt }) });
 export const loseHeartbeat = (who: Machine = laptop, dueAt?: Instant): LicenseCommand => ({ type: 'LoseHeartbeat', activationId: who.activationId, ...(dueAt && { dueAt }) });
 export const recoverHeartbeat = (who: Machine = laptop): LicenseCommand => ({ type: 'RecoverHeartbeat', activationId: who.activationId });
 export const exceedQuota = (peak: number, limit: number, meter = 'max_dp_cores'): CommandOf<'ExceedQuota'> => ({ type: 'ExceedQuota', meter, peak, limit });

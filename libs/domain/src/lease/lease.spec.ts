@@ -11,7 +11,7 @@ import { License, type LicenseCommand } from '../license/license.ts';
 import { issued, type IssuedLicense } from '../license/state.ts';
 import type { TermsInput } from '../license/terms.ts';
 import { verdictOf } from '../license/verdict.ts';
-import { beat, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, NO_BEAT, openLease, type Beat, type BeatOutcome, type DeploymentState, type Lease } from './lease.ts';
+import { beat, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, type Beat, type BeatOutcome, type DeploymentState, type Lease } from './lease.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
@@ -51,6 +51,41 @@ const refusalOf = (work: () => unknown): Pick<Refusal, 'code' | 'members'> | und
   }
 };
 const refused = (code: ErrorCode, work: () => unknown, members: object = {}) => expect(refusalOf(work)).toMatchObject({ code, members });
+
+describe('A heartbeat that stays out', () => {
+  const waited: TermsInput = { validationMode: 'heartbeat', heartbeatIntervalSeconds: 3600, offlineGraceDays: 14 };
+  const missed = (history: Story<LicenseEvent>, lease: Lease | undefined, upSince?: Instant) => {
+    const license = of(history);
+    return missedFrom(license, license.activations.get(laptop.activationId) as never, lease, upSince);
+  };
+
+  it('has been missed for sure two intervals after the last one, or after the activation', () => {
+    expect(missed(licensed(waited), undefined)).toBe(addSeconds(now, 7200));
+    const lease = after(licensed(waited), [heartbeat(0), addDays(now, 2)]) as Lease;
+    expect(missed(licensed(waited), lease)).toBe(addSeconds(addDays(now, 2), 7200));
+    expect(lookAtOf(of(licensed(waited)), laptop.activationId, lease)).toBe(addSeconds(addDays(now, 2), 7200));
+  });
+
+  it('is not missed before somebody could hear of it', () => {
+    const upSince = addDays(now, 3);
+    expect(missed(licensed(waited), undefined, upSince)).toBe(addSeconds(upSince, 7200));
+    expect(missed(licensed(waited), undefined, addDays(now, 14))).toBeUndefined();
+  });
+
+  it('is missed by nobody who does not wait for it, or is at its end by then', () => {
+    for (const terms of [{ ...waited, validationMode: 'online' }, { ...waited, seats: 'floating' }, { ...waited, heartbeatIntervalSeconds: 7 * 86_400 }] as const) {
+      const lease = openLease(of(licensed(terms)), laptop.activationId, undefined, now);
+      expect([terms, missed(licensed(terms), lease)]).toEqual([terms, undefined]);
+      expect(lookAtOf(of(licensed(terms)), laptop.activationId, lease)).toBe(lease.endsAt);
+    }
+  });
+
+  it('of the box that was there before counts for nothing', () => {
+    const later = addDays(now, 5);
+    const moved = story(licensed(waited), at(later, rebind('fp-new', laptop)));
+    expect(missed(moved, after(licensed(waited), [heartbeat(0), now]))).toBe(addSeconds(later, 7200));
+  });
+});
 
 describe('A heartbeat', () => {
   it('extends the lease by the offline grace from its arrival', () => {

@@ -73,6 +73,23 @@ export function silentFrom({ terms }: IssuedLicense, activation: Activation, lea
 }
 
 /**
+ * When a heartbeat has been missed for sure, while the box still may work without: two intervals after the last one, or after `upSince`, before
+ * which nobody could hear of it. Undefined where none is owed, or where the end comes first; a floating seat ends an interval later anyway.
+ */
+export function missedFrom(license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'contactAt' | 'endsAt'> | undefined, upSince: Instant = ''): Instant | undefined {
+  const { validationMode, seats, heartbeatIntervalSeconds } = license.terms;
+  if (validationMode !== 'heartbeat' || seats === 'floating') return undefined;
+  const boundAt = boundAtOf(activation);
+  const contactAt = lease?.boundAt === boundAt ? lease.contactAt : boundAt;
+  const at = addSeconds(upSince > contactAt ? upSince : contactAt, 2 * heartbeatIntervalSeconds);
+  return at < silentFrom(license, activation, lease) ? at : undefined;
+}
+
+/** When to look at a lease next, unless it is renewed before. */
+export const lookAtOf = (license: IssuedLicense, activationId: ActivationId, lease: Lease): Instant =>
+  missedFrom(license, activationOf(license, activationId), lease) ?? lease.endsAt;
+
+/**
  * What is to be done about a heartbeat. Refuses with INSTANCE_NOT_FOUND, FINGERPRINT_MISMATCH, and STALE_SEQUENCE {lastSeq} for a number that is
  * behind the last one; `conflict` when it is the last one and yet another heartbeat: two boxes count with the same counter.
  */

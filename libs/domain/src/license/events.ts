@@ -43,6 +43,8 @@ export type LicenseEvent =
   /** Every live activation ends. */
   | { type: 'LicenseRevoked'; reason: string | null; cause: HoldCause | null; activationsEnded: number }
   | { type: 'LicenseErased'; keyPrefix: string; reason: string; everActivated: boolean }
+  /** Overdue, and still in the grace without contact. */
+  | { type: 'HeartbeatMissed'; activationId: ActivationId; dueAt?: Instant }
   | { type: 'HeartbeatLost'; activationId: ActivationId; dueAt?: Instant }
   | { type: 'HeartbeatRecovered'; activationId: ActivationId }
   | { type: 'DirectiveQueued'; directiveId: DirectiveId; kind: DirectiveKind; payload: JsonObject | null }
@@ -77,6 +79,7 @@ export const licenseShapes = {
   KeyRegenerated: { schema: 1, sealed: ['key'] },
   LicenseRevoked: { schema: 1 },
   LicenseErased: { schema: 1 },
+  HeartbeatMissed: { schema: 1 },
   HeartbeatLost: { schema: 1 },
   HeartbeatRecovered: { schema: 1 },
   DirectiveQueued: { schema: 1, sealed: ['payload'] },
@@ -124,8 +127,9 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
       return state;
     case 'LicenseRevoked': facts.revokedAt = origin.at; unseatAll(facts, 'revoked', origin.at); return state;
     case 'LicenseErased': return { existence: 'erased', id: facts.id, keyPrefix: event.keyPrefix, erasedAt: origin.at };
-    case 'HeartbeatLost': setActivation(facts, event.activationId, { late: true }); return state;
-    case 'HeartbeatRecovered': setActivation(facts, event.activationId, { late: false }); return state;
+    case 'HeartbeatMissed': setActivation(facts, event.activationId, { late: true }); return state;
+    case 'HeartbeatLost': setActivation(facts, event.activationId, { late: true, lost: true }); return state;
+    case 'HeartbeatRecovered': setActivation(facts, event.activationId, { late: false, lost: false }); return state;
     case 'DirectiveQueued': queue(facts, event, origin.at); return state;
     case 'QuotaExceeded': exceed(facts, event); return state;
     case 'QuotaRestored': setMeter(facts, event.meter, { state: 'normal', lastPeak: event.peak, graceEndsAt: null }); return state;
@@ -172,7 +176,7 @@ function seat(facts: Facts, event: LicenseEvent & { type: 'InstanceActivated' },
   if (facts.activations.has(id)) return;
   facts.activations.set(id, {
     id, name, fingerprint, installationId, hardwareId, metadata, deploymentId, deploymentMode,
-    createdAt: at, reboundAt: null, late: false, endedAt: null, endedBy: null,
+    createdAt: at, reboundAt: null, late: false, lost: false, endedAt: null, endedBy: null,
   });
   if (fingerprint) facts.byFingerprint.set(fingerprint, id);
   if (installationId) facts.byInstallationId.set(installationId, id);
@@ -199,7 +203,7 @@ function unseatAll(facts: Facts, endedBy: EndedBy, endedAt: Instant): void {
 }
 
 const ended = (activation: Activation, endedBy: EndedBy, endedAt: Instant): Activation =>
-  ({ ...activation, fingerprint: null, installationId: null, hardwareId: null, metadata: null, late: false, endedAt, endedBy });
+  ({ ...activation, fingerprint: null, installationId: null, hardwareId: null, metadata: null, late: false, lost: false, endedAt, endedBy });
 
 function rebind(facts: Facts, id: ActivationId, fingerprint: string | null, reboundAt: Instant): void {
   const activation = facts.activations.get(id);

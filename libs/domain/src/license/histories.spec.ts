@@ -40,7 +40,7 @@ const seats: fc.Arbitrary<LicenseCommand>[] = [
   fc.record({ type: fc.constant('Activate'), activationId, fingerprint: maybe(fingerprint), installationId: maybe(fc.constantFrom('in-1', 'in-2')) }),
   fc.record({ type: fc.constant('Deactivate'), activationId, by: fc.constantFrom('client', 'admin', 'lapse') }),
   fc.record({ type: fc.constant('Rebind'), activationId: maybe(activationId), fingerprint, reason: fc.constant('new box') }),
-  fc.record({ type: fc.constantFrom('LoseHeartbeat', 'RecoverHeartbeat'), activationId }),
+  fc.record({ type: fc.constantFrom('MissHeartbeat', 'LoseHeartbeat', 'RecoverHeartbeat'), activationId }),
   fc.record({ type: fc.constant('QueueDirective'), directiveId: fc.integer({ min: 1, max: 40 }).map((n) => idOf('dir', n)), kind: fc.constantFrom(...directiveKinds) }),
 ];
 const others: fc.Arbitrary<LicenseCommand>[] = [

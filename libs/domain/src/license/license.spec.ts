@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import {
   activate, ada, assign, at, compiler, deactivate, desktop, direct, edit, editor, erase, exceedQuota, grace, idOf, inactivate, issue, laptop, licenseKey,
-  loseHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, server, suspend,
+  loseHeartbeat, missHeartbeat, machine, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, server, suspend,
   sweep, unsuspend,
 } from '@keyledger/testing';
 import { addDays } from '@keyledger/kernel';
@@ -425,16 +425,23 @@ describe('Erasing', () => {
 
 describe('Heartbeats that stay out', () => {
   const active = story(issue(), assign(), activate(laptop), activate(desktop));
-  it('make an instance late, once', () => {
+  it('make an instance late, once, and then lost, once', () => {
+    given(active).when(missHeartbeat(laptop, now)).thenEvents({ type: 'HeartbeatMissed', activationId: laptop.activationId, dueAt: now });
+    given(story(active, missHeartbeat())).when(missHeartbeat()).thenNothing();
+    given(story(active, missHeartbeat())).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost', activationId: laptop.activationId });
     given(active).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost', activationId: laptop.activationId });
-    given(story(active, loseHeartbeat())).when(loseHeartbeat()).thenNothing();
+    for (const command of [loseHeartbeat(), missHeartbeat()]) given(story(active, loseHeartbeat())).when(command).thenNothing();
   });
-  it('come back, once', () => {
-    given(story(active, loseHeartbeat())).when(recoverHeartbeat()).thenEvents({ type: 'HeartbeatRecovered', activationId: laptop.activationId });
+  it('come back, once, and may stay out again', () => {
+    for (const silence of [[missHeartbeat()], [loseHeartbeat()], [missHeartbeat(), loseHeartbeat()]]) {
+      given(story(active, ...silence)).when(recoverHeartbeat()).thenEvents({ type: 'HeartbeatRecovered', activationId: laptop.activationId });
+      given(story(active, ...silence, recoverHeartbeat())).when(missHeartbeat()).thenEvents({ type: 'HeartbeatMissed' });
+      given(story(active, ...silence, recoverHeartbeat())).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost' });
+    }
     given(active).when(recoverHeartbeat()).thenNothing();
   });
   it('are nobody’s business once the instance has ended', () => {
-    given(story(active, deactivate(laptop))).when(loseHeartbeat()).thenNothing();
+    for (const command of [missHeartbeat(), loseHeartbeat()]) given(story(active, deactivate(laptop))).when(command).thenNothing();
     given(active).when(loseHeartbeat(server)).thenRefused('INSTANCE_NOT_FOUND');
   });
   it('that is lost gives a floating seat back, once', () => {

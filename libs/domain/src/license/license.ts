@@ -65,6 +65,8 @@ interface Erase { type: 'Erase'; reason: string; force?: boolean; mayEraseActiva
 
 /** What time and usage bring about. Each may be asked at any time: when nothing is due, nothing happens. */
 interface Sweep { type: 'Sweep'; until: Instant }
+/** A heartbeat of an instance is overdue, since `dueAt`. */
+interface MissHeartbeat { type: 'MissHeartbeat'; activationId: ActivationId; dueAt?: Instant }
 /** The lease of an instance is over, since `dueAt`. */
 interface LoseHeartbeat { type: 'LoseHeartbeat'; activationId: ActivationId; dueAt?: Instant }
 interface RecoverHeartbeat { type: 'RecoverHeartbeat'; activationId: ActivationId }
@@ -76,7 +78,7 @@ interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 
 export type LicenseCommand =
   | Issue | Assign | Edit | Activate | Deactivate | Rebind | QueueDirective | ChangeHold | Renew | RegenerateKey | Revoke | Erase
-  | Sweep | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota | SuspectAbuse;
+  | Sweep | MissHeartbeat | LoseHeartbeat | RecoverHeartbeat | ExceedQuota | RestoreQuota | SuspectAbuse;
 
 /**
  * What should happen. An empty list means "already so", which makes every command safe to retry.
@@ -102,6 +104,7 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
       return license.revokedAt ? [] : [{ type: 'LicenseRevoked', reason: command.reason ?? null, cause: command.cause ?? null, activationsEnded: license.activationCount }];
     case 'Erase': return erase(license, command);
     case 'Sweep': return dueBy(license, command.until < now ? command.until : now);
+    case 'MissHeartbeat': return missHeartbeat(license, command);
     case 'LoseHeartbeat': return loseHeartbeat(license, command);
     case 'RecoverHeartbeat': return instance(license, command.activationId).late ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
     case 'ExceedQuota': return exceedQuota(license, command, now);
@@ -115,7 +118,7 @@ const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true
 
 /** The license and its rules. */
 export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
-  category: 'license', stateVersion: 4, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+  category: 'license', stateVersion: 5, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
 };
 
 // ---- issue, assign, edit ----
@@ -243,13 +246,20 @@ function instance(license: IssuedLicense, id: ActivationId): Activation {
   return activation;
 }
 
-/** A floating seat is free again; any other is only late. An instance that has ended is nobody's business any more. */
+/** A floating seat is free again before anybody could act on it. */
+function missHeartbeat(license: IssuedLicense, { activationId, dueAt }: MissHeartbeat): LicenseEvent[] {
+  const activation = instance(license, activationId);
+  if (!isLive(activation) || activation.late || license.terms.seats === 'floating') return [];
+  return [{ type: 'HeartbeatMissed', activationId, ...(dueAt !== undefined && { dueAt }) }];
+}
+
+/** A floating seat is free again; any other is only lost sight of. An instance that has ended is nobody's business any more. */
 function loseHeartbeat(license: IssuedLicense, { activationId, dueAt }: LoseHeartbeat): LicenseEvent[] {
   const activation = instance(license, activationId);
   if (!isLive(activation)) return [];
   const since = dueAt === undefined ? {} : { dueAt };
   if (license.terms.seats === 'floating') return [{ type: 'InstanceDeactivated', activationId, by: 'lapse', ...since }];
-  return activation.late ? [] : [{ type: 'HeartbeatLost', activationId, ...since }];
+  return activation.lost ? [] : [{ type: 'HeartbeatLost', activationId, ...since }];
 }
 
 function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: Rebind, now: Instant): LicenseEvent[] {

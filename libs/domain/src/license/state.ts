@@ -34,8 +34,10 @@ export interface Activation {
   readonly createdAt: Instant;
   /** When it was last moved to other hardware. */
   readonly reboundAt: Instant | null;
-  /** Its heartbeats stay out. */
+  /** A heartbeat of it is overdue. */
   readonly late: boolean;
+  /** For longer than it may work without contact. */
+  readonly lost: boolean;
   readonly endedAt: Instant | null;
   readonly endedBy: EndedBy | null;
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import {
-  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, reactivate, rebind,
+  activate, ada, assign, at, deactivate, desktop, direct, edit, erase, exceedQuota, grace, inactivate, issue, laptop, loseHeartbeat, machine, missHeartbeat, reactivate, rebind,
   recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend,
 } from '@keyledger/testing';
 import type { ErrorCode } from '@keyledger/kernel';
@@ -45,6 +45,7 @@ const commands: Record<LicenseCommand['type'], Row> = {
   Revoke: { command: revoke(), happens: 'LicenseRevoked', action: 'revoke' },
   Erase: { command: erase({ force: true, mayEraseActivated: true }), happens: 'LicenseErased', action: 'erase' },
   Sweep: { command: sweep(), happens: (situation) => (situation === 'expired' ? [...fallenDue, 'ExpiryReminderDue', 'ExpiryReminderDue', 'LicenseExpired'] : fallenDue) },
+  MissHeartbeat: { command: missHeartbeat(laptop), happens: 'HeartbeatMissed' },
   LoseHeartbeat: { command: loseHeartbeat(laptop), happens: 'HeartbeatLost' },
   RecoverHeartbeat: { command: recoverHeartbeat(desktop), happens: 'HeartbeatRecovered' },
   ExceedQuota: { command: exceedQuota(9, 8, 'cores'), happens: 'QuotaExceeded' },
@@ -76,6 +77,7 @@ RegenerateKey     404   yes        yes       yes     yes       yes        yes   
 Revoke            404   yes        yes       yes     yes       yes        yes      so        404
 Erase             404   yes        yes       yes     yes       yes        yes      yes       404
 Sweep             404   yes        yes       yes     yes       yes        yes      so        404
+MissHeartbeat     404   instance   instance  yes     yes       yes        yes      so        404
 LoseHeartbeat     404   instance   instance  yes     yes       yes        yes      so        404
 RecoverHeartbeat  404   instance   instance  yes     yes       yes        yes      so        404
 ExceedQuota       404   yes        yes       yes     yes       yes        yes      so        404
