@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto';
 import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { until } from '@keyledger/testing';
 import { Crowd } from '@keyledger/testing/history';
 import { mode, offer, onFiles, Product, roundsOf, sell } from '@keyledger/testing/process';
 import { randomFrom } from '@keyledger/testing/random';
@@ -35,7 +36,7 @@ describe('A product that is killed under load', () => {
 
       const diedAt = performance.now();
       await product.restart();
-      expect((await product.app.ask('GET', '/health/ready')).status).toBe(200);
+      await until(() => product.app.ask('GET', '/health/ready'), ({ status }) => status === 200);
       expect(performance.now() - diedAt).toBeLessThan(readyWithinMs);
       await crowd.verify({ nothingIsUnderWay: true });
     }

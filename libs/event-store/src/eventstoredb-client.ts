@@ -2,17 +2,60 @@ import type { EventStoreDBClient } from '@eventstore/db-client';
 import { refuse, Refusal } from '@keyledger/kernel';
 import type { Position } from './port.ts';
 
-export interface Connection {
-  readonly library: typeof import('@eventstore/db-client');
-  readonly client: EventStoreDBClient;
+/** Of gRPC. */
+const DEADLINE_EXCEEDED = 4;
+/** What was asked for less time than this tells nothing of the connection. */
+const MUTE_MS = 1_000;
+
+type Library = typeof import('@eventstore/db-client');
+
+/** To a server, or to the leader of a cluster. Nothing is sent before the first question. */
+export class Connection {
+  readonly library: Library;
+  readonly #url: string;
+  #client: EventStoreDBClient;
+  #heardAt = 0;
+
+  /** Loads the client, which is large, only in a process that has an EventStoreDB. */
+  static async open(url: string): Promise<Connection> {
+    return new Connection(await import('@eventstore/db-client'), url.replace(/^kurrentdb/, 'esdb'));
+  }
+
+  private constructor(library: Library, url: string) {
+    this.library = library;
+    this.#url = url;
+    this.#client = clientOf(library, url);
+  }
+
+  /** Not for long: the next call may be another one's. */
+  get client(): EventStoreDBClient {
+    return this.#client;
+  }
+
+  /** Something has come from the server. */
+  heard(): void {
+    this.#heardAt = performance.now();
+  }
+
+  /**
+   * A call was given up. When nothing else has come since it began (`performance.now()`) either, the other end may have vanished without a word, as
+   * a machine does that loses its power; the client would hold on to it for 20 s. Whatever comes next takes a new connection, to who is there by then.
+   */
+  unanswered(client: EventStoreDBClient, since: number): void {
+    if (client !== this.#client || this.#heardAt > since || performance.now() - since < MUTE_MS) return;
+    this.#client = clientOf(this.library, this.#url);
+    closed(client).catch(() => undefined);
+  }
+
+  async close(): Promise<void> {
+    await closed(this.#client);
+  }
 }
 
-/** Loads the client, which is large, only in a process that has an EventStoreDB. Nothing is sent before the first question. */
-export async function connect(url: string): Promise<Connection> {
-  const library = await import('@eventstore/db-client');
+function clientOf(library: Library, url: string): EventStoreDBClient {
   let client: EventStoreDBClient | undefined;
   try {
-    client = library.EventStoreDBClient.connectionString(url.replace(/^kurrentdb/, 'esdb'));
+    client = library.EventStoreDBClient.connectionString(url);
   } catch (error) {
     // What the client throws about a wrong string carries the whole of it, with the password.
     if (!(error instanceof Error && 'connectionString' in error)) throw error;
@@ -21,8 +64,18 @@ export async function connect(url: string): Promise<Connection> {
   // The client would send appends over one long-lived call: it forgets their deadlines when the server hangs, keeps the outcome of its first look
   // at the server's abilities even when that was an error, and throws outside of any promise when an answer follows a lost call. A call for
   // each append has none of this, and is what the client does with servers that have no such long call.
-  Object.assign(client, { supports: async () => false });
-  return { library, client };
+  return Object.assign(client, { supports: async () => false });
+}
+
+/**
+ * The channel comes first: what hangs may never be disposed of, and channels to the same address share their connections as long as one of them
+ * is open. The client itself leaves it open, and has no public way to it.
+ */
+async function closed(client: EventStoreDBClient): Promise<void> {
+  const { getChannel } = client as unknown as { getChannel(): Promise<{ close(): void }> };
+  const disposed = client.dispose();
+  (await getChannel()).close();
+  await disposed;
 }
 
 /** A read, or a subscription that is left once there is enough. */
@@ -39,10 +92,22 @@ export const stop = (answers: Answers): void => {
 };
 
 /** Resolves when there is no more, or when `enough` says so of an answer; rejects after `patience` milliseconds without a sign of life. */
-export function read<Answer>(patience: number, open: (alive: () => void) => Answers, enough: (answer: Answer) => boolean): Promise<void> {
+export function read<Answer>(
+  connection: Connection, patience: number, open: (client: EventStoreDBClient, alive: () => void) => Answers, enough: (answer: Answer) => boolean,
+): Promise<void> {
+  const { client } = connection;
   return new Promise((resolve, reject) => {
-    const answers = open(() => timer.refresh());
-    const timer = setTimeout(() => end(() => reject(doesNotAnswer())), patience);
+    const alive = () => {
+      connection.heard();
+      since = performance.now();
+      timer.refresh();
+    };
+    let since = performance.now();
+    const answers = open(client, alive);
+    const timer = setTimeout(() => end(() => {
+      connection.unanswered(client, since);
+      reject(doesNotAnswer());
+    }), patience);
     const end = (settle: () => void) => {
       clearTimeout(timer);
       answers.off('data', take);
@@ -50,7 +115,7 @@ export function read<Answer>(patience: number, open: (alive: () => void) => Answ
       settle();
     };
     const take = (answer: unknown) => {
-      timer.refresh();
+      alive();
       try {
         if (enough(answer as Answer)) end(resolve);
       } catch (error) {
@@ -59,7 +124,10 @@ export function read<Answer>(patience: number, open: (alive: () => void) => Answ
     };
     // The client may report the same loss more than once: the listener stays.
     answers.on('error', (error) => end(() => reject(error)));
-    answers.on('end', () => end(resolve));
+    answers.on('end', () => {
+      connection.heard();
+      end(resolve);
+    });
     answers.on('data', take);
   });
 }
@@ -74,6 +142,9 @@ export async function within<T>(milliseconds: number, work: Promise<T>): Promise
     clearTimeout(timer);
   }
 }
+
+/** By a call that has a deadline of its own. */
+export const isUnanswered = (error: unknown): boolean => kindOf(error) === 'deadline-exceeded' || (error instanceof Error && 'code' in error && error.code === DEADLINE_EXCEEDED);
 
 export const doesNotAnswer = () => refuse('UNAVAILABLE', 'The event store does not answer');
 

@@ -1,4 +1,4 @@
-import type { AllStreamResolvedEvent, AllStreamSubscription, ResolvedEvent } from '@eventstore/db-client';
+import type { AllStreamResolvedEvent, AllStreamSubscription, EventStoreDBClient, ResolvedEvent } from '@eventstore/db-client';
 import { refuse, type JsonObject } from '@keyledger/kernel';
 import { failureOf, kindOf, placeOf, positionOf, read, stop, within, type Connection } from './eventstoredb-client.ts';
 import type { Position, RecordedEvent } from './port.ts';
@@ -138,7 +138,7 @@ export class SharedLog {
     clearTimeout(this.#silence);
     if (this.#subscription) stop(this.#subscription);
     // A call to a server that hangs may never be over.
-    await within(this.#patience, this.connection.client.dispose()).catch(() => undefined);
+    await within(this.#patience, this.connection.close()).catch(() => undefined);
   }
 
   /** A look that is under way may have been too early for the newcomer: all newcomers share the one after it. */
@@ -151,7 +151,6 @@ export class SharedLog {
   }
 
   async #look(): Promise<void> {
-    const { client } = this.connection;
     const known = this.#seen;
     const found = new Map<string, Position>();
     let newest: Position | undefined;
@@ -160,7 +159,7 @@ export class SharedLog {
     for (let size = FIRST_LOOK; !isDone; size = Math.min(8 * size, PAGE)) {
       let left = size;
       const fromPosition = oldest === undefined ? 'end' : placeOf(oldest);
-      await read<AllStreamResolvedEvent>(this.#patience, () => client.readAll({ direction: 'backwards', fromPosition, maxCount: size, requiresLeader: true }), ({ event }) => {
+      await read<AllStreamResolvedEvent>(this.connection, this.#patience, (client) => client.readAll({ direction: 'backwards', fromPosition, maxCount: size, requiresLeader: true }), ({ event }) => {
         const position = positionOf(event?.position);
         left--;
         newest ??= position;
@@ -187,8 +186,12 @@ export class SharedLog {
       if (this.#subscription === subscription) this.#followAgain(error);
     };
     this.#subscription = subscription;
-    subscription.on('confirmation', () => { this.#failures = 0; });
+    subscription.on('confirmation', () => {
+      this.connection.heard();
+      this.#failures = 0;
+    });
     subscription.on('data', ({ event }) => {
+      this.connection.heard();
       try {
         if (event) this.#take(event);
       } catch (error) {
@@ -240,15 +243,15 @@ export class SharedLog {
 
   /** Up to an event that is known to be there. The server leaves the other environments' out, which readAll of this client cannot ask for. */
   async #page(environment: string, after: Position, until: Position, limit: number): Promise<readonly RecordedEvent[]> {
-    const { client, library } = this.connection;
+    const { library } = this.connection;
     const events: RecordedEvent[] = [];
     let reached = after;
     if (reached >= until) return events;
-    const open = (alive: () => void) => client.subscribeToAll({
+    const open = (client: EventStoreDBClient, alive: () => void) => client.subscribeToAll({
       fromPosition: placeOf(after),
       filter: library.streamNameFilter({ prefixes: [prefixOf(environment)], maxSearchWindow: PAGE, checkpointReached: alive }),
     });
-    await read<AllStreamResolvedEvent>(this.#patience, open, ({ event }) => {
+    await read<AllStreamResolvedEvent>(this.connection, this.#patience, open, ({ event }) => {
       if (!event) return false;
       events.push(recorded(event));
       reached = positionOf(event.position);
@@ -285,11 +288,10 @@ export class SharedLog {
   }
 
   async #readNotes(): Promise<void> {
-    const { client } = this.connection;
     const seen = await Promise.all([...this.#heads.keys()].map(async (environment) => {
       let note = { head: 0, seen: 0 };
       const last = { direction: 'backwards', fromRevision: 'end', maxCount: 1 } as const;
-      await read<ResolvedEvent>(this.#patience, () => client.readStream(notesOf(environment), last), ({ event }) => {
+      await read<ResolvedEvent>(this.connection, this.#patience, (client) => client.readStream(notesOf(environment), last), ({ event }) => {
         note = event?.data as typeof note;
         return true;
       }).catch((error: unknown) => {

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { anEvent, eventStoreContract } from './event-store.contract.ts';
 import { EventStoreDbDouble } from './eventstoredb-double.contract.ts';
 import { serverKind, startServer, type TestServer } from './eventstoredb-server.contract.ts';
@@ -51,6 +52,18 @@ async function everything(store: EventStore): Promise<RecordedEvent[]> {
   const all: RecordedEvent[] = [];
   for (let page; (page = await store.readAll(all.at(-1)?.position ?? 0)).length > 0;) all.push(...page);
   return all;
+}
+
+/** Until it is answered. */
+async function insist<T>(work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'UNAVAILABLE' });
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
 }
 
 const environmentOf = new WeakMap<object, string>();
@@ -208,17 +221,6 @@ describe(`EventStoreDbEventStores, whose server is ${serverKind?.includes('Docke
     store.append('license-a', 0, [anEvent()]), store.append('license-new', NO_STREAM, [anEvent()]), store.append('license-other', 'any', [anEvent()]),
     store.readStream('license-a'), store.readAll(0), store.head(),
   ];
-  /** Until it is answered. */
-  async function insist<T>(work: () => Promise<T>): Promise<T> {
-    for (;;) {
-      try {
-        return await work();
-      } catch (error) {
-        expect(error).toMatchObject({ code: 'UNAVAILABLE' });
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
-  }
   const isBack = () => insist(() => store.head());
 
   it('go on where they were when it has been killed and started again', async () => {
@@ -435,6 +437,25 @@ describe(`EventStoreDbEventStores, looked at from ${DOUBLE},`, () => {
     const { position } = await store.append('license-a', 'any', [anEvent()]);
     await subscriber.reaches(position);
     expect(losses).toHaveLength(1);
+  });
+
+  it('take a new connection when who was at the other end has vanished without a word', async () => {
+    const proxy = await FaultProxy.open(double.url);
+    const far = (await openAt(proxy.url, [environment], { deadline: undefined })).of(environment);
+    const subscriber = follow(far);
+    await far.append('license-a', NO_STREAM, [anEvent()]);
+    await subscriber.has(1);
+    for (let times = 1; times <= 2; times++) {
+      proxy.vanish();
+      const startedAt = performance.now();
+      await expect(Promise.all([far.head(), far.append('license-a', 'any', [anEvent()])])).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      const { position } = await insist(() => far.append(`license-${times}`, NO_STREAM, [anEvent()]));
+      expect(await insist(() => far.head())).toBe(position);
+      await subscriber.reaches(position);
+      expect(performance.now() - startedAt).toBeLessThan(8_000);
+    }
+    expect(positions(subscriber.events)).toEqual(positions(await everything(store)));
+    await proxy.close();
   });
 
   it('hand on what somebody has written into a stream by hand', async () => {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { AppendResult, ResolvedEvent } from '@eventstore/db-client';
 import { PerEnvironment, refuse } from '@keyledger/kernel';
-import { connect, doesNotAnswer, failureOf, kindOf, positionOf, read, within } from './eventstoredb-client.ts';
+import { Connection, doesNotAnswer, failureOf, isUnanswered, kindOf, positionOf, read, within } from './eventstoredb-client.ts';
 import { recorded, SEPARATOR, SharedLog, type Envelope } from './eventstoredb-log.ts';
 import {
   NO_STREAM, WrongExpectedRevision,
@@ -181,13 +181,19 @@ export class EventStoreDbEventStore implements EventStore {
   async #write(stream: string, at: number, events: readonly NewEvent[], deadline: number): Promise<Pick<AppendResult, 'success' | 'nextExpectedRevision' | 'position'>> {
     // Whoever has been told that it failed must not find it done long after.
     if (deadline <= 0) throw doesNotAnswer();
-    const { client, library } = this.#log.connection;
+    const { connection } = this.#log;
+    const { client, library } = connection;
     const written = events.map(({ id, type, data, metadata }) =>
       library.jsonEvent({ id: randomUUID(), type, data, metadata: { id, metadata } satisfies Envelope }));
     const expectedRevision = at === NO_STREAM ? 'no_stream' : BigInt(at);
+    const askedAt = performance.now();
     try {
-      return await client.appendToStream(this.#nameOf(stream), written, { expectedRevision, requiresLeader: true, deadline });
+      const result = await client.appendToStream(this.#nameOf(stream), written, { expectedRevision, requiresLeader: true, deadline });
+      connection.heard();
+      return result;
     } catch (error) {
+      if (isUnanswered(error)) connection.unanswered(client, askedAt);
+      else connection.heard();
       if (kindOf(error) === 'wrong-expected-version') return { success: false, nextExpectedRevision: -1n };
       throw error;
     }
@@ -212,11 +218,10 @@ export class EventStoreDbEventStore implements EventStore {
   }
 
   async #read(stream: string, from: number, limit: number): Promise<RecordedEvent[]> {
-    const { client } = this.#log.connection;
     const events: RecordedEvent[] = [];
     const options = { fromRevision: BigInt(from), maxCount: limit, requiresLeader: true };
     try {
-      await read<ResolvedEvent>(this.#deadline, () => client.readStream(this.#nameOf(stream), options), ({ event }) => {
+      await read<ResolvedEvent>(this.#log.connection, this.#deadline, (client) => client.readStream(this.#nameOf(stream), options), ({ event }) => {
         if (event) events.push(recorded(event));
         return events.length === limit;
       });
@@ -240,7 +245,7 @@ export class EventStoreDbEventStores extends PerEnvironment<EventStoreDbEventSto
   static async open(options: EventStoreDbOptions): Promise<EventStoreDbEventStores> {
     const { url, environments, prefix, deadline = DEADLINE_MS, disconnected = warn } = options;
     for (const name of [...environments, ...(prefix === undefined ? [] : [prefix])]) if (!/^[\w-]+$/.test(name)) throw new RangeError(`${name}: the name of an environment, or before it, has letters, digits, - and _ only`);
-    const log = await SharedLog.open(await connect(url), environments.map((name) => placeIn(prefix, name)), deadline, disconnected);
+    const log = await SharedLog.open(await Connection.open(url), environments.map((name) => placeIn(prefix, name)), deadline, disconnected);
     const openStores = new Set(environments);
     return new EventStoreDbEventStores(environments.map((environment) => [environment, new EventStoreDbEventStore(log, placeIn(prefix, environment), options, async () => {
       openStores.delete(environment);

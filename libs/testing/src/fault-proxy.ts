@@ -33,6 +33,8 @@ export class FaultProxy {
   readonly #upstream: NetConnectOpts;
   readonly #isNats: boolean;
   readonly #sockets = new Set<Socket>();
+  /** They stay until the end. */
+  readonly #vanished = new Set<Socket>();
   /** Came while nothing got through. */
   readonly #waiting = new Set<Socket>();
   #meddling: Meddling | undefined;
@@ -88,6 +90,12 @@ export class FaultProxy {
     for (const socket of this.#sockets) socket.pause();
   }
 
+  /** Who is connected is in a black hole for good, newcomers are not: a machine that has lost its power, and another one that has taken its place. */
+  vanish(): void {
+    for (const socket of this.#sockets) this.#vanished.add(socket.pause());
+    this.#sockets.clear();
+  }
+
   /** All that is sent from now on arrives so much later. */
   delay(ms: number): void {
     this.#delayMs = ms;
@@ -101,6 +109,7 @@ export class FaultProxy {
   async close(): Promise<void> {
     const closed = this.#server.listening ? once(this.#server, 'close') : undefined;
     this.cut();
+    for (const socket of this.#vanished) socket.destroy();
     await closed;
   }
 
