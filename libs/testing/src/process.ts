@@ -26,6 +26,9 @@ export const onFiles = mode === 'standalone' && keyledgerStores === undefined;
 /** `KEYLEDGER_ROUNDS=10`: ten times as many rounds as by default, for whoever has the time. */
 export const roundsOf = (byDefault: number): number => Math.ceil(byDefault * Number(process.env['KEYLEDGER_ROUNDS'] ?? 1));
 
+/** `KEYLEDGER_PATIENCE=4`: limits of time are so many times as long, for a machine that does other things as well. */
+export const patience = Number(process.env['KEYLEDGER_PATIENCE'] ?? 1);
+
 const commands = {
   standalone: ['apps/standalone/dist/main.js'],
   distributed: ['apps/distributed/dist/main.js', '--replicas', 'authority=2,activation=3,gateway=2'],
@@ -143,9 +146,12 @@ export class Client {
   }
 
   async #expect<T>(method: Method, path: string, body?: unknown, headers?: Headers): Promise<T> {
-    const answer = await this.ask<T>(method, path, body, headers);
-    if (answer.status >= 300) throw new Error(`${method} ${path} → ${answer.status} ${JSON.stringify(answer.body)}`);
-    return answer.body;
+    for (const deadline = performance.now() + this.#product.patientMs; ;) {
+      const answer = await this.ask<T>(method, path, body, headers);
+      if (answer.status < 300) return answer.body;
+      if (answer.status !== 503 || performance.now() > deadline) throw new Error(`${method} ${path} → ${answer.status} ${JSON.stringify(answer.body)}`);
+      await sleep(100);
+    }
   }
 }
 
@@ -154,6 +160,8 @@ export class Product {
   readonly dataDir: string;
   readonly rootKey = `root-key-of-the-tests-${crypto.randomUUID()}`;
   readonly secrets = new Secrets();
+  /** For so long clients that expect an answer ask again when nobody can give one. */
+  patientMs = 0;
   /** The root key, which reaches every environment. */
   readonly root: Client = new Client(this, { authorization: `Bearer ${this.rootKey}` });
   /** Customers' software: no API key. */
