@@ -39,11 +39,21 @@ describe('npm run distributed', () => {
     expect(product.doorsOf('activation')).toHaveLength(3);
   });
 
+  const everybody = () => [...services.map(({ name }) => name), 'nats-server', 'postgres'].flatMap((program) => product.pidsOf(program));
+
   it('leaves no process and no file behind when it is asked to end', async () => {
-    const pids = [...services.map(({ name }) => name), 'nats-server', 'postgres'].flatMap((program) => product.pidsOf(program));
-    expect(pids.length).toBeGreaterThan(titles.length + 2);
+    const pids = everybody();
     await product.terminate();
+    expect(pids.length).toBeGreaterThan(titles.length + 2);
     expect(pids.filter(isThere)).toEqual([]);
     expect(readdirSync(product.dataDir).sort()).toEqual(['master.key', 'postgres']);
   });
+
+  it('leaves no process behind when it is killed', async () => {
+    await product.restart();
+    const pids = everybody();
+    process.kill(product.pid, 'SIGKILL');
+    await until(() => !pids.some(isThere));
+    await product.kill9();
+  }, 120_000);
 });

@@ -55,8 +55,8 @@ export class Supervised {
   #start(): void {
     const { args, env, title, say } = this.#command;
     let readyAt = Infinity;
-    // In a process group of its own: Ctrl-C reaches this process only, which ends them in their order.
-    const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    // In a process group of its own: Ctrl-C reaches this process only, which ends them in their order. The channel tells it when this one is killed.
+    const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe', 'ipc'], detached: true });
     this.#child = child;
     running.add(child);
     for (const stream of [child.stdout, child.stderr]) {

@@ -9,10 +9,12 @@ export function fail(line: string): never {
 
 /** One Ctrl-C comes as several signals: the terminal's own, npm's, and that of whoever started this process. */
 const ONE_REQUEST_MS = 2_000;
+const ORPHAN_ENDS_WITHIN_MS = 15_000;
 
 /**
  * Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. What goes wrong at either end is said
- * in one line, and the process ends with 1. Who asks again later does not want to wait: it ends at once, with 1.
+ * in one line, and the process ends with 1. Who asks again later does not want to wait: it ends at once, with 1. Where a parent process keeps a
+ * channel to it, it ends with that parent, too.
  */
 export async function runUntilStopped(name: string, start: () => Promise<{ close(): Promise<void> }>): Promise<void> {
   const cannot = (what: string) => (error: unknown) => fail(`${name} cannot ${what}: ${error instanceof Error ? error.message : String(error)}`);
@@ -25,5 +27,10 @@ export async function runUntilStopped(name: string, start: () => Promise<{ close
     running.close().then(() => process.exit(), cannot('stop'));
   };
   process.on('SIGINT', stop).on('SIGTERM', stop);
+  // Who has started this process, and would end it, is no more, nor perhaps what is needed to end in order.
+  process.on('disconnect', () => {
+    stop();
+    setTimeout(() => process.exit(1), ORPHAN_ENDS_WITHIN_MS);
+  });
   running = await start().catch(cannot('start'));
 }

@@ -1,7 +1,7 @@
 import { execFile, execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -13,6 +13,10 @@ export interface Command {
   readonly uid?: number;
   readonly cwd?: string;
 }
+
+/** Linux tells a child when its parent was killed; elsewhere it stays behind then. */
+const setpriv = '/usr/bin/setpriv';
+const endsWithUs = existsSync(setpriv) ? [setpriv, '--pdeathsig', 'INT', '--'] : [];
 
 /**
  * A server as a child process, or as a container that `docker run` stands for in the foreground. It has a process group of its own, so
@@ -38,7 +42,8 @@ export class Child {
 
   private constructor({ command, args, log, uid, cwd }: Command, container?: string) {
     const output = openSync(log, 'w');
-    this.#process = spawn(command, [...args], { stdio: ['ignore', output, output], detached: true, uid, gid: uid, cwd });
+    const [program, ...rest] = [...endsWithUs, command, ...args] as [string, ...string[]];
+    this.#process = spawn(program, rest, { stdio: ['ignore', output, output], detached: true, uid, gid: uid, cwd });
     closeSync(output);
     this.#log = log;
     this.#container = container;

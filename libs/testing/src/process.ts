@@ -199,6 +199,11 @@ export class Product {
     this.stores = Object.fromEntries(Object.entries(this.#env).filter(([name]) => /^(KEYLEDGER_DATA_DIR|DATABASE_URL|EVENTSTORE_.*)$/.test(name)));
   }
 
+  /** Of the process that was started, which may have started others. */
+  get pid(): number {
+    return this.#child?.pid ?? -1;
+  }
+
   /** Everything it has ever printed, over all restarts. */
   get printed(): Buffer {
     return Buffer.concat(this.#printed);
