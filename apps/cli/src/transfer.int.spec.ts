@@ -341,7 +341,7 @@ describeWith('postgres', 'An installation whose log EventStoreDB keeps', (server
 
   it('has the same events in the same order, once, even when its import was killed; its reactions begin anew; and it moves on from there', async () => {
     if (serverKind === undefined) console.warn('NO REAL EVENTSTOREDB WAS TESTED, only a double of it');
-    const [source, target, onward, file, next] = [await inFiles(), { ...await inDatabase(server().url), eventStoreUrl: eventStore.url }, await inFiles(), newFile(), newFile()];
+    const [source, target, onward, file, next] = [await inFiles(), { ...await inDatabase(server().url), eventStoreUrl: eventStore.url, eventStorePrefix: `t-${randomUUID()}` }, await inFiles(), newFile(), newFile()];
     await fill(source);
     await exportTo(file, source);
     await killedAt('append', 12, file, target);

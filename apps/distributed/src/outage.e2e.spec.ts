@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { obtain, startNats, startPostgres, type Running } from '@keyledger/servers';
 import { until } from '@keyledger/testing';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
-import { offer, Product, sell, validate, type Offer, type Problem, type Sold } from '@keyledger/testing/process';
+import { keyledgerStores, offer, Product, sell, validate, type Offer, type Problem, type Sold, type Stores } from '@keyledger/testing/process';
 
 const awayMs = 5_000;
 const failsWithinMs = 2_000;
@@ -18,21 +18,25 @@ if (!here) describe('While a server is away', () => it.skip('NATS or PostgreSQL 
 
 (here ? describe : describe.skip)('While a server is away for five seconds', () => {
   const servers: Running[] = [];
+  let stores: Stores | undefined;
   const proxies = new Map<string, FaultProxy>();
   let product: Product;
   let sold: Offer;
 
   beforeAll(async () => {
     servers.push(await startNats(), await startPostgres({ durable: true, settings: { max_connections: 400 } }));
-    const [nats, database] = await Promise.all(servers.map(({ url }) => FaultProxy.open(url)));
-    proxies.set('NATS', nats as FaultProxy).set('the database', database as FaultProxy);
-    product = await Product.start({ NATS_URL: nats?.url, DATABASE_URL: database?.url, LOG_LEVEL: 'fatal' });
+    stores = await keyledgerStores?.();
+    const { EVENTSTORE_URL: eventStoreUrl, ...prefix } = { ...stores?.env };
+    const urls = { 'NATS': servers[0]?.url, 'the database': servers[1]?.url, 'EventStoreDB': eventStoreUrl };
+    for (const [name, url] of Object.entries(urls)) if (url !== undefined) proxies.set(name, await FaultProxy.open(url));
+    const at = (name: keyof typeof urls) => proxies.get(name)?.url;
+    product = await Product.start({ ...prefix, NATS_URL: at('NATS'), DATABASE_URL: at('the database'), EVENTSTORE_URL: at('EventStoreDB'), LOG_LEVEL: 'fatal' });
     sold = await offer(product.root, { activationLimit: 100 });
   }, 120_000);
   afterAll(async () => {
     await product?.stop();
     for (const proxy of proxies.values()) await proxy.close();
-    await Promise.all(servers.map((server) => server.stop()));
+    await Promise.all([stores, ...servers].map((server) => server?.stop()));
   }, 60_000);
 
   const bothGateways = <T>(work: (gateway: number) => Promise<T>): Promise<T[]> => Promise.all([0, 1].map(work));
@@ -44,7 +48,7 @@ if (!here) describe('While a server is away', () => it.skip('NATS or PostgreSQL 
     return license;
   }
 
-  describe.each(['NATS', 'the database'])('%s', (server) => {
+  describe.each(keyledgerStores ? ['EventStoreDB'] : ['NATS', 'the database'])('%s', (server) => {
     it.each(['cut', 'silence'] as const)('commands fail soon and say when to come again, verdicts go on as the last known, and all of it is over by itself (%s)', async (how) => {
       const proxy = proxies.get(server) as FaultProxy;
       const license = await known();

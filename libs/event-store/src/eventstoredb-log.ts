@@ -66,7 +66,7 @@ class RecentEvents {
  */
 export class SharedLog {
   readonly connection: Connection;
-  readonly #patience: number;
+  #patience: number;
   readonly #disconnected: (error: unknown) => void;
   readonly #heads = new Map<string, Position>();
   readonly #recent = new Map<string, RecentEvents>();
@@ -84,9 +84,9 @@ export class SharedLog {
   #unnoted = 0;
   #closed = false;
 
-  /** `patience` in milliseconds: how long to wait for the next sign of life from the server. */
-  static async open(connection: Connection, environments: readonly string[], patience: number, disconnected: (error: unknown) => void): Promise<SharedLog> {
-    const log = new SharedLog(connection, environments, patience, disconnected);
+  /** `patience` in milliseconds: how long to wait for the next sign of life from the server; `first`: before it has shown any. */
+  static async open(connection: Connection, environments: readonly string[], { patience, first }: { patience: number; first: number }, disconnected: (error: unknown) => void): Promise<SharedLog> {
+    const log = new SharedLog(connection, environments, first, disconnected);
     try {
       await log.#readNotes();
       await log.#look();
@@ -94,6 +94,7 @@ export class SharedLog {
       await log.close();
       throw failureOf(error);
     }
+    log.#patience = patience;
     log.#followed = log.#seen;
     for (const environment of environments) log.#recent.set(environment, new RecentEvents(log.#followed));
     log.#follow();

@@ -105,6 +105,22 @@ describe(`EventStoreDbEventStores on ${kind}`, () => {
     expect(performance.now() - startedAt).toBeLessThan(PATIENT_MS / 2);
   });
 
+  it('keep installations on one server apart, each with a prefix of its own or none', async () => {
+    const [environment, prefix] = [aName(), aName()];
+    const stores = await Promise.all([undefined, prefix, `${prefix}-2`].map((own) => openAt(server.url, [environment], own === undefined ? {} : { prefix: own })));
+    for (const [n, all] of stores.entries()) await all.of(environment).append('license-a', NO_STREAM, someEvents(n + 1));
+    for (const [n, all] of stores.entries()) {
+      const store = all.of(environment);
+      const found = await store.readAll(0);
+      expect(found.map(({ stream, revision }) => [stream, revision])).toEqual(Array.from({ length: n + 1 }, (_, revision) => ['license-a', revision]));
+      expect(await store.head()).toBe(found.at(-1)?.position);
+      const subscriber = follow(store);
+      await subscriber.has(n + 1);
+      expect(subscriber.events).toEqual(found);
+    }
+    await expect(openAt(server.url, [environment], { prefix: 'a:b' })).rejects.toThrow(RangeError);
+  });
+
   it('see what other processes write, and their own heads though others write last', async () => {
     const [ours, theirs] = [aName(), aName()];
     const [here, there] = [await openAt(server.url, [ours, theirs]), await openAt(server.url, [ours, theirs])];
@@ -267,7 +283,7 @@ describe(`EventStoreDbEventStores, whose server is ${serverKind?.includes('Docke
     const subscriber = follow(store);
     await subscriber.has(1);
     own.own.hang();
-    const opening = EventStoreDbEventStores.open({ url: own.url, environments: [environment] });
+    const opening = EventStoreDbEventStores.open({ url: own.url, environments: [environment], openWithin: 1_500 });
     await Promise.all([...operations(), opening].map(rejectsInTime));
     own.own.resume();
     const event = anEvent();
@@ -487,6 +503,14 @@ describe(`EventStoreDbEventStores, looked at from ${DOUBLE},`, () => {
     expect(await last).toMatchObject({ revision: 100 });
     for (const work of [store.append('license-a', 1, [anEvent()]), store.readStream('license-a'), store.readAll(0), store.head()]) await expect(work).rejects.toThrow('closed');
     expect(() => store.subscribe(0, () => undefined)).toThrow('closed');
+  });
+
+  it('open also on a server that takes its time', async () => {
+    double.delay = 2_500;
+    const slow = EventStoreDbEventStores.open({ url: double.url, environments: [environment] });
+    expect(await slow).toBeInstanceOf(EventStoreDbEventStores);
+    double.delay = 0;
+    await (await slow).close();
   });
 
   it('keep the password out of what they say about a wrong connection string', async () => {

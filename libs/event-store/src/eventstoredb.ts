@@ -18,6 +18,8 @@ export interface EventStoreDbOptions {
   readonly prefix?: string;
   /** An operation that is not answered within so many milliseconds rejects. Default 1,500. */
   readonly deadline?: number;
+  /** To begin with it may take longer: nobody waits for an answer then. Default 10,000. */
+  readonly openWithin?: number;
   /** Called for every answered append: seconds from call to durable answer, number of events. */
   readonly observe?: (seconds: number, events: number) => void;
   /** A subscription's handler threw, or what it has not had yet could not be read; it gets the same batch again. Default: a process warning. */
@@ -29,6 +31,7 @@ export interface EventStoreDbOptions {
 const CLOSED = 'The event store is closed';
 const READ_LIMIT = 1_000;
 const DEADLINE_MS = 1_500;
+const OPEN_WITHIN_MS = 10_000;
 const MAX_LOST_RACES = 100;
 /** Per environment; some ten megabytes. */
 const KNOWN_IDS = 100_000;
@@ -243,9 +246,9 @@ export class EventStoreDbEventStore implements EventStore {
 /** The event stores of several environments on one server, over one connection. Rejects when the server cannot be reached. */
 export class EventStoreDbEventStores extends PerEnvironment<EventStoreDbEventStore> {
   static async open(options: EventStoreDbOptions): Promise<EventStoreDbEventStores> {
-    const { url, environments, prefix, deadline = DEADLINE_MS, disconnected = warn } = options;
+    const { url, environments, prefix, deadline = DEADLINE_MS, openWithin = OPEN_WITHIN_MS, disconnected = warn } = options;
     for (const name of [...environments, ...(prefix === undefined ? [] : [prefix])]) if (!/^[\w-]+$/.test(name)) throw new RangeError(`${name}: the name of an environment, or before it, has letters, digits, - and _ only`);
-    const log = await SharedLog.open(await Connection.open(url), environments.map((name) => placeIn(prefix, name)), deadline, disconnected);
+    const log = await SharedLog.open(await Connection.open(url), environments.map((name) => placeIn(prefix, name)), { patience: deadline, first: openWithin }, disconnected);
     const openStores = new Set(environments);
     return new EventStoreDbEventStores(environments.map((environment) => [environment, new EventStoreDbEventStore(log, placeIn(prefix, environment), options, async () => {
       openStores.delete(environment);

@@ -18,8 +18,8 @@ export interface Stores {
   readonly env: NodeJS.ProcessEnv;
   stop(): Promise<void>;
 }
-/** Where every product of the spec keeps what it knows, when the Jest project says so: see `on-eventstoredb.contract.ts`. */
-const { keyledgerStores } = globalThis as { keyledgerStores?: () => Promise<Stores> };
+/** Where every product that names no EventStoreDB keeps what it knows, when the Jest project says so: see `on-eventstoredb.contract.ts`. */
+export const { keyledgerStores } = globalThis as { keyledgerStores?: () => Promise<Stores> };
 /** All that a product keeps is in files of its data directory. */
 export const onFiles = mode === 'standalone' && keyledgerStores === undefined;
 
@@ -180,7 +180,7 @@ export class Product {
 
   static async start(env: NodeJS.ProcessEnv = {}, as: Mode = mode): Promise<Product> {
     if (!existsSync(join(root, commands[as][0]))) throw new Error(`${commands[as][0]} is missing: build the product first (tsc -b)`);
-    const elsewhere = await keyledgerStores?.();
+    const elsewhere = env['EVENTSTORE_URL'] ? undefined : await keyledgerStores?.();
     const product = new Product({ ...elsewhere?.env, ...env }, as, () => elsewhere?.stop());
     await product.restart().catch(async (error: unknown) => {
       await elsewhere?.stop();
