@@ -1,9 +1,10 @@
 import { ActivateSigningKey, CreateSigningKey, GetKeySet, GetRootKeys, ListSigningKeys, RetireSigningKey, RevokeSigningKey, type SigningKeyView } from '@keyledger/contracts';
 import { keyOf, revokedKeys, signingKeyView, trustedKeys, type SigningKey } from '@keyledger/domain';
-import { context, refuse } from '@keyledger/kernel';
+import { context, Refusal, refuse } from '@keyledger/kernel';
 import type { Certificate } from '@keyledger/license-file';
 import { Handles } from '@keyledger/messaging';
 import { Keys } from './keys.ts';
+import { Signatures } from './statements.handlers.ts';
 
 const viewOf = (key: SigningKey) => signingKeyView(key) as SigningKeyView;
 
@@ -34,14 +35,39 @@ export class SigningKeyList {
 
 @Handles(GetKeySet)
 export class KeySetQuery {
-  constructor(private readonly keys: Keys) {}
+  /** By environment: what is still so is signed once. */
+  readonly #said = new Map<string, { readonly what: string; readonly revocations: string }>();
+
+  constructor(private readonly keys: Keys, private readonly signatures: Signatures) {}
 
   async execute() {
+    // First what is signed, for it may take a new key, which must be among them.
+    const said = await this.#revocations();
     const state = await this.keys.load();
     return {
       keys: trustedKeys(state).map(({ kid, publicJwk, certificate }) => ({ ...publicJwk, kid, alg: 'Ed25519' as const, use: 'sig' as const, kl_cert: certificate as unknown as Certificate })),
-      revoked: revokedKeys(state).map(({ kid }) => kid),
+      revoked: revokedKeys(state).map(({ kid }) => kid), ...said,
     };
+  }
+
+  /** The same, to the letter, whoever signs it and when. Undefined where there is nothing to say, or no key to say it with: the others are told all the same. */
+  async #revocations(): Promise<{ readonly revocations: string } | undefined> {
+    const { environment: env } = context();
+    const keys = revokedKeys(await this.keys.load());
+    if (keys.length === 0) return undefined;
+    try {
+      const { kid, notBefore } = await this.keys.signer('verdict');
+      const revoked = keys.map((key) => key.kid);
+      const what = [kid, ...revoked].join(' ');
+      const known = this.#said.get(env);
+      if (known?.what === what) return { revocations: known.revocations };
+      const revocations = await this.signatures.plain(kid, { type: 'revocations', payload: { iss: 'keyledger', env, iat: Math.ceil(Math.max(...[notBefore, ...keys.map(({ revokedAt }) => revokedAt ?? notBefore)].map(Date.parse)) / 1000), revoked } });
+      this.#said.set(env, { what, revocations });
+      return { revocations };
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 503) return undefined;
+      throw error;
+    }
   }
 }
 

@@ -189,9 +189,28 @@ describe('The signing service', () => {
     expect(await verifier.licenseFile(file.content, { now: service.now() })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
     expect(await verifier.lease(lease, { now: service.now() })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
     expect(await verifier.licenseFile(fileNow.content, { now: service.now() })).toMatchObject({ ok: true });
+    // Whoever has the list of nobody but who stands in between believes none of it.
+    const { revocations, ...unsigned } = await service.ask(GetKeySet, {});
+    const trusting = await Verifier.open(await service.ask(GetRootKeys, {}));
+    if (!trusting.ok) throw new Error(trusting.reason);
+    await trusting.verifier.learn(unsigned);
+    expect([trusting.verifier.revoked, verifier.revoked.length]).toEqual([[], 2]);
+    expect((await service.ask(GetKeySet, {})).revocations).toBe(revocations);
     expect(await verifier.lease(leaseNow, { now: service.now() })).toMatchObject({ ok: true });
     expect(await service.revoke(key?.kid ?? '')).toMatchObject({ state: 'revoked' });
     await expect(service.activate(key?.kid ?? '')).rejects.toMatchObject({ code: 'INVALID_TRANSITION', members: { from: 'revoked', allowed: [] } });
+  });
+
+  it('revokes the key that says so, too: the next one says it', async () => {
+    const service = await start();
+    expect(await service.ask(GetKeySet, {})).not.toHaveProperty('revocations');
+    const [before] = only(await service.keys(), 'verdict', 'active');
+    const verdict = await verdictFrom(service) ?? '';
+    await service.revoke(before?.kid ?? '');
+    const verifier = await service.verifier();
+    expect(verifier.revoked).toEqual([before?.kid]);
+    expect(await verifier.verdict(verdict, { now: service.now(), nonce: 'n' })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
+    expect(await verifier.verdict(await verdictFrom(service) ?? '', { now: service.now(), nonce: 'n' })).toMatchObject({ ok: true });
   });
 
   it('never signs with a key whose certificate is over, and takes the next one without being told', async () => {

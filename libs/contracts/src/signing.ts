@@ -30,10 +30,11 @@ export class ActivateSigningKey extends command('signing-key.activate', { kid, c
 export class RetireSigningKey extends command('signing-key.retire', { kid }, SigningKeyView) {}
 export class RevokeSigningKey extends command('signing-key.revoke', { kid }, SigningKeyView) {}
 
-/** RFC 7517. `kl_cert` lets whoever pins the root believe the key; `revoked` names keys whose files are good no more. */
+/** RFC 7517. `kl_cert` lets whoever pins the root believe the key; `revoked` names keys whose files are good no more, and `revocations` lets him believe that. */
 export const KeySet = named('KeySet', Type.Object({
   keys: listOf(Type.Object({ ...publicJwk.properties, kid, alg: Type.Literal('Ed25519'), use: Type.Literal('sig'), kl_cert: Certificate })),
   revoked: listOf(Type.String()),
+  revocations: optional(Type.String({ description: 'The same as a token (typ kl-revocations+jwt), signed by the key for verdicts; left out while nothing was revoked' })),
 }));
 export class GetKeySet extends query('signing-key.set', {}, KeySet) {}
 export const RootKeys = named('RootKeys', Type.Object({

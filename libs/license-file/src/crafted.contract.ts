@@ -6,7 +6,7 @@ import { thumbprint, type PublicJwk } from './ed25519.ts';
 import { payloadTypeOf, signingBytes, writeFile, type Certificate, type FileEnvelope, type FileType } from './envelope.ts';
 import type { Reason } from './result.ts';
 import { signed } from './sign.ts';
-import type { KeyStatement, LeaseClaims, LicensedTerms, LicenseFile, OfflineFile, Purpose, VerdictClaims } from './statements.ts';
+import type { KeyStatement, LeaseClaims, LicensedTerms, LicenseFile, OfflineFile, Purpose, RevocationClaims, VerdictClaims } from './statements.ts';
 import { tokenHeader, type Expected } from './verifier.ts';
 
 /**
@@ -26,7 +26,7 @@ export interface Vector {
 export interface Vectors {
   /** What a verifier pins and learns before it looks at the vectors. */
   readonly pins: { readonly environment: string; readonly roots: readonly PublicJwk[] };
-  readonly jwks: { readonly keys: readonly unknown[]; readonly revoked: readonly string[] };
+  readonly jwks: { readonly keys: readonly unknown[]; readonly revoked: readonly string[]; readonly revocations: string };
   readonly vectors: readonly Vector[];
 }
 
@@ -65,6 +65,8 @@ export const lease: LeaseClaims = { ...claims, sub: 'act_1', exp: seconds + 14 *
 export const verdictClaims: VerdictClaims = {
   ...claims, sub: terms.id, exp: seconds + day, nonce: 'nonce-1', instanceId: 'act_1', verdict, license: { id: terms.id, status: 'active', productId: terms.productId },
 };
+
+export const revocationsOf = (...keys: readonly TestKey[]): RevocationClaims => ({ iss: 'keyledger', env: 'production', iat: seconds, revoked: keys.map(({ kid }) => kid) });
 
 export async function certify(root: TestKey, key: TestKey, purpose: Purpose, changes: Partial<KeyStatement> = {}): Promise<Certificate> {
   const statement: KeyStatement = {
@@ -370,7 +372,7 @@ export async function makeVectors(): Promise<Vectors> {
 
   return {
     pins: { environment: 'production', roots: [root.jwk] },
-    jwks: { keys: known.map(([{ kid, jwk }, kl_cert]) => ({ ...jwk, kid, alg: 'Ed25519', use: 'sig', kl_cert })), revoked: [revoked.kid] },
+    jwks: { keys: known.map(([{ kid, jwk }, kl_cert]) => ({ ...jwk, kid, alg: 'Ed25519', use: 'sig', kl_cert })), revoked: [revoked.kid], revocations: await signed({ type: 'revocations', payload: revocationsOf(revoked) }, verdicts.kid, verdicts.sign) },
     vectors,
   };
 }

@@ -17,7 +17,7 @@ export interface FileEnvelope extends Envelope {
   readonly certificate: Certificate;
 }
 
-export type EnvelopeType = Exclude<StatementType, 'lease' | 'verdict'>;
+export type EnvelopeType = Exclude<StatementType, 'lease' | 'verdict' | 'revocations'>;
 export type FileType = Exclude<EnvelopeType, 'key-certificate'>;
 
 /** Nothing longer is looked at. Also the most that is ever signed. */

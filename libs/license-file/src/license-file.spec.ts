@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { compactVerify, CompactSign, createLocalJWKSet, importJWK } from 'jose';
 import { fromBase64, fromBase64Url, toBase64, toBase64Url } from './bytes.ts';
-import { certify, lease, licenseFile, makeVectors, now, offlineFile, terms, testKey, vectorsFile, verdictClaims, writtenVectors, type TestKey } from './crafted.contract.ts';
+import { certify, lease, licenseFile, makeVectors, now, offlineFile, revocationsOf, terms, testKey, vectorsFile, verdictClaims, writtenVectors, type TestKey } from './crafted.contract.ts';
 import { importPublicKey, readPublicKeys } from './ed25519.ts';
 import { fileTypeOf, maxLength, type Certificate } from './envelope.ts';
 import { signed, TooLarge } from './sign.ts';
@@ -38,9 +38,9 @@ describe('The vectors', () => {
 });
 
 describe('A verifier', () => {
-  let root: TestKey, files: TestKey, leases: TestKey, certificate: Certificate, judge: Awaited<ReturnType<typeof judgeOf>>;
+  let root: TestKey, files: TestKey, leases: TestKey, verdicts: TestKey, certificate: Certificate, judge: Awaited<ReturnType<typeof judgeOf>>;
   beforeAll(async () => {
-    [root, files, leases] = await Promise.all([1, 2, 3].map(testKey)) as [TestKey, TestKey, TestKey];
+    [root, files, leases, verdicts] = await Promise.all([1, 2, 3, 4].map(testKey)) as [TestKey, TestKey, TestKey, TestKey];
     certificate = await certify(root, files, 'license-file');
     judge = await judgeOf(pins, jwks);
   });
@@ -88,7 +88,7 @@ describe('A verifier', () => {
     expect(await verifier.lease(await good.lease(), { now })).toEqual({ ok: false, reason: 'UNKNOWN_KEY' });
   });
 
-  it.each([null, undefined, 1, 'keys', [], {}, { keys: {} }, { keys: [], revoked: 'all' }])('keeps what it knows when %j is said to be a key set', async (wrong) => {
+  it.each([null, undefined, 1, 'keys', [], {}, { keys: {} }])('keeps what it knows when %j is said to be a key set', async (wrong) => {
     const verifier = await opened();
     await verifier.learn(jwks);
     expect(await verifier.learn(wrong)).toEqual({ ok: false, reason: 'MALFORMED' });
@@ -97,11 +97,38 @@ describe('A verifier', () => {
 
   it('never takes a revoked key back', async () => {
     const verifier = await opened();
-    await verifier.learn({ keys: jwks.keys, revoked: [leases.kid, files.kid] });
+    await verifier.learn({ keys: jwks.keys, revocations: await signed({ type: 'revocations', payload: revocationsOf(leases, files) }, verdicts.kid, verdicts.sign) });
     expect(await verifier.lease(await good.lease(), { now })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
     expect(await verifier.licenseFile(await good.file(), { now })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
-    await verifier.learn({ keys: jwks.keys, revoked: [] });
+    await verifier.learn(jwks);
     expect(await verifier.lease(await good.lease(), { now })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
+    expect(verifier.revoked).toEqual(expect.arrayContaining([leases.kid, files.kid]));
+    const next = await opened();
+    next.distrust(verifier.revoked);
+    expect(await next.licenseFile(await good.file(), { now })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
+  });
+
+  it('believes nobody that a key was revoked but a key for verdicts that is good itself', async () => {
+    const [attacker, next] = await Promise.all([6, 10].map(testKey)) as [TestKey, TestKey];
+    const keys = [...jwks.keys, { ...next.jwk, kid: next.kid, kl_cert: await certify(root, next, 'verdict') }];
+    const said = (key: TestKey, changes: object = {}) => signed({ type: 'revocations', payload: { ...revocationsOf(leases, files), ...changes } }, key.kid, key.sign);
+    const good_ = await said(verdicts);
+    const wrong: readonly (readonly [unknown, string])[] = [
+      [await said(leases), 'WRONG_PURPOSE'], [await said(attacker), 'UNKNOWN_KEY'], [await said(verdicts, { env: 'staging' }), 'WRONG_ENVIRONMENT'], [await said(verdicts, { iat: 1 }), 'KEY_OUT_OF_TIME'],
+      [`${good_.slice(0, -4)}AAAA`, 'BAD_SIGNATURE'], [await signed({ type: 'verdict', payload: verdictClaims }, verdicts.kid, verdicts.sign), 'WRONG_TYPE'], ['all', 'MALFORMED'], [[leases.kid], 'MALFORMED'], [null, 'MALFORMED'],
+    ];
+    for (const [revocations, reason] of wrong) {
+      const verifier = await opened();
+      expect(await verifier.learn({ keys, revoked: [leases.kid, files.kid], revocations })).toMatchObject({ ok: true, refused: [{ kid: 'revocations', reason }] });
+      expect([reason, await verifier.lease(await good.lease(), { now }), verifier.revoked]).toMatchObject([reason, { ok: true }, []]);
+    }
+    const verifier = await opened();
+    await verifier.learn({ keys, revoked: [leases.kid] });
+    expect(await verifier.lease(await good.lease(), { now })).toMatchObject({ ok: true });
+    // A key that fell into the wrong hands revokes nothing any more once the next one has revoked it.
+    await verifier.learn({ keys, revocations: await signed({ type: 'revocations', payload: revocationsOf(verdicts) }, next.kid, next.sign) });
+    expect(await verifier.learn({ keys, revocations: good_ })).toMatchObject({ refused: expect.arrayContaining([{ kid: 'revocations', reason: 'KEY_REVOKED' }]) });
+    expect(await verifier.lease(await good.lease(), { now })).toMatchObject({ ok: true });
   });
 
   it.each(['license-file', 'offline-file', 'lease', 'verdict'] as const)('answers about a %s that is no text, and never throws', async (type) => {

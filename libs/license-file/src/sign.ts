@@ -24,7 +24,7 @@ export async function signed(statement: Statement, kid: string, sign: SignBytes)
 }
 
 async function written(statement: Statement, kid: string, sign: SignBytes): Promise<string> {
-  if (statement.type === 'lease' || statement.type === 'verdict') {
+  if (statement.type === 'lease' || statement.type === 'verdict' || statement.type === 'revocations') {
     const input = `${base64Url(tokenHeader(statements[statement.type].format, kid))}.${base64Url(JSON.stringify(statement.payload))}`;
     return `${input}.${Buffer.from(await sign(Buffer.from(input, 'latin1'))).toString('base64url')}`;
   }

@@ -13,6 +13,7 @@ export const statements = {
   'key-certificate': { format: 'application/vnd.keyledger.key-certificate.v1+json', purpose: 'root' },
   lease: { format: 'kl-lease+jwt', purpose: 'lease' },
   verdict: { format: 'kl-verdict+jwt', purpose: 'verdict' },
+  revocations: { format: 'kl-revocations+jwt', purpose: 'verdict' },
 } as const satisfies Record<string, { format: string; purpose: Purpose | 'root' }>;
 export type StatementType = keyof typeof statements;
 
@@ -112,6 +113,15 @@ export interface VerdictClaims extends Claims {
   readonly license: { readonly id: string; readonly status: string; readonly productId: string } & Readonly<Record<string, unknown>> | null;
 }
 
+/** Which of the environment's keys are good no more. What another statement of this kind names in addition is revoked as well. */
+export interface RevocationClaims {
+  readonly iss: 'keyledger';
+  readonly env: string;
+  readonly iat: number;
+  /** Names of keys. */
+  readonly revoked: readonly string[];
+}
+
 /** What the offline root says of a signing key. */
 export interface KeyStatement {
   readonly kid: string;
@@ -166,6 +176,7 @@ export const shapes = {
   }),
   lease: object({ ...claims, seq: whole, license: terms }),
   verdict: object({ ...claims, nonce: text, instanceId: nullOr(text), verdict, license: nullOr(object({ id: text, status: text, productId: text })) }),
+  revocations: object({ iss: claims.iss, env: text, iat: whole, revoked: listOf(text) }),
 } as const satisfies Record<StatementType, Check>;
 
 /** Every statement by its type; a lease's and a verdict's are the claims of a token. */
@@ -175,6 +186,7 @@ export interface StatementOf {
   'key-certificate': KeyStatement;
   lease: LeaseClaims;
   verdict: VerdictClaims;
+  revocations: RevocationClaims;
 }
 
 /** JSON in the one spelling that `JSON.stringify` gives it: no white space, no member twice, no other way to write a number or a letter. */

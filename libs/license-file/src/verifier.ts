@@ -15,8 +15,8 @@ export interface Pins {
 /** An answer of `/.well-known/jwks.json`. Its keys count by their certificates only. */
 export interface KeySet {
   readonly keys: readonly unknown[];
-  /** Names of keys that were revoked: files that they signed are not accepted any more. */
-  readonly revoked?: readonly string[];
+  /** A token that names those that were revoked: what they signed is not accepted any more. Its other list of them is for people, and nobody has signed it. */
+  readonly revocations?: string;
 }
 
 /** What a token must be about. What is left out is not checked, but for the time. */
@@ -37,7 +37,7 @@ export const clockSkewSeconds = 300;
 interface SigningKey extends KeyStatement {
   readonly key: PublicKey;
 }
-type TokenType = 'lease' | 'verdict';
+type TokenType = 'lease' | 'verdict' | 'revocations';
 
 /**
  * Accepts what a key signed that the pinned root has certified for that purpose in this environment, within its time; and nothing else.
@@ -61,16 +61,35 @@ export class Verifier {
 
   /** Takes these keys in place of those it knew. Keys without a good certificate are not taken; the answer says which and why. */
   async learn(jwks: unknown): Promise<Verified<{ refused: readonly { kid: unknown; reason: Reason }[] }>> {
-    const { keys, revoked = [] } = (jwks ?? {}) as Partial<KeySet>;
-    if (!Array.isArray(keys) || !Array.isArray(revoked)) return no('MALFORMED');
-    this.#revoked = new Set([...this.#revoked, ...revoked]); // a revoked key never comes back
+    const { keys, revocations } = (jwks ?? {}) as Partial<KeySet>;
+    if (!Array.isArray(keys)) return no('MALFORMED');
+    const refused = await this.#learnKeys(keys);
+    if (revocations === undefined) return { ok: true, refused };
+    // By a key that is good itself, or whoever stands in between could lock everybody out.
+    const named = await this.#token('revocations', revocations);
+    if (!named.ok) return { ok: true, refused: [...refused, { kid: 'revocations', reason: named.reason }] };
+    this.distrust(named.claims.revoked);
+    return { ok: true, refused: await this.#learnKeys(keys) };
+  }
+
+  /** Names of keys that are known to be revoked. One never comes back. */
+  get revoked(): readonly string[] {
+    return [...this.#revoked];
+  }
+
+  /** What the caller knows of revoked keys from before, out of a place that he trusts. */
+  distrust(kids: readonly string[]): void {
+    this.#revoked = new Set([...this.#revoked, ...kids]);
+  }
+
+  async #learnKeys(keys: readonly unknown[]): Promise<readonly { kid: unknown; reason: Reason }[]> {
     const checked = await Promise.all(keys.map(async (jwk) => {
       const { kid, kl_cert } = (jwk ?? {}) as { kid?: unknown; kl_cert?: unknown };
       const result = await this.#certified(kl_cert);
       return { kid, result: result.ok && result.key.kid !== kid ? no('BAD_CERTIFICATE') : result };
     }));
     this.#keys = new Map(checked.flatMap(({ result }) => (result.ok ? [[result.key.kid, result.key] as const] : [])));
-    return { ok: true, refused: checked.flatMap(({ kid, result }) => (result.ok ? [] : [{ kid, reason: result.reason }])) };
+    return checked.flatMap(({ kid, result }) => (result.ok ? [] : [{ kid, reason: result.reason }]));
   }
 
   /** The text of a license file. The dates inside, like `license.expiresAt`, are for the caller to act on. */

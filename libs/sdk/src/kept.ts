@@ -1,4 +1,4 @@
-import type { KeySet, Verifier } from '@keyledger/license-file';
+import type { Verifier } from '@keyledger/license-file';
 import type { SeatOptions } from './api.ts';
 import { initial, saidByFile, saidByVerdict, type Reading, type State } from './state.ts';
 import type { SentRecord, UsageRecord } from './usage.ts';
@@ -13,13 +13,19 @@ export interface Beat {
   readonly answered: boolean;
 }
 
-export type Checks = Pick<Verifier, 'learn' | 'lease' | 'verdict' | 'licenseFile' | 'offlineFile'>;
+export type Checks = Pick<Verifier, 'learn' | 'distrust' | 'revoked' | 'lease' | 'verdict' | 'licenseFile' | 'offlineFile'>;
+
+/** Public keys with their certificates, and the names of those that were revoked: of these the signature has been seen. */
+export interface KnownKeys {
+  readonly keys: readonly unknown[];
+  readonly revoked?: readonly string[];
+}
 
 /** All that outlives the process. */
 export interface Kept {
   /** Made at random; what this instance is recognised by where the machine has nothing better. */
   readonly installation: string;
-  readonly keys: KeySet;
+  readonly keys: KnownKeys;
   /** When the keys were fetched, by the license's own reckoning. */
   readonly keysAt: number;
   /** With what the seat was taken, to take another one like it. */
@@ -47,7 +53,7 @@ export function inherited(own: Kept, { seat, beat, acks, outbox, sent, state: { 
 }
 
 /** Nobody can take away a key that the root has certified by leaving it out. */
-export function joined(known: KeySet, news: KeySet): KeySet {
+export function joined(known: KnownKeys, news: KnownKeys): KnownKeys {
   const kidOf = (key: unknown) => (key as { kid?: unknown } | null)?.kid;
   const fresh = new Set(news.keys.map(kidOf));
   return { keys: [...news.keys, ...known.keys.filter((key) => !fresh.has(kidOf(key)))].slice(0, 100), revoked: [...new Set([...(known.revoked ?? []), ...(news.revoked ?? [])])].slice(0, 1000) };
@@ -73,7 +79,8 @@ export async function readKept(text: string, verifier: Checks): Promise<Kept | u
   const stored = jsonIn(text) as Written | undefined;
   if (stored?.version !== 1) return undefined;
   const { version: _, state: { lease, said, file, ...state }, ...kept } = stored;
-  await verifier.learn(kept.keys);
+  verifier.distrust(kept.keys.revoked ?? []);
+  await verifier.learn({ keys: kept.keys.keys });
   const [leased, answered, licensed] = await Promise.all([
     lease && verifier.lease(lease, { now: timeIn(lease) }),
     said && (said.from === 'network' ? verifier.verdict(said.text, { now: timeIn(said.text), nonce: nonceIn(said.text) }) : opened(verifier, said.text)),

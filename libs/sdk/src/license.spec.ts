@@ -236,6 +236,33 @@ describe('An answer', () => {
     expect(license.terms).toBeNull();
   });
 
+  it('is good whatever somebody in between says of its key', async () => {
+    const license = await activated();
+    const jwks = await vendor.jwks();
+    const all = (['lease', 'verdict', 'license-file'] as const).map((purpose) => vendor.kid(purpose));
+    vendor.between = (path) => (path.startsWith('/.well-known') ? [200, { ...jwks, revoked: all }] : undefined);
+    clock.pass(2 * day);
+    expect(await license.validate()).toMatchObject({ valid: true, source: 'network' });
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true });
+    expect(license.terms).not.toBeNull();
+    expect((await restarted()).judgement()).toMatchObject({ valid: true });
+  });
+
+  it('of a revoked key is good no more after a restart either, whoever is asked then', async () => {
+    const license = await activated();
+    const before = await vendor.jwks();
+    vendor.revoked.push(vendor.kid('lease'));
+    clock.pass(2 * day);
+    await license.validate();
+    expect(license.terms).toBeNull();
+    await license.dispose();
+    vendor.between = (path) => (path.startsWith('/.well-known') ? [200, before] : undefined);
+    const next = await restarted();
+    clock.pass(2 * day);
+    await next.validate();
+    expect(await next.heartbeat.beat()).toMatchObject({ ok: false, code: 'UNTRUSTED_ANSWER', members: { reason: 'KEY_REVOKED' } });
+  });
+
   it('is believed by a machine whose clock is years wrong', async () => {
     for (const wrong of [-2000 * day, 900 * day]) {
       const real = clock.wall;

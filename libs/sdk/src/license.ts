@@ -405,9 +405,11 @@ export class License {
 
   async #refreshKeys(): Promise<void> {
     const reply = await this.#server?.ask('GET', '/.well-known/jwks.json');
-    const { keys, revoked = [] } = (reply?.kind === 'answered' ? reply.body : {}) as Partial<KeySet>;
-    if (!Array.isArray(keys) || !Array.isArray(revoked)) return;
-    this.#keep({ keys: joined(this.#kept.keys, { keys, revoked }), keysAt: this.#now() });
+    const { keys, revocations } = (reply?.kind === 'answered' ? reply.body : {}) as Partial<KeySet>;
+    if (!Array.isArray(keys)) return;
+    const known = joined(this.#kept.keys, { keys });
+    await this.#verifier.learn({ keys: known.keys, ...(revocations !== undefined && { revocations }) });
+    this.#keep({ keys: joined(known, { keys: [], revoked: this.#verifier.revoked }), keysAt: this.#now() });
     await this.#readAnew();
   }
 
@@ -622,7 +624,7 @@ export class FakeLicense extends License {
 }
 
 const untrustedRoot = () => Promise.resolve({ ok: false, reason: 'UNTRUSTED_ROOT' } as const);
-const trustsNobody: Checks = { learn: untrustedRoot, lease: untrustedRoot, verdict: untrustedRoot, licenseFile: untrustedRoot, offlineFile: untrustedRoot };
+const trustsNobody: Checks = { learn: untrustedRoot, distrust: () => undefined, revoked: [], lease: untrustedRoot, verdict: untrustedRoot, licenseFile: untrustedRoot, offlineFile: untrustedRoot };
 
 async function quietly<T>(work: () => Promise<T> | T, message: string, logger: Logger | undefined): Promise<T | undefined> {
   try {

@@ -21,7 +21,7 @@ export interface OfflineOptions {
   readonly maxSkew?: number | string;
   /** By default what the text begins like. */
   readonly type?: FileType;
-  /** An answer of `/.well-known/jwks.json`: what was signed by a key that it names as revoked is refused. */
+  /** An answer of `/.well-known/jwks.json`: what was signed by a key of which it says with a signature that it was revoked is refused. */
   readonly keys?: unknown;
 }
 

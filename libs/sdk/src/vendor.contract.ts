@@ -1,5 +1,5 @@
 import { createHash, createPrivateKey, createPublicKey, randomBytes, sign as signWith } from 'node:crypto';
-import type { Certificate, KeyStatement, LeaseClaims, LicensedTerms, LicenseFile, OfflineFile, PublicJwk, Purpose, SignedVerdict, VerdictClaims } from '@keyledger/license-file';
+import type { Certificate, KeyStatement, LeaseClaims, LicensedTerms, LicenseFile, OfflineFile, PublicJwk, Purpose, RevocationClaims, SignedVerdict, VerdictClaims } from '@keyledger/license-file';
 import { signed } from '@keyledger/license-file/sign';
 import type { Clock } from './clock.ts';
 import type { Fetch } from './server.ts';
@@ -115,8 +115,10 @@ export class Vendor {
     this.#published.push({ ...key.jwk, kid: key.kid, alg: 'Ed25519', use: 'sig', kl_cert: certificate });
   }
 
-  get jwks(): { readonly keys: readonly object[]; readonly revoked: readonly string[] } {
-    return { keys: this.#published, revoked: this.revoked };
+  /** What it says of revoked keys is signed by the key for verdicts. */
+  async jwks(): Promise<{ readonly keys: readonly object[]; readonly revoked: readonly string[]; readonly revocations: string }> {
+    const payload: RevocationClaims = { iss: 'keyledger', env: environment, iat: Math.floor(this.now() / 1000), revoked: this.revoked };
+    return { keys: this.#published, revoked: this.revoked, revocations: await signed({ type: 'revocations', payload }, this.kid('verdict'), this.#key('verdict').sign) };
   }
 
   /** For `fetch`. */
@@ -216,7 +218,7 @@ export class Vendor {
   }
 
   async #answer(path: string, body: Record<string, unknown>): Promise<Answer> {
-    if (path === '/.well-known/jwks.json') return [200, this.jwks];
+    if (path === '/.well-known/jwks.json') return [200, await this.jwks()];
     if (path === '/license/activate') return [201, { activated: true, instance: { id: this.instance }, license: {}, token: await this.lease(String(body['fingerprint']), 0) }];
     if (path === '/license/deactivate') return [200, { deactivated: true }];
     if (path === '/license/usage' && this.#gone.has(String(body['instanceId']))) return problem(404, 'INSTANCE_NOT_FOUND');
