@@ -154,10 +154,17 @@ const directions = (title: string, from: () => Promise<StoresConfig>, to: () => 
 
 /** In a process of its own, at three points on the way. */
 const interruptions = (title: string, to: () => Promise<StoresConfig>) => describe(title, () => {
-  it.each([['restore', 2], ['insert', 6], ['commit', 3]] as const)('are taken for complete by nobody when that was killed after %s number %i, and filled by the same file again', async (step, nth) => {
-    const [source, target, file, other] = [await inFiles(), await to(), newFile(), newFile()];
+  const file = newFile();
+  let content: Awaited<ReturnType<typeof contentOf>>;
+  beforeAll(async () => {
+    const source = await inFiles();
     await fill(source, 2_500);
     await exportTo(file, source);
+    content = await contentOf(source);
+  });
+
+  it.each([['restore', 2], ['insert', 6], ['commit', 3]] as const)('are taken for complete by nobody when that was killed after %s number %i, and filled by the same file again', async (step, nth) => {
+    const [target, other] = [await to(), newFile()];
     await killedAt(step, nth, file, target);
 
     await expect(openable(target)).rejects.toThrow('An import into these stores was begun and not finished');
@@ -166,7 +173,7 @@ const interruptions = (title: string, to: () => Promise<StoresConfig>) => descri
     await expect(importFrom(other, target)).rejects.toThrow('An import of another file was begun here and not finished');
 
     await importFrom(file, target);
-    expect(await contentOf(target)).toEqual(await contentOf(source));
+    expect(await contentOf(target)).toEqual(content);
     await openable(target);
   }, 60_000);
 });
