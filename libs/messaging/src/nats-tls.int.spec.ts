@@ -1,4 +1,4 @@
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -17,6 +17,7 @@ if (missing) describe('NATS over TLS', () => it.skip(`${missing} not installed h
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-tls-'));
   const path = (name: string) => join(folder, name);
   const servers: RunningNats[] = [];
+  const children: ChildProcess[] = [];
   const openssl = (...args: string[]) => execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' });
   const newKey = (name: string) => ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', `${name}.key`, '-subj', `/CN=${name}`];
 
@@ -39,6 +40,7 @@ if (missing) describe('NATS over TLS', () => it.skip(`${missing} not installed h
     const child = spawn(process.execPath, ['--no-warnings', '--conditions=@keyledger/source', '--import', './tools/swc-register.mjs', '--input-type=module', '--eval', program], {
       cwd: root, env: { PATH: process.env['PATH'], URL: url, NODE_EXTRA_CA_CERTS: path('ca.pem') }, stdio: ['ignore', 'pipe', 'inherit'],
     });
+    children.push(child);
     let said = '';
     child.stdout.on('data', (data: Buffer) => { said += data.toString(); });
     await once(child, 'close');
@@ -51,6 +53,7 @@ if (missing) describe('NATS over TLS', () => it.skip(`${missing} not installed h
     trusted = await serverFor('server', 'DNS:localhost,IP:127.0.0.1');
   }, 60_000);
   afterAll(async () => {
+    for (const child of children) child.kill('SIGKILL');
     await Promise.all(servers.map((server) => server.stop()));
     rmSync(folder, { recursive: true });
   });
