@@ -102,8 +102,8 @@ describe('Messages that no gateway sends', () => {
     for (const subject of asked) {
       const messages = ['', 'no message', packed(head, '{'), packed(head, '['.repeat(50_000)), packed(head, `{"licenseId":${'['.repeat(50_000)}${']'.repeat(50_000)}}`), ...messagesTo(subject, 20)];
       await Promise.all(messages.map((message) => ask(subject, message)));
+      expect(silent).toEqual([]);
     }
-    expect(silent).toEqual([]);
     expect(sent).toBeGreaterThan(2_000);
     expect(lines().filter((line) => /\| ended with/.test(line))).toEqual([]);
     for (const { name } of services) for (const door of product.doorsOf(name)) expect({ name, status: (await fetch(`${door}/health/ready`)).status }).toEqual({ name, status: 200 });
