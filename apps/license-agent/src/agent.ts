@@ -35,7 +35,6 @@ export class Agent {
   readonly #problems = new Map<Topic, ProblemAnswer>();
   /** One change at a time. */
   #last: Promise<unknown> = Promise.resolve();
-  #delivering: Promise<void> | undefined;
   /** What is mounted, as it was last read. `refused`: beside which license, and when it is tried again (by `mono`). */
   #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
   /** The key that is waited for to be good, and beside which license. */
@@ -79,7 +78,7 @@ export class Agent {
     if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
     if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
     if (mode === 'online') void this.#every(heartbeatMs, () => this.#askWithoutHeartbeat());
-    void this.#every(deliverMs, () => this.#deliver());
+    void this.#every(deliverMs, () => this.#license.reportUsage());
     void this.#every(deliverMs, () => this.#exclusively(() => this.#holder.meter([])));
   }
 
@@ -137,10 +136,7 @@ export class Agent {
       if (!source) throw new Refused('NO_LICENSE');
       if (source.kind === 'key' && this.#license.instanceId !== null) {
         const given = await this.#license.deactivate();
-        if (!given.ok) {
-          this.#keepInTouch();
-          throw refusedBy(given);
-        }
+        if (!given.ok) throw refusedBy(given);
       }
       await this.#replace(await this.#holder.candidate(null, memoryStore()), null);
       return this.answer();
@@ -160,7 +156,7 @@ export class Agent {
     }
     const taken = await this.#license.record(readings);
     if (!taken.ok) throw new Refused(taken.code === 'TOO_MANY_WAITING' ? 'USAGE_QUEUE_FULL' : 'STORAGE_FAILED', taken.detail);
-    void this.#deliver();
+    void this.#license.reportUsage();
     return { accepted: taken.accepted, duplicates: taken.duplicates, queued: this.#license.waiting };
   }
 
@@ -377,14 +373,6 @@ export class Agent {
       this.#exclusively(() => this.#holder.keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) })).catch((error: unknown) => this.#options.log.warn({ err: error }, 'a message could not be kept'));
     });
     this.#rebuild();
-  }
-
-  /** One delivery at a time, until nothing waits or nobody listens. */
-  #deliver(): Promise<void> {
-    return (this.#delivering ??= (async () => {
-      const license = this.#license;
-      while (this.#kept.source?.kind === 'key' && license.waiting > 0 && (await license.reportUsage()).ok);
-    })().finally(() => (this.#delivering = undefined)));
   }
 
   async #every(ms: number, work: () => Promise<unknown>): Promise<void> {
