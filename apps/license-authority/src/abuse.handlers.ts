@@ -51,16 +51,22 @@ export class DenialQueries {
 
   async #all(from: Instant, to: Instant, limit: number) {
     const database = this.databases.here();
-    const [{ rows }, { rows: [unknown] }] = await Promise.all([
+    const [{ rows }, { rows: [unknown] }, { rows: hours }] = await Promise.all([
       database.run<Counts & { license_id: LicenseId; last_at: Instant }>(
         `select license_id, sum(count) as denials, ${machinesThere} as machines, max(last_at) as last_at from authority_refusals
           where license_id <> '' and ${within} group by license_id order by 3 desc, 2 desc, 1 limit ?`, [...placesIn(from, to), limit]),
       database.run<{ requests: number | null; addresses: number }>(
         `select sum(count) as requests, ${machinesThere} as addresses from authority_refusals where license_id = '' and ${within}`, placesIn(from, to)),
+      database.run<{ hour: Instant; requests: number | string; addresses: number | string; days: number | string }>(
+        `select hour, sum(count) as requests, ${machinesThere} as addresses, sum(case when machine = 'all' then 1 else 0 end) as days from authority_refusals
+          where license_id = '' and ${within} group by hour order by hour`, placesIn(from, to)),
     ]);
     return {
       data: rows.map(({ license_id: licenseId, last_at: lastAt, ...counts }) => ({ licenseId, ...counted(counts), lastAt })),
-      unknownKeys: { requests: Number(unknown?.requests ?? 0), addresses: Number(unknown?.addresses ?? 0) },
+      unknownKeys: {
+        requests: Number(unknown?.requests ?? 0), addresses: Number(unknown?.addresses ?? 0),
+        hours: hours.map(({ hour, requests, addresses, days }) => ({ from: hour, to: addSeconds(hour, Number(days) > 0 ? 86_400 : 3_600), requests: Number(requests), addresses: Number(addresses) })),
+      },
     };
   }
 }

@@ -199,6 +199,24 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     expect(data.find(({ licenseId }) => licenseId === all.licenseId)).toMatchObject({ denials: 7, lastAt: all.now });
   });
 
+  it('with a key that nobody has is counted by the hour, and by the day when that is long over', async () => {
+    const all = new World();
+    const guessed = (...addresses: readonly string[]) => all.in(() => addresses.forEach((address) => all.sightings.refused('', address)));
+    const unknown = async () => ((await all.denials(Object.assign(new ListDenials(), { from: start }))) as unknown as { unknownKeys: { requests: number; addresses: number; hours: readonly object[] } }).unknownKeys;
+    expect(await unknown()).toEqual({ requests: 0, addresses: 0, hours: [] });
+    guessed('one', 'two', 'one');
+    all.now = addSeconds(start, 2 * 3_600);
+    guessed('one');
+    const [noon, two] = ['2026-11-21T12:00:00.000Z', '2026-11-21T14:00:00.000Z'];
+    expect(await unknown()).toEqual({
+      requests: 4, addresses: 2, hours: [{ from: noon, to: addSeconds(noon, 3_600), requests: 3, addresses: 2 }, { from: two, to: addSeconds(two, 3_600), requests: 1, addresses: 1 }],
+    });
+    all.now = addDays(start, 36);
+    await all.sightings.lookAgain();
+    const day = '2026-11-21T00:00:00.000Z';
+    expect((await unknown()).hours).toEqual([{ from: day, to: addDays(day, 1), requests: 4, addresses: 2 }]);
+  });
+
   it('and takes them is suspected, however many are refused with made-up machines meanwhile', async () => {
     const all = new World();
     await all.rules(perHour);

@@ -28,7 +28,10 @@ export class LicenseDenials extends query('license.denials', { licenseId: ids.li
 /** The licenses with the most machines refused, and how often somebody came with a key that nobody has. */
 export class ListDenials extends query('license.list-denials', { ...range, limit: optional(Type.Integer({ minimum: 1, maximum: 100 })) }, Type.Object({
   data: listOf(named('LicenseDenials', Type.Object({ licenseId: ids.license, ...counts, lastAt: instant }))),
-  unknownKeys: Type.Object({ requests: Type.Integer(), addresses: Type.Integer() }),
+  unknownKeys: Type.Object({
+    requests: Type.Integer(), addresses: Type.Integer({ description: 'How many different ones' }),
+    hours: listOf(named('UnknownKeysHour', Type.Object({ from: instant, to: instant, requests: Type.Integer(), addresses: Type.Integer() })), { description: 'Those with any; what is older than 35 days is a day each' }),
+  }),
 })) {}
 /** What a gateway has seen of keys that nobody has, gathered. */
 export class ReportUnknownKeys extends command('license.report-unknown-keys', { addresses: listOf(Type.Object({ address: Type.String(), count: Type.Integer() })) }, Type.Null()) {}
