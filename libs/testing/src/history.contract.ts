@@ -416,6 +416,11 @@ export class Crowd {
     return this.#workers.flatMap(({ licenses }) => licenses);
   }
 
+  /** The one that all of them fight over. */
+  get contested(): Sold {
+    return this.#shared.license;
+  }
+
   async work(shift: Shift): Promise<void> {
     await Promise.all([...this.#workers.map((worker) => worker.work(shift)), ...[1, 2, 3, 4].map(() => this.#shared.work(shift))]);
   }
