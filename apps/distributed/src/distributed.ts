@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { bus } from '@keyledger/contracts';
 import { natsUsers } from '@keyledger/messaging';
-import { freePort, startNats, startPostgres, type Running } from '@keyledger/servers';
+import { startNats, startPostgres, type Running } from '@keyledger/servers';
 import type { DistributedConfig } from './config.ts';
 import { services, type ServiceName } from './services.ts';
 import { Supervised } from './supervised.ts';
@@ -45,13 +45,15 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
     KEYLEDGER_DATA_DIR: dataDir, HOST: host, DATABASE_URL: databaseUrl ?? postgres?.url,
   };
   const start = ({ name, busy }: (typeof services)[number], replica: number, port: number) =>
-    new Supervised({ title: `${name}.${replica}`, args: [...(busy ? [] : sparing), mainOf(name)], env: { ...env, NATS_URL: natsUrlOf(name), PORT: String(port) }, say });
+    new Supervised({
+      title: `${name}.${replica}`, args: [...(busy ? [] : sparing), mainOf(name)], env: { ...env, NATS_URL: natsUrlOf(name), PORT: String(port) }, keepsPort: name === 'gateway', say,
+    });
   const running: (readonly [ServiceName, Supervised])[] = [];
   const turns = new Turns(Math.max(2, availableParallelism()));
   for (const service of services.toReversed()) {
     const { name } = service;
     for (let replica = 1; replica <= replicas[name]; replica++) {
-      const process = await turns.take(async () => start(service, replica, name === 'gateway' ? await portOf(config, replica) : 0));
+      const process = await turns.take(() => start(service, replica, name === 'gateway' && config.port > 0 ? config.port + replica - 1 : 0));
       running.push([name, process]);
     }
   }
@@ -70,17 +72,15 @@ class Turns {
 
   constructor(private readonly atOnce: number) {}
 
-  async take(start: () => Promise<Supervised>): Promise<Supervised> {
+  async take(start: () => Supervised): Promise<Supervised> {
     while (this.#starting.size >= this.atOnce) await Promise.race(this.#starting);
-    const process = await start();
+    const process = start();
     // One that has trouble of its own does not keep the others from starting.
     const started: Promise<unknown> = Promise.race([process.ready, sleep(TURN_MS, undefined, { ref: false })]).finally(() => this.#starting.delete(started));
     this.#starting.add(started);
     return process;
   }
 }
-
-const portOf = ({ port }: DistributedConfig, replica: number): number | Promise<number> => (port === 0 ? freePort() : port + replica - 1);
 
 /** Whoever knows the password can act as anybody, and lines like these are kept. */
 const withoutPassword = (url: string): string => url.replace(/:[^:@/]+@/, '@');

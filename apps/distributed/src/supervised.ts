@@ -7,6 +7,8 @@ export interface Command {
   readonly title: string;
   readonly args: readonly string[];
   readonly env: NodeJS.ProcessEnv;
+  /** It is found at the same address again: where it may choose its port (`PORT=0`), it is given the one that it chose first. */
+  readonly keepsPort?: boolean;
   readonly say: (line: string) => void;
 }
 
@@ -26,6 +28,7 @@ export class Supervised {
   readonly #command: Command;
   readonly #firstReady = Promise.withResolvers<string>();
   #child: ChildProcess | undefined;
+  #port: string | undefined;
   #failures = 0;
   #pause: NodeJS.Timeout | undefined;
   #stopping = false;
@@ -53,7 +56,8 @@ export class Supervised {
   }
 
   #start(): void {
-    const { args, env, title, say } = this.#command;
+    const { args, title, say, keepsPort } = this.#command;
+    const env = this.#port === undefined ? this.#command.env : { ...this.#command.env, PORT: this.#port };
     let readyAt = Infinity;
     // In a process group of its own: Ctrl-C reaches this process only, which ends them in their order. The channel tells it when this one is killed.
     const child = spawn(process.execPath, [...args], { env, stdio: ['ignore', 'pipe', 'pipe', 'ipc'], detached: true });
@@ -65,6 +69,7 @@ export class Supervised {
         const url = / is ready at (\S+), /.exec(line)?.[1];
         if (!url) return;
         readyAt = Date.now();
+        if (keepsPort) this.#port = new URL(url).port;
         this.#firstReady.resolve(url);
       });
     }

@@ -1,0 +1,23 @@
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { until } from '@keyledger/testing';
+import { Supervised } from './supervised.ts';
+
+const listening = `
+  const server = require('node:http').createServer().listen(Number(process.env.PORT), '127.0.0.1', () => console.log(\`it is ready at http://127.0.0.1:\${server.address().port}, \${process.pid}\`));
+  process.on('SIGTERM', () => process.exit());`;
+
+const running: Supervised[] = [];
+afterEach(() => Promise.all(running.splice(0).map((process) => process.stop())));
+
+describe('A process that is started again whenever it ends', () => {
+  it('is found where it was at first, if it is to be', async () => {
+    const said: string[] = [];
+    const supervised = new Supervised({ title: 'it', args: ['-e', listening], env: { ...process.env, PORT: '0' }, keepsPort: true, say: (line) => said.push(line) });
+    running.push(supervised);
+    const first = await supervised.ready;
+    const times = () => said.map((line) => / is ready at (\S+), (\d+)/.exec(line)).filter((found) => found !== null);
+    process.kill(Number(times()[0]?.[2]), 'SIGKILL');
+    const [, again] = await until(times, (found) => found.length === 2);
+    expect(again?.[1]).toBe(first);
+  });
+});
