@@ -47,7 +47,7 @@ describe('Of two authorities, three activation processes and two gateways', () =
     const license = await sell(product.root, sold.plan.id);
     const answers = await parallel(400, (n) => product.app.ask('POST', '/license/activate', { licenseKey: license.key, fingerprint: `machine ${n}` }));
     expect(Map.groupBy(answers, ({ status }) => status).get(201)).toHaveLength(100);
-    expect(answers.every(({ status }) => status === 201 || status === 409)).toBe(true);
+    expect(answers.filter(({ status }) => status !== 201 && status !== 409)).toEqual([]);
     const shares = await answered('license-authority', 'license.activate');
     expect(shares).toHaveLength(2);
     expect(shares.reduce((sum, share) => sum + share)).toBe(400);

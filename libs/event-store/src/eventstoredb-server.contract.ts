@@ -1,15 +1,17 @@
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, fork, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { createServer, type AddressInfo } from 'node:net';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { EventStoreDbDouble } from './eventstoredb-double.contract.ts';
+import type { Order, Report } from './eventstoredb-double-process.contract.ts';
 import { EventStoreDbEventStores } from './eventstoredb.ts';
 
 export interface TestServer {
   readonly url: string;
   /** What only one's own server can be put through. */
-  readonly own?: { kill(): void | Promise<void>; restart(): void | Promise<void>; hang(): void; resume(): void };
+  readonly own?: Readonly<Record<Order, () => void | Promise<void>>>;
   stop(): void | Promise<void>;
 }
 
@@ -21,12 +23,33 @@ const hasDocker = given === undefined && spawnSync('docker', ['info'], { stdio: 
 /** Which server the tests of this machine are about. */
 export const serverKind = given !== undefined ? 'the EventStoreDB of KEYLEDGER_TEST_EVENTSTORE_URL' : hasDocker ? `${IMAGE} in Docker` : undefined;
 
-/** A real one where there is one: the given one, else a container. Otherwise the double. */
-export async function startServer(): Promise<TestServer> {
+/** A real one where there is one: the given one, else a container. Otherwise the double; `apart`: in a process of its own, which a busy test does not hold up. */
+export async function startServer({ apart = false } = {}): Promise<TestServer> {
   if (given !== undefined) return { url: given, stop: () => undefined };
   if (hasDocker) return startContainer();
+  if (apart) return startDoubleApart();
   const double = await EventStoreDbDouble.start();
   return { url: double.url, own: double, stop: () => double.kill() };
+}
+
+async function startDoubleApart(): Promise<TestServer> {
+  const child = fork(fileURLToPath(new URL('./eventstoredb-double-process.contract.ts', import.meta.url)), { execArgv: ['--no-warnings'] });
+  const reports = async (): Promise<Report> => (await once(child, 'message') as [Report])[0];
+  const report = await Promise.race([reports(), once(child, 'exit')]);
+  if (!('url' in report)) throw new Error('The double of EventStoreDB ended at its start');
+  const order = (name: Order) => async () => {
+    const done = reports();
+    child.send(name);
+    await done;
+  };
+  return {
+    url: report.url, own: { kill: order('kill'), restart: order('restart'), hang: order('hang'), resume: order('resume') },
+    async stop() {
+      const ended = once(child, 'exit');
+      child.disconnect();
+      await ended;
+    },
+  };
 }
 
 /** Not in memory: what was written must be there after a restart. */

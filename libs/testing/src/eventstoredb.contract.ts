@@ -16,7 +16,7 @@ export interface EventStoreDbStores extends Stores {
 /** A log on an EventStoreDB (of others, too: under a prefix of its own), or on its double, which says so, and a PostgreSQL for all else. Both outlive the product. */
 export async function startStores(): Promise<EventStoreDbStores> {
   if (serverKind === undefined) process.stdout.write(`${LOUD}\n`);
-  const [eventStore, postgres] = await Promise.all([startServer(), startPostgres({ durable: true, settings: { max_connections: 400 } })]);
+  const [eventStore, postgres] = await Promise.all([startServer({ apart: true }), startPostgres({ durable: true, settings: { max_connections: 400 } })]);
   return {
     eventStore, postgres,
     env: { DATABASE_URL: postgres.url, EVENTSTORE_URL: eventStore.url, ...(eventStore.own ? {} : { EVENTSTORE_PREFIX: `t-${randomUUID()}` }) },
