@@ -11,7 +11,7 @@ import { onEventStoreDb, startStores, type EventStoreDbStores } from '@keyledger
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { Crowd } from '@keyledger/testing/history';
 import { placesOf, rowsIn } from '@keyledger/testing/kept';
-import { offer, Product, roundsOf, sell, validate, type Offer, type Problem } from '@keyledger/testing/process';
+import { offer, Product, roundsOf, sell, validate, type Answer, type Offer, type Problem } from '@keyledger/testing/process';
 import { dumps } from './dumps.contract.ts';
 
 /*
@@ -80,7 +80,8 @@ if (!here) describe('The product on EventStoreDB', () => it.skip('PostgreSQL is 
     const order = { planId: sold.plan.id, customer: { name: 'Ada', email: 'ada@example.com' } };
     const ask = () => product.root.ask<OrderView>('POST', '/orders', order, { 'idempotency-key': 'once' });
     const atOnce = await parallel(4, ask);
-    const { customerId, licenses: [license] } = atOnce[0]?.body as OrderView;
+    const [{ body: ordered }] = atOnce as [Answer<OrderView>];
+    const { customerId, licenses: [license] } = ordered;
     const { body: { instance } } = await activate(license?.key as string, 'the same');
 
     const crowd = await Crowd.gather(product, { seed, size: 8 });
@@ -94,7 +95,7 @@ if (!here) describe('The product on EventStoreDB', () => it.skip('PostgreSQL is 
       await crowd.verify({ nothingIsUnderWay: true });
     }
 
-    for (const { status, body } of [...atOnce, await ask()]) expect({ status, body }).toEqual({ status: 201, body: atOnce[0]?.body });
+    for (const { status, body } of [...atOnce, await ask()]) expect({ status, body }).toEqual({ status: 201, body: ordered });
     expect((await activate(license?.key as string, 'the same')).body.instance.id).toBe(instance.id);
     expect((await product.root.get<{ data: unknown[] }>(`/orders?customerId=${customerId}`)).data).toHaveLength(1);
   }, 120_000);
