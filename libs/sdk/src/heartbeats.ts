@@ -86,7 +86,7 @@ export class Heartbeats {
     return this.#running !== undefined;
   }
 
-  /** Of several processes, this one sends them. */
+  /** With `leader: 'auto'`: of several processes, this one sends them. */
   get isLeader(): boolean {
     return this.#port.isLeading();
   }
@@ -98,16 +98,14 @@ export class Heartbeats {
     const running = new AbortController();
     this.#running = running;
     this.#options = options;
-    if (options.leader) this.#retire = this.#port.contend();
+    if (options.leader) this.#retire ??= this.#port.contend();
     void this.#run(running.signal, interval, jitter);
   }
 
   stop(): void {
-    this.#running?.abort();
-    this.#running = undefined;
+    this.#halt();
     this.#retire?.();
     this.#retire = undefined;
-    this.hurry();
   }
 
   /** There is something to do before the next one is due. */
@@ -115,10 +113,10 @@ export class Heartbeats {
     this.#nap.abort();
   }
 
-  /** What it returns goes on as before. */
+  /** Who leads still does, and sends none. What it returns goes on as before. */
   pause(): () => void {
     const { isRunning } = this;
-    this.stop();
+    this.#halt();
     return () => isRunning && this.start(this.#options);
   }
 
@@ -137,6 +135,12 @@ export class Heartbeats {
   forget(): void {
     this.#accepted = false;
     this.#conflict = undefined;
+  }
+
+  #halt(): void {
+    this.#running?.abort();
+    this.#running = undefined;
+    this.hurry();
   }
 
   async #run(signal: AbortSignal, interval: 'server' | number, jitter: number): Promise<void> {

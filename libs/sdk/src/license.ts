@@ -317,6 +317,8 @@ export class License {
     this.#apply({ type: 'Released' });
     this.#keep({ seat: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
     await this.#persist();
+    // Not before the others can read it: who takes over must not take the seat again.
+    this.heartbeat.stop();
     return { ok: true };
   }
 
@@ -454,7 +456,12 @@ export class License {
         return this.#leads();
       },
       follow: async () => this.#sharing?.follow(),
-      hasLostSeat: () => this.#hasLostSeat(), takeSeatAnew: () => this.#takeSeatAnew(),
+      hasLostSeat: () => this.#hasLostSeat(),
+      takeSeatAnew: async () => {
+        // One that another process has given back is not lost.
+        await this.#sharing?.hear();
+        return this.#hasLostSeat() ? this.#takeSeatAnew() : notActivated;
+      },
       intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
       directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq, seq) => this.#emit('conflict', { lastSeq, seq }),
     };

@@ -40,6 +40,52 @@ describe('A file store', () => {
   });
 });
 
+describe('The lead of a file', () => {
+  const sharedAt = (name: string, takeOverMs: number) => {
+    const { shared } = fileStore(join(folder, name), { takeOverMs });
+    if (!shared) throw new Error('It cannot be shared');
+    return shared;
+  };
+
+  it('is taken by one, however many want it, and by one again when that gives it back', async () => {
+    const all = Array.from({ length: 20 }, () => sharedAt('led', 60_000));
+    for (let round = 0; round < 3; round++) {
+      const taken = await Promise.all(all.map((one) => one.take()));
+      const leader = all[taken.indexOf(true)];
+      expect(taken.filter(Boolean)).toHaveLength(1);
+      expect((await Promise.all(all.map((one) => one.leader()))).toSorted()).toEqual([...Array.from({ length: 19 }, () => 'other'), 'self']);
+      await leader?.release();
+      expect(new Set(await Promise.all(all.map((one) => one.leader())))).toEqual(new Set(['nobody']));
+    }
+    expect(readdirSync(folder).filter((name) => name.startsWith('led'))).toEqual(['led.lead-3']);
+  });
+
+  it('is taken from who was not heard of for too long, who finds out', async () => {
+    const [first, second] = [sharedAt('lost', 40), sharedAt('lost', 40)];
+    expect([await first.take(), await second.leader(), await second.take()]).toEqual([true, 'other', false]);
+    await until(async () => second.take());
+    expect([await first.leader(), await first.take(), await second.leader()]).toEqual(['other', false, 'self']);
+  });
+
+  it('is nobody else’s where no file can be made', async () => {
+    const alone = fileStore(join(folder, 'impossible', '\0')).shared;
+    expect(await alone?.take()).toBe(true);
+  });
+
+  it('keeps what others tell apart from what it tells itself', async () => {
+    const [one, other] = [sharedAt('told', 1_000), sharedAt('told', 1_000)];
+    expect([await one.create('first'), await other.create('second')]).toEqual([true, false]);
+    await one.tell('news');
+    expect([await one.told(), (await other.told()).map(({ text }) => text)]).toEqual([[], ['news']]);
+    for (const { name } of await other.told()) await other.forget(name);
+    expect(await other.told()).toEqual([]);
+  });
+});
+
+async function until(isSo: () => Promise<boolean>): Promise<void> {
+  while (!(await isSo())) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
 describe('A fingerprint', () => {
   it('is hashed, the same each time, and what it is told to be before all else', async () => {
     const env = { K8S_CLUSTER_UID: 'cluster-1', CLOUD_INSTANCE_ID: 'i-123' };

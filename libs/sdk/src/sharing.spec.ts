@@ -112,6 +112,37 @@ describe('Tabs that share a store', () => {
     expect(beats().map(({ body }) => body['seq'])).toEqual([1, 2, 3]);
   });
 
+  it.each(['the one that leads', 'another one'])('take no seat again that %s has given back', async (who) => {
+    vendor.terms = { ...vendor.terms, seats: 'floating' };
+    const [leader, other] = [await leading(), await tab()];
+    other.heartbeat.start({ leader: 'auto' });
+    const { between, instance } = vendor;
+    vendor.between = (path, body) => {
+      // Whoever follows the license hears of it before who has asked for it.
+      if (path === '/license/deactivate') vendor.lapse();
+      return between?.(path, body);
+    };
+    const [giving, waiting] = who === 'another one' ? [other, leader] : [leader, other];
+    const given = giving.deactivate();
+    await until(() => vendor.instance !== instance);
+    await waiting.validate();
+    expect(await given).toEqual({ ok: true });
+    await until(() => waiting.instanceId === null, 2_000);
+    let turns = 0;
+    await until(() => turns++ > 200, 2_000);
+    expect([vendor.asked.filter(({ path }) => path === '/license/activate').length, giving.instanceId, waiting.instanceId]).toEqual([1, null, null]);
+  });
+
+  it('lead also where the state cannot be read or written', async () => {
+    const denied = () => { throw new Error('denied'); };
+    const storage = { length: 0, key: () => null, removeItem: denied, getItem: denied, setItem: denied };
+    const license = await tab({ store: localStorageStore(place, storage, locks) });
+    await license.activate();
+    license.heartbeat.start({ leader: 'auto' });
+    await until(() => license.heartbeat.isLeader && beats().length === 1);
+    expect(license.judgement().valid).toBe(true);
+  });
+
   it('go by the license that was installed last, and forget a seat that was given back', async () => {
     const [leader, other] = [await leading(), await tab()];
     vendor.terms = { ...vendor.terms, id: 'lic_2', validationMode: 'offline' };

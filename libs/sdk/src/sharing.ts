@@ -120,6 +120,13 @@ export class Sharing {
     return this.#exclusively(() => this.#follow());
   }
 
+  /** All that the others had to tell up to now: who is slow to write it has had the time to. */
+  async hear(): Promise<void> {
+    if (!this.#isLeading) return;
+    await this.#port.clock.sleep(2 * this.#port.shared.lookMs, this.#closed.signal);
+    await this.#exclusively(() => this.#turn());
+  }
+
   /** Begins to look after the others. */
   look(): void {
     if (!this.#isLooking) void this.#keepLooking();
@@ -150,14 +157,19 @@ export class Sharing {
     this.#port.leading();
   }
 
-  /** What another one has written since, who writes no more. */
+  /** What another one has written since, who writes no more. A store that cannot be read keeps nobody from going on with what he has. */
   async #catchUp(): Promise<void> {
-    const text = await this.#port.store.read();
-    if (text === this.#own) return;
-    const kept = text === null ? undefined : await this.#port.read(text);
-    if (kept) this.#port.inherit(kept);
-    this.#own = text;
-    this.#followed = text;
+    const { store, read, inherit, failed } = this.#port;
+    try {
+      const text = await store.read();
+      if (text === this.#own) return;
+      const kept = text === null ? undefined : await read(text);
+      if (kept) inherit(kept);
+      this.#own = text;
+      this.#followed = text;
+    } catch (error) {
+      failed(error);
+    }
   }
 
   async #follow(): Promise<void> {
@@ -171,7 +183,9 @@ export class Sharing {
   async #hear(): Promise<void> {
     const { shared, clock, read, learn, inherit, persist } = this.#port;
     const { mono } = clock.read();
-    for (const { name, text } of await shared.told()) {
+    const told = await shared.told();
+    for (const name of this.#heard.keys()) if (!told.some((one) => one.name === name)) this.#heard.delete(name);
+    for (const { name, text } of told) {
       const heard = this.#heard.get(name);
       const isNews = heard?.text !== text;
       if (!isNews && mono - heard.at < goneMs) continue;
