@@ -30,6 +30,8 @@ export interface Kept {
   readonly keysAt: number;
   /** With what the seat was taken, to take another one like it. */
   readonly seat?: SeatOptions | undefined;
+  /** The activation that this process is about to give back: nobody else is to take it again. */
+  readonly leaving?: string | undefined;
   readonly beat: Beat;
   /** Directives to be acknowledged with the next heartbeat. */
   readonly acks: readonly string[];

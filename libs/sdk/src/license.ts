@@ -307,15 +307,19 @@ export class License {
     // Nobody takes a seat anew behind the back of who gives it up.
     await this.#seating;
     const { instanceId } = this;
+    this.#keep({ leaving: instanceId ?? undefined });
+    if (this.#sharing) await this.#persist();
     const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId });
     // A key that is no more, of a license that was erased or has a new one, has no seats.
     const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND'));
     if (!isGone) {
+      this.#keep({ leaving: undefined });
+      if (this.#sharing) await this.#persist();
       if (!this.#disposed.signal.aborted) for (const goOn of [heartbeats, changes]) goOn();
       return this.#refusal(reply);
     }
     this.#apply({ type: 'Released' });
-    this.#keep({ seat: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
+    this.#keep({ seat: undefined, leaving: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
     await this.#persist();
     // Not before the others can read it: who takes over must not take the seat again.
     this.heartbeat.stop();
@@ -338,7 +342,7 @@ export class License {
     // What is still under way writes nothing any more: another may have the store by then.
     this.#isOver = true;
     await written;
-    await this.#sharing?.close(this.waiting > 0);
+    await this.#sharing?.close();
   }
 
   protected assume(state: State): void {
@@ -458,9 +462,9 @@ export class License {
       follow: async () => this.#sharing?.follow(),
       hasLostSeat: () => this.#hasLostSeat(),
       takeSeatAnew: async () => {
-        // One that another process has given back is not lost.
-        await this.#sharing?.hear();
-        return this.#hasLostSeat() ? this.#takeSeatAnew() : notActivated;
+        // One that another process gives back is not lost.
+        const { instanceId } = this;
+        return (await quietly(() => this.#sharing?.hears(({ leaving }) => leaving === instanceId), 'the other processes cannot be heard', this.#options.logger)) ? notActivated : this.#takeSeatAnew();
       },
       intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
       directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq, seq) => this.#emit('conflict', { lastSeq, seq }),

@@ -42,8 +42,8 @@ async function until(isSo: () => boolean, step = 0): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
-const leading = async () => {
-  const leader = await tab();
+const leading = async (options: Partial<LicenseOptions> = {}) => {
+  const leader = await tab(options);
   await leader.activate();
   leader.heartbeat.start({ leader: 'auto' });
   await until(() => leader.heartbeat.isLeader && web.get(place)?.includes('"answered":true') === true && beats().length === 1);
@@ -114,23 +114,42 @@ describe('Tabs that share a store', () => {
 
   it.each(['the one that leads', 'another one'])('take no seat again that %s has given back', async (who) => {
     vendor.terms = { ...vendor.terms, seats: 'floating' };
-    const [leader, other] = [await leading(), await tab()];
-    other.heartbeat.start({ leader: 'auto' });
-    const { between, instance } = vendor;
-    vendor.between = (path, body) => {
-      // Whoever follows the license hears of it before who has asked for it.
-      if (path === '/license/deactivate') vendor.lapse();
-      return between?.(path, body);
+    /** It takes its time to answer, and others hear of it before. */
+    const slowly: typeof vendor.fetch = async (url, init) => {
+      if (!url.endsWith('/deactivate')) return vendor.fetch(url, init);
+      vendor.lapse();
+      await waiting.validate();
+      let turns = 0;
+      await until(() => turns++ > 200, 2_000);
+      return vendor.fetch(url, init);
     };
+    const [leader, other] = [await leading({ fetch: slowly }), await tab({ fetch: slowly })];
+    other.heartbeat.start({ leader: 'auto' });
     const [giving, waiting] = who === 'another one' ? [other, leader] : [leader, other];
-    const given = giving.deactivate();
-    await until(() => vendor.instance !== instance);
-    await waiting.validate();
-    expect(await given).toEqual({ ok: true });
+    await until(() => waiting.instanceId !== null, 2_000);
+    expect(await giving.deactivate()).toEqual({ ok: true });
     await until(() => waiting.instanceId === null, 2_000);
     let turns = 0;
-    await until(() => turns++ > 200, 2_000);
+    await until(() => turns++ > 400, 2_000);
     expect([vendor.asked.filter(({ path }) => path === '/license/activate').length, giving.instanceId, waiting.instanceId]).toEqual([1, null, null]);
+  });
+
+  it('hear of a seat that was given back also from who ended right after', async () => {
+    const [leader, other] = [await leading(), await tab()];
+    expect(await other.deactivate()).toEqual({ ok: true });
+    await other.dispose();
+    await until(() => leader.instanceId === null, 2_000);
+    await until(() => web.size === 1, 2_000);
+  });
+
+  it('go on when it could not be given back', async () => {
+    vendor.terms = { ...vendor.terms, seats: 'floating' };
+    const [leader, other] = [await leading(), await tab()];
+    vendor.between = (path) => (path === '/license/deactivate' ? new TypeError('fetch failed') : undefined);
+    expect(await other.deactivate()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
+    vendor.lapse();
+    await leader.validate();
+    await until(() => leader.instanceId === 'act_2', 2_000);
   });
 
   it('lead also where the state cannot be read or written', async () => {

@@ -71,13 +71,11 @@ export class Sharing {
     });
   }
 
-  /** `hasLeftovers`: what it has told is still for somebody. */
-  async close(hasLeftovers: boolean): Promise<void> {
+  /** What it has told stays for who leads. */
+  async close(): Promise<void> {
     this.#closed.abort();
     this.retire();
-    await this.#exclusively(async () => {
-      if (this.#hasTold && !hasLeftovers) await this.#port.shared.tell(null);
-    });
+    await this.#last;
   }
 
   /** Asked right before something is written or sent: whoever was held up for long may have been replaced meanwhile. */
@@ -120,11 +118,13 @@ export class Sharing {
     return this.#exclusively(() => this.#follow());
   }
 
-  /** All that the others had to tell up to now: who is slow to write it has had the time to. */
-  async hear(): Promise<void> {
-    if (!this.#isLeading) return;
-    await this.#port.clock.sleep(2 * this.#port.shared.lookMs, this.#closed.signal);
-    await this.#exclusively(() => this.#turn());
+  /** Whether one of the others tells that, as of now. */
+  async hears(isSo: (kept: Kept) => boolean): Promise<boolean> {
+    for (const { text } of await this.#port.shared.told()) {
+      const kept = await this.#port.read(text);
+      if (kept && isSo(kept)) return true;
+    }
+    return false;
   }
 
   /** Begins to look after the others. */
