@@ -341,16 +341,60 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 
+  /** A projector that gets its batches by hand. */
+  async function byHand(options: Partial<ProjectorOptions> & Pick<ProjectorOptions, 'store'>) {
+    let handle: (events: readonly RecordedEvent[]) => void | Promise<void> = () => undefined;
+    let from = 0;
+    const projector = await start({ ...options, store: {
+      ...deliver(options.store, (all) => all),
+      subscribe: (after, handler) => {
+        [from, handle] = [after, handler];
+        return { position: after, close: async () => undefined };
+      },
+    } });
+    return { projector, from, handle: async (events: readonly RecordedEvent[]) => handle(events) };
+  }
+
+  it('misses nothing, however the log is cut into batches, whoever is faster, and whatever is forgotten in between', async () => {
+    await fc.assert(fc.asyncProperty(fc.infiniteStream(fc.nat()), fc.integer({ min: 1, max: 6 }), async (numbers, maxFolds) => {
+      const random = (below: number) => (numbers.next().value as number) % below;
+      const fresh = await ParcelLog.open();
+      const there = place();
+      const written = Array.from({ length: 300 }, (_, n) => fresh.write(`p${random(50)}`, [sent(`Ada ${n}`), moved(`Bonn ${n}`), moved(`Rome ${n}`), erased][random(40) === 0 ? 3 : random(3)] as ReturnType<typeof sent>));
+      await Promise.all(written);
+      const all = await fresh.store.readAll(0);
+      const begin = async () => {
+        const worker = await byHand({ store: fresh.store, database: await open({ entities: [ParcelRow], place: there }), sealing: fresh.sealing, maxFolds });
+        return { ...worker, at: worker.from };
+      };
+      const workers = [await begin(), await begin()];
+      const looking = await open({ entities: [ParcelRow], place: there });
+      const erasedStreams = new Set(all.filter(({ type }) => type === 'ParcelErased').map(({ stream }) => stream));
+      /** Streams whose row lacks what the checkpoint says is there. */
+      const missing = async () => {
+        const { rows: [checkpointed] } = await looking.run<{ position: number }>('select position from projections');
+        const shown = new Map((await rowsIn(looking)).map(({ id, revision }) => [`parcel-${id}`, revision]));
+        return all.slice(0, Number(checkpointed?.position)).filter(({ stream, revision }) => !erasedStreams.has(stream) && (shown.get(stream) ?? -1) < revision);
+      };
+      while (workers.some(({ at }) => at < all.length)) {
+        await Promise.all(workers.map(async (worker, n) => {
+          const dice = random(8);
+          if (dice === 0) await worker.projector.close();
+          if (dice === 0) workers[n] = await begin();
+          if (dice < 3) return;
+          await worker.handle(all.slice(worker.at, (worker.at += 1 + (random(2) ? 100 + random(60) : random(10)))));
+        }));
+        expect(await missing()).toEqual([]);
+      }
+      expect(await rowsIn(looking)).toEqual(await fresh.expected());
+      for (const { projector } of workers) await projector.close();
+      await fresh.close();
+    }), { numRuns: 4 });
+  });
+
   it('misses nothing of a long batch that begins with what the row shows already', async () => {
     const handed = async (events: readonly RecordedEvent[]) => {
-      let handle: (events: readonly RecordedEvent[]) => void | Promise<void> = () => undefined;
-      const projector = await start({ store: {
-        ...deliver(log.store, (all) => all),
-        subscribe: (after, handler) => {
-          handle = handler;
-          return { position: after, close: async () => undefined };
-        },
-      } });
+      const { projector, handle } = await byHand({ store: log.store });
       await handle(events);
       await projector.close();
     };
