@@ -364,8 +364,9 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
       await Promise.all(written);
       const all = await fresh.store.readAll(0);
       const begin = async () => {
-        const worker = await byHand({ store: fresh.store, database: await open({ entities: [ParcelRow], place: there }), sealing: fresh.sealing, maxFolds });
-        return { ...worker, at: worker.from };
+        const own = await open({ entities: [ParcelRow], place: there });
+        const { projector, from, handle } = await byHand({ store: fresh.store, database: own, sealing: fresh.sealing, maxFolds });
+        return { at: from, handle, end: () => projector.close().then(() => own.close()) };
       };
       const workers = [await begin(), await begin()];
       const looking = await open({ entities: [ParcelRow], place: there });
@@ -379,7 +380,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
       while (workers.some(({ at }) => at < all.length)) {
         await Promise.all(workers.map(async (worker, n) => {
           const dice = random(8);
-          if (dice === 0) await worker.projector.close();
+          if (dice === 0) await worker.end();
           if (dice === 0) workers[n] = await begin();
           if (dice < 3) return;
           await worker.handle(all.slice(worker.at, (worker.at += 1 + (random(2) ? 100 + random(60) : random(10)))));
@@ -387,7 +388,8 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
         expect(await missing()).toEqual([]);
       }
       expect(await rowsIn(looking)).toEqual(await fresh.expected());
-      for (const { projector } of workers) await projector.close();
+      for (const { end } of workers) await end();
+      await looking.close();
       await fresh.close();
     }), { numRuns: 4 });
   });
