@@ -68,6 +68,13 @@ describeWith('nats', 'Messages between processes', (server) => {
       expect(await until(() => ask(client))).toBe(1);
     });
 
+    it('is waited for by who comes before it', async () => {
+      await server().kill();
+      const coming = connect();
+      await server().restart();
+      expect((await coming).isConnected).toBe(true);
+    });
+
     it('closes all the same', async () => {
       const transport = await answering(() => 1);
       const gone = becomes('disconnected');
