@@ -1,12 +1,13 @@
 import { reasons, Verifier, type FileType, type KeySet, type LicensedTerms, type Reason } from '@keyledger/license-file';
-import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type SeatOptions, type Validation } from './api.ts';
+import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type SeatOptions, type Validation } from './api.ts';
 import { Changes } from './changes.ts';
 import { msOf, processClock, type Clock } from './clock.ts';
 import { defined } from './defined.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
-import { inherited, installationIn, joined, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
+import { inherited, joined, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
+import { openState, quietly, type Opened } from './opening.ts';
 import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
 import { Reports } from './reports.ts';
 import { Sharing } from './sharing.ts';
@@ -14,7 +15,7 @@ import { Server, type Refused, type Unreachable } from './server.ts';
 import {
   apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
 } from './state.ts';
-import { hashed, memoryStore, sameKey, sealerFor, spelled, type Store } from './store.ts';
+import { memoryStore, spelled, type Store } from './store.ts';
 import { consumed, featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
 
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
@@ -31,7 +32,7 @@ export class License {
   /** Changes of the license as they happen. Where it runs, a revocation is known at once, and not with the next heartbeat. */
   readonly changes: Changes;
   /** What was in the store: nothing, what this instance has known before, or something that it did not write. */
-  readonly opened: 'new' | 'restored' | 'tampered';
+  readonly opened: Opened['opened'];
   readonly #options: LicenseOptions;
   readonly #fingerprint: string;
   readonly #clock: Clock;
@@ -59,33 +60,11 @@ export class License {
   static async open({ key: typed, ...given }: LicenseOptions): Promise<License> {
     const key = typed === undefined ? undefined : spelled(typed);
     const options: LicenseOptions = { ...given, ...(key !== undefined && { key }) };
-    const { environment = 'production', roots, clock = processClock(), store = memoryStore(), logger } = options;
+    const { environment = 'production', roots, clock = processClock(), store = memoryStore() } = options;
     const trust = await Verifier.open({ environment, roots });
     if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}`);
-    const readText = async () => (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
-    let text = await readText();
-    const sealedFor = async (installation: string) => {
-      const fingerprint = options.fingerprint || (await hashed('installation', installation));
-      return { installation, fingerprint, sealer: await sealerFor(fingerprint, sameKey(typed ?? '')) };
-    };
-    let self = await sealedFor(installationIn(text?.slice(65)) ?? crypto.randomUUID());
-    if (text === null && store.shared) {
-      // Of those that begin together, one makes the installation.
-      const first = await self.sealer.seal(written(nothingKept(clock.read(), self.installation, options.after)));
-      const isFirst = await quietly(() => store.shared?.create(first), 'the license state could not be written', logger);
-      if (isFirst === false) text = await readText();
-      if (isFirst === false) self = await sealedFor(installationIn(text?.slice(65)) ?? self.installation);
-    }
-    const { installation, fingerprint, sealer } = self;
-    // What was sealed before spellings were one was sealed under the key as it was typed.
-    const unseal = async (sealed: string) => {
-      const bare = (await sealer.open(sealed)) ?? (await (await sealerFor(fingerprint, typed ?? '')).open(sealed));
-      return bare === undefined ? undefined : readKept(bare, trust.verifier);
-    };
-    const found = text === null ? undefined : await unseal(text);
-    const kept = found ?? nothingKept(clock.read(), installation, options.after);
-    if (text !== null && !found) logger?.warn('the license state in the store is not of this machine and key, or was edited: starting anew');
-    const license = new License({ ...options, environment, clock, store }, { kept, fingerprint, verifier: trust.verifier, seal: sealer.seal, unseal, text, opened: found ? 'restored' : text === null ? 'new' : 'tampered' });
+    const opened = await openState(typed ?? '', trust.verifier, { ...options, clock, store });
+    const license = new License({ ...options, environment, clock, store }, opened);
     license.#apply({ type: 'Restarted' });
     // What waits there is sent by who has written it.
     if (!(await license.#leads())) {
@@ -593,17 +572,6 @@ export class License {
   }
 }
 
-interface Opened {
-  readonly kept: Kept;
-  readonly fingerprint: string;
-  readonly verifier: Checks;
-  readonly seal: (text: string) => Promise<string>;
-  readonly unseal: (text: string) => Promise<Kept | undefined>;
-  /** As it was in the store. */
-  readonly text: string | null;
-  readonly opened: License['opened'];
-}
-
 /** Answers like a server that finds everything in order, but for the state that it was given. Sends no heartbeats. */
 export class FakeLicense extends License {
   readonly #fake: FakeOptions;
@@ -636,12 +604,3 @@ export class FakeLicense extends License {
 
 const untrustedRoot = () => Promise.resolve({ ok: false, reason: 'UNTRUSTED_ROOT' } as const);
 const trustsNobody: Checks = { learn: untrustedRoot, distrust: () => undefined, revoked: [], lease: untrustedRoot, verdict: untrustedRoot, licenseFile: untrustedRoot, offlineFile: untrustedRoot };
-
-async function quietly<T>(work: () => Promise<T> | T, message: string, logger: Logger | undefined): Promise<T | undefined> {
-  try {
-    return await work();
-  } catch (error) {
-    logger?.warn(message, { error });
-    return undefined;
-  }
-}
