@@ -45,6 +45,7 @@ async function startDoubleApart(): Promise<TestServer> {
   return {
     url: report.url, own: { kill: order('kill'), restart: order('restart'), hang: order('hang'), resume: order('resume') },
     async stop() {
+      if (!child.connected) return;
       const ended = once(child, 'exit');
       child.disconnect();
       await ended;
