@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { until } from '@keyledger/testing';
 import { Crowd } from '@keyledger/testing/history';
-import { mode, offer, onFiles, Product, roundsOf, sell } from '@keyledger/testing/process';
+import { mode, offer, onFiles, patience, Product, roundsOf, sell } from '@keyledger/testing/process';
 import { randomFrom } from '@keyledger/testing/random';
 
 const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
@@ -12,7 +12,7 @@ const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
 const rounds = roundsOf(mode === 'standalone' ? 10 : 2);
 const workers = 16;
 /** Over a network everything takes longer. */
-const readyWithinMs = onFiles ? 10_000 : 20_000;
+const readyWithinMs = (onFiles ? 10_000 : 20_000) * patience;
 
 let product: Product;
 beforeAll(async () => {
@@ -44,7 +44,7 @@ describe('A product that is killed under load', () => {
     if (mode === 'distributed') return;
     expect(crowd.licenses.some(({ state }) => state === 'erased')).toBe(true);
     expect(crowd.licenses.some(({ oldKeys }) => oldKeys.length > 0)).toBe(true);
-  }, 60_000 + rounds * 12_000);
+  }, (60_000 + rounds * 12_000) * patience);
 });
 
 (onFiles ? describe : describe.skip)('A product on embedded files whose log has lost its end', () => {
