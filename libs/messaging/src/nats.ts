@@ -30,7 +30,7 @@ const DIAL_WITHIN_MS = 2_000;
  * hangs. So a slow answer may take its time, and nobody waits long for one that does not come.
  */
 const SIGN_AFTER_MS = 400;
-const SIGN_WITHIN_MS = 1_200;
+const SIGN_WITHIN_MS = 1_500;
 /** A hundred licenses, as large as they may be. */
 const LARGEST_MESSAGE = 8_000_000;
 const NO_RESPONDERS = 503;
