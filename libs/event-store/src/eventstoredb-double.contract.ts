@@ -31,6 +31,8 @@ interface Logged extends Proposed {
 
 export interface DoubleOptions {
   readonly maxAppendSize?: number;
+  /** Subscribers get an event so many milliseconds after it was confirmed. Default 0. */
+  readonly lag?: number;
 }
 
 const MEGABYTE = 1024 * 1024;
@@ -273,6 +275,11 @@ export class EventStoreDbDouble {
         if (!isLive) await this.#send(call, new messages.ReadResp().setCaughtUp(new messages.ReadResp.CaughtUp()));
         isLive = true;
         if (next === this.#log.length && !call.cancelled && !call.destroyed) await once(changes, 'change');
+        continue;
+      }
+      const early = event.created + (this.#options.lag ?? 0) - Date.now();
+      if (early > 0) {
+        await sleep(early);
         continue;
       }
       next++;
