@@ -7,7 +7,7 @@ export type Report = { readonly url: string } | { readonly done: Order };
 
 const tell = (report: Report): void => void process.send?.(report);
 // Who relied on being told in time, and did not ask, would be found out.
-const double = await EventStoreDbDouble.start({ lag: 25 });
+const double = await EventStoreDbDouble.start({ lag: 80 });
 process.on('message', async (order: Order) => {
   await double[order]();
   tell({ done: order });
