@@ -39,21 +39,22 @@ describe('npm run distributed', () => {
     expect(product.doorsOf('activation')).toHaveLength(3);
   });
 
-  const everybody = () => [...services.map(({ name }) => name), 'nats-server', 'postgres'].flatMap((program) => product.pidsOf(program));
+  const everybody = () => [...services.map(({ name }) => name), 'nats-server', 'postgres'].flatMap((program) => product.pidsOf(program).map((pid) => ({ program, pid })));
+  const left = (from: ReturnType<typeof everybody>) => from.filter(({ pid }) => isThere(pid)).map(({ program }) => program);
 
   it('leaves no process and no file behind when it is asked to end', async () => {
-    const pids = everybody();
+    const started = everybody();
     await product.terminate();
-    expect(pids.length).toBeGreaterThan(titles.length + 2);
-    expect(pids.filter(isThere)).toEqual([]);
+    expect(started.length).toBeGreaterThan(titles.length + 2);
+    expect(left(started)).toEqual([]);
     expect(readdirSync(product.dataDir).sort()).toEqual(['master.key', 'postgres']);
   });
 
   it('leaves no process behind when it is killed', async () => {
     await product.restart();
-    const pids = everybody();
+    const started = everybody();
     process.kill(product.pid, 'SIGKILL');
-    await until(() => !pids.some(isThere));
+    await until(() => left(started), ({ length }) => length === 0);
     await product.kill9();
   }, 120_000);
 });
