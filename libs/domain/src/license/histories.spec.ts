@@ -178,7 +178,7 @@ describe('In every history', () => {
     });
   }));
 
-  it('the verdict is valid exactly for licenses that may be used and machines that have a seat', () => always(4000, (history) => {
+  it('the verdict is valid exactly for licenses that may be used and machines that have a seat', () => always(1500, (history) => {
     const { state, now } = tell(history, ({ state: license, facts, now: instant, events }) => {
       const bare = verdictOf(license, undefined, {}, instant);
       if (!facts) return expect(bare.reasons).toEqual(['NOT_FOUND']);
