@@ -7,7 +7,7 @@ const folder = (path) => new URL(`./${path}`, import.meta.url).pathname;
 const projects = ['apps', 'libs'].flatMap((kind) => readdirSync(folder(kind)).map((name) => `${kind}/${name}`)).filter((path) => existsSync(folder(`${path}/src`)));
 
 /** All of it takes another ten minutes: by default what differs most between one process and many. */
-const overNats = process.env.KEYLEDGER_E2E === 'all' ? ['{standalone,distributed}/src/*'] : ['standalone/src/{story,year,agent,tracing}', 'distributed/src/{seats,outage,leftovers}'];
+const overNats = process.env.KEYLEDGER_E2E === 'all' ? ['{standalone,distributed}/src/*'] : ['standalone/src/{story,agent,tracing}', 'distributed/src/{seats,outage,leftovers}'];
 
 /**
  * The product with its log on EventStoreDB, or on a double of that, which says so. By default eventstoredb.e2e.spec.ts alone, which is one of

@@ -9,7 +9,7 @@ import { randomFrom } from '@keyledger/testing/random';
 
 const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
 /** In the distributed system each process is killed by itself as well: see apps/distributed. */
-const rounds = roundsOf(mode === 'standalone' ? 10 : 2);
+const rounds = roundsOf(mode === 'standalone' ? 5 : 2);
 const workers = 16;
 /** Over a network everything takes longer. */
 const readyWithinMs = (onFiles ? 10_000 : 20_000) * patience;
