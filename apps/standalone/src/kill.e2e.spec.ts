@@ -44,7 +44,7 @@ describe('A product that is killed under load', () => {
     if (mode === 'distributed') return;
     expect(crowd.licenses.some(({ state }) => state === 'erased')).toBe(true);
     expect(crowd.licenses.some(({ oldKeys }) => oldKeys.length > 0)).toBe(true);
-  }, (60_000 + rounds * 12_000) * patience);
+  }, (60_000 + rounds * 20_000) * patience);
 });
 
 (onFiles ? describe : describe.skip)('A product on embedded files whose log has lost its end', () => {
