@@ -152,8 +152,11 @@ if (!here) describe('While a process hangs', () => it.skip('NATS or PostgreSQL i
         while (isTroubled) for (const [what, license] of [['activate', control], ['validate', control], ['validate revoked', victim]] as const) told.push(await tell(what, gateway, license));
       });
       while (meanwhile === 'goes on' && performance.now() < until && revokedAt === Infinity) {
-        const { status } = await product.root.through(alive[0] as number).ask('POST', `/licenses/${victim.id}/revoke`, {});
-        if (status === 200) revokedAt = performance.now();
+        // Several at once: one of them may be waiting for who hangs.
+        await Promise.all([1, 2, 3].map(async () => {
+          const { status } = await product.root.through(alive[0] as number).ask('POST', `/licenses/${victim.id}/revoke`, {});
+          if (status === 200) revokedAt = Math.min(revokedAt, performance.now());
+        }));
       }
       await sleep(Math.max(0, until - performance.now()));
       isTroubled = false;

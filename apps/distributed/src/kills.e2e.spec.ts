@@ -14,8 +14,8 @@ import { services } from './services.ts';
 
 const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
 const rounds = roundsOf(1);
-const clients = 8;
-const boxes = 3;
+const clients = 6;
+const boxes = 2;
 /** Where something has just started again. */
 const patientMs = 5_000 * patience;
 const targets = [...services.map(({ name }) => name), 'nats-server', 'postgres'] as const;
