@@ -69,11 +69,15 @@ interface Waiting {
 /** Some 2 KB each. */
 const remembered = 20_000;
 const rowsPerWrite = 500;
+/** What waits in one turn of the event loop is written together; so many do not wait for its end, so that the database works while this process does. */
+const worthAWrite = 16;
+/** Most that are under way: one that is done is only noticed between two turns. */
+const writesAtATime = 4;
 const maxLostRaces = 20;
 
 /**
- * Heartbeats and what they were answered, a row for each activation. A row is written before its heartbeat is answered; those that arrive while
- * one write is under way share the next. Several processes may do so at once: a row is only replaced by who has seen the one before.
+ * Heartbeats and what they were answered, a row for each activation. A row is written before its heartbeat is answered; those that come
+ * together are written together. Several processes may do so at once: a row is only replaced by who has seen the one before.
  */
 @Injectable()
 export class LeaseLedger {
@@ -155,7 +159,8 @@ class Shelf {
   readonly known = new LRUCache<ActivationId, Known>({ maxSize: remembered, sizeCalculation: () => 1 });
   readonly #sql: string;
   #waiting: Waiting[] = [];
-  #busy = false;
+  #underWay = 0;
+  #next: NodeJS.Immediate | undefined;
 
   constructor(readonly database: Database) {
     this.#sql = writing(database.dialect);
@@ -169,26 +174,31 @@ class Shelf {
   write(row: Row): Promise<boolean> {
     return new Promise((done, failed) => {
       this.#waiting.push({ row, done, failed });
-      if (!this.#busy) void this.#work();
+      if (this.#waiting.length >= worthAWrite) this.#work();
+      else this.#next ??= setImmediate(() => this.#work());
     });
   }
 
-  async #work(): Promise<void> {
-    this.#busy = true;
-    while (this.#waiting.length > 0) {
-      const batch = this.#take();
-      try {
-        const { rows } = await this.database.run<Pick<Row, 'activation_id'>>(this.#sql, [JSON.stringify(batch.map(({ row }) => columns.map((name) => row[name])))]);
-        const written = new Set(rows.map((row) => row.activation_id));
-        for (const { row, done } of batch) done(written.has(row.activation_id));
-      } catch (error) {
-        for (const { failed } of batch) failed(error);
-      }
-    }
-    this.#busy = false;
+  #work(): void {
+    clearImmediate(this.#next);
+    this.#next = undefined;
+    while (this.#waiting.length > 0 && this.#underWay < writesAtATime) void this.#writeTogether(this.#take());
   }
 
-  /** One statement may change a row only once: what comes second for the same activation waits for the next. */
+  async #writeTogether(batch: readonly Waiting[]): Promise<void> {
+    this.#underWay++;
+    try {
+      const { rows } = await this.database.run<Pick<Row, 'activation_id'>>(this.#sql, [JSON.stringify(batch.map(({ row }) => columns.map((name) => row[name])))]);
+      const written = new Set(rows.map((row) => row.activation_id));
+      for (const { row, done } of batch) done(written.has(row.activation_id));
+    } catch (error) {
+      for (const { failed } of batch) failed(error);
+    }
+    this.#underWay--;
+    this.#work();
+  }
+
+  /** One statement may change a row only once: what comes second for the same activation waits for the next. In order, so that two of them never wait for each other's rows. */
   #take(): Waiting[] {
     const batch = new Map<ActivationId, Waiting>();
     const rest: Waiting[] = [];
@@ -198,7 +208,7 @@ class Shelf {
       else rest.push(waiting);
     }
     this.#waiting = rest;
-    return [...batch.values()];
+    return [...batch].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, waiting]) => waiting);
   }
 }
 
