@@ -80,7 +80,8 @@ export class LastSeenLedger {
     await this.databases.here().batch([{
       sql: `insert into activation_last_seen (activation_id, last_seen_at) values (?, ?) on conflict (activation_id) do update set last_seen_at = excluded.last_seen_at
         where excluded.last_seen_at > activation_last_seen.last_seen_at`,
-      many: [...seen],
+      // In order: two processes that write the same rows must not wait for each other.
+      many: [...seen].sort(([one], [other]) => (one < other ? -1 : 1)),
     }]);
   }
 }
