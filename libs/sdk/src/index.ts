@@ -8,6 +8,7 @@ export type { BeatResult, Directive, HeartbeatOptions } from './heartbeats.ts';
 export { FakeLicense, License } from './license.ts';
 export { LicenseProvider, type FlagDetails } from './openfeature.ts';
 export type { OfflineOptions, OfflineResult, TokenOptions, TokenResult } from './offline.ts';
+export type { UsableQuota } from './quotas.ts';
 export type { Refusal } from './refusal.ts';
 export type { FakeOptions } from './fake.ts';
 export type { Fetch } from './server.ts';

@@ -8,6 +8,7 @@ import { Heartbeats } from './heartbeats.ts';
 import { inherited, joined, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
 import { openState, quietly, type Opened } from './opening.ts';
+import { Quotas, type UsableQuota } from './quotas.ts';
 import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
 import { Reports } from './reports.ts';
 import { Sharing } from './sharing.ts';
@@ -16,7 +17,7 @@ import {
   apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
 } from './state.ts';
 import { memoryStore, spelled, type Store } from './store.ts';
-import { consumed, featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
+import type { Counted, Feature } from './usage.ts';
 
 /** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
 const reservedMs = 60_000;
@@ -41,10 +42,9 @@ export class License {
   readonly #store: Store;
   readonly #seal: (text: string) => Promise<string>;
   readonly #listeners = new Map<keyof LicenseEvents, Set<(event: never) => void>>();
-  /** What was told of, and how little of it was left since. */
-  readonly #exceeded = new Map<string, Quota>();
   readonly #disposed = new AbortController();
   readonly #reports: Reports;
+  readonly #quotas: Quotas;
   readonly #sharing: Sharing | undefined;
   readonly #limits: Limits;
   #kept: Kept;
@@ -102,6 +102,10 @@ export class License {
       kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), now: () => this.#now(), info: () => this.info, logger: options.logger,
       refusal: (reply) => this.#refusal(reply), waitsForSeat: () => this.terms?.seats === 'floating',
       send: server && ((instanceId, records) => server.ask('POST', '/license/usage', { licenseKey: options.key, instanceId, records })),
+    });
+    this.#quotas = new Quotas({
+      info: () => this.info, enforcement: () => this.judgement().enforcement, counted: () => this.#counted(), use: (name, value, isGauge) => this.#reports.use(name, value, isGauge),
+      exceeded: (quota) => this.#emit('exceeded', quota), onExceeded: (listener) => this.on('exceeded', listener),
     });
     this.heartbeat = new Heartbeats(this.#heartbeatPort());
     this.changes = new Changes({
@@ -202,7 +206,7 @@ export class License {
   }
 
   feature(name: string): Feature {
-    return featureOf(this.info, name, this.judgement().enforcement === 'LOCKED', this.#counted());
+    return this.#quotas.feature(name);
   }
 
   /** Throws FeatureMissing, for those who would rather be interrupted. */
@@ -213,33 +217,8 @@ export class License {
   }
 
   /** A quota, or a feature with a cap per day or month. */
-  quota(name: string): Quota & {
-    /** When it is used up: somebody wanted more than is left, or the server says so. Once, until some of it is free again. Returns how to stop listening. */
-    on(event: 'exceeded', listener: (quota: Quota) => void): () => void;
-    /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. Of a quota without a period it is in use until `report` says less. */
-    tryConsume(amount?: number): boolean;
-    /** Tells what a gauge shows now. */
-    report(value: number): void;
-  } {
-    const quota = quotaOf(this.info, name, this.#counted());
-    return {
-      ...quota,
-      tryConsume: (amount = 1) => {
-        this.#noticeQuotas();
-        const { value, isGauge, isTooMuch } = consumed(this.info, name, amount, this.#counted());
-        const { enforcement } = this.judgement();
-        const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || isTooMuch;
-        if (!blocked) this.#reports.use(name, value, isGauge);
-        else if (isTooMuch) this.#exceeds(name);
-        return !blocked;
-      },
-      report: (value) => {
-        this.#reports.use(name, value, quota.per === null);
-        const { used, limit } = quotaOf(this.info, name, this.#counted());
-        if (used !== null && limit !== null && used > limit) this.#exceeds(name);
-      },
-      on: (event, listener) => this.on(event, (exceeded) => exceeded.name === name && listener(exceeded)),
-    };
+  quota(name: string): UsableQuota {
+    return this.#quotas.of(name);
   }
 
   /** How many readings have not been sent yet. */
@@ -507,29 +486,10 @@ export class License {
     this.#last = now;
     if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#emit('state', { before, now });
     if (before.code !== now.code && this.#hasLostSeat()) this.heartbeat.hurry();
-    this.#noticeQuotas();
+    this.#quotas.notice();
     const isBack = isClockBack(this.#kept.state.time, reading);
     if (isBack && !this.#clockIsBack) this.#emit('clock-rollback', { wall: reading.wall, atLeast: Date.parse(now.at) });
     this.#clockIsBack = isBack;
-  }
-
-  #noticeQuotas(): void {
-    for (const { meter, state = 'normal' } of this.info?.quotas ?? []) if (state !== 'normal') this.#exceeds(meter);
-    if (this.#exceeded.size === 0) return;
-    const counted = this.#counted();
-    for (const [name, told] of this.#exceeded) {
-      const quota = quotaOf(this.info, name, counted);
-      const [left, leftThen] = [quota.remaining ?? Infinity, told.remaining ?? Infinity];
-      if (quota.state === 'normal' && (told.state !== 'normal' || left > leftThen)) this.#exceeded.delete(name);
-      else if (left < leftThen) this.#exceeded.set(name, { ...told, remaining: left });
-    }
-  }
-
-  #exceeds(name: string): void {
-    if (this.#exceeded.has(name)) return;
-    const quota = quotaOf(this.info, name, this.#counted());
-    this.#exceeded.set(name, quota);
-    this.#emit('exceeded', quota);
   }
 
   #emit<E extends keyof LicenseEvents>(event: E, value: LicenseEvents[E]): void {
