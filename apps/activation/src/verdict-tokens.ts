@@ -11,11 +11,12 @@ interface Waiting {
 }
 
 const signedWithinMs = 2000;
-const mostPerMessage = 100;
+/** So many do not wait for the end of the turn: they are signed while this process goes on. */
+const mostPerMessage = 16;
 
 /**
- * Signed verdicts. What is asked for in one turn of the event loop goes to the signing service in one message: a message costs more than a
- * signature. While nobody signs, verdicts are given without a token.
+ * Signed verdicts. What is asked for in one turn of the event loop goes to the signing service together: a message costs more than a signature.
+ * While nobody signs, verdicts are given without a token.
  */
 @Injectable()
 export class VerdictTokens {
@@ -26,17 +27,20 @@ export class VerdictTokens {
   for(statement: Statement): Promise<string | undefined> {
     const sender = context();
     return new Promise((resolve) => {
-      const waiting = this.#waiting.get(sender.environment);
-      if (waiting) return void waiting.push({ statement, resolve });
-      this.#waiting.set(sender.environment, [{ statement, resolve }]);
-      setImmediate(() => this.#send(sender));
+      let waiting = this.#waiting.get(sender.environment);
+      if (!waiting) {
+        this.#waiting.set(sender.environment, (waiting = []));
+        setImmediate(() => this.#send(sender));
+      }
+      if (waiting.push({ statement, resolve }) === mostPerMessage) this.#send(sender);
     });
   }
 
   #send(sender: MessageContext): void {
-    const waiting = this.#waiting.get(sender.environment) ?? [];
+    const waiting = this.#waiting.get(sender.environment);
+    if (!waiting) return;
     this.#waiting.delete(sender.environment);
-    for (let at = 0; at < waiting.length; at += mostPerMessage) void runIn(sender, () => this.#sign(waiting.slice(at, at + mostPerMessage)));
+    void runIn(sender, () => this.#sign(waiting));
   }
 
   async #sign(waiting: readonly Waiting[]): Promise<void> {

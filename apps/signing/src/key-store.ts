@@ -1,10 +1,11 @@
-import { createPrivateKey, generateKeyPairSync, sign } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
 import { context } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { thumbprint, type PublicJwk } from '@keyledger/license-file';
 import { signed, type SignBytes, type Statement } from '@keyledger/license-file/sign';
 import { StateDatabases, type Migration } from '@keyledger/read-models';
 import { open, placeOf, seal, type Lock } from './sealing.ts';
+import { Signer } from './signer.ts';
 
 /**
  * Where private keys are, and the only place where they are used. There is no way to read one, nor to sign anything but a statement.
@@ -18,6 +19,7 @@ export abstract class KeyStore {
   abstract has(kid: string): Promise<boolean>;
   /** For good, in every file. */
   abstract destroy(kid: string): Promise<void>;
+  abstract close(): Promise<void>;
 }
 
 export const sealedKeysTable: Migration = {
@@ -27,10 +29,11 @@ export const sealedKeysTable: Migration = {
 
 /**
  * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. What is kept of an opened
- * key is a function that signs with it. It signs in this thread: to wake another one costs as much as a signature.
+ * key is a function that signs with it, here or, in a rush, in a thread of its own.
  */
 export class SealedKeys extends KeyStore {
   readonly #opened = new Map<string, Promise<SignBytes>>();
+  readonly #signer = new Signer();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly passphrase: string | undefined) {
     super();
@@ -48,7 +51,7 @@ export class SealedKeys extends KeyStore {
   }
 
   async sign(kid: string, statement: Statement): Promise<string> {
-    return signed(statement, kid, await this.#signer(kid));
+    return signed(statement, kid, await this.#signerOf(kid));
   }
 
   async has(kid: string): Promise<boolean> {
@@ -60,6 +63,12 @@ export class SealedKeys extends KeyStore {
     this.#opened.delete(nameOf(kid));
     await database.run('delete from signing_sealed_keys where kid = ?', [kid]);
     await database.scrub();
+    // A thread has its own copy of what it has signed with.
+    await this.#signer.close();
+  }
+
+  async close(): Promise<void> {
+    await this.#signer.close();
   }
 
   /** The private key, sealed anew under another passphrase, to be kept elsewhere. Only what is in a table can be taken out of it. */
@@ -72,14 +81,14 @@ export class SealedKeys extends KeyStore {
     }
   }
 
-  #signer(kid: string): Promise<SignBytes> {
+  #signerOf(kid: string): Promise<SignBytes> {
     const name = nameOf(kid);
     const known = this.#opened.get(name);
     if (known) return known;
     const opening = this.#secret(kid).then((secret): SignBytes => {
       const key = createPrivateKey({ key: secret, format: 'der', type: 'pkcs8' });
       secret.fill(0);
-      return (bytes) => sign(null, bytes, key);
+      return this.#signer.of(key);
     });
     this.#opened.set(name, opening);
     opening.catch(() => this.#opened.delete(name));

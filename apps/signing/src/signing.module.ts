@@ -19,7 +19,7 @@ const lookEveryMs = 6 * 3_600_000;
 export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
   #looking: NodeJS.Timeout | undefined;
 
-  constructor(private readonly keys: Keys, private readonly clock: Clock, private readonly log: Log) {}
+  constructor(private readonly keys: Keys, private readonly store: KeyStore, private readonly clock: Clock, private readonly log: Log) {}
 
   static with(platform: readonly Provider[], { passphrase, rootExport }: SigningConfig): DynamicModule {
     return {
@@ -57,6 +57,7 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
   async onModuleDestroy(): Promise<void> {
     clearInterval(this.#looking);
     await this.keys.close();
+    await this.store.close();
   }
 }
 

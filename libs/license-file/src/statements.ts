@@ -136,8 +136,10 @@ export interface KeyStatement {
 
 type Check = (value: unknown) => boolean;
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
-const object = (members: Readonly<Record<string, Check>>): Check => (value) =>
-  isObject(value) && Object.entries(members).every(([name, check]) => check(Object.hasOwn(value, name) ? value[name] : undefined));
+const object = (members: Readonly<Record<string, Check>>): Check => {
+  const checks = Object.entries(members);
+  return (value) => isObject(value) && checks.every(([name, check]) => check(Object.hasOwn(value, name) ? value[name] : undefined));
+};
 const listOf = (check: Check): Check => (value) => Array.isArray(value) && value.every(check);
 const recordOf = (check: Check): Check => (value) => isObject(value) && Object.values(value).every(check);
 const oneOf = (...values: readonly unknown[]): Check => (value) => values.includes(value);

@@ -33,6 +33,16 @@ describe('A bundle of messages', () => {
     expect(sent).toEqual([['a', [1, 3]], ['b', [2]], ['a', [4]]]);
   });
 
+  it('goes as soon as it is full, and the others wait on', async () => {
+    const sent: [string, number][] = [];
+    const bundles = new Bundles<Part>((address, { length }) => sent.push([address, length]));
+    for (let id = 0; id < 33; id++) bundles.add('a', { id, head: {}, body: '' });
+    bundles.add('b', { id: 33, head: {}, body: '' });
+    expect(sent).toEqual([['a', 16], ['a', 16]]);
+    await new Promise(setImmediate);
+    expect(sent.slice(2)).toEqual([['a', 1], ['b', 1]]);
+  });
+
   it('never grows beyond what a server takes, and leaves nothing out', () => {
     fc.assert(fc.property(fc.array(fc.nat({ max: 200_000 }), { maxLength: 100 }), (lengths) => {
       const sent: (readonly Part[])[] = [];

@@ -10,8 +10,8 @@ const PARTS_AT_MOST = 16;
 const CHARACTERS_AT_MOST = 256 * 1024;
 
 /**
- * What is sent to one address in one turn of the event loop travels as one message: under load a message costs several times what it carries.
- * A part that is too long for company travels alone.
+ * What is sent to one address in one turn of the event loop travels together, sixteen at most: under load a message costs several times what it
+ * carries. A part that is too long for company travels alone.
  */
 export class Bundles<P extends Part> {
   readonly #waiting = new Map<string, P[]>();
@@ -24,18 +24,21 @@ export class Bundles<P extends Part> {
 
   add(address: string, part: P): void {
     const parts = this.#waiting.get(address);
-    if (parts) parts.push(part);
-    else this.#waiting.set(address, [part]);
+    if (!parts) this.#waiting.set(address, [part]);
+    // A full one does not wait for the end of the turn: whoever gets it works on it while this process goes on.
+    else if (parts.push(part) === PARTS_AT_MOST) return this.#flush(address, parts);
     this.#scheduled ??= setImmediate(() => this.flush());
   }
 
   flush(): void {
     clearImmediate(this.#scheduled);
     this.#scheduled = undefined;
-    for (const [address, parts] of this.#waiting) {
-      this.#waiting.delete(address);
-      while (parts.length > 0) this.#send(address, parts.splice(0, fitting(parts)));
-    }
+    for (const [address, parts] of this.#waiting) this.#flush(address, parts);
+  }
+
+  #flush(address: string, parts: P[]): void {
+    this.#waiting.delete(address);
+    while (parts.length > 0) this.#send(address, parts.splice(0, fitting(parts)));
   }
 }
 
