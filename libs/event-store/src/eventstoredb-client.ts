@@ -15,6 +15,7 @@ export class Connection {
   readonly #url: string;
   #client: EventStoreDBClient;
   #heardAt = 0;
+  #isClosed = false;
 
   /** Loads the client, which is large, only in a process that has an EventStoreDB. */
   static async open(url: string): Promise<Connection> {
@@ -47,7 +48,13 @@ export class Connection {
     closed(client).catch(() => undefined);
   }
 
+  /** The calls of one that was closed end as if they had come to their end. */
+  isOpen(client: EventStoreDBClient): boolean {
+    return client === this.#client && !this.#isClosed;
+  }
+
   async close(): Promise<void> {
+    this.#isClosed = true;
     await closed(this.#client);
   }
 }
@@ -125,6 +132,7 @@ export function read<Answer>(
     // The client may report the same loss more than once: the listener stays.
     answers.on('error', (error) => end(() => reject(error)));
     answers.on('end', () => {
+      if (!connection.isOpen(client)) return end(() => reject(doesNotAnswer()));
       connection.heard();
       end(resolve);
     });

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { anEvent, eventStoreContract } from './event-store.contract.ts';
@@ -190,7 +191,7 @@ describe(`EventStoreDbEventStores on ${kind}`, () => {
     });
 
     it('write the same events once when both do it at the same time', async () => {
-      for (let n = 0; n < 20; n++) {
+      for (let n = 0; n < 8; n++) {
         const events = someEvents(2);
         const outcomes = await Promise.all(stores.map((store) => store.append(`license-${n}`, n % 2 ? NO_STREAM : 'any', events)));
         expect(outcomes.map(({ duplicate }) => duplicate).toSorted()).toEqual([false, true]);
@@ -471,6 +472,22 @@ describe(`EventStoreDbEventStores, looked at from ${DOUBLE},`, () => {
       expect(performance.now() - startedAt).toBeLessThan(8_000);
     }
     expect(positions(subscriber.events)).toEqual(positions(await everything(store)));
+    await proxy.close();
+  });
+
+  it('never take a read that was cut short for all there is', async () => {
+    const proxy = await FaultProxy.open(double.url);
+    const far = (await openAt(proxy.url, [environment], { deadline: undefined })).of(environment);
+    await far.append('license-a', NO_STREAM, [anEvent()]);
+    proxy.vanish();
+    // Each given up takes the connection away from those that began later.
+    const reading: Promise<unknown>[] = [];
+    for (let n = 0; n < 8; n++) {
+      reading.push(far.readStream('license-a').then((events) => events.length, (error: { code?: string }) => error.code));
+      await sleep(150);
+    }
+    expect(new Set(await Promise.all(reading))).not.toContain(0);
+    await insist(() => far.readStream('license-a'));
     await proxy.close();
   });
 
