@@ -7,7 +7,7 @@ export const READ_LIMIT = 1_000;
 /** Being told wakes every process, and the server lets one writer at a time tell: no more often than this. Whoever has to know sooner asks. */
 const TELL_EVERY_MS = 25;
 /** Events that nobody waits for are read together: a read costs the same for one as for many, and every process follows every log. */
-const GATHER_MS = 10;
+const GATHER_MS = 100;
 
 /** `reads`: the only categories of which more than the name is wanted; all when undefined. */
 type Read = (after: Position, reads: Reads) => Promise<readonly RecordedEvent[]>;
