@@ -480,14 +480,19 @@ describe(`EventStoreDbEventStores, looked at from ${DOUBLE},`, () => {
     const far = (await openAt(proxy.url, [environment], { deadline: undefined })).of(environment);
     await far.append('license-a', NO_STREAM, [anEvent()]);
     proxy.vanish();
-    // Each given up takes the connection away from those that began later.
-    const reading: Promise<unknown>[] = [];
+    const { position } = await store.append('license-b', NO_STREAM, [anEvent()]);
+    // Each that is given up takes the connection away from those that began later.
+    const lengths: Promise<unknown>[] = [];
+    const heads: Promise<unknown>[] = [];
+    const code = (error: { code?: string }) => error.code;
     for (let n = 0; n < 8; n++) {
-      reading.push(far.readStream('license-a').then((events) => events.length, (error: { code?: string }) => error.code));
+      lengths.push(far.readStream('license-a').then((events) => events.length, code));
+      heads.push(far.head().catch(code));
       await sleep(150);
     }
-    expect(new Set(await Promise.all(reading))).not.toContain(0);
-    await insist(() => far.readStream('license-a'));
+    for (const length of await Promise.all(lengths)) expect(['UNAVAILABLE', 1]).toContain(length);
+    for (const head of await Promise.all(heads)) expect(['UNAVAILABLE', position]).toContain(head);
+    expect(await insist(() => far.readStream('license-a'))).toHaveLength(1);
     await proxy.close();
   });
 
