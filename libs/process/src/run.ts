@@ -14,6 +14,8 @@ export function fail(line: string): never {
 /** One Ctrl-C comes as several signals: the terminal's own, npm's, and that of whoever started this process. */
 const ONE_REQUEST_MS = 2_000;
 const ORPHAN_ENDS_WITHIN_MS = 15_000;
+/** Whoever has waited for the start is served first. */
+const SETTLES_AFTER_MS = 1_000;
 
 /**
  * Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. What goes wrong at either end is said
@@ -37,7 +39,7 @@ export async function runUntilStopped(name: string, start: () => Promise<{ close
     setTimeout(() => process.exit(1), ORPHAN_ENDS_WITHIN_MS);
   });
   running = await start().catch(cannot('start'));
-  settle();
+  setTimeout(settle, SETTLES_AFTER_MS).unref();
 }
 
 /**
