@@ -49,6 +49,7 @@ interface Port {
   takeSeatAnew(): Promise<Activation>;
   send(licenseId: string, body: object): Promise<Reply> | undefined;
   ask(): Promise<Refusal | null>;
+  /** Renews the seat, if it is still had. */
   lease(token: string, instanceId: string): Promise<Reason | null>;
   verdict(token: string, nonce: string, asked: Reading): Promise<Refusal | null>;
   refusal(reply: Refused | Unreachable): Refusal;
@@ -226,6 +227,8 @@ export class Heartbeats {
     const nextInMs = typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : this.#port.intervalMs();
     if (typeof token === 'string') {
       const fault = await this.#port.lease(token, instanceId);
+      // Given back since it was asked: the seat is not alive again because it was when this was answered.
+      if (this.#port.kept().state.instanceId !== instanceId) return notActivated;
       if (fault === 'WRONG_TYPE') {
         // A verdict: the box may not go on. An old one tells nothing new.
         const refused = asked && (await this.#port.verdict(token, nonce, asked));

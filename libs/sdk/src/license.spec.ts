@@ -120,6 +120,25 @@ describe('A license', () => {
     expect((await restarted()).judgement()).toMatchObject({ code: 'NOT_ACTIVATED' });
   });
 
+  it('has given it back, whatever is still answered to a heartbeat of before', async () => {
+    const [onItsWay, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const license = await activated({ fetch: async (url, init) => {
+      const answer = await vendor.fetch(url, init);
+      if (url.endsWith('/heartbeat')) {
+        onItsWay.resolve();
+        await held.promise;
+      }
+      return answer;
+    } });
+    const beat = license.heartbeat.beat();
+    await onItsWay.promise;
+    expect(await license.deactivate()).toEqual({ ok: true });
+    held.resolve();
+    expect(await beat).toMatchObject({ ok: false, code: 'NOT_ACTIVATED' });
+    expect([license.instanceId, license.judgement().code]).toEqual([null, 'NOT_ACTIVATED']);
+    expect(license.terms).toBeNull();
+  });
+
   it.each(['INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND'])('has no seat to give back where there is none (%s)', async (code) => {
     const license = await activated();
     vendor.between = (path) => (path === '/license/deactivate' ? problem(404, code) : undefined);

@@ -350,12 +350,12 @@ export class License {
   }
 
   /** The reason why it was not taken. */
-  async #lease(token: string, instanceId: string): Promise<Reason | null> {
+  async #lease(token: string, instanceId: string, { renews = false } = {}): Promise<Reason | null> {
     const { product } = this.#options;
     const lease = await this.#withKeys(() => this.#verifier.lease(token, {
       now: timeIn(token), subject: instanceId, fingerprint: this.#fingerprint, ...(product !== undefined && { audience: product }),
     }));
-    return lease.ok ? this.#apply({ type: 'Leased', text: token, claims: lease.claims }) : lease.reason;
+    return lease.ok ? this.#apply({ type: 'Leased', text: token, claims: lease.claims, renews }) : lease.reason;
   }
 
   /** Keys come with certificates of the root, so wherever they come from, they are those of the vendor. */
@@ -406,7 +406,7 @@ export class License {
       kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), clock: this.#clock, logger: this.#options.logger,
       version: this.#options.version, fingerprint: this.#fingerprint,
       send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
-      ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
+      ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId, { renews: true }), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
       refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.reportUsage(),
       isLeading: () => this.#sharing?.isLeading ?? false,
       contend: () => {

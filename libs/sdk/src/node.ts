@@ -61,8 +61,15 @@ function sharedFile(file: string, takeOverMs: number): Shared {
   const numbers = async () => (await names()).filter((one) => one.startsWith(`${name}.lead-`)).map((one) => Number(one.slice(name.length + 6))).filter(Number.isSafeInteger);
   const highest = async () => Math.max(0, ...(await numbers()));
 
-  async function leader(): Promise<Leader> {
+  const leader = async () => (await look()).who;
+
+  /** Who leads, and the number that says so. */
+  async function look(): Promise<{ readonly who: Leader; readonly n: number }> {
     const n = await highest();
+    return { who: await whoIs(n), n };
+  }
+
+  async function whoIs(n: number): Promise<Leader> {
     if (mine === Infinity || (n > 0 && n === mine)) return 'self';
     if (n === 0 || (await textIn(leadOf(n))) === given) return 'nobody';
     const touched = await stat(leadOf(n)).then(({ mtimeMs }) => mtimeMs, () => -1);
@@ -72,10 +79,11 @@ function sharedFile(file: string, takeOverMs: number): Shared {
   }
 
   async function take(): Promise<boolean> {
-    const who = await leader();
+    const { who, n: last } = await look();
     if (who === 'other') return false;
     if (who === 'self' && mine !== Infinity) return utimes(leadOf(mine), new Date(), new Date()).then(() => true, () => true);
-    const n = (await highest()) + 1;
+    // The one after that which leads nobody: were it the one after the highest by now, it would be taken from who was faster.
+    const n = last + 1;
     try {
       await mkdir(folder, { recursive: true, mode: 0o700 });
       await (await open(leadOf(n), 'wx', 0o600)).close();

@@ -142,6 +142,26 @@ describe('Tabs that share a store', () => {
     await until(() => web.size === 1, 2_000);
   });
 
+  it('hear of a seat that was given back while a heartbeat of it is under way', async () => {
+    const held = Promise.withResolvers<void>();
+    let isHeld = false;
+    const slowly: typeof vendor.fetch = async (url, init) => {
+      const answer = await vendor.fetch(url, init);
+      if (!url.endsWith('/heartbeat') || beats().length === 1) return answer;
+      isHeld = true;
+      return held.promise.then(() => answer);
+    };
+    const [leader, other] = [await leading({ fetch: slowly }), await tab()];
+    const beat = leader.heartbeat.beat();
+    await until(() => isHeld);
+    expect(await other.deactivate()).toEqual({ ok: true });
+    await until(() => leader.instanceId === null, 2_000);
+    held.resolve();
+    expect(await beat).toMatchObject({ ok: false, code: 'NOT_ACTIVATED' });
+    expect([leader.instanceId, other.instanceId]).toEqual([null, null]);
+    expect(web.get(place)).toContain('"instanceId":null');
+  });
+
   it('go on when it could not be given back', async () => {
     vendor.terms = { ...vendor.terms, seats: 'floating' };
     const [leader, other] = [await leading(), await tab()];

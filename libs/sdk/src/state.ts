@@ -97,7 +97,8 @@ export interface State {
 }
 
 export type LicenseEvent =
-  | { readonly type: 'Leased'; readonly text: string; readonly claims: LeaseClaims }
+  /** `renews`: for the seat that it has, and for no other. */
+  | { readonly type: 'Leased'; readonly text: string; readonly claims: LeaseClaims; readonly renews?: boolean }
   /** `asked`: the clocks when the nonce was made. The answer was signed later than that. */
   | { readonly type: 'Answered'; readonly text: string; readonly claims: VerdictClaims; readonly asked: Reading }
   | { readonly type: 'OfflineFileInstalled'; readonly text: string; readonly file: OfflineFile }
@@ -141,9 +142,9 @@ const no = (reason: 'STALE' | 'WRONG_SUBJECT'): Applied => ({ ok: false, reason 
 const isOther = ({ licenseId }: State, id: string): boolean => licenseId !== null && licenseId !== id;
 
 /** Its `seq` may lag behind: a lease that still says what is true is given out again. It says for how long; what a verdict has refused it does not lift. */
-function leased(state: State, { text, claims }: Extract<LicenseEvent, { type: 'Leased' }>, reading: Reading): Applied {
-  if (isOther(state, claims.license.id)) return no('WRONG_SUBJECT');
+function leased(state: State, { text, claims, renews = false }: Extract<LicenseEvent, { type: 'Leased' }>, reading: Reading): Applied {
   const sameSeat = state.instanceId === claims.sub;
+  if (isOther(state, claims.license.id) || (renews && !sameSeat)) return no('WRONG_SUBJECT');
   if (sameSeat && claims.counter < state.counter) return no('STALE');
   // Of two with one counter the later one: an answer that is played back shortens nothing, and lengthens nothing.
   const isOlder = sameSeat && state.lease !== null && claims.iat < state.lease.claims.iat;
