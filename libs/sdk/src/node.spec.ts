@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -65,6 +65,14 @@ describe('The lead of a file', () => {
     expect([await first.take(), await second.leader(), await second.take()]).toEqual([true, 'other', false]);
     await until(async () => second.take());
     expect([await first.leader(), await first.take(), await second.leader()]).toEqual(['other', false, 'self']);
+  });
+
+  it('clears away what others were killed over while they wrote it, and nothing that may still be written', async () => {
+    const [left, current] = [join(folder, 'cleared.1.tmp'), join(folder, 'cleared.2.tmp')];
+    for (const path of [left, current]) writeFileSync(path, 'half');
+    utimesSync(left, new Date(), new Date(Date.now() - 7_200_000));
+    expect(await sharedAt('cleared', 1_000).take()).toBe(true);
+    expect(readdirSync(folder).filter((name) => name.startsWith('cleared')).toSorted()).toEqual(['cleared.2.tmp', 'cleared.lead-1']);
   });
 
   it('is nobody else’s where no file can be made', async () => {

@@ -44,6 +44,9 @@ async function placed(file: string, text: string, place: (from: string, to: stri
 
 const isCode = (error: unknown, ...codes: readonly string[]): boolean => codes.includes(String((error as NodeJS.ErrnoException).code));
 
+/** Nobody takes so long to write a file, nor do the clocks of two machines differ by so much. */
+const unfinishedMs = 3_600_000;
+
 /**
  * Who leads has made the file with the highest number, which only one can make, and touches it. That it was not touched for long is what each
  * sees with its own clock, so those of two machines need not agree. Who was held up, and replaced, finds a higher number when he goes on.
@@ -97,7 +100,17 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     const isHighest = Math.max(...all) === n;
     await Promise.all((isHighest ? all.filter((one) => one < n) : [n]).map((one) => rm(leadOf(one), { force: true })));
     mine = isHighest ? n : 0;
+    if (isHighest) await forgetUnfinished();
     return isHighest;
+  }
+
+  /** Of processes that were killed while they wrote. */
+  async function forgetUnfinished(): Promise<void> {
+    const unfinished = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.tmp')).map((one) => join(folder, one));
+    await Promise.all(unfinished.map(async (one) => {
+      const at = await stat(one).then(({ mtimeMs }) => mtimeMs, () => Infinity);
+      if (Date.now() - at > unfinishedMs) await rm(one, { force: true });
+    }));
   }
 
   return {
