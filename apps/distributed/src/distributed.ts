@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -50,11 +50,14 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
     });
   const running: (readonly [ServiceName, Supervised])[] = [];
   const turns = new Turns(Math.max(2, availableParallelism()));
+  const isFirstStart = !existsSync(env.NODE_COMPILE_CACHE);
   for (const service of services.toReversed()) {
     const { name } = service;
     for (let replica = 1; replica <= replicas[name]; replica++) {
       const process = await turns.take(() => start(service, replica, name === 'gateway' && config.port > 0 ? config.port + replica - 1 : 0));
       running.push([name, process]);
+      // What the first has compiled is most of what the others would compile themselves, all at once.
+      if (isFirstStart && running.length === 1) await Promise.race([process.ready.then(() => process.settle()), sleep(TURN_MS, undefined, { ref: false })]);
     }
   }
   const processes = running.map(([, process]) => process);
@@ -63,7 +66,13 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
     await Promise.all([nats?.stop(), postgres?.stop()]);
   };
   await Promise.all(processes.map(({ ready }) => ready));
+  void inTurn(processes);
   return { urls: await Promise.all(running.flatMap(([service, { ready }]) => (service === 'gateway' ? [ready] : []))), close };
+}
+
+/** All at once they would stand still for so long that the NATS server is taken for gone. */
+async function inTurn(processes: readonly Supervised[]): Promise<void> {
+  for (const process of processes) await process.settle();
 }
 
 /** To start takes a core for a second or two. Who starts beside more others than there are cores only waits for them, and they for him. */

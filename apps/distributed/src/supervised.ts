@@ -16,6 +16,7 @@ const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
 /** Who has been ready for that long and ends has met something new; whoever has not is not in a hurry. */
 const STEADY_MS = 500;
+const SETTLES_AFTER_MS = 1_000;
 /** For what is under way to be finished. */
 const STOP_WITHIN_MS = 15_000;
 
@@ -31,7 +32,9 @@ export class Supervised {
   #port: string | undefined;
   #failures = 0;
   #pause: NodeJS.Timeout | undefined;
+  #settling: NodeJS.Timeout | undefined;
   #stopping = false;
+  #settles = false;
 
   constructor(command: Command) {
     this.#command = command;
@@ -43,9 +46,20 @@ export class Supervised {
     return this.#firstReady.promise;
   }
 
+  /** Lets it give back what starting took, for which it stands still; resolves when it has. Started again, it does so by itself. */
+  async settle(): Promise<void> {
+    this.#settles = true;
+    const child = this.#child;
+    if (!child?.connected) return;
+    const over = Promise.race([once(child, 'message'), once(child, 'close')]);
+    child.send('settle', () => undefined);
+    await over;
+  }
+
   async stop(): Promise<void> {
     this.#stopping = true;
     clearTimeout(this.#pause);
+    clearTimeout(this.#settling);
     const child = this.#child;
     if (!child) return;
     const ended = once(child, 'close');
@@ -70,6 +84,7 @@ export class Supervised {
         if (!url) return;
         readyAt = Date.now();
         if (keepsPort) this.#port = new URL(url).port;
+        if (this.#settles) this.#settling = setTimeout(() => void this.settle(), SETTLES_AFTER_MS);
         this.#firstReady.resolve(url);
       });
     }
