@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { startNats, startPostgres } from '@keyledger/servers';
 import { agentToken, appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sleep, startAgent, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
+import { warmUp } from './bench/warm.mjs';
 
 /** What --only takes. Some are measured together. */
 const parts = {
@@ -16,9 +17,9 @@ const parts = {
   rebuild: rebuilding, start: starting, memory: starting, sweep: sweeping, agent: asking, bulk, distributed,
 };
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' }, docs: { type: 'boolean' }, swept: { type: 'string' } } });
-const { rounds, seconds, few, many, rebuilt, batched, starts, ...others } = options.quick
-  ? { rounds: 1, seconds: 1, few: 1_000, many: 10_000, rebuilt: 5_000, batched: 5_000, starts: 1, swept: 10_000 }
-  : { rounds: 3, seconds: 3, few: 1_000, many: 100_000, rebuilt: 40_000, batched: 10_000, starts: 5, swept: 1_000_000 };
+const { rounds, seconds, warmUps, few, many, rebuilt, batched, starts, ...others } = options.quick
+  ? { rounds: 1, seconds: 1, warmUps: 1, few: 1_000, many: 10_000, rebuilt: 5_000, batched: 5_000, starts: 1, swept: 10_000 }
+  : { rounds: 3, seconds: 3, warmUps: 10, few: 1_000, many: 100_000, rebuilt: 40_000, batched: 10_000, starts: 5, swept: 1_000_000 };
 const swept = Number(options.swept ?? others.swept);
 const due = swept / 100;
 const chosen = options.only?.split(',') ?? Object.keys(parts);
@@ -169,7 +170,7 @@ async function withManyLicenses() {
   const noise = [{ ...search('parts'), connections: 4 }, { ...order(plan), connections: 8 }, { ...activate('keys'), connections: 8 }];
   const asked = [];
   for (let round = 0; round < rounds; round++) {
-    const quiet = await generator.measure(large, validate('many'), seconds);
+    const quiet = await measured(large, validate('many'));
     const { results: [busy, searches, orders, activations] } = await generator.run({
       seconds, streams: [validate('many'), ...noise].map((stream) => ({ ...stream, port: large.port })),
     });
@@ -252,7 +253,7 @@ async function bulk() {
   const middle = (name) => median(figures.map((figure) => figure[name]));
   row({ name: `batch of ${batched / 1000}k licenses`, value: middle('perSecond'), at: 'least', target: 2_000, unit: 'licenses/s', detail: { ofAppends: middle('share'), appends: middle('appended') } });
   row({ name: 'the same, against single appends', value: middle('share'), unit: 'of bare appends' });
-  await generator.measure(server, validate('licenses'), 2);
+  await warm(server, validate('licenses'));
   const quiet = await generator.measure(server, validate('licenses'), seconds);
   const busy = [];
   await issued(batched, async () => busy.push(await generator.measure(server, validate('licenses'), 1)));
@@ -313,10 +314,10 @@ async function distributed() {
   const shares = { validate: [], activate: [] };
   const figures = { validate: [], activate: [] };
   const bases = { requests: [], appends: [] };
-  for (const stream of [validate('licenses'), activate('keys')]) await generator.measure(server, stream, 2);
+  for (const stream of [validate('licenses'), activate('keys')]) await warm(server, stream);
   for (let round = 0; round < rounds; round++) {
-    const [requests, validations] = [await natsRequests(nats.url, seconds, 64), await generator.measure(server, validate('licenses'), seconds)];
-    const [appended, activations] = [await appends(postgres.url, seconds, 64), await generator.measure(server, activate('keys'), seconds)];
+    const [requests, validations] = [await natsRequests(nats.url, seconds, 64), await measured(server, validate('licenses'))];
+    const [appended, activations] = [await appends(postgres.url, seconds, 64), await measured(server, activate('keys'))];
     say(`  NATS ${format(requests)}/s, validate ${format(validations.perSecond)}/s; appends ${format(appended)}/s, activate ${format(activations.perSecond)}/s`);
     for (const [what, { perRequest }] of Object.entries({ validate: validations, activate: activations })) say(`    CPU per ${what}, µs: ${Object.entries(perRequest).map(([name, time]) => `${name} ${time}`).join(', ')}`);
     bases.requests.push(requests);
@@ -410,19 +411,29 @@ async function activateEach(server, licenses) {
 
 // ---- figures ----------------------------------------------------------------------------------------------------------------------------
 
-/** Every stream once a round, one after the other, after each had two seconds to get compiled. Answers each one's figures, round by round. */
+/** Every stream once a round, one after the other, after each has been compiled. Answers each one's figures, round by round. */
 async function inTurn(streams) {
   const entries = Object.entries(streams);
   const figures = Object.fromEntries(entries.map(([name]) => [name, []]));
-  for (const [, [server, stream]] of entries) await generator.measure(server, stream, 2);
+  for (const [, [server, stream]] of entries) await warm(server, stream);
   for (let round = 0; round < rounds; round++) {
     for (const [name, [server, stream]] of entries) {
-      const figure = await generator.measure(server, stream, seconds);
+      const figure = await measured(server, stream);
       say(`  ${name}: ${format(figure.perSecond)}/s, p50 ${format(figure.p50)} ms, p99 ${format(figure.p99)} ms; CPU ${format(figure.cpu)} + ${format(figure.cpuOthers)} µs, generator ${format(figure.busy * 100)} %`);
       figures[name].push(figure);
     }
   }
   return figures;
+}
+
+/** What has had nothing to do for some seconds has forgotten half of what it had compiled: its first seconds are not counted. */
+async function measured(server, stream) {
+  await generator.measure(server, stream, seconds);
+  return generator.measure(server, stream, seconds);
+}
+
+function warm(server, stream) {
+  return warmUp(async (length) => (await generator.measure(server, stream, length)).perSecond, warmUps);
 }
 
 /** Requests per second as a share of what the echo did in the same round. */

@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { NO_STREAM, PostgresEventStores, SqliteEventStores } from '@keyledger/event-store';
+import { warmUp } from './warm.mjs';
 
 const [, , where, seconds, concurrency] = process.argv;
 const stores = where.startsWith('postgres') ? await PostgresEventStores.open({ url: where, environments: ['bench'] }) : await SqliteEventStores.open({ bench: join(where, 'events.db') });
@@ -20,6 +21,6 @@ async function round(length) {
   const counts = await Promise.all(Array.from({ length: Number(concurrency) }, () => appendUntil(until)));
   return counts.reduce((sum, count) => sum + count, 0) / length;
 }
-await round(1);
+await warmUp(round);
 console.log(await round(Number(seconds)));
 await stores.close();

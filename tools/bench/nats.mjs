@@ -1,5 +1,6 @@
 // The bare NATS client, for comparison: `nats.mjs reply <url>` answers, `nats.mjs request <url> <seconds> <concurrency>` asks and prints how often a second.
 import { connect } from '@nats-io/transport-node';
+import { warmUp } from './warm.mjs';
 
 const [, , role, url, seconds, concurrency] = process.argv;
 const connection = await connect({ servers: new URL(url).host, noAsyncTraces: true, ...credentials(url) });
@@ -21,7 +22,7 @@ if (role === 'reply') {
     const counts = await Promise.all(Array.from({ length: Number(concurrency) }, () => ask(until)));
     return counts.reduce((sum, count) => sum + count, 0) / length;
   };
-  await round(1);
+  await warmUp(round);
   console.log(await round(Number(seconds)));
   await connection.close();
 }
