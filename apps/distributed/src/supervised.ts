@@ -51,7 +51,8 @@ export class Supervised {
     this.#settles = true;
     const child = this.#child;
     if (!child?.connected) return;
-    const over = Promise.race([once(child, 'message'), once(child, 'close')]);
+    // Whatever ends it is the matter of who watches it.
+    const over = Promise.race([once(child, 'message'), once(child, 'close')]).catch(() => undefined);
     child.send('settle', () => undefined);
     await over;
   }
