@@ -139,6 +139,24 @@ describe('A license', () => {
     expect(license.terms).toBeNull();
   });
 
+  it('has given it back, whatever is still answered to a question of before', async () => {
+    const [onItsWay, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const license = await activated({ fetch: async (url, init) => {
+      const answer = await vendor.fetch(url, init);
+      if (url.endsWith('/license/validate')) {
+        onItsWay.resolve();
+        await held.promise;
+      }
+      return answer;
+    } });
+    const asking = license.validate();
+    await onItsWay.promise;
+    expect(await license.deactivate()).toEqual({ ok: true });
+    held.resolve();
+    expect(await asking).toMatchObject({ valid: false, code: 'NOT_ACTIVATED', problem: { code: 'NOT_ACTIVATED' } });
+    expect(license.judgement()).toMatchObject({ valid: false, code: 'NOT_ACTIVATED' });
+  });
+
   it.each(['INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND'])('has no seat to give back where there is none (%s)', async (code) => {
     const license = await activated();
     vendor.between = (path) => (path === '/license/deactivate' ? problem(404, code) : undefined);

@@ -342,6 +342,8 @@ export class License {
 
   async #verdict(token: string, nonce: string, asked: Reading, expected: { readonly audience?: string } = {}): Promise<Refusal | null> {
     const verdict = await this.#withKeys(() => this.#verifier.verdict(token, { ...expected, now: timeIn(token), nonce, fingerprint: this.#fingerprint }));
+    // Given back since it was asked: what was true of the seat says nothing about who has none.
+    if (verdict.ok && verdict.claims.instanceId !== null && verdict.claims.instanceId !== this.instanceId) return notActivated;
     const askedAt = timeOf(this.#kept.state.time, asked);
     const fault = verdict.ok ? this.#apply({ type: 'Answered', text: token, claims: verdict.claims, asked }) : verdict.reason;
     if (fault) return this.#distrust(fault);
@@ -420,9 +422,10 @@ export class License {
       follow: async () => this.#sharing?.follow(),
       hasLostSeat: () => this.#hasLostSeat(),
       takeSeatAnew: async () => {
-        // One that another process gives back is not lost.
-        const { instanceId } = this;
-        return (await quietly(() => this.#sharing?.hears(({ leaving }) => leaving === instanceId), 'the other processes cannot be heard', this.#options.logger)) ? notActivated : this.#takeSeatAnew();
+        // One that another process gives back, or has given back by now, is not lost.
+        const { instanceId, epoch } = this.#kept.state;
+        const isGivenBack = (theirs: Kept) => theirs.leaving === instanceId || theirs.state.epoch > epoch;
+        return (await quietly(() => this.#sharing?.hears(isGivenBack), 'the other processes cannot be heard', this.#options.logger)) ? notActivated : this.#takeSeatAnew();
       },
       intervalMs: () => (this.terms?.heartbeatIntervalSeconds ?? 3600) * 1000, refreshKeys: () => this.#refreshKeys(),
       directive: (directive) => this.#emit('directive', directive), conflict: (lastSeq, seq) => this.#emit('conflict', { lastSeq, seq }),
