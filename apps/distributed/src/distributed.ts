@@ -57,7 +57,7 @@ export async function startDistributed(config: DistributedConfig, say: (line: st
       const process = await turns.take(() => start(service, replica, name === 'gateway' && config.port > 0 ? config.port + replica - 1 : 0));
       running.push([name, process]);
       // What the first has compiled is most of what the others would compile themselves, all at once.
-      if (isFirstStart && running.length === 1) await Promise.race([process.ready.then(() => process.settle()), sleep(TURN_MS, undefined, { ref: false })]);
+      if (isFirstStart && running.length === 1) await Promise.race([process.ready.then(() => process.flush()), sleep(TURN_MS, undefined, { ref: false })]);
     }
   }
   const processes = running.map(([, process]) => process);

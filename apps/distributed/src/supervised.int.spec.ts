@@ -23,11 +23,11 @@ describe('A process that is started again whenever it ends', () => {
 
   it('settles when it is told to, and by itself when it was started again', async () => {
     const said: string[] = [];
-    const settling = `${listening} process.on('message', (what) => { console.log(what + ' ' + process.pid); process.send('settled'); });`;
+    const settling = `${listening} process.on('message', (what) => { console.log(what + ' ' + process.pid); process.send('done'); });`;
     const supervised = new Supervised({ title: 'it', args: ['-e', settling], env: { ...process.env, PORT: '0' }, say: (line) => said.push(line) });
     running.push(supervised);
     await supervised.ready;
-    const settled = () => said.flatMap((line) => / settle (\d+)$/.exec(line)?.[1] ?? []);
+    const settled = () => said.flatMap((line) => / collect (\d+)$/.exec(line)?.[1] ?? []);
     await supervised.settle();
     const [first] = await until(settled, (found) => found.length === 1);
     process.kill(Number(first), 'SIGKILL');

@@ -46,14 +46,23 @@ export class Supervised {
     return this.#firstReady.promise;
   }
 
-  /** Lets it give back what starting took, for which it stands still; resolves when it has. Started again, it does so by itself. */
+  /** Lets it give back the room that starting took, for which it stands still; resolves when it has. Started again, it is told so again. */
   async settle(): Promise<void> {
     this.#settles = true;
+    await this.#do('collect');
+  }
+
+  /** Lets it write down what it has compiled. Takes a second and more: for when nobody needs it yet. */
+  async flush(): Promise<void> {
+    await this.#do('flush');
+  }
+
+  async #do(what: 'collect' | 'flush'): Promise<void> {
     const child = this.#child;
     if (!child?.connected) return;
     // Whatever ends it is the matter of who watches it.
     const over = Promise.race([once(child, 'message'), once(child, 'close')]).catch(() => undefined);
-    child.send('settle', () => undefined);
+    child.send(what, () => undefined);
     await over;
   }
 

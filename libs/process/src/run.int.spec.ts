@@ -51,9 +51,13 @@ describe('A process that has started', () => {
     try {
       expect((await roomOf(child))[1]).toBeGreaterThan(8);
       expect(files()).toEqual([]);
-      child.send('settle');
-      expect((await once(child, 'message'))[0]).toBe('settled');
-      expect((await roomOf(child))[1]).toBeLessThan(2);
+      for (const [what, tells] of [['flush', 8], ['collect', 0]] as const) {
+        const room = roomOf(child);
+        child.send(what);
+        expect((await once(child, 'message'))[0]).toBe('done');
+        expect((await room)[1]).toBeGreaterThan(tells);
+        if (what === 'collect') expect((await room)[1]).toBeLessThan(2);
+      }
     } finally {
       await killed(child);
     }

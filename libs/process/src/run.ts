@@ -20,8 +20,8 @@ const SETTLES_AFTER_MS = 1_000;
 /**
  * Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. What goes wrong at either end is said
  * in one line, and the process ends with 1. Who asks again later does not want to wait: it ends at once, with 1. Where a parent process keeps a
- * channel to it, it ends with that parent, too, and settles when that says so: it gives back the room that starting took, and writes down what was
- * compiled, which Node itself does only when it ends in order.
+ * channel to it, it ends with that parent, too, and does when that says so what it stands still for: `collect`, to give back the room that starting
+ * took, and `flush`, to write down what was compiled, which Node itself does only when it ends in order.
  */
 export async function runUntilStopped(name: string, start: () => Promise<{ close(): Promise<void> }>): Promise<void> {
   const cannot = (what: string) => (error: unknown) => fail(`${name} cannot ${what}: ${error instanceof Error ? error.message : String(error)}`);
@@ -41,10 +41,9 @@ export async function runUntilStopped(name: string, start: () => Promise<{ close
   });
   running = await start().catch(cannot('start'));
   if (!process.connected) setTimeout(collect, SETTLES_AFTER_MS).unref();
-  else process.on('message', () => {
-    flushCompileCache();
-    collect();
-    process.send?.('settled');
+  else process.on('message', (what) => {
+    (what === 'flush' ? flushCompileCache : collect)();
+    process.send?.('done');
   });
 }
 
