@@ -207,7 +207,7 @@ async function sweeping() {
   const asking = { ...validate('in staging'), headers: { 'x-environment': 'staging' } };
   await generator.run({ streams: [{ ...asking, order: 'cycle', port: server.port, requests: keys.length }] });
   const quiet = [];
-  for (let round = 0; round < rounds; round++) quiet.push(await generator.measure(server, asking, seconds));
+  for (let round = 0; round < rounds; round++) quiet.push(await measured(server, asking));
 
   let answered = false;
   const startedAt = performance.now();
