@@ -28,6 +28,7 @@ import type { Operation } from './operation.ts';
 import { assemblePipeline } from './pipeline.ts';
 import { ProblemFilter, refuseBytes, refuseUrl, validationRefusal } from './problems.ts';
 import { RateLimits } from './rate-limits.ts';
+import { TogetherResponse } from './responses.ts';
 import { UnknownKeys } from './unknown-keys.ts';
 import { SigningController } from './signing.controller.ts';
 import { SystemController } from './system.controller.ts';
@@ -122,7 +123,7 @@ const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {
   const adapter = new FastifyAdapter({
     bodyLimit, trustProxy, skipMiddie: true, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
-    requestTimeout: slowest.request, http: { headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery, requireHostHeader: false },
+    requestTimeout: slowest.request, http: { ServerResponse: TogetherResponse, headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery, requireHostHeader: false },
     schemaErrorFormatter: validationRefusal, frameworkErrors: refuseUrl, clientErrorHandler: refuseBytes,
   });
   adapter.getInstance().setValidatorCompiler(validatorCompiler());
