@@ -2,7 +2,7 @@ import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
 import { context } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { thumbprint, type PublicJwk } from '@keyledger/license-file';
-import { signed, type SignBytes, type Statement } from '@keyledger/license-file/sign';
+import { signed, type SignText, type Statement } from '@keyledger/license-file/sign';
 import { StateDatabases, type Migration } from '@keyledger/read-models';
 import { open, placeOf, seal, type Lock } from './sealing.ts';
 import { Signer } from './signer.ts';
@@ -32,7 +32,7 @@ export const sealedKeysTable: Migration = {
  * key is a function that signs with it, here or, in a rush, in a thread of its own.
  */
 export class SealedKeys extends KeyStore {
-  readonly #opened = new Map<string, Promise<SignBytes>>();
+  readonly #opened = new Map<string, Promise<SignText>>();
   readonly #signer = new Signer();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly passphrase: string | undefined) {
@@ -81,11 +81,11 @@ export class SealedKeys extends KeyStore {
     }
   }
 
-  #signerOf(kid: string): Promise<SignBytes> {
+  #signerOf(kid: string): Promise<SignText> {
     const name = nameOf(kid);
     const known = this.#opened.get(name);
     if (known) return known;
-    const opening = this.#secret(kid).then((secret): SignBytes => {
+    const opening = this.#secret(kid).then((secret): SignText => {
       const key = createPrivateKey({ key: secret, format: 'der', type: 'pkcs8' });
       secret.fill(0);
       return this.#signer.of(key);

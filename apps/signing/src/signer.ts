@@ -1,11 +1,11 @@
 import { sign, type KeyObject } from 'node:crypto';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import type { SignBytes } from '@keyledger/license-file/sign';
+import type { SignText } from '@keyledger/license-file/sign';
 import type { Done, Task } from './signer.worker.ts';
 
 interface Waiting {
-  readonly bytes: Uint8Array;
+  readonly text: string;
   readonly resolve: (signature: Uint8Array) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -21,11 +21,11 @@ export class Signer {
   #thread: SigningThread | undefined;
   #names = 0;
 
-  of(key: KeyObject): SignBytes {
+  of(key: KeyObject): SignText {
     const name = this.#names++;
     let waiting: Waiting[] = [];
-    return (bytes) => new Promise((resolve, reject) => {
-      if (waiting.push({ bytes, resolve, reject }) > 1) return;
+    return (text) => new Promise((resolve, reject) => {
+      if (waiting.push({ text, resolve, reject }) > 1) return;
       queueMicrotask(() => {
         const together = waiting;
         waiting = [];
@@ -43,9 +43,9 @@ export class Signer {
 }
 
 function signHere(key: KeyObject, waiting: readonly Waiting[]): void {
-  for (const { bytes, resolve, reject } of waiting) {
+  for (const { text, resolve, reject } of waiting) {
     try {
-      resolve(sign(null, bytes, key));
+      resolve(sign(null, Buffer.from(text), key));
     } catch (error) {
       reject(error);
     }
@@ -70,11 +70,7 @@ class SigningThread {
   sign(name: number, key: KeyObject, waiting: readonly Waiting[]): void {
     const call = this.#calls++;
     this.#pending.set(call, { key, waiting });
-    let length = 0;
-    const ends = waiting.map(({ bytes }) => (length += bytes.length));
-    const bytes = new Uint8Array(length);
-    waiting.forEach((one, n) => bytes.set(one.bytes, ends[n - 1] ?? 0));
-    this.#worker.postMessage({ call, name, key: this.#known.has(name) ? undefined : key, bytes, ends } satisfies Task, [bytes.buffer]);
+    this.#worker.postMessage({ call, name, key: this.#known.has(name) ? undefined : key, texts: waiting.map(({ text }) => text) } satisfies Task);
     this.#known.add(name);
   }
 

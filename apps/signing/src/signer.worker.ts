@@ -2,13 +2,12 @@
 import { sign, type KeyObject } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
 
-/** Texts one after the other, and where each ends. A key comes with the first task that needs it. */
+/** A key comes with the first task that needs it. */
 export interface Task {
   readonly call: number;
   readonly name: number;
   readonly key: KeyObject | undefined;
-  readonly bytes: Uint8Array;
-  readonly ends: readonly number[];
+  readonly texts: readonly string[];
 }
 /** 64 bytes for each text. */
 export interface Done {
@@ -18,10 +17,10 @@ export interface Done {
 
 const keys = new Map<number, KeyObject>();
 
-parentPort?.on('message', ({ call, name, key = keys.get(name), bytes, ends }: Task) => {
+parentPort?.on('message', ({ call, name, key = keys.get(name), texts }: Task) => {
   if (!key) throw new Error('A task came before its key');
   keys.set(name, key);
-  const signatures = new Uint8Array(64 * ends.length);
-  ends.forEach((end, n) => signatures.set(sign(null, bytes.subarray(ends[n - 1] ?? 0, end), key), 64 * n));
+  const signatures = new Uint8Array(64 * texts.length);
+  texts.forEach((text, n) => signatures.set(sign(null, Buffer.from(text), key), 64 * n));
   parentPort?.postMessage({ call, signatures } satisfies Done, [signatures.buffer]);
 });

@@ -34,7 +34,7 @@ export interface TestKey {
   readonly kid: string;
   readonly jwk: PublicJwk;
   readonly privateKey: KeyObject;
-  readonly sign: (bytes: Uint8Array) => Buffer;
+  readonly sign: (message: Uint8Array | string) => Buffer;
 }
 
 /** The n-th test key. Nobody must ever trust it: its private half is here. */
@@ -42,7 +42,7 @@ export async function testKey(n: number): Promise<TestKey> {
   const privateKey = createPrivateKey({ key: Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), Buffer.alloc(32, n)]), format: 'der', type: 'pkcs8' });
   const { x } = createPublicKey(privateKey).export({ format: 'jwk' });
   const jwk: PublicJwk = { kty: 'OKP', crv: 'Ed25519', x: String(x) };
-  return { kid: await thumbprint(jwk), jwk, privateKey, sign: (bytes) => signWith(null, bytes, privateKey) };
+  return { kid: await thumbprint(jwk), jwk, privateKey, sign: (message) => signWith(null, typeof message === 'string' ? bytesOf(message) : message, privateKey) };
 }
 
 export const now = '2026-07-01T12:00:00.000Z';

@@ -25,16 +25,20 @@ export const maxLength = 65_536;
 export const isReadable = (text: unknown): text is string => typeof text === 'string' && text.length <= maxLength;
 
 /**
- * The bytes a signature is over, like DSSE's pre-authentication encoding: type and environment are part of what is signed, each with its
+ * What a signature is over, like DSSE's pre-authentication encoding: type and environment are part of what is signed, each with its
  * length, so that no two envelopes have the same bytes. A token's signing input begins with base64url and can be none of these.
  */
 export function signingBytes(payloadType: string, environment: string, payload: Uint8Array): Uint8Array<ArrayBuffer> {
-  const head = bytesOf(`KEYLEDGER1 ${bytesOf(payloadType).length} ${payloadType} ${bytesOf(environment).length} ${environment} ${payload.length} `);
+  const head = bytesOf(signingHead(payloadType, environment, payload.length));
   const bytes = new Uint8Array(head.length + payload.length);
   bytes.set(head);
   bytes.set(payload, head.length);
   return bytes;
 }
+
+/** What comes before the payload, which is so many bytes long. */
+export const signingHead = (payloadType: string, environment: string, length: number): string =>
+  `KEYLEDGER1 ${bytesOf(payloadType).length} ${payloadType} ${bytesOf(environment).length} ${environment} ${length} `;
 
 const begin = '-----BEGIN KEYLEDGER LICENSE-----';
 const end = '-----END KEYLEDGER LICENSE-----';

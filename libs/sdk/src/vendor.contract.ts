@@ -44,13 +44,13 @@ export class TestClock implements Clock {
 interface Key {
   readonly kid: string;
   readonly jwk: PublicJwk;
-  readonly sign: (bytes: Uint8Array) => Uint8Array;
+  readonly sign: (text: string) => Uint8Array;
 }
 
 function newKey(): Key {
   const privateKey = createPrivateKey({ key: Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), randomBytes(32)]), format: 'der', type: 'pkcs8' });
   const jwk: PublicJwk = { kty: 'OKP', crv: 'Ed25519', x: String(createPublicKey(privateKey).export({ format: 'jwk' }).x) };
-  return { jwk, kid: thumbprint(jwk), sign: (bytes) => signWith(null, bytes, privateKey) };
+  return { jwk, kid: thumbprint(jwk), sign: (text) => signWith(null, Buffer.from(text), privateKey) };
 }
 const thumbprint = ({ x }: PublicJwk): string => createHash('sha256').update(`{"crv":"Ed25519","kty":"OKP","x":"${x}"}`).digest('base64url');
 
