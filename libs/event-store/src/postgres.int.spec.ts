@@ -126,6 +126,14 @@ describeWith('postgres', 'The event store', (server) => {
       await expect(open()).rejects.toThrow('this release knows 1');
     });
 
+    it('keeps the plans of its appends, also in a log that was made before it did', async () => {
+      await open();
+      await sql('alter function SCHEMA.append reset plan_cache_mode');
+      await open();
+      const [[settings] = []] = await sql("select proconfig from pg_proc where oid = 'SCHEMA.append'::regproc");
+      expect(settings).toContain('plan_cache_mode=force_generic_plan');
+    });
+
     it('commits in groups', async () => {
       const seconds: number[] = [];
       const store = await open({ observe: (time) => seconds.push(time) });
