@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Child, freePort, started } from './child.ts';
 import { obtain } from './obtain.ts';
@@ -24,6 +24,12 @@ const maxPayload = 8 * 1024 * 1024;
 /** A process that hangs keeps its connection, and would be given its share of the requests: whoever has not answered after 3 to 4 s is not asked any more. */
 const ping = 'ping_interval: "1s"\nping_max: 2\n';
 
+/**
+ * All others share the machine with it. A Go program that may use every core looks for work on them whenever it has none, which on two cores
+ * takes a third of its time.
+ */
+const cores = `GOMAXPROCS=${Math.max(1, Math.floor(availableParallelism() / 2))}`;
+
 /** nats-server on 127.0.0.1, without JetStream, for nobody but who knows a password. Resolves when it accepts connections. */
 export async function startNats({ port: wanted, settings: given }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
@@ -36,8 +42,8 @@ export async function startNats({ port: wanted, settings: given }: NatsOptions =
   const settings = join(folder, 'nats.conf');
   writeFileSync(settings, `max_payload: ${maxPayload}\n${ping}${given ?? `authorization { user: keyledger, password: "${password}" }`}\n`, { mode: 0o600 });
   const run = () => ('path' in launch
-    ? Child.run({ command: launch.path, args: ['--config', settings, '--addr', '127.0.0.1', '--port', String(port)], log })
-    : Child.docker(['--publish', `127.0.0.1:${port}:4222`, '--volume', `${settings}:/nats.conf:ro`, launch.image, '--config', '/nats.conf'], log));
+    ? Child.run({ command: 'env', args: [cores, launch.path, '--config', settings, '--addr', '127.0.0.1', '--port', String(port)], log })
+    : Child.docker(['--env', cores, '--publish', `127.0.0.1:${port}:4222`, '--volume', `${settings}:/nats.conf:ro`, launch.image, '--config', '/nats.conf'], log));
   const start = () => started('nats-server', run, () => greets(port));
   let child = await start().catch((error: unknown) => {
     rmSync(folder, { recursive: true });
