@@ -10,7 +10,7 @@ export const services = [
   { name: 'catalog', alias: undefined, busy: false },
   { name: 'usage-metering', alias: 'metering', busy: false },
   { name: 'license-authority', alias: 'authority', busy: true },
-  { name: 'signing', alias: undefined, busy: false },
+  { name: 'signing', alias: undefined, busy: true },
   { name: 'access', alias: undefined, busy: false },
 ] as const;
 
