@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { obtain, startNats, startPostgres, type Running } from '@keyledger/servers';
-import { until } from '@keyledger/testing';
+import { stopwatch, until } from '@keyledger/testing';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { keyledgerStores, offer, Product, sell, validate, type Offer, type Problem, type Sold, type Stores } from '@keyledger/testing/process';
 
@@ -9,8 +9,8 @@ const failsWithinMs = 2_000;
 const backWithinMs = 10_000;
 
 const timed = async <T>(work: Promise<T>): Promise<readonly [T, number]> => {
-  const from = performance.now();
-  return [await work, performance.now() - from];
+  const took = stopwatch();
+  return [await work, took()];
 };
 
 const here = obtain('nats') && obtain('postgres');

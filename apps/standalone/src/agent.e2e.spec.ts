@@ -6,6 +6,7 @@ import type { InstanceView } from '@keyledger/contracts';
 import { agentConfig, startAgent, type Surroundings } from '@keyledger/license-agent';
 import { Box } from '@keyledger/license-agent/contract';
 import { TestClock } from '@keyledger/sdk/contract';
+import { stopwatch } from '@keyledger/testing';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
 
@@ -112,9 +113,9 @@ describe('A license agent', () => {
     await replacement.until(({ server }) => server.connected);
 
     await act(license, 'revoke', { reason: 'charged back' });
-    const revokedAt = performance.now();
+    const took = stopwatch();
     await replacement.until(({ enforcement }) => enforcement === 'LOCKED', 1_000);
-    expect(performance.now() - revokedAt).toBeLessThan(1_000);
+    expect(took()).toBeLessThan(1_000);
     expect(await replacement.enforcement()).toMatchObject({ enforcement: 'LOCKED', reasons: expect.arrayContaining(['REVOKED']) });
     expect(await replacement.put(license.key)).toMatchObject({ status: 403, body: { code: 'LICENSE_REVOKED' } });
   }, 120_000);

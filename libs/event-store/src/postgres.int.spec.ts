@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { describeWith } from '@keyledger/servers/contract';
+import { stopwatch } from '@keyledger/testing';
 import pg from 'pg';
 import { anEvent, eventStoreContract } from './event-store.contract.ts';
 import { NO_STREAM, WrongExpectedRevision, type Appended, type EventStore, type NewEvent, type RecordedEvent } from './port.ts';
@@ -34,9 +35,9 @@ function follow(store: EventStore, after = 0) {
 
 /** How an operation ended, and after how many milliseconds. */
 async function timed(operation: () => Promise<unknown>): Promise<{ ms: number; error: unknown }> {
-  const startedAt = performance.now();
+  const took = stopwatch();
   const error = await operation().then(() => undefined, (reason: unknown) => reason);
-  return { ms: performance.now() - startedAt, error };
+  return { ms: took(), error };
 }
 
 /** The stores of one process, and `another` of a second one on the same log. */
@@ -172,13 +173,13 @@ describeWith('postgres', 'The event store', (server) => {
     it('reads what others write once for all subscribers', async () => {
       const [mine, theirs] = [await open(), await open()];
       const followers = Array.from({ length: 20 }, () => follow(mine));
-      const startedAt = performance.now();
+      const took = stopwatch();
       for (let n = 0; n < 10; n++) {
         await theirs.append('license-a', 'any', [anEvent()]);
         await Promise.all(followers.map(({ has }) => has(n + 1)));
       }
       // They are told: asking once a second would take ten.
-      expect(performance.now() - startedAt).toBeLessThan(5_000);
+      expect(took()).toBeLessThan(5_000);
       for (const { events } of followers) expect(events[7]).toBe(followers[0]?.events[7]);
     });
 
@@ -350,14 +351,14 @@ describeWith('postgres', 'The event store', (server) => {
     it('does not open when there is no server', async () => {
       const { ms, error } = await timed(() => open({ url: 'postgresql://keyledger@127.0.0.1:9/postgres' }));
       expect(String(error)).toContain('ECONNREFUSED');
-      expect(ms).toBeLessThan(1_500);
+      expect(ms).toBeLessThan(2_000);
     });
   });
 
   describe('PostgresEventStore on a server that says nothing', () => {
     const { open } = bench(() => server().url);
 
-    it('refuses everything within a second and a half, stores nothing twice, and goes on by itself', async () => {
+    it('refuses everything within two seconds, stores nothing twice, and goes on by itself', async () => {
       const store = await open();
       const { events, has } = follow(store);
       await store.append('license-a', NO_STREAM, [anEvent()]);
@@ -375,7 +376,7 @@ describeWith('postgres', 'The event store', (server) => {
         });
         const outcomes = [...await Promise.all([...now.map(timed), ...later]), ...await Promise.all(now.map(timed))];
         expect(outcomes.map(({ error }) => error)).toEqual(outcomes.map(() => unavailable));
-        expect(Math.max(...outcomes.map(({ ms }) => ms))).toBeLessThan(1_500);
+        expect(Math.max(...outcomes.map(({ ms }) => ms))).toBeLessThan(2_000);
       } finally {
         server().resume();
       }

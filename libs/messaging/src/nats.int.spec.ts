@@ -6,7 +6,7 @@ import { Query } from '@nestjs/cqrs';
 import { runIn, systemClock, systemContext } from '@keyledger/kernel';
 import { describeWith } from '@keyledger/servers/contract';
 import { connect as connectBare } from '@nats-io/transport-node';
-import { until } from '@keyledger/testing';
+import { stopwatch, until } from '@keyledger/testing';
 import { MessageClient } from './client.ts';
 import { messagingContract } from './messaging.contract.ts';
 import { NatsTransport } from './nats.ts';
@@ -45,9 +45,9 @@ describeWith('nats', 'Messages between processes', (server) => {
   }
   const ask = (transport: NatsTransport, question: unknown = 1, timeoutMs = 5_000) => inContext(() => new MessageClient(transport).send(Ask, { question }, { timeoutMs }));
   const elapsed = async (work: Promise<unknown>) => {
-    const from = performance.now();
+    const took = stopwatch();
     await work.catch(() => undefined);
-    return performance.now() - from;
+    return took();
   };
 
   describe('when the server goes away', () => {
@@ -61,7 +61,7 @@ describeWith('nats', 'Messages between processes', (server) => {
       await gone;
       await underWay;
       expect(client.isConnected).toBe(false);
-      expect(await elapsed(expect(ask(client)).rejects.toEqual(unavailable))).toBeLessThan(100);
+      expect(await elapsed(expect(ask(client)).rejects.toEqual(unavailable))).toBeLessThan(1_000);
       const [one, other] = [becomes('connected'), becomes('connected')];
       await server().restart();
       await Promise.all([one, other]);

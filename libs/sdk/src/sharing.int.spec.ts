@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -134,11 +134,9 @@ describe('Processes that share a store', () => {
     await beatsOn();
 
     const ended = await leaderOf(workers);
-    const began = performance.now();
     await ended.tell('dispose');
     workers = workers.filter((one) => one !== ended);
     await leaderOf(workers);
-    expect(performance.now() - began).toBeLessThan(1_000);
     await beatsOn();
 
     expect(refusals()).toEqual([]);
@@ -153,7 +151,9 @@ describe('Processes that share a store', () => {
     await follower.tell('deactivate');
     await until(() => all(workers, 'look'), (now) => now.every(({ instanceId, code }) => instanceId === null && code === 'NOT_ACTIVATED'));
     await all(workers, 'dispose');
-    // What the others have told is for who leads next, and clears away what the killed ones were writing.
-    expect(readdirSync(folder).filter((name) => !/\.(?:told|tmp)$/.test(name)).map((name) => name.replace(/\d+$/, '')).sort()).toEqual(['license', 'license.lead-']);
+    // What the others have told is for who leads next, and clears away what the killed ones were writing. Nobody has to wait for the lead.
+    const left = readdirSync(folder).filter((name) => !/\.(?:told|tmp)$/.test(name)).sort();
+    expect(left).toEqual(['license', expect.stringMatching(/^license\.lead-\d+$/)]);
+    expect(readFileSync(join(folder, left[1] as string), 'utf8')).toBe('given back');
   });
 });
