@@ -30,6 +30,11 @@ export class TestClock implements Clock {
     });
   }
 
+  /** Somebody sleeps no longer than that. */
+  wakes(ms: number): boolean {
+    return [...this.#sleepers].some(({ until }) => until <= this.mono + ms);
+  }
+
   pass(ms: number): void {
     this.mono += ms;
     this.wall += ms;
