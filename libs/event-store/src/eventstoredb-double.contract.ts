@@ -295,14 +295,21 @@ export class EventStoreDbDouble {
     await this.#going.promise;
     if (call.cancelled || call.destroyed) return false;
     if (answer.hasEvent()) this.sent++;
-    if (!call.write(answer)) {
-      const waiting = new AbortController();
-      const { signal } = waiting;
-      await Promise.race(['drain', 'close', 'cancelled'].map((event) => once(call, event, { signal }))).catch(() => undefined);
-      waiting.abort();
-    }
+    if (!call.write(answer)) await room(call);
     return !call.cancelled;
   }
+}
+
+/** For more to be written, or nobody who listens. */
+function room(call: ReadCall): Promise<void> {
+  const events = ['drain', 'close', 'cancelled'];
+  return new Promise((resolve) => {
+    const done = () => {
+      for (const event of events) call.off(event, done);
+      resolve();
+    };
+    for (const event of events) call.on(event, done);
+  });
 }
 
 function fail(call: ReadCall, code: status, details = ''): void {
@@ -353,7 +360,21 @@ function filterOf(options: messages.ReadReq.Options): (event: Logged) => boolean
 
 const checkpointAt = ({ position }: Logged) => new messages.ReadResp.Checkpoint().setCommitPosition(String(position)).setPreparePosition(String(position));
 
-function answerWith({ id, stream, revision, position, transaction, type, json, created, data, metadata }: Logged): messages.ReadResp {
+const answers = new WeakMap<Logged, messages.ReadResp>();
+
+/** Made and written out once: most of a test's time would go by with that. */
+function answerWith(logged: Logged): messages.ReadResp {
+  let answer = answers.get(logged);
+  if (!answer) {
+    answer = newAnswer(logged);
+    const bytes = answer.serializeBinary();
+    answer.serializeBinary = () => bytes;
+    answers.set(logged, answer);
+  }
+  return answer;
+}
+
+function newAnswer({ id, stream, revision, position, transaction, type, json, created, data, metadata }: Logged): messages.ReadResp {
   const event = new messages.ReadResp.ReadEvent.RecordedEvent()
     .setId(new shared.UUID().setString(id)).setStreamIdentifier(named(stream)).setStreamRevision(String(revision))
     .setCommitPosition(String(position)).setPreparePosition(String(transaction)).setData(data).setCustomMetadata(metadata);
