@@ -1,3 +1,4 @@
+import { deepEqual } from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -97,33 +98,38 @@ const partsIn = async (file: string): Promise<Part[]> => {
   return parts;
 };
 
+/** What it holds, in an order that does not depend on where it was. */
+const linesOf = async (file: string) => (await partsIn(file)).map((part) => JSON.stringify(part)).sort();
+
 /** As the product would find it. */
 async function openable(config: StoresConfig): Promise<void> {
   await (await openStores(config, host, schemas)).close();
 }
 
 const directions = (title: string, from: () => Promise<StoresConfig>, to: () => Promise<StoresConfig>) => describe(title, () => {
-  it('has the same log and the same tables afterwards, to the letter', async () => {
-    const [source, target, file] = [await from(), await to(), newFile()];
+  const file = newFile();
+  let source: StoresConfig;
+  let before: Awaited<ReturnType<typeof contentOf>>;
+  beforeAll(async () => {
+    source = await from();
     await fill(source);
-    const before = await contentOf(source);
+    before = await contentOf(source);
     expect(await exportTo(file, source)).toBe('Exported 75 events and 3,615 rows');
-    expect(await importFrom(file, target)).toBe('Imported 75 events and 3,615 rows');
-    const after = await contentOf(target);
-    for (const environment of Object.keys(before)) expect(after[environment]).toEqual(before[environment]);
-    expect(Object.keys(after)).toEqual(Object.keys(before));
-    expect(await contentOf(source)).toEqual(before);
+  });
 
-    const again = newFile();
+  it('has the same log and the same tables afterwards, to the letter', async () => {
+    const [target, again] = [await to(), newFile()];
+    expect(await importFrom(file, target)).toBe('Imported 75 events and 3,615 rows');
+    deepEqual(await contentOf(target), before);
+    deepEqual(await contentOf(source), before);
+
     await exportTo(again, target);
-    expect(await partsIn(again)).toEqual(expect.arrayContaining(await partsIn(file)));
+    deepEqual(await linesOf(again), await linesOf(file));
     await openable(target);
   });
 
   it('opens what was sealed, and nothing of who was erased', async () => {
-    const [source, target, file] = [await from(), await to(), newFile()];
-    await fill(source);
-    await exportTo(file, source);
+    const target = await to();
     await importFrom(file, target);
     const records = await openRecords(target, host);
     for (const [environment, store] of records.events.entries()) {
@@ -138,18 +144,15 @@ const directions = (title: string, from: () => Promise<StoresConfig>, to: () => 
   });
 
   it('is refused as long as there is anything in the target, which stays as it is', async () => {
-    const [source, target, file] = [await from(), await to(), newFile()];
-    await fill(source);
-    await exportTo(file, source);
+    const target = await to();
     await openable(target); // a first start leaves its keys
     await expect(importFrom(file, target)).rejects.toThrow(/must be empty, but there are rows of control in keyring_data_keys/);
     await fill(target, 5);
     const before = await contentOf(target);
     await expect(importFrom(file, target)).rejects.toThrow(/must be empty, but there are events of control/);
-    expect(await contentOf(target)).toEqual(before);
+    deepEqual(await contentOf(target), before);
     await openable(target);
   });
-
 });
 
 /** In a process of its own, at three points on the way. */
@@ -158,7 +161,7 @@ const interruptions = (title: string, to: () => Promise<StoresConfig>) => descri
   let content: Awaited<ReturnType<typeof contentOf>>;
   beforeAll(async () => {
     const source = await inFiles();
-    await fill(source, 2_500);
+    await fill(source, 1_250);
     await exportTo(file, source);
     content = await contentOf(source);
   });
@@ -173,7 +176,7 @@ const interruptions = (title: string, to: () => Promise<StoresConfig>) => descri
     await expect(importFrom(other, target)).rejects.toThrow('An import of another file was begun here and not finished');
 
     await importFrom(file, target);
-    expect(await contentOf(target)).toEqual(content);
+    deepEqual(await contentOf(target), content);
     await openable(target);
   }, 60_000);
 });
@@ -334,7 +337,7 @@ it('An export of an older release is brought to the present at the next start', 
   await importFrom(older, target);
   expect(Object.keys((await contentOf(target))['production']?.rows ?? {})).not.toContain('authority_retired_keys');
   await openable(target);
-  expect(await contentOf(target)).toEqual(await contentOf(source));
+  deepEqual(await contentOf(target), await contentOf(source));
 });
 
 /** What a store that gives out positions and times itself can keep of a log. */
@@ -357,7 +360,7 @@ describeWith('postgres', 'An installation whose log EventStoreDB keeps', (server
     const [before, after] = [await contentOf(source), await contentOf(target)];
     for (const environment of Object.keys(before)) {
       expect(facts(after[environment])).toEqual(facts(before[environment]));
-      expect(after[environment]?.rows).toEqual({ ...before[environment]?.rows, reactions: [] });
+      deepEqual(after[environment]?.rows, { ...before[environment]?.rows, reactions: [] });
     }
     await openable(target);
 
