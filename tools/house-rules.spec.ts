@@ -16,6 +16,7 @@ const planted: [rule: keyof typeof rules, path: string, text: string][] = [
   ['stores, ORM and HTTP server stay with their owners', 'apps/catalog/src/x.ts', "import { DatabaseSync } from 'node:sqlite';"],
   ['stores, ORM and HTTP server stay with their owners', 'apps/activation/src/x.ts', "import fastify from 'fastify';"],
   ['the environment is read in config.ts only', 'apps/catalog/src/main.ts', "const url = process.env['NATS_URL'];"],
+  ['node:http comes from process.getBuiltinModule', 'apps/gateway/src/x.ts', "import { STATUS_CODES, type ServerResponse } from 'node:http';"],
   ['libs/domain has no clock, no random, no I/O', 'libs/domain/src/license/license.ts', 'const now = new Date();'],
   ['libs/domain has no clock, no random, no I/O', 'libs/domain/src/license/license.ts', 'const id = crypto.randomUUID();'],
   ['libs/domain has no clock, no random, no I/O', 'libs/domain/src/license/license.ts', "import { readFileSync } from 'node:fs';"],
@@ -36,6 +37,7 @@ describe('The house rules', () => {
   it('leave good code alone', () => {
     const good = [
       { path: 'libs/domain/src/license/license.ts', text: "import { refuse } from '@keyledger/kernel';\n// new Date() would be wrong here\nthrow refuse('LICENSE_REVOKED');" },
+      { path: 'apps/gateway/src/x.ts', text: "import type { ServerResponse } from 'node:http';\nimport { request } from 'node:https';" },
       { path: 'apps/catalog/src/config.ts', text: 'export const dir = process.env.DIR;' },
       { path: 'apps/gateway/src/x.controller.ts', text: "@Route('GET /x', { needs: 'license.read' })" },
     ];

@@ -1,7 +1,6 @@
 import { lookup as systemLookup, type LookupAddress } from 'node:dns';
 import { BlockList, isIP, type LookupFunction } from 'node:net';
 import { refuse } from '@keyledger/kernel';
-import { Agent, buildConnector, request } from 'undici';
 
 /** The one way out to addresses that somebody else has named. Whatever a name means, and however an address is spelled: nothing connects to one that is not public. */
 
@@ -67,18 +66,12 @@ export class Egress {
   readonly #allowPrivate: boolean;
   readonly #lookup: typeof systemLookup;
   readonly #timeoutMs: number;
-  readonly #agent: Agent;
+  #client: ReturnType<Egress['connect']> | undefined;
 
   constructor({ allowPrivate, lookup = systemLookup, timeoutMs = TIMEOUT_MS }: EgressOptions) {
     this.#allowPrivate = allowPrivate;
     this.#lookup = lookup;
     this.#timeoutMs = timeoutMs;
-    // Where the host is an address, nobody looks it up: hence the look before each connection, too.
-    const connect = buildConnector({ lookup: this.#checkedLookup, timeout: timeoutMs, allowH2: false });
-    this.#agent = new Agent({
-      connect: (options, callback) => (isIP(options.hostname.replace(/^\[|\]$/g, '')) && !this.#mayReach(options.hostname) ? callback(new NotPublic(), null) : connect(options, callback)),
-      headersTimeout: timeoutMs, bodyTimeout: timeoutMs,
-    });
   }
 
   /** Refuses with WEBHOOK_URL_REFUSED and the reason what nothing would be sent to, and with VALIDATION_FAILED what is no URL. */
@@ -92,9 +85,10 @@ export class Egress {
   async post(url: string, headers: Readonly<Record<string, string>>, body: string, signal: AbortSignal): Promise<Answer> {
     const reason = this.#refusalOf(url);
     if (reason) return { status: null, text: null, error: reason };
+    const { agent, request } = await (this.#client ??= this.connect());
     const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#timeoutMs)]);
     try {
-      const response = await request(url, { method: 'POST', headers: { ...headers }, body, dispatcher: this.#agent, signal: limited });
+      const response = await request(url, { method: 'POST', headers: { ...headers }, body, dispatcher: agent, signal: limited });
       return { status: response.statusCode, text: await beginningOf(response.body), error: null };
     } catch (error) {
       signal.throwIfAborted();
@@ -102,8 +96,20 @@ export class Egress {
     }
   }
 
-  close(): Promise<void> {
-    return this.#agent.destroy();
+  async close(): Promise<void> {
+    await (await this.#client)?.agent.destroy();
+  }
+
+  /** With the first message: not everybody has webhooks, and undici is a hundred modules for each start to load. */
+  private async connect() {
+    const { Agent, buildConnector, request } = await import('undici');
+    // Where the host is an address, nobody looks it up: hence the look before each connection, too.
+    const connect = buildConnector({ lookup: this.#checkedLookup, timeout: this.#timeoutMs, allowH2: false });
+    const agent = new Agent({
+      connect: (options, callback) => (isIP(options.hostname.replace(/^\[|\]$/g, '')) && !this.#mayReach(options.hostname) ? callback(new NotPublic(), null) : connect(options, callback)),
+      headersTimeout: this.#timeoutMs, bodyTimeout: this.#timeoutMs,
+    });
+    return { agent, request };
   }
 
   #mayReach(address: string): boolean {

@@ -2,7 +2,7 @@ import { Customer, isErased, License, Product, type CustomerCommand, type Custom
 import { Aggregates, subjectOf, type EventStores } from '@keyledger/event-store';
 import { context, type CustomerId, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
-import { createTransport } from 'nodemailer';
+import type { Transporter } from 'nodemailer';
 import type { MailsOf } from './announcer.ts';
 import type { MailConfig } from './config.ts';
 import type { Channel } from './courier.ts';
@@ -72,7 +72,7 @@ export class MailChannel implements Channel {
   readonly #customers: Aggregates<CustomerState | null, CustomerCommand, CustomerEvent>;
   readonly #products: Aggregates<ProductState | null, ProductCommand, ProductEvent>;
   readonly #config: MailConfig;
-  readonly #transport;
+  #transport: Promise<Transporter> | undefined;
 
   constructor(config: MailConfig, events: EventStores, keyrings: Keyrings) {
     const few = { maxFolds: 1_000 };
@@ -80,7 +80,6 @@ export class MailChannel implements Channel {
     this.#customers = new Aggregates(Customer, events, keyrings, few);
     this.#products = new Aggregates(Product, events, keyrings, few);
     this.#config = config;
-    this.#transport = createTransport({ url: config.smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
   }
 
   /** A mail is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
@@ -95,7 +94,7 @@ export class MailChannel implements Channel {
     const letter = await this.#licenses.load(licenseId, (license) => letterOf(occasion, license, { product, name: customer.name ?? 'customer', now }));
     if (typeof letter === 'string') return letter;
     try {
-      await this.#transport.sendMail({
+      await (await (this.#transport ??= this.#connect())).sendMail({
         from: this.#config.from, to: { name: customer.name ?? '', address: customer.email }, subject: environment === 'production' ? letter.subject : `[${environment}] ${letter.subject}`,
         // The same for every try, so that a mailbox can tell that it has it.
         messageId: `<${id}@keyledger>`, text: letter.text, html: htmlOf(letter.text), headers: { 'Auto-Submitted': 'auto-generated' },
@@ -119,6 +118,12 @@ export class MailChannel implements Channel {
   }
 
   close(): void {
-    this.#transport.close();
+    void this.#transport?.then((transport) => transport.close());
+  }
+
+  /** With the first mail: not everybody sends any, and nodemailer is forty modules for each start to load. */
+  async #connect(): Promise<Transporter> {
+    const { createTransport } = await import('nodemailer');
+    return createTransport({ url: this.#config.smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
   }
 }

@@ -108,13 +108,13 @@ describe('A license agent', () => {
     const replacement = await anAgent('box-2', { LICENSE_KEY: license.key }, new BoxClock());
     expect(await replacement.until(({ problems }) => problems.some(({ code }) => /LIMIT|FINGERPRINT/.test(code)))).toMatchObject({ status: 'none', enforcement: 'LOCKED' });
     await act(license, 'rebind', { fingerprint: (await replacement.license()).hardwareId, reason: 'new hardware' });
-    await again.until(({ enforcement }) => enforcement === 'LOCKED', 2_000);
+    await again.until(({ enforcement }) => enforcement === 'LOCKED');
     expect(await replacement.put(license.key)).toMatchObject({ status: 200, body: { status: 'active', activationId: first.activationId } });
     await replacement.until(({ server }) => server.connected);
 
     await act(license, 'revoke', { reason: 'charged back' });
     const took = stopwatch();
-    await replacement.until(({ enforcement }) => enforcement === 'LOCKED', 1_000);
+    await replacement.until(({ enforcement }) => enforcement === 'LOCKED');
     expect(took()).toBeLessThan(1_000);
     expect(await replacement.enforcement()).toMatchObject({ enforcement: 'LOCKED', reasons: expect.arrayContaining(['REVOKED']) });
     expect(await replacement.put(license.key)).toMatchObject({ status: 403, body: { code: 'LICENSE_REVOKED' } });
