@@ -14,6 +14,8 @@ interface Ask {
   as?: string;
   body?: unknown;
   headers?: Record<string, string>;
+  /** Called when the answer begins; it may take its time to end. */
+  begun?: () => void;
 }
 
 const root = 'root-key-of-the-http-specification-0001';
@@ -22,15 +24,16 @@ let keyledger: Product;
 let conformance: Conformance;
 
 /** Every answer of this file is held against the OpenAPI document. */
-async function call(method: string, path: string, { as = root, body, headers = {} }: Ask = {}): Promise<Answer> {
-  const answer = await send(method, path, { as, body, headers });
+async function call(method: string, path: string, { as = root, headers = {}, ...rest }: Ask = {}): Promise<Answer> {
+  const answer = await send(method, path, { as, headers, ...rest });
   expect(conformance.faults(method, path, answer)).toEqual([]);
   return answer;
 }
 
-async function send(method: string, path: string, { as, body, headers }: Ask): Promise<Answer> {
+async function send(method: string, path: string, { as, body, headers, begun }: Ask): Promise<Answer> {
   const given = { ...(body !== undefined && { 'content-type': 'application/json' }), ...(as && { authorization: `Bearer ${as}` }), ...headers };
   const response = await fetch(keyledger.url + path, { method, headers: given, ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }) });
+  begun?.();
   const text = await response.text();
   const isJson = /json/.test(response.headers.get('content-type') ?? '');
   return { status: response.status, headers: Object.fromEntries(response.headers), text, json: (isJson && text ? JSON.parse(text) : {}) as Json };
@@ -242,7 +245,9 @@ describe('The API as it is described', () => {
     await refused('TERMINAL_STATE', 'POST', `${path}/directives`, { kind: 'refresh' });
     await refused('TERMINAL_STATE', 'POST', `${path}/rebind`, { fingerprint: 'x', reason: 'x' });
 
-    const stream = call('GET', `${path}/stream`, box);
+    const begun = Promise.withResolvers<void>();
+    const stream = call('GET', `${path}/stream`, { ...box, begun: begun.resolve });
+    await Promise.race([begun.promise, stream]);
     await done(204, 'DELETE', path, { reason: 'gone', force: true });
     const { status, text } = await stream;
     expect({ status, text }).toEqual({ status: 200, text: expect.stringMatching(/^event: state\ndata: .*"status":"revoked".*\n\n[^]*event: end\ndata: {}\n\n$/) });
