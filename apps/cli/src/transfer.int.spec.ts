@@ -148,9 +148,9 @@ const directions = (title: string, from: () => Promise<StoresConfig>, to: () => 
     await openable(target); // a first start leaves its keys
     await expect(importFrom(file, target)).rejects.toThrow(/must be empty, but there are rows of control in keyring_data_keys/);
     await fill(target, 5);
-    const before = await contentOf(target);
+    const filled = await contentOf(target);
     await expect(importFrom(file, target)).rejects.toThrow(/must be empty, but there are events of control/);
-    deepEqual(await contentOf(target), before);
+    deepEqual(await contentOf(target), filled);
     await openable(target);
   });
 });

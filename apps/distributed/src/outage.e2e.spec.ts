@@ -1,17 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { obtain, startNats, startPostgres, type Running } from '@keyledger/servers';
-import { stopwatch, until } from '@keyledger/testing';
+import { timed, until } from '@keyledger/testing';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { keyledgerStores, offer, Product, sell, validate, type Offer, type Problem, type Sold, type Stores } from '@keyledger/testing/process';
 
 const awayMs = 5_000;
 const failsWithinMs = 2_000;
 const backWithinMs = 10_000;
-
-const timed = async <T>(work: Promise<T>): Promise<readonly [T, number]> => {
-  const took = stopwatch();
-  return [await work, took()];
-};
 
 const here = obtain('nats') && obtain('postgres');
 if (!here) describe('While a server is away', () => it.skip('NATS or PostgreSQL is not here: NOTHING of this was tested', () => undefined));

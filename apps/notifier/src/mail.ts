@@ -72,14 +72,22 @@ export class MailChannel implements Channel {
   readonly #customers: Aggregates<CustomerState | null, CustomerCommand, CustomerEvent>;
   readonly #products: Aggregates<ProductState | null, ProductCommand, ProductEvent>;
   readonly #config: MailConfig;
-  #transport: Promise<Transporter> | undefined;
+  readonly #transport: Transporter;
 
-  constructor(config: MailConfig, events: EventStores, keyrings: Keyrings) {
+  /** Loaded by who sends mail: nodemailer is forty modules for each start. Rejects when the server's URL is none. */
+  static async open(config: MailConfig, events: EventStores, keyrings: Keyrings): Promise<MailChannel> {
+    const { createTransport } = await import('nodemailer');
+    const limits = { connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS };
+    return new MailChannel(createTransport({ url: config.smtpUrl, ...limits, disableFileAccess: true, disableUrlAccess: true }), config, events, keyrings);
+  }
+
+  private constructor(transport: Transporter, config: MailConfig, events: EventStores, keyrings: Keyrings) {
     const few = { maxFolds: 1_000 };
     this.#licenses = new Aggregates(License, events, keyrings, few);
     this.#customers = new Aggregates(Customer, events, keyrings, few);
     this.#products = new Aggregates(Product, events, keyrings, few);
     this.#config = config;
+    this.#transport = transport;
   }
 
   /** A mail is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
@@ -94,7 +102,7 @@ export class MailChannel implements Channel {
     const letter = await this.#licenses.load(licenseId, (license) => letterOf(occasion, license, { product, name: customer.name ?? 'customer', now }));
     if (typeof letter === 'string') return letter;
     try {
-      await (await (this.#transport ??= this.#connect())).sendMail({
+      await this.#transport.sendMail({
         from: this.#config.from, to: { name: customer.name ?? '', address: customer.email }, subject: environment === 'production' ? letter.subject : `[${environment}] ${letter.subject}`,
         // The same for every try, so that a mailbox can tell that it has it.
         messageId: `<${id}@keyledger>`, text: letter.text, html: htmlOf(letter.text), headers: { 'Auto-Submitted': 'auto-generated' },
@@ -118,12 +126,6 @@ export class MailChannel implements Channel {
   }
 
   close(): void {
-    void this.#transport?.then((transport) => transport.close());
-  }
-
-  /** With the first mail: not everybody sends any, and nodemailer is forty modules for each start to load. */
-  async #connect(): Promise<Transporter> {
-    const { createTransport } = await import('nodemailer');
-    return createTransport({ url: this.#config.smtpUrl, connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS, disableFileAccess: true, disableUrlAccess: true });
+    this.#transport.close();
   }
 }

@@ -38,7 +38,7 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
         EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, Outbox,
         { provide: Egress, useFactory: () => new Egress({ allowPrivate }) },
         { provide: Endpoints, useFactory: (events: EventStores, keyrings: Keyrings) => new Endpoints(events, keyrings), inject: [EventStores, Keyrings] },
-        { provide: MAILS, useFactory: (events: EventStores, keyrings: Keyrings) => mail && new MailChannel(mail, events, keyrings), inject: [EventStores, Keyrings] },
+        { provide: MAILS, useFactory: (events: EventStores, keyrings: Keyrings) => mail && MailChannel.open(mail, events, keyrings), inject: [EventStores, Keyrings] },
         {
           provide: Courier,
           useFactory: (outbox: Outbox, endpoints: Endpoints, egress: Egress, mails: MailChannel | undefined, clock: Clock, metrics: Metrics, log: Log) =>

@@ -43,7 +43,7 @@ export async function takeRootsOffline(keys: Keys, store: SealedKeys, clock: Clo
 export async function certify(rootFile: string, passphrase: string, key: Omit<KeyStatement, 'environment'>): Promise<Certificate> {
   const { file, privateKey } = await opened(rootFile, passphrase);
   if (!purposes.includes(key.purpose)) throw new Error(`${String(key.purpose)} is not what a signing key is for`);
-  const text = await signed({ type: 'key-certificate', payload: statementOf(key, file.environment) }, file.kid, (text) => sign(null, Buffer.from(text), privateKey));
+  const text = await signed({ type: 'key-certificate', payload: statementOf(key, file.environment) }, file.kid, (input) => sign(null, Buffer.from(input), privateKey));
   return JSON.parse(text) as Certificate;
 }
 

@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { InstanceView, LicenseEventView, LicenseView, OrderView } from '@keyledger/contracts';
 import { obtain } from '@keyledger/servers';
-import { stopwatch, until } from '@keyledger/testing';
+import { timed, until } from '@keyledger/testing';
 import { onEventStoreDb, startStores, type EventStoreDbStores } from '@keyledger/testing/eventstoredb';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { Crowd } from '@keyledger/testing/history';
@@ -47,10 +47,6 @@ if (!here) describe('The product on EventStoreDB', () => it.skip('PostgreSQL is 
 
   const parallel = <T>(count: number, work: (n: number) => Promise<T>): Promise<T[]> => Promise.all(Array.from({ length: count }, (_, n) => work(n)));
   const activate = (licenseKey: string, n: number | string) => product.app.ask<{ instance: InstanceView } & Problem>('POST', '/license/activate', { licenseKey, fingerprint: `machine ${n}` });
-  const timed = async <T>(work: Promise<T>): Promise<readonly [T, number]> => {
-    const took = stopwatch();
-    return [await work, took()];
-  };
 
   it('shows in the very next answer what was sold, taken and revoked, and to nobody in another environment', async () => {
     await parallel(8, async () => {

@@ -31,3 +31,9 @@ export function stopwatch(): () => number {
   const startedAt = net();
   return () => net() - startedAt;
 }
+
+/** What the work came to, and how long it took by the stopwatch. */
+export async function timed<T>(work: Promise<T>): Promise<readonly [T, number]> {
+  const took = stopwatch();
+  return [await work, took()];
+}
