@@ -66,7 +66,7 @@ export class ApiKeyQuery {
  */
 @Handles(Authenticate)
 export class Authentication {
-  readonly #known = new LRUCache<string, { environment: string; apiKeyId: ApiKeyId }>({ max: 10_000 });
+  readonly #known = new LRUCache<string, { environment: string; apiKeyId: ApiKeyId }>({ maxSize: 10_000, sizeCalculation: () => 1 });
 
   constructor(private readonly streams: AccessStreams, private readonly table: ApiKeyTable, private readonly clock: Clock) {}
 

@@ -12,7 +12,7 @@ import { CatalogStreams } from './streams.ts';
 @Injectable()
 export class Fulfilment {
   /** What this process has done, or is doing, by itself: the reaction to the order leaves it alone. */
-  readonly #own = new LRUCache<OrderId, Promise<unknown>>({ max: 20_000 });
+  readonly #own = new LRUCache<OrderId, Promise<unknown>>({ maxSize: 20_000, sizeCalculation: () => 1 });
 
   constructor(private readonly messages: MessageClient) {}
 

@@ -28,7 +28,7 @@ export interface Changes {
 export const newChanges = (): Changes => ({ rows: new Map(), gone: new Set(), parked: [] });
 
 export function newFolds(projections: readonly Projection[], max: number): Folds {
-  return new Map(projections.map(({ source }) => [source, new LRUCache({ max })]));
+  return new Map(projections.map(({ source }) => [source, new LRUCache({ maxSize: max, sizeCalculation: () => 1 })]));
 }
 
 /** Events to rows. */
