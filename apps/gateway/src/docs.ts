@@ -1,7 +1,6 @@
 import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { dirname } from 'node:path';
-import fastifyStatic from '@fastify/static';
 import { errors } from '@keyledger/kernel';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { openApi } from './openapi.ts';
@@ -37,13 +36,16 @@ ${Object.entries(errors).map(([code, { status, title }]) => `<tr id="${code}"><t
 `;
 
 /** `/docs`, from our own origin: nothing is fetched from anywhere else. */
-export async function serveDocs(fastify: FastifyInstance): Promise<void> {
-  const root = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
-  await fastify.register(fastifyStatic, { root, prefix: '/docs/assets/', index: false, decorateReply: false, allowedPath: (path) => /^\/swagger-ui(-bundle)?\.(css|js)$/.test(path) });
+export function serveDocs(fastify: FastifyInstance): void {
   fastify.get('/docs', (_request, reply) => text(reply, 'html', page));
   fastify.get('/docs/errors', (_request, reply) => text(reply, 'html', errorsPage()));
   fastify.get('/docs/start.js', (_request, reply) => text(reply, 'javascript', start));
+  const { resolve } = createRequire(import.meta.url);
+  for (const [file, type] of [['swagger-ui.css', 'css'], ['swagger-ui-bundle.js', 'javascript']] as const) {
+    const path = resolve(`swagger-ui-dist/${file}`);
+    fastify.get(`/docs/assets/${file}`, async (_request, reply) => text(reply.header('Cache-Control', 'max-age=3600'), type, await readFile(path)));
+  }
 }
 
-const text = (reply: FastifyReply, type: 'html' | 'javascript', body: string) =>
+const text = (reply: FastifyReply, type: 'html' | 'javascript' | 'css', body: string | Buffer) =>
   reply.headers({ 'Content-Type': `text/${type}; charset=utf-8`, 'Content-Security-Policy': policy, 'X-Content-Type-Options': 'nosniff' }).send(body);

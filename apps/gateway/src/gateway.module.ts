@@ -91,7 +91,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   );
   app.useGlobalFilters(problems);
   serveValidation(fastify, messages, limits, problems, lastKnown);
-  await serveDocs(fastify);
+  serveDocs(fastify);
   fastify.addHook('preClose', (done) => {
     app.get(LicenseStreams).close();
     app.get(JobStreams).close();
