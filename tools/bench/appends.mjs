@@ -2,7 +2,8 @@
 // URL of a PostgreSQL or a folder.
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import { NO_STREAM, PostgresEventStores, SqliteEventStores } from '@keyledger/event-store';
+import { NO_STREAM, SqliteEventStores } from '@keyledger/event-store';
+import { PostgresEventStores } from '@keyledger/event-store/postgres';
 import { warmUp } from './warm.mjs';
 
 const [, , where, seconds, concurrency] = process.argv;

@@ -9,7 +9,8 @@ import { Aggregates, type AggregatesOptions } from './aggregates.ts';
 import { NO_STREAM, WrongExpectedRevision, type EventStore, type NewEvent } from './port.ts';
 import { startTracing } from '@keyledger/observability';
 import { InMemorySpanExporter } from '@opentelemetry/sdk-trace';
-import { packState, PostgresSnapshotStores, SqliteSnapshots, type Snapshot, type SnapshotStore } from './snapshots.ts';
+import { PostgresSnapshotStores } from './postgres-snapshots.ts';
+import { packState, SqliteSnapshots, type Snapshot, type SnapshotStore } from './snapshots.ts';
 import { SqliteEventStores } from './sqlite.ts';
 
 /** A room with so many seats: the smallest thing that can be oversold. It changes its state in place, as an aggregate may. */

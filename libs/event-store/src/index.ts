@@ -2,7 +2,6 @@ export * from './aggregates.ts';
 export * from './codec.ts';
 export * from './eventstoredb.ts';
 export * from './port.ts';
-export * from './postgres.ts';
 export * from './snapshots.ts';
 export * from './sqlite.ts';
 export * from './subscription.ts';

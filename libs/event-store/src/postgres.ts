@@ -9,6 +9,8 @@ import { mustBeDurable, prepareLog } from './postgres-schema.ts';
 import { READ_LIMIT, Tail, Telling } from './postgres-tail.ts';
 import { Follower, type Handler } from './subscription.ts';
 
+export { PostgresSnapshotStores } from './postgres-snapshots.ts';
+
 export interface PostgresOptions {
   /** `postgresql://user:password@host:port/database` */
   readonly url: string;

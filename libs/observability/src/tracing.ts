@@ -1,5 +1,5 @@
 import { types } from 'node:util';
-import { context as active, ROOT_CONTEXT, SpanStatusCode, trace, type Attributes, type Link, type Span, type SpanContext, type Tracer } from '@opentelemetry/api';
+import type { Attributes, Link, Span, SpanContext, SpanStatusCode, Tracer } from '@opentelemetry/api';
 import type { SpanExporter, TracerProvider } from '@opentelemetry/sdk-trace';
 import { Refusal } from '@keyledger/kernel';
 import { mask } from './mask.ts';
@@ -22,25 +22,28 @@ export interface Tracing {
   stop(): Promise<void>;
 }
 
+const load = () => import('@opentelemetry/api');
+const ERROR: SpanStatusCode.ERROR = 2;
+
 /** The one boolean of the hot path: undefined means that tracing is off. */
-let tracer: Tracer | undefined;
+let on: { readonly api: Awaited<ReturnType<typeof load>>; readonly tracer: Tracer } | undefined;
 
 /** For what would cost even when nothing comes of it. */
-export const isTracing = (): boolean => tracer !== undefined;
+export const isTracing = (): boolean => on !== undefined;
 
-/** Switches tracing on for this process when the configuration asks for it. The SDK is loaded only then. */
+/** Switches tracing on for this process when the configuration asks for it. OpenTelemetry is loaded only then: its API alone is a hundred modules. */
 export async function startTracing(config: TracingConfig): Promise<Tracing> {
   if (config.disabled || !(config.exporter || config.endpoint)) return { flush: async () => {}, stop: async () => {} };
-  if (tracer) throw new Error('Tracing is on already');
+  if (on) throw new Error('Tracing is on already');
   const { AsyncLocalStorageContextManager } = await import('@opentelemetry/context-async-hooks');
-  const provider = await providerFor(config);
-  active.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
-  tracer = provider.getTracer('keyledger');
+  const [api, provider] = await Promise.all([load(), providerFor(config)]);
+  api.context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
+  on = { api, tracer: provider.getTracer('keyledger') };
   return {
     flush: () => provider.forceFlush(),
     stop: async () => {
-      tracer = undefined;
-      active.disable();
+      on = undefined;
+      api.context.disable();
       await provider.shutdown();
     },
   };
@@ -68,8 +71,8 @@ const otlp = async (url: string): Promise<SpanExporter> => new (await import('@o
  * A refusal is an answer and only noted; any other error marks the span as failed. `links` are traceparents of other traces that led here.
  */
 export function traced<T>(name: string, attributes: Attributes, work: () => T, links?: readonly (string | undefined)[]): T {
-  if (!tracer) return work();
-  return tracer.startActiveSpan(name, { attributes, links: linksTo(links) }, (span) => {
+  if (!on) return work();
+  return on.tracer.startActiveSpan(name, { attributes, links: linksTo(links) }, (span) => {
     try {
       const result = work();
       if (types.isPromise(result)) {
@@ -85,7 +88,7 @@ export function traced<T>(name: string, attributes: Attributes, work: () => T, l
 
 function failed(span: Span, error: unknown): never {
   if (error instanceof Refusal) span.setAttribute('keyledger.refusal', error.code);
-  else span.setStatus({ code: SpanStatusCode.ERROR, message: mask(String(error)) });
+  else span.setStatus({ code: ERROR, message: mask(String(error)) });
   span.end();
   throw error;
 }
@@ -95,18 +98,19 @@ const linksTo = (traceparents: readonly (string | undefined)[] = []): Link[] =>
 
 /** Runs the work as part of a trace that came in from outside; with none, or a broken one, it begins a trace of its own. */
 export function withRemoteParent<T>(traceparent: string | undefined, work: () => T): T {
-  if (!tracer) return work();
+  if (!on) return work();
+  const { context, ROOT_CONTEXT, trace } = on.api;
   const parent = parseTraceparent(traceparent);
-  return active.with(parent ? trace.setSpanContext(ROOT_CONTEXT, parent) : ROOT_CONTEXT, work);
+  return context.with(parent ? trace.setSpanContext(ROOT_CONTEXT, parent) : ROOT_CONTEXT, work);
 }
 
 /** W3C `traceparent` of the current span, to be sent along; undefined when tracing is off. */
 export function currentTraceparent(): string | undefined {
-  const span = tracer && trace.getActiveSpan()?.spanContext();
+  const span = on?.api.trace.getActiveSpan()?.spanContext();
   return span && `00-${span.traceId}-${span.spanId}-${span.traceFlags.toString(16).padStart(2, '0')}`;
 }
 
-export const currentTraceId = (): string | undefined => (tracer ? trace.getActiveSpan()?.spanContext().traceId : undefined);
+export const currentTraceId = (): string | undefined => on?.api.trace.getActiveSpan()?.spanContext().traceId;
 
 /** Version 00, and what later versions add after it is ignored, as the recommendation asks. */
 const shape = /^(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/;

@@ -1,4 +1,3 @@
-import { NatsTransport } from '@keyledger/messaging';
 import { processConfig, type ProcessConfig } from './config.ts';
 import { serveHealth } from './health-server.ts';
 import { openHost, type Host } from './host.ts';
@@ -8,6 +7,7 @@ import { fail, runUntilStopped, say } from './run.ts';
 export function runService(name: string, begin: (host: Host) => Promise<Part>, config: ProcessConfig = processConfig()): Promise<void> {
   return runUntilStopped(name, async () => {
     if (!config.natsUrl) throw new Error('NATS_URL is not set. Without NATS, run everything in one process: npm start');
+    const { NatsTransport } = await import('@keyledger/messaging/nats');
     let host: Host | undefined;
     const transport = await NatsTransport.connect({
       url: config.natsUrl, name,

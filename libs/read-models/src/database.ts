@@ -1,7 +1,6 @@
 import { join } from 'node:path';
 import { PerEnvironment } from '@keyledger/kernel';
 import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type SqlEntityManager } from '@mikro-orm/sql';
-import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { CompiledQuery, type Kysely, type Transaction } from 'kysely';
 import type { Pool } from 'pg';
 import { guardPool, patiently, started, startOptions, type Guard } from './lost-server.ts';
@@ -172,6 +171,7 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
 }
 
 async function openPostgres(entities: readonly EntityName[], url: string, schema: string, guard: Guard): Promise<{ orm: MikroORM; engine: Engine }> {
+  const { PostgreSqlDriver } = await import('@mikro-orm/postgresql');
   const pools: Pool[] = [];
   const orm = new MikroORM({
     ...common, dbName: undefined, clientUrl: url, entities: [...entities], driver: PostgreSqlDriver,

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
-import { PostgresEventStores } from '@keyledger/event-store';
+import { PostgresEventStores } from '@keyledger/event-store/postgres';
 import { describeWith } from '@keyledger/servers/contract';
 import { Database } from './database.ts';
 import { moved, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';

@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { INestApplicationContext, Provider } from '@nestjs/common';
 import {
-  EventStoreDbEventStores, EventStores, mustBeDurablePostgres, PostgresEventStores, PostgresSnapshotStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
+  EventStoreDbEventStores, EventStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
 } from '@keyledger/event-store';
 import { Clock, controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
@@ -161,6 +161,7 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix:
     ]);
     return { events, snapshots: Object.assign(new SnapshotStores(snapshots), { close: () => { for (const [, store] of snapshots) store.close(); } }) };
   }
+  const { mustBeDurablePostgres, PostgresEventStores, PostgresSnapshotStores } = await import('@keyledger/event-store/postgres');
   const lost = (error: unknown) => log.warn({ err: error }, 'the event store does not answer; it is tried again');
   if (eventStoreUrl !== undefined) await mustBeDurablePostgres(databaseUrl);
   const [events, snapshots] = await Promise.all([

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, expect, it } from '@jest/globals';
-import { NatsTransport } from '@keyledger/messaging';
+import { NatsTransport } from '@keyledger/messaging/nats';
 import { describeWith } from '@keyledger/servers/contract';
 import pg from 'pg';
 import { FaultProxy, type MessageFaults } from './fault-proxy.ts';
