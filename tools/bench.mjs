@@ -218,9 +218,11 @@ async function sweeping() {
   const busy = [];
   while (!answered) busy.push(await generator.measure(server, asking, 1));
   const waited = await advanced;
-  const { data: [run] } = await (await fetch(`${server.url}/sweeps?limit=1`, { headers: staging })).json();
-  if (run.transitions.LicenseExpired !== due) throw new Error(`${due} licenses have expired, and the sweep says ${JSON.stringify(run)}`);
-  row({ name: `sweep, ${due / 1000}k due of ${swept / 1000}k`, value: waited, at: 'most', target: 60, unit: 's', detail: { run, memory: server.memory } });
+  // One takes longer than a request may: it is asked for again, and the second has nothing left to do.
+  const { data: runs } = await (await fetch(`${server.url}/sweeps`, { headers: staging })).json();
+  const expired = runs.reduce((sum, { transitions }) => sum + (transitions.LicenseExpired ?? 0), 0);
+  if (expired !== due) throw new Error(`${due} licenses have expired, and the sweeps say ${JSON.stringify(runs)}`);
+  row({ name: `sweep, ${due / 1000}k due of ${swept / 1000}k`, value: waited, at: 'most', target: 60, unit: 's', detail: { runs, memory: server.memory } });
   // The last second may be quiet in part.
   const during = busy.length > 1 ? busy.slice(0, -1) : busy;
   const base = median(quiet.map(({ p99 }) => p99));
