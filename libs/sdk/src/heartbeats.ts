@@ -61,6 +61,10 @@ interface Port {
 }
 
 const shortestWaitMs = 1_000;
+/** Nobody gets there by counting: an answer that nobody has signed must not use up all numbers. */
+const HIGHEST_SEQ = 2 ** 52;
+/** A longer one would be refused with every heartbeat that acknowledges it. */
+const ID_AT_MOST = 64;
 /** Nobody is kept silent for longer by a Retry-After. */
 const longestRetryAfterMs = 3_600_000;
 
@@ -198,7 +202,7 @@ export class Heartbeats {
       this.#port.keep({ beat: { ...beat, answered: true } });
       if (reply.kind === 'refused') {
         const lastSeq = reply.code === 'STALE_SEQUENCE' ? Number(reply.body['lastSeq']) : NaN;
-        if (!Number.isSafeInteger(lastSeq)) return this.#refused(reply);
+        if (!Number.isSafeInteger(lastSeq) || lastSeq > HIGHEST_SEQ) return this.#refused(reply);
         // Another process has taken over while this one was held up.
         if (!(await this.#port.leads())) return this.#follow();
         this.#port.conflict(lastSeq, beat.seq);
@@ -224,7 +228,8 @@ export class Heartbeats {
 
   async #answered(body: Readonly<Record<string, unknown>>, instanceId: string, { nonce, acks }: Beat, asked: Reading | undefined): Promise<BeatResult> {
     const { token, enforcement, directives = [], nextInSeconds } = body as { token?: unknown; enforcement?: unknown; directives?: readonly Directive[]; nextInSeconds?: unknown };
-    const nextInMs = typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : this.#port.intervalMs();
+    // Not signed, so it may make the next one sooner, and not later.
+    const nextInMs = Math.min(typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : Infinity, this.#port.intervalMs());
     if (typeof token === 'string') {
       const fault = await this.#port.lease(token, instanceId);
       // Given back since it was asked: the seat is not alive again because it was when this was answered.
@@ -248,7 +253,7 @@ export class Heartbeats {
   async #obey(directives: readonly Directive[]): Promise<void> {
     if (!Array.isArray(directives)) return;
     const known = this.#port.kept().acks;
-    const news = directives.filter((directive: Directive | null) => typeof directive?.id === 'string' && !known.includes(directive.id));
+    const news = directives.filter((directive: Directive | null) => typeof directive?.id === 'string' && directive.id.length <= ID_AT_MOST && !known.includes(directive.id));
     for (const directive of news) this.#port.directive(directive);
     this.#port.keep({ acks: [...known, ...news.map(({ id }) => id)].slice(-100) });
     if (news.some(({ kind }) => kind === 'update-key')) await this.#port.refreshKeys();

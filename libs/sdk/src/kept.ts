@@ -54,9 +54,10 @@ export function inherited(own: Kept, { seat, beat, acks, outbox, sent, state: { 
   return { ...own, seat: own.seat ?? seat, beat: isFurther ? beat : own.beat, acks: [...new Set([...acks, ...own.acks])], outbox: waiting, sent: counted };
 }
 
+export const kidOf = (key: unknown): unknown => (key as { kid?: unknown } | null)?.kid;
+
 /** Nobody can take away a key that the root has certified by leaving it out. */
 export function joined(known: KnownKeys, news: KnownKeys): KnownKeys {
-  const kidOf = (key: unknown) => (key as { kid?: unknown } | null)?.kid;
   const fresh = new Set(news.keys.map(kidOf));
   return { keys: [...news.keys, ...known.keys.filter((key) => !fresh.has(kidOf(key)))].slice(0, 100), revoked: [...new Set([...(known.revoked ?? []), ...(news.revoked ?? [])])].slice(0, 1000) };
 }

@@ -269,6 +269,18 @@ describe('An answer', () => {
     expect((await restarted()).judgement()).toMatchObject({ valid: true });
   });
 
+  it('is good whatever somebody in between puts into the place of its key', async () => {
+    const license = await activated();
+    const keys = (await vendor.jwks()).keys as { kid: string; kl_cert: object }[];
+    for (const forged of [keys.map(({ kid }) => ({ kid })), Array.from({ length: 200 }, (_, n) => ({ kid: `junk-${n}` })), [null, 1, ...keys.map((key) => ({ ...key, kl_cert: keys[0]?.kl_cert }))]]) {
+      vendor.between = (path) => (path.startsWith('/.well-known') ? [200, { keys: forged }] : undefined);
+      clock.pass(2 * day);
+      expect(await license.validate()).toMatchObject({ valid: true, source: 'network' });
+      expect(license.terms).not.toBeNull();
+      expect((await restarted()).judgement()).toMatchObject({ valid: true });
+    }
+  });
+
   it('of a revoked key is good no more after a restart either, whoever is asked then', async () => {
     const license = await activated();
     const before = await vendor.jwks();
@@ -464,6 +476,19 @@ describe('Heartbeats', () => {
     await license.heartbeat.beat();
     expect(beats().at(-1)?.body['acks']).toEqual([]);
     expect(told).toHaveBeenCalledTimes(2);
+  });
+
+  it('go on whatever somebody in between makes of the answers: late, numbered to the end, with something that the server would not take back', async () => {
+    const license = await activated();
+    vendor.between = (path) => (path.endsWith('/heartbeat') ? [409, { code: 'STALE_SEQUENCE', lastSeq: Number.MAX_SAFE_INTEGER }] : undefined);
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: false });
+    vendor.mend();
+    vendor.directives = [{ id: 'd'.repeat(65), kind: 'message', issuedAt: 'now' }];
+    vendor.terms = { ...vendor.terms, heartbeatIntervalSeconds: 1e9 };
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, nextInMs: hour });
+    vendor.directives = [];
+    await license.heartbeat.beat();
+    expect(beats().slice(-2).map(({ body: { seq, acks } }) => ({ seq, acks }))).toEqual([{ seq: 2, acks: [] }, { seq: 3, acks: [] }]);
   });
 
   it('of two that share one state: one goes on, the other lives on its lease', async () => {

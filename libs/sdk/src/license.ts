@@ -5,7 +5,7 @@ import { msOf, processClock, type Clock } from './clock.ts';
 import { defined } from './defined.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
-import { inherited, joined, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
+import { inherited, joined, kidOf, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
 import { openState, quietly, type Opened } from './opening.ts';
 import { Quotas, type UsableQuota } from './quotas.ts';
@@ -373,9 +373,12 @@ export class License {
     const reply = await this.#server?.ask('GET', '/.well-known/jwks.json');
     const { keys, revocations } = (reply?.kind === 'answered' ? reply.body : {}) as Partial<KeySet>;
     if (!Array.isArray(keys)) return;
-    const known = joined(this.#kept.keys, { keys });
-    await this.#verifier.learn({ keys: known.keys, ...(revocations !== undefined && { revocations }) });
-    this.#keep({ keys: joined(known, { keys: [], revoked: this.#verifier.revoked }), keysAt: this.#now() });
+    const learned = await this.#verifier.learn({ keys: [...this.#kept.keys.keys, ...keys], ...(revocations !== undefined && { revocations }) });
+    if (!learned.ok) return;
+    // What the root has not certified takes no known key's place: nobody has signed this list.
+    const refused = new Set(learned.refused.map(({ kid }) => kid));
+    const certified = keys.filter((key) => !refused.has(kidOf(key)));
+    this.#keep({ keys: joined(this.#kept.keys, { keys: certified, revoked: this.#verifier.revoked }), keysAt: this.#now() });
     await this.#readAnew();
   }
 

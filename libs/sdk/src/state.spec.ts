@@ -139,6 +139,26 @@ describe('A signed "no"', () => {
   });
 });
 
+describe('A signed "there is no such license"', () => {
+  const gone = answer(hour, no('NOT_FOUND'), { license: null, seq: 0 });
+  const followed = (own: State, theirs: State) => {
+    const applied = apply(own, { type: 'Followed', state: theirs }, at(hour));
+    return applied.ok && judge(applied.state, at(2 * hour));
+  };
+
+  it('is not lifted by what was said before it: to another process, or by the license file that was there', () => {
+    const [told, before] = [given(lease(0), answer(0), gone), given(lease(0), answer(0))];
+    for (const [own, theirs] of [[told, before], [before, told]] as const) expect(followed(own, theirs)).toMatchObject({ valid: false, code: 'NOT_FOUND', enforcement: 'LOCKED' });
+    expect(judge(given(licenseFile(0), answer(0), gone, licenseFile(0)), at(2 * hour))).toMatchObject({ valid: false, code: 'NOT_FOUND' });
+  });
+
+  it('is lifted by what was said after it', () => {
+    const [told, after] = [given(lease(0), answer(0), gone), given(lease(0), answer(2 * hour))];
+    for (const [own, theirs] of [[told, after], [after, told]] as const) expect(followed(own, theirs)).toMatchObject({ valid: true, code: 'VALID' });
+    expect(judge(given(licenseFile(0), answer(0), gone, licenseFile(2 * hour)), at(3 * hour))).toMatchObject({ valid: true });
+  });
+});
+
 describe('What is signed', () => {
   it('is refused when it is older, or about another license or an older heartbeat', () => {
     const state = given(lease(0, { counter: 7 }), answer(0, {}, { seq: 9 }));

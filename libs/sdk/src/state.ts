@@ -178,11 +178,17 @@ export const saidByVerdict = (text: string, { counter: seq, iat, exp, verdict, l
 export const saidByFile = (text: string, { seq, issuedAt, expiresAt, verdict, license: terms }: OfflineFile): Said =>
   ({ text, from: 'offline-file', seq, at: Date.parse(issuedAt), until: Date.parse(expiresAt), verdict, license: null, terms });
 
+/** "There is no such license" has no revision: whether it is newer only the time tells. */
+const isOfNone = ({ license, terms }: Said): boolean => license === null && terms === null;
+/** The one is in whole seconds, the other may be of an answer that was known from before. */
+const checkedAt = ({ at, verdict }: Said): number => Math.max(at, Date.parse(verdict.checkedAt));
+
 /** A newer license takes the place of a "no" to the one before. */
 function licenseFileInstalled(state: State, { text, file }: Extract<LicenseEvent, { type: 'LicenseFileInstalled' }>, reading: Reading): Applied {
   if (isOther(state, file.license.id)) return no('WRONG_SUBJECT');
   if (file.seq < state.seq) return no('STALE');
-  const said = state.said && file.seq > state.said.seq ? null : state.said;
+  const isNewer = (said: Said) => (isOfNone(said) ? Date.parse(file.issuedAt) > checkedAt(said) : file.seq > said.seq);
+  const said = state.said && isNewer(state.said) ? null : state.said;
   return good({ ...state, licenseId: file.license.id, seq: file.seq, said, file: { text, file }, time: atLeast(state.time, Date.parse(file.issuedAt), reading) });
 }
 
@@ -192,7 +198,8 @@ function followed(own: State, theirs: State, reading: Reading): State {
   if (theirs.epoch > own.epoch) return { ...theirs, time };
   if (theirs.epoch < own.epoch || (theirs.licenseId !== null && isOther(own, theirs.licenseId))) return { ...own, time };
   const lease = newer(own.lease, theirs.lease, ({ claims: { iat, counter, sub } }) => (sub === own.lease?.claims.sub ? [iat, counter] : [iat, 0]));
-  const said = newer(own.said, theirs.said, ({ seq, at }) => [seq, at]);
+  const ofNone = [own.said, theirs.said].some((one) => one !== null && isOfNone(one));
+  const said = newer(own.said, theirs.said, (one) => (ofNone ? [checkedAt(one), 0] : [one.seq, one.at]));
   const file = newer(own.file, theirs.file, ({ file: { seq, issuedAt } }) => [seq, Date.parse(issuedAt)]);
   const { instanceId, counter } = lease !== own.lease || own.instanceId === null ? theirs : own;
   const later = (contactOf(theirs) ?? 0) - (contactOf(own) ?? 0);
