@@ -70,5 +70,11 @@ export function keyStoreContract(name: string, open: () => Promise<{ stores: rea
       await expect(inEnvironment('production', () => one.sign(key.kid, certificate(key)))).rejects.toThrow('is not here');
       await inEnvironment('production', () => one.destroy(key.kid));
     });
+
+    it('destroys a key that several processes destroy at once', async () => {
+      const key = await make();
+      await inEnvironment('production', () => Promise.all([one, other, one].map((store) => store.destroy(key.kid))));
+      expect(await inEnvironment('production', () => one.has(key.kid))).toBe(false);
+    });
   });
 }

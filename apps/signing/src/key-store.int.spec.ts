@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from '@jest/globals';
+import { afterEach, describe, expect, it, jest } from '@jest/globals';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { Database, StateDatabases, type DatabaseOptions } from '@keyledger/read-models';
@@ -109,6 +109,21 @@ describe('Sealed keys', () => {
     for (const form of [seed, seed.toString('hex'), seed.toString('base64'), seed.toString('base64url')]) expect(inFiles(form)).toBe(false);
     await inProduction(() => store.destroy(kid));
     expect(inFiles(sealed)).toBe(false);
+    await close();
+  });
+
+  it('are still there to be destroyed, and signed with no more, when the files could not be rid of them', async () => {
+    const directory = folder();
+    const { databases, store, again, close } = await onSqlite(directory);
+    const { kid } = await inProduction(() => store.generate());
+    const sealed = await sealedIn(databases);
+    jest.spyOn(databases.of('production'), 'scrub').mockRejectedValueOnce(new Error('the disk is full'));
+    await expect(inProduction(() => store.destroy(kid))).rejects.toThrow('the disk is full');
+    expect(await inProduction(() => again.has(kid))).toBe(true);
+    for (const each of [store, again]) await expect(inProduction(() => each.exported(kid, passphrase))).rejects.toThrow('is not here');
+    await inProduction(() => again.destroy(kid));
+    expect(await inProduction(() => store.has(kid))).toBe(false);
+    expect(readdirSync(directory).some((file) => readFileSync(join(directory, file)).includes(sealed))).toBe(false);
     await close();
   });
 

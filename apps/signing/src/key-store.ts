@@ -16,6 +16,7 @@ export abstract class KeyStore {
   abstract generate(): Promise<{ readonly kid: string; readonly publicJwk: PublicJwk }>;
   /** A file, a token or a certificate. Rejects when the key is not here, and with `TooLarge` when nobody could read the result. */
   abstract sign(kid: string, statement: Statement): Promise<string>;
+  /** Also when it could only be destroyed in part: that has to be asked for again. */
   abstract has(kid: string): Promise<boolean>;
   /** For good, in every file. */
   abstract destroy(kid: string): Promise<void>;
@@ -61,8 +62,10 @@ export class SealedKeys extends KeyStore {
   async destroy(kid: string): Promise<void> {
     const database = this.databases.here();
     this.#opened.delete(nameOf(kid));
-    await database.run('delete from signing_sealed_keys where kid = ?', [kid]);
+    // The row goes last: until the files are rid of the key it says that there is something left to do.
+    await database.run("update signing_sealed_keys set sealed = '' where kid = ?", [kid]);
     await database.scrub();
+    await database.run('delete from signing_sealed_keys where kid = ?', [kid]);
     // A thread has its own copy of what it has signed with.
     await this.#signer.close();
   }
@@ -97,7 +100,7 @@ export class SealedKeys extends KeyStore {
 
   async #secret(kid: string): Promise<Buffer> {
     const sealed = await this.#sealed(kid);
-    if (sealed === undefined) throw new Error(`The private key ${kid} is not here`);
+    if (!sealed) throw new Error(`The private key ${kid} is not here`);
     return open(this.#lock(), this.#place(kid), sealed);
   }
 

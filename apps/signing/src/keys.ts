@@ -72,7 +72,7 @@ export class Keys {
     return certified(key);
   }
 
-  /** A root and an active key for every purpose, also for a while to come. Repeating it changes nothing. */
+  /** A root, or nothing of one that is offline, and an active key for every purpose, also for a while to come. Repeating it changes nothing. */
   async provideAll(): Promise<void> {
     await this.#provideRoot();
     for (const purpose of signingPurposes) await this.provide(purpose, renewDaysBefore);
@@ -113,10 +113,21 @@ export class Keys {
   }
 
   async #provideRoot(): Promise<void> {
-    if ((await this.load()).root) return;
+    const { root: before } = await this.load();
+    if (before?.offline) await this.#leaveNothingOf(before.kid);
+    if (before) return;
     const { kid, publicJwk } = await this.store.generate();
     const { root } = await this.run({ type: 'CreateRoot', kid, publicJwk });
     if (root?.kid !== kid) await this.store.destroy(kid); // another process was faster
+  }
+
+  /** The process that took the root offline may have died before it was destroyed. That it still cannot be is no reason to sign nothing. */
+  async #leaveNothingOf(kid: string): Promise<void> {
+    try {
+      if (await this.store.has(kid)) await this.store.destroy(kid);
+    } catch (error) {
+      this.log.error({ err: error, environment: context().environment, kid }, 'the root is offline, and its private key could not be destroyed here; it is tried again');
+    }
   }
 
   async #provide(purpose: SigningPurpose, daysBefore: number): Promise<void> {

@@ -31,7 +31,7 @@ export async function takeRootsOffline(keys: Keys, store: SealedKeys, clock: Clo
       await writeDurably(path, `${JSON.stringify(file, null, 2)}\n`);
       await opened(await readFile(path, 'utf8'), passphrase);
       await keys.run({ type: 'TakeRootOffline', kid });
-      await store.destroy(kid);
+      await store.destroy(kid); // or, if it does not come to that, whoever provides the keys next
     });
   }
 }

@@ -14,7 +14,7 @@ import { InProcessTransport, type Fields, type Message, type MessageType, type R
 import { openHost } from '@keyledger/process';
 import { openStores } from '@keyledger/stores';
 import { SigningModule, signingSchema, type SigningConfig } from './index.ts';
-import { KeyStore } from './key-store.ts';
+import { KeyStore, SealedKeys } from './key-store.ts';
 import { certify } from './offline-root.ts';
 
 const ends: (() => Promise<void> | void)[] = [];
@@ -54,7 +54,7 @@ async function start(dataDir = folder(), config = noConfig) {
     passDays: (days: number) => void (ahead += days * 86_400),
     now: (): Instant => clock.now('production'),
     metrics: () => host.metrics.expose(),
-    has: (kid: string) => runIn(systemContext('production', clock.now('production')), () => app.get(KeyStore).has(kid)),
+    has: (kid: string, environment = 'production') => runIn(systemContext(environment, clock.now(environment)), () => app.get(KeyStore).has(kid)),
     log: app.get(EventStores).of('production'),
     recorded: async () => (await app.get(EventStores).of('production').readAll(0)).flatMap(({ type, data }) => (type === 'SignaturesRecorded' ? (data as { signatures: Record<string, unknown>[] }).signatures : [])),
     create: (purpose: SigningPurpose) => ask(CreateSigningKey, { purpose }),
@@ -273,6 +273,33 @@ describe('The offline root', () => {
     const verifier = await service.verifier();
     expect(await verifier.licenseFile((await fileFrom(service)).content, { now: service.now() })).toMatchObject({ ok: true, kid: staged.kid });
     expect(await verifier.licenseFile(old.content, { now: service.now() })).toMatchObject({ ok: true });
+  });
+
+  it('is gone from the server after the next start that can, when the one that took it offline died before it was destroyed', async () => {
+    const [dataDir, safe] = [folder(), folder()];
+    const rootsHere = async (service: Service) => Promise.all(['production', 'staging'].map(async (environment) => {
+      const { roots: [root] } = await service.ask(GetRootKeys, {}, environment);
+      return service.has(root?.kid ?? '', environment);
+    }));
+    const destroy = jest.spyOn(SealedKeys.prototype, 'destroy').mockResolvedValue();
+    ends.push(() => destroy.mockRestore());
+    const first = await start(dataDir, rootExport(safe));
+    expect(await rootsHere(first)).toEqual([true, true]);
+    await first.close();
+
+    // What cannot be destroyed keeps nobody from signing.
+    destroy.mockRejectedValue(new Error('the disk is full'));
+    const second = await start(dataDir);
+    expect(await rootsHere(second)).toEqual([true, true]);
+    expect(await leaseFrom(second)).not.toBeNull();
+    await second.close();
+
+    destroy.mockRestore();
+    const third = await start(dataDir);
+    expect(await rootsHere(third)).toEqual([false, false]);
+    const staged = await third.create('lease');
+    const certificate = await certify(readFileSync(join(safe, 'production-root.json'), 'utf8'), passphrase, staged);
+    expect(await third.activate(staged.kid, certificate)).toMatchObject({ state: 'active' });
   });
 
   it('is believed only when it says exactly what is asked', async () => {
