@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statS
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { License } from '@keyledger/sdk';
-import { problem } from '@keyledger/sdk/contract';
+import { problem, type Vendor } from '@keyledger/sdk/contract';
 import { stopwatch } from '@keyledger/testing';
 import { Bench, type Box } from './agent.contract.ts';
 import type { LicenseAnswer } from './api.ts';
@@ -47,9 +47,21 @@ async function settled(): Promise<void> {
     for (const took = stopwatch(); took() < 25;) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+/** Requests for a path wait until they may go on. */
+function held(path: string) {
+  const [reached, going] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const through: Vendor['fetch'] = async (url, init) => {
+    if (url.endsWith(path)) {
+      reached.resolve();
+      await going.promise;
+    }
+    return bench.vendor.fetch(url, init);
+  };
+  return { fetch: through, reached: reached.promise, goOn: going.resolve };
+}
 /** One that has its license. */
-async function activated(env: NodeJS.ProcessEnv = {}): Promise<Box> {
-  const box = await bench.start(env);
+async function activated(env: NodeJS.ProcessEnv = {}, surroundings: Parameters<Bench['start']>[1] = {}): Promise<Box> {
+  const box = await bench.start(env, surroundings);
   await box.until(({ status, server }) => status === 'active' && server.connected);
   return box;
 }
@@ -189,6 +201,32 @@ describe('An agent with a license key', () => {
     await pass(day);
     expect(await again.license()).toMatchObject({ status: 'none' });
   });
+
+  it('sends what was used before it gives its seat back', async () => {
+    const box = await activated();
+    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
+    expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200, body: { queued: 1 } });
+    await settled();
+    bench.vendor.mend();
+    const before = bench.vendor.asked.length;
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200 });
+    expect(bench.vendor.asked.slice(before).map(({ path }) => path)).toEqual(['/license/usage', '/license/deactivate']);
+    expect(asked('/license/usage').at(-1)?.body).toMatchObject({ records: [{ id: 'r1' }] });
+  });
+
+  it.each([['is given back', undefined, { status: 409, body: { code: 'NO_LICENSE' } }, 0], ['cannot be given back', [503, 'busy'] as const, { status: 200, body: { accepted: 1 } }, 1]])('takes no usage that it could not send, while its seat %s', async (_name, answer, expected, queued) => {
+    const deactivating = held('/license/deactivate');
+    const box = await activated({}, { fetch: deactivating.fetch });
+    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : path === '/license/deactivate' ? answer : undefined);
+    const given = box.ask('POST', '/api/license/deactivate');
+    await deactivating.reached;
+    const used = box.ask('POST', '/api/usage', { meter: 'cores', value: 5 });
+    await settled();
+    deactivating.goOn();
+    await given;
+    expect(await used).toMatchObject(expected);
+    expect(await box.license()).toMatchObject({ usageQueued: queued });
+  });
 });
 
 describe('Without contact', () => {
@@ -250,6 +288,82 @@ describe('A license key', () => {
     expect(await box.put('OTHER-KEY')).toMatchObject({ status, headers: expect.anything(), body: { type: `/docs/errors#${code}`, code, status, title: expect.any(String), instance: '/api/license', ...members } });
     expect(await box.license()).toMatchObject({ status: 'active', enforcement: 'FULL', keyPrefix: 'KEY-1', activationId: 'act_1' });
     expect(readdirSync(data()).filter((name) => name.endsWith('.state'))).toHaveLength(1);
+  });
+
+  /** Seats are given, and nothing is signed. */
+  const unsigned = (key: string) => {
+    bench.vendor.between = (path, { licenseKey }) => {
+      if (licenseKey !== key) return undefined;
+      return path === '/license/activate' ? [201, { activated: true, instance: { id: 'act_1' }, license: {} }] : path === '/license/validate' ? [200, { valid: true, code: 'VALID' }] : undefined;
+    };
+  };
+
+  it('that nobody has signed anything of does not displace the one that works, nor give its seat away, and is taken when it is signed', async () => {
+    const box = await activated();
+    unsigned('OTHER-KEY');
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 502, body: { code: 'UNTRUSTED_ANSWER' } });
+    await settled();
+    expect(await box.license()).toMatchObject({ status: 'active', enforcement: 'FULL', keyPrefix: 'KEY-1', activationId: 'act_1', server: { connected: true }, problems: [] });
+    await box.close();
+    const again = await bench.start({ LICENSE_KEY: 'OTHER-KEY' });
+    await again.until(({ problems }) => problems.some(({ code }) => code === 'UNTRUSTED_ANSWER'));
+    expect(await again.license()).toMatchObject({ status: 'active', keyPrefix: 'KEY-1', activationId: 'act_1' });
+    bench.vendor.mend();
+    await passUntil(again, ({ keyPrefix, problems }) => keyPrefix === 'OTHER-KE' && problems.length === 0);
+    // The license is the same, and so is the seat.
+    expect(asked('/license/deactivate')).toEqual([]);
+  });
+
+  it('that nobody has signed anything of is no license where there is none either', async () => {
+    unsigned('OTHER-KEY');
+    const box = await bench.start({ LICENSE_KEY: 'OTHER-KEY' });
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'UNTRUSTED_ANSWER'));
+    expect(await box.license()).toMatchObject({ status: 'none', source: null });
+    bench.vendor.mend();
+    await passUntil(box, ({ status, problems }) => status === 'active' && problems.length === 0);
+  });
+
+  it('takes the place of one of which it is not known whether it is the same, and gives no seat away that may be its own', async () => {
+    const box = await activated();
+    await box.close();
+    rmSync(join(data(), readdirSync(data()).find((name) => name.startsWith('license-')) ?? ''));
+    unsigned('KEY-1');
+    const again = await bench.start();
+    await again.until(({ activationId, problems }) => activationId === 'act_1' && problems.some(({ code }) => code === 'UNTRUSTED_ANSWER'));
+    expect(await again.put('OTHER-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_1', activationId: 'act_1', enforcement: 'FULL' } });
+    await until(() => readdirSync(data()).filter((name) => name.endsWith('.state')).length === 1);
+    expect(asked('/license/deactivate')).toEqual([]);
+  });
+
+  it('whose verdict is a "no" does not displace one that works', async () => {
+    const box = await activated();
+    await settled();
+    bench.vendor.terms = { ...terms(), id: 'lic_2' };
+    bench.vendor.verdict = { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED'], enforcement: 'LOCKED' };
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 403, body: { code: 'LICENSE_SUSPENDED' } });
+    expect(await box.license()).toMatchObject({ licenseId: 'lic_1', enforcement: 'FULL' });
+    expect(asked('/license/deactivate')).toEqual([]);
+  });
+
+  it('in another spelling is the same one, and what was used waits on', async () => {
+    const box = await activated({ LICENSE_KEY: 'OLD1-LICENSE-KEY' });
+    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
+    await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 });
+    await settled();
+    for (const typed of ['old1-license-key', '0LDi 1icensekey', 'OLD1LICENSEKEY']) expect(await box.put(typed)).toMatchObject({ status: 200, body: { keyPrefix: 'OLD1-LIC', usageQueued: 1 } });
+    bench.vendor.mend();
+    await pass(60_000);
+    await box.until(({ usageQueued }) => usageQueued === 0);
+    expect(asked('/license/usage').at(-1)?.body).toMatchObject({ records: [{ id: 'r1' }] });
+  });
+
+  it('that takes the place of another, whose usage cannot be delivered, says so', async () => {
+    const box = await activated();
+    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
+    await box.ask('POST', '/api/usage', { meter: 'cores', value: 5 });
+    bench.vendor.terms = { ...terms(), id: 'lic_2' };
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200 });
+    await until(() => bench.logged.some(({ details, message }) => message.startsWith('usage could not be delivered') && 'readings' in details && details.readings === 1));
   });
 
   it('that nobody can be asked about is told apart too', async () => {
@@ -594,6 +708,38 @@ describe('Counters of a license by file', () => {
     await pass(60_000);
     await pass(7 * day);
     expect(await again.enforcement()).toMatchObject({ enforcement: 'READ_ONLY', reasons: ['RESTRICTED'] });
+  });
+});
+
+describe('Usage of a license by file', () => {
+  it('goes to the key that takes its place meanwhile', async () => {
+    const activating = held('/license/activate');
+    const box = await bench.start({ LICENSE_KEY: '' }, { fetch: activating.fetch });
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_2', validationMode: 'offline' } }));
+    const put = box.put('OTHER-KEY');
+    await activating.reached;
+    const used = box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 });
+    await settled();
+    activating.goOn();
+    expect(await put).toMatchObject({ status: 200, body: { source: 'key' } });
+    expect(await used).toMatchObject({ status: 200, body: { accepted: 1, duplicates: 0 } });
+    await until(() => asked('/license/usage').length === 1);
+    expect(asked('/license/usage')[0]?.body).toMatchObject({ licenseKey: 'OTHER-KEY', records: [{ id: 'r1' }] });
+  });
+
+  it('is refused where it was given back meanwhile', async () => {
+    const activating = held('/license/activate');
+    const box = await bench.start({ LICENSE_KEY: '' }, { fetch: activating.fetch });
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline' } }));
+    bench.vendor.between = (path) => (path === '/license/activate' ? problem(403, 'LICENSE_SUSPENDED') : undefined);
+    const waiting = [box.put('OTHER-KEY')];
+    await activating.reached;
+    waiting.push(box.ask('POST', '/api/license/deactivate'));
+    await settled();
+    waiting.push(box.ask('POST', '/api/usage', { meter: 'cores', value: 5 }));
+    await settled();
+    activating.goOn();
+    expect((await Promise.all(waiting)).map(({ status, body }) => [status, body['code']])).toEqual([[403, 'LICENSE_SUSPENDED'], [200, 'NOT_ACTIVATED'], [409, 'NO_LICENSE']]);
   });
 });
 

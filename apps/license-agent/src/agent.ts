@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
-import { memoryStore, type License } from '@keyledger/sdk';
+import { memoryStore, type Judgement, type License } from '@keyledger/sdk';
 import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
 import { judgedByFile } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
@@ -35,6 +35,8 @@ export class Agent {
   readonly #problems = new Map<Topic, ProblemAnswer>();
   /** One change at a time. */
   #last: Promise<unknown> = Promise.resolve();
+  /** The seat is being given back. What is used meanwhile could not be sent any more. */
+  #isLeaving = false;
   /** What is mounted, as it was last read. `refused`: beside which license, and when it is tried again (by `mono`). */
   #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
   /** The key that is waited for to be good, and beside which license. */
@@ -134,11 +136,17 @@ export class Agent {
     return this.#exclusively(async () => {
       const { source } = this.#kept;
       if (!source) throw new Refused('NO_LICENSE');
-      if (source.kind === 'key' && this.#license.instanceId !== null) {
-        const given = await this.#license.deactivate();
-        if (!given.ok) throw refusedBy(given);
+      try {
+        if (source.kind === 'key' && this.#license.instanceId !== null) {
+          this.#isLeaving = true;
+          await this.#license.reportUsage();
+          const given = await this.#license.deactivate();
+          if (!given.ok) throw refusedBy(given);
+        }
+        await this.#replace(await this.#holder.candidate(null, memoryStore()), null);
+      } finally {
+        this.#isLeaving = false;
       }
-      await this.#replace(await this.#holder.candidate(null, memoryStore()), null);
       return this.answer();
     });
   }
@@ -151,8 +159,14 @@ export class Agent {
     const strange = readings.findIndex(({ at }) => at !== undefined && !(Date.parse(at) <= now + skewMs && Date.parse(at) > now - reachesBackMs));
     if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is of the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
-      const duplicates = await this.#exclusively(() => this.#holder.meter(readings));
+      const duplicates = await this.#exclusively(async () => (this.#kept.source?.kind === 'file' ? this.#holder.meter(readings) : undefined));
+      // It has given way meanwhile: they are for what is there now.
+      if (duplicates === undefined) return this.use(readings);
       return { accepted: readings.length - duplicates, duplicates, queued: 0 };
+    }
+    if (this.#isLeaving) {
+      await this.#last;
+      return this.use(readings);
     }
     const taken = await this.#license.record(readings);
     if (!taken.ok) throw new Refused(taken.code === 'TOO_MANY_WAITING' ? 'USAGE_QUEUE_FULL' : 'STORAGE_FAILED', taken.detail);
@@ -190,7 +204,7 @@ export class Agent {
   }
 
   async #applyKey(key: string): Promise<LicenseAnswer> {
-    if (this.#kept.source?.kind === 'key' && this.#kept.source.key === key) {
+    if (this.#kept.source?.kind === 'key' && sameKey(this.#kept.source.key) === sameKey(key)) {
       await this.#activate(this.#license);
       for (const topic of ['state', 'clone'] as const) this.#problems.delete(topic);
       this.#keepInTouch();
@@ -200,7 +214,8 @@ export class Agent {
     const store = new Pending();
     const candidate = await this.#holder.candidate(source, store);
     try {
-      await this.#activate(candidate);
+      const judgement = await this.#activate(candidate);
+      if (!judgement.valid && this.#kept.source && this.#holder.judged().valid) throw refusedFor(judgement);
       await this.#replace(candidate, source, store);
     } finally {
       if (candidate !== this.#license) await candidate.dispose();
@@ -251,11 +266,14 @@ export class Agent {
     if (differs(deploymentId, config.deploymentId)) throw new Refused('DEPLOYMENT_MISMATCH', undefined, { deploymentId });
   }
 
-  async #activate(license: License): Promise<void> {
+  /** Of what nobody has signed it is not known which license it is, nor what it allows: that is none. */
+  async #activate(license: License): Promise<Judgement> {
     const seat = await license.activate({ name: hostname(), installationId: this.#kept.installationId, metadata: { agent: agentVersion } });
     if (!seat.ok) throw refusedBy(seat);
     // How many seats there are, and what is left of them, is in a verdict only.
-    await license.validate();
+    const { problem, ...judgement } = await license.validate();
+    if (license.licenseId === null) throw problem ? refusedBy(problem) : refusedFor(judgement);
+    return judgement;
   }
 
   async #replace(license: License, source: Source | null, store?: Pending): Promise<void> {
@@ -424,5 +442,8 @@ export class Agent {
 
 /** Keys are pasted out of mails and documents: blanks, line ends, what nobody sees, and dashes that a text program made nicer. The server does not look at them either. Words without a figure are no key. */
 const keyIn = (text: string): string => (/\S\s+\S/.test(text) && !/\d/.test(text) ? text : text.replaceAll(/[\p{White_Space}\p{Cf}]+/gu, '').replaceAll(/\p{Pd}|\u2212/gu, '-'));
+
+/** The same for all spellings of one key: as the server looks it up. */
+const sameKey = (key: string): string => key.replaceAll(/[^0-9A-Za-z]+/g, '').toUpperCase().replaceAll('O', '0').replaceAll(/[IL]/g, '1');
 
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');

@@ -195,10 +195,17 @@ export class Holder {
     license.changes.stop();
     if (source?.kind === 'key') {
       await license.reportUsage();
-      if (isReplaced && license.instanceId !== null && license.licenseId !== this.#license.licenseId) await license.deactivate();
+      if (license.waiting > 0) this.#options.log.warn({ readings: license.waiting }, 'usage could not be delivered, and is lost');
+      if (isReplaced && license.instanceId !== null && this.#isKnownAsOther(license)) await license.deactivate();
     }
     await license.dispose();
     if (source) await this.#dir.remove(source.state);
+  }
+
+  /** The same license has the same seat here: that one is not to be given away. */
+  #isKnownAsOther({ licenseId }: License): boolean {
+    const { licenseId: current } = this.#license;
+    return licenseId !== null && current !== null && licenseId !== current;
   }
 }
 
