@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterEach, beforeEach, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, expect, it, jest } from '@jest/globals';
 import type { RecordedEvent } from '@keyledger/event-store';
 import { defineEntity, p } from '@mikro-orm/sql';
 import fc from 'fast-check';
@@ -263,6 +263,25 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(new Set(read).size).toBe(read.length);
     expect(read.length).toBeGreaterThanOrEqual(1_200);
     expect(readAgain.size).toBeLessThan(10);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('fills it from the beginning again when the log could not be read on the way', async () => {
+    for (let n = 0; n < 9; n++) await log.write(`p${n}`, sent(`Ada ${n}`), ...Array.from({ length: 499 }, (_, m) => moved(`Bonn ${m}`)));
+    const [failures, places]: [unknown[], unknown[]] = [[], []];
+    const away = Promise.reject<readonly RecordedEvent[]>(new Error('away'));
+    // Nobody waits for it yet: without this the process would end. (Jest forgives what is handled later.)
+    const listened = jest.spyOn(away, 'catch');
+    const projector = await start({ failed: (error) => void failures.push(error), store: {
+      ...deliver(log.store, (events) => events),
+      readByStream(category, after, limit) {
+        places.push(after?.stream);
+        return places.length === 2 ? away : log.store.readByStream?.(category, after, limit) ?? Promise.resolve([]);
+      },
+    } });
+    await drained(projector);
+    expect(listened).toHaveBeenCalled();
+    expect([failures, places.map((stream) => stream !== undefined)]).toEqual([[new Error('away')], [false, true, false, true]]);
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 

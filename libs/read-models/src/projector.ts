@@ -241,8 +241,11 @@ export class Projector implements View {
 
   async #readUp(lane: Lane): Promise<void> {
     const folds = this.#newFolds();
+    let isFencedOff = false;
     while (!this.#stop.signal.aborted) {
       try {
+        if (isFencedOff && !await this.#reloaded(lane)) return;
+        isFencedOff = false;
         if (lane.position === 0) await this.#fill(lane);
         const events = await this.#options.store.readAll(lane.position, PAGE_TO_CATCH_UP);
         await this.#applyAll([lane], events, folds, true);
@@ -250,7 +253,7 @@ export class Projector implements View {
       } catch (error) {
         folds.forEach((own) => own.clear());
         if (isFenced(error)) {
-          if (!await this.#reloaded(lane)) return;
+          isFencedOff = true;
         } else {
           (this.#options.failed ?? warn)(error);
           await sleep(RETRY_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined);
@@ -271,7 +274,11 @@ export class Projector implements View {
     for (let isMore = true; isMore && !this.#stop.signal.aborted;) {
       const events = await reading;
       isMore = events.length === PAGE_TO_CATCH_UP;
-      if (isMore) reading = store.readByStream(source.category, events.at(-1), PAGE_TO_CATCH_UP);
+      if (isMore) {
+        reading = store.readByStream(source.category, events.at(-1), PAGE_TO_CATCH_UP);
+        // It is awaited in the next round, or nobody wants it any more.
+        reading.catch(() => undefined);
+      }
       for (let from = 0; from < events.length; from += EVENTS_PER_FILL) {
         const changes = new Map([[lane, newChanges()]]);
         await this.#folding.batch(source, [lane], events.slice(from, from + EVENTS_PER_FILL), folds, false, changes);
