@@ -44,6 +44,12 @@ describe('The last known verdict', () => {
     expect(kept({ valid: false }, { expiresAt: there(-30) }).find('production', question, later(1))).toBeDefined();
   });
 
+  it('is forgotten when the question was answered by "there is no such license"', () => {
+    const known = kept();
+    known.forget('production', { ...question, nonce: 'n' } as ValidateLicense);
+    expect(known.find('production', question, later(1))).toBeUndefined();
+  });
+
   it('is forgotten after a day', () => {
     expect(kept().find('production', question, later(24 * 60))).toBeUndefined();
   });

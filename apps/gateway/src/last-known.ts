@@ -17,6 +17,11 @@ export class LastKnownVerdicts {
     this.#kept.set(nameOf(environment, question), { text, at: now });
   }
 
+  /** "There is no such license" is the last word as well. */
+  forget(environment: string, question: ValidateLicense): void {
+    this.#kept.delete(nameOf(environment, question));
+  }
+
   /** Undefined when there is none, or when an instant that it names has passed since: then it may not be true any more. */
   find(environment: string, question: ValidateLicense, now: number): string | undefined {
     const kept = this.#kept.get(nameOf(environment, question));

@@ -31,6 +31,7 @@ export function serveValidation(
         else if (!verdict.retired) limits.wrongLicenseKey(ip, body.licenseKey, reply);
         const text = written(verdict);
         if (verdict.license) lastKnown?.keep(environment, body, text, Date.now());
+        else lastKnown?.forget(environment, body);
         void answer(text);
       }).catch((error: unknown) => {
         const known = isNobodyThere(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
