@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { Authenticate } from '@keyledger/contracts';
+import { Authenticate, normaliseKey } from '@keyledger/contracts';
 import { newCommandId, refuse, runIn, systemContext, type Actor, type Clock, type MessageContext } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -66,7 +66,7 @@ export class Admission {
 
   #takeLicenseKey({ ip, context }: FastifyRequest, reply: FastifyReply, licenseKey: string): void {
     this.limits.unknownLicenseKeys.admit(ip, licenseKey, reply);
-    this.limits.licenseKeys.take(`${context?.environment} ${licenseKey.replace(/[^0-9A-Za-z]+/g, '').toUpperCase()}`, reply);
+    this.limits.licenseKeys.take(`${context?.environment} ${normaliseKey(licenseKey)}`, reply);
   }
 
   async #callerOf(request: FastifyRequest, reply: FastifyReply) {

@@ -41,7 +41,7 @@ describe('A file to import', () => {
   ])('is refused where it is no CSV, without repeating it: %#', async (file, message) => expect(read(file)).rejects.toThrow(refusedWith({ message })));
 
   it('says in the row what is wrong with it, and goes on', async () => {
-    const file = `licenseKey,customerEmail\nAAAA-1,ada@example.com\n,x@example.com\nCCCC,\nDDDD,x@example.com,more\nEEEE\n${'F'.repeat(256)},x@example.com\nG\0,x@example.com\naaaa1,bob@example.com\nBBBB-2,bob@example.com`;
+    const file = `licenseKey,customerEmail\nAAAA-1,ada@example.com\n,x@example.com\nCCCC,\nDDDD,x@example.com,more\nEEEE\n${'F'.repeat(256)},x@example.com\nG\0,x@example.com\naaaaL,bob@example.com\nBBBB-2,bob@example.com`;
     expect(await read(file)).toEqual([a, ...[
       'licenseKey is missing', 'customerEmail is missing', 'The row has 3 fields, and the header 2', 'The row has 1 fields, and the header 2', 'licenseKey is too long', 'licenseKey contains NUL',
       'The license is in row 1 already',

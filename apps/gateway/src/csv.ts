@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
-import type { ImportRow } from '@keyledger/contracts';
+import { normaliseKey, type ImportRow } from '@keyledger/contracts';
 import { refuse, type Refusal } from '@keyledger/kernel';
 import { CsvError, parse } from 'csv-parse';
 import { stringify } from 'csv-stringify/sync';
@@ -87,7 +87,7 @@ function fieldFault(fields: Readonly<Record<(typeof columns)[number], string>>):
 
 /** Two rows about one license contradict each other, or say nothing. */
 function repetition(licenseKey: string, rowsByKey: Map<string, number>, row: number): string | undefined {
-  const key = licenseKey.replace(/[^0-9A-Za-z]+/g, '').toUpperCase();
+  const key = normaliseKey(licenseKey);
   const before = rowsByKey.get(key);
   if (before !== undefined) return `The license is in row ${before} already`;
   rowsByKey.set(key, row);

@@ -206,6 +206,8 @@ export class ListLicenseEvents extends query('license.events', { licenseId: ids.
 // ---- the client license API: the license key is the credential ----
 
 export const licenseKey = Type.String({ minLength: 1, maxLength: 255 });
+/** However it is spelled, it is one key: for who counts by it. */
+export { normaliseKey } from '@keyledger/domain';
 
 /** The license as its own software sees it: nothing of the vendor's side. */
 export const ClientLicense = named('ClientLicense', Type.Object({
