@@ -15,8 +15,8 @@ export function firstStart(streams: AccessStreams, clock: Clock, { rootApiKey }:
     if (root && rootApiKey === undefined) return;
     const secret = rootApiKey ?? `lk_root_${randomBytes(32).toString('base64url')}`;
     const hash = secretHash(secret);
-    if (root) await streams.apiKeys.run(rootId, { type: 'Rotate', secretHash: hash });
-    else await streams.apiKeys.run(rootId, { type: 'Create', apiKeyId: rootId, name: 'root', role: 'super_admin', environment: controlEnvironment, secretHash: hash, root: true });
-    if (rootApiKey === undefined) print(secret);
+    const { events } = root ? await streams.apiKeys.run(rootId, { type: 'Rotate', secretHash: hash }) : await streams.apiKeys.run(rootId, { type: 'Create', apiKeyId: rootId, name: 'root', role: 'super_admin', environment: controlEnvironment, secretHash: hash, root: true });
+    // Another process may have been faster: then its key is the one.
+    if (rootApiKey === undefined && events.length > 0) print(secret);
   });
 }

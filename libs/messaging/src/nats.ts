@@ -170,7 +170,8 @@ export class NatsTransport implements Transport {
     const sign = inbox ? setTimeout(() => void (this.#state === 'closed' || this.#answers.add(inbox, { ...working, id })), SIGN_AFTER_MS) : undefined;
     const answer = await handler.answer(request);
     clearTimeout(sign);
-    if (inbox) this.#answers.add(inbox, { ...answer, id });
+    // Who took longer than the drain's limit has nobody left to tell.
+    if (inbox && this.#state !== 'closed') this.#answers.add(inbox, { ...answer, id });
     this.#inFlight--;
     if (this.#inFlight === 0) this.#drained?.();
   }
