@@ -197,12 +197,12 @@ function toFile(file: string): Writable {
   });
 }
 
-const on = { restore: 'events.SqliteEventStore, events.PostgresEventStore', append: 'events.EventStoreDbEventStore', insert: 'models.Refill', commit: 'models.Refill' } as const;
+const on = { restore: 'events.SqliteEventStore, postgres.PostgresEventStore', append: 'events.EventStoreDbEventStore', insert: 'models.Refill', commit: 'models.Refill' } as const;
 
 /** Runs an import in a process that is killed at once when a step has been taken so often. */
 async function killedAt(step: keyof typeof on, nth: number, file: string, target: StoresConfig): Promise<void> {
   const script = `
-    const [events, models, { importFrom }] = await Promise.all([import('@keyledger/event-store'), import('@keyledger/read-models'), import(${JSON.stringify(new URL('./import.ts', import.meta.url).href)})]);
+    const [events, postgres, models, { importFrom }] = await Promise.all([import('@keyledger/event-store'), import('@keyledger/event-store/postgres'), import('@keyledger/read-models'), import(${JSON.stringify(new URL('./import.ts', import.meta.url).href)})]);
     let count = 0;
     for (const { prototype } of [${on[step]}]) {
       const original = prototype.${step};
