@@ -57,6 +57,7 @@ describe('A signing key', () => {
     given(bare).when(activate('k1')).thenRefused('SIGNING_KEY_NOT_CERTIFIED', { kid: 'k1' });
     given(bare).when(certify('k1')).thenEvents({ type: 'SigningKeyCertified', kid: 'k1', certificate });
     given(staged).when(certify('k1')).thenNothing();
+    given(story(bare, revoke('k1'))).when(certify('k1')).thenRefused('INVALID_TRANSITION', { from: 'revoked', requested: 'activate' });
     given(staged).when(activate('k1')).thenEvents({ type: 'SigningKeyActivated', kid: 'k1' });
   });
 

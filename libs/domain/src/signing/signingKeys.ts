@@ -76,7 +76,7 @@ export const SigningKeys: Aggregate<SigningKeysState, SigningKeysCommand, Signin
       case 'CreateRoot': return state.root ? [] : [{ type: 'RootKeyCreated', kid: command.kid, publicJwk: command.publicJwk }];
       case 'TakeRootOffline': return state.root?.kid !== command.kid || state.root.offline ? [] : [{ type: 'RootKeyTakenOffline', kid: command.kid }];
       case 'Create': return created(state, command, now);
-      case 'Certify': return keyOf(state, command.kid).certificate ? [] : [{ type: 'SigningKeyCertified', kid: command.kid, certificate: command.certificate }];
+      case 'Certify': return certified(keyOf(state, command.kid), command.certificate);
       case 'Activate': return activated(state, keyOf(state, command.kid));
       case 'Retire': return retired(state, keyOf(state, command.kid), now);
       case 'Revoke': return stepOf(keyOf(state, command.kid), 'revoked') ? [{ type: 'SigningKeyRevoked', kid: command.kid }] : [];
@@ -125,6 +125,10 @@ function created(state: SigningKeysState, { kid, purpose, publicJwk, unlessThere
   if (state.keys.has(kid) || (unlessThere && (signingKeyFor(state, purpose, now) ?? successorFor(state, purpose, now)))) return [];
   return [{ type: 'SigningKeyCreated', kid, purpose, publicJwk, rootKid: state.root.kid, notBefore: addSeconds(now, -BACKDATED_SECONDS), notAfter: addDays(now, KEY_DAYS) }];
 }
+
+/** For what it is needed for: a revoked key is refused as its activation would be. */
+const certified = (key: SigningKey, certificate: JsonObject): readonly SigningKeysEvent[] =>
+  (key.certificate || !stepOf(key, 'active') ? [] : [{ type: 'SigningKeyCertified', kid: key.kid, certificate }]);
 
 /** There is one active key for a purpose: the one before it retires in the same moment, and nothing that it signed has to be signed again. */
 function activated({ keys }: SigningKeysState, key: SigningKey): readonly SigningKeysEvent[] {
