@@ -1,6 +1,6 @@
-import { createPrivateKey, sign } from 'node:crypto';
-import { mkdir, open as openFile, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { createPrivateKey, randomUUID, sign } from 'node:crypto';
+import { mkdir, open as openFile, readFile, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { environments, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { purposes, type Certificate, type KeyStatement, type PublicJwk } from '@keyledger/license-file';
 import { signed } from '@keyledger/license-file/sign';
@@ -55,12 +55,12 @@ async function opened(text: string, passphrase: string) {
   return { file, privateKey };
 }
 
+/** Under its name only when all of it is on the disk: another start may have written the same, and destroyed the key here already. */
 async function writeDurably(path: string, text: string): Promise<void> {
-  const file = await openFile(path, 'w', 0o600);
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+  const draft = `${path}.${randomUUID()}`;
+  const file = await openFile(draft, 'wx', 0o600);
+  await file.writeFile(text).then(() => file.sync()).finally(() => file.close());
+  await rename(draft, path);
+  // The name as well, where the system can.
+  await openFile(dirname(path)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => undefined);
 }
