@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
-import { memoryStore, type Judgement, type License } from '@keyledger/sdk';
+import { memoryStore, sameKey, type Judgement, type License } from '@keyledger/sdk';
 import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
 import { judgedByFile } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
@@ -442,8 +442,5 @@ export class Agent {
 
 /** Keys are pasted out of mails and documents: blanks, line ends, what nobody sees, and dashes that a text program made nicer. The server does not look at them either. Words without a figure are no key. */
 const keyIn = (text: string): string => (/\S\s+\S/.test(text) && !/\d/.test(text) ? text : text.replaceAll(/[\p{White_Space}\p{Cf}]+/gu, '').replaceAll(/\p{Pd}|\u2212/gu, '-'));
-
-/** The same for all spellings of one key: as the server looks it up. */
-const sameKey = (key: string): string => key.replaceAll(/[^0-9A-Za-z]+/g, '').toUpperCase().replaceAll('O', '0').replaceAll(/[IL]/g, '1');
 
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');
