@@ -238,6 +238,31 @@ describe('Readings that were made elsewhere', () => {
     expect([license.waiting, sent().length]).toEqual([0, 3]);
   });
 
+  it.each(['LICENSE_NOT_FOUND', 'ENVIRONMENT_NOT_FOUND', 'PERMISSION_DENIED'])('wait where it is not they that were refused, but who brings them (%s)', async (code) => {
+    const license = await open();
+    await license.activate();
+    vendor.between = (path) => (path === '/license/usage' ? problem(404, code) : undefined);
+    await license.record([{ id: 'a', meter: 'cores', value: 1 }]);
+    expect(await license.reportUsage()).toMatchObject({ ok: false, code });
+    expect([license.waiting, sent().length]).toEqual([1, 1]);
+    vendor.mend();
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 1 });
+    expect(license.waiting).toBe(0);
+  });
+
+  it('that are no numbers which can be counted take no others with them', async () => {
+    const license = await open();
+    await license.activate();
+    license.quota('reports').tryConsume(2);
+    for (const value of [NaN, -1, Infinity, 2e12, '3' as unknown as number]) {
+      expect(() => license.quota('things').tryConsume(value)).toThrow(RangeError);
+      expect(() => license.quota('cores').report(value)).toThrow('Usage of cores is a number from 0 to 1e12, not');
+      await expect(license.record([{ meter: 'cores', value: 1 }, { meter: 'cores', value }])).rejects.toThrow(RangeError);
+    }
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 1 });
+    expect(sent()[0]).toMatchObject([{ meter: 'reports', value: 2 }]);
+  });
+
   it('are not taken when they cannot be stored, or too many wait', async () => {
     const store = memoryStore();
     const license = await open({ store });

@@ -39,8 +39,9 @@ export class Reports {
     this.#port = port;
   }
 
-  /** Nothing is lost, however long nobody can be told. */
+  /** Nothing is lost, however long nobody can be told. Throws `RangeError` where the value is none that can be counted. */
   use(meter: string, value: number, isGauge: boolean): void {
+    mustCount(meter, value);
     const { outbox } = this.#port.kept();
     const record: UsageRecord = { id: crypto.randomUUID(), meter, value, at: new Date(this.#port.now()).toISOString() };
     const next = noted(outbox, this.#open, record, { isGauge, stretch: outbox.length < mostWaiting ? 'minute' : 'day' });
@@ -49,8 +50,9 @@ export class Reports {
     void this.#port.persist();
   }
 
-  /** All of them and for good, or none. */
+  /** All of them and for good, or none. Rejects with `RangeError` where a value is none that can be counted. */
   async take(readings: readonly (Omit<UsageRecord, 'id' | 'at'> & Partial<UsageRecord>)[]): Promise<{ readonly ok: true; readonly accepted: number; readonly duplicates: number } | Refusal> {
+    for (const { meter, value } of readings) mustCount(meter, value);
     const { outbox, sent } = this.#port.kept();
     const known = new Set([...outbox, ...sent].map(({ id }) => id));
     const now = new Date(this.#port.now()).toISOString();
@@ -94,9 +96,13 @@ export class Reports {
         this.#mostAtOnce = Math.ceil(records.length / 2);
         continue;
       }
-      const isTooEarly = reply.kind === 'refused' && reply.code === 'INSTANCE_NOT_FOUND' && this.#port.waitsForSeat();
-      if (reply.kind === 'unreachable' || isTooEarly) return this.#port.refusal(reply);
-      // What was refused would be refused again: all of it, or those that are named, without whom the others are sent once more.
+      if (reply.kind === 'unreachable') return this.#port.refusal(reply);
+      const isTooEarly = reply.kind === 'refused' && (!ofReadings.has(reply.code) || (reply.code === 'INSTANCE_NOT_FOUND' && this.#port.waitsForSeat()));
+      if (isTooEarly) {
+        logger?.warn('usage was refused and waits', { code: reply.code, detail: reply.detail });
+        return this.#port.refusal(reply);
+      }
+      // Readings that were refused would be refused again: all of them, or those that are named, without whom the others are sent once more.
       const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
       const done = named.size > 0 ? records.filter((_, n) => named.has(n)) : records;
       if (reply.kind === 'refused') logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: done.length });
@@ -116,6 +122,14 @@ export class Reports {
     });
   }
 }
+
+/** One that the server refuses would take the others of its minute with it. */
+function mustCount(meter: string, value: number): void {
+  if (typeof value !== 'number' || !(value >= 0 && value <= 1e12)) throw new RangeError(`Usage of ${meter} is a number from 0 to 1e12, not ${value}`);
+}
+
+/** Codes of refusals that are about the readings. Others are about who sends them, like a key that was replaced: they wait until that is settled. */
+const ofReadings: ReadonlySet<string> = new Set(['VALIDATION_FAILED', 'USAGE_OUT_OF_RANGE', 'INSTANCE_NOT_FOUND', 'BODY_TOO_LARGE']);
 
 const isTooLarge = (reply: Reply): boolean => (reply.kind === 'refused' && reply.code === 'BODY_TOO_LARGE') || (reply.kind === 'unreachable' && reply.status === 413);
 
