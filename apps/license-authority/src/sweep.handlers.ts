@@ -1,6 +1,6 @@
 import { DueLicenseBacklog, DueLicenses, LoseHeartbeats, SweepLicenses, type Backlog } from '@keyledger/contracts';
 import { License, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
-import { context, Refusal, runIn, type ErrorCode, type Instant, type LicenseId } from '@keyledger/kernel';
+import { context, eventId, Refusal, runIn, type ErrorCode, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Projectors } from '@keyledger/read-models';
@@ -34,9 +34,11 @@ export class SweepCommands {
   constructor(private readonly licenses: Licenses, private readonly log: Log) {}
 
   async execute(asked: SweepLicenses | LoseHeartbeats) {
-    const { now: here } = context();
+    const { now: here, commandId } = context();
     if (asked instanceof LoseHeartbeats) {
-      const said = await Promise.all(asked.instances.map((instance) => this.#silence(instance, asked.dryRun, here)));
+      // Each under an id of its own: when it is asked for again, others of the license may not be among them any more.
+      const said = await Promise.all(asked.instances.map((instance) =>
+        runIn({ ...context(), commandId: eventId(commandId, instance.activationId) }, () => this.#silence(instance, asked.dryRun, here))));
       return { transitions: countByType(said), failed: asked.instances.flatMap(({ activationId }, n) => (said[n] ? [] : [activationId])) };
     }
     // The clocks of two machines differ by a little, and the sweeper has seen this instant.

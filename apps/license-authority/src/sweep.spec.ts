@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { LoseHeartbeats, SweepLicenses } from '@keyledger/contracts';
-import { refuse, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
+import { context, newCommandId, refuse, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
 import { idOf } from '@keyledger/testing';
 import { SweepCommands } from './sweep.handlers.ts';
 
@@ -34,5 +34,17 @@ describe('What is due of many licenses', () => {
   it('names the instances of which nothing could be said', async () => {
     const instances = [{ licenseId: unreadable, activationId: lost, dueAt: now }, { licenseId: good, activationId: box, dueAt: now }];
     expect(await swept(new Error('no such event'), Object.assign(new LoseHeartbeats(), { instances, dryRun: false })).answered).toEqual({ transitions: { LicenseExpired: 1 }, failed: [lost] });
+  });
+
+  it('is said of an instance under the same id whoever else is asked about, so that a second try takes none for done that another was', async () => {
+    const ran: string[] = [];
+    const commands = new SweepCommands({ run: async (_: LicenseId, { activationId }: { activationId: string }) => (ran.push(`${activationId} ${context().commandId}`), []) } as never, {} as never);
+    const pass = newCommandId();
+    const ask = (...ids: readonly (typeof box)[]) => runIn(systemContext('staging', now, pass), () =>
+      commands.execute(Object.assign(new LoseHeartbeats(), { instances: ids.map((activationId) => ({ licenseId: good, activationId, dueAt: now })), dryRun: false })));
+    await ask(box, lost);
+    await ask(lost);
+    expect(ran[2]).toBe(ran[1]);
+    expect(ran[0]?.split(' ')[1]).not.toBe(ran[1]?.split(' ')[1]);
   });
 });
