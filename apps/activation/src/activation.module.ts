@@ -6,7 +6,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
-import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.handlers.ts';
+import { ApplianceActivation, ApplianceTokens, Heartbeats, LeaseContinuation } from './appliance.handlers.ts';
 import { LapseCommand, LapseQueries, LeaseOpening } from './lapses.ts';
 import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
@@ -52,7 +52,7 @@ export class ActivationModule implements OnModuleDestroy {
       providers: [
         ...platform,
         Validation, VerdictTokens, UseInView, LastSeenQuery,
-        LeaseLedger, LeasesQuery, RevokedKeys, ApplianceTokens, ApplianceActivation, Heartbeats,
+        LeaseLedger, LeasesQuery, RevokedKeys, ApplianceTokens, ApplianceActivation, LeaseContinuation, Heartbeats,
         Acknowledgements, NextChangesQuery, AcknowledgeCommand, LapseQueries, LapseCommand,
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },
         {

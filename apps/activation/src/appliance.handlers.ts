@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
-import { ActivateAppliance, BindAppliance, Heartbeat, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
+import { ActivateAppliance, BindAppliance, ContinueLease, Heartbeat, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
 import {
-  beat, clientLicenseView, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
+  beat, beatSeconds, clientLicenseView, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
   type Activation, type Directive, type IssuedLicense, type Lease, type Standing,
 } from '@keyledger/domain';
 import { context, isId, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type LicenseId } from '@keyledger/kernel';
@@ -102,10 +102,30 @@ export class ApplianceActivation {
     const refusal = isLocked ? await this.tokens.refusal(known, { activationId, fingerprint, seq: Math.max(lease.seq, 0) }, standing, now) : null;
     const token = isLocked ? null : await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
     const answer = {
-      activationId, token: token?.text ?? refusal, deployment: { state: standing.state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: terms.heartbeatIntervalSeconds,
+      activationId, token: token?.text ?? refusal, deployment: { state: standing.state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: beatSeconds(terms),
       lastSeq: lease.seq === NO_BEAT ? null : lease.seq, created,
     };
     return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null, lookAt: lookAtOf(license, activationId, lease) } };
+  }
+}
+
+/** Who asks for his seat once more has the lease that he has, however often he asks. */
+@Handles(ContinueLease)
+export class LeaseContinuation {
+  constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens) {}
+
+  execute({ licenseId, activationId }: ContinueLease) {
+    return this.leases.change(activationId, async (kept, isCertain) => {
+      if (!isCertain) return undefined;
+      const { now } = context();
+      const known = await licenseOf(this.caches, { licenseId });
+      const license = issued(known.state);
+      const lease = openLease(license, activationId, kept?.lease, now);
+      const isLocked = standingOf(license, activationOf(license, activationId), now).enforcement === 'LOCKED';
+      const token = isLocked ? null : await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
+      const { answer, toldSeq = known.revision, agentVersion = null } = kept ?? {};
+      return { answer: { token: token?.text ?? null }, keep: { licenseId, lease, token, answer, toldSeq, agentVersion, lookAt: lookAtOf(license, activationId, lease) } };
+    });
   }
 }
 
@@ -159,7 +179,7 @@ export class Heartbeats {
     const { standing, directives } = outcome;
     const isLocked = standing.enforcement === 'LOCKED';
     // What was read of the license belongs to this instant: from here on it may move on.
-    const rest = { directives: directives.map(viewOf), nextInSeconds: license.terms.heartbeatIntervalSeconds, serverTime: now };
+    const rest = { directives: directives.map(viewOf), nextInSeconds: beatSeconds(license.terms), serverTime: now };
     const refusal = isLocked ? await this.tokens.refusal(known, heartbeat, standing, now) : null;
     if (outcome.kind === 'told') return { answer: { answer: { ...standing, token: isLocked ? refusal : (kept?.token?.text ?? null), ...rest }, recovered: false } };
     const lease = isLocked ? null : await this.tokens.lease(known, activationId, outcome.lease, kept?.token ?? null, now);

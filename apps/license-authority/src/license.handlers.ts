@@ -1,10 +1,10 @@
 import {
-  ActivateLicense, AssignLicense, DeactivateLicense, EditLicense, EraseLicense, GetLicense, InactivateLicense, IssueLicense, IssueOrderedLicense,
+  ActivateLicense, AssignLicense, DeactivateLicense, EditLicense, EraseLicense, GetLicense, GetProduct, InactivateLicense, IssueLicense, IssueOrderedLicense,
   PrepareLicenses, ReactivateLicense, RebindLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
-  SuspendLicense, UnsuspendLicense, type LicenseView,
+  SuspendLicense, UnsuspendLicense, type LicenseView, type ProductView,
 } from '@keyledger/contracts';
 import {
-  clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, isMissed, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
+  beatSeconds, clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, isMissed, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, Refusal, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -66,7 +66,15 @@ export class LicenseCommands {
 
   async execute(command: AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense | RebindLicense) {
     if ('customerId' in command && command.customerId) await this.messages.send(RequireCustomer, { customerId: command.customerId });
-    return this.usage.complete(await this.licenses.run(command.licenseId, command, viewNow()));
+    return this.usage.complete(await this.licenses.run(command.licenseId, { ...command, ...(await this.#meters(command)) }, viewNow()));
+  }
+
+  /** What the product says of its meters, where a quota does not say it. */
+  async #meters(command: object): Promise<Pick<ProductView, 'meters'> | undefined> {
+    if (!(command instanceof EditLicense) || !command.quotas?.some(({ per }) => per === undefined)) return undefined;
+    const productId = await this.licenses.load(command.licenseId, (state) => issued(state).productId);
+    const { meters } = await this.messages.send(GetProduct, { productId });
+    return { meters };
   }
 }
 
@@ -115,7 +123,7 @@ export class ActivateCommand {
       const license = issued(state);
       const seen = activated(license, instance, activationId, now);
       if (events.length > 0) this.sightings.took(licenseId, { machine, address, revision });
-      return { answer: seen, lease: license.locked ? undefined : this.leases.statementOf(license, seen.instance, revision) };
+      return { answer: seen, lease: license.locked ? undefined : this.leases.statementOf(license, seen.instance, revision, seen.created) };
     }).catch((error: unknown) => {
       if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.refused(licenseId, machine);
       throw error;
@@ -135,7 +143,7 @@ function activated(license: IssuedLicense, instance: Parameters<typeof instanceL
     created: license.activations.has(activationId),
     instance: { id, name, fingerprint, createdAt, lastSeenAt: now, metadata },
     license: clientLicenseView(license, now),
-    ...(isMissed(license.terms) && { heartbeatIntervalSeconds: license.terms.heartbeatIntervalSeconds }),
+    ...(isMissed(license.terms) && { heartbeatIntervalSeconds: beatSeconds(license.terms) }),
   };
 }
 

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto';
-import { GetCustomer, IssueLicenseFile, IssueOfflineFile, SignLeases, SignLicenseFile, SignOfflineFile, type Licensed } from '@keyledger/contracts';
-import { isLive, issued, leaseSeconds, licensedTerms, mustBeGoodForFile, statusOf, verdictOf, type IssuedLicense } from '@keyledger/domain';
+import { ContinueLease, GetCustomer, IssueLicenseFile, IssueOfflineFile, SignLeases, SignLicenseFile, SignOfflineFile, type Licensed } from '@keyledger/contracts';
+import { isLive, isMissed, issued, leaseSeconds, licensedTerms, mustBeGoodForFile, statusOf, verdictOf, type IssuedLicense } from '@keyledger/domain';
 import { context, isId, Refusal, refuse, type ActivationId, type CustomerId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
@@ -62,23 +62,31 @@ export class OfflineFileCommand {
 /** Time for a lease to be signed. A seat that was taken is not given back because nobody signs just now: the instance asks again. */
 const signedWithinMs = 2000;
 
-/** The lease that an instance gets with its seat. */
+/** The lease that an instance gets with its seat, or has when it asks for the seat once more. */
 @Injectable()
 export class LeaseTokens {
   constructor(private readonly messages: MessageClient, private readonly log: Log) {}
 
-  /** What is to be signed, from the state that the answer speaks of. */
-  statementOf(license: IssuedLicense, activation: { id: ActivationId; fingerprint: string | null }, seq: number): SignLeases['leases'][number] {
+  /** What is to be said of the lease, by the state that the answer speaks of. A running one that somebody waits for the end of is kept by `activation`. */
+  statementOf(license: IssuedLicense, activation: { id: ActivationId; fingerprint: string | null }, seq: number, isNew: boolean): Statement {
+    if (!isNew && isMissed(license.terms)) return { licenseId: license.id, activationId: activation.id };
     return { activationId: activation.id, fingerprint: activation.fingerprint, counter: 0, seq, seconds: leaseSeconds(license.terms), license: licensed(license) };
   }
 
-  async tokenFor(statement: SignLeases['leases'][number]): Promise<string | undefined> {
+  async tokenFor(statement: Statement): Promise<string | undefined> {
     try {
-      const { tokens: [token] } = await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs });
-      return token ?? undefined;
+      return (await this.#token(statement)) ?? undefined;
     } catch (error) {
       this.log.warn({ err: error, activationId: statement.activationId }, 'activated without a lease token');
       return undefined;
     }
   }
+
+  async #token(statement: Statement): Promise<string | null | undefined> {
+    if ('licenseId' in statement) return (await this.messages.send(ContinueLease, statement, { timeoutMs: signedWithinMs })).token;
+    return (await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs })).tokens[0];
+  }
 }
+
+/** A lease to sign, or one that is there already. */
+type Statement = SignLeases['leases'][number] | Pick<ContinueLease, 'licenseId' | 'activationId'>;

@@ -169,11 +169,12 @@ describe('The whole life of a license', () => {
 describe('A silent instance', () => {
   const sellOne = async (licensing: object) => sell(api(), (await offer(api(), { validationMode: 'heartbeat', ...licensing })).plan.id);
   const types = async (id: string) => (await api().all<LicenseEventView>(`/licenses/${id}/events`)).map(({ type }) => type).slice(1);
+  const endOf = (token: string) => new Date((JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as { exp: number }).exp * 1000).toISOString();
   const box = (key: string) => app().with({ authorization: `License ${key}` });
 
   it('gives its floating seat back after three intervals, whether or not it was ever heard of', async () => {
     const { id, key } = await sellOne({ activationLimit: 2, seats: 'floating', heartbeatIntervalSeconds: 600 });
-    const activate = (fingerprint: string) => app().post<{ instance: InstanceView }>('/license/activate', { licenseKey: key, fingerprint });
+    const activate = (fingerprint: string) => app().post<{ instance: InstanceView; token: string }>('/license/activate', { licenseKey: key, fingerprint });
     const beat = (activationId: string, fingerprint: string, seq: number) => box(key).post<{ state: string }>(`/licenses/${id}/heartbeat`, { activationId, fingerprint, seq });
     const { instance: silent } = await activate('silent');
     const { instance: alive } = await activate('alive');
@@ -186,10 +187,15 @@ describe('A silent instance', () => {
     await advance(4 * MINUTE);
     const last = (await api().all<LicenseEventView>(`/licenses/${id}/events`)).at(-1);
     expect(last).toMatchObject({ type: 'InstanceDeactivated', data: { activationId: silent.id, by: 'lapse', dueAt: after(silent.createdAt, 30 * MINUTE) } });
-    const { instance: third } = await activate('third');
+    const { instance: third, token } = await activate('third');
+    // To activate once more is no heartbeat: it is the lease that there is, to its end.
+    await advance(5 * MINUTE);
+    const again = await activate('third');
+    expect(again.instance.id).toBe(third.id);
+    isAt(after(endOf(token), MINUTE), endOf(again.token));
     expect(await beat(silent.id, 'silent', 0)).toMatchObject({ state: 'locked' });
 
-    await advance(31 * MINUTE);
+    await advance(26 * MINUTE);
     expect(await view(id)).toMatchObject({ activationCount: 0, status: 'active' });
     expect((await types(id)).filter((type) => type === 'InstanceDeactivated')).toHaveLength(3);
     expect((await validate(app(), key, { instanceId: third.id })).code).toBe('INSTANCE_NOT_FOUND');
@@ -197,16 +203,19 @@ describe('A silent instance', () => {
 
   it('gives its floating seat back also where nobody owes heartbeats; there, to ask is to be heard of', async () => {
     const { id, key } = await sellOne({ validationMode: 'online', seats: 'floating', heartbeatIntervalSeconds: 600 });
-    const activate = (fingerprint: string) => app().post<{ instance: InstanceView; heartbeatIntervalSeconds: number }>('/license/activate', { licenseKey: key, fingerprint });
-    const [crashed, alive] = [await activate('crashed'), await activate('alive')];
+    const activate = (fingerprint: string) => app().post<{ instance: InstanceView; heartbeatIntervalSeconds: number; token: string }>('/license/activate', { licenseKey: key, fingerprint });
+    const [crashed, alive, restarted] = [await activate('crashed'), await activate('alive'), await activate('restarted')];
     expect(crashed.heartbeatIntervalSeconds).toBe(600);
     const ask = ({ instance }: typeof alive) => validate(app(), key, { instanceId: instance.id, fingerprint: String(instance.fingerprint) });
     for (let n = 0; n < 4; n++) {
       await advance(9 * MINUTE);
       expect(await ask(alive)).toMatchObject({ code: 'VALID' });
+      const { instance, token } = await activate('restarted');
+      expect(instance.id).toBe(restarted.instance.id);
+      isAt(after(await now(), 30 * MINUTE), endOf(token));
     }
     expect((await ask(crashed)).code).toBe('INSTANCE_NOT_FOUND');
-    expect(await view(id)).toMatchObject({ activationCount: 1 });
+    expect(await view(id)).toMatchObject({ activationCount: 2 });
     await advance(29 * MINUTE);
     expect(await ask(alive)).toMatchObject({ code: 'VALID' });
     await advance(31 * MINUTE);

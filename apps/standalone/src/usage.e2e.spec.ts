@@ -127,6 +127,8 @@ it('A meter is what its product says', async () => {
   const issued = await api.post<LicenseView>('/licenses', { productId, quotas: counted });
   for (const { quotas: own } of [sold, issued]) expect(own).toMatchObject([{ meter: 'api_calls', limit: 1000, per: 'month' }, { meter: 'cores', limit: 8 }]);
   expect((await api.patch<LicenseView>(`/licenses/${sold.id}`, { quotas: [{ meter: 'api_calls', limit: 2000 }] })).quotas).toMatchObject([{ meter: 'api_calls', limit: 2000, per: 'month' }]);
+  const bare = await api.post<LicenseView>('/licenses', { productId });
+  expect((await api.patch<LicenseView>(`/licenses/${bare.id}`, { quotas: [{ meter: 'api_calls', limit: 5 }] })).quotas).toMatchObject([{ meter: 'api_calls', limit: 5, per: 'month' }]);
 });
 
 describe('Usage', () => {

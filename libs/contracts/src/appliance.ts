@@ -75,6 +75,9 @@ export class BindAppliance extends command('license.bind-appliance', {
   licenseId: ids.license, keyHash: optional(Type.String()), fingerprint, hostname: optional(name), address,
 }, Type.Object({ activationId: ids.activation, created: Type.Boolean() })) {}
 
+/** Between services: an instance has asked for the seat that it has. `token` is what its lease still is; null where it may not work, or nobody signs. */
+export class ContinueLease extends command('activation.continue-lease', { licenseId: ids.license, activationId: ids.activation }, Type.Object({ token: nullable(Type.String()) })) {}
+
 /** Between services: a box that was late has been heard of again. */
 export class RecoverHeartbeat extends command('license.recover-heartbeat', { licenseId: ids.license, activationId: ids.activation }, Type.Null()) {
   readonly type = 'RecoverHeartbeat';

@@ -25,6 +25,7 @@ export const bus = {
       'activation.validate', 'activation.heartbeat', 'activation.activate-appliance', 'activation.next-changes', 'activation.acknowledge-changes',
       'activation.last-seen', 'activation.leases',
     ],
+    'license-authority': ['activation.continue-lease'],
     sweeper: ['activation.lapsed', 'activation.lapsed-backlog', 'activation.lapse'],
   },
   catalog: {
@@ -33,7 +34,7 @@ export const bus = {
       'customer.create', 'customer.update', 'customer.get', 'customer.list', 'generator.create', 'generator.update', 'generator.get', 'generator.list',
       'order.place', 'order.get', 'order.list',
     ],
-    'license-authority': ['catalog.resolve-offer', 'catalog.require-customer', 'catalog.find-customers', 'customer.get', 'generator.get'],
+    'license-authority': ['catalog.resolve-offer', 'catalog.require-customer', 'catalog.find-customers', 'customer.get', 'generator.get', 'product.get'],
   },
   'usage-metering': {
     gateway: ['usage.report', 'usage.series', 'usage.explain'],

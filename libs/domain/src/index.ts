@@ -17,7 +17,7 @@ export {
 } from './license-key.ts';
 export { checkMetadata, METADATA_LIMIT, sameJson } from './metadata.ts';
 export {
-  beat, boundAtOf, deploymentStates, isMissed, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, silentFrom, standingOf,
+  beat, beatSeconds, boundAtOf, deploymentStates, isMissed, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, silentFrom, standingOf,
   type Beat, type BeatOutcome, type DeploymentState, type Lease, type LeaseToken, type Standing,
 } from './lease/lease.ts';
 export { nextDue, reminderDays } from './license/due.ts';

@@ -165,10 +165,17 @@ describe('A key format', () => {
 
   it.each([
     { kind: 'chunks', chunks: 19, chunkLength: 5 }, { kind: 'chunks', chunks: 0 }, { kind: 'chunks', chunkLength: 33 }, { kind: 'chunks', chunks: 2.5 },
+    { kind: 'chunks', chunks: 8, chunkLength: 32 }, { kind: 'chunks', chunks: 8, chunkLength: 31, prefix: 'A' },
     { kind: 'pattern' }, { kind: 'pattern', pattern: '' }, { kind: 'pattern', pattern: '*'.repeat(129) }, { kind: 'pattern', pattern: `${'*'.repeat(30)}\n` },
     { kind: 'pattern', pattern: `${'*'.repeat(30)}é` }, { kind: 'crockford', prefix: '' }, { kind: 'crockford', prefix: 'A-B' }, { kind: 'uuid', prefix: 'A'.repeat(17) },
   ] satisfies KeyFormat[])('%j is none', (wanted) => {
     expect(() => checkKeyFormat(wanted)).toThrow(expect.objectContaining({ code: 'VALIDATION_FAILED' }));
+  });
+
+  it('makes keys as long as a license key may be, and none that is longer', () => {
+    const longest: KeyFormat = { kind: 'chunks', chunks: 8, chunkLength: 31 };
+    expect(() => checkKeyFormat(longest)).not.toThrow();
+    expect(generateKey(longest, seeded(1))).toHaveLength(255);
   });
 
   it.each([{ kind: 'chunks', chunks: 16, chunkLength: 1 }, { kind: 'chunks', chunks: 3, chunkLength: 6 }, { kind: 'pattern', pattern: '#'.repeat(28) },

@@ -43,6 +43,9 @@ export function entropyBits(format: KeyFormat): number {
   }
 }
 
+/** Longer ones nobody reads back: it is the most that a license key may have where it is given. */
+const MAX_KEY_LENGTH = 255;
+
 /** Refuses with KEY_FORMAT_TOO_WEAK what could be guessed, and with VALIDATION_FAILED what is no format. */
 export function checkKeyFormat(format: KeyFormat): void {
   const { kind, prefix, pattern } = format;
@@ -50,6 +53,8 @@ export function checkKeyFormat(format: KeyFormat): void {
   if (prefix !== undefined && !/^[A-Za-z0-9]{1,16}$/.test(prefix)) throw malformed('prefix', 'must be 1 to 16 letters and digits');
   if (kind === 'chunks' && !within(chunks, 16)) throw malformed('chunks', 'must be 1 to 16');
   if (kind === 'chunks' && !within(chunkLength, 32)) throw malformed('chunkLength', 'must be 1 to 32');
+  const length = (prefix === undefined ? 0 : prefix.length + 1) + chunks * (chunkLength + 1) - 1;
+  if (kind === 'chunks' && length > MAX_KEY_LENGTH) throw malformed('chunkLength', `makes keys of ${length} characters, and ${MAX_KEY_LENGTH} are the most`);
   if (kind === 'pattern' && !/^[#?*A-Za-z0-9._ -]{1,128}$/.test(pattern ?? '')) {
     throw malformed('pattern', 'must be 1 to 128 of: # (digit), ? (letter), * (either), and letters, digits, - . _ and spaces as they are');
   }

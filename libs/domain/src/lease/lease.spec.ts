@@ -11,7 +11,7 @@ import { License, type LicenseCommand } from '../license/license.ts';
 import { issued, type IssuedLicense } from '../license/state.ts';
 import type { TermsInput } from '../license/terms.ts';
 import { verdictOf } from '../license/verdict.ts';
-import { beat, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, type Beat, type BeatOutcome, type DeploymentState, type Lease } from './lease.ts';
+import { beat, beatSeconds, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, type Beat, type BeatOutcome, type DeploymentState, type Lease } from './lease.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
@@ -95,12 +95,17 @@ describe('A heartbeat', () => {
   });
 
   it.each([
-    [{ offlineGraceDays: 3 }, 3 * 86_400], [{ offlineGraceDays: 0 }, 0], [{ seats: 'floating', heartbeatIntervalSeconds: 60 }, 180], [{ heartbeatIntervalSeconds: 60 }, 14 * 86_400],
+    [{ offlineGraceDays: 3 }, 3 * 86_400], [{ offlineGraceDays: 0, heartbeatIntervalSeconds: 60 }, 120], [{ seats: 'floating', heartbeatIntervalSeconds: 60 }, 180], [{ heartbeatIntervalSeconds: 60 }, 14 * 86_400],
   ] satisfies [TermsInput, number][])('with %j extends it by %d s', (terms, seconds) => {
     const history = licensed(terms);
     expect(leaseSeconds(of(history).terms)).toBe(seconds);
     expect(after(history, [heartbeat(1), now])).toMatchObject({ endsAt: addSeconds(now, seconds) });
   });
+
+  it.each([
+    [{ heartbeatIntervalSeconds: 60 }, 60], [{ offlineGraceDays: 1, heartbeatIntervalSeconds: 86_400 }, 43_200], [{ offlineGraceDays: 0, heartbeatIntervalSeconds: 60 }, 60],
+    [{ seats: 'floating', heartbeatIntervalSeconds: 60 }, 60], [{ heartbeatIntervalSeconds: 30 * 86_400 }, 7 * 86_400],
+  ] satisfies [TermsInput, number][])('with %j is asked for so that the next one comes within the lease: after %d s', (terms, seconds) => expect(beatSeconds(of(licensed(terms)).terms)).toBe(seconds));
 
   it('that comes again gets the same answer, and extends nothing', () => {
     const lease = after(active, [heartbeat(5), now]);
@@ -237,6 +242,13 @@ describe('Activating a box', () => {
     const lease = after(active, [heartbeat(5), now]) as Lease;
     expect(openLease(of(active), laptop.activationId, lease, addDays(now, 13))).toBe(lease);
   });
+  it('once more extends nothing where heartbeats are owed, and keeps a floating seat that owes none', () => {
+    for (const [terms, kept] of [[{ seats: 'floating', validationMode: 'heartbeat' }, true], [{ validationMode: 'heartbeat' }, true], [{ seats: 'floating' }, false]] as const) {
+      const [license, later] = [of(licensed(terms)), addSeconds(now, 3600)];
+      const lease = openLease(license, laptop.activationId, undefined, now);
+      expect(openLease(license, laptop.activationId, lease, later)).toEqual(kept ? lease : { ...lease, contactAt: later, endsAt: addSeconds(later, leaseSeconds(license.terms)) });
+    }
+  });
   it('opens a lease that is over again, and keeps the count', () => {
     const lease = after(active, [heartbeat(5), now]) as Lease;
     const late = addDays(now, 14);
@@ -297,7 +309,7 @@ describe('Whatever is sent, in whatever order, however often', () => {
     { weight: 1, arbitrary: fc.constant({ activate: true as const }) },
   );
   const history = fc.array(fc.tuple(step, fc.integer({ min: 0, max: 6 * 86_400 })), { maxLength: 40 });
-  const terms = fc.constantFrom<TermsInput>({}, { offlineGraceDays: 3 }, { seats: 'floating', heartbeatIntervalSeconds: 3600 });
+  const terms = fc.constantFrom<TermsInput>({}, { offlineGraceDays: 3 }, { seats: 'floating', validationMode: 'heartbeat', heartbeatIntervalSeconds: 3600 });
 
   const refusing = <T>(work: () => T): T | undefined => {
     try {

@@ -47,9 +47,15 @@ export type BeatOutcome =
   /** A new heartbeat. `recovered`: it ends a silence that had been made explicit. */
   | { readonly kind: 'accepted'; readonly standing: Standing; readonly directives: readonly Directive[]; readonly lease: Lease; readonly recovered: boolean };
 
-/** How long a box may run without contact. A floating seat is given back as soon as two heartbeats have been missed for sure. */
+/**
+ * How long a box may run without contact. A floating seat is given back as soon as two heartbeats have been missed for sure. Who may not be
+ * offline at all still has the time between two answers.
+ */
 export const leaseSeconds = ({ seats, heartbeatIntervalSeconds, offlineGraceDays }: Terms): number =>
-  seats === 'floating' ? 3 * heartbeatIntervalSeconds : offlineGraceDays * 86_400;
+  seats === 'floating' ? 3 * heartbeatIntervalSeconds : offlineGraceDays * 86_400 || 2 * heartbeatIntervalSeconds;
+
+/** When a box is told to be heard of next: in time for its lease, however short that is. */
+export const beatSeconds = (terms: Terms): number => Math.min(terms.heartbeatIntervalSeconds, leaseSeconds(terms) / 2);
 
 /** Whether an instance is missed when it is silent: it owes heartbeats, or its seat floats to whoever is there. */
 export const isMissed = ({ validationMode, seats }: Terms): boolean => validationMode === 'heartbeat' || seats === 'floating';
@@ -110,11 +116,16 @@ export function beat(license: IssuedLicense, kept: Lease | undefined, heartbeat:
   };
 }
 
-/** The lease of a box that has just been activated. One that runs stays as it is: to activate once more is no heartbeat, and extends nothing. */
+/**
+ * The lease of a box that has just been activated. One that runs stays as it is: to activate once more is no heartbeat, and extends nothing. Only
+ * a floating seat without heartbeats is kept by whatever is asked for it.
+ */
 export function openLease(license: IssuedLicense, activationId: ActivationId, kept: Lease | undefined, now: Instant): Lease {
   const activation = activationOf(license, activationId);
   const boundAt = boundAtOf(activation);
-  if (kept?.boundAt === boundAt && kept.endsAt > now) return kept;
+  const { seats, validationMode } = license.terms;
+  const isSignOfLife = seats === 'floating' && validationMode !== 'heartbeat';
+  if (kept?.boundAt === boundAt && kept.endsAt > now && !isSignOfLife) return kept;
   const endsAt = addSeconds(now, leaseSeconds(license.terms));
   if (kept?.boundAt === boundAt) return { ...kept, contactAt: now, endsAt };
   return { boundAt, seq: NO_BEAT, said: '', told: standingOf(license, activation, now), contactAt: now, endsAt, acked: [] };

@@ -156,7 +156,8 @@ function setTerms(facts: Facts, change: Partial<Terms>): void {
 }
 
 function moveExpiry(facts: Facts, expiresAt: Instant | null, at: Instant): void {
-  setTerms(facts, { expiresAt });
+  // Never: not even once it has been activated.
+  setTerms(facts, expiresAt ? { expiresAt } : { expiresAt, expiry: null });
   facts.worksUntil = expiryGraceEnd(facts.terms);
   facts.expirySince = at;
   facts.reminded = null;
@@ -210,7 +211,8 @@ function rebind(facts: Facts, id: ActivationId, fingerprint: string | null, rebo
   if (!isLive(activation)) return;
   if (activation.fingerprint && facts.byFingerprint.get(activation.fingerprint) === id) facts.byFingerprint.delete(activation.fingerprint);
   if (fingerprint) facts.byFingerprint.set(fingerprint, id);
-  facts.activations.set(id, { ...activation, fingerprint, reboundAt });
+  // Nothing is known yet of the box that is there now, so its silence is worth a word of its own.
+  facts.activations.set(id, { ...activation, fingerprint, reboundAt, late: false, lost: false });
 }
 
 function setActivation(facts: Facts, id: ActivationId, change: Partial<Activation>): void {

@@ -316,6 +316,15 @@ describe('Time', () => {
     const dated = story(issue({ customerId: ada, terms: { expiry: aYear, expiryBasis: 'firstActivation' } }), edit({ expiresAt: nextYear }));
     given(dated).when(activate()).thenEvents({ type: 'InstanceActivated' });
   });
+  it('never begins where an edit has said "never", before its time or after a date', () => {
+    const waiting = story(issue({ customerId: ada, terms: { expiry: aYear, expiryBasis: 'firstActivation' } }));
+    const never = { type: 'ExpiryChanged', expiresAt: null, by: 'edit' } as const;
+    given(waiting).when(edit({ expiresAt: null })).thenEvents(never);
+    given(story(waiting, edit({ expiresAt: null }))).when(edit({ expiresAt: null })).thenNothing();
+    for (const history of [story(waiting, edit({ expiresAt: null })), story(waiting, edit({ expiresAt: nextYear }), edit({ expiresAt: null }))]) {
+      given(history).when(activate()).thenEvents({ type: 'InstanceActivated' });
+    }
+  });
 });
 
 describe('A trial', () => {
@@ -440,6 +449,12 @@ describe('Heartbeats that stay out', () => {
     }
     given(active).when(recoverHeartbeat()).thenNothing();
   });
+  it('of the box that is there after a rebind are its own', () => {
+    const moved = story(active, missHeartbeat(), loseHeartbeat(), rebind('fp-new', laptop));
+    given(moved).when(recoverHeartbeat()).thenNothing();
+    given(moved).when(missHeartbeat()).thenEvents({ type: 'HeartbeatMissed' });
+    given(moved).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost' });
+  });
   it('are nobody’s business once the instance has ended', () => {
     for (const command of [missHeartbeat(), loseHeartbeat()]) given(story(active, deactivate(laptop))).when(command).thenNothing();
     given(active).when(loseHeartbeat(server)).thenRefused('INSTANCE_NOT_FOUND');
@@ -501,6 +516,11 @@ describe('A quota', () => {
     given(counted).when(edit({ quotas: [{ meter, limit: 8 }] })).thenNothing();
     given(counted).when(edit({ quotas: [{ meter, limit: 9 }, { meter: 'users', limit: 1 }] })).thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9, per: 'month' }, { meter: 'users', limit: 1 }] });
     given(counted).when(edit({ quotas: [{ meter, limit: 9, per: 'day' }] })).thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9, per: 'day' }] });
+  });
+  it('is what the product says of its meter where neither it nor the license does', () => {
+    const counted = story(issue({ terms: { quotas: [{ meter, limit: 8, per: 'month' }] } }), assign());
+    given(counted).when(edit({ quotas: [{ meter, limit: 9 }, { meter: 'calls', limit: 1 }, { meter: 'users', limit: 1 }], meters: [{ meter, per: 'day' }, { meter: 'calls', per: 'day' }] }))
+      .thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9, per: 'month' }, { meter: 'calls', limit: 1, per: 'day' }, { meter: 'users', limit: 1 }] });
   });
   it('that a license does not have cannot be exceeded', () => given(licensed).when(exceedQuota(10, 8, 'users')).thenNothing());
 });

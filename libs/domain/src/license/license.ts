@@ -13,8 +13,8 @@ import {
   type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState,
 } from './state.ts';
 import {
-  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, graceEnd, instantIn, likeMeters, malformed, MAX_TRIAL_DAYS,
-  termsOf, trialTooLong, type Features, type Quota, type TermsInput,
+  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, expiryWaits, graceEnd, instantIn, likeMeters, malformed, MAX_TRIAL_DAYS,
+  termsOf, trialTooLong, type Features, type Meter, type Quota, type TermsInput,
 } from './terms.ts';
 import { leads, type LicenseAction } from './transitions.ts';
 
@@ -39,6 +39,8 @@ interface Assign { type: 'Assign'; customerId: CustomerId }
 interface Edit {
   type: 'Edit'; customerId?: CustomerId; activationLimit?: number; expiresAt?: Instant | null; features?: Features; featureFlags?: JsonObject;
   quotas?: readonly Quota[]; metadata?: JsonObject;
+  /** Of the product: what its meters are, where neither the quotas nor the license say it. */
+  meters?: readonly Meter[];
   id?: unknown; key?: unknown; productId?: unknown; environment?: unknown;
 }
 /** One instance asks for a seat. What it says about product and deployment must fit; what it does not say is not checked. */
@@ -118,7 +120,7 @@ const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true
 
 /** The license and its rules. */
 export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
-  category: 'license', stateVersion: 5, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+  category: 'license', stateVersion: 6, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
 };
 
 // ---- issue, assign, edit ----
@@ -152,7 +154,7 @@ function edit(license: IssuedLicense, wanted: Edit, now: Instant): LicenseEvent[
   const immutable = immutableFields.find((name) => wanted[name] !== undefined);
   if (immutable) throw refuse('IMMUTABLE_FIELD', `${immutable} cannot be changed`, { field: immutable });
   const { customerId, activationLimit, features, featureFlags, metadata } = wanted;
-  const quotas = wanted.quotas && likeMeters(wanted.quotas, license.terms.quotas);
+  const quotas = wanted.quotas && likeMeters(likeMeters(wanted.quotas, license.terms.quotas), wanted.meters ?? []);
   if (activationLimit !== undefined) checkActivationLimit(activationLimit);
   if (features !== undefined) checkFeatures(features);
   if (quotas !== undefined) checkQuotas(quotas);
@@ -177,7 +179,8 @@ function changed<T extends Json>(present: T, wanted: T | undefined, event: (valu
 function editExpiry(license: IssuedLicense, wanted: Instant | null | undefined, now: Instant): LicenseEvent[] {
   if (wanted === undefined) return [];
   const expiresAt = wanted && instantIn('expiresAt', wanted);
-  if (expiresAt === license.terms.expiresAt) return [];
+  // Null is what is asked for, and also what a term has that has yet to begin: that one never will.
+  if (expiresAt === license.terms.expiresAt && (expiresAt || !expiryWaits(license.terms))) return [];
   if (isExpired(license, now)) throw notPossible(license, 'edit', now, 'The license is expired: renew moves its expiry, an edit does not');
   if (expiresAt && expiresAt <= now) throw expiryInPast(expiresAt);
   checkTrial(license, expiresAt);

@@ -129,10 +129,14 @@ export function expiresAtIssue({ expiresAt, expiry, expiryBasis }: Terms, purcha
   return expiryBasis === 'purchase' ? within(() => addCalendar(purchasedAt, expiry.value, expiry.unit)) : null;
 }
 
+/** Whether its time has yet to begin: with the first activation. */
+export const expiryWaits = ({ expiresAt, expiry, expiryBasis }: Terms): boolean =>
+  expiry !== null && !expiresAt && (expiryBasis === 'firstActivation' || expiryBasis === 'deployment');
+
 /** When it is past its time, now that it was activated for the first time. */
-export function expiresAtFirstActivation({ expiresAt, expiry, expiryBasis, trial }: Terms, at: Instant): Instant | null {
-  const counts = expiry && !expiresAt && (expiryBasis === 'firstActivation' || expiryBasis === 'deployment');
-  const end = counts ? within(() => addCalendar(at, expiry.value, expiry.unit)) : expiresAt;
+export function expiresAtFirstActivation(terms: Terms, at: Instant): Instant | null {
+  const { expiresAt, expiry, trial } = terms;
+  const end = expiry && expiryWaits(terms) ? within(() => addCalendar(at, expiry.value, expiry.unit)) : expiresAt;
   if (!trial) return end;
   const trialEnd = within(() => addDays(at, trial.days));
   return end && end < trialEnd ? end : trialEnd;
