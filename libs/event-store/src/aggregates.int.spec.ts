@@ -202,6 +202,20 @@ describe('Aggregates', () => {
       expect((await load(another())).state.guests.size).toBe(200);
     });
 
+    it('fold every event once, whatever comes behind it in the batch', async () => {
+      const steps = { rings: () => run(ring()), already: () => run(open(9)), refused: () => run(sit('eve')).catch(() => undefined), looks: () => load() };
+      await run(open(1));
+      await run(sit('ada'));
+      const names = Object.keys(steps) as (keyof typeof steps)[];
+      for (const one of names) for (const two of names) for (const three of names) {
+        const [here, batch] = [another(), [one, two, three]];
+        rooms = here;
+        await load();
+        await Promise.all(batch.map((name) => steps[name]()));
+        expect({ batch, log: (await load(here)).state.log }).toEqual({ batch, log: (await load(another())).state.log });
+      }
+    });
+
     it('of several processes too', async () => {
       await run(open(40));
       const processes = [rooms, another(), another()];

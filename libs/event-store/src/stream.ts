@@ -47,6 +47,12 @@ interface Fold<State> {
   ahead: boolean;
 }
 
+/** Who has made events; and the last of them, where nobody came behind and its events are not in the fold yet. */
+interface Decided<State, Command extends { type: string }, Event extends { type: string }> {
+  readonly authors: readonly Task<State, Command, Event>[];
+  readonly last: Task<State, Command, Event> | undefined;
+}
+
 /**
  * One stream: its fold, and the commands that wait for it. While an append is under way they queue; then all of them are decided one after
  * another on the moving state and appended together, so that a rush on one stream costs neither lost races nor an fsync each.
@@ -125,10 +131,10 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
         confirmed = true;
       }
       const fold = this.#fold;
-      let authors = this.#decide(fold, batch);
-      if (authors.length === 0 && !confirmed && (await this.#catchUp(fold)) > 0) authors = this.#decide(fold, batch);
-      if (authors.length === 0) return this.#answer(batch, fold);
-      const written = await this.#append(fold, authors, confirmed);
+      let decided = this.#decide(fold, batch);
+      if (decided.authors.length === 0 && !confirmed && (await this.#catchUp(fold)) > 0) decided = this.#decide(fold, batch);
+      if (decided.authors.length === 0) return this.#answer(batch, fold);
+      const written = await this.#append(fold, decided, confirmed);
       if (written === 'duplicate') return this.#answerSingly(batch);
       if (written) return this.#answer(batch, fold);
       confirmed = true;
@@ -137,8 +143,8 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     throw refuse('TRY_AGAIN');
   }
 
-  /** Decides one after another, each on the state that the one before leaves. Returns those with events; the last one's are not in the fold yet. */
-  #decide(fold: Fold<State>, batch: readonly Task<State, Command, Event>[]): readonly Task<State, Command, Event>[] {
+  /** Decides one after another, each on the state that the one before leaves. */
+  #decide(fold: Fold<State>, batch: readonly Task<State, Command, Event>[]): Decided<State, Command, Event> {
     const authors: Task<State, Command, Event>[] = [];
     let { revision } = fold;
     let last: Task<State, Command, Event> | undefined;
@@ -153,7 +159,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
       else if (task.error === undefined) task.see(fold.state);
       revision = task.revision;
     }
-    return authors;
+    return { authors, last };
   }
 
   #evolve(fold: Fold<State>, task: Task<State, Command, Event>): void {
@@ -162,7 +168,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
   }
 
   /** false after a lost race; the fold is then current again, or gone. */
-  async #append(fold: Fold<State>, authors: readonly Task<State, Command, Event>[], confirmed: boolean): Promise<boolean | 'duplicate'> {
+  async #append(fold: Fold<State>, { authors, last }: Decided<State, Command, Event>, confirmed: boolean): Promise<boolean | 'duplicate'> {
     let events: NewEvent[];
     let appended: Appended;
     try {
@@ -182,7 +188,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
       return false;
     }
     if (appended.duplicate) return 'duplicate';
-    this.#evolve(fold, authors.at(-1) as Task<State, Command, Event>);
+    if (last) this.#evolve(fold, last);
     fold.ahead = false;
     fold.revision = appended.revision;
     fold.position = appended.position;
