@@ -39,7 +39,10 @@ export class ApiKeyCommands {
     });
   }
 
+  /** Whoever has the secret may what the key may: to make a new one is to grant that. */
   async #rotate({ apiKeyId }: RotateApiKey) {
+    const { permissions } = await this.streams.apiKeys.load(apiKeyId, view);
+    mayGrant(context().actor.permissions, { permissions });
     const secret = this.#secret(apiKeyId);
     return { ...(await this.streams.apiKeys.run(apiKeyId, { type: 'Rotate', secretHash: secretHash(secret) }, view)), secret };
   }
@@ -87,11 +90,15 @@ export class Authentication {
   }
 
   async #look(secret: string, hash: string) {
-    const environment = environments.find((name) => secret.startsWith(`lk_${name}_`)) ?? controlEnvironment;
-    const apiKeyId = await runIn({ ...context(), environment }, () => this.table.bySecretHash(hash));
-    if (!apiKeyId) return undefined;
-    const place = { environment, apiKeyId };
-    this.#known.set(hash, place);
-    return place;
+    const named = environments.find((name) => secret.startsWith(`lk_${name}_`));
+    // A root key that the operator has made up may begin like any other.
+    for (const environment of named ? [named, controlEnvironment] : [controlEnvironment]) {
+      const apiKeyId = await runIn({ ...context(), environment }, () => this.table.bySecretHash(hash));
+      if (!apiKeyId) continue;
+      const place = { environment, apiKeyId };
+      this.#known.set(hash, place);
+      return place;
+    }
+    return undefined;
   }
 }

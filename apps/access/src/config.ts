@@ -5,6 +5,6 @@ export interface AccessConfig {
 
 export function accessConfig(env: NodeJS.ProcessEnv = process.env): AccessConfig {
   const rootApiKey = env['KEYLEDGER_ROOT_API_KEY'] || undefined;
-  if (rootApiKey !== undefined && rootApiKey.length < 32) throw new Error('KEYLEDGER_ROOT_API_KEY must have at least 32 characters');
+  if (rootApiKey !== undefined && !/^[\x21-\x7e]{32,}$/.test(rootApiKey)) throw new Error('KEYLEDGER_ROOT_API_KEY must have at least 32 characters, all of them visible ASCII: it travels in a header');
   return { rootApiKey };
 }

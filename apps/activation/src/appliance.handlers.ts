@@ -138,7 +138,11 @@ export class Heartbeats {
 
   async execute(heartbeat: Heartbeat): Promise<HeartbeatAnswer> {
     const { licenseId, activationId, fingerprint, nonce } = heartbeat;
-    if (!isId('act', activationId)) throw refuse('INSTANCE_NOT_FOUND');
+    if (!isId('act', activationId)) {
+      // Who made up the license is told so: guesses are counted by that.
+      await licenseOf(this.caches, heartbeat);
+      throw refuse('INSTANCE_NOT_FOUND');
+    }
     // What a box says along with it may be more when it is sent again, and is still the same heartbeat.
     const said = this.keyrings.here().hmac('heartbeat', JSON.stringify({ fingerprint, nonce }));
     try {

@@ -119,7 +119,7 @@ export class BulkController {
   /** If it breaks off, so does the connection: half a file must not look whole. */
   #download(reply: FastifyReply, method: string, name: string, text: AsyncIterable<string>): void {
     const type = name.endsWith('.csv') ? 'text/csv; charset=utf-8; header=present' : 'application/json; charset=utf-8';
-    void reply.headers({ 'Content-Type': type, 'Content-Disposition': `attachment; filename="${name}"` }).send(method === 'HEAD' ? null : Readable.from(text));
+    void reply.headers({ 'Content-Type': type, 'Content-Disposition': `attachment; filename="${name}"` }).send(Readable.from(method === 'HEAD' ? [] : text));
   }
 }
 

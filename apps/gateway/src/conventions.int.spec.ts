@@ -211,7 +211,24 @@ describe('A place', () => {
     for (const url of ['/docs', '/docs/assets/swagger-ui.css', '/metrics']) await refused('METHOD_NOT_ALLOWED', 'POST', url);
   });
 
+  it('lets a page of another origin ask what customers\' software asks, and nothing else', async () => {
+    const origin = { origin: 'https://shop.example' };
+    const stream = `${license}/stream`;
+    for (const [method, url] of [['POST', '/license/validate'], ['POST', '/license/usage'], ['POST', `${license}/heartbeat`], ['GET', stream], ['GET', '/.well-known/jwks.json']] as const) {
+      const asked = await call('OPTIONS', url, { as: '', headers: { ...origin, 'access-control-request-method': method, 'access-control-request-headers': 'x-environment' } });
+      expect({ url, ...asked }).toMatchObject({ url, status: 204, headers: { 'access-control-allow-origin': '*', 'access-control-allow-methods': expect.stringContaining(method), 'access-control-allow-headers': expect.stringMatching(/Authorization.*X-Environment/) } });
+      // Refusals too, or the page would not know why.
+      const { headers } = await gateway.call(method, url, { as: '', headers: origin, ...(method === 'POST' && { body: {} }) });
+      expect({ url, allowed: headers['access-control-allow-origin'] }).toEqual({ url, allowed: '*' });
+    }
+    for (const [method, url] of [['GET', license], ['GET', '/licenses'], ['POST', '/orders'], ['GET', '/metrics'], ['GET', '/nothing']] as const) {
+      for (const each of ['OPTIONS', method]) expect((await gateway.call(each, url, { headers: origin })).headers['access-control-allow-origin']).toBeUndefined();
+    }
+    expect((await call('POST', '/license/validate', { as: '', body: { licenseKey: 'K' } })).headers['access-control-allow-origin']).toBeUndefined();
+  });
+
   it('answers HEAD as GET, without the body', async () => {
+    for (const accept of ['text/csv', 'application/json']) expect(await call('HEAD', '/licenses/export', { headers: { accept } })).toMatchObject({ status: 200, text: '', headers: { 'content-type': expect.stringContaining(accept) } });
     for (const url of [license, '/licenses?limit=1', '/health/live', '/openapi.json']) {
       const [head, get] = [await call('HEAD', url), await call('GET', url)];
       expect(head).toMatchObject({ status: 200, text: '', headers: { 'content-type': get.headers['content-type'], 'content-length': get.headers['content-length'] } });

@@ -53,4 +53,11 @@ describe('The last known verdict', () => {
   it('is forgotten after a day', () => {
     expect(kept().find('production', question, later(24 * 60))).toBeUndefined();
   });
+
+  it('is kept for so many questions as fit, however long they are', () => {
+    const known = new LastKnownVerdicts();
+    const long = (n: number) => ({ ...question, fingerprint: `${n}`.padEnd(500_000, 'x') }) as ValidateLicense;
+    for (let n = 0; n < 60; n++) known.keep('production', long(n), JSON.stringify({ valid: true, checkedAt: at, graceEndsAt: null, detail: 'x'.repeat(500_000) }), here);
+    expect([0, 30, 40, 59].map((n) => known.find('production', long(n), later(1)) !== undefined)).toEqual([false, false, true, true]);
+  });
 });

@@ -2,8 +2,8 @@ import type { ValidateLicense, Verdict } from '@keyledger/contracts';
 import { Refusal } from '@keyledger/kernel';
 import { LRUCache } from 'lru-cache';
 
-/** Some 25 MB at most. */
-const maxVerdicts = 20_000;
+/** Characters, of questions and answers: some 20,000 of the usual size. */
+const mostKept = 25_000_000;
 const keptMs = 24 * 3_600_000;
 
 /**
@@ -11,7 +11,7 @@ const keptMs = 24 * 3_600_000;
  * customer out. Such an answer keeps its `checkedAt` and is not conclusive.
  */
 export class LastKnownVerdicts {
-  readonly #kept = new LRUCache<string, { readonly text: string; readonly at: number }>({ maxSize: maxVerdicts, sizeCalculation: () => 1 });
+  readonly #kept = new LRUCache<string, { readonly text: string; readonly at: number }>({ maxSize: mostKept, sizeCalculation: ({ text }, name) => text.length + name.length });
 
   keep(environment: string, question: ValidateLicense, text: string, now: number): void {
     this.#kept.set(nameOf(environment, question), { text, at: now });

@@ -67,6 +67,8 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
 export const statusOf = ({ status, answer }: OperationOptions): number => status ?? (answer ? 200 : 204);
 export const isMutation = ({ method, safe }: Operation): boolean => method !== 'GET' && !safe;
 export const needsApiKey = ({ needs }: Operation): boolean => needs !== 'public' && needs !== 'license-key';
+/** What customers' software asks, wherever it runs: also a page of another origin, which has a key of its own and nothing of the browser's. */
+export const isForCustomers = ({ needs, orLicenseKey, ofEnvironment }: Operation): boolean => needs === 'license-key' || orLicenseKey === true || ofEnvironment === true;
 /** Health, metrics and documents are of the installation, and X-Environment is nothing to them. */
 export const hasEnvironment = ({ needs, ofEnvironment }: Operation): boolean => needs !== 'public' || ofEnvironment === true;
 export const requiresBody = ({ body, file }: Operation): boolean => file !== undefined || ((body?.['required'] as string[] | undefined)?.length ?? 0) > 0;

@@ -3,7 +3,7 @@ import { isTracing, traced, withRemoteParent, type Metrics } from '@keyledger/ob
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify';
 import type { Admission } from './admission.ts';
 import type { Idempotency } from './idempotency.ts';
-import { isMutation, needsApiKey, requiresBody, type Operation } from './operation.ts';
+import { isForCustomers, isMutation, needsApiKey, requiresBody, type Operation } from './operation.ts';
 
 /**
  * What happens around every handler, in this order: admission (who, where, how often) before the body is read; the body's schema; the limits of
@@ -26,6 +26,7 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
     const allowed = places.methodsAt(request.url);
     if (allowed === undefined) return done(refuse('NOT_FOUND'));
     void reply.header('Allow', allowed);
+    if (request.headers.origin !== undefined && places.areForCustomers(request.url)) void reply.headers({ ...crossOrigin, 'Access-Control-Allow-Methods': allowed, ...preflight });
     if (request.method !== 'OPTIONS') return done(refuse('METHOD_NOT_ALLOWED', `${request.method} is not possible here; ${allowed} are`));
     void reply.status(204).send();
   });
@@ -36,12 +37,17 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
     if (!operation) return;
     // Fastify makes a HEAD route of every GET route, and it needs the same hooks.
     if (route.method !== 'HEAD') operations.push(operation);
+    const isOpen = isForCustomers(operation);
     prepend(route, 'onRequest', needsApiKey(operation)
       ? (request, reply, done) => {
         void reply.header('Cache-Control', 'no-store');
+        if (isOpen && request.headers.origin !== undefined) void reply.headers(crossOrigin);
         admission.apiKey(request, reply, operation).then(() => done(), done);
       }
-      : (request, _reply, done) => attempt(() => admission.public(request, operation), done));
+      : (request, reply, done) => {
+        if (isOpen && request.headers.origin !== undefined) void reply.headers(crossOrigin);
+        attempt(() => admission.public(request, operation), done);
+      });
     if (operation.method !== 'GET' && !requiresBody(operation)) {
       prepend(route, 'preValidation', (request, _reply, done) => {
         if (request.body === undefined) request.body = {};
@@ -74,6 +80,10 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
   });
 }
 
+/** Nothing that a browser adds by itself counts here, so any page may ask; see the Fetch standard, "CORS protocol". */
+const crossOrigin = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Expose-Headers': 'Request-Id, Retry-After' } as const;
+const preflight = { 'Access-Control-Allow-Headers': 'Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Environment', 'Access-Control-Max-Age': '7200' } as const;
+
 function attempt(work: () => void, done: (error?: Error) => void): void {
   try {
     work();
@@ -95,8 +105,10 @@ function span({ method, path }: Operation, request: FastifyRequest, reply: Fasti
 /** Every path that is served, with its methods: tells 405 from 404. */
 class Places {
   readonly #methods = new Map<string, Set<string>>();
+  readonly #forCustomers = new Set<string>();
 
-  add({ url, method }: RouteOptions): void {
+  add({ url, method, config }: RouteOptions): void {
+    if (config?.operation && isForCustomers(config.operation)) this.#forCustomers.add(url);
     const methods = this.#methods.get(url) ?? new Set(['OPTIONS']);
     for (const one of [method].flat()) methods.add(one);
     this.#methods.set(url, methods);
@@ -104,11 +116,16 @@ class Places {
 
   /** `GET, HEAD, OPTIONS`, or undefined where nothing is. */
   methodsAt(url: string): string | undefined {
-    const [path = ''] = url.split('?', 1);
-    const found = [...this.#methods].filter(([pattern]) => fits(pattern, path)).flatMap(([, methods]) => [...methods]);
+    const found = [...this.#methods].filter(([pattern]) => fits(pattern, pathOf(url))).flatMap(([, methods]) => [...methods]);
     return found.length > 0 ? [...new Set(found)].sort().join(', ') : undefined;
   }
+
+  areForCustomers(url: string): boolean {
+    return [...this.#forCustomers].some((pattern) => fits(pattern, pathOf(url)));
+  }
 }
+
+const pathOf = (url: string): string => url.split('?', 1)[0] ?? '';
 
 /** `/licenses/:id` fits `/licenses/x`; `*` fits any rest. */
 function fits(pattern: string, path: string): boolean {

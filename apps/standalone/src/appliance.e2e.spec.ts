@@ -286,6 +286,7 @@ describe('A heartbeat', () => {
     const send = (authorization: string, fields = {}) => product.app.with({ authorization }).ask<{ code?: string }>('POST', `/licenses/${license.id}/heartbeat`, { ...body, ...fields });
     expect(await send(`License ${other.license.key}`)).toMatchObject({ status: 404, body: { code: 'LICENSE_NOT_FOUND' } });
     expect(await send('License AAAAAAA-AAAAAAA-AAAAAAA-AAAAAAA')).toMatchObject({ status: 404, body: { code: 'LICENSE_NOT_FOUND' } });
+    expect(await send('License AAAAAAA-AAAAAAA-AAAAAAA-AAAAAAA', { activationId: 'none' })).toMatchObject({ status: 404, body: { code: 'LICENSE_NOT_FOUND' } });
     expect(await send('')).toMatchObject({ status: 401 });
     expect(await send(`License ${license.key}`, { activationId: other.box.activationId })).toMatchObject({ status: 404, body: { code: 'INSTANCE_NOT_FOUND' } });
     expect(await send(`License ${license.key}`, { fingerprint: 'stranger' })).toMatchObject({ status: 409, body: { code: 'FINGERPRINT_MISMATCH' } });

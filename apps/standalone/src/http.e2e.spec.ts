@@ -308,6 +308,10 @@ describe('The API as it is described', () => {
     const { secret } = await done(200, 'POST', `${path}/rotate`);
     await refused('UNAUTHENTICATED', 'GET', '/me', undefined, { as: String(key.secret) });
     await done(200, 'GET', '/me', undefined, { as: String(secret) });
+    const keeper = String((await done(201, 'POST', '/api-keys', { name: 'Keeper', permissions: ['access.manage'], environment: 'production' })).secret);
+    expect(await refused('PERMISSION_DENIED', 'POST', `${path}/rotate`, undefined, { as: keeper })).toMatchObject({ permission: 'license.read' });
+    await done(200, 'GET', '/me', undefined, { as: String(secret) });
+    await refused('VALIDATION_FAILED', 'POST', '/api-keys', { name: 'x', permissions: [] });
     await done(204, 'DELETE', path);
     await refused('UNAUTHENTICATED', 'GET', '/me', undefined, { as: String(secret) });
     await refused('API_KEY_NOT_FOUND', 'GET', path);

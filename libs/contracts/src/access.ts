@@ -5,7 +5,8 @@ import { command, query } from './message.ts';
 import { ids } from './terms.ts';
 
 const role = Type.Unsafe<Role>(Type.String({ enum: Object.keys(roles) }));
-const permissions = listOf(Type.Unsafe<Permission>(Type.String({ enum: [...allPermissions] })));
+const permission = Type.Unsafe<Permission>(Type.String({ enum: [...allPermissions] }));
+const permissions = listOf(permission);
 
 export const ApiKeyView = named('ApiKey', Type.Object({
   id: ids.apiKey, name: Type.String(), role: nullable(role), permissions, environment: Type.String(),
@@ -16,7 +17,7 @@ export type ApiKeyView = Static<typeof ApiKeyView>;
 const ApiKeyWithSecret = named('ApiKeyWithSecret', Type.Object({ ...ApiKeyView.properties, secret: Type.String() }));
 /** Either a role or a list of permissions. Nobody can grant what he does not have. */
 export class CreateApiKey extends command('api-key.create', {
-  name, role: optional(role), permissions: optional(permissions), environment: optional(Type.String({ minLength: 1, maxLength: 64 })), expiresAt: optional(nullable(instant)),
+  name, role: optional(role), permissions: optional(listOf(permission, { minItems: 1 })), environment: optional(Type.String({ minLength: 1, maxLength: 64 })), expiresAt: optional(nullable(instant)),
 }, ApiKeyWithSecret) {}
 export class ListApiKeys extends query('api-key.list', { ...paging }, pageOf(ApiKeyView)) {}
 export class GetApiKey extends query('api-key.get', { apiKeyId: ids.apiKey }, ApiKeyView) {}
