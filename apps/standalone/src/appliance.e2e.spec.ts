@@ -307,10 +307,11 @@ describe('A directive', () => {
     expect((await box.beat({ acks: [lock.id] })).directives).toEqual([message]);
     expect(await box.beat({ acks: [message.id] })).toMatchObject({ state: 'locked', directives: [] });
 
-    // Whoever asks hears the same, and gets nothing to go on with.
+    // The vendor sees it, and whoever asks hears the same, and gets nothing to go on with.
     const said = { valid: false, code: 'INACTIVE', reasons: ['INACTIVE'], enforcement: 'LOCKED' };
     const asked = () => validate(product.app, license.key, { instanceId: box.activationId, fingerprint: box.fingerprint });
     const offline = async () => payloadOf((await root.post<{ content: string }>(`/licenses/${license.id}/offline-file`, { activationId: box.activationId })).content).verdict;
+    expect(await root.get(`/licenses/${license.id}`)).toMatchObject({ locked: true });
     expect(claimsOf((await box.beat()).token).verdict).toMatchObject(said);
     expect(await asked()).toMatchObject(said);
     expect(await offline()).toMatchObject(said);
@@ -320,6 +321,7 @@ describe('A directive', () => {
     expect(await root.refused('POST', `/licenses/${license.id}/license-file`)).toMatchObject({ status: 409, code: 'INVALID_TRANSITION' });
 
     const unlock = await root.post<Directive>(path, { kind: 'unlock' });
+    expect(await root.get(`/licenses/${license.id}`)).toMatchObject({ locked: false });
     expect(await box.beat()).toMatchObject({ state: 'active', enforcement: 'FULL', directives: [unlock] });
     for (const verdict of [await asked(), await offline()]) expect(verdict).toMatchObject({ valid: true, code: 'VALID' });
     expect((await box.beat({ acks: [unlock.id] })).directives).toEqual([]);

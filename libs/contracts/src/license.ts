@@ -35,6 +35,7 @@ export const LicenseView = named('License', Type.Object({
     kind: oneOf('suspended', 'inactive'), cause, reason: nullable(Type.String()), at: instant, until: optional(instant),
     actor: Type.Object({ type: Type.String(), id: Type.String(), role: optional(Type.String()) }),
   })),
+  locked: Type.Boolean({ description: 'A `lock` directive has every box locked, until an `unlock`: all verdicts say INACTIVE' }),
   features: featureStates,
   featureFlags: json,
   quotas: quotaStates,

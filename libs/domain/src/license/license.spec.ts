@@ -531,7 +531,7 @@ describe('What is shown', () => {
     const view = licenseView(issued(stateOf(story(issue({ terms, customerId: ada, metadata: { crm: 7 } }), activate(), exceedQuota(9, 8, 'cores')))), now);
     expect(view).toMatchObject({
       id: idOf('lic'), key: licenseKey().value, keyPrefix: licenseKey().prefix, status: 'active', productId: editor, planId: null, customerId: ada, orderId: null,
-      environment: 'production', activationLimit: 3, activationCount: 1, expiresAt: nextYear, effectiveAt: null, graceEndsAt: '2027-12-05T12:00:00.000Z', holds: [],
+      environment: 'production', activationLimit: 3, activationCount: 1, expiresAt: nextYear, effectiveAt: null, graceEndsAt: '2027-12-05T12:00:00.000Z', holds: [], locked: false,
       features: { export: true, users: 5, calls: { limit: 9, per: 'day' } }, metadata: { crm: 7 }, createdAt: now,
       quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', lastPeak: 9, graceEndsAt: '2026-11-28T12:00:00.000Z' }],
     });

@@ -7,11 +7,11 @@ export type InstanceView = ReturnType<typeof instanceView>;
 
 /** The license as `GET /licenses/:id` answers it, without the revision. `key` is in clear; `graceEndsAt` is null without a grace after expiry. */
 export function licenseView(license: IssuedLicense, now: Instant) {
-  const { id, key, keyPrefix, keyVersion, productId, planId, generatorId, customerId, orderId, environment, purchasedAt, terms, metadata, holds, activationCount } = license;
+  const { id, key, keyPrefix, keyVersion, productId, planId, generatorId, customerId, orderId, environment, purchasedAt, terms, metadata, holds, locked, activationCount } = license;
   return {
     id, key, keyPrefix, keyVersion, status: statusOf(license, now), productId, planId, generatorId, customerId, orderId, environment, purchasedAt,
     ...terms,
-    activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? graceEndOf(license) : null, holds,
+    activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? graceEndOf(license) : null, holds, locked,
     features: terms.features as Readonly<Record<string, FeatureView>>, quotas: quotasView(license, now), metadata,
     createdAt: license.issuedAt, allowedActions: allowedActions(license, now),
   };
