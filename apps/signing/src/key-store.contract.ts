@@ -51,7 +51,9 @@ export function keyStoreContract(name: string, open: () => Promise<{ stores: rea
     it('has a key in the environment that it was made in, and in no other', async () => {
       const key = await make();
       expect(await inEnvironment('production', () => other.has(key.kid))).toBe(true);
+      expect(await inEnvironment('production', () => other.tried(key.kid))).toMatchObject({ opens: true });
       expect(await inEnvironment('staging', () => one.has(key.kid))).toBe(false);
+      expect(await inEnvironment('staging', () => one.tried(key.kid))).toBeUndefined();
       await expect(inEnvironment('staging', () => one.sign(key.kid, certificate(key, 'staging')))).rejects.toThrow('is not here');
     });
 

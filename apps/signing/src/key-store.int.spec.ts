@@ -91,10 +91,25 @@ describe('Sealed keys', () => {
     await second.close();
     const third = await onSqlite(directory);
     await expect(inProduction(() => third.store.exported(young.kid, passphrase))).rejects.toThrow('KEYLEDGER_SIGNING_PASSPHRASE');
+    expect(await inProduction(() => Promise.all([old, young].map(({ kid }) => third.store.tried(kid))))).toEqual([{ setting: 'KEYLEDGER_MASTER_KEY', opens: true }, { setting: 'KEYLEDGER_SIGNING_PASSPHRASE', opens: false }]);
     await third.close();
     const fourth = await onSqlite(directory, { phrase: `${passphrase}!` });
     await expect(inProduction(() => fourth.store.exported(young.kid, passphrase))).rejects.toThrow();
+    expect(await inProduction(() => fourth.store.tried(young.kid))).toEqual({ setting: 'KEYLEDGER_SIGNING_PASSPHRASE', opens: false });
     await fourth.close();
+  });
+
+  it('share a salt, so that a start pays for the passphrase once, however many they are', async () => {
+    const directory = folder();
+    const saltsIn = async (databases: StateDatabases) => new Set((await databases.of('production').run<{ sealed: string }>('select sealed from signing_sealed_keys')).rows.map(({ sealed }) => sealed.split('.')[1]));
+    const first = await onSqlite(directory, { phrase: passphrase });
+    const keys = await inProduction(() => Promise.all(Array.from({ length: 5 }, () => first.store.generate())));
+    await first.close();
+    const second = await onSqlite(directory, { phrase: passphrase });
+    for (const { kid } of keys) expect(await inProduction(() => second.store.tried(kid))).toMatchObject({ opens: true });
+    await inProduction(() => second.store.generate());
+    expect((await saltsIn(second.databases)).size).toBe(1);
+    await second.close();
   });
 
   it('are in no file in clear, and gone from all of them when they are destroyed', async () => {
@@ -124,6 +139,21 @@ describe('Sealed keys', () => {
     await inProduction(() => again.destroy(kid));
     expect(await inProduction(() => store.has(kid))).toBe(false);
     expect(readdirSync(directory).some((file) => readFileSync(join(directory, file)).includes(sealed))).toBe(false);
+    await close();
+  });
+
+  it('are opened by nobody any more who wanted to sign with one while it was destroyed', async () => {
+    const { databases, store, close } = await onSqlite(folder());
+    const { kid, publicJwk } = await inProduction(() => store.generate());
+    const sign = () => store.sign(kid, { type: 'key-certificate', payload: { kid, purpose: 'lease', environment: 'production', publicJwk, notBefore: '2026-11-21T12:00:00.000Z', notAfter: '2027-11-21T12:00:00.000Z' } });
+    const database = databases.of('production');
+    const run = database.run.bind(database);
+    jest.spyOn(database, 'run').mockImplementation(async (...statement: Parameters<typeof run>) => {
+      if (String(statement[0]).startsWith('update')) await sign();
+      return run(...statement);
+    });
+    await inProduction(() => store.destroy(kid));
+    await expect(inProduction(sign)).rejects.toThrow('is not here');
     await close();
   });
 

@@ -4,7 +4,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { thumbprint, type PublicJwk } from '@keyledger/license-file';
 import { signed, type SignText, type Statement } from '@keyledger/license-file/sign';
 import { StateDatabases, type Migration } from '@keyledger/read-models';
-import { open, placeOf, seal, type Lock } from './sealing.ts';
+import { open, placeOf, seal, settingOf, Unopened, type Lock } from './sealing.ts';
 import { Signer } from './signer.ts';
 
 /**
@@ -18,6 +18,8 @@ export abstract class KeyStore {
   abstract sign(kid: string, statement: Statement): Promise<string>;
   /** Also when it could only be destroyed in part: that has to be asked for again. */
   abstract has(kid: string): Promise<boolean>;
+  /** Whether it can be signed with here, and the setting which that takes. Undefined when there is nothing that any setting could open. */
+  abstract tried(kid: string): Promise<{ readonly setting: string; readonly opens: boolean } | undefined>;
   /** For good, in every file. */
   abstract destroy(kid: string): Promise<void>;
   abstract close(): Promise<void>;
@@ -34,6 +36,7 @@ export const sealedKeysTable: Migration = {
  */
 export class SealedKeys extends KeyStore {
   readonly #opened = new Map<string, Promise<SignText>>();
+  readonly #stretched: Lock['stretched'] = new Map();
   readonly #signer = new Signer();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings, private readonly passphrase: string | undefined) {
@@ -59,11 +62,20 @@ export class SealedKeys extends KeyStore {
     return (await this.#sealed(kid)) !== undefined;
   }
 
+  async tried(kid: string) {
+    const setting = settingOf((await this.#sealed(kid)) ?? '');
+    if (!setting) return undefined;
+    return { setting, opens: await this.#signerOf(kid).then(() => true, (error: unknown) => {
+      if (error instanceof Unopened) return false;
+      throw error;
+    }) };
+  }
+
   async destroy(kid: string): Promise<void> {
     const database = this.databases.here();
-    this.#opened.delete(nameOf(kid));
     // The row goes last: until the files are rid of the key it says that there is something left to do.
     await database.run("update signing_sealed_keys set sealed = '' where kid = ?", [kid]);
+    this.#opened.delete(nameOf(kid)); // not before: somebody may have wanted to sign with it meanwhile
     await database.scrub();
     await database.run('delete from signing_sealed_keys where kid = ?', [kid]);
     // A thread has its own copy of what it has signed with.
@@ -110,7 +122,7 @@ export class SealedKeys extends KeyStore {
   }
 
   #lock(): Lock {
-    return { key: this.keyrings.here().signingKeys, passphrase: this.passphrase };
+    return { key: this.keyrings.here().signingKeys, passphrase: this.passphrase, stretched: this.#stretched };
   }
 
   #place(kid: string): Buffer {

@@ -14,8 +14,8 @@ export class SigningKeyCommands {
 
   async execute(command: CreateSigningKey | ActivateSigningKey | RetireSigningKey | RevokeSigningKey): Promise<SigningKeyView> {
     if (command instanceof CreateSigningKey) return viewOf(await this.keys.create(command.purpose));
-    if (command instanceof ActivateSigningKey) await this.keys.certify(command.kid, command.certificate);
-    const type = command instanceof ActivateSigningKey ? 'Activate' : command instanceof RetireSigningKey ? 'Retire' : 'Revoke';
+    if (command instanceof ActivateSigningKey) return viewOf(keyOf(await this.keys.activate(command.kid, command.certificate), command.kid));
+    const type = command instanceof RetireSigningKey ? 'Retire' : 'Revoke';
     return viewOf(keyOf(await this.keys.run({ type, kid: command.kid }), command.kid));
   }
 }

@@ -19,6 +19,14 @@ export class SigningStreams {
   }
 }
 
+export interface TriedKey {
+  readonly environment: string;
+  readonly purpose: string;
+  readonly kid: string;
+  readonly setting: string | undefined;
+  readonly opens: boolean;
+}
+
 /** A key that nobody replaces is replaced so long before its certificate ends, as long as the root is here. */
 const renewDaysBefore = 30;
 
@@ -72,6 +80,16 @@ export class Keys {
     return certified(key);
   }
 
+  /** The keys that signing hangs on: those that are active, and the root while it is here. Each with the setting that opens it, if there is any that could. */
+  async tried(): Promise<readonly TriedKey[]> {
+    const { environment } = context();
+    const { root, keys } = await this.load();
+    const needed = [...(root && !root.offline ? [{ kid: root.kid, purpose: 'root' }] : []), ...[...keys.values()].filter(({ state }) => state === 'active')];
+    const tried: TriedKey[] = [];
+    for (const { kid, purpose } of needed) tried.push({ environment, purpose, kid, ...((await this.store.tried(kid)) ?? { setting: undefined, opens: false }) });
+    return tried;
+  }
+
   /** A root, or nothing of one that is offline, and an active key for every purpose, also for a while to come. Repeating it changes nothing. */
   async provideAll(): Promise<void> {
     await this.#provideRoot();
@@ -100,6 +118,19 @@ export class Keys {
     return keyOf(await this.certify(key.kid), key.kid);
   }
 
+  /** Certified before, if it can be. A key that is of no use here would retire one that is. */
+  async activate(kid: string, given?: Certificate): Promise<SigningKeysState> {
+    const { state, notBefore, notAfter } = keyOf(await this.load(), kid);
+    const { now } = context();
+    if (state === 'staged') {
+      const unfit = now < notBefore || now >= notAfter ? `It may sign from ${notBefore} to ${notAfter} only`
+        : await this.#opens(kid) ? undefined : 'Its private key cannot be opened here: it is damaged, or was made under another KEYLEDGER_SIGNING_PASSPHRASE';
+      if (unfit) throw refuse('INVALID_TRANSITION', unfit, { from: state, requested: 'activate', allowed: ['revoke'] });
+    }
+    await this.certify(kid, given);
+    return this.run({ type: 'Activate', kid });
+  }
+
   /** With the root's word from elsewhere, or, if it is here, with its own. Without either the key stays as it is. */
   async certify(kid: string, given?: Certificate): Promise<SigningKeysState> {
     const state = await this.load();
@@ -107,7 +138,7 @@ export class Keys {
     if (key.certificate || !state.root) return state;
     const statement = statementOf(key);
     if (given) await mustCertify(given, statement, state.root.publicJwk);
-    else if (state.root.offline) return state;
+    else if (state.root.offline || !(await this.#opens(key.rootKid))) return state;
     const certificate = given ?? (JSON.parse(await this.store.sign(key.rootKid, { type: 'key-certificate', payload: statement })) as Certificate);
     return this.run({ type: 'Certify', kid, certificate: { ...certificate } });
   }
@@ -134,11 +165,22 @@ export class Keys {
     const { now } = context();
     const state = await this.load();
     const key = signingKeyFor(state, purpose, now);
-    if (key && addDays(now, daysBefore) < key.notAfter) return;
-    const successor = successorFor(state, purpose, now) ?? await this.create(purpose, !key);
+    if (key && addDays(now, daysBefore) < key.notAfter && await this.#opens(key.kid)) return;
+    const successor = successorFor(await this.#openedOf(state), purpose, now) ?? await this.create(purpose, !key && !successorFor(state, purpose, now));
     const { certificate } = keyOf(await this.certify(successor.kid), successor.kid);
     if (certificate) await this.run({ type: 'Activate', kid: successor.kid });
-    else this.log.warn({ environment: context().environment, purpose, kid: successor.kid }, 'a signing key waits for its certificate; the root is offline');
+    else this.log.warn({ environment: context().environment, purpose, kid: successor.kid }, 'a signing key waits for its certificate; the root is not here');
+  }
+
+  /** Without the staged keys that cannot be opened here: they are left to whoever can, or revokes them. */
+  async #openedOf(state: SigningKeysState): Promise<SigningKeysState> {
+    const keys = new Map(state.keys);
+    for (const key of state.keys.values()) if (key.state === 'staged' && !(await this.#opens(key.kid))) keys.delete(key.kid);
+    return { ...state, keys };
+  }
+
+  async #opens(kid: string): Promise<boolean> {
+    return (await this.store.tried(kid))?.opens === true;
   }
 
   #forget(): void {

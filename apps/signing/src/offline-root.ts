@@ -28,6 +28,7 @@ export async function takeRootsOffline(keys: Keys, store: SealedKeys, clock: Clo
       const { kid, publicJwk } = root;
       const file: RootFile = { format: 'keyledger-root/1', environment, kid, publicJwk, sealed: await store.exported(kid, passphrase) };
       const path = join(folder, `${environment}-root.json`);
+      await mustNotBeAnothers(path, kid);
       await writeDurably(path, `${JSON.stringify(file, null, 2)}\n`);
       await opened(await readFile(path, 'utf8'), passphrase);
       await keys.run({ type: 'TakeRootOffline', kid });
@@ -53,6 +54,14 @@ async function opened(text: string, passphrase: string) {
   const privateKey = createPrivateKey({ key: secret, format: 'der', type: 'pkcs8' });
   secret.fill(0);
   return { file, privateKey };
+}
+
+/** What another installation left there may be all that there is of its root. */
+async function mustNotBeAnothers(path: string, kid: string): Promise<void> {
+  const there = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+  });
+  if (there !== undefined && !there.includes(JSON.stringify(kid))) throw new Error(`KEYLEDGER_ROOT_EXPORT: ${path} is there already, with another root: choose another folder`);
 }
 
 /** Under its name only when all of it is on the disk: another start may have written the same, and destroyed the key here already. */

@@ -7,33 +7,56 @@ export interface Lock {
   /** Derived from the master key. */
   readonly key?: KeyObject;
   readonly passphrase?: string | undefined;
+  /** What was made of the passphrase, by salt. What is sealed next shares a salt with it, so that not every key costs a start as much as a guess is to cost. */
+  readonly stretched?: Map<string, Promise<KeyObject>>;
 }
+
+/** Another secret, another place, or a bit that is wrong: nobody can tell which. */
+export class Unopened extends Error {
+  override readonly name = 'Unopened';
+}
+
+/** Where the secret comes from that a text was sealed under. Undefined for what is no sealed private key. */
+export const settingOf = (sealed: string): string | undefined => (sealed.startsWith('p1.') ? 'KEYLEDGER_SIGNING_PASSPHRASE' : sealed.startsWith('m1.') ? 'KEYLEDGER_MASTER_KEY' : undefined);
 
 /** Where a sealed key belongs: it opens nowhere else. */
 export const placeOf = (environment: string, kid: string): Buffer => Buffer.from(JSON.stringify(['keyledger', 'signing-key', environment, kid]));
 
-/** AES-256-GCM under the master key's (`m1.…`), or under argon2id of the passphrase with a salt of its own (`p1.<salt>.…`). */
-export async function seal({ key, passphrase }: Lock, place: Buffer, secret: Uint8Array): Promise<string> {
+/** AES-256-GCM under the master key's (`m1.…`), or under argon2id of the passphrase with a salt (`p1.<salt>.…`). */
+export async function seal({ key, passphrase, stretched = new Map() }: Lock, place: Buffer, secret: Uint8Array): Promise<string> {
   if (passphrase !== undefined) {
-    const salt = randomBytes(16);
-    return `p1.${salt.toString('base64url')}.${encrypt(await stretched(passphrase, salt), place, secret)}`;
+    const [salt = randomBytes(16).toString('base64url')] = stretched.keys();
+    return `p1.${salt}.${encrypt(await stretch(passphrase, salt, stretched), place, secret)}`;
   }
   if (!key) throw new Error('There is nothing to seal a private key under');
   return `m1.${encrypt(key, place, secret)}`;
 }
 
-/** Throws when a bit of it is wrong, or the lock or the place is another's. */
-export async function open({ key, passphrase }: Lock, place: Buffer, sealed: string): Promise<Buffer> {
+/** Throws `Unopened` when a bit of it is wrong, or the lock or the place is another's. */
+export async function open({ key, passphrase, stretched = new Map() }: Lock, place: Buffer, sealed: string): Promise<Buffer> {
   const [kind, first = '', second = ''] = sealed.split('.');
-  if (kind === 'm1' && key) return decrypt(key, place, first);
-  if (kind !== 'p1') throw new Error('Not a sealed private key');
-  if (passphrase === undefined) throw new Error('Private keys of the signing service are sealed under a passphrase: KEYLEDGER_SIGNING_PASSPHRASE must be set');
-  return decrypt(await stretched(passphrase, Buffer.from(first, 'base64url')), place, second);
+  if (kind === 'm1' && key) return opened(key, place, first);
+  if (kind !== 'p1' || !/^[\w-]{22}$/.test(first)) throw new Unopened('Not a sealed private key');
+  if (passphrase === undefined) throw new Unopened('Private keys of the signing service are sealed under a passphrase: KEYLEDGER_SIGNING_PASSPHRASE must be set');
+  return opened(await stretch(passphrase, first, stretched), place, second);
+}
+
+function opened(key: KeyObject, place: Buffer, sealed: string): Buffer {
+  try {
+    return decrypt(key, place, sealed);
+  } catch (error) {
+    throw new Unopened('A sealed private key cannot be opened', { cause: error });
+  }
 }
 
 const derive = promisify(argon2);
 
 /** The second choice of RFC 9106, for machines that have other things to do: 64 MiB, three passes, four lanes. */
-async function stretched(passphrase: string, nonce: Buffer): Promise<KeyObject> {
-  return createSecretKey(await derive('argon2id', { message: passphrase, nonce, parallelism: 4, tagLength: 32, memory: 65_536, passes: 3 }));
+function stretch(passphrase: string, salt: string, stretched: Map<string, Promise<KeyObject>>): Promise<KeyObject> {
+  const known = stretched.get(salt);
+  if (known) return known;
+  const key = derive('argon2id', { message: passphrase, nonce: Buffer.from(salt, 'base64url'), parallelism: 4, tagLength: 32, memory: 65_536, passes: 3 }).then((bytes) => createSecretKey(bytes));
+  stretched.set(salt, key);
+  key.catch(() => stretched.delete(salt));
+  return key;
 }

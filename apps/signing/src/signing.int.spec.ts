@@ -1,6 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterEach, describe, expect, it, jest } from '@jest/globals';
 import {
   ActivateSigningKey, CreateSigningKey, GetKeySet, GetRootKeys, ListSigningKeys, RetireSigningKey, RevokeSigningKey, SignLeases, SignLicenseFile, SignOfflineFile, SignVerdicts,
@@ -32,13 +33,12 @@ const noConfig: SigningConfig = { passphrase: undefined, rootExport: undefined }
 const passphrase = 'correct horse battery staple';
 
 /** The signing service on embedded stores, asked by messages. Its clock can be moved. */
-async function start(dataDir = folder(), config = noConfig) {
+async function start(dataDir = folder(), config = noConfig, daysLater = 0) {
   const transport = new InProcessTransport();
   const host = await openHost('test', { logLevel: 'silent', tracing: { endpoint: undefined, disabled: true, sampleRatio: 1 } }, transport);
-  let ahead = 0;
+  let ahead = daysLater * 86_400;
   const clock: Clock = { now: (environment) => addSeconds(host.clock.now(environment), ahead) };
   const stores = await openStores({ dataDir, masterKey: { value: undefined, file: undefined }, databaseUrl: undefined, eventStoreUrl: undefined, connections: 1 }, host, [signingSchema]);
-  const app = await host.start('signing', SigningModule.with([...host.providers, ...stores.providers, { provide: Clock, useValue: clock }], config));
   let open = true;
   const close = async () => {
     if (!open) return;
@@ -47,10 +47,15 @@ async function start(dataDir = folder(), config = noConfig) {
     await stores.close();
   };
   ends.push(close);
+  const complaints = jest.spyOn(host.log, 'error');
+  const app = await host.start('signing', SigningModule.with([...host.providers, ...stores.providers, { provide: Clock, useValue: clock }], config)).catch(async (error: unknown) => {
+    await close();
+    throw error;
+  });
   const ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>, environment = 'production'): Promise<ResultOf<M>> =>
     runIn(systemContext(environment, clock.now(environment)), () => host.messages.send(type, fields));
   return {
-    ask, close, dataDir,
+    ask, close, dataDir, complaints,
     passDays: (days: number) => void (ahead += days * 86_400),
     now: (): Instant => clock.now('production'),
     metrics: () => host.metrics.expose(),
@@ -71,6 +76,13 @@ async function start(dataDir = folder(), config = noConfig) {
   };
 }
 type Service = Awaited<ReturnType<typeof start>>;
+
+/** A bit of its private key is wrong, like that of one that was sealed under another secret. */
+function damage(dataDir: string, kid: string | undefined): void {
+  const database = new DatabaseSync(join(dataDir, 'production', 'state.db'));
+  expect(database.prepare("update signing_sealed_keys set sealed = substr(sealed, 1, length(sealed) - 4) || 'AAAA' where kid = ?").run(kid ?? '').changes).toBe(1);
+  database.close();
+}
 
 const license = {
   id: 'lic_01937c2e-0b5a-7c1d-8a53-2f1d9c7be001', productId: 'prd_01937c2e-0b5a-7c1d-8a53-2f1d9c7be002', planId: null, activationLimit: 3, effectiveAt: null, expiresAt: null, expiryGraceDays: 0,
@@ -224,6 +236,16 @@ describe('The signing service', () => {
     expect(only(await service.keys(), 'lease', 'active')).toHaveLength(1);
   });
 
+  it('activates no key whose time is over: the one before would retire, and nothing sign', async () => {
+    const service = await start();
+    const staged = await service.create('lease');
+    service.passDays(380);
+    await service.activate((await service.create('lease')).kid);
+    service.passDays(21);
+    await expect(service.activate(staged.kid)).rejects.toMatchObject({ code: 'INVALID_TRANSITION', members: { from: 'staged', requested: 'activate', allowed: ['revoke'] } });
+    expect(only(await service.keys(), 'lease', 'active')).toHaveLength(1);
+  });
+
   it('lists its keys page by page, newest first', async () => {
     const service = await start();
     const { kid } = await service.create('webhook');
@@ -242,6 +264,68 @@ describe('The signing service', () => {
     await Promise.all(Array.from({ length: 20 }, (_, n) => verdictFrom(one, `n${n}`)));
     expect(only(await one.keys(), 'verdict', 'active')).toHaveLength(1);
     expect((await one.keys()).filter(({ purpose }) => purpose === 'verdict')).toHaveLength(2);
+  });
+});
+
+describe('Signing keys that cannot be opened', () => {
+  const under = (phrase?: string): SigningConfig => ({ ...noConfig, passphrase: phrase });
+
+  it('are no service: it does not start under another passphrase, nor without, and is what it was under the right one', async () => {
+    const first = await start(folder(), under(passphrase));
+    const keys = await first.keys();
+    await first.close();
+    for (const wrong of [`${passphrase}!`, undefined]) await expect(start(first.dataDir, under(wrong))).rejects.toThrow(/^KEYLEDGER_SIGNING_PASSPHRASE is another .* or is not set/);
+    const again = await start(first.dataDir, under(passphrase));
+    expect(await again.keys()).toEqual(keys);
+    expect(await verdictFrom(again)).not.toBeNull();
+    expect(again.complaints).not.toHaveBeenCalled();
+  });
+
+  it('are no service either when all others lie under the master key', async () => {
+    const first = await start();
+    await first.close();
+    const second = await start(first.dataDir, under(passphrase));
+    await second.activate((await second.create('verdict')).kid);
+    await second.close();
+    for (const wrong of [`${passphrase}!`, undefined]) await expect(start(first.dataDir, under(wrong))).rejects.toThrow('KEYLEDGER_SIGNING_PASSPHRASE');
+    expect(await verdictFrom(await start(first.dataDir, under(passphrase)))).not.toBeNull();
+  });
+
+  it('are named, and replaced, when others can be', async () => {
+    const first = await start();
+    const [damaged] = only(await first.keys(), 'verdict', 'active');
+    await first.close();
+    damage(first.dataDir, damaged?.kid);
+    const again = await start(first.dataDir);
+    expect(again.complaints).toHaveBeenCalledWith(expect.objectContaining({ environment: 'production', purpose: 'verdict', kid: damaged?.kid }), expect.any(String));
+    expect(await leaseFrom(again)).not.toBeNull();
+    expect(await verdictFrom(again)).not.toBeNull();
+    expect(only(await again.keys(), 'verdict', 'retired').map(({ kid }) => kid)).toEqual([damaged?.kid]);
+  });
+
+  it('keep nobody from signing when it is the root: later keys wait for their certificate', async () => {
+    const first = await start();
+    const { roots: [root] } = await first.ask(GetRootKeys, {});
+    await first.close();
+    damage(first.dataDir, root?.kid);
+    const again = await start(first.dataDir, noConfig, 380); // when all of them are to be replaced
+    expect(again.complaints).toHaveBeenCalledWith(expect.objectContaining({ purpose: 'root', kid: root?.kid }), expect.any(String));
+    expect(await again.create('lease')).toMatchObject({ state: 'staged', certificate: null });
+    expect(await leaseFrom(again)).not.toBeNull();
+  });
+
+  it('are never activated: not for an administrator, and not when a successor is looked for', async () => {
+    const first = await start();
+    const staged = await first.create('verdict');
+    await first.close();
+    damage(first.dataDir, staged.kid);
+    const again = await start(first.dataDir);
+    const [active] = only(await again.keys(), 'verdict', 'active');
+    await expect(again.activate(staged.kid)).rejects.toMatchObject({ code: 'INVALID_TRANSITION', members: { from: 'staged', requested: 'activate', allowed: ['revoke'] } });
+    expect(only(await again.keys(), 'verdict', 'active')).toEqual([active]);
+    await again.revoke(active?.kid ?? '');
+    expect(await verdictFrom(again)).not.toBeNull();
+    expect(only(await again.keys(), 'verdict', 'staged').map(({ kid }) => kid)).toEqual([staged.kid]);
   });
 });
 
@@ -300,6 +384,19 @@ describe('The offline root', () => {
     const staged = await third.create('lease');
     const certificate = await certify(readFileSync(join(safe, 'production-root.json'), 'utf8'), passphrase, staged);
     expect(await third.activate(staged.kid, certificate)).toMatchObject({ state: 'active' });
+  });
+
+  it('is not written over another installation\'s, which is nowhere else any more', async () => {
+    const safe = folder();
+    await (await start(folder(), rootExport(safe))).close();
+    const files = ['production-root.json', 'staging-root.json'].map((name) => join(safe, name));
+    const before = files.map((file) => readFileSync(file, 'utf8'));
+    const second = folder();
+    await expect(start(second, rootExport(safe))).rejects.toThrow(/^KEYLEDGER_ROOT_EXPORT: .*production-root\.json .*another/);
+    expect(files.map((file) => readFileSync(file, 'utf8'))).toEqual(before);
+    const service = await start(second);
+    expect(await service.has((await service.ask(GetRootKeys, {})).roots[0]?.kid ?? '')).toBe(true);
+    expect(await service.create('lease')).toMatchObject({ certificate: expect.anything() });
   });
 
   it('is believed only when it says exactly what is asked', async () => {

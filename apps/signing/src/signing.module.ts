@@ -39,6 +39,7 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
           provide: Keys,
           useFactory: async (streams: SigningStreams, store: KeyStore, clock: Clock, log: Log) => {
             const keys = new Keys(streams, store, clock, log);
+            await mustOpen(keys, clock, log);
             await keys.listen();
             await provide(keys, clock);
             if (rootExport && store instanceof SealedKeys) await takeRootsOffline(keys, store, clock, rootExport);
@@ -61,6 +62,20 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
   }
 }
 
+const inEach = <T>(clock: Clock, work: () => Promise<T>): Promise<T[]> =>
+  Promise.all(environments.map((environment) => runIn(systemContext(environment, clock.now(environment)), work)));
+
 async function provide(keys: Keys, clock: Clock): Promise<void> {
-  await Promise.all(environments.map((environment) => runIn(systemContext(environment, clock.now(environment)), () => keys.provideAll())));
+  await inEach(clock, () => keys.provideAll());
+}
+
+/** Under another passphrase nothing would be signed, and what is made meanwhile could not be under the right one. One key that is damaged is no reason not to sign with the others. */
+async function mustOpen(keys: Keys, clock: Clock, log: Log): Promise<void> {
+  const tried = (await inEach(clock, () => keys.tried())).flat();
+  for (const { setting } of tried) {
+    if (setting !== undefined && !tried.some((key) => key.setting === setting && key.opens)) {
+      throw new Error(`${setting} is another one than signing keys were sealed under, or is not set: it opens none of them, and nothing could be signed with them`);
+    }
+  }
+  for (const { opens, ...key } of tried) if (!opens) log.error(key, 'a signing key is not here, or cannot be opened');
 }
