@@ -15,7 +15,6 @@ import { Pools } from './pools.ts';
 import { ProductCommands, ProductQueries } from './product.handlers.ts';
 import { OrderCompletion } from './reactions.ts';
 import { CatalogStreams } from './streams.ts';
-import { UniqueValues } from './unique-values.ts';
 
 /** What is sold, to whom, and the orders that issue licenses. */
 @Module({})
@@ -28,7 +27,7 @@ export class CatalogModule implements OnApplicationBootstrap, OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        UniqueValues, Customers, Fulfilment, Pools,
+        Customers, Fulfilment, Pools,
         ProductCommands, ProductQueries, ProductList, PlanCommands, PlanQueries, PlanList, CustomerCommands, CustomerQueries, CustomerReferences, CustomerFinder, CustomerList,
         OrderCommands, OrderQueries, OrderList, GeneratorCommands, GeneratorQueries, GeneratorList, Offers,
         { provide: CatalogStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new CatalogStreams(events, keyrings), inject: [EventStores, Keyrings] },

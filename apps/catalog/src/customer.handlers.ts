@@ -1,6 +1,7 @@
 import { CreateCustomer, FindCustomers, GetCustomer, RequireCustomer, UpdateCustomer } from '@keyledger/contracts';
-import { customerView, isErased, normaliseEmail } from '@keyledger/domain';
+import { Customer, customerView, isErased, normaliseEmail, type CustomerState } from '@keyledger/domain';
 import { newId, Refusal, refuse, type CustomerId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Injectable } from '@nestjs/common';
 import { CatalogStreams, shown } from './streams.ts';
@@ -11,12 +12,17 @@ const view = shown(customerView);
 /** Customers, one for each e-mail address. */
 @Injectable()
 export class Customers {
-  constructor(private readonly streams: CatalogStreams, private readonly unique: UniqueValues) {}
+  readonly #addresses;
 
-  async create({ name, email, metadata }: { name: string; email: string; metadata?: CreateCustomer['metadata'] }) {
+  constructor(private readonly streams: CatalogStreams, keyrings: Keyrings) {
+    const hashOf = (state: CustomerState | null) => (state && !isErased(state) ? state.emailHash : null);
+    this.#addresses = new UniqueValues(streams, keyrings, { kind: 'customer-email', taken: 'CUSTOMER_EXISTS', rules: Customer, owners: streams.customers, hashOf });
+  }
+
+  create({ name, email, metadata }: { name: string; email: string; metadata?: CreateCustomer['metadata'] }) {
     const customerId = newId('cus');
-    const emailHash = await this.#claim(email, customerId);
-    return this.streams.customers.create(customerId, { type: 'Create', customerId, name, email, emailHash, ...(metadata && { metadata }) }, view);
+    const emailHash = this.#hash(email);
+    return this.#addresses.create(customerId, emailHash, { type: 'Create', customerId, name, email, emailHash, ...(metadata && { metadata }) }, view);
   }
 
   /** The customer with this address, made if there is none. */
@@ -29,15 +35,11 @@ export class Customers {
     }
   }
 
-  async update({ customerId, email, name, metadata }: UpdateCustomer) {
-    const { state } = await this.streams.customers.load(customerId);
-    if (!state || isErased(state)) throw refuse('CUSTOMER_NOT_FOUND');
+  update({ customerId, email, name, metadata }: UpdateCustomer) {
     const change = { type: 'Update', ...(name !== undefined && { name }), ...(metadata !== undefined && { metadata }) } as const;
     if (email === undefined) return this.streams.customers.run(customerId, change, view);
-    const emailHash = await this.#claim(email, customerId);
-    const answer = await this.streams.customers.run(customerId, { ...change, email, emailHash }, view);
-    if (state.email !== null && state.emailHash !== emailHash) await this.unique.release('customer-email', normaliseEmail(state.email), customerId);
-    return answer;
+    const emailHash = this.#hash(email);
+    return this.#addresses.update(customerId, emailHash, { ...change, email, emailHash }, view);
   }
 
   async require(customerId: CustomerId, otherwise: 'CUSTOMER_NOT_FOUND' | 'REFERENCE_NOT_FOUND') {
@@ -48,18 +50,11 @@ export class Customers {
 
   /** Whose address this is. */
   async find(email: string): Promise<CustomerId | undefined> {
-    const value = normaliseEmail(email);
-    const holder = await this.unique.holder('customer-email', value);
-    const { state = null } = holder === undefined ? {} : await this.streams.customers.load(holder);
-    return state && !isErased(state) && state.emailHash === this.unique.hash('customer-email', value) ? state.id : undefined;
+    return (await this.#addresses.bearer(this.#hash(email))) as CustomerId | undefined;
   }
 
-  async #claim(email: string, ownerId: CustomerId): Promise<string> {
-    const value = normaliseEmail(email);
-    const hash = this.unique.hash('customer-email', value);
-    const bears = async (id: string) => (await this.streams.customers.load(id)).state?.emailHash === hash;
-    await this.unique.claim({ kind: 'customer-email', value, ownerId, taken: 'CUSTOMER_EXISTS', bears });
-    return hash;
+  #hash(email: string): string {
+    return this.#addresses.hash(normaliseEmail(email));
   }
 }
 

@@ -1,6 +1,7 @@
 import { ArchiveProduct, CreateProduct, GetProduct, UpdateProduct } from '@keyledger/contracts';
-import { productView } from '@keyledger/domain';
-import { context, newId, refuse, type ProductId } from '@keyledger/kernel';
+import { Product, productView, type ProductState } from '@keyledger/domain';
+import { context, newId, refuse } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Pools } from './pools.ts';
 import { CatalogStreams, shown } from './streams.ts';
@@ -10,7 +11,12 @@ const view = shown(productView);
 
 @Handles(CreateProduct, UpdateProduct, ArchiveProduct)
 export class ProductCommands {
-  constructor(private readonly streams: CatalogStreams, private readonly unique: UniqueValues, private readonly pools: Pools) {}
+  readonly #codes;
+
+  constructor(private readonly streams: CatalogStreams, keyrings: Keyrings, private readonly pools: Pools) {
+    const hashOf = (state: ProductState | null) => this.#hash(state?.code);
+    this.#codes = new UniqueValues(streams, keyrings, { kind: 'product-code', taken: 'PRODUCT_CODE_TAKEN', rules: Product, owners: streams.products, hashOf });
+  }
 
   async execute(command: CreateProduct | UpdateProduct | ArchiveProduct) {
     const product = await this.#run(command);
@@ -26,25 +32,20 @@ export class ProductCommands {
     }
   }
 
-  async #create(command: CreateProduct) {
+  #create(command: CreateProduct) {
     const productId = newId('prd');
-    if (command.code) await this.#claim(command.code, productId);
-    return this.streams.products.run(productId, { ...command, productId }, view);
+    const create = { ...command, productId };
+    const hash = this.#hash(command.code);
+    return hash === null ? this.streams.products.run(productId, create, view) : this.#codes.create(productId, hash, create, view);
   }
 
-  /** Claim, change, release: whatever dies in between can be repeated. */
-  async #update({ productId, ...change }: UpdateProduct) {
-    const { state } = await this.streams.products.load(productId);
-    if (!state) throw refuse('PRODUCT_NOT_FOUND');
-    if (change.code) await this.#claim(change.code, productId);
-    const answer = await this.streams.products.run(productId, { ...change, type: 'Update' }, view);
-    if (state.code && change.code !== undefined && change.code !== state.code) await this.unique.release('product-code', state.code, productId);
-    return answer;
+  #update({ productId, ...fields }: UpdateProduct) {
+    const change = { ...fields, type: 'Update' } as const;
+    return change.code === undefined ? this.streams.products.run(productId, change, view) : this.#codes.update(productId, this.#hash(change.code), change, view);
   }
 
-  #claim(code: string, ownerId: ProductId): Promise<void> {
-    const bears = async (id: string) => (await this.streams.products.load(id)).state?.code === code;
-    return this.unique.claim({ kind: 'product-code', value: code, ownerId, taken: 'PRODUCT_CODE_TAKEN', bears });
+  #hash(code: string | null | undefined): string | null {
+    return code ? this.#codes.hash(code) : null;
   }
 }
 

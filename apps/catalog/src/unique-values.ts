@@ -1,51 +1,151 @@
-import { Injectable } from '@nestjs/common';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { uniqueId } from '@keyledger/domain';
-import { Refusal, type ErrorCode } from '@keyledger/kernel';
-import { Keyrings } from '@keyledger/keyring';
-import { CatalogStreams } from './streams.ts';
+import { NO_STREAM, type Aggregates, type View } from '@keyledger/event-store';
+import { context, Refusal, refuse, runIn, type Aggregate, type ErrorCode } from '@keyledger/kernel';
+import type { Keyrings } from '@keyledger/keyring';
+import type { CatalogStreams } from './streams.ts';
 
-type Kind = Parameters<typeof uniqueId>[0];
-
-interface Claim {
-  kind: Kind;
-  /** Normalised. */
-  value: string;
-  ownerId: string;
-  taken: ErrorCode;
-  /** Whether that owner really has the value: a claim may have been left behind by a creator that died half way. */
-  bears(ownerId: string): Promise<boolean>;
+interface Bearers<State, Command extends { type: string }, Event extends { type: string }> {
+  readonly kind: Parameters<typeof uniqueId>[0];
+  readonly taken: ErrorCode;
+  readonly rules: Aggregate<State, Command, Event>;
+  readonly owners: Aggregates<State, Command, Event>;
+  /** Of the value that an owner bears. */
+  hashOf(state: State): string | null;
 }
 
-/** Values that only one may have: see unique.ts in the domain. */
-@Injectable()
-export class UniqueValues {
-  constructor(private readonly streams: CatalogStreams, private readonly keyrings: Keyrings) {}
+const MAX_LOST_RACES = 50;
+/** Nearly a second in all. */
+const MAX_CLAIMS = 10;
+/** No stream is there. A command that holds to it is answered if its message had been done before, and otherwise decides nothing. */
+const NOWHERE = NO_STREAM - 1;
 
-  async claim({ kind, value, ownerId, taken, bears }: Claim): Promise<void> {
-    const id = this.#id(kind, value);
+/** Values of one kind, that only one may have, and the commands by which one comes to bear them: see unique.ts in the domain. */
+export class UniqueValues<State, Command extends { type: string }, Event extends { type: string }> {
+  readonly #unique: CatalogStreams['unique'];
+  readonly #keyrings: Keyrings;
+  readonly #bearers: Bearers<State, Command, Event>;
+
+  constructor({ unique }: CatalogStreams, keyrings: Keyrings, bearers: Bearers<State, Command, Event>) {
+    this.#unique = unique;
+    this.#keyrings = keyrings;
+    this.#bearers = bearers;
+  }
+
+  /** `value` is normalised. */
+  hash(value: string): string {
+    return this.#keyrings.here().hmac(this.#bearers.kind, value);
+  }
+
+  async bearer(hash: string): Promise<string | undefined> {
+    const { state } = await this.#unique.load(this.#id(hash));
+    return state && (await this.#bears(state.ownerId, hash)) ? state.ownerId : undefined;
+  }
+
+  /** The command makes an owner that bears the value. */
+  create<Answer>(ownerId: string, hash: string, command: Command, view: View<State, Event, Answer>): Promise<Answer> {
+    const { rules, owners } = this.#bearers;
+    const create = () => owners.create(ownerId, command, view);
+    const claimAndCreate = async () => {
+      rules.decide(rules.initial(), command, context().now);
+      await this.#claim(hash, ownerId);
+      return create();
+    };
+    // Every order of a customer who is known is refused here: only where it may have run before is that worth a look.
+    return context().retry ? unlessDone(create, claimAndCreate) : claimAndCreate();
+  }
+
+  /** The command makes the owner bear the value instead of the one it has; null: instead of it, none. */
+  update<Answer>(ownerId: string, hash: string | null, command: Command, view: View<State, Event, Answer>): Promise<Answer> {
+    const { rules, owners, hashOf } = this.#bearers;
+    const message = context();
+    const { ifRevision } = message;
+    const runAt = (revision: number) => runIn({ ...message, ifRevision: revision }, () =>
+      owners.run(ownerId, command, (state, at, events) => ({ answer: view(state, at, events), isNew: events.length > 0 })));
+
+    // The caller's revision is the owner's: the values' streams have others.
+    return runIn({ ...message, ifRevision: undefined }, () => unlessDone(async () => (await runAt(NOWHERE)).answer, async () => {
+      for (let lostRaces = 0; lostRaces < MAX_LOST_RACES; lostRaces++) {
+        const { held, revision } = await owners.load(ownerId, (state, found) => {
+          if (ifRevision !== undefined && ifRevision !== found) throw refuse('VERSION_CONFLICT', `Asked for revision ${ifRevision}, found ${found}`, { revision: found });
+          rules.decide(state, command, message.now);
+          return { held: hashOf(state), revision: found };
+        });
+        try {
+          return await this.#exchange(ownerId, held, hash, () => runAt(revision));
+        } catch (error) {
+          if (ifRevision !== undefined || !isConflict(error)) throw error;
+          await sleep(Math.random() * lostRaces);
+        }
+      }
+      throw refuse('TRY_AGAIN');
+    }));
+  }
+
+  /** `run` holds to the revision at which its owner bore `held`, and each release to the claim as it was before `run`: what another run claims meanwhile is left to it. */
+  async #exchange<Answer>(ownerId: string, held: string | null, wanted: string | null, run: () => Promise<{ answer: Answer; isNew: boolean }>): Promise<Answer> {
+    if (held === wanted) return (await run()).answer;
+    const [old, before] = await Promise.all([held, wanted].map((hash) =>
+      (hash === null ? undefined : this.#unique.load(this.#id(hash), (state, revision) => ({ ownerId: state?.ownerId, revision })))));
+    const claimed = wanted === null ? undefined : await this.#claim(wanted, ownerId);
     try {
-      await this.streams.unique.run(id, { type: 'Claim', ownerId, taken });
+      const { answer, isNew } = await run();
+      if (isNew && old) await this.#release(held as string, ownerId, old.revision);
+      return answer;
     } catch (error) {
-      const holder = error instanceof Refusal && error.code === taken ? (error.members['id'] as string) : undefined;
-      if (holder === undefined || (await bears(holder))) throw error;
-      await this.streams.unique.run(id, { type: 'Claim', ownerId, taken, insteadOf: holder });
+      const wasFree = before && before.ownerId !== ownerId && claimed === before.revision + 1;
+      if (wasFree && isRefused(error)) await this.#release(wanted as string, ownerId, claimed);
+      throw error;
     }
   }
 
-  async release(kind: Kind, value: string, ownerId: string): Promise<void> {
-    await this.streams.unique.run(this.#id(kind, value), { type: 'Release', ownerId });
+  /** Returns the revision of the claim. Who has claimed it and does not bear it may be about to: that is waited for, a little. */
+  async #claim(hash: string, ownerId: string): Promise<number> {
+    const { taken } = this.#bearers;
+    let insteadOf: string | undefined;
+    for (let tries = 0; tries < MAX_CLAIMS; tries++) {
+      try {
+        const { events, revision } = await this.#unique.run(this.#id(hash), { type: 'Claim', ownerId, taken, ...(insteadOf !== undefined && { insteadOf }) });
+        // None: claimed by an earlier run of this message, and who has it now is not said.
+        if (events.length > 0) return revision;
+      } catch (error) {
+        if (!(error instanceof Refusal) || error.code !== taken) throw error;
+        insteadOf = error.members['id'] as string;
+        if (await this.#bears(insteadOf, hash)) throw error;
+        await sleep(20 * tries);
+      }
+    }
+    throw refuse('TRY_AGAIN', 'Somebody has claimed it who does not bear it yet');
   }
 
-  /** Who has claimed it, if anybody; whether it bears that out is to be asked. */
-  async holder(kind: Kind, value: string): Promise<string | undefined> {
-    return (await this.streams.unique.load(this.#id(kind, value))).state?.ownerId;
+  async #release(hash: string, ownerId: string, revision: number): Promise<void> {
+    try {
+      await runIn({ ...context(), ifRevision: revision }, () => this.#unique.run(this.#id(hash), { type: 'Release', ownerId }));
+    } catch (error) {
+      if (!isConflict(error)) throw error;
+    }
   }
 
-  hash(kind: Kind, value: string): string {
-    return this.keyrings.here().hmac(kind, value);
+  async #bears(ownerId: string, hash: string): Promise<boolean> {
+    const { owners, hashOf } = this.#bearers;
+    return hashOf((await owners.load(ownerId)).state) === hash;
   }
 
-  #id(kind: Kind, value: string): string {
-    return uniqueId(kind, this.hash(kind, value));
+  #id(hash: string): string {
+    return uniqueId(this.#bearers.kind, hash);
+  }
+}
+
+/** Not where it is unknown whether it was stored. */
+const isRefused = (error: unknown): boolean => error instanceof Refusal && error.status < 500;
+const isConflict = (error: unknown): boolean => error instanceof Refusal && error.code === 'VERSION_CONFLICT';
+
+/** What is refused may be what this very message has done before: its owner's stream knows. */
+async function unlessDone<Answer>(run: () => Promise<Answer>, work: () => Promise<Answer>): Promise<Answer> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!isRefused(error)) throw error;
+    return runIn({ ...context(), ifRevision: NOWHERE }, run).catch(() => { throw error; });
   }
 }

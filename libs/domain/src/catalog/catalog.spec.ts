@@ -274,9 +274,11 @@ describe('A value that only one may have', () => {
   const taken = story(claim(mine));
   const settled = addSeconds(now, CLAIM_SETTLES_SECONDS + 1);
 
-  it('is claimed once', () => {
-    given().when(claim(mine)).thenEvents({ type: 'ValueClaimed', ownerId: mine });
-    given(taken).when(claim(mine)).thenNothing();
+  it('is claimed', () => given().when(claim(mine)).thenEvents({ type: 'ValueClaimed', ownerId: mine }));
+
+  it('is claimed anew by its owner, who has as long again to bear it out', () => {
+    given(taken, settled).when(claim(mine)).thenEvents({ type: 'ValueClaimed', ownerId: mine });
+    given(story(taken, at(settled, claim(mine))), addSeconds(settled, CLAIM_SETTLES_SECONDS)).when(claim(yours, mine)).thenRefused('PRODUCT_CODE_TAKEN', { id: mine });
   });
 
   it('is refused to another, who learns whose it is', () => {

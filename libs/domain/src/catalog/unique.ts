@@ -4,7 +4,9 @@ import { addSeconds, refuse, type Aggregate, type ErrorCode, type Instant } from
  * Who has a value that only one may have: a product code, a customer's e-mail address. Nothing is ever appended to two streams at once,
  * so the value has a stream of its own, named by kind and keyed hash, and the first claim on it wins.
  *
- * The order of things is: claim, then append to the owner's stream, then release the value given up, if any. Each step may be repeated.
+ * The order of things is: ask the rule, claim, then append to the owner's stream at the revision that was asked about, then release the value
+ * given up, if any, or the one claimed where the append was refused. Each step may be repeated. A claim always says anew who and when, so that
+ * a release which holds to the revision of the claim it knows takes nothing from another command of the same owner.
  * Whoever dies between two steps leaves a claim that its owner does not bear out, either because the owner never came into being or because
  * it has another value. So a refused claim proves nothing by itself: the caller reads the owner named in the refusal (`id`), and if that
  * does not have the value, claims again with `insteadOf` that owner. This takes the value over, unless somebody else was quicker,
@@ -35,8 +37,7 @@ export const Unique: Aggregate<UniqueState | null, UniqueCommand, UniqueEvent> =
     const { ownerId } = command;
     switch (command.type) {
       case 'Claim': {
-        if (holder?.ownerId === ownerId) return [];
-        if (holder && !mayTakeOver(holder, command.insteadOf, now)) throw refuse(command.taken, undefined, { id: holder.ownerId });
+        if (holder && holder.ownerId !== ownerId && !mayTakeOver(holder, command.insteadOf, now)) throw refuse(command.taken, undefined, { id: holder.ownerId });
         return [{ type: 'ValueClaimed', ownerId }];
       }
       case 'Release': return holder?.ownerId === ownerId ? [{ type: 'ValueReleased', ownerId }] : [];
