@@ -140,6 +140,19 @@ describe('An agent with a license key', () => {
     await until(() => asked('/heartbeat').length === 1);
   });
 
+  it('asks in time where it may not be offline at all, without heartbeats too', async () => {
+    bench.vendor.terms = { ...bench.vendor.terms, heartbeatIntervalSeconds: 600 };
+    const box = await activated({ LICENSE_MODE: 'online', LICENSE_OFFLINE_GRACE_DAYS: '0' });
+    for (let n = 0; n < 4; n++) {
+      await pass(10 * 60_000);
+      expect(await box.license()).toMatchObject({ enforcement: 'FULL', offlineGraceSeconds: 1200 });
+    }
+    expect(asked('/heartbeat')).toEqual([]);
+    bench.vendor.cut();
+    await pass(20 * 60_000);
+    expect(await box.license()).toMatchObject({ enforcement: 'LOCKED' });
+  });
+
   it('asks nobody where it works offline, though there is a server', async () => {
     const box = await bench.start({ LICENSE_KEY: '', LICENSE_MODE: 'offline' });
     expect(await box.put('OTHER-KEY')).toMatchObject({ status: 409, body: { code: 'NO_SERVER' } });
@@ -668,6 +681,34 @@ describe('A license file', () => {
     expect(await again.put(other)).toMatchObject({ status: 200, body: { enforcement: 'FULL' } });
   });
 
+  it('of a trial that was seen while the clock was ahead begins when a server has said what time it is', async () => {
+    const trial = await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id: 'lic_2', validationMode: 'offline', trial: { days: 30 } } });
+    let ahead = 3650 * day;
+    bench.clock.wall += ahead;
+    bench.vendor.now = () => bench.clock.wall - ahead;
+    const box = await bench.start({ LICENSE_KEY: '' });
+    expect(await box.put(trial)).toMatchObject({ status: 200, body: { daysRemaining: 30, expirationDate: '2036-07-28T12:00:00.000Z' } });
+    bench.clock.wall -= ahead;
+    ahead = 0;
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200, body: { source: 'key', now: '2026-07-01T12:00:00.000Z' } });
+    await pass(10 * day);
+    expect(await box.put(trial, '?dry-run=all')).toMatchObject({ status: 200, body: { daysRemaining: 20 } });
+    expect(await box.put(trial)).toMatchObject({ status: 200, body: { daysRemaining: 20, expirationDate: '2026-07-31T12:00:00.000Z' } });
+  });
+
+  it('tells of a clock that was set back until it is right again', async () => {
+    const box = await bench.start(byFile);
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline' } }));
+    bench.clock.wall -= hour;
+    await pass(60_000);
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'CLOCK_SET_BACK'));
+    await pass(60_000);
+    expect(await box.problems()).toEqual(['CLOCK_SET_BACK']);
+    bench.clock.wall += hour;
+    await pass(60_000);
+    await box.until(({ problems }) => problems.length === 0);
+  });
+
   it('has its quota watched here: over it, a week of grace, then read only, until fewer are used or a bigger license comes', async () => {
     const box = await bench.start(byFile);
     const cores = (limit: number, seq = 4) => bench.vendor.licenseFile({ seq, license: { ...bench.vendor.terms, validationMode: 'offline', quotas: [{ meter: 'max_dp_cores', limit }] } });
@@ -712,6 +753,16 @@ describe('Counters of a license by file', () => {
 });
 
 describe('Usage of a license by file', () => {
+  it('is counted whatever a meter is called, and a reading in its own day', async () => {
+    const box = await bench.start(byFile);
+    const quotas = [{ meter: 'constructor', limit: 8 }, { meter: '__proto__', limit: 8 }, { meter: 'toString', limit: 8, per: 'month' as const }, { meter: 'valueOf', limit: 8 }];
+    expect(await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', features: {}, quotas } }))).toMatchObject({ status: 200 });
+    const records = [...quotas.slice(0, 3).map(({ meter }) => ({ meter, value: 5 })), { meter: 'constructor', value: 7, at: '2026-06-30T23:00:00Z' }, { meter: 'constructor', value: 9, at: '2026-06-29T23:00:00Z' }];
+    expect(await box.ask('POST', '/api/usage', { records })).toMatchObject({ status: 200, body: { accepted: 5 } });
+    await box.close();
+    expect((await (await bench.start(byFile)).license()).usage).toMatchObject([{ used: 7, lastPeak: 7 }, { used: 5, lastPeak: null }, { used: 5, state: 'normal' }, { used: null }]);
+  });
+
   it('goes to the key that takes its place meanwhile', async () => {
     const activating = held('/license/activate');
     const box = await bench.start({ LICENSE_KEY: '' }, { fetch: activating.fetch });
@@ -746,6 +797,7 @@ describe('Usage of a license by file', () => {
 describe('The folder', () => {
   it('is for its owner only, and shows neither the key nor the machine', async () => {
     await activated();
+    await settled();
     expect(statSync(data()).mode & 0o777).toBe(0o700);
     for (const name of readdirSync(data())) {
       expect([name, statSync(join(data(), name)).mode & 0o777]).toEqual([name, 0o600]);
@@ -826,6 +878,43 @@ describe('The folder', () => {
     expect(await box.put('OTHER-KEY')).toMatchObject({ status: 503, body: { code: 'STORAGE_FAILED' } });
     expect(await box.license()).toMatchObject({ licenseId: 'lic_1', keyPrefix: 'KEY-1', enforcement: 'FULL', usageQueued: 0 });
     rmSync(data());
+  });
+
+  it('that had no room says so for as long as that is so, and until then nothing is taken that would be lost', async () => {
+    const box = await activated();
+    const file = (seq: number, name: string) => bench.vendor.licenseFile({ seq, customer: { id: 'cus_1', name } });
+    expect(await box.put(await file(5, 'Ada'))).toMatchObject({ status: 200, body: { customer: 'Ada' } });
+    await settled();
+    const full = () => {
+      rmSync(data(), { recursive: true });
+      writeFileSync(data(), 'in the way');
+    };
+    const use = async () => (await box.ask('POST', '/api/usage', { meter: 'm', value: 1 })).status;
+    full();
+    expect([await use(), await box.problems()]).toEqual([503, ['STORAGE_FAILED']]);
+    rmSync(data());
+    expect([await use(), await box.problems()]).toEqual([200, []]);
+    await settled();
+    full();
+    expect(await box.put(await file(6, 'Bob'))).toMatchObject({ status: 503, body: { code: 'STORAGE_FAILED' } });
+    expect(await box.license()).toMatchObject({ customer: 'Ada', problems: [{ code: 'STORAGE_FAILED' }] });
+    rmSync(data());
+    await pass(60_000);
+    await box.until(({ problems }) => problems.length === 0);
+  });
+
+  it.each([['while it ran', false], ['while it did not', true]])('has no time in it until there is a license: a clock that was ahead, and was put right %s, does no harm', async (_name, isStopped) => {
+    const year = await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', expiresAt: '2027-07-01T12:00:00.000Z' } });
+    bench.clock.wall += 800 * day;
+    const before = await bench.start(byFile);
+    expect(await before.put(year)).toMatchObject({ status: 403, body: { code: 'LICENSE_EXPIRED' } });
+    if (isStopped) await before.close();
+    bench.clock.wall -= 800 * day;
+    const box = isStopped ? await bench.start(byFile) : before;
+    expect(await box.put(year)).toMatchObject({ status: 200, body: { daysRemaining: 365 } });
+    await box.close();
+    rmSync(join(data(), readdirSync(data()).find((name) => name.startsWith('license-')) ?? ''));
+    expect(await (await bench.start(byFile)).license()).toMatchObject({ status: 'active', daysRemaining: 365 });
   });
 
   it('that lost the state of a license file has the file itself, and the time', async () => {

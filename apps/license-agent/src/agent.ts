@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
-import { memoryStore, sameKey, type Judgement, type License } from '@keyledger/sdk';
+import { inTime, memoryStore, sameKey, type Judgement, type License } from '@keyledger/sdk';
 import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
 import { judgedByFile } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
@@ -79,9 +79,9 @@ export class Agent {
     else if (source?.kind === 'key') void this.#acquire(source.key);
     if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
     if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
-    if (mode === 'online') void this.#every(heartbeatMs, () => this.#askWithoutHeartbeat());
+    if (mode === 'online') void this.#every(() => (this.#license.instanceId === null ? deliverMs : inTime(heartbeatMs, this.#license.judgement())), () => this.#askWithoutHeartbeat());
     void this.#every(deliverMs, () => this.#license.reportUsage());
-    void this.#every(deliverMs, () => this.#exclusively(() => this.#holder.meter([])));
+    void this.#every(deliverMs, () => this.#exclusively(() => this.#lookAfter()));
   }
 
   async close(): Promise<void> {
@@ -238,7 +238,7 @@ export class Agent {
       const judgement = isOther || this.#kept.source?.kind === 'file' ? judgedByFile(result.judgement, result.file.license, this.#kept.firstSeen[result.file.license.id], []) : result.judgement;
       if (!judgement.valid) throw refusedFile(judgement, result.file.issuedAt);
       if (dryRun) return isOther ? this.#answerOf(candidate, source, false) : await this.#tryAdding(text);
-      await this.#holder.seeFirst(result.file.license.id);
+      await this.#holder.seeFirst(result.file.license.id, candidate);
       if (isOther) await this.#replace(candidate, source, store);
       else await this.#holder.add(text);
     } finally {
@@ -356,6 +356,13 @@ export class Agent {
     this.#license.changes.start();
   }
 
+  /** A midnight that has passed, a disk that has room again, a clock that is right again. */
+  async #lookAfter(): Promise<void> {
+    if (!this.#license.isClockBack) this.#problems.delete('clock');
+    await this.#holder.meter([]);
+    if (!this.#holder.isStored) await this.#holder.keep({});
+  }
+
   async #askWithoutHeartbeat(): Promise<void> {
     const license = this.#license;
     if (this.#kept.source?.kind !== 'key' || license.instanceId === null || license.heartbeat.isRunning) return;
@@ -393,10 +400,10 @@ export class Agent {
     this.#rebuild();
   }
 
-  async #every(ms: number, work: () => Promise<unknown>): Promise<void> {
+  async #every(ms: number | (() => number), work: () => Promise<unknown>): Promise<void> {
     while (!this.#closed.signal.aborted) {
       await work().catch((error: unknown) => this.#options.log.warn({ err: error }, 'will be tried again'));
-      await this.#options.clock.sleep(ms, this.#closed.signal);
+      await this.#options.clock.sleep(typeof ms === 'number' ? ms : ms(), this.#closed.signal);
     }
   }
 

@@ -6,7 +6,9 @@ const at = (text: string) => Date.parse(text);
 const day = 86_400_000;
 /** What has been kept after these readings, each at its time. */
 const after = (limit: number, ...readings: readonly (readonly [at: string, value: number])[]) =>
-  readings.reduce<Metered | undefined>((metered, [when, value]) => withReading(metered, value, limit, at(when)), undefined);
+  readings.reduce<Metered | undefined>((metered, [when, value]) => withReading(metered, { value, at: at(when) }, limit, at(when)), undefined);
+/** One more, of a limit of 8. */
+const used = (metered: Metered | undefined, value: number, now: string, taken = now) => withReading(metered, { value, at: at(taken) }, 8, at(now));
 const on = (when: string, limit: number, metered: Metered | undefined) => {
   const { state, graceEndsAt } = meterByFile('max_dp_cores', limit, metered, 7, at(when));
   return [state, graceEndsAt];
@@ -24,12 +26,24 @@ describe('A quota by file', () => {
 
   it('is cleared by a day with fewer, and restricted after a week of days with more', () => {
     let metered = over;
-    for (let n = 2; n <= 8; n++) metered = withReading(metered, 9, 8, at(`2026-07-0${n}T12:00:00Z`));
+    for (let n = 2; n <= 8; n++) metered = used(metered, 9, `2026-07-0${n}T12:00:00Z`);
     expect(on('2026-07-08T23:59:59Z', 8, metered)).toEqual(['exceeded', '2026-07-09T00:00:00.000Z']);
     expect(on('2026-07-09T00:00:00Z', 8, metered)).toEqual(['restricted', null]);
-    const fewer = withReading(metered, 8, 8, at('2026-07-09T12:00:00Z'));
+    const fewer = used(metered, 8, '2026-07-09T12:00:00Z');
     expect([on('2026-07-09T13:00:00Z', 8, fewer), on('2026-07-10T00:00:00Z', 8, fewer)]).toEqual([['restricted', null], ['normal', null]]);
     expect(on('2026-07-10T00:00:00Z', 8, metered)).toEqual(['normal', null]);
+  });
+
+  it('counts a reading in its own day, however late it comes, and none of a day that is over for long', () => {
+    const today = used(undefined, 3, '2026-07-02T09:00:00Z');
+    const late = used(today, 12, '2026-07-02T10:00:00Z', '2026-07-01T22:00:00Z');
+    expect(late).toEqual({ day: '2026-07-02', peak: 3, lastPeak: 12, exceededAt: '2026-07-02T00:00:00.000Z' });
+    expect(on('2026-07-02T10:00:00Z', 8, late)).toEqual(['exceeded', '2026-07-09T00:00:00.000Z']);
+    expect(on('2026-07-03T00:00:00Z', 8, late)).toEqual(['normal', null]);
+    expect(used(late, 9, '2026-07-02T11:00:00Z', '2026-07-01T23:00:00Z')).toEqual(late);
+    expect(used(today, 99, '2026-07-02T10:00:00Z', '2026-06-30T23:59:59Z')).toEqual(today);
+    // A clock that is a little ahead.
+    expect(used(today, 4, '2026-07-02T23:59:00Z', '2026-07-03T00:01:00Z')).toMatchObject({ day: '2026-07-02', peak: 4 });
   });
 
   it('does not depend on how often it is looked at', () => {
@@ -40,7 +54,7 @@ describe('A quota by file', () => {
       for (const { ms, value, looks } of steps) {
         for (let n = 1; n <= looks; n++) often = compared(often, 8, now + Math.floor((ms * n) / (looks + 1)));
         now += ms;
-        [often, rarely] = [withReading(often, value, 8, now), withReading(rarely, value, 8, now)];
+        [often, rarely] = [withReading(often, { value, at: now }, 8, now), withReading(rarely, { value, at: now }, 8, now)];
         expect(meterByFile('m', 8, often, 7, now).state === 'normal').toBe(meterByFile('m', 8, rarely, 7, now).state === 'normal');
         expect([often.day, often.peak, often.lastPeak]).toEqual([rarely.day, rarely.peak, rarely.lastPeak]);
       }
@@ -99,5 +113,7 @@ describe('A trial by file', () => {
     expect(expiryByFile({ expiresAt: '2026-07-05T00:00:00.000Z', trial: { days: 30 } }, first, now)).toBe(at('2026-07-05T00:00:00Z'));
     expect(expiryByFile({ expiresAt: null, trial: { days: 30 } }, undefined, now)).toBe(now + 30 * day);
     expect(expiryByFile({ expiresAt: null, trial: null }, first, now)).toBeNull();
+    // It was seen while the clock was ahead.
+    expect(expiryByFile({ expiresAt: null, trial: { days: 30 } }, '2036-07-01T00:00:00.000Z', now)).toBe(now + 30 * day);
   });
 });

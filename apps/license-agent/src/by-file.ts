@@ -14,6 +14,12 @@ export interface Metered {
   readonly exceededAt: string | null;
 }
 
+/** `at`: when it was taken, in milliseconds since 1970. */
+interface TakenReading {
+  readonly value: number;
+  readonly at: number;
+}
+
 const dayMs = 86_400_000;
 const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
 const nothing = (now: number): Metered => ({ day: dayOf(now), peak: 0, lastPeak: 0, exceededAt: null });
@@ -28,9 +34,12 @@ export function compared(metered: Metered | undefined, limit: number | null, now
   return { day: today, peak: 0, lastPeak, exceededAt: isOver ? (metered.exceededAt ?? `${today}T00:00:00.000Z`) : null };
 }
 
-export function withReading(metered: Metered | undefined, value: number, limit: number | null, now: number): Metered {
+/** One of yesterday that comes late is compared still; of older ones nothing is known any more that it could raise. */
+export function withReading(metered: Metered | undefined, { value, at }: TakenReading, limit: number | null, now: number): Metered {
   const today = compared(metered, limit, now);
-  return value > today.peak ? { ...today, peak: value } : today;
+  if (dayOf(at) >= dayOf(now)) return value > today.peak ? { ...today, peak: value } : today;
+  if (dayOf(at) < dayOf(now - dayMs) || value <= today.lastPeak) return today;
+  return { ...today, lastPeak: value, exceededAt: limit !== null && value > limit ? (today.exceededAt ?? `${dayOf(now)}T00:00:00.000Z`) : today.exceededAt };
 }
 
 /** A higher limit clears it at once, a lower peak at the next midnight. */
@@ -75,8 +84,7 @@ export function countedUntil(counted: Counted | undefined, { limit, per }: Cap, 
   return { days, exceededAt: isOver ? (counted?.exceededAt ?? `${today}T00:00:00.000Z`) : null };
 }
 
-/** `at`: of the reading. */
-export function withCount(counted: Counted | undefined, { value, at }: { readonly value: number; readonly at: number }, cap: Cap, now: number): Counted {
+export function withCount(counted: Counted | undefined, { value, at }: TakenReading, cap: Cap, now: number): Counted {
   const { days = {}, exceededAt = null } = counted ?? {};
   const day = dayOf(at);
   return countedUntil({ days: { ...days, [day]: (days[day] ?? 0) + value }, exceededAt }, cap, now);
@@ -96,7 +104,7 @@ const mostTrialDays = 90;
 /** When it expires: as it says, or when its trial is over, which began when it was first installed here. Milliseconds; null: never. */
 export function expiryByFile({ expiresAt, trial }: Pick<LicensedTerms, 'expiresAt' | 'trial'>, firstSeen: string | undefined, now: number): number | null {
   const own = expiresAt === null ? Infinity : Date.parse(expiresAt);
-  const trialEnds = trial ? (firstSeen === undefined ? now : Date.parse(firstSeen)) + Math.min(trial.days, mostTrialDays) * dayMs : Infinity;
+  const trialEnds = trial ? (firstSeen === undefined ? now : Math.min(Date.parse(firstSeen), now)) + Math.min(trial.days, mostTrialDays) * dayMs : Infinity;
   const earliest = Math.min(own, trialEnds);
   return earliest === Infinity ? null : earliest;
 }

@@ -84,6 +84,8 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   const licenseKey = given('LICENSE_KEY');
   if (licenseKey !== undefined && mode === 'offline') throw new BadConfig('LICENSE_MODE is offline: LICENSE_KEY is good for nothing where nobody is asked');
   const url = urlOf('KEYLEDGER_SERVER_URL', given('KEYLEDGER_SERVER_URL'));
+  // The log, the page and the answers have it in them.
+  if (url !== undefined && (new URL(url).username || new URL(url).password)) throw new BadConfig('KEYLEDGER_SERVER_URL must have no user and no password in it');
   const server = mode === 'offline' ? undefined : url;
   if (licenseKey !== undefined && server === undefined) throw new BadConfig('KEYLEDGER_SERVER_URL must be set: LICENSE_KEY is good for nothing without a server');
   const proxy = urlOf('HTTPS_PROXY', given('HTTPS_PROXY'));
@@ -155,7 +157,7 @@ function daysOf(name: string, text: string | undefined): number | undefined {
   return text === undefined ? undefined : Number(text);
 }
 
-/** Not repeated in the message: a proxy's may have a password in it. */
+/** Not repeated in the message: it may have a password in it. */
 function urlOf(name: string, text: string | undefined): string | undefined {
   if (text === undefined) return undefined;
   if (!URL.canParse(text) || !/^https?:$/.test(new URL(text).protocol)) throw new BadConfig(`${name} must be a URL that begins with https:// or http://`);

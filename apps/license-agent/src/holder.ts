@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { fileTypeOf } from '@keyledger/license-file';
 import { License, memoryStore, type Clock, type FeatureState, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
-import type { MeterAnswer } from './api.ts';
-import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, withCount, withReading, type Cap, type Counted, type Metered } from './by-file.ts';
+import { Refused, type MeterAnswer } from './api.ts';
+import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, withCount, withReading, type Cap } from './by-file.ts';
 import type { AgentConfig } from './config.ts';
 import { DataDir, Pending, type Found, type Kept } from './data-dir.ts';
 import { stored } from './refusals.ts';
@@ -45,14 +45,13 @@ export class Holder {
   readonly found: Found;
   #kept: Kept;
   #license: License;
-  /** The last attempt to write succeeded. */
-  isStored = true;
+  #isStored = true;
 
   static async open(options: AgentOptions): Promise<Holder> {
     const dir = new DataDir(options.config.dataDir, options.fingerprint);
     const { found, kept } = await dir.open();
     await dir.tidy(kept.source?.state);
-    const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore(), kept.at);
+    const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore(), isBlank(kept) ? 0 : kept.at);
     return new Holder(options, dir, found, kept, license);
   }
 
@@ -70,6 +69,11 @@ export class Holder {
 
   get kept(): Kept {
     return this.#kept;
+  }
+
+  /** The last attempts to write succeeded: the agent's own, and that of the license. */
+  get isStored(): boolean {
+    return this.#isStored && this.#license.isStored;
   }
 
   get source(): Kept['source'] {
@@ -91,9 +95,9 @@ export class Holder {
     return isLost;
   }
 
-  /** One that may take the place of this one. It is nowhere until then, and it is as late for it as for this one. */
+  /** One that may take the place of this one. It is nowhere until then, and it is as late for it as for this one, if that matters to anything. */
   candidate(source: Kept['source'], store: Store): Promise<License> {
-    return openLicense(this.#options, source, store, this.now);
+    return openLicense(this.#options, source, store, isBlank(this.#kept) ? 0 : this.now);
   }
 
   /** What is there, once more; whatever becomes of it is written nowhere. */
@@ -109,21 +113,24 @@ export class Holder {
   async replace(license: License, source: Source | null, store?: Pending): Promise<() => Promise<void>> {
     const before = { license: this.#license, source: this.#kept.source };
     if (source) await stored(async () => store?.settle(this.#dir.store(source.state)));
-    await this.keep({ source });
+    await this.keep({ source }, license);
     this.#license = license;
     return () => this.#release(before, source !== null);
   }
 
-  /** A file of this license. */
+  /** A file of this license. The SDK goes on without a disk; who was told that it is taken must find it after a restart. */
   async add(text: string): Promise<void> {
-    await this.#license.install(text);
     const { source } = this.#kept;
-    if (source?.kind === 'file' && fileTypeOf(text) === 'license-file') await this.keep({ source: { ...source, text } });
+    await this.keep(source?.kind === 'file' && fileTypeOf(text) === 'license-file' ? { source: { ...source, text } } : {});
+    await this.#license.install(text);
+    if (!this.#license.isStored) throw new Refused('STORAGE_FAILED', 'The data directory cannot be written');
   }
 
-  /** Before it is used, so that a trial cannot begin twice. */
-  async seeFirst(licenseId: string): Promise<void> {
-    if (this.#kept.firstSeen[licenseId] === undefined) await this.keep({ firstSeen: { ...this.#kept.firstSeen, [licenseId]: this.#license.judgement().at } });
+  /** Before it is used, so that a trial cannot begin twice; as late as it is for `license`. One that was seen while the clock was ahead is seen now. */
+  async seeFirst(licenseId: string, license: License): Promise<void> {
+    const { [licenseId]: seen } = this.#kept.firstSeen;
+    const { at } = license.judgement();
+    if (seen === undefined || seen > at) await this.keep({ firstSeen: { ...this.#kept.firstSeen, [licenseId]: at } }, license);
   }
 
   /** Keeps readings of a license by file, and the outcome of a midnight that has passed. Resolves to how many of them were known, by their ids. */
@@ -133,15 +140,15 @@ export class Holder {
     const { now } = this;
     const known = new Set(before.readings);
     const news = readings.filter(({ id }) => id === undefined || (!known.has(shortOf(id)) && known.add(shortOf(id))));
-    const metered: Record<string, Metered> = { ...before.metered };
-    const counted: Record<string, Counted> = { ...before.counted };
+    const [metered, counted] = [byName(before.metered), byName(before.counted)];
     const [gauges, caps] = [gaugesOf(this.#license), capsOf(this.#license)];
     for (const [meter, limit] of gauges) if (metered[meter]) metered[meter] = compared(metered[meter], limit, now);
     for (const [meter, cap] of caps) if (counted[meter]) counted[meter] = countedUntil(counted[meter], cap, now);
     for (const { meter, value, at } of news) {
       const [limit, cap] = [gauges.get(meter), caps.get(meter)];
-      if (limit !== undefined) metered[meter] = withReading(metered[meter], value, limit, now);
-      if (cap) counted[meter] = withCount(counted[meter], { value, at: at === undefined ? now : Date.parse(at) }, cap, now);
+      const reading = { value, at: at === undefined ? now : Date.parse(at) };
+      if (limit !== undefined) metered[meter] = withReading(metered[meter], reading, limit, now);
+      if (cap) counted[meter] = withCount(counted[meter], reading, cap, now);
     }
     const next = { metered, counted, readings: [...known].slice(-mostReadings) };
     const { metered: _metered, counted: _counted, readings: _readings } = before;
@@ -149,11 +156,15 @@ export class Holder {
     return readings.length - news.length;
   }
 
-  /** Nobody else writes meanwhile: the agent makes one change at a time. */
-  async keep(changes: Partial<Kept>): Promise<void> {
-    const kept = { ...this.#kept, ...changes, at: this.now };
-    await stored(() => this.#dir.write(kept)).then(() => (this.isStored = true), (error: unknown) => {
-      this.isStored = false;
+  /** Nobody else writes meanwhile: the agent makes one change at a time. `license`: which one there will be then. */
+  async keep(changes: Partial<Kept>, license = this.#license): Promise<void> {
+    const { at } = license.judgement();
+    const next = { ...this.#kept, ...changes };
+    // A server may have said since that it is earlier than it seemed to be.
+    const firstSeen = Object.fromEntries(Object.entries(next.firstSeen).map(([id, seen]) => [id, seen > at ? at : seen]));
+    const kept: Kept = { ...next, firstSeen, at: isBlank(next) ? 0 : Date.parse(at) };
+    await stored(() => this.#dir.write(kept)).then(() => (this.#isStored = true), (error: unknown) => {
+      this.#isStored = false;
       throw error;
     });
     this.#kept = kept;
@@ -161,7 +172,8 @@ export class Holder {
 
   metersOf(license = this.#license, source = this.#kept.source): MeterAnswer[] {
     if (source?.kind !== 'file') return metersOf(license);
-    const { now, kept: { metered, counted } } = this;
+    const { now } = this;
+    const [metered, counted] = [byName(this.#kept.metered), byName(this.#kept.counted)];
     const { overageGraceDays = 0 } = license.terms ?? {};
     const caps = capsOf(license);
     return metersOf(license).map((one) => {
@@ -208,6 +220,12 @@ export class Holder {
     return licenseId !== null && current !== null && licenseId !== current;
   }
 }
+
+/** Nothing that time matters to is here, nor has been: then it is as late as the clock says, which may have been wrong before. */
+const isBlank = ({ source, firstSeen, metered, counted }: Kept): boolean => source === null && [firstSeen, metered, counted].every((known) => Object.keys(known).length === 0);
+
+/** Without what every object has: a meter may be called `constructor`. */
+const byName = <T>(known: Readonly<Record<string, T>>): Record<string, T> => Object.assign(Object.create(null) as Record<string, T>, known);
 
 const shortOf = (id: string): string => createHash('sha256').update(id).digest('base64url').slice(0, 16);
 

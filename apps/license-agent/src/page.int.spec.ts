@@ -135,6 +135,7 @@ class FakeAgent {
       const { license } = JSON.parse(Buffer.concat(await request.toArray()).toString()) as { license: string };
       const known = this.licenses.get(license);
       if (!known) return problem(422, { code: 'LICENSE_UNREADABLE', title: 'Neither a license file nor a license key', detail: 'It begins like neither.' });
+      await this.held.get(what);
       if (url.endsWith('?dry-run=all')) return answer({ ...known, applied: false });
       this.license = known;
     }
@@ -478,6 +479,27 @@ describeInChromium('The License Management page', (browser) => {
       await dialog.getByRole('button', { name: 'Activate', exact: true }).click();
       await announced('License activated.');
       expect(agent.license.maxDpCores).toBe(32);
+    });
+
+    it('with what was previewed, whatever is typed or dropped since', async () => {
+      agent.licenses.set('KL9X', bigger()).set('KL8Z', licensed({ maxDpCores: 64 }));
+      const checked = Promise.withResolvers<void>();
+      agent.held.set('PUT /api/license?dry-run=all', checked.promise);
+      await signIn();
+      await page.getByLabel('License key').fill('KL9X');
+      await page.keyboard.press('Enter');
+      await page.getByLabel('License key').fill('KL8Z');
+      checked.resolve();
+      await page.getByRole('dialog', { name: 'Review the new license' }).waitFor();
+      await page.evaluate(`(() => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File(['KL7Y'], 'license.txt'));
+        window.dispatchEvent(new DragEvent('drop', { dataTransfer, cancelable: true }));
+      })()`);
+      await page.getByRole('button', { name: 'Activate', exact: true }).click();
+      await announced('License activated.');
+      expect(agent.license.maxDpCores).toBe(32);
+      expect(agent.asked.filter((what) => what.startsWith('PUT'))).toEqual(['PUT /api/license?dry-run=all', 'PUT /api/license']);
     });
 
     it('but not one that fails, and says why in words of its own', async () => {

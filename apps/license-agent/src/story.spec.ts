@@ -66,13 +66,32 @@ describe('The page has words', () => {
 
   it('for a preview that do not tell as a change what is not known yet', () => {
     const [base] = fc.sample(license, { numRuns: 1, seed: 2 });
-    const now = { ...(base as LicenseAnswer), status: 'active', type: 'trial', freeTrial: true, serialNumber: 'SN-1', customer: 'Ada', validationMode: 'heartbeat', deploymentMode: 'cloud', deploymentId: 'dep-1', source: 'key', keyPrefix: 'KEY-1', applied: true } as const;
-    const tried = { ...now, type: null, freeTrial: null, serialNumber: null, customer: null, validationMode: null, deploymentMode: null, deploymentId: null, keyPrefix: 'KEY-2', applied: false };
+    const now = { ...(base as LicenseAnswer), expirationDate: '2026-08-01T12:00:00.000Z', status: 'active', type: 'trial', freeTrial: true, serialNumber: 'SN-1', customer: 'Ada', validationMode: 'heartbeat', deploymentMode: 'cloud', deploymentId: 'dep-1', source: 'key', keyPrefix: 'KEY-1', applied: true } as const;
+    const tried = { ...now, expirationDate: '2026-08-01T12:00:00.000Z', type: null, freeTrial: null, serialNumber: null, customer: null, validationMode: null, deploymentMode: null, deploymentId: null, keyPrefix: 'KEY-2', applied: false };
     expect(changesOf(now, tried)).toEqual([{ label: 'Key', before: 'KEY-1…', after: 'KEY-2…' }]);
     expect(previewNotesOf(tried)).toEqual(['Type, serial number and validation mode are known after activation.']);
+    // A trial that has not begun has no end yet, and neither has a license for ever.
+    const unbegun = { ...tried, expirationDate: null };
+    expect(changesOf({ ...now, expirationDate: '2026-07-15T12:00:00.000Z' }, unbegun).map(({ label }) => label)).not.toContain('Expires');
+    expect(previewNotesOf(unbegun)).toEqual(['Expiry, type, serial number and validation mode are known after activation.']);
+    expect(changesOf({ ...now, expirationDate: '2026-07-15T12:00:00.000Z' }, { ...unbegun, freeTrial: false }).map(({ label, after }) => [label, after])).toContainEqual(['Expires', 'Never']);
     expect(changesOf(now, { ...tried, applied: true }).map(({ label }) => label)).toContain('Type');
     expect(previewNotesOf({ ...now, source: 'file', applied: false, offlineGraceEndsAt: '2026-07-15T12:00:00.000Z' })).toEqual([expect.stringMatching(/^Without a newer license it works until .*2026/)]);
     expect(connectionOf({ ...now, server: { ...now.server, noProxy: '.corp.example' } })).toContainEqual({ label: 'Without proxy', value: '.corp.example', copy: '.corp.example', variable: 'NO_PROXY' });
+  });
+
+  it('for a preview that tell whether it is another license, and what it allows per day and month', () => {
+    const [base] = fc.sample(license, { numRuns: 1, seed: 4 });
+    const pages = { meter: 'pages', limit: 100, used: 3, remaining: 97, per: 'month', lastPeak: null, state: 'normal', graceEndsAt: null } as const;
+    const reports = { ...pages, meter: 'reports', limit: 5, per: 'day' } as const;
+    const now = { ...(base as LicenseAnswer), licenseId: 'lic_1', features: { reports: { limit: 5, per: 'day' } }, usage: [pages, reports] } as const;
+    const changed = (more: Partial<LicenseAnswer>) => changesOf(now, { ...now, applied: false, freeTrial: false, ...more }).filter(({ label }) => label !== 'Type');
+    expect(changed({ usage: [{ ...pages, limit: 10 }, reports] })).toEqual([{ label: 'Pages', before: '100 per month', after: '10 per month' }]);
+    expect(changed({ usage: [{ ...pages, per: 'day' }, reports] })).toEqual([{ label: 'Pages', before: '100 per month', after: '100 per day' }]);
+    expect(changed({ licenseId: 'lic_2' })).toEqual([{ label: 'License ID', before: 'lic_1', after: 'lic_2' }]);
+    // Once: by the feature, or by the quota that makes it stricter.
+    expect(changed({ features: { reports: { limit: 7, per: 'day' } }, usage: [pages, { ...reports, limit: 7 }] })).toEqual([{ label: 'Reporting', before: '5 per day', after: '7 per day' }]);
+    expect(changed({ usage: [{ ...reports, limit: 3 }, pages, { ...reports, limit: 3 }] })).toEqual([{ label: 'Reports', before: 'Not limited', after: '3 per day' }]);
   });
 
   it('that differ for each kind of trouble, and say which there is now', () => {

@@ -54,6 +54,28 @@ describe('A guard', () => {
     expect(guarded(License.fake({ features: ['sso', 'audit', 'export'], state: 'locked' }), history)).toBe(false);
   });
 
+  it('wants what is required of a controller of those that extend it, unless they say it themselves', () => {
+    @RequireFeature('sso')
+    class Base {}
+    class Inheriting extends Base {}
+    @RequireFeature('audit')
+    class Own extends Inheriting {}
+    const guarded = (feature: string, controller: object) => new LicenseGuard(License.fake({ features: [feature] })).canActivate({ ...contextOf({ method: 'GET' }), getClass: () => controller, getHandler: () => () => undefined });
+    expect([Base, Inheriting, Own].map((controller) => [guarded('sso', controller), guarded('audit', controller)])).toEqual([[true, false], [true, false], [false, true]]);
+  });
+
+  it('of what does not come over HTTP sees to the license and its features, and takes it for a write', () => {
+    const query = (license: License, options: GuardOptions = {}) =>
+      ['graphql', undefined].map((type) => new LicenseGuard(license, options).canActivate({ switchToHttp: () => ({ getRequest: <T>() => undefined as T }), ...(type && { getType: () => type }), getClass: () => Object, getHandler: () => () => undefined }));
+    expect(query(License.fake({ features: ['sso'] }), { feature: 'sso' })).toEqual([true, true]);
+    expect(query(License.fake({ features: ['audit'] }), { feature: 'sso' })).toEqual([false, false]);
+    for (const state of ['restricted', 'locked'] as const) expect(query(License.fake({ state }))).toEqual([false, false]);
+    expect(query(License.fake({ state: 'restricted' }), { isWrite: () => false })).toEqual([true, true]);
+    // What a message carries is no request of HTTP, whatever it says of itself.
+    const message = { ...contextOf({ method: 'GET' }), getType: () => 'rpc' };
+    expect(new LicenseGuard(License.fake({ state: 'restricted' })).canActivate(message)).toBe(false);
+  });
+
   it('of one feature lets writes be, and blocks who does not have it', () => {
     const answered = (license: License, method: string) => {
       const response = { statusCode: 200, setHeader: () => undefined, end: () => undefined };

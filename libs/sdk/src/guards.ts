@@ -50,6 +50,7 @@ export const requireFeature = (license: Pick<License, 'judgement' | 'feature'>, 
 
 /** The part of Nest's ExecutionContext that is needed. */
 export interface ExecutionContextLike {
+  getType?(): string;
   switchToHttp(): { getRequest<T>(): T };
   getClass?(): object;
   getHandler?(): object;
@@ -57,11 +58,16 @@ export interface ExecutionContextLike {
 
 const required = new WeakMap<object, readonly string[]>();
 
-/** For Nest: on a controller or on one of its methods. A `LicenseGuard` lets requests pass only with all of these features. */
+/** For Nest: on a controller or on one of its methods. A `LicenseGuard` lets requests pass only with all of these features. A subclass inherits them, unless it has its own. */
 export const RequireFeature = (...features: readonly string[]) => (target: object, _name?: unknown, descriptor?: { readonly value?: unknown }): void => {
   const marked = (descriptor?.value ?? target) as object;
   required.set(marked, [...(required.get(marked) ?? []), ...features]);
 };
+
+const requiredOf = (marked: object | null | undefined): readonly string[] => (marked ? (required.get(marked) ?? requiredOf(Object.getPrototypeOf(marked) as object | null)) : []);
+
+/** What does not come over HTTP has no method, and is a write unless `isWrite` knows better. */
+const requestIn = (context: ExecutionContextLike): RequestLike => ((context.getType?.() ?? 'http') === 'http' && context.switchToHttp().getRequest<RequestLike | undefined>()) || {};
 
 /** For Nest: `app.useGlobalGuards(new LicenseGuard(license))`, or `@UseGuards(new LicenseGuard(license, { feature: 'sso' }))`. Nest answers 403. */
 export class LicenseGuard {
@@ -74,9 +80,9 @@ export class LicenseGuard {
   }
 
   canActivate(context: ExecutionContextLike): boolean {
-    const request = context.switchToHttp().getRequest<RequestLike>();
+    const request = requestIn(context);
     if (this.#options.always?.(request)) return true;
-    const marked = [context.getClass?.(), context.getHandler?.()].flatMap((one) => (one && required.get(one)) ?? []);
+    const marked = [context.getClass?.(), context.getHandler?.()].flatMap(requiredOf);
     return blockedBy(this.#license, request, this.#options) === undefined && marked.every((name) => this.#license.feature(name).enabled);
   }
 }

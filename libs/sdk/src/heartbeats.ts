@@ -4,7 +4,7 @@ import type { Beat, Kept } from './kept.ts';
 import type { Activation, Logger } from './api.ts';
 import { noServer, notActivated, type Refusal } from './refusal.ts';
 import { nextWait, type Refused, type Reply, type Unreachable } from './server.ts';
-import type { Judgement, Reading } from './state.ts';
+import { inTime, type Judgement, type Reading } from './state.ts';
 
 export type BeatResult = { readonly ok: true; readonly judgement: Judgement; /** Until the next one is due. */ readonly nextInMs: number } | Refusal;
 
@@ -155,7 +155,8 @@ export class Heartbeats {
       const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
       const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.hasLostSeat());
       wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
-      const next = isLost ? Math.max(wait, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : regular * (1 + jitter * (Math.random() * 2 - 1));
+      const planned = inTime(isLost ? wait : regular * (1 + jitter * (Math.random() * 2 - 1)), this.#port.judgement());
+      const next = isLost ? Math.max(planned, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : planned;
       if (signal.aborted) return;
       this.#nap = new AbortController();
       await this.#port.clock.sleep(next, this.#nap.signal);

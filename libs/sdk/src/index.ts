@@ -13,6 +13,6 @@ export type { Refusal } from './refusal.ts';
 export type { FakeOptions } from './fake.ts';
 export type { Fetch } from './server.ts';
 export type { Leader, Shared } from './shared.ts';
-export { enforcements, type Code, type Enforcement, type FeatureState, type Judgement, type LicenseInfo, type QuotaState, type Reading } from './state.ts';
+export { enforcements, inTime, type Code, type Enforcement, type FeatureState, type Judgement, type LicenseInfo, type QuotaState, type Reading } from './state.ts';
 export { hashed, localStorageStore, memoryStore, sameKey, type Store } from './store.ts';
 export type { Feature, Quota, UsageRecord } from './usage.ts';

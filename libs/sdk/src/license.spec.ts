@@ -422,6 +422,36 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
+  it.each([
+    ['of one interval', { offlineGraceDays: 1, heartbeatIntervalSeconds: 86_400 }, {}, day / 2], ['of none, as it was signed', { offlineGraceDays: 0, validationMode: 'online' }, {}, hour], ['of none, as it is told', {}, { offlineGraceDays: 0 }, hour],
+  ] as const)('come in time for an offline grace %s, and for one more try', async (_name, terms, options, most) => {
+    vendor.terms = { ...vendor.terms, validationMode: 'heartbeat', ...terms };
+    const license = await activated(options);
+    const locked = jest.fn();
+    license.on('state', ({ now }) => now.enforcement === 'LOCKED' && locked());
+    license.heartbeat.start({ jitter: 0 });
+    const planned = () => clock.slept.findLast((ms) => ms > 10 * minute) ?? 0;
+    for (let beaten = 1; beaten < 4; beaten++) {
+      await until(() => beats().length === beaten && planned() > 0);
+      expect(planned()).toBe(most);
+      clock.slept.length = 0;
+      clock.pass(most);
+    }
+    await until(() => planned() > 0);
+    vendor.cut();
+    jest.spyOn(Math, 'random').mockReturnValue(0.999);
+    for (let [wait, left] = [most as number, 2 * most]; (left -= wait) > minute;) {
+      clock.slept.length = 0;
+      clock.pass(wait);
+      const tried = () => clock.slept.find((ms) => ms !== 30_000);
+      await until(() => tried() !== undefined);
+      wait = tried() ?? 0;
+      expect(wait).toBeLessThanOrEqual(left / 2 + 1);
+    }
+    expect(locked).not.toHaveBeenCalled();
+    license.heartbeat.stop();
+  });
+
   it('are the same again when their answer was lost, also after a restart; and the next one follows at once', async () => {
     const license = await activated();
     await license.heartbeat.beat();

@@ -54,6 +54,7 @@ export class License {
   #seating: Promise<unknown> = Promise.resolve();
   #writing: Promise<boolean> = Promise.resolve(true);
   #wantsWrite = false;
+  #isStored = true;
   #isOver = false;
 
   /** Rejects only for roots that are no keys. */
@@ -151,6 +152,16 @@ export class License {
 
   get instanceId(): string | null {
     return this.#kept.state.instanceId;
+  }
+
+  /** All that was known at the last attempt to write it is in the store. */
+  get isStored(): boolean {
+    return this.#isStored;
+  }
+
+  /** The wall clock is behind what it must be, as `clock-rollback` has told. */
+  get isClockBack(): boolean {
+    return isClockBack(this.#kept.state.time, this.#clock.read());
   }
 
   /** What the software may do now. Asks nobody, and is cheap enough to ask on every request. */
@@ -532,7 +543,8 @@ export class License {
         await (this.#sharing && mayWrite !== undefined ? this.#sharing.write(text, mayWrite) : this.#store.write(text));
         return true;
       }, 'the license state could not be written', this.#options.logger);
-      return isWritten ?? false;
+      this.#isStored = isWritten ?? false;
+      return this.#isStored;
     });
     return this.#writing;
   }

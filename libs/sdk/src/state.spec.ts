@@ -100,10 +100,17 @@ describe('The grace ladder', () => {
     }
   });
 
-  it('is one day for who has a verdict and no terms, and nothing where there is no grace', () => {
+  it('is one day for who has a verdict and no terms, and the time of two heartbeats where there is no grace', () => {
     expect(judge(given(answer(0)), at(day - 1))).toMatchObject({ valid: true });
     expect(judge(given(answer(0)), at(day))).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
-    expect(judge(given(lease(0, { exp: start / 1000 + 1, license: { offlineGraceDays: 0 } }), answer(0)), at(1000))).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
+    const none = given(lease(0, { exp: start / 1000 + 1, license: { offlineGraceDays: 0 } }), answer(0));
+    const told = given(lease(0), answer(0));
+    for (const ends of [(sinceStart: number) => judge(none, at(sinceStart)), (sinceStart: number) => judge(told, at(sinceStart), { offlineGraceMs: 0 })]) {
+      expect([ends(2 * hour - 1).code, ends(2 * hour).code]).toEqual(['VALID', 'HEARTBEAT_OVERDUE']);
+    }
+    // What a lease says of its own end nothing makes longer.
+    const short = given(lease(0, { exp: start / 1000 + 60, license: { validationMode: 'heartbeat', offlineGraceDays: 0 } }), answer(0));
+    for (const offlineGraceMs of [undefined, 0]) expect(judge(short, at(60_000), offlineGraceMs === undefined ? {} : { offlineGraceMs })).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
   });
 });
 

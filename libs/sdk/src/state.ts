@@ -249,7 +249,7 @@ const day = 86_400_000;
 const isoOf = (ms: number): string => new Date(ms).toISOString();
 
 export interface Limits {
-  /** May make the signed grace shorter, and nothing longer. */
+  /** May make the signed grace shorter, and nothing longer. 0: who is not heard of in the time of two heartbeats. */
   readonly offlineGraceMs?: number;
   /** There is no server to be asked: what was installed is the last word, and its grace runs from the start. */
   readonly asksNobody?: boolean;
@@ -259,7 +259,7 @@ export function judge(state: State, reading: Reading, { offlineGraceMs = Infinit
   const now = timeOf(state.time, reading);
   const info = infoOf(state);
   const contactAt = contactOf(state);
-  const until = shortened(offlineUntilOf(state), contactAt, offlineGraceMs);
+  const until = shortened(offlineUntilOf(state), contactAt, offlineGraceMs || betweenAnswers(termsOf(state)));
   const verdict = state.said?.verdict;
   const reasons = new Set<string>(verdict?.reasons.filter((code) => code !== 'FEATURE_MISSING'));
   if (verdict && !verdict.valid && reasons.size === 0) reasons.add(verdict.code);
@@ -342,6 +342,9 @@ function expiryGraceEnd(state: State, info: LicenseInfo | null): number | null {
   return terms && info?.expiresAt ? Date.parse(info.expiresAt) + terms.expiryGraceDays * day : null;
 }
 
+/** Who may not be offline at all still has the time between two answers, as the server has it. */
+const betweenAnswers = (terms: LicensedTerms | null): number => 2 * (terms?.heartbeatIntervalSeconds ?? 3600) * 1000;
+
 /**
  * Until when it may work without the server, by what was signed; null when nothing was. Who must send heartbeats, or has a seat that floats, lives
  * on the lease alone: a verdict says that all is well, and keeps no seat. A license file says all there is to say to who never asks.
@@ -354,10 +357,17 @@ export function offlineUntilOf(state: State): number | null {
   if (file) ends.push(file.file.license.validationMode === 'offline' ? Infinity : Date.parse(file.file.issuedAt) + file.file.license.offlineGraceDays * day);
   if (said) {
     if (said.from === 'offline-file' || !terms) ends.push(said.until);
-    else if (terms.validationMode !== 'heartbeat' && terms.seats !== 'floating') ends.push(said.at + terms.offlineGraceDays * day);
+    else if (terms.validationMode !== 'heartbeat' && terms.seats !== 'floating') ends.push(said.at + (terms.offlineGraceDays * day || betweenAnswers(terms)));
   }
   return ends.length > 0 ? Math.max(...ends) : null;
 }
+
+/** Of a wait, so that there is time to try once more before it locks. Where it has, there is no hurry. */
+export function inTime(ms: number, { offlineUntil, at }: Judgement): number {
+  const left = offlineUntil === null ? Infinity : Date.parse(offlineUntil) - Date.parse(at);
+  return left > 0 ? Math.min(ms, Math.max(left / 2, shortestMs)) : ms;
+}
+const shortestMs = 5_000;
 
 /** Not of who never asks. */
 const shortened = (until: number | null, contactAt: number | null, graceMs: number): number | null =>

@@ -180,7 +180,7 @@ export class Vendor {
   async lease(fingerprint: string, counter: number, changes: Partial<LeaseClaims> = {}): Promise<string> {
     const iat = Math.floor(this.now() / 1000);
     const payload: LeaseClaims = {
-      ...claims(iat), exp: iat + this.terms.offlineGraceDays * 86_400, aud: this.terms.productId, sub: this.instance, fingerprint, counter, seq: this.seq, license: this.terms, ...changes,
+      ...claims(iat), exp: iat + (this.terms.offlineGraceDays * 86_400 || 2 * this.terms.heartbeatIntervalSeconds), aud: this.terms.productId, sub: this.instance, fingerprint, counter, seq: this.seq, license: this.terms, ...changes,
     };
     return signed({ type: 'lease', payload }, this.kid('lease'), this.#key('lease').sign);
   }

@@ -21,6 +21,8 @@ let last: { readonly license: LicenseAnswer; readonly seenAt: string } | null = 
 let failure: Failure | null = null;
 let notice: Failure | null = null;
 let refused: string | null = null;
+/** What the preview is of. The field may have been changed since. */
+let checked = '';
 /** Answers so far: one that was overtaken by another is no news. */
 let answers = 0;
 
@@ -179,6 +181,7 @@ const check = () => once('update', [find('#update .primary')], async () => {
     if (outcome.ok) {
       keyProblem(null);
       problemAt('#preview-problem', null);
+      checked = text;
       showPreview(last?.license ?? null, outcome.license);
       preview.showModal();
       find('#preview-title').focus();
@@ -191,7 +194,7 @@ const check = () => once('update', [find('#update .primary')], async () => {
 
 const apply = () => once('apply', [find('[data-action="apply"]')], async () => {
   if (!client) return;
-  const outcome = await client.update(key.value.trim());
+  const outcome = await client.update(checked);
   if (learn(outcome)) {
     notice = null;
     key.value = '';
@@ -314,7 +317,7 @@ for (const type of ['dragover', 'dragleave', 'drop'] as const) {
     if (!carriesFiles(event)) return;
     event.preventDefault();
     document.body.classList.toggle('dragging', type === 'dragover');
-    if (type === 'drop') void fileIn(event.dataTransfer?.files[0]);
+    if (type === 'drop' && !document.querySelector('dialog[open]')) void fileIn(event.dataTransfer?.files[0]);
   });
 }
 

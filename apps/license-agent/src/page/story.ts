@@ -275,31 +275,37 @@ export interface Change {
 }
 
 const factsOf = (license: LicenseAnswer): Map<string, string> => new Map([
-  ['Status', statusOf(license).text], ['Type', license.status === 'none' ? 'None' : typeOf(license)], ['Customer', license.customer ?? 'Not named'], ['Serial number', license.serialNumber ?? 'None'],
+  ['License ID', license.licenseId ?? 'None'], ['Status', statusOf(license).text], ['Type', license.status === 'none' ? 'None' : typeOf(license)], ['Customer', license.customer ?? 'Not named'], ['Serial number', license.serialNumber ?? 'None'],
   ['Key', license.keyPrefix === null ? 'None' : `${license.keyPrefix}…`], ['Effective date', license.effectiveDate === null ? 'At once' : date(license.effectiveDate)],
   ['Expires', license.status === 'none' ? 'None' : expiryOf(license).text], ['Max DP cores', coreQuotaOf(license)], ['Activation limit', activationLimitOf(license)],
   ['Deployment ID', license.deploymentId ?? 'Not bound'], ['Deployment mode', modeOf(license.deploymentMode)], ['Validation mode', modeOf(license.validationMode)],
 ]);
-const limitsOf = (license: LicenseAnswer): Map<string, string> =>
-  labelled(license.usage.filter(({ meter, per }) => meter !== 'max_dp_cores' && per === null).map(({ meter, limit }) => [meter, limitOf(limit)]), meterName);
+/** A cap of a feature is told with the feature, unless a quota makes it stricter. */
+function limitsOf({ usage, features }: LicenseAnswer): Map<string, string> {
+  const caps = new Map(Object.entries(features).map(([name, feature]) => [name, typeof feature === 'object' ? feature.limit : undefined]));
+  const limits = usage.filter(({ meter, limit }) => meter !== 'max_dp_cores' && (limit === null || caps.get(meter) !== limit));
+  return labelled(new Map(limits.map(({ meter, limit, per }) => [meter, `${limitOf(limit)}${per === null ? '' : ` per ${per}`}`])), meterName);
+}
 const capsOf = (license: LicenseAnswer): Map<string, string> => new Map(featuresOf(license, { withUse: false }).map(({ label, value }) => [label, value]));
 
 /** A key that is only tried: the server has said whether it is good and what it allows, and not yet the rest. */
 const isUnknown = ({ applied, freeTrial }: LicenseAnswer): boolean => !applied && freeTrial === null;
 const unknown = ['Type', 'Customer', 'Serial number', 'Deployment ID', 'Deployment mode', 'Validation mode'];
+/** It never ends, or its time begins with the first activation. */
+const isExpiryUnknown = (license: LicenseAnswer): boolean => isUnknown(license) && license.expirationDate === null;
 
 /** What is to be said of it beside the differences. */
 export function previewNotesOf(after: LicenseAnswer): string[] {
   const { source, offlineGraceEndsAt } = after;
   return [
-    ...(isUnknown(after) ? ['Type, serial number and validation mode are known after activation.'] : []),
+    ...(isUnknown(after) ? [`${isExpiryUnknown(after) ? 'Expiry, type' : 'Type'}, serial number and validation mode are known after activation.`] : []),
     ...(source === 'file' && offlineGraceEndsAt !== null ? [`Without a newer license it works until ${moment(offlineGraceEndsAt)}.`] : []),
   ];
 }
 
 /** What would be different with it, as far as it is known. `before`: null when nothing is known of the one in use. */
 export function changesOf(before: LicenseAnswer | null, after: LicenseAnswer): Change[] {
-  const left = new Set(isUnknown(after) ? unknown : []);
+  const left = new Set([...(isUnknown(after) ? unknown : []), ...(isExpiryUnknown(after) ? ['Expires'] : [])]);
   const kinds = [[factsOf, 'Not known'], [limitsOf, 'Not limited'], [capsOf, 'Not included']] as const;
   return kinds.flatMap(([of, otherwise]) => {
     const [was, is] = [before ? of(before) : new Map<string, string>(), of(after)];
