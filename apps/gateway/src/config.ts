@@ -1,3 +1,5 @@
+import { isIP, isIPv4 } from 'node:net';
+
 /** What the gateway can be told from outside. Every limit is per minute; 0 switches it off. */
 export interface GatewayConfig {
   host: string;
@@ -23,7 +25,18 @@ export function gatewayConfig(env: NodeJS.ProcessEnv = process.env): GatewayConf
 /** Addresses or networks, `10.0.0.5,fd00::/8`; `true` is any private one. Never everybody, or a caller could choose its address. */
 function trustedProxies(text = 'false'): GatewayConfig['trustProxy'] {
   if (text === '' || text === 'false') return false;
-  return text === 'true' ? 'loopback,linklocal,uniquelocal' : text;
+  if (text === 'true') return namedNetworks.join();
+  if (!text.split(',').every((one) => isNetwork(one.trim()))) throw new Error(`KEYLEDGER_TRUST_PROXY must be addresses or networks like 10.0.0.5,fd00::/8, or true or false, not "${text}"`);
+  return text;
+}
+
+const namedNetworks = ['loopback', 'linklocal', 'uniquelocal'];
+
+/** What Fastify takes: an address, perhaps with the length of a prefix, or a mask. */
+function isNetwork(text: string): boolean {
+  const [, address = '', prefix] = /^([^/]*)(?:\/(.*))?$/.exec(text) ?? [];
+  if (isIP(address) === 0) return namedNetworks.includes(text);
+  return prefix === undefined || isIPv4(prefix) || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= (isIPv4(address) ? 32 : 128));
 }
 
 function whole(env: NodeJS.ProcessEnv, name: string, fallback: number): number {

@@ -6,7 +6,7 @@ import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fa
 import { ListEnvironments } from '@keyledger/contracts';
 import { Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
-import { Health, Metrics, type Log } from '@keyledger/observability';
+import { Health, Metrics, nowAndThen, type Log } from '@keyledger/observability';
 import type { FastifyInstance } from 'fastify';
 import { AbuseController } from './abuse.controller.ts';
 import { AccessController } from './access.controller.ts';
@@ -79,7 +79,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   const operations: Operation[] = [];
   const unknownKeys = new UnknownKeys(messages, clock);
   const limits = new RateLimits(config.rateLimits, (address) => unknownKeys.saw(address));
-  const environments = await environmentNames(messages, clock);
+  const environments = await environmentNames(messages, clock, log);
   const adapter = fastifyAdapter(config);
   const app = await NestFactory.create<NestFastifyApplication>(GatewayModule.with(platform, limits, new ApiDocument(operations)), adapter, { bodyParser: false, logger: false, abortOnError: false });
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
@@ -95,6 +95,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   fastify.addHook('preClose', (done) => {
     app.get(LicenseStreams).close();
     app.get(JobStreams).close();
+    setTimeout(() => fastify.server.closeAllConnections(), drainLimitMs).unref();
     done();
   });
   await app.init();
@@ -104,19 +105,26 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
 const askAgainAfterMs = 200;
 
 /** Environments are made at the first start and never again, so asking once is enough; it may take a while until somebody answers. */
-async function environmentNames(messages: MessageClient, clock: Clock): Promise<ReadonlySet<string>> {
+async function environmentNames(messages: MessageClient, clock: Clock, log: Log): Promise<ReadonlySet<string>> {
+  const waiting = nowAndThen((error: Refusal) => log.warn(`The gateway waits for access, which knows the environments: ${error.message}`));
   for (;;) {
     try {
       const { data } = await runIn(systemContext('control', clock.now('control')), () => messages.send(ListEnvironments, {}));
       return new Set(data.map(({ name }) => name));
     } catch (error) {
       if (!(error instanceof Refusal && error.status === 503)) throw error;
+      waiting(error);
       await sleep(askAgainAfterMs);
     }
   }
 }
 
 const bodyLimit = 256 * 1024;
+/**
+ * For requests under way to be answered when the server is to close: a little more than most messages are given. Who has sent nothing yet, or half a
+ * request, is not idle to Node, whose own limits are not looked at any more by then: he would keep the server open for ever.
+ */
+const drainLimitMs = 6_000;
 /** For a whole request to arrive, and for its headers: whoever is slower holds a connection open for nothing. */
 const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 

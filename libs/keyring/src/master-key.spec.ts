@@ -30,6 +30,12 @@ describe('The master key', () => {
     expect(() => loadMasterKey({ file: inFile(text), dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY_FILE .* must be 32 bytes/);
   });
 
+  it('is no text of 32 characters, but goes on as one from a file', () => {
+    const text = bytes.toString('hex').slice(32);
+    expect(() => loadMasterKey({ value: text, dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY must be 32 bytes in base64 or hex, not 32 characters.*KEYLEDGER_MASTER_KEY_FILE/);
+    expect(loadMasterKey({ file: inFile(text), dataDir })).toEqual(Buffer.from(text));
+  });
+
   it('is missed by name when its file is not there', () => {
     expect(() => loadMasterKey({ file: join(dataDir, 'nowhere'), dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY_FILE: cannot read/);
   });

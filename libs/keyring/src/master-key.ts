@@ -11,11 +11,17 @@ const FILE_NAME = 'master.key';
  * which the first start makes (mode 0600) unless it must be an `existing` one. Throws with the variable's name when there is no such key in it.
  */
 export function loadMasterKey({ value, file, dataDir, existing = false }: { value?: string; file?: string; dataDir: string; existing?: boolean }): Buffer {
-  if (value) return parse(Buffer.from(value), 'KEYLEDGER_MASTER_KEY');
+  if (value) return keyIn(value);
   if (file) return parse(read(file, 'KEYLEDGER_MASTER_KEY_FILE'), `KEYLEDGER_MASTER_KEY_FILE (${file})`);
   const own = join(dataDir, FILE_NAME);
   if (existing && !existsSync(own)) throw new Error(`There is no master key here: ${own} does not exist, and neither KEYLEDGER_MASTER_KEY nor KEYLEDGER_MASTER_KEY_FILE is set`);
   return parse(readIfThere(own) ?? make(dataDir, own), own);
+}
+
+/** 32 letters are bare bytes in a file, where a key may have come from anywhere; here they are a password, or half a key in hex. */
+function keyIn(value: string): Buffer {
+  if (Buffer.byteLength(value) !== BYTES) return parse(Buffer.from(value), 'KEYLEDGER_MASTER_KEY');
+  throw new Error(`KEYLEDGER_MASTER_KEY must be ${BYTES} bytes in base64 or hex, not ${BYTES} characters. An installation that was made with these goes on with them in a file, without a line end, which KEYLEDGER_MASTER_KEY_FILE names`);
 }
 
 function parse(content: Buffer, source: string): Buffer {

@@ -16,6 +16,8 @@ export interface NatsOptions {
   readonly drainLimitMs?: number;
   /** `refused`: the server knows this user no more. The connection does not come back by itself; a new one may be let in. */
   readonly onStatus?: (status: 'connected' | 'disconnected' | 'refused') => void;
+  /** Nobody answers there, and it is tried again: of each try before there has been a connection. */
+  readonly onWaiting?: (hosts: string, error: unknown) => void;
   /** The server does not let this user do that. What it asks is refused then with UNAVAILABLE; what it does not hear it cannot answer. */
   readonly onDenied?: (operation: 'publish' | 'subscription', subject: string) => void;
 }
@@ -68,8 +70,10 @@ export class NatsTransport implements Transport {
 
   /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong, or the server is not whom its certificate should name. */
   static async connect(options: NatsOptions): Promise<NatsTransport> {
-    const { url, name } = options;
-    const transport = new NatsTransport(await dialled({ ...addressOf(url), ...heartbeat, ...reconnect, timeout: DIAL_WITHIN_MS, ...(name && { name }), noAsyncTraces: true }), options);
+    const { url, name, onWaiting } = options;
+    const address = addressOf(url);
+    const waiting = (error: unknown) => onWaiting?.(address.servers.join(', '), error);
+    const transport = new NatsTransport(await dialled({ ...address, ...heartbeat, ...reconnect, timeout: DIAL_WITHIN_MS, ...(name && { name }), noAsyncTraces: true }, waiting), options);
     try {
       await transport.#listen(`${transport.#inbox}.*`, {}, (message) => transport.#answered(message)).isHeard;
       return transport;
@@ -258,12 +262,13 @@ const isSign = ({ head }: Envelope): boolean => (head as { readonly working?: bo
 const isPartOfWork = (): boolean => hasContext() && isUnderway(context());
 
 /** Once there was a connection the client looks after it. Before that it is tried again here, unless it would be the same every time. */
-async function dialled(options: NodeConnectionOptions): Promise<NatsConnection> {
+async function dialled(options: NodeConnectionOptions, waiting: (error: unknown) => void): Promise<NatsConnection> {
   for (;;) {
     try {
       return await connect(options);
     } catch (error) {
       if (isForGood(error)) throw error;
+      waiting(error);
       await sleep(reconnect.reconnectTimeWait);
     }
   }
@@ -276,7 +281,7 @@ function isForGood(error: unknown): boolean {
   return /^(ERR_|UNABLE_TO_|INVALID_|HOSTNAME_)|CERT/.test(code) || /does not support 'tls'/.test(message) || (cause !== undefined && isForGood(cause));
 }
 
-function addressOf(url: string): NodeConnectionOptions {
+function addressOf(url: string): NodeConnectionOptions & { readonly servers: readonly string[] } {
   const servers = url.split(',').map((one) => new URL(one.trim()));
   const [{ username, password }] = servers as [URL];
   return {

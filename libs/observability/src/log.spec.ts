@@ -1,7 +1,7 @@
-import { describe, expect, it } from '@jest/globals';
+import { describe, expect, it, jest } from '@jest/globals';
 import fc from 'fast-check';
 import { refuse, runIn, systemContext } from '@keyledger/kernel';
-import { createLog } from './log.ts';
+import { createLog, nowAndThen } from './log.ts';
 import { cut, mask, maskLine } from './mask.ts';
 
 function logged(write: (log: ReturnType<typeof createLog>) => void, level: 'info' | 'debug' = 'info') {
@@ -106,4 +106,16 @@ describe('A log line', () => {
     for (const text of hostile) mask(text);
     expect((process.cpuUsage().user - start) / 1000).toBeLessThan(1000);
   });
+});
+
+it('What is tried again and again is told of at once, and then every half minute', () => {
+  jest.useFakeTimers();
+  try {
+    const told: number[] = [];
+    const tell = nowAndThen((second: number) => void told.push(second));
+    for (let second = 0; second < 70; second++, jest.advanceTimersByTime(1_000)) tell(second);
+    expect(told).toEqual([0, 30, 60]);
+  } finally {
+    jest.useRealTimers();
+  }
 });

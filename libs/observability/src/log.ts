@@ -38,3 +38,15 @@ export function createLog({ level, service, destination = openDestination(1) }: 
     { write: (line: string) => destination.write(maskLine(line)) },
   );
 }
+
+const TOLD_AGAIN_AFTER_MS = 30_000;
+
+/** For what is tried again and again, for as long as it takes: tells of the first time, and then every half minute. */
+export function nowAndThen<T extends readonly unknown[]>(tell: (...about: T) => void): (...about: T) => void {
+  let toldAt = -Infinity;
+  return (...about) => {
+    if (performance.now() - toldAt < TOLD_AGAIN_AFTER_MS) return;
+    toldAt = performance.now();
+    tell(...about);
+  };
+}

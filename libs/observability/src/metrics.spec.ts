@@ -62,6 +62,15 @@ describe('Metrics', () => {
     expect(line(await metrics.expose(), 'keyledger_projection_lag_positions{')).toEqual([]);
   });
 
+  it('leave that out while nobody can say it, and tell everything else', async () => {
+    const metrics = fresh();
+    metrics.append(0.004);
+    metrics.watchProjections(async () => { throw new Error('the database is away'); });
+    const text = await metrics.expose();
+    expect(line(text, 'keyledger_projection_lag_positions{')).toEqual([]);
+    expect(text).toContain('keyledger_append_duration_seconds_count{service="gateway"} 1');
+  });
+
   it('tell about the process itself', async () => {
     const metrics = new Metrics('gateway');
     expect(await metrics.expose()).toMatch(/process_cpu_user_seconds_total\{service="gateway"\} \d[\s\S]*nodejs_eventloop_lag_p99_seconds/);

@@ -105,15 +105,16 @@ export class Metrics {
     this.#outboxLag.set({ environment }, lagSeconds);
   }
 
-  /** Asked at every scrape, so that the lag of a projection that is stuck grows. Call once. */
+  /** Asked at every scrape, so that the lag of a projection that is stuck grows. What cannot be told, while a database is away, is left out. Call once. */
   watchProjections(lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>): void {
     const labelNames = ['environment', 'projection'] as const;
     const gauge = (name: string, help: string, read: (lag: ProjectionLag) => number) =>
       new Gauge({
         name, help, labelNames, registers: [this.#registry],
         async collect() {
+          const known = await (async () => lags())().catch(() => []);
           this.reset();
-          for (const lag of await lags()) this.set({ environment: lag.environment, projection: lag.projection }, read(lag));
+          for (const lag of known) this.set({ environment: lag.environment, projection: lag.projection }, read(lag));
         },
       });
     gauge('keyledger_projection_lag_positions', 'Log positions not applied yet', ({ positions }) => positions);

@@ -77,6 +77,11 @@ describe('A trace', () => {
   });
 });
 
+it('Nobody waits for a collector that says nothing', async () => {
+  const { stop } = await startTracing({ service: 'test', exporter: { export: () => undefined, shutdown: () => new Promise(() => undefined) } });
+  await expect(stop()).rejects.toThrow('The trace collector has not taken them within 2 s');
+}, 5_000);
+
 describe('parseTraceparent', () => {
   it('reads W3C trace context', () => {
     expect(parseTraceparent(inbound)).toEqual({ traceId: '4bf92f3577b34da6a3ce929d0e0e4736', spanId: '00f067aa0ba902b7', traceFlags: 1, isRemote: true });

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { types } from 'node:util';
 import type { Attributes, Link, Span, SpanContext, SpanStatusCode, Tracer } from '@opentelemetry/api';
 import type { SpanExporter, TracerProvider } from '@opentelemetry/sdk-trace';
@@ -18,12 +19,13 @@ export interface TracingConfig {
 
 export interface Tracing {
   flush(): Promise<void>;
-  /** Sends what is left and switches tracing off again. */
+  /** Sends what is left and switches tracing off again. Rejects when the collector does not take it, or not in time: nobody is to wait for it. */
   stop(): Promise<void>;
 }
 
 const load = () => import('@opentelemetry/api');
 const ERROR: SpanStatusCode.ERROR = 2;
+const LAST_SENT_WITHIN_MS = 2_000;
 
 /** The one boolean of the hot path: undefined means that tracing is off. */
 let on: { readonly api: Awaited<ReturnType<typeof load>>; readonly tracer: Tracer } | undefined;
@@ -44,7 +46,8 @@ export async function startTracing(config: TracingConfig): Promise<Tracing> {
     stop: async () => {
       on = undefined;
       api.context.disable();
-      await provider.shutdown();
+      const late = sleep(LAST_SENT_WITHIN_MS, undefined, { ref: false }).then(() => { throw new Error(`The trace collector has not taken them within ${LAST_SENT_WITHIN_MS / 1000} s`); });
+      await Promise.race([provider.shutdown(), late]);
     },
   };
 }

@@ -20,11 +20,21 @@ export function processConfig(env: NodeJS.ProcessEnv = process.env): ProcessConf
   if (!(sampleRatio >= 0 && sampleRatio <= 1)) throw new Error('OTEL_TRACES_SAMPLER_ARG must be 0 to 1');
   const port = Number(env['PORT'] || 3000);
   if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new Error(`PORT must be a port number, not "${env['PORT']}"`);
+  const endpoint = env['OTEL_EXPORTER_OTLP_ENDPOINT'] || undefined;
+  if (endpoint !== undefined && !isAddress(endpoint, ['http:', 'https:'])) throw new Error('OTEL_EXPORTER_OTLP_ENDPOINT must be http://… or https://…');
+  const natsUrl = settingOrFile(env, 'NATS_URL', 'NATS_URL_FILE');
+  if (natsUrl !== undefined && !natsUrl.split(',').every((one) => isAddress(one, ['nats:', 'tls:']))) throw new Error('NATS_URL must be nats://… or tls://…, or several separated by commas');
   return {
     logLevel,
-    tracing: { endpoint: env['OTEL_EXPORTER_OTLP_ENDPOINT'] || undefined, disabled: env['OTEL_SDK_DISABLED'] === 'true', sampleRatio },
-    natsUrl: settingOrFile(env, 'NATS_URL', 'NATS_URL_FILE'),
+    tracing: { endpoint, disabled: env['OTEL_SDK_DISABLED'] === 'true', sampleRatio },
+    natsUrl,
     host: env['HOST'] || '127.0.0.1',
     port,
   };
+}
+
+/** `localhost:4222` is a URL too, of a scheme that is called localhost. */
+function isAddress(text: string, protocols: readonly string[]): boolean {
+  const url = URL.parse(text.trim());
+  return url !== null && protocols.includes(url.protocol) && url.hostname !== '';
 }

@@ -65,7 +65,8 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
       stopping.begin();
       await transport.close();
       for (const app of services.reverse()) await app.close();
-      await traces.stop();
+      // What they tell is lost then, and nothing else; the stores are still to be closed.
+      await traces.stop().catch((error: unknown) => log.warn({ err: error }, 'the last traces could not be sent'));
     },
   };
 }

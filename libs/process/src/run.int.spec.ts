@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { describe, expect, it } from '@jest/globals';
 
 const program = `
@@ -35,6 +36,28 @@ async function killed(child: ChildProcess): Promise<void> {
   child.kill('SIGKILL');
   await once(child, 'close');
 }
+
+/** Its seconds pass as soon as it has been told to stop. */
+const hanging = `
+import { mock } from 'node:test';
+import { ENDS_WITHIN_MS, runUntilStopped, say } from ${JSON.stringify(new URL('./run.ts', import.meta.url).href)};
+setInterval(() => {}, 1_000);
+mock.timers.enable({ apis: ['setTimeout'] });
+await runUntilStopped('It', async () => ({ close: () => new Promise(() => setImmediate(() => mock.timers.tick(15_000))) }), ENDS_WITHIN_MS);
+say('running');`;
+
+describe('A process that is to stop', () => {
+  it('ends, and says so, when something in it does not', async () => {
+    const child = spawn(process.execPath, ['--no-warnings', '--input-type=module', '--eval', hanging], { env: { PATH: process.env['PATH'] }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const said = text(child.stderr);
+    await once(child.stdout, 'data');
+    child.kill('SIGTERM');
+    const limit = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    expect((await once(child, 'close'))[0]).toBe(1);
+    clearTimeout(limit);
+    expect(await said).toBe('It has not stopped within 15 s, and ends as it is\n');
+  });
+});
 
 describe('A process that has started', () => {
   it('gives back the room that it took', async () => {

@@ -1,13 +1,16 @@
-import { processConfig, type ProcessConfig } from './config.ts';
+import { createLog, nowAndThen } from '@keyledger/observability';
+import { processConfig } from './config.ts';
 import { serveHealth } from './health-server.ts';
 import { openHost, type Host } from './host.ts';
-import { fail, runUntilStopped, say } from './run.ts';
+import { ENDS_WITHIN_MS, fail, runUntilStopped, say } from './run.ts';
 
 /** A part of the product as a process of its own: on NATS, with health and metrics; says when it is ready. */
-export function runService(name: string, begin: (host: Host) => Promise<Part>, config: ProcessConfig = processConfig()): Promise<void> {
+export function runService(name: string, begin: (host: Host) => Promise<Part>): Promise<void> {
   return runUntilStopped(name, async () => {
+    const config = processConfig();
     if (!config.natsUrl) throw new Error('NATS_URL is not set. Without NATS, run everything in one process: npm start');
     const { NatsTransport } = await import('@keyledger/messaging/nats');
+    const log = createLog({ level: config.logLevel, service: name });
     let host: Host | undefined;
     const transport = await NatsTransport.connect({
       url: config.natsUrl, name,
@@ -15,6 +18,7 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>, c
         if (status === 'refused') fail(`${name} is refused by the NATS server, and ends: it can be let in when it is started again`);
         host?.log[status === 'connected' ? 'info' : 'warn'](`NATS ${status}`);
       },
+      onWaiting: nowAndThen((hosts, error) => log.warn(`${name} waits for NATS at ${hosts}: ${error instanceof Error ? error.message : String(error)}`)),
       onDenied: (operation, subject) => {
         const what = `The NATS server does not let ${name} ${operation === 'publish' ? 'send to' : 'listen on'} ${subject}`;
         // Deaf, it would only keep others waiting.
@@ -38,7 +42,7 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>, c
         await part.door?.close();
       },
     };
-  });
+  }, ENDS_WITHIN_MS);
 }
 
 /** What the process was started for. */

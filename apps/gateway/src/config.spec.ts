@@ -1,0 +1,17 @@
+import { describe, expect, it } from '@jest/globals';
+import { gatewayConfig } from './config.ts';
+
+const trusted = (text: string) => gatewayConfig({ KEYLEDGER_TRUST_PROXY: text }).trustProxy;
+
+describe('The proxies that are trusted', () => {
+  it('are nobody, or private ones', () => {
+    expect(['', 'false'].map(trusted)).toEqual([false, false]);
+    expect(trusted('true')).toBe('loopback,linklocal,uniquelocal');
+  });
+
+  it.each(['10.0.0.5', '10.0.0.5, fd00::/8', '192.0.2.0/24', '10.0.0.0/255.0.0.0', '::1', 'loopback,203.0.113.7'])('are %s', (text) => expect(trusted(text)).toBe(text));
+
+  it.each(['yes', 'proxy.example.com', '10.0.0', '10.0.0.0/33', '0.0.0.0/0', '::/0', '10.0.0.5,', '10.0.0.5/', 'loopback/8'])('are never %s, which is named', (text) => {
+    expect(() => trusted(text)).toThrow(`KEYLEDGER_TRUST_PROXY must be addresses or networks like 10.0.0.5,fd00::/8, or true or false, not "${text}"`);
+  });
+});
