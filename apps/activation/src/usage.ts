@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { ReadMeters } from '@keyledger/contracts';
-import { dayOf, isMetered, type Day, type Use } from '@keyledger/domain';
+import { dayOf, isMetered, metersNamed, type Day, type IssuedLicense, type Use } from '@keyledger/domain';
 import { context, type LicenseId } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { LRUCache } from 'lru-cache';
@@ -30,14 +30,15 @@ const maxKept = 50_000;
 @Injectable()
 export class UseInView {
   readonly #kept = new LRUCache<string, Kept>({ maxSize: maxKept, sizeCalculation: () => 1 });
-  readonly #asking = new Map<string, { readonly licenseIds: Set<LicenseId>; readonly answered: Promise<void> }>();
+  readonly #asking = new Map<string, { readonly licenses: Map<LicenseId, IssuedLicense>; readonly answered: Promise<void> }>();
 
   constructor(private readonly messages: MessageClient) {}
 
   /** Undefined where there is nothing to say, or nobody to ask. */
   of(license: KnownLicense | undefined): Use | undefined | Promise<Use | undefined> {
     if (!license || license.state.existence !== 'issued' || !isMetered(license.state.terms)) return undefined;
-    const { id } = license.state;
+    const { state } = license;
+    const { id } = state;
     const { environment, now } = context();
     const name = `${environment} ${id}`;
     const kept = this.#kept.get(name);
@@ -45,39 +46,41 @@ export class UseInView {
     if (kept && kept.day === dayOf(Date.parse(now)) && moment - kept.at < knownMs) {
       if (moment - kept.askedAt >= freshMs) {
         kept.askedAt = moment;
-        void this.#ask(id);
+        void this.#ask(state);
       }
       return kept.use;
     }
-    return this.#ask(id).then(() => {
+    return this.#ask(state).then(() => {
       const known = this.#kept.get(name);
       return known && known.at >= moment ? known.use : undefined;
     });
   }
 
   /** One message for all that ask within the same turn of the event loop. */
-  #ask(licenseId: LicenseId): Promise<void> {
+  #ask(license: IssuedLicense): Promise<void> {
     const { environment } = context();
     const asking = this.#asking.get(environment);
     if (asking) {
-      asking.licenseIds.add(licenseId);
+      asking.licenses.set(license.id, license);
       return asking.answered;
     }
-    const licenseIds = new Set([licenseId]);
+    const licenses = new Map([[license.id, license]]);
     const answered = new Promise<void>((resolve) => {
       setImmediate(() => {
         this.#asking.delete(environment);
-        resolve(this.#read([...licenseIds]));
+        resolve(this.#read(licenses));
       });
     });
-    this.#asking.set(environment, { licenseIds, answered });
+    this.#asking.set(environment, { licenses, answered });
     return answered;
   }
 
   /** That nobody answers is known as well, for a while: not every verdict has to find out. */
-  async #read(licenseIds: readonly LicenseId[]): Promise<void> {
+  async #read(licenses: ReadonlyMap<LicenseId, IssuedLicense>): Promise<void> {
     const { environment, now } = context();
-    const meters = await this.messages.send(ReadMeters, { licenseIds }, { timeoutMs: waitMs }).catch(() => undefined);
+    const licenseIds = [...licenses.keys()];
+    const named = new Set([...licenses.values()].flatMap(({ terms }) => metersNamed(terms)));
+    const meters = await this.messages.send(ReadMeters, { licenseIds, meters: [...named] }, { timeoutMs: waitMs }).catch(() => undefined);
     const [day, at] = [dayOf(Date.parse(now)), performance.now()];
     for (const id of licenseIds) {
       const name = `${environment} ${id}`;

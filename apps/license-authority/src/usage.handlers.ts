@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { ExceedQuota, ReadMeters, RestoreQuota, type MeterReadings } from '@keyledger/contracts';
-import { isMetered, withUse } from '@keyledger/domain';
+import { isMetered, metersNamed, withUse } from '@keyledger/domain';
 import { Refusal, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Licenses } from './streams.ts';
@@ -31,13 +31,14 @@ export class Usage {
 
   async completeAll<V extends Metered>(views: readonly V[]): Promise<readonly V[]> {
     const metered = views.filter(isMetered);
-    const meters = metered.length > 0 ? await this.#read(metered.map(({ id }) => id)) : undefined;
+    const meters = metered.length > 0 ? await this.#read(metered) : undefined;
     return meters ? views.map((view) => (isMetered(view) ? withUse(view, meters[view.id] ?? {}) : view)) : views;
   }
 
-  async #read(licenseIds: readonly LicenseId[]): Promise<MeterReadings | undefined> {
+  async #read(views: readonly Metered[]): Promise<MeterReadings | undefined> {
+    const asked = { licenseIds: views.map(({ id }) => id), meters: [...new Set(views.flatMap(metersNamed))] };
     try {
-      return await this.messages.send(ReadMeters, { licenseIds }, { timeoutMs: askMs });
+      return await this.messages.send(ReadMeters, asked, { timeoutMs: askMs });
     } catch (error) {
       if (error instanceof Refusal && error.status === 503) return undefined;
       throw error;

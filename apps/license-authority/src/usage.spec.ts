@@ -14,8 +14,8 @@ const meters = { calls: { today: 40, month: 60, last: { gauge: null, day: 0, mon
 
 /** The metering answers like this, and what it was asked about. */
 function answering(answer: () => Promise<unknown>) {
-  const asked: (readonly LicenseId[])[] = [];
-  return { asked, usage: new Usage({ send: (_type: unknown, { licenseIds }: { licenseIds: readonly LicenseId[] }) => (asked.push(licenseIds), answer()) } as unknown as MessageClient) };
+  const asked: { licenseIds: readonly LicenseId[]; meters: readonly string[] }[] = [];
+  return { asked, usage: new Usage({ send: (_type: unknown, fields: (typeof asked)[number]) => (asked.push(fields), answer()) } as unknown as MessageClient) };
 }
 
 describe('A view of a license', () => {
@@ -25,7 +25,7 @@ describe('A view of a license', () => {
     expect((await usage.completeAll([plain, capped, unused])).map(({ features }) => features)).toEqual([
       { export: true }, { calls: { limit: 100, per: 'day', used: 40, remaining: 60 } }, { calls: { limit: 5, per: 'month', used: 0, remaining: 5 } },
     ]);
-    expect(asked).toEqual([[capped.id, unused.id]]);
+    expect(asked).toEqual([{ licenseIds: [capped.id, unused.id], meters: ['calls'] }]);
   });
   it('asks nobody when there is nothing to say', async () => {
     const { usage, asked } = answering(async () => ({}));

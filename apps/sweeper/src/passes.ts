@@ -27,8 +27,9 @@ export interface Pass {
 /** Asks another service, and has patience with one that is just being replaced. */
 export type Ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>) => Promise<ResultOf<M>>;
 
-/** In the order in which they are worked through, each day of a longer absence by itself. */
-export const passesOver = (ask: Ask): readonly Pass[] => [usage(ask), licenses(ask), leases(ask)];
+/** Passes that wait for each other, in the order in which they are worked through, each day of a longer absence by itself. Nobody waits for another group. */
+export type Passes = readonly Pass[];
+export const passesOver = (ask: Ask): readonly Passes[] => [[usage(ask), licenses(ask)], [leases(ask)]];
 
 /** Days that are over are compared with the quotas. Before the licenses: a quota that is met again at the very end of its grace is not restricted. */
 const usage = (ask: Ask): Pass => ({
@@ -55,16 +56,18 @@ const leases = (ask: Ask): Pass => ({
 });
 
 const askAgainAfterMs = 200;
+/** In all: one that hangs takes its time with each answer that it does not give. */
 const patienceMs = 60_000;
 
 export const patiently = (messages: MessageClient, signal: AbortSignal): Ask => async (type, fields) => {
   const commandId = newCommandId();
-  for (let waited = 0; ; waited += askAgainAfterMs) {
+  const until = performance.now() + patienceMs;
+  for (;;) {
     try {
-      return await messages.send(type, fields, { timeoutMs: patienceMs, context: { commandId } });
+      return await messages.send(type, fields, { timeoutMs: until - performance.now(), context: { commandId } });
     } catch (error) {
       const isPassing = error instanceof Refusal && error.status === 503;
-      if (!isPassing || waited >= patienceMs || signal.aborted) throw error;
+      if (!isPassing || performance.now() + askAgainAfterMs >= until || signal.aborted) throw error;
       await sleep(askAgainAfterMs, undefined, { signal }).catch(() => undefined);
     }
   }

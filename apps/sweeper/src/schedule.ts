@@ -1,3 +1,4 @@
+import type { Backlog } from '@keyledger/contracts';
 import { environments, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import type { Log, Metrics } from '@keyledger/observability';
 import type { Subject } from './passes.ts';
@@ -9,7 +10,7 @@ const LATE_SECONDS = 60;
 
 /** Looks at every environment every few seconds, in real time, and starts a run where something is due. */
 export class Schedule {
-  readonly #leftAlone = new Map<string, { readonly place: Subject; readonly until: number }>();
+  readonly #leftAlone = new Map<string, Backlog & { readonly place: Subject; readonly until: number }>();
   readonly #late = new Map<string, string>();
   #timer: NodeJS.Timeout | undefined;
   readonly #looking = new Map<string, Promise<void>>();
@@ -49,7 +50,7 @@ export class Schedule {
   }
 
   async #lookAt(environment: string): Promise<void> {
-    const { oldest, count } = await this.sweeper.backlog(this.#beyond(environment));
+    const { oldest, count } = await this.#due(environment);
     const now = this.clock.now(environment);
     const seconds = oldest === null ? 0 : Math.max(0, (Date.parse(now) - Date.parse(oldest)) / 1000);
     this.metrics.sweepBacklog(environment, count, seconds);
@@ -59,11 +60,14 @@ export class Schedule {
     const report = await this.sweeper.run('schedule');
     if (!report) return;
     this.#late.delete(environment);
-    if (Object.keys(report.transitions).length === 0) this.#leftAlone.set(environment, { place: placeAfter(report.startedAt), until: Date.now() + LEAVE_ALONE_MS });
+    if (Object.keys(report.transitions).length === 0) this.#leftAlone.set(environment, { ...await this.sweeper.backlog(), place: placeAfter(report.startedAt), until: Date.now() + LEAVE_ALONE_MS });
   }
 
-  #beyond(environment: string): Subject | undefined {
+  /** Without what was still due behind a run. Most runs leave nothing; and something that should have been due earlier, such as an order that was backdated, makes it another backlog. */
+  async #due(environment: string): Promise<Backlog> {
+    const all = await this.sweeper.backlog();
     const left = this.#leftAlone.get(environment);
-    return left && left.until > Date.now() ? left.place : undefined;
+    const isAsLeft = all.count > 0 && left !== undefined && left.until > Date.now() && left.count === all.count && left.oldest === all.oldest;
+    return isAsLeft ? this.sweeper.backlog(left.place) : all;
   }
 }

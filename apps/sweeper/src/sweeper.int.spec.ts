@@ -2,13 +2,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { DueUsage } from '@keyledger/contracts';
 import { SWEEP_ABANDONED_SECONDS, type Transitions } from '@keyledger/domain';
 import { EventStores, SqliteEventStores, unsealed } from '@keyledger/event-store';
 import { addDays, addSeconds, context, PerEnvironment, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
 import { createLog, Metrics } from '@keyledger/observability';
 import { until } from '@keyledger/testing';
 import fc from 'fast-check';
-import type { Pass, Subject } from './passes.ts';
+import { patiently, type Pass, type Passes, type Subject } from './passes.ts';
 import { Runs } from './runs.ts';
 import { Schedule } from './schedule.ts';
 import { Sweeper } from './sweeper.ts';
@@ -23,6 +24,8 @@ class Owner implements Pass {
   asked = 0;
   /** Comes between, before or after what is asked has been done. */
   interfere: (when: 'before' | 'after', call: number) => void | Promise<void> = () => undefined;
+  /** Nothing comes of it when it is looked at. */
+  quiet: string | undefined;
   /** Looks due for ever, and nothing can be done about it. */
   stuck: Subject | undefined;
 
@@ -45,7 +48,7 @@ class Owner implements Pass {
     let found = 0;
     for (const { id } of subjects) {
       const facts = (this.#due.get(id) ?? []).filter((dueAt) => dueAt <= until);
-      found += facts.length;
+      found += id === this.quiet ? 0 : facts.length;
       if (dryRun) continue;
       this.said.push(...facts.map((dueAt) => `${id} ${dueAt}`));
       this.#due.set(id, (this.#due.get(id) ?? []).filter((dueAt) => dueAt > until));
@@ -87,7 +90,7 @@ describe('A sweep', () => {
   const sealings = new PerEnvironment(['production', 'staging'].map((name) => [name, { prepare: () => unsealed }] as const));
   const newRuns = () => new Runs(new EventStores(stores.entries()), sealings);
   const metrics = () => new Metrics('test', { processMetrics: false });
-  const newSweeper = (owner: Pass, { signal = stopping.signal, runs = newRuns() } = {}) => new Sweeper([owner], runs, clock, metrics(), signal);
+  const newSweeper = (owner: Pass, { signal = stopping.signal, runs = newRuns(), others = [] as Passes[] } = {}) => new Sweeper([...others, [owner]], runs, clock, metrics(), signal);
   const inEnvironment = <T>(work: () => Promise<T>, environment = 'production') => runIn(systemContext(environment, now), work);
   const run = (owner: Pass) => inEnvironment(() => newSweeper(owner).run('request'));
   const listed = (limit = 25, cursor?: string) => inEnvironment(() => newRuns().list(limit, cursor));
@@ -241,11 +244,25 @@ describe('A sweep', () => {
     expect(event?.metadata).toMatchObject({ actor: { type: 'system' }, correlationId: 'request-7', causationId: '0b8a3c0e-6f0e-4f0a-9d3e-2b1c5a7d9e01', occurredAt: start });
   });
 
+  it('has a minute of patience with whom it asks, however long each answer takes that is none', async () => {
+    let moment = 0;
+    const tries: number[] = [];
+    const clockOfProcess = jest.spyOn(performance, 'now').mockImplementation(() => moment);
+    const send = async (_type: unknown, _fields: unknown, { timeoutMs }: { timeoutMs: number }) => {
+      tries.push(timeoutMs);
+      moment += Math.min(timeoutMs, 25_000);
+      throw refuse('UNAVAILABLE');
+    };
+    await expect(patiently({ send } as never, stopping.signal)(DueUsage, { until: start, limit: 1 })).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    clockOfProcess.mockRestore();
+    expect(tries).toEqual([60_000, 35_000, 10_000]);
+  });
+
   describe('by itself', () => {
-    const scheduled = (owner: Pass, intervalMs = 0) => {
+    const scheduled = (owner: Pass, intervalMs = 0, ...others: Passes[]) => {
       const lines: string[] = [];
       const log = createLog({ level: 'warn', service: 'test', destination: { write: (line) => void lines.push(line) } });
-      return { schedule: new Schedule(newSweeper(owner), clock, metrics(), log, intervalMs), lines };
+      return { schedule: new Schedule(newSweeper(owner, { others }), clock, metrics(), log, intervalMs), lines };
     };
 
     it('begins a run in each environment where something is due, and in no other', async () => {
@@ -284,6 +301,37 @@ describe('A sweep', () => {
       now = addSeconds(start, 60);
       await schedule.look();
       expect(owner.said).toEqual([`a ${addSeconds(start, 60)}`]);
+    });
+
+    it.each([['and nothing came of it', undefined], ['and something was left', { id: 'x', dueAt: laterToday(5) }]])('sees what is past due all at once when it has looked already %s', async (_, stuck) => {
+      const owner = new Owner({ a: [laterToday(1)] });
+      owner.quiet = 'a';
+      owner.stuck = stuck;
+      const { schedule } = scheduled(owner);
+      for (let n = 0; n < 3; n++) await schedule.look();
+      expect((await listed()).data).toHaveLength(1);
+      owner.bringAbout('b', laterToday(30));
+      for (let n = 0; n < 3; n++) await schedule.look();
+      expect(owner.said).toEqual([`a ${laterToday(1)}`, `b ${laterToday(30)}`]);
+      expect((await listed()).data).toHaveLength(2);
+    });
+
+    it.each(['backlog', 'settle'] as const)('does what does not wait for somebody who is away (%s), and the rest when he is back', async (asked) => {
+      const [absent, waiting, other] = [new Owner({ a: [addDays(start, -2)] }), new Owner({ b: [addDays(start, -1)] }), new Owner({ c: [addDays(start, -3), laterToday(1)] })];
+      let isAway = true;
+      const leaving: Pass = {
+        name: 'facts', due: (...range) => absent.due(...range), backlog: (...range) => (isAway && asked === 'backlog' ? Promise.reject(refuse('UNAVAILABLE')) : absent.backlog(...range)),
+        settle: (...subjects) => (isAway ? Promise.reject(refuse('UNAVAILABLE')) : absent.settle(...subjects)),
+      };
+      const { schedule } = scheduled(other, 0, [leaving, waiting]);
+      await schedule.look();
+      expect([absent.said, waiting.said, other.said]).toEqual([[], [], [`c ${addDays(start, -3)}`, `c ${laterToday(1)}`]]);
+      expect(schedule.word()).toContain('production');
+      await schedule.look();
+      expect(schedule.word()).toContain('production');
+      isAway = false;
+      await schedule.look();
+      expect([absent.said, waiting.said, schedule.word()]).toEqual([[`a ${addDays(start, -2)}`], [`b ${addDays(start, -1)}`], undefined]);
     });
 
     it('survives what goes wrong, says so, and tries again', async () => {

@@ -3,7 +3,7 @@ import type { Backlog, SweepReport } from '@keyledger/contracts';
 import { SWEEP_ABANDONED_SECONDS, type SweepTrigger, type Transitions } from '@keyledger/domain';
 import { addDays, context, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
 import type { Metrics } from '@keyledger/observability';
-import type { Pass, Subject } from './passes.ts';
+import type { Pass, Passes, Subject } from './passes.ts';
 import type { Runs } from './runs.ts';
 
 const SUBJECTS_PER_LOOK = 500;
@@ -22,7 +22,7 @@ interface Tally {
 /** Asks what has fallen due and has it said, until nothing is due any more. A run may be cut short, repeated, or run beside another one: the result is the same. */
 export class Sweeper {
   constructor(
-    private readonly passes: readonly Pass[], private readonly runs: Runs, private readonly clock: Clock, private readonly metrics: Metrics, private readonly stopping: AbortSignal,
+    private readonly groups: readonly Passes[], private readonly runs: Runs, private readonly clock: Clock, private readonly metrics: Metrics, private readonly stopping: AbortSignal,
   ) {}
 
   /** Everything that is due now. Undefined while another run is under way. */
@@ -47,14 +47,20 @@ export class Sweeper {
   dryRun(): Promise<SweepReport> {
     return this.#asTime(async (startedAt) => {
       const [tally, startedMs] = [newTally(), performance.now()];
-      for (const pass of this.passes) await this.#walk(pass, startedAt, undefined, tally, true);
+      for (const pass of this.groups.flat()) await this.#walk(pass, startedAt, undefined, tally, true);
       return { number: null, dryRun: true, state: 'finished', startedAt, durationMs: Math.round(performance.now() - startedMs), ...tally };
     });
   }
 
-  /** What is due now, beyond a place. */
+  /** What is due now, beyond a place, of all groups that answer. */
   async backlog(after?: Subject): Promise<Backlog> {
-    return this.#asTime((now) => this.#backlog(now, after));
+    return this.#asTime(async (now) => {
+      const asked = await Promise.allSettled(this.groups.map((passes) => this.#backlog(passes, now, after)));
+      const backlog = together(asked.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : [])));
+      const silent = asked.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined;
+      if (silent && backlog.count === 0) throw silent.reason;
+      return backlog;
+    });
   }
 
   async #claimed(number: number, startedAt: Instant): Promise<SweepReport> {
@@ -75,24 +81,36 @@ export class Sweeper {
 
   /** Day by day, if there is more than one to make up for: what falls due on one day may bring about what falls due on another. */
   async #everything(now: Instant, tally: Tally): Promise<void> {
+    const going = new Set(this.groups);
+    const failures: unknown[] = [];
+    /** A group that cannot go on is no hindrance to the others; that it could not is said in the end. */
+    const each = async (work: (passes: Passes) => Promise<unknown>) => {
+      for (const passes of going) {
+        await work(passes).catch((error: unknown) => {
+          going.delete(passes);
+          failures.push(error);
+        });
+      }
+    };
     for (let done: Subject | undefined; ;) {
-      const { oldest } = await this.#backlog(now, done);
-      if (oldest === null) return;
+      const backlogs: Backlog[] = [];
+      await each(async (passes) => backlogs.push(await this.#backlog(passes, now, done)));
+      const { oldest } = together(backlogs);
+      if (oldest === null) break;
       const until = earlier(endOfDay(oldest), now);
       for (let found = Infinity; found > 0;) {
         found = 0;
-        for (const pass of this.passes) found += await this.#walk(pass, until, done, tally, false);
+        await each(async (passes) => {
+          for (const pass of passes) found += await this.#walk(pass, until, done, tally, false);
+        });
       }
       done = placeAfter(until);
     }
+    if (failures.length > 0) throw failures[0];
   }
 
-  async #backlog(until: Instant, after?: Subject): Promise<Backlog> {
-    const backlogs = await Promise.all(this.passes.map((pass) => pass.backlog(until, after)));
-    return {
-      oldest: backlogs.reduce<Instant | null>((oldest, backlog) => (oldest === null || (backlog.oldest !== null && backlog.oldest < oldest) ? backlog.oldest : oldest), null),
-      count: backlogs.reduce((sum, { count }) => sum + count, 0),
-    };
+  async #backlog(passes: Passes, until: Instant, after?: Subject): Promise<Backlog> {
+    return together(await Promise.all(passes.map((pass) => pass.backlog(until, after))));
   }
 
   /** Once through all that a pass finds due; the number of events that came of it. */
@@ -143,6 +161,10 @@ function addTo(sum: Record<string, number>, transitions: Transitions): number {
   return total;
 }
 
+const together = (backlogs: readonly Backlog[]): Backlog => ({
+  oldest: backlogs.reduce<Instant | null>((oldest, backlog) => (oldest === null || (backlog.oldest !== null && backlog.oldest < oldest) ? backlog.oldest : oldest), null),
+  count: backlogs.reduce((sum, { count }) => sum + count, 0),
+});
 const earlier = (a: Instant, b: Instant): Instant => (a < b ? a : b);
 const endOfDay = (instant: Instant): Instant => `${addDays(instant, 0).slice(0, 10)}T23:59:59.999Z`;
 /** Behind everything that is due by then. */

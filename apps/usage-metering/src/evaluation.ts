@@ -1,19 +1,16 @@
 import { Injectable } from '@nestjs/common';
 import { DueUsage, DueUsageBacklog, EvaluateQuotas, ExceedQuota, RestoreQuota } from '@keyledger/contracts';
 import {
-  countsOf, dayBefore, dayOf, demandOf, endOf, evidenceOf, License, nextLook, startOf, type Day, type IssuedLicense, type Peak, type SeatEnds,
+  countsOf, dayBefore, dayOf, demandOf, endOf, evidenceOf, License, metersNamed, nextLook, startOf, type Day, type IssuedLicense, type MeterDay, type SeatEnds,
 } from '@keyledger/domain';
 import { context, eventId, Refusal, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { firstOfMonth, UsageLedger, type DueDay } from './ledger.ts';
+import { firstOfMonth, UsageLedger, type DueDay, type ExaminedDay } from './ledger.ts';
 import { Licenses, seatEnds } from './licenses.ts';
 import { Meters, spanOf } from './usage.queries.ts';
 
 type Demand = NonNullable<ReturnType<typeof demandOf>>;
-interface Examined extends DueDay {
-  readonly peak: Peak | undefined;
-}
 
 /** A license's days, each compared as of when it fell due: it makes no difference when somebody looks. */
 @Injectable()
@@ -22,11 +19,17 @@ export class DailyComparison {
 
   /** Types of the events that came of it. */
   async compare(licenseId: LicenseId, until: number, dryRun: boolean): Promise<readonly string[]> {
-    const due = await this.ledger.dueDays(licenseId, until);
     try {
-      const ends = await this.licenses.load(licenseId, seatEnds);
-      const examined = await Promise.all(due.map((day) => this.#examine(day, ends)));
-      return dryRun ? await this.#foresee(licenseId, examined) : await this.#compareEach(licenseId, examined, ends);
+      const { ends, named } = await this.licenses.load(licenseId, (license) => ({ ends: seatEnds(license), named: metersNamed(license.terms) }));
+      if (dryRun) return await this.#foresee(licenseId, await this.#examine(await this.ledger.dueDays(licenseId, until, { named }), ends), ends);
+      const happened: string[] = [];
+      for (let isMore = true; isMore;) {
+        const due = await this.ledger.dueDays(licenseId, until, { named }, DAYS_AT_ONCE);
+        happened.push(...await this.#compareEach(licenseId, await this.#examine(due, ends), ends));
+        isMore = due.length === DAYS_AT_ONCE;
+      }
+      await this.#settleOthers(licenseId, until, named, ends);
+      return happened;
     } catch (error) {
       if (!(error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND')) throw error;
       // It was erased while something arrived for it.
@@ -35,29 +38,47 @@ export class DailyComparison {
     }
   }
 
-  async #examine(due: DueDay, ends: SeatEnds): Promise<Examined> {
-    const [peak] = await this.meters.peaks(due.licenseId, due.meter, [spanOf(due.day)], ends);
-    return { ...due, peak };
+  /** One after the other: other licenses are looked at meanwhile. */
+  async #examine(due: readonly DueDay[], ends: SeatEnds): Promise<readonly ExaminedDay[]> {
+    const examined: ExaminedDay[] = [];
+    for (const day of due) examined.push({ ...day, peak: (await this.meters.peaks(day.licenseId, day.meter, [spanOf(day.day)], ends))[0] });
+    return examined;
   }
 
-  async #compareEach(licenseId: LicenseId, examined: readonly Examined[], ends: SeatEnds): Promise<readonly string[]> {
+  /** Days of meters that nothing is compared of. Who makes up a meter for each request has very many: beyond the first of them, whoever asks for the peak looks for it. */
+  async #settleOthers(licenseId: LicenseId, until: number, named: readonly string[], ends: SeatEnds): Promise<void> {
+    const due = await this.ledger.dueDays(licenseId, until, { notNamed: named }, DAYS_AT_ONCE);
+    if (due.length === 0) return;
+    await this.ledger.settle(await this.#examine(due, ends));
+    if (due.length === DAYS_AT_ONCE) await this.ledger.settleUnseen(licenseId, until, { notNamed: named });
+  }
+
+  async #compareEach(licenseId: LicenseId, examined: readonly ExaminedDay[], ends: SeatEnds): Promise<readonly string[]> {
     const happened: string[] = [];
-    for (const day of examined) {
-      const days = await this.#daysAround(day, examined);
+    for (const { deciding, all } of together(examined)) {
+      const day = await this.#notBefore(deciding);
+      const days = await this.#daysAround(day, examined, ends);
       const asked = await this.licenses.load(licenseId, (license) => demandOf(license, day.meter, days, { day: day.day, at: day.dueAt }));
       if (asked) happened.push(...await this.#ask(licenseId, day, asked, ends));
-      await this.ledger.settle(day, day.peak, await this.licenses.load(licenseId, (license) => again(license, day)));
+      await this.ledger.settle(all, await this.licenses.load(licenseId, (license) => again(license, day)));
     }
     return happened;
   }
 
+  /** As of an earlier moment than the meter was compared last, nothing is compared: one that stayed due because of what was read meanwhile is late by now. */
+  async #notBefore(due: ExaminedDay): Promise<ExaminedDay> {
+    const compared = await this.ledger.comparedFrom(due.licenseId, due.meter, dayOf(due.dueAt));
+    return compared ? { ...due, dueAt: endOf(compared) } : due;
+  }
+
   /** On a copy of the license, so that each day is compared with what the one before would have led to. */
-  async #foresee(licenseId: LicenseId, examined: readonly Examined[]): Promise<readonly string[]> {
+  async #foresee(licenseId: LicenseId, examined: readonly ExaminedDay[], ends: SeatEnds): Promise<readonly string[]> {
     let state = await this.licenses.load(licenseId, (license) => structuredClone(license));
     const { now, actor } = context();
     const foreseen: string[] = [];
-    for (const day of examined) {
-      const asked = demandOf(state, day.meter, await this.#daysAround(day, examined), { day: day.day, at: day.dueAt });
+    for (const { deciding } of together(examined)) {
+      const day = await this.#notBefore(deciding);
+      const asked = demandOf(state, day.meter, await this.#daysAround(day, examined, ends), { day: day.day, at: day.dueAt });
       for (const event of asked ? License.decide(state, asked, now) : []) {
         state = License.evolve(state, event, { at: now, actor }) as IssuedLicense;
         foreseen.push(event.type);
@@ -66,23 +87,30 @@ export class DailyComparison {
     return foreseen;
   }
 
-  /** What was known of the meter when the day fell due, with the peaks that have just been found. */
-  async #daysAround({ licenseId, meter, day, dueAt }: Examined, examined: readonly Examined[]) {
-    const last = dayBefore(dayOf(dueAt));
+  /** What was known of the meter when the day fell due, with the peaks that have just been found, and those that nobody has looked for before there was a quota. */
+  async #daysAround({ licenseId, meter, day, dueAt }: ExaminedDay, examined: readonly ExaminedDay[], ends: SeatEnds) {
+    const last = lastOver(dueAt);
     const days = await this.ledger.days(licenseId, meter, min(day, firstOfMonth(last)), last);
     const found = new Map(examined.filter((one) => one.meter === meter).map((one) => [one.day, one.peak?.value ?? null]));
-    return days.map((one) => ({ ...one, peak: found.has(one.day) ? (found.get(one.day) ?? null) : one.peak }));
+    const around: MeterDay[] = [];
+    for (const one of days) {
+      const isUnseen = one.peak === null && one.day > day && !one.isDue;
+      const peak = found.has(one.day) ? found.get(one.day) : isUnseen ? (await this.meters.peaks(licenseId, meter, [spanOf(one.day)], ends))[0]?.value : one.peak;
+      around.push({ ...one, peak: peak ?? null });
+    }
+    return around;
   }
 
   /** The authority decides. Its command has an id of its own for each meter and day, and the same if this is all done again. */
-  async #ask(licenseId: LicenseId, { meter, day, peak }: Examined, asked: Demand, ends: SeatEnds): Promise<readonly string[]> {
+  async #ask(licenseId: LicenseId, { meter, day, dueAt, peak }: ExaminedDay, asked: Demand, ends: SeatEnds): Promise<readonly string[]> {
     const { isNews, per } = await this.#newsOf(licenseId, meter, asked);
     if (!isNews) return [];
     const options = { context: { commandId: eventId(context().commandId, `${licenseId}/${meter}/${day}`) } };
     if (asked.type === 'RestoreQuota') return (await this.messages.send(RestoreQuota, { licenseId, meter, peak: asked.peak ?? 0 }, options)).events;
     const { limit, since = context().now } = asked;
-    const from = per === 'month' ? firstOfMonth(day) : day;
-    const readings = per ? countsOf(from, day, await this.meters.counted(licenseId, meter, { from: startOf(from), to: endOf(day) }))
+    const last = lastOver(dueAt);
+    const from = per === 'month' ? firstOfMonth(last) : last;
+    const readings = per ? countsOf(from, last, await this.meters.counted(licenseId, meter, { from: startOf(from), to: endOf(last) }))
       : peak ? evidenceOf(day, peak, await this.meters.inForce(licenseId, meter, peak.at, ends)) : { day };
     return (await this.messages.send(ExceedQuota, { licenseId, meter, peak: asked.peak, limit, since, readings }, options)).events;
   }
@@ -93,6 +121,9 @@ export class DailyComparison {
     return this.licenses.load(licenseId, (license) => ({ isNews: License.decide(license, asked, now).length > 0, per: license.terms.quotas.find((quota) => quota.meter === meter)?.per }));
   }
 }
+
+/** Days of a license that are taken at once: it may have reported a year of them. */
+const DAYS_AT_ONCE = 200;
 
 /** Licenses that are compared at the same time. */
 const AT_ONCE = 8;
@@ -138,10 +169,17 @@ export class DueUsageQueries {
   }
 }
 
-function again(license: IssuedLicense, { meter, day }: Examined): { readonly day: Day; readonly dueAt: number } | undefined {
+/** Days of a meter that fell due together are compared as of the same moment, and so once: a gauge by the last of them that has readings. */
+const together = (examined: readonly ExaminedDay[]) =>
+  [...Map.groupBy(examined, ({ dueAt, meter }) => `${dueAt} ${meter}`).values()].map((all) => ({ deciding: all.find(({ peak }) => peak) ?? all[0] as ExaminedDay, all }));
+
+/** From the day on that was compared: a late one may be of a period that is long over. */
+function again(license: IssuedLicense, { licenseId, meter, dueAt }: ExaminedDay): Omit<DueDay, 'version'> | undefined {
   if ((license.meters.get(meter)?.state ?? 'normal') === 'normal') return undefined;
-  const next = nextLook(license, meter, day);
-  return next === undefined ? undefined : { day: next, dueAt: endOf(next) };
+  const next = nextLook(license, meter, lastOver(dueAt));
+  return next === undefined ? undefined : { licenseId, meter, day: next, dueAt: endOf(next) };
 }
 
+/** The last day that was over by then. */
+const lastOver = (moment: number): Day => dayBefore(dayOf(moment));
 const min = (a: Day, b: Day): Day => (a < b ? a : b);

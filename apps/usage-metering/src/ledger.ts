@@ -21,12 +21,25 @@ export interface DueDay {
   readonly dueAt: number;
   readonly version: number;
 }
+export interface ExaminedDay extends DueDay {
+  readonly peak: Peak | undefined;
+}
 
 interface Place {
   readonly dueAt: number;
   readonly id: string;
 }
 const beginning: Place = { dueAt: -1, id: '' };
+/** Certain meters, or all others; all, if nothing is said. */
+export interface Among {
+  readonly named?: readonly string[] | undefined;
+  readonly notNamed?: readonly string[];
+}
+const amongThem = ({ named, notNamed = [] }: Among): readonly [where: string, params: readonly string[]] => {
+  const list = named ?? notNamed;
+  if (list.length === 0) return [named ? 'and 1 = 0' : '', []];
+  return [`and meter ${named ? 'in' : 'not in'} (${list.map(() => '?').join(', ')})`, list];
+};
 const dueWhere = 'due_at is not null and due_at <= ? and (due_at, license_id) > (?, ?)';
 
 interface Batch {
@@ -39,6 +52,7 @@ const READINGS_PER_COMMIT = 5_000;
 /** More is waited for in vain: so much is written in some seconds. */
 const READINGS_WAITING = 50_000;
 const PAGE = 10_000;
+const DAYS_UNSEEN_PER_COMMIT = 5_000;
 
 /** All readings and the days they belong to, in the environment of the current message. */
 @Injectable()
@@ -68,18 +82,19 @@ export class UsageLedger {
     }
   }
 
-  /** Days of a meter that there is anything of, `due` when they have to be looked at (again), so that their peak may be another. */
+  /** Days of a meter that there is anything of, `due` when they have to be looked at (again), so that their peak may be another. Null is the peak of one where nothing held, and of one that nobody has looked at. */
   async days(licenseId: LicenseId, meter: string, from: Day, to: Day): Promise<readonly (MeterDay & { readonly isDue: boolean })[]> {
     const { rows } = await this.#here().run<DayRow>(
       'select day, micros, peak_micros, due_at from usage_days where license_id = ? and meter = ? and day >= ? and day <= ? order by day', [licenseId, meter, from, to]);
     return rows.map(meterDay);
   }
 
-  /** The same for all meters of some licenses. */
-  async daysOfAll(licenseIds: readonly LicenseId[], from: Day): Promise<readonly (MeterDay & { readonly licenseId: LicenseId; readonly meter: string })[]> {
+  /** The same for some licenses. */
+  async daysOfAll(licenseIds: readonly LicenseId[], from: Day, among: Among = {}): Promise<readonly (MeterDay & { readonly licenseId: LicenseId; readonly meter: string })[]> {
+    const [where, names] = amongThem(among);
     const { rows } = await this.#here().run<DayRow & { license_id: LicenseId; meter: string }>(
-      `select license_id, meter, day, micros, peak_micros, due_at from usage_days where license_id in (${licenseIds.map(() => '?').join(', ')}) and day >= ? order by license_id, meter, day`,
-      [...licenseIds, from]);
+      `select license_id, meter, day, micros, peak_micros, due_at from usage_days where license_id in (${licenseIds.map(() => '?').join(', ')}) and day >= ? ${where} order by license_id, meter, day`,
+      [...licenseIds, from, ...names]);
     return rows.map((row) => ({ ...meterDay(row), licenseId: row.license_id, meter: row.meter }));
   }
 
@@ -96,26 +111,43 @@ export class UsageLedger {
     return { oldest: row?.oldest ?? null, count: Number(row?.n ?? 0) };
   }
 
-  /** In the order in which they fell due. */
-  async dueDays(licenseId: LicenseId, until: number): Promise<readonly DueDay[]> {
+  /** In the order in which they fell due; of those that did at the same moment the last day first, by which a gauge is compared. */
+  async dueDays(licenseId: LicenseId, until: number, among: Among, limit = 1_000_000): Promise<readonly DueDay[]> {
+    const [where, names] = amongThem(among);
     const { rows } = await this.#here().run<{ meter: string; day: Day; due_at: number; version: number }>(
-      'select meter, day, due_at, version from usage_days where license_id = ? and due_at is not null and due_at <= ? order by due_at, day, meter', [licenseId, until]);
+      `select meter, day, due_at, version from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} order by due_at, day desc, meter limit ?`, [licenseId, until, ...names, limit]);
     return rows.map(({ meter, day, due_at, version }) => ({ licenseId, meter, day, dueAt: due_at, version }));
   }
 
-  /** The day has been compared, unless something has been read meanwhile: then it stays due. `again` is a day to look at though nothing may be read. */
-  async settle({ licenseId, meter, day, version }: DueDay, peak: Peak | undefined, again?: { readonly day: Day; readonly dueAt: number }): Promise<void> {
+  /** The last day of the meter, from that one on, that has been compared. */
+  async comparedFrom(licenseId: LicenseId, meter: string, from: Day): Promise<Day | null> {
+    const { rows: [row] } = await this.#here().run<{ day: Day | null }>('select max(day) as day from usage_days where license_id = ? and meter = ? and day >= ? and due_at is null', [licenseId, meter, from]);
+    return row?.day ?? null;
+  }
+
+  /** Days have been compared, unless something has been read meanwhile: then one stays due. `again` is a day of the same meter to look at though nothing may be read. */
+  async settle(days: readonly ExaminedDay[], again?: Pick<DueDay, 'licenseId' | 'meter' | 'day' | 'dueAt'>): Promise<void> {
     await this.#here().batch([
       {
         sql: 'update usage_days set peak_micros = ?, peak_at = ?, due_at = null where license_id = ? and meter = ? and day = ? and version = ?',
-        params: [peak ? Math.round(peak.value * MILLION) : null, peak?.at ?? null, licenseId, meter, day, version],
+        many: days.map(({ licenseId, meter, day, version, peak }) => [peak ? Math.round(peak.value * MILLION) : null, peak?.at ?? null, licenseId, meter, day, version]),
       },
       ...(again ? [{
         sql: `insert into usage_days (license_id, meter, day, micros, due_at, version) values (?, ?, ?, 0, ?, 0)
           on conflict (license_id, meter, day) do update set due_at = coalesce(usage_days.due_at, excluded.due_at)`,
-        params: [licenseId, meter, again.day, again.dueAt],
+        params: [again.licenseId, again.meter, again.day, again.dueAt],
       }] : []),
     ]);
+  }
+
+  /** Nobody has looked for their peaks. */
+  async settleUnseen(licenseId: LicenseId, until: number, among: Among): Promise<void> {
+    const [where, names] = amongThem(among);
+    for (let changes = DAYS_UNSEEN_PER_COMMIT; changes === DAYS_UNSEEN_PER_COMMIT;) {
+      ({ changes } = await this.#here().run(
+        `update usage_days set peak_micros = null, peak_at = null, due_at = null where license_id = ? and (meter, day) in
+          (select meter, day from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} limit ${DAYS_UNSEEN_PER_COMMIT})`, [licenseId, licenseId, until, ...names]));
+    }
   }
 
   async forget(licenseIds: readonly LicenseId[]): Promise<void> {

@@ -35,7 +35,7 @@ export class UsageCommands {
     })));
     const duplicates = records.length - accepted;
     this.metrics.usage(accepted, duplicates);
-    const use = quotas.length > 0 ? (await this.meters.of([licenseId]))[licenseId] : undefined;
+    const use = quotas.length > 0 ? (await this.meters.of([licenseId], quotas.map(({ meter }) => meter)))[licenseId] : undefined;
     return { accepted, duplicates, quotas: withUse({ features: {}, quotas }, use ?? {}).quotas };
   }
 }

@@ -1,13 +1,13 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import {
   DueUsage, DueUsageBacklog, EvaluateQuotas, ExceedQuota, ExplainUsage, ReadMeters, RecordUsage, ReportUsage, ResolveKey, RestoreQuota, UsageSeries, type UsageRecord,
 } from '@keyledger/contracts';
 import { HOLD_MS, issued, License, normaliseKey, type LicenseCommand, type TermsInput } from '@keyledger/domain';
 import { Aggregates, EventStores } from '@keyledger/event-store';
-import { Clock, derivedId, newCommandId, refuse, runIn, systemContext, type ActivationId, type IdPrefix, type Instant, type LicenseId } from '@keyledger/kernel';
+import { addDays, Clock, derivedId, newCommandId, refuse, runIn, systemContext, type ActivationId, type IdPrefix, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { handlerOf, InProcessTransport, type Fields, type Message, type MessageType, type ResultOf } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
@@ -16,7 +16,9 @@ import { describeWith } from '@keyledger/servers/contract';
 import { openStores } from '@keyledger/stores';
 import fc from 'fast-check';
 import { UsageMeteringModule, usageSchema } from './index.ts';
+import { UsageLedger } from './ledger.ts';
 import { UsageErasure } from './reactions.ts';
+import { Meters } from './usage.queries.ts';
 
 const environment = 'staging';
 const meter = 'max_dp_cores';
@@ -366,6 +368,33 @@ function suite(place: () => Parameters<typeof start>[0]) {
       expect(await metering.evaluate()).toEqual({ examined: 0, transitions: {} });
     });
 
+    it.each(['day', 'month'] as const)('of a counter, however late something of an earlier %s is read', async (per) => {
+      const { licenseId, seats: [first, second] } = await over({ quotas: [{ meter, limit: 29, per }] });
+      await report(licenseId, second, record(1, '2026-03-11T12:00:00.000Z'));
+      metering.at('2026-03-13T20:00:00.000Z');
+      await report(licenseId, first, record(200, '2026-03-13T12:00:00.000Z'));
+      metering.at('2026-03-15T12:00:00.000Z');
+      if (per === 'day') await report(licenseId, first, record(200, '2026-03-14T12:00:00.000Z'));
+      expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: expect.any(Number) } });
+      await report(licenseId, second, record(0, per === 'day' ? '2026-03-10T12:00:00.000Z' : '2026-02-24T12:00:00.000Z'));
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
+      expect(await metering.evaluate()).toEqual({ examined: 0, transitions: {} });
+      expect(await quota(licenseId)).toMatchObject({ state: 'exceeded' });
+      metering.at('2026-05-01T00:00:00.000Z');
+      expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaRestored: 1 } });
+    });
+
+    it('of a counter as of no earlier moment than before, though it stayed due', async () => {
+      const { licenseId, seats: [first] } = await over({ quotas: [{ meter, limit: 29, per: 'day' }] });
+      metering.at('2026-03-14T08:00:00.000Z');
+      await report(licenseId, first, record(1, '2026-03-13T12:00:00.000Z'));
+      metering.meanwhile(() => report(licenseId, first, record(5, '2026-03-12T19:50:00.000Z')));
+      expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: 1, QuotaRestored: 1 } });
+      expect(await metering.evaluate(undefined, true)).toEqual({ examined: 1, transitions: {} });
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
+      expect(await quota(licenseId)).toMatchObject({ state: 'normal' });
+    });
+
     it('later, when the authority cannot be asked', async () => {
       const { licenseId } = await over();
       metering.at('2026-03-13T00:00:00.000Z');
@@ -403,6 +432,41 @@ function suite(place: () => Parameters<typeof start>[0]) {
       expect((await metering.ask(UsageSeries, { licenseId, meter: 'unknown', ...ever })).data).toMatchObject([{ peak: 99 }]);
     });
 
+    it('by the last of very many that come late together', async () => {
+      await metering.evaluate('2027-01-01T00:00:00.000Z');
+      metering.at('2026-12-31T12:00:00.000Z');
+      const { licenseId, seats: [first] } = await metering.sell();
+      await report(licenseId, first, ...Array.from({ length: 250 }, (_, n) => record(n === 249 ? 7 : 9, addDays('2026-04-01T12:00:00.000Z', n))));
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
+      expect(await metering.ask(DueUsageBacklog, { until: '2026-12-31T12:00:00.000Z' })).toMatchObject({ count: 0 });
+      await report(licenseId, first, record(9, '2026-12-06T13:00:00.000Z'));
+      expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: 1 } });
+    });
+
+    it('and does not look at each of the meters that somebody makes up as he goes', async () => {
+      await metering.evaluate('2027-01-01T00:00:00.000Z');
+      metering.at('2026-03-14T12:00:00.000Z');
+      const { licenseId, seats: [first] } = await metering.sell({ quotas: [{ meter, limit: 8 }], features: { export: { limit: 9, per: 'day' } } });
+      const made = Array.from({ length: 450 }, (_, n) => [12, 13].map((day) => record(3 * day, `2026-03-${day}T12:00:00.000Z`, { meter: `request ${String(n).padStart(3, '0')}` }))).flat();
+      await report(licenseId, first, ...made, record(9, '2026-03-13T12:00:00.000Z'), record(2, '2026-03-13T12:00:00.000Z', { meter: 'export' }));
+      const [looks, reads] = [jest.spyOn(metering.app.get(Meters), 'peaks'), jest.spyOn(metering.app.get(UsageLedger), 'daysOfAll')];
+      expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: 1 } });
+      expect(looks.mock.calls.length).toBeLessThan(300);
+      expect(await metering.ask(DueUsageBacklog, { until: '2026-03-14T12:00:00.000Z' })).toMatchObject({ count: 0 });
+      expect((await report(licenseId, first, record(1, '2026-03-14T12:00:00.000Z'))).quotas).toMatchObject([{ state: 'exceeded', lastPeak: 9 }]);
+      expect(await reads.mock.results[0]?.value).toHaveLength(2);
+      expect(await metering.ask(ReadMeters, { licenseIds: [licenseId], meters: [meter, 'export'] })).toMatchObject({ [licenseId]: { [meter]: { last: { gauge: 9 } }, export: { month: 2 } } });
+      for (const spy of [looks, reads]) spy.mockRestore();
+
+      const peaks = async (name: string) => (await metering.ask(UsageSeries, { licenseId, meter: name, from: ever.from, to: '2026-03-14T00:00:00.000Z' })).data.map(({ peak }) => peak);
+      for (const name of ['request 000', 'request 449']) expect(await peaks(name)).toEqual([36, 39]);
+      // Whoever has a quota set of one later finds it compared by the last day all the same, not by one that is changed late.
+      await metering.tell(licenseId, { type: 'Edit', quotas: ['request 000', 'request 449'].map((name) => ({ meter: name, limit: 39 })) });
+      await report(licenseId, first, ...['request 000', 'request 449'].map((name) => record(99, '2026-03-12T14:00:00.000Z', { meter: name })));
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
+      expect(await peaks('request 449')).toEqual([99, 39]);
+    });
+
     it('of an instance up to the end of its seat', async () => {
       const { licenseId, seats: [first, second] } = await metering.sell();
       metering.at('2026-03-12T09:00:00.000Z');
@@ -411,7 +475,7 @@ function suite(place: () => Parameters<typeof start>[0]) {
       await metering.tell(licenseId, { type: 'Deactivate', activationId: first, by: 'client' });
       await report(licenseId, second, record(8, '2026-03-12T09:10:00.000Z'));
       metering.at('2026-03-13T00:00:00.000Z');
-      expect(await metering.evaluate()).toMatchObject({ transitions: {} });
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
     });
   });
 
@@ -426,6 +490,20 @@ function suite(place: () => Parameters<typeof start>[0]) {
     expect(await metering.ask(ReadMeters, { licenseIds: [licenseId] })).toEqual({ [licenseId]: { export: { today: 0, month: 5.5, last: { gauge: 3, day: 3.5, month: 5.5 } } } });
     expect((await metering.ask(UsageSeries, { licenseId, meter: 'export', bucket: 'month', from: '2026-02-10T00:00:00.000Z' })).data.map(({ from, sum }) => [from, sum])).toEqual([['2026-02-01T00:00:00.000Z', 0], ['2026-03-01T00:00:00.000Z', 5.5]]);
     expect(await code(metering.ask(UsageSeries, { licenseId, meter, bucket: 'hour', from: '2026-01-01T00:00:00.000Z' }))).toBe('VALIDATION_FAILED');
+  });
+
+  it('keeps meters apart, whatever they are called', async () => {
+    metering.at('2026-03-12T20:00:00.000Z');
+    const named = ['constructor', '__proto__'];
+    const { licenseId, seats: [first] } = await metering.sell({ quotas: named.map((name) => ({ meter: name, limit: 8 })) });
+    expect(await report(licenseId, first, ...named.map((name) => record(3, '2026-03-12T07:00:00.000Z', { meter: name })))).toMatchObject({ accepted: 2, quotas: [{ lastPeak: null }, { lastPeak: null }] });
+    metering.at('2026-03-13T00:00:00.000Z');
+    await metering.evaluate();
+    const { [licenseId]: read } = await metering.ask(ReadMeters, { licenseIds: [licenseId] });
+    expect(Object.entries(read ?? {}).map(([name, { last }]) => [name, last.gauge]).sort()).toEqual([['__proto__', 3], ['constructor', 3]]);
+    expect((await report(licenseId, first, record(1, '2026-03-13T00:00:00.000Z'))).quotas).toMatchObject([{ lastPeak: 3 }, { lastPeak: 3 }]);
+    const { licenseId: another } = await metering.sell({});
+    for (const name of named) expect(await metering.ask(ExplainUsage, { licenseId: another, meter: name, day: '2026-03-12' })).toMatchObject({ kind: 'gauge', peak: 0 });
   });
 
   it('forgets what it knows of a license that is erased, also what arrives after that', async () => {

@@ -14,11 +14,11 @@ import { Licenses, seatEnds } from './licenses.ts';
 export class Meters {
   constructor(private readonly ledger: UsageLedger) {}
 
-  /** Days that led up to now, of all meters: enough for this month and for what was compared last. */
-  async of(licenseIds: readonly LicenseId[]): Promise<MeterReadings> {
+  /** Days that led up to now, of these meters or of all: enough for this month and for what was compared last. */
+  async of(licenseIds: readonly LicenseId[], named?: readonly string[]): Promise<MeterReadings> {
     if (licenseIds.length === 0) return {};
     const { now } = context();
-    const days = await this.ledger.daysOfAll(licenseIds, dayOf(Date.parse(addDays(now, -DAYS_SHOWN))));
+    const days = await this.ledger.daysOfAll(licenseIds, dayOf(Date.parse(addDays(now, -DAYS_SHOWN))), { named });
     return Object.fromEntries([...Map.groupBy(days, ({ licenseId }) => licenseId)].map(([licenseId, own]) =>
       [licenseId, Object.fromEntries([...Map.groupBy(own, ({ meter }) => meter)].map(([meter, read]) => [meter, useOf(read, Date.parse(now))]))]));
   }
@@ -58,8 +58,8 @@ const DAYS_SHOWN = 32;
 export class MetersQuery {
   constructor(private readonly meters: Meters) {}
 
-  execute({ licenseIds }: ReadMeters) {
-    return this.meters.of(licenseIds);
+  execute({ licenseIds, meters }: ReadMeters) {
+    return this.meters.of(licenseIds, meters);
   }
 }
 
@@ -93,14 +93,14 @@ export class SeriesQuery {
     return peaks.result().map((peak, n) => ({ peak: peak?.value, sum: (sums[n] ?? 0) / MILLION }));
   }
 
-  /** A day that has been compared keeps its peak; only those that may have changed since are looked through. */
+  /** A day that has been compared keeps its peak; only those are looked through that may have changed since, or that nobody has looked at. */
   async #days(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds) {
     const [first, last] = [spans[0], spans.at(-1)];
     if (!first || !last) return [];
     const days = await this.ledger.days(licenseId, meter, dayOf(first.from), dayOf(last.to - 1));
     const peaks = new Map<Day, number>();
     for (const { day, peak, isDue } of days) {
-      const found = isDue ? (await this.meters.peaks(licenseId, meter, [spanOf(day)], ends))[0]?.value : peak;
+      const found = isDue || peak === null ? (await this.meters.peaks(licenseId, meter, [spanOf(day)], ends))[0]?.value : peak;
       if (found !== undefined && found !== null) peaks.set(day, found);
     }
     return spans.map(({ from, to }) => {
@@ -139,7 +139,7 @@ export class ExplainQuery {
 
 /** Whatever the license says to be counted per day or month is a counter; any other meter is a gauge. */
 export function kindOf({ terms: { features, quotas } }: IssuedLicense, meter: string): 'gauge' | 'counter' {
-  const feature = features[meter];
+  const feature = Object.hasOwn(features, meter) ? features[meter] : undefined;
   return quotas.some((quota) => quota.meter === meter && quota.per) || (typeof feature === 'object' && !quotas.some((quota) => quota.meter === meter)) ? 'counter' : 'gauge';
 }
 

@@ -67,7 +67,8 @@ const meters = Type.Record(Type.String(), Type.Object({
 }));
 export const MeterReadings = Type.Record(Type.String(), meters, { description: 'By license id' });
 export type MeterReadings = Static<typeof MeterReadings>;
-export class ReadMeters extends query('usage.meters', { licenseIds: listOf(ids.license) }, MeterReadings) {
+/** `meters`: those that somebody asks about; a license may have very many others. */
+export class ReadMeters extends query('usage.meters', { licenseIds: listOf(ids.license), meters: optional(listOf(Type.String())) }, MeterReadings) {
   static override readonly direct = true;
 }
 

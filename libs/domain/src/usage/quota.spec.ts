@@ -112,6 +112,17 @@ describe('What is shown of use', () => {
     expect(withUse(view, use).quotas.map(({ lastPeak }) => lastPeak)).toEqual([6, 31, 11]);
     expect(withUse(view, {}).quotas.map(({ lastPeak }) => lastPeak)).toEqual([null, null, null]);
   });
+  it('is of a meter of that name and of nothing else, whatever the meter is called', () => {
+    const named = ['constructor', 'toString', '__proto__'];
+    const terms = { features: Object.fromEntries(named.map((name) => [name, { limit: 9, per: 'day' as const }])), quotas: named.map((name) => ({ meter: name, limit: 9, per: 'day' as const })) };
+    const bare = licenseView(issued(stateOf(story(issue({ terms })))), '2026-03-13T12:00:00.000Z');
+    const used = (use: Parameters<typeof withUse>[1]) => {
+      const { features, quotas } = withUse(bare, use);
+      return [Object.entries(features).map(([name, feature]) => [name, (feature as { used: number }).used]), quotas.map(({ lastPeak }) => lastPeak)];
+    };
+    expect(used({})).toEqual([named.map((name) => [name, 0]), [null, null, null]]);
+    expect(used(Object.fromEntries(named.map((name) => [name, useOf([count(march(12), 4), count(march(13), 3)], now)])))).toEqual([named.map((name) => [name, 3]), [4, 4, 4]]);
+  });
   it('is what the license says while it is exceeded', () => {
     const exceeded = story(licensed, at(midnightAfter(12), demand(licensed, [gauge(12, 68)], 12) as Demand));
     expect(withUse(licenseView(issued(stateOf(exceeded)), midnightAfter(13)), { [meter]: useOf([gauge(13, 3)], endOf(march(13)) + 1) }).quotas).toMatchObject([{ state: 'exceeded', lastPeak: 68 }]);

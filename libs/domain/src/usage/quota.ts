@@ -116,13 +116,20 @@ interface Metered {
 export const isMetered = ({ features, quotas }: Pick<IssuedLicense['terms'], 'features' | 'quotas'> | Metered): boolean =>
   quotas.length > 0 || Object.values(features).some((feature) => typeof feature === 'object');
 
+/** Meters that a license, or a view of it, names. Of any other only the series tells. */
+export const metersNamed = ({ features, quotas }: Pick<IssuedLicense['terms'], 'features' | 'quotas'> | Metered): readonly string[] =>
+  [...quotas.map(({ meter }) => meter), ...Object.entries(features).flatMap(([name, feature]) => (typeof feature === 'object' ? [name] : []))];
+
 /** The view of a license with what is used of its caps, and what its quotas were last compared with. */
 export function withUse<V extends Metered>(view: V, use: Use): V {
   const features = Object.entries(view.features).map(([name, feature]) => {
     if (typeof feature !== 'object') return [name, feature] as const;
-    const used = use[name]?.[feature.per === 'day' ? 'today' : 'month'] ?? 0;
+    const used = useOn(use, name)?.[feature.per === 'day' ? 'today' : 'month'] ?? 0;
     return [name, { limit: feature.limit, per: feature.per, used, remaining: Math.max(0, Math.round((feature.limit - used) * MILLION) / MILLION) }] as const;
   });
-  const quotas = view.quotas.map((quota) => (quota.state === 'normal' ? { ...quota, lastPeak: use[quota.meter]?.last[quota.per ?? 'gauge'] ?? quota.lastPeak } : quota));
+  const quotas = view.quotas.map((quota) => (quota.state === 'normal' ? { ...quota, lastPeak: useOn(use, quota.meter)?.last[quota.per ?? 'gauge'] ?? quota.lastPeak } : quota));
   return { ...view, features: Object.fromEntries(features), quotas };
 }
+
+/** A meter may be called what every object has, such as `constructor`. */
+const useOn = (use: Use, meter: string): MeterUse | undefined => (Object.hasOwn(use, meter) ? use[meter] : undefined);
