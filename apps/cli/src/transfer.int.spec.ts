@@ -328,14 +328,31 @@ describe('An import writes nothing', () => {
   });
 });
 
+const beforeRetiredKeys = ({ migrations, rows: { authority_retired_keys: _, ...rows }, ...contents }: Contents): Contents =>
+  ({ ...contents, rows, migrations: migrations.filter((name) => name !== 'authority-1-retired-keys') });
+
 it('An export of an older release is brought to the present at the next start', async () => {
   const [source, target, file, older] = [await inFiles(), await inFiles(), newFile(), newFile()];
   await fill(source);
   await exportTo(file, source);
-  await rewritten(file, older, ({ migrations, rows: { authority_retired_keys: _, ...rows }, ...contents }) =>
-    ({ ...contents, rows, migrations: migrations.filter((name) => name !== 'authority-1-retired-keys') }));
+  await rewritten(file, older, beforeRetiredKeys);
   await importFrom(older, target);
   expect(Object.keys((await contentOf(target))['production']?.rows ?? {})).not.toContain('authority_retired_keys');
+  await openable(target);
+  deepEqual(await contentOf(target), await contentOf(source));
+});
+
+it('An export of an older release can be finished although somebody has tried to start on the half of it', async () => {
+  const [source, target, file, older] = [await inFiles(), await inFiles(), newFile(), newFile()];
+  await fill(source);
+  await exportTo(file, source);
+  await rewritten(file, older, beforeRetiredKeys);
+  await killedAt('insert', 2, older, target);
+  const tables = async () => Object.keys((await contentOf(target))['production']?.rows ?? {});
+  const before = await tables();
+  await expect(openable(target)).rejects.toThrow('An import into these stores was begun and not finished');
+  expect(await tables()).toEqual(before);
+  await importFrom(older, target);
   await openable(target);
   deepEqual(await contentOf(target), await contentOf(source));
 });

@@ -3,6 +3,7 @@ import { EventStores, subjectOf } from '@keyledger/event-store';
 import { Clock, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Projectors, Reaction, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { licenseTable } from './license.tables.ts';
 import { Licenses } from './streams.ts';
 
 /**
@@ -29,6 +30,7 @@ export class Erasure {
         for (const table of ['authority_retired_keys', 'authority_activations', 'authority_refusals']) for (const licenseId of licenseIds) await state.here().run(`delete from ${table} where license_id = ?`, [licenseId]);
         await keyrings.here().shred(...licenseIds);
         for (const licenseId of licenseIds) licenses.forget(licenseId);
+        await projectors.here().forget(licenseTable.name, licenseIds);
         await projectors.current();
         await read.here().scrub();
       },

@@ -47,6 +47,16 @@ describeWith('postgres', 'A data key store', (server) => {
     await one.destroy('lic_1');
     expect(await other.get(['lic_1'])).toEqual(new Map([['lic_1', null]]));
   });
+
+  it('lets two processes make and destroy the same keys in any order without waiting for each other for ever', async () => {
+    const [one, other] = await Promise.all([openSchema('crossed'), openSchema('crossed')]) as [StoredDataKeys, StoredDataKeys];
+    for (let n = 0; n < 10; n++) {
+      const subjects = Array.from({ length: 500 }, (_, m) => `lic_${n}_${m}`);
+      const keys = subjects.map((subject) => [subject, 'key'] as const);
+      await Promise.all([one.insert(new Map(keys)), other.insert(new Map(keys.toReversed())), other.destroy(...subjects.slice(250).reverse(), ...subjects.slice(0, 250))]);
+      expect(new Set((await one.get(subjects)).values())).toEqual(new Set([null]));
+    }
+  });
 });
 
 describe('A keyring on SQLite', () => {

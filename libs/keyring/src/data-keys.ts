@@ -61,15 +61,18 @@ export class StoredDataKeys implements DataKeyStore {
   }
 
   async insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys> {
-    for (const some of inParts([...keys])) {
+    // Sorted: other processes do the same, and two must not wait for each other.
+    const subjects = [...keys.keys()].sort();
+    for (const some of inParts(subjects)) {
       await this.#database.run(
-        `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, ?)').join(', ')} on conflict (subject) do nothing`, some.flat());
+        `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, ?)').join(', ')} on conflict (subject) do nothing`,
+        some.flatMap((subject) => [subject, keys.get(subject)]));
     }
-    return this.get([...keys.keys()]);
+    return this.get(subjects);
   }
 
   async destroy(...subjects: readonly string[]): Promise<void> {
-    // Sorted: other processes do the same, and two must not wait for each other.
+    // As above.
     for (const some of inParts([...subjects].sort())) {
       await this.#database.run(
         `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, null)').join(', ')} on conflict (subject) do update set wrapped = null`, some);

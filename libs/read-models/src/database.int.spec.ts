@@ -166,6 +166,32 @@ describe('A SQLite database', () => {
     await Promise.all([...databases.entries()].map(([, database]) => database.close()));
   });
 
+  it('refuses what does not fit on its disk as a lost server does, and goes on when there is room again', async () => {
+    const database = await Database.open({ ...tables, environment: 'test', at: { sqliteFile: join(directory, 'full.db') } });
+    const { rows: [pages] } = await database.run<{ page_count: number }>('pragma page_count');
+    await database.run(`pragma max_page_count = ${pages?.page_count}`);
+    const full = expect.objectContaining({
+      name: 'Refusal', code: 'UNAVAILABLE', message: 'The database does not answer: database or disk is full', cause: expect.objectContaining({ name: 'SqlFailure', code: 13 }),
+    });
+    const big = (id: string) => [id, 'x'.repeat(100_000), 1] as const;
+    await expect(database.run(insert, big('alone'))).rejects.toEqual(full);
+    await expect(database.batch([{ sql: insert, params: big('batch') }])).rejects.toEqual(full);
+    await expect(database.transaction((sql) => sql.insertInto('test_last_seen').values({ id: 'transaction', seen_at: 'x'.repeat(100_000), count: 1 }).execute())).rejects.toEqual(full);
+    const together = await Promise.allSettled([1, 2, 3].map((n) => database.run(insert, big(`together ${n}`))));
+    expect(together).toEqual([1, 2, 3].map(() => ({ status: 'rejected', reason: full })));
+    await database.run('pragma max_page_count = 100000');
+    await database.run(insert, big('there'));
+    expect(await ids(database)).toEqual(['there']);
+    await expect(database.run(insert, ['there', 'x', 1])).rejects.toMatchObject({ name: 'SqlFailure' });
+    await database.close();
+  });
+
+  it('refuses in the same way whoever waits too long for a transaction', async () => {
+    const database = await Database.open({ ...tables, environment: 'test', at: { sqliteFile: join(directory, 'held.db') } });
+    await database.transaction(() => expect(ids(database)).rejects.toMatchObject({ name: 'Refusal', code: 'UNAVAILABLE' }));
+    await database.close();
+  });
+
   it('answers with an error, and lives on, when the value is none of SQLite\'s', async () => {
     const database = await Database.open({ ...tables, environment: 'test', at: { sqliteFile: join(directory, 'values.db') } });
     await expect(database.run(insert, ['a', {}, 1])).rejects.toThrow(/cannot be bound/);

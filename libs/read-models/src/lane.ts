@@ -19,6 +19,8 @@ export class Lane {
   /** Another process with a newer release keeps this projection; here it is only waited for. */
   following = false;
   readonly parked = new Set<string>();
+  /** Erased while the table is being built: no row of these is written any more. */
+  readonly forgotten = new Set<string>();
   #listeners: (() => void)[] = [];
 
   constructor(projection: Projection, table: RowTable, { build, version, position, serving, fence }: Registered) {

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, it, jest } from '@jest/globals';
 import type { RecordedEvent } from '@keyledger/event-store';
@@ -312,6 +313,33 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 
+  it('forgets who is erased in a table that is still being built as well, whether the row is there already or comes later', async () => {
+    const projector = await start();
+    for (let n = 0; n < 9; n++) await log.write(`p${n}`, sent(`Ada ${n}`), ...Array.from({ length: 499 }, (_, m) => moved(`Bonn ${m}`)));
+    await drained(projector);
+    await projector.close();
+    const [reached, rest] = [gate(), gate()];
+    const again = await start({ store: { ...deliver(log.store, (events) => events), async readByStream(category, after, limit) {
+      const events = await log.store.readByStream?.(category, after, limit) ?? [];
+      if (after) reached.open();
+      if (after) await rest.opened;
+      return events;
+    } } });
+    const rebuilt = again.rebuild('parcels');
+    await reached.opened;
+    const building = async () => (await database.run<{ id: string }>('select id from test_parcels_v2 order by id')).rows.map(({ id }) => id);
+    while (!(await building()).includes('p3')) await sleep(20);
+    await again.forget('parcels', ['p1', 'p8']);
+    expect(await building()).not.toContain('p1');
+    await log.write('p1', erased);
+    rest.open();
+    await rebuilt;
+    expect((await rowsIn(database)).map(({ id }) => id)).toEqual(['p0', 'p2', 'p3', 'p4', 'p5', 'p6', 'p7']);
+    await drained(again);
+    await again.rebuild('parcels');
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
   it('lets events gather while nobody waits, and nobody wait for them', async () => {
     await log.write('p', sent('Ada'), moved('Bonn'));
     const events = await log.store.readAll(0);
@@ -561,6 +589,94 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
       expect(await rowsIn(database)).toEqual(await log.expected());
       expect((await database.run('select name, build from projections')).rows).toEqual([{ name: 'parcels', build: 1 }]);
     });
+  }
+
+  if (dialect === 'postgres') {
+    /** A process that fills the table from the beginning, of which each of these pages is one; `began` counts how often. */
+    const filling = async (options: Partial<ProjectorOptions>, page: (n: number) => Promise<unknown>) => {
+      const counts = { began: 0, pages: 0 };
+      const projector = await start({ ...options, store: {
+        ...deliver(log.store, (events) => events),
+        async readByStream(category, after, limit) {
+          if (!after) counts.began++;
+          await page(++counts.pages);
+          return await log.store.readByStream?.(category, after, limit) ?? [];
+        },
+      } });
+      return { projector, counts };
+    };
+    const fence = async () => Number((await database.run<{ fence: number }>('select max(fence) as fence from projections')).rows[0]?.fence);
+    const manyParcels = async () => {
+      for (let n = 0; n < 9; n++) await log.write(`p${n}`, sent(`Ada ${n}`), ...Array.from({ length: 499 }, (_, m) => moved(`Bonn ${m}`)));
+    };
+
+    it('is filled by one of several processes, and the others wait for it', async () => {
+      const others = await Promise.all([1, 2].map(() => open({ entities: [ParcelRow], place: here })));
+      await manyParcels();
+      const rest = gate();
+      const first = await filling({}, async (n) => n > 1 && rest.opened);
+      while (await fence() < 2) await sleep(20);
+      const later = await Promise.all(others.map((own) => filling({ database: own }, async () => undefined)));
+      await sleep(600);
+      rest.open();
+      for (const { projector } of [first, ...later]) await drained(projector);
+      expect([first, ...later].map(({ counts: { began } }) => began)).toEqual([1, 0, 0]);
+      expect(await rowsIn(database)).toEqual(await log.expected());
+    });
+
+    it('is filled by one of several processes also when they begin at the same moment', async () => {
+      const others = await Promise.all([1, 2].map(() => open({ entities: [ParcelRow], place: here })));
+      await manyParcels();
+      const all = await Promise.all([database, ...others].map((own) => filling({ database: own }, async () => undefined)));
+      for (const { projector } of all) await drained(projector);
+      expect(Math.max(...all.map(({ counts: { began } }) => began))).toBe(1);
+      expect(await rowsIn(database)).toEqual(await log.expected());
+    });
+
+    it('is filled by another when the one that began gives no sign of life for some seconds', async () => {
+      const other = await open({ entities: [ParcelRow], place: here });
+      await manyParcels();
+      const stuck = gate();
+      await filling({}, async (n) => n > 1 && stuck.opened);
+      while (await fence() < 2) await sleep(20);
+      const startedAt = performance.now();
+      const heir = await filling({ database: other }, async () => undefined);
+      await drained(heir.projector);
+      expect(performance.now() - startedAt).toBeGreaterThan(4_000);
+      expect(heir.counts.began).toBe(1);
+      expect(await rowsIn(other)).toEqual(await log.expected());
+      // Perhaps it was only slow.
+      stuck.open();
+      await log.write('p1', moved('Paris'));
+      await Promise.all(running.map((projector) => drained(projector)));
+      expect(await rowsIn(database)).toEqual(await log.expected());
+    });
+
+    it('gives signs of life while it makes an index', async () => {
+      const projector = await start();
+      await log.write('a', sent('Ada'));
+      await drained(projector);
+      const [indexing, made] = [gate(), gate()];
+      const slow = new Proxy(database, { get(target, name) {
+        const value: unknown = Reflect.get(target, name, target);
+        if (name !== 'batch') return typeof value === 'function' ? value.bind(target) : value;
+        return async (...all: Parameters<Database['batch']>) => {
+          if (/create index/.test(all[0][0]?.sql ?? '')) {
+            indexing.open();
+            await made.opened;
+          }
+          return target.batch(...all);
+        };
+      } });
+      await projector.close();
+      const rebuilt = (await start({ database: slow })).rebuild('parcels');
+      await indexing.opened;
+      const before = await fence();
+      while (await fence() < before + 2) await sleep(50);
+      made.open();
+      await rebuilt;
+      expect(await rowsIn(database)).toEqual(await log.expected());
+    }, 15_000);
   }
 
   it('adds a projection to those that are far ahead', async () => {

@@ -38,10 +38,17 @@ const CATCHING_UP = 100;
 const GATHER_MS = 10;
 const RETRY_MS = 1_000;
 const FOLLOW_MS = 50;
+/** Who fills a table gives a sign with every batch, and so often where one takes long; */
+const SIGN_MS = 1_000;
+/** the others look for one so often, */
+const LOOK_MS = 250;
+/** and take over after so long without. */
+const SILENT_MS = 5_000;
 
 /**
  * Keeps the tables of an environment's projections: every row is its stream's state, and rows and checkpoint are committed together.
  * Any number of processes may run one on the same PostgreSQL schema; whoever commits a batch first has done it for all.
+ * An empty table is filled by one of them while the others wait.
  */
 export class Projector implements View {
   readonly #options: ProjectorOptions;
@@ -60,6 +67,7 @@ export class Projector implements View {
   #followed: Position = 0;
   #wanted: Position = 0;
   #endRest: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
 
   /** Resolves when it follows the log; it may be far behind then, see ReadIndex. */
   static async start(options: ProjectorOptions): Promise<Projector> {
@@ -127,6 +135,18 @@ export class Projector implements View {
     await (this.#catchingUp.get(building) ?? this.#catchUp(building));
   }
 
+  /**
+   * These subjects were erased, and what had sealed them is destroyed: their rows leave the tables that are still being built, too, which may come to
+   * that event hours from now, and stay away from them.
+   */
+  async forget(name: string, ids: readonly string[]): Promise<void> {
+    // What has been folded already is written after this.
+    for (const lane of this.#catchingUp.keys()) if (lane.projection.name === name) for (const id of ids) lane.forgotten.add(id);
+    const { table } = this.#laneOf(name);
+    const builds = (await this.#register.tablesOf(name)).filter(({ serving }) => !serving);
+    if (builds.length > 0) await this.#options.database.batch(builds.map(({ build }) => table.delete(build, ids)));
+  }
+
   /** The rows that queries see, one line of JSON each, ordered by id: equal states give equal dumps, byte by byte, in both dialects. */
   async *dump(name: string): AsyncGenerator<string> {
     const { table } = this.#laneOf(name);
@@ -141,7 +161,11 @@ export class Projector implements View {
   }
 
   /** Resolves when nothing is under way any more. What was applied is kept. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
     this.#stop.abort();
     this.#endRest?.();
     await this.#subscription?.close();
@@ -241,10 +265,11 @@ export class Projector implements View {
 
   async #readUp(lane: Lane): Promise<void> {
     const folds = this.#newFolds();
-    let isFencedOff = false;
+    // It has been begun; perhaps somebody is still at it.
+    let isFencedOff = lane.position === 0 && lane.fence > 0;
     while (!this.#stop.signal.aborted) {
       try {
-        if (isFencedOff && !await this.#reloaded(lane)) return;
+        if (isFencedOff && !await this.#leftToOthers(lane)) return;
         isFencedOff = false;
         if (lane.position === 0) await this.#fill(lane);
         const events = await this.#options.store.readAll(lane.position, PAGE_TO_CATCH_UP);
@@ -296,9 +321,14 @@ export class Projector implements View {
   }
 
   /** Over rows that are there an index costs a third of what it costs row by row. */
-  async #index({ table, build, serving }: Lane): Promise<void> {
-    if (serving) return;
-    for (const statements of table.index(build)) await patiently(() => this.#options.database.batch(statements));
+  async #index(lane: Lane): Promise<void> {
+    if (lane.serving) return;
+    for (const statements of lane.table.index(lane.build)) {
+      const made = patiently(() => this.#options.database.batch(statements)).then(() => true);
+      // When a sign fails, nobody waits for it any more.
+      made.catch(() => undefined);
+      while (!await Promise.race([made, sleep(SIGN_MS, false, { ref: false })])) await this.#writing.save([{ lane, position: lane.position, statements: [] }]);
+    }
   }
 
   /** The last stretch and the change-over happen between two live batches. False when the log is still ahead. */
@@ -309,6 +339,7 @@ export class Projector implements View {
     if (lane.position < live) return false;
     if (!lane.serving) await this.#takeOver(lane, this.#laneOf(lane.projection.name));
     this.#live.push(lane);
+    lane.forgotten.clear();
     // They say what the other tables hold; this one may lack it.
     this.#folds.forEach((own) => own.clear());
     return true;
@@ -403,6 +434,21 @@ export class Projector implements View {
     await this.#loadParked(lane);
     this.#adopt(lane, old);
     this.#live.push(lane);
+  }
+
+  /**
+   * Who fills a table starts over when somebody else writes to it, so two would throw each other back for ever: waits until it is filled, or nobody
+   * is at it any more. False when there is nothing left to do.
+   */
+  async #leftToOthers(lane: Lane): Promise<boolean> {
+    const { serving } = lane;
+    for (let fence = -1, since = 0; ; await sleep(LOOK_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined)) {
+      if (this.#stop.signal.aborted || !await this.#reloaded(lane)) return false;
+      // A file has one process.
+      if (lane.position > 0 || lane.serving !== serving || this.#options.database.dialect === 'sqlite') return true;
+      if (lane.fence !== fence) [fence, since] = [lane.fence, performance.now()];
+      else if (performance.now() - since > SILENT_MS) return true;
+    }
   }
 
   /** False when the table is no longer there. */

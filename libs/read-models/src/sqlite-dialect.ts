@@ -1,6 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { refuse, type Refusal } from '@keyledger/kernel';
 import {
   CompiledQuery, SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler,
   type DatabaseConnection, type Dialect, type Driver, type QueryCompiler, type QueryResult, type TransactionSettings,
@@ -22,6 +23,12 @@ export class SqlFailure extends Error {
     this.unexpected = unexpected;
   }
 }
+
+/** SQLite's primary codes for a file that somebody else holds, a disk that lets it down, and one that is full: that passes, and no statement is at fault. */
+const fileFaults: readonly number[] = [5, 10, 13];
+const failureOf = (failure: Failure): Error =>
+  (fileFaults.includes(Number(failure.code) & 255) ? unavailable(failure.message, new SqlFailure(failure)) : new SqlFailure(failure));
+const unavailable = (detail: string, cause: Error): Refusal => Object.assign(refuse('UNAVAILABLE', `The database does not answer: ${detail}`), { cause });
 
 /** A transaction that is held longer is a bug; those that wait for it get an error instead of waiting for ever. */
 const BUSY_TIMEOUT_MS = 5_000;
@@ -91,7 +98,7 @@ class SqliteThread {
   #answered(reply: Reply): void {
     const pending = this.#pending.get(reply.call);
     this.#pending.delete(reply.call);
-    if ('error' in reply) pending?.reject(new SqlFailure(reply.error));
+    if ('error' in reply) pending?.reject(failureOf(reply.error));
     else pending?.resolve(reply.result);
   }
 
@@ -205,7 +212,7 @@ export class SqliteFile {
     return new Promise((go, reject) => {
       const timer = setTimeout(() => {
         this.#waiting = this.#waiting.filter((waiting) => waiting.go !== go);
-        reject(new SqlFailure({ message: `database is locked: a transaction has held ${this.path} for ${BUSY_TIMEOUT_MS} ms` }));
+        reject(unavailable('database is locked', new Error(`A transaction has held ${this.path} for ${BUSY_TIMEOUT_MS} ms`)));
       }, BUSY_TIMEOUT_MS);
       this.#waiting.push({ exclusive, go, timer });
     });

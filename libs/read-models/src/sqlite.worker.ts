@@ -98,7 +98,7 @@ class File {
         const reply = attempt(call, () => this.run(statement));
         if ('error' in reply) {
           // Some failures (a full disk) undo the whole transaction: then there is nothing left to go on with.
-          if (!this.#db.isTransaction) throw new Error(reply.error.message);
+          if (!this.#db.isTransaction) throw Object.assign(new Error(reply.error.message), { errcode: reply.error.code });
           this.#db.exec('ROLLBACK TO one');
         }
         this.#db.exec('RELEASE one');

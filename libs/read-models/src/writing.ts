@@ -59,7 +59,8 @@ export class Writing {
     }
   }
 
-  statements({ table, build, position }: Lane, { rows, gone, parked }: Changes): Statement[] {
+  statements({ table, build, position, forgotten }: Lane, { rows, gone, parked }: Changes): Statement[] {
+    for (const id of forgotten) rows.delete(id);
     const statements: Statement[] = [];
     // An empty table is only inserted into.
     if (rows.size > 0 && position > 0) statements.push(...table.touch(build, [...rows.values()]));

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -28,6 +28,13 @@ describe('Stores', () => {
     await (await open(configOf())).close();
     for (const suffix of ['', '-wal', '-shm']) rmSync(join(dataDir, 'production', `state.db${suffix}`), { force: true });
     await expect(open(configOf())).rejects.toThrow(/^The log of production has events, but the tables beside it are new/);
+  });
+
+  it('are refused without the master key that they were made with, and no other is made', async () => {
+    await (await open(configOf())).close();
+    rmSync(join(dataDir, 'master.key'));
+    await expect(open(configOf())).rejects.toThrow(/^There is no master key here: .*master\.key does not exist/);
+    expect(readdirSync(dataDir)).not.toContain('master.key');
   });
 });
 

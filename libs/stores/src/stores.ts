@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { INestApplicationContext, Provider } from '@nestjs/common';
 import {
@@ -45,12 +45,16 @@ const mostBehindSeconds = 10;
 export async function openStores(config: StoresConfig, { log, metrics, health }: Host, schemas: readonly Schema[]): Promise<Stores> {
   const { dataDir, masterKey, databaseUrl, connections } = config;
   const at = placeOf(config);
-  const key = loadMasterKey({ dataDir, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
-  const [{ events, snapshots }, state, read] = await Promise.all([
+  // A new one would open nothing of what is here already.
+  const existing = databaseUrl === undefined && existsSync(join(dataDir, controlEnvironment, 'state.db'));
+  const key = loadMasterKey({ dataDir, existing, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
+  // Before anything is migrated: an older export can be finished only in the tables that it was begun with. Once more below, for one that begins meanwhile.
+  const control = await openDatabases({ kind: 'state', environments: [controlEnvironment], at, connections, entities: [] });
+  const [{ events, snapshots }, state, read] = await mustBeComplete(control).then(() => Promise.all([
     openLogs(config, log, metrics),
     openDatabases({ kind: 'state', environments: names, at, connections, entities: [], migrations: stateMigrations(schemas) }),
     openDatabases({ kind: 'read', environments: names, at, connections, entities: schemas.flatMap((schema) => schema.read ?? []) }),
-  ]);
+  ])).finally(() => control.of(controlEnvironment).close());
   const close = async () => {
     await events.close();
     await snapshots.close();
