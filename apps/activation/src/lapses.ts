@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
-import { isLive, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
+import { isLive, isMissed, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { Clock, context, environments, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
@@ -10,7 +10,7 @@ import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 
-/** Where it is missed when it is silent, an instance has a lease from its activation on, even if it is never heard of. */
+/** Where it is missed when it is silent, an instance has a lease from its activation on, even if it is never heard of; and so has the box that it is moved to. */
 @Injectable()
 export class LeaseOpening {
   private constructor(private readonly reaction: Reaction) {}
@@ -18,7 +18,7 @@ export class LeaseOpening {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, caches: VerdictCaches, leases: LeaseLedger): Promise<LeaseOpening> {
     return new LeaseOpening(await Reaction.start({
       name: 'activation-leases', events, databases, clock,
-      isFor: ({ type, data }) => type === 'InstanceActivated' && data['leaseEndsAt'] !== undefined,
+      isFor: ({ type, data }) => (type === 'InstanceActivated' && data['leaseEndsAt'] !== undefined) || type === 'InstanceRebound',
       react: async (activated) => void await Promise.all(activated.map((event) => open(event, caches, leases))),
     }));
   }
@@ -36,10 +36,10 @@ export class LeaseOpening {
 async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLedger): Promise<void> {
   const [licenseId, activationId] = [subjectOf(event.stream) as LicenseId, event.data['activationId'] as ActivationId];
   const license = await licenseIn(caches, licenseId);
-  if (!license?.activations.has(activationId)) return;
+  if (!license?.activations.has(activationId) || !isMissed(license.terms)) return;
   const lease = openLease(license, activationId, undefined, originOf(event).at);
   await leases.change(activationId, (kept, isCertain) =>
-    (isCertain ? { answer: null, ...(!kept && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null, lookAt: lookAtOf(license, activationId, lease) } }) } : undefined));
+    (isCertain ? { answer: null, ...(kept?.lease.boundAt !== lease.boundAt && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null, lookAt: lookAtOf(license, activationId, lease) } }) } : undefined));
 }
 
 /** Undefined for one that is gone. */

@@ -8,7 +8,8 @@ import { UseInView } from './usage.ts';
 const now = '2026-03-12T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
 const known = (n: number, terms: TermsInput) => ({ state: issued(stateOf(story(issue({ licenseId: idOf('lic', n), terms })))), revision: 0 });
-const capped = (n = 1) => known(n, { features: { calls: { limit: 100, per: 'day' } } });
+const licenses = [1, 2].map((n) => known(n, { features: { calls: { limit: 100, per: 'day' } } }));
+const capped = (n = 1) => licenses[n - 1];
 const use = (today: number) => ({ calls: { today, month: today, last: { gauge: null, day: 0, month: 0 } } });
 
 describe('What is used of a license, in verdicts', () => {
@@ -44,6 +45,14 @@ describe('What is used of a license, in verdicts', () => {
     await new Promise((resolve) => setImmediate(resolve));
     expect(asked).toHaveLength(2);
     expect(of(capped())).toEqual(use(2));
+  });
+
+  it('is asked for at once when the license names other meters than it did', async () => {
+    await of(capped());
+    const edited = known(1, { features: { calls: { limit: 100, per: 'day' }, reads: { limit: 5, per: 'month' } } });
+    expect(await of(edited)).toEqual(use(2));
+    expect(of(edited)).toEqual(use(2));
+    expect(asked).toHaveLength(2);
   });
 
   it('is never shown when it is ten seconds old, or of another day', async () => {

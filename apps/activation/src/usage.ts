@@ -9,6 +9,8 @@ import type { KnownLicense } from './verdict-cache.ts';
 interface Kept {
   /** Undefined: nobody could be asked. */
   readonly use: Use | undefined;
+  /** Which it was read for: of a meter that they do not name nothing is known. */
+  readonly terms: IssuedLicense['terms'];
   /** Of the environment: a new day begins at nought. */
   readonly day: Day;
   /** Of this process, milliseconds: when it was read, and when it was last asked for. */
@@ -43,7 +45,7 @@ export class UseInView {
     const name = `${environment} ${id}`;
     const kept = this.#kept.get(name);
     const moment = performance.now();
-    if (kept && kept.day === dayOf(Date.parse(now)) && moment - kept.at < knownMs) {
+    if (kept && kept.terms === state.terms && kept.day === dayOf(Date.parse(now)) && moment - kept.at < knownMs) {
       if (moment - kept.askedAt >= freshMs) {
         kept.askedAt = moment;
         void this.#ask(state);
@@ -78,14 +80,14 @@ export class UseInView {
   /** That nobody answers is known as well, for a while: not every verdict has to find out. */
   async #read(licenses: ReadonlyMap<LicenseId, IssuedLicense>): Promise<void> {
     const { environment, now } = context();
-    const licenseIds = [...licenses.keys()];
-    const named = new Set([...licenses.values()].flatMap(({ terms }) => metersNamed(terms)));
-    const meters = await this.messages.send(ReadMeters, { licenseIds, meters: [...named] }, { timeoutMs: waitMs }).catch(() => undefined);
+    const asked = [...licenses.values()].map(({ id, terms }) => [id, terms] as const);
+    const named = new Set(asked.flatMap(([, terms]) => metersNamed(terms)));
+    const meters = await this.messages.send(ReadMeters, { licenseIds: asked.map(([id]) => id), meters: [...named] }, { timeoutMs: waitMs }).catch(() => undefined);
     const [day, at] = [dayOf(Date.parse(now)), performance.now()];
-    for (const id of licenseIds) {
+    for (const [id, terms] of asked) {
       const name = `${environment} ${id}`;
       const kept = this.#kept.get(name);
-      if (meters || !kept || kept.day !== day || at - kept.at >= knownMs) this.#kept.set(name, { use: meters && (meters[id] ?? {}), day, at, askedAt: at });
+      if (meters || !kept || kept.terms !== terms || kept.day !== day || at - kept.at >= knownMs) this.#kept.set(name, { use: meters && (meters[id] ?? {}), terms, day, at, askedAt: at });
     }
   }
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { uniqueId } from '@keyledger/domain';
 import { NO_STREAM, type Aggregates, type View } from '@keyledger/event-store';
-import { context, Refusal, refuse, runIn, type Aggregate, type ErrorCode } from '@keyledger/kernel';
+import { context, eventId, Refusal, refuse, runIn, type Aggregate, type ErrorCode } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { CatalogStreams } from './streams.ts';
 
@@ -120,7 +120,9 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
 
   async #release(hash: string, ownerId: string, revision: number): Promise<void> {
     try {
-      await runIn({ ...context(), ifRevision: revision }, () => this.#unique.run(this.#id(hash), { type: 'Release', ownerId }));
+      // A try that has lost the race may have released another claim before.
+      const { commandId } = context();
+      await runIn({ ...context(), commandId: eventId(commandId, `release/${revision}`), ifRevision: revision }, () => this.#unique.run(this.#id(hash), { type: 'Release', ownerId }));
     } catch (error) {
       if (!isConflict(error)) throw error;
     }

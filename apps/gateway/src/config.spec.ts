@@ -11,7 +11,7 @@ describe('The proxies that are trusted', () => {
 
   it.each(['10.0.0.5', '10.0.0.5, fd00::/8', '192.0.2.0/24', '10.0.0.0/255.0.0.0', '::1', 'loopback,203.0.113.7'])('are %s', (text) => expect(trusted(text)).toBe(text));
 
-  it.each(['yes', 'proxy.example.com', '10.0.0', '10.0.0.0/33', '0.0.0.0/0', '::/0', '10.0.0.5,', '10.0.0.5/', 'loopback/8'])('are never %s, which is named', (text) => {
+  it.each(['yes', 'proxy.example.com', '10.0.0', '10.0.0.0/33', '0.0.0.0/0', '::/0', '10.0.0.5,', '10.0.0.5/', 'loopback/8', '10.0.0.0/255.0.255.0', 'fd00::/255.0.0.0'])('are never %s, which is named', (text) => {
     expect(() => trusted(text)).toThrow(`KEYLEDGER_TRUST_PROXY must be addresses or networks like 10.0.0.5,fd00::/8, or true or false, not "${text}"`);
   });
 });

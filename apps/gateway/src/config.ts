@@ -36,8 +36,10 @@ const namedNetworks = ['loopback', 'linklocal', 'uniquelocal'];
 function isNetwork(text: string): boolean {
   const [, address = '', prefix] = /^([^/]*)(?:\/(.*))?$/.exec(text) ?? [];
   if (isIP(address) === 0) return namedNetworks.includes(text);
-  return prefix === undefined || isIPv4(prefix) || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= (isIPv4(address) ? 32 : 128));
+  return prefix === undefined || (isIPv4(address) && isMask(prefix)) || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= (isIPv4(address) ? 32 : 128));
 }
+
+const isMask = (text: string): boolean => isIPv4(text) && /^1+0*$/.test(text.split('.').map((part) => Number(part).toString(2).padStart(8, '0')).join(''));
 
 function whole(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
   const text = env[name];

@@ -18,7 +18,7 @@ const Kid: PipeTransform = {
 const KidParam = () => Param('kid', Kid);
 const stateful: readonly ErrorCode[] = ['SIGNING_KEY_NOT_FOUND', 'INVALID_TRANSITION'];
 /** Anybody may keep public keys for a minute; after a rotation a verifier that meets an unknown key asks again. */
-const cacheable = { 'Cache-Control': 'public, max-age=60', Vary: 'X-Environment' };
+const cacheable = { 'Cache-Control': 'public, max-age=60', Vary: 'X-Environment, Origin' };
 const wellKnown = { needs: 'public', ofEnvironment: true, refuses: ['UNAVAILABLE', 'TRY_AGAIN'] } as const;
 
 /** The keys that sign licenses, and what verifiers need of them. */

@@ -247,6 +247,19 @@ describe('A silent instance', () => {
     expect((await view(id)).activationCount).toBe(1);
   });
 
+  it('that is moved to another box is waited for anew', async () => {
+    const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 1, heartbeatIntervalSeconds: 600 });
+    const { activationId } = await box(key).post<{ activationId: string }>(`/licenses/${id}/activate`, { fingerprint: 'box' });
+    await advance(2 * DAY);
+    await api().post(`/licenses/${id}/rebind`, { activationId, fingerprint: 'new', reason: 'broken' });
+    const before = ['InstanceActivated', 'HeartbeatMissed', 'HeartbeatLost', 'HeartbeatRecovered', 'InstanceRebound'];
+    expect(await types(id)).toEqual(before);
+    await advance(21 * MINUTE);
+    expect(await types(id)).toEqual([...before, 'HeartbeatMissed']);
+    await advance(DAY);
+    expect(await types(id)).toEqual([...before, 'HeartbeatMissed', 'HeartbeatLost']);
+  });
+
   it('is late long before its grace is over, and good all the while', async () => {
     const { id, key } = await sellOne({ activationLimit: 1, offlineGraceDays: 14, heartbeatIntervalSeconds: 600 });
     const { activationId } = await box(key).post<{ activationId: string }>(`/licenses/${id}/activate`, { fingerprint: 'box' });

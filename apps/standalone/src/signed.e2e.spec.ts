@@ -179,7 +179,7 @@ describe('Signing keys', () => {
 
   it('that are public may be kept for a while, and are those of the environment asked for', async () => {
     const { headers } = await app.ask('GET', '/.well-known/jwks.json');
-    expect(headers).toMatchObject({ 'cache-control': 'public, max-age=60', vary: 'X-Environment' });
+    expect(headers).toMatchObject({ 'cache-control': 'public, max-age=60', vary: 'X-Environment, Origin' });
     const [production, staging] = [await roots(), await roots(app.in('staging'))];
     expect(staging.environment).toBe('staging');
     expect(staging.roots[0]?.x).not.toBe(production.roots[0]?.x);

@@ -83,15 +83,11 @@ export class Sweeper {
   async #everything(now: Instant, tally: Tally): Promise<void> {
     const going = new Set(this.groups);
     const failures: unknown[] = [];
-    /** A group that cannot go on is no hindrance to the others; that it could not is said in the end. */
-    const each = async (work: (passes: Passes) => Promise<unknown>) => {
-      for (const passes of going) {
-        await work(passes).catch((error: unknown) => {
-          going.delete(passes);
-          failures.push(error);
-        });
-      }
-    };
+    /** Side by side. A group that cannot go on is no hindrance to the others; that it could not is said in the end. */
+    const each = (work: (passes: Passes) => Promise<unknown>) => Promise.all([...going].map((passes) => work(passes).catch((error: unknown) => {
+      going.delete(passes);
+      failures.push(error);
+    })));
     for (let done: Subject | undefined; ;) {
       const backlogs: Backlog[] = [];
       await each(async (passes) => backlogs.push(await this.#backlog(passes, now, done)));
@@ -101,7 +97,10 @@ export class Sweeper {
       for (let found = Infinity; found > 0;) {
         found = 0;
         await each(async (passes) => {
-          for (const pass of passes) found += await this.#walk(pass, until, done, tally, false);
+          for (const pass of passes) {
+            const walked = await this.#walk(pass, until, done, tally, false);
+            found += walked;
+          }
         });
       }
       done = placeAfter(until);

@@ -35,10 +35,11 @@ export interface Among {
   readonly named?: readonly string[] | undefined;
   readonly notNamed?: readonly string[];
 }
-const amongThem = ({ named, notNamed = [] }: Among): readonly [where: string, params: readonly string[]] => {
-  const list = named ?? notNamed;
-  if (list.length === 0) return [named ? 'and 1 = 0' : '', []];
-  return [`and meter ${named ? 'in' : 'not in'} (${list.map(() => '?').join(', ')})`, list];
+/** As one parameter: licenses of one page may name more meters than a statement may have parameters. */
+const amongThem = (dialect: Database['dialect'], { named, notNamed = [] }: Among): readonly [where: string, params: readonly string[]] => {
+  if (!named && notNamed.length === 0) return ['', []];
+  const list = dialect === 'sqlite' ? 'select value from json_each(?)' : 'select jsonb_array_elements_text(cast(? as jsonb))';
+  return [`and meter ${named ? 'in' : 'not in'} (${list})`, [JSON.stringify(named ?? notNamed)]];
 };
 const dueWhere = 'due_at is not null and due_at <= ? and (due_at, license_id) > (?, ?)';
 
@@ -91,7 +92,7 @@ export class UsageLedger {
 
   /** The same for some licenses. */
   async daysOfAll(licenseIds: readonly LicenseId[], from: Day, among: Among = {}): Promise<readonly (MeterDay & { readonly licenseId: LicenseId; readonly meter: string })[]> {
-    const [where, names] = amongThem(among);
+    const [where, names] = amongThem(this.#here().dialect, among);
     const { rows } = await this.#here().run<DayRow & { license_id: LicenseId; meter: string }>(
       `select license_id, meter, day, micros, peak_micros, due_at from usage_days where license_id in (${licenseIds.map(() => '?').join(', ')}) and day >= ? ${where} order by license_id, meter, day`,
       [...licenseIds, from, ...names]);
@@ -113,7 +114,7 @@ export class UsageLedger {
 
   /** In the order in which they fell due; of those that did at the same moment the last day first, by which a gauge is compared. */
   async dueDays(licenseId: LicenseId, until: number, among: Among, limit = 1_000_000): Promise<readonly DueDay[]> {
-    const [where, names] = amongThem(among);
+    const [where, names] = amongThem(this.#here().dialect, among);
     const { rows } = await this.#here().run<{ meter: string; day: Day; due_at: number; version: number }>(
       `select meter, day, due_at, version from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} order by due_at, day desc, meter limit ?`, [licenseId, until, ...names, limit]);
     return rows.map(({ meter, day, due_at, version }) => ({ licenseId, meter, day, dueAt: due_at, version }));
@@ -142,7 +143,7 @@ export class UsageLedger {
 
   /** Nobody has looked for their peaks. */
   async settleUnseen(licenseId: LicenseId, until: number, among: Among): Promise<void> {
-    const [where, names] = amongThem(among);
+    const [where, names] = amongThem(this.#here().dialect, among);
     for (let changes = DAYS_UNSEEN_PER_COMMIT; changes === DAYS_UNSEEN_PER_COMMIT;) {
       ({ changes } = await this.#here().run(
         `update usage_days set peak_micros = null, peak_at = null, due_at = null where license_id = ? and (meter, day) in

@@ -501,6 +501,8 @@ function suite(place: () => Parameters<typeof start>[0]) {
     await metering.evaluate();
     const { [licenseId]: read } = await metering.ask(ReadMeters, { licenseIds: [licenseId] });
     expect(Object.entries(read ?? {}).map(([name, { last }]) => [name, last.gauge]).sort()).toEqual([['__proto__', 3], ['constructor', 3]]);
+    const very = Array.from({ length: 70_000 }, (_, n) => `made up ${n}`);
+    expect(Object.keys((await metering.ask(ReadMeters, { licenseIds: [licenseId], meters: [...very, 'constructor'] }))[licenseId] ?? {})).toEqual(['constructor']);
     expect((await report(licenseId, first, record(1, '2026-03-13T00:00:00.000Z'))).quotas).toMatchObject([{ lastPeak: 3 }, { lastPeak: 3 }]);
     const { licenseId: another } = await metering.sell({});
     for (const name of named) expect(await metering.ask(ExplainUsage, { licenseId: another, meter: name, day: '2026-03-12' })).toMatchObject({ kind: 'gauge', peak: 0 });

@@ -243,8 +243,10 @@ export class Heartbeats {
     }
     this.#port.keep({ acks: this.#port.kept().acks.filter((id) => !acks.includes(id)) });
     await this.#obey(directives);
-    // What was said without a signature is only a reason to ask.
-    const isUnclear = typeof token !== 'string' || enforcement !== this.#port.judgement().enforcement;
+    // What was said without a signature is only a reason to ask. So is a lease that came once more, where the next answer may be too late.
+    const judgement = this.#port.judgement();
+    const left = judgement.offlineUntil === null ? Infinity : Date.parse(judgement.offlineUntil) - Date.parse(judgement.at);
+    const isUnclear = typeof token !== 'string' || enforcement !== judgement.enforcement || left < nextInMs * 1.5;
     const problem = asked && isUnclear ? await this.#port.ask() : null;
     if (problem && typeof token !== 'string') return problem;
     return { ok: true, judgement: this.#port.judgement(), nextInMs };

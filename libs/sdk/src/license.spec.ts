@@ -452,6 +452,22 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
+  it('ask for more than the lease that they are given once more, where that would not last', async () => {
+    vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
+    vendor.repeatsLeases = true;
+    const license = await activated({ offlineGraceDays: 0 });
+    const states: string[] = [];
+    license.on('state', ({ now }) => states.push(now.enforcement));
+    license.heartbeat.start({ jitter: 0 });
+    for (let beaten = 1; beaten < 8; beaten++) {
+      await until(() => beats().length === beaten && clock.slept.some((ms) => ms > 10 * minute));
+      clock.slept.length = 0;
+      clock.pass(hour);
+    }
+    expect([states, license.judgement().enforcement]).toEqual([[], 'FULL']);
+    license.heartbeat.stop();
+  });
+
   it('are the same again when their answer was lost, also after a restart; and the next one follows at once', async () => {
     const license = await activated();
     await license.heartbeat.beat();

@@ -89,6 +89,9 @@ export class Vendor {
   /** Answers in place of the vendor, if it has one: a cut network, a proxy. */
   between: ((path: string, body: Record<string, unknown>) => Answer | Error | undefined) | undefined;
   directives: readonly object[] = [];
+  /** Like the server, which signs a lease anew only when it has become a little shorter. */
+  repeatsLeases = false;
+  #given: string | undefined;
   readonly asked: { readonly path: string; readonly body: Record<string, unknown>; readonly authorization: string | null; readonly environment: string | null }[] = [];
   readonly answered: { readonly path: string; readonly answer: Answer }[] = [];
   #last = { seq: -1, said: '', answer: {} as unknown };
@@ -240,7 +243,8 @@ export class Vendor {
     if (seq === this.#last.seq && said === this.#last.said) return [200, this.#last.answer];
     if (seq <= this.#last.seq) return problem(409, 'STALE_SEQUENCE', { lastSeq: this.#last.seq, ...(seq === this.#last.seq && { conflict: true }) });
     const enforcement = this.#gone.has(String(body['activationId'])) ? 'LOCKED' : (this.verdict.enforcement ?? 'FULL');
-    const token = enforcement === 'LOCKED' ? await this.verdictFor(body) : await this.lease(String(body['fingerprint']), seq);
+    const token = enforcement === 'LOCKED' ? await this.verdictFor(body) : ((this.repeatsLeases ? this.#given : undefined) ?? await this.lease(String(body['fingerprint']), seq));
+    if (enforcement !== 'LOCKED') this.#given = token;
     const answer = { state: 'active', enforcement, token, directives: this.directives, nextInSeconds: this.terms.heartbeatIntervalSeconds, serverTime: isoOf(this.now()) };
     this.#last = { seq, said, answer };
     return [200, answer];

@@ -450,7 +450,9 @@ describe('Heartbeats that stay out', () => {
     given(active).when(recoverHeartbeat()).thenNothing();
   });
   it('of the box that is there after a rebind are its own', () => {
-    const moved = story(active, missHeartbeat(), loseHeartbeat(), rebind('fp-new', laptop));
+    const silent = story(active, missHeartbeat(), loseHeartbeat());
+    given(silent).when(rebind('fp-new', laptop)).thenEvents({ type: 'HeartbeatRecovered', activationId: laptop.activationId }, { type: 'InstanceRebound' });
+    const moved = story(silent, rebind('fp-new', laptop));
     given(moved).when(recoverHeartbeat()).thenNothing();
     given(moved).when(missHeartbeat()).thenEvents({ type: 'HeartbeatMissed' });
     given(moved).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost' });
@@ -519,8 +521,10 @@ describe('A quota', () => {
   });
   it('is what the product says of its meter where neither it nor the license does', () => {
     const counted = story(issue({ terms: { quotas: [{ meter, limit: 8, per: 'month' }] } }), assign());
-    given(counted).when(edit({ quotas: [{ meter, limit: 9 }, { meter: 'calls', limit: 1 }, { meter: 'users', limit: 1 }], meters: [{ meter, per: 'day' }, { meter: 'calls', per: 'day' }] }))
+    given(counted).when(edit({ quotas: [{ meter, limit: 9 }, { meter: 'calls', limit: 1 }, { meter: 'users', limit: 1 }], meters: [{ meter, per: 'day' }, { meter: 'calls', per: 'day' }, { meter: 'users' }] }))
       .thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9, per: 'month' }, { meter: 'calls', limit: 1, per: 'day' }, { meter: 'users', limit: 1 }] });
+    // A gauge of the license stays one, whatever the product has made of it since.
+    given(licensed).when(edit({ quotas: [{ meter, limit: 9 }], meters: [{ meter, per: 'month' }] })).thenEvents({ type: 'QuotaChanged', quotas: [{ meter, limit: 9 }] });
   });
   it('that a license does not have cannot be exceeded', () => given(licensed).when(exceedQuota(10, 8, 'users')).thenNothing());
 });

@@ -154,7 +154,9 @@ function edit(license: IssuedLicense, wanted: Edit, now: Instant): LicenseEvent[
   const immutable = immutableFields.find((name) => wanted[name] !== undefined);
   if (immutable) throw refuse('IMMUTABLE_FIELD', `${immutable} cannot be changed`, { field: immutable });
   const { customerId, activationLimit, features, featureFlags, metadata } = wanted;
-  const quotas = wanted.quotas && likeMeters(likeMeters(wanted.quotas, license.terms.quotas), wanted.meters ?? []);
+  const own = license.terms.quotas;
+  const news = wanted.meters?.filter(({ meter }) => !own.some((quota) => quota.meter === meter)) ?? [];
+  const quotas = wanted.quotas && likeMeters(wanted.quotas, [...own, ...news]);
   if (activationLimit !== undefined) checkActivationLimit(activationLimit);
   if (features !== undefined) checkFeatures(features);
   if (quotas !== undefined) checkQuotas(quotas);
@@ -273,7 +275,11 @@ function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: R
   if (activation.fingerprint === fingerprint) return [];
   const other = instanceLike(license, { fingerprint });
   if (other) throw refuse('FINGERPRINT_MISMATCH', 'Another instance of this license has that fingerprint', { activationId: other.id });
-  return [{ type: 'InstanceRebound', activationId: activation.id, fingerprint, reason }];
+  return [
+    // Who has been told that the old box is silent is told that this is over; of the new one nothing is known yet.
+    ...(activation.late ? [{ type: 'HeartbeatRecovered', activationId: activation.id } as const] : []),
+    { type: 'InstanceRebound', activationId: activation.id, fingerprint, reason },
+  ];
 }
 
 function onlyInstance(license: IssuedLicense): Activation {
