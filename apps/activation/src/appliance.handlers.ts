@@ -66,6 +66,16 @@ export class ApplianceTokens {
     return token ?? null;
   }
 
+  /** The lease of who asks for the seat that he has, and the token that proves it; none while he may not work. */
+  async seated(known: KnownLicense, activationId: ActivationId, kept: Kept | undefined, now: Instant) {
+    const license = issued(known.state);
+    const lease = openLease(license, activationId, kept?.lease, now);
+    const standing = standingOf(license, activationOf(license, activationId), now);
+    const lookAt = lookAtOf(license, activationId, lease);
+    const token = standing.enforcement === 'LOCKED' ? null : await this.lease(known, activationId, lease, kept?.token ?? null, now);
+    return { lease, standing, token, lookAt };
+  }
+
   #allowed(known: KnownLicense, license: IssuedLicense) {
     let allowed = this.#licensed.get(known);
     if (!allowed) {
@@ -94,18 +104,15 @@ export class ApplianceActivation {
     const { now } = context();
     const { fingerprint, version } = asked;
     const known = await licenseOf(this.caches, asked);
-    const license = issued(known.state);
-    const { terms } = license;
-    const lease = openLease(license, activationId, kept?.lease, now);
-    const standing = standingOf(license, activationOf(license, activationId), now);
+    const { terms } = issued(known.state);
+    const { lease, standing, token, lookAt } = await this.tokens.seated(known, activationId, kept, now);
     const isLocked = standing.enforcement === 'LOCKED';
     const refusal = isLocked ? await this.tokens.refusal(known, { activationId, fingerprint, seq: Math.max(lease.seq, 0) }, standing, now) : null;
-    const token = isLocked ? null : await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
     const answer = {
       activationId, token: token?.text ?? refusal, deployment: { state: standing.state }, offlineGraceSeconds: leaseSeconds(terms), nextInSeconds: beatSeconds(terms),
       lastSeq: lease.seq === NO_BEAT ? null : lease.seq, created,
     };
-    return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null, lookAt: lookAtOf(license, activationId, lease) } };
+    return { answer, keep: { licenseId: asked.licenseId, lease, token, answer: kept?.answer, toldSeq: known.revision, agentVersion: version ?? kept?.agentVersion ?? null, lookAt } };
   }
 }
 
@@ -119,12 +126,9 @@ export class LeaseContinuation {
       if (!isCertain) return undefined;
       const { now } = context();
       const known = await licenseOf(this.caches, { licenseId });
-      const license = issued(known.state);
-      const lease = openLease(license, activationId, kept?.lease, now);
-      const isLocked = standingOf(license, activationOf(license, activationId), now).enforcement === 'LOCKED';
-      const token = isLocked ? null : await this.tokens.lease(known, activationId, lease, kept?.token ?? null, now);
+      const { lease, token, lookAt } = await this.tokens.seated(known, activationId, kept, now);
       const { answer, toldSeq = known.revision, agentVersion = null } = kept ?? {};
-      return { answer: { token: token?.text ?? null }, keep: { licenseId, lease, token, answer, toldSeq, agentVersion, lookAt: lookAtOf(license, activationId, lease) } };
+      return { answer: { token: token?.text ?? null }, keep: { licenseId, lease, token, answer, toldSeq, agentVersion, lookAt } };
     });
   }
 }

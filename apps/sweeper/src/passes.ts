@@ -27,7 +27,7 @@ export interface Pass {
 /** Asks another service, and has patience with one that is just being replaced. */
 export type Ask = <M extends Message>(type: MessageType<M>, fields: Fields<M>) => Promise<ResultOf<M>>;
 
-/** Passes that wait for each other, in the order in which they are worked through, each day of a longer absence by itself. Nobody waits for another group. */
+/** Passes that wait for each other, in the order in which they are worked through, each day of a longer absence by itself. What keeps one group from going on is no hindrance to another. */
 export type Passes = readonly Pass[];
 export const passesOver = (ask: Ask): readonly Passes[] => [[usage(ask), licenses(ask)], [leases(ask)]];
 
