@@ -25,7 +25,7 @@ export class Erasure {
       name: 'authority-erasure', events, databases: state, clock,
       isFor: ({ type }) => type === 'LicenseErased', reads: [],
       async react(events) {
-        // To shred and to scrub is to write the files anew: once for all of them.
+        // To scrub is to write a file anew: once for all of them.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];
         for (const table of ['authority_retired_keys', 'authority_activations', 'authority_refusals']) for (const licenseId of licenseIds) await state.here().run(`delete from ${table} where license_id = ?`, [licenseId]);
         await keyrings.here().shred(...licenseIds);

@@ -149,7 +149,7 @@ describe('Sealed keys', () => {
     const database = databases.of('production');
     const run = database.run.bind(database);
     jest.spyOn(database, 'run').mockImplementation(async (...statement: Parameters<typeof run>) => {
-      if (String(statement[0]).startsWith('update')) await sign();
+      if (String(statement[0]).startsWith('update') && await store.tried(kid)) await sign();
       return run(...statement);
     });
     await inProduction(() => store.destroy(kid));

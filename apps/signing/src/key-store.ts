@@ -31,6 +31,13 @@ export const sealedKeysTable: Migration = {
 };
 
 /**
+ * What stands in the place of a destroyed key, and as long: nothing is moved in the file then, which would leave copies behind. `0…` until the files
+ * are rid of it, `1…` from then on.
+ */
+const inPlaceOf = (sealed: string, digit: '0' | '1'): string => digit.repeat(sealed.length);
+const isOverwritten = (sealed: string): boolean => /^(0+|1+)$/.test(sealed);
+
+/**
  * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. What is kept of an opened
  * key is a function that signs with it, here or, in a rush, in a thread of its own.
  */
@@ -59,7 +66,7 @@ export class SealedKeys extends KeyStore {
   }
 
   async has(kid: string): Promise<boolean> {
-    return (await this.#sealed(kid)) !== undefined;
+    return !/^1+$/.test((await this.#row(kid)) ?? '1');
   }
 
   async tried(kid: string) {
@@ -72,12 +79,15 @@ export class SealedKeys extends KeyStore {
   }
 
   async destroy(kid: string): Promise<void> {
+    const row = await this.#row(kid);
+    if (row === undefined) return;
     const database = this.databases.here();
-    // The row goes last: until the files are rid of the key it says that there is something left to do.
-    await database.run("update signing_sealed_keys set sealed = '' where kid = ?", [kid]);
+    const become = (digit: '0' | '1') => database.run('update signing_sealed_keys set sealed = ? where kid = ?', [inPlaceOf(row, digit), kid]);
+    await become('0');
     this.#opened.delete(nameOf(kid)); // not before: somebody may have wanted to sign with it meanwhile
-    await database.scrub();
-    await database.run('delete from signing_sealed_keys where kid = ?', [kid]);
+    await database.scrub({ overwritten: true });
+    // Last: until the files are rid of the key the row says that there is something left to do.
+    await become('1');
     // A thread has its own copy of what it has signed with.
     await this.#signer.close();
   }
@@ -117,6 +127,11 @@ export class SealedKeys extends KeyStore {
   }
 
   async #sealed(kid: string): Promise<string | undefined> {
+    const row = await this.#row(kid);
+    return row === undefined || isOverwritten(row) ? undefined : row;
+  }
+
+  async #row(kid: string): Promise<string | undefined> {
     const { rows: [row] } = await this.databases.here().run<{ sealed: string }>('select sealed from signing_sealed_keys where kid = ?', [kid]);
     return row?.sealed;
   }

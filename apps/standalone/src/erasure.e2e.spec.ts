@@ -66,10 +66,10 @@ async function readable({ secrets }: Subject, but?: Kind): Promise<string[]> {
   return places.flatMap(({ kind, path, bytes }) => findTexts(bytes, texts).map((name) => `${kind ?? path}: ${name}`));
 }
 
-/** The license's wrapped data key as it is stored; null once it has been destroyed. */
+/** The license's wrapped data key as it is stored; null once it has been overwritten. */
 async function dataKeyOf({ license }: Subject): Promise<string | null | undefined> {
-  const [row] = await rowsIn<{ wrapped: string | null }>(product, 'production', 'state', 'select wrapped from keyring_data_keys where subject = ?', [license.id]);
-  return row?.wrapped;
+  const [row] = await rowsIn<{ wrapped: string }>(product, 'production', 'state', 'select wrapped from keyring_data_keys where subject = ?', [license.id]);
+  return row && (/^0+$/.test(row.wrapped) ? null : row.wrapped);
 }
 
 const erase = (subject: Subject, headers = {}) => root.delete(`/licenses/${subject.license.id}`, { reason: 'asked for by its holder', force: true }, headers);

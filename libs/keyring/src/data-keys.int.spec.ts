@@ -1,3 +1,4 @@
+import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -88,5 +89,34 @@ describe('A keyring on SQLite', () => {
     expect(inFiles()).toBe(true);
     await keyring.shred('cus_1');
     expect(inFiles()).toBe(false);
+  });
+
+  it('leaves no piece of any of thousands that came and went, without writing anew the file of which they are the least part', async () => {
+    const directory = temporaryDirectory();
+    const database = await open(directory);
+    const store = new StoredDataKeys(database);
+    await database.run('create table large (n integer primary key, filler text)');
+    await database.run('insert into large with recursive s(n) as (select 1 union all select n + 1 from s where n < 400) select n, hex(zeroblob(2000)) from s');
+    await database.run('delete from large where n > 200');
+    const [kept, destroyed] = [new Map<string, string>(), new Map<string, string>()];
+    for (let round = 0; round < 25; round++) {
+      const come = new Map(Array.from({ length: 120 }, () => [`lic_${randomUUID()}`, randomBytes(61).toString('base64url')]));
+      await store.insert(come);
+      for (const [subject, wrapped] of come) kept.set(subject, wrapped);
+      const go = [...kept.keys()].filter((_, n) => n % 3 === round % 3).slice(0, 105);
+      await store.destroy(...go);
+      for (const subject of go) {
+        destroyed.set(subject, kept.get(subject) ?? '');
+        kept.delete(subject);
+      }
+    }
+    const bytes = Buffer.concat(readdirSync(directory).map((file) => readFileSync(join(directory, file)))).toString('latin1');
+    const pieces = new Set(Array.from({ length: bytes.length - 7 }, (_, at) => bytes.slice(at, at + 8)));
+    const piecesOf = (wrapped: string) => Array.from({ length: wrapped.length - 7 }, (_, at) => wrapped.slice(at, at + 8));
+    expect([...destroyed.values()].filter((wrapped) => piecesOf(wrapped).some((piece) => pieces.has(piece)))).toEqual([]);
+    expect([...kept.values()].filter((wrapped) => !bytes.includes(wrapped))).toEqual([]);
+    expect(await store.get([...destroyed.keys()])).toEqual(new Map([...destroyed.keys()].map((subject) => [subject, null])));
+    // 200 rows of 4 KB are gone, and some of their room is still free.
+    expect((await database.run<{ free: number }>('select freelist_count as free from pragma_freelist_count')).rows[0]?.free).toBeGreaterThan(0);
   });
 });

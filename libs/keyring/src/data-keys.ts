@@ -40,13 +40,24 @@ export const dataKeysMigration: Migration = {
   up: ({ run }) => run('create table keyring_data_keys (subject text primary key, wrapped text)'),
 };
 
+/**
+ * A destroyed key is overwritten by as many zeros. On SQLite rows come at the end of the table, never change their size and never go: none is
+ * ever moved, so no copy of one is left in the gaps of the pages, and the file need not be written anew, while which all that is in it would have to wait.
+ */
+const overwritten = {
+  sqlite: "substr(hex(zeroblob(length(keyring_data_keys.wrapped))), 1, length(keyring_data_keys.wrapped))",
+  postgres: "repeat('0', length(keyring_data_keys.wrapped))",
+} as const;
+/** No sealed text is that. null where there never was a key. */
+const isDestroyed = (wrapped: string | null): boolean => wrapped === null || /^0+$/.test(wrapped);
+
 /** Well under what either database takes as parameters of one statement. */
 const ROWS_PER_STATEMENT = 500;
 
 export class StoredDataKeys implements DataKeyStore {
-  readonly #database: Pick<Database, 'run' | 'scrub'>;
+  readonly #database: Pick<Database, 'dialect' | 'run' | 'scrub'>;
 
-  constructor(database: Pick<Database, 'run' | 'scrub'>) {
+  constructor(database: Pick<Database, 'dialect' | 'run' | 'scrub'>) {
     this.#database = database;
   }
 
@@ -55,7 +66,7 @@ export class StoredDataKeys implements DataKeyStore {
     for (const some of inParts(subjects)) {
       const { rows } = await this.#database.run<{ subject: string; wrapped: string | null }>(
         `select subject, wrapped from keyring_data_keys where subject in (${some.map(() => '?').join(', ')})`, some);
-      for (const { subject, wrapped } of rows) found.set(subject, wrapped);
+      for (const { subject, wrapped } of rows) found.set(subject, isDestroyed(wrapped) ? null : wrapped);
     }
     return found;
   }
@@ -75,9 +86,9 @@ export class StoredDataKeys implements DataKeyStore {
     // As above.
     for (const some of inParts([...subjects].sort())) {
       await this.#database.run(
-        `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, null)').join(', ')} on conflict (subject) do update set wrapped = null`, some);
+        `insert into keyring_data_keys (subject, wrapped) values ${some.map(() => '(?, null)').join(', ')} on conflict (subject) do update set wrapped = ${overwritten[this.#database.dialect]}`, some);
     }
-    await this.#database.scrub();
+    await this.#database.scrub({ overwritten: true });
   }
 }
 

@@ -46,7 +46,7 @@ interface Engine {
   readonly dialect: Dialect;
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   alone<T>(work: () => Promise<T>): Promise<T>;
-  scrub(): Promise<void>;
+  scrub(overwritten: boolean): Promise<void>;
   /** All that may take its time is done. */
   started?(): void;
   close(): Promise<void>;
@@ -124,10 +124,11 @@ export class Database {
 
   /**
    * After a deletion: nothing of what was deleted stays readable in the files. SQLite writes its file anew for that, some 6 s per GB
-   * in which nobody else is answered: gather deletions. On PostgreSQL the space is freed, and its write-ahead log ages out by itself.
+   * in which nobody else is answered: gather deletions, or overwrite instead with `overwritten`, which leaves only its log to be emptied.
+   * On PostgreSQL the space is freed either way, and its write-ahead log ages out by itself.
    */
-  scrub(): Promise<void> {
-    return this.#engine.scrub();
+  scrub({ overwritten: isOverwritten = false } = {}): Promise<void> {
+    return this.#engine.scrub(isOverwritten);
   }
 
   close(): Promise<void> {
@@ -164,7 +165,7 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
     },
     // A file has one process.
     alone: (work) => work(),
-    scrub: () => file.scrub(),
+    scrub: (overwritten) => file.scrub(overwritten),
     close: () => file.close(),
   };
   return { orm, engine };

@@ -196,9 +196,9 @@ export class SqliteFile {
     }
   }
 
-  async scrub(): Promise<void> {
+  async scrub(overwritten: boolean): Promise<void> {
     if (this.#held) await this.#turn(false);
-    await this.#thread.ask({ op: 'scrub', file: this.path });
+    await this.#thread.ask({ op: 'scrub', file: this.path, overwritten });
   }
 
   async close(): Promise<void> {

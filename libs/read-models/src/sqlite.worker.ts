@@ -27,7 +27,7 @@ type Work =
   | { readonly op: 'run'; readonly file: string; readonly statement: Statement; readonly alone: boolean }
   | { readonly op: 'batch'; readonly file: string; readonly statements: readonly Statement[] }
   | { readonly op: 'rollback'; readonly file: string }
-  | { readonly op: 'scrub'; readonly file: string }
+  | { readonly op: 'scrub'; readonly file: string; readonly overwritten: boolean }
   | { readonly op: 'close'; readonly file: string };
 export type Request = Work & { readonly call: number };
 /** `code` is SQLite's extended result code, or Node's name of what it will not bind. */
@@ -116,11 +116,11 @@ class File {
 
   /**
    * What was deleted is overwritten, but where SQLite had moved rows from page to page a copy may lie in the gaps between those there
-   * now: only writing the file anew gets rid of it. After that the write-ahead log still holds the old pages.
+   * now: only writing the file anew gets rid of it. Not where no row ever moved. The write-ahead log still holds the old pages either way.
    */
-  scrub(): void {
+  scrub(overwritten: boolean): void {
     // The copy would otherwise be in memory as a whole.
-    this.#db.exec('PRAGMA temp_store = FILE; VACUUM; PRAGMA temp_store = MEMORY');
+    if (!overwritten) this.#db.exec('PRAGMA temp_store = FILE; VACUUM; PRAGMA temp_store = MEMORY');
     const [busy] = Object.values(this.#db.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get() ?? {});
     if (busy !== 0) throw new Error('Another process is reading the database; its log cannot be emptied now');
   }
@@ -192,7 +192,7 @@ function answer(request: Request): unknown {
     case 'run': return fileOf(request.file).run(request.statement);
     case 'batch': return fileOf(request.file).batch(request.statements);
     case 'rollback': return fileOf(request.file).rollback();
-    case 'scrub': return fileOf(request.file).scrub();
+    case 'scrub': return fileOf(request.file).scrub(request.overwritten);
     case 'close': {
       fileOf(request.file).close();
       files.delete(request.file);
