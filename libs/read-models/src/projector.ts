@@ -3,9 +3,9 @@ import type { EventStore, Position, RecordedEvent, Subscription } from '@keyledg
 import type { Sealing } from '@keyledger/kernel';
 import { isTracing, traced, withRemoteParent } from '@keyledger/observability';
 import type { Database } from './database.ts';
+import { Filling, PAGE_TO_CATCH_UP } from './filling.ts';
 import { Folding, newChanges, newFolds, type Changes, type Folds } from './folding.ts';
 import { Lane } from './lane.ts';
-import { patiently } from './lost-server.ts';
 import { RowTable, type Projection } from './projection.ts';
 import { mustReach, type View } from './read-index.ts';
 import { Register, type Parked, type Registered } from './register.ts';
@@ -29,20 +29,16 @@ export interface ProjectorOptions {
 const MAX_FOLDS = 25_000;
 /** Some ten milliseconds, on either thread. */
 const EVENTS_PER_BATCH = 500;
-const EVENTS_PER_FILL = 2_000;
 const PAGE = 1_000;
-const PAGE_TO_CATCH_UP = 4 * PAGE;
 /** A batch this large means that there is more to come; then it pays to read a stream to its end at first sight. */
 const CATCHING_UP = 100;
 /** After a batch others may gather, because many rows cost hardly more than one; not while somebody waits. */
 const GATHER_MS = 10;
 const RETRY_MS = 1_000;
 const FOLLOW_MS = 50;
-/** Who fills a table gives a sign with every batch, and so often where one takes long; */
-const SIGN_MS = 1_000;
-/** the others look for one so often, */
+/** Who waits for another to fill a table looks for its signs so often, */
 const LOOK_MS = 250;
-/** and take over after so long without. */
+/** and takes over after so long without. */
 const SILENT_MS = 5_000;
 
 /**
@@ -55,6 +51,7 @@ export class Projector implements View {
   readonly #register: Register;
   readonly #folding: Folding;
   readonly #writing: Writing;
+  readonly #filling: Filling;
   readonly #stop = new AbortController();
   readonly #folds: Folds;
   /** The tables fed by the subscription, all at the same position. */
@@ -81,6 +78,7 @@ export class Projector implements View {
     this.#register = new Register(options.database);
     this.#folding = new Folding(options);
     this.#writing = new Writing({ ...options, register: this.#register, parked: options.parked ?? warn });
+    this.#filling = new Filling({ ...options, folding: this.#folding, writing: this.#writing, maxFolds: options.maxFolds ?? MAX_FOLDS, stop: this.#stop.signal });
     this.#folds = this.#newFolds();
   }
 
@@ -271,7 +269,7 @@ export class Projector implements View {
       try {
         if (isFencedOff && !await this.#leftToOthers(lane)) return;
         isFencedOff = false;
-        if (lane.position === 0) await this.#fill(lane);
+        if (lane.position === 0) await this.#filling.fill(lane);
         const events = await this.#options.store.readAll(lane.position, PAGE_TO_CATCH_UP);
         await this.#applyAll([lane], events, folds, true);
         if (events.length < PAGE && await this.#alone(() => this.#join(lane, folds))) return;
@@ -284,50 +282,6 @@ export class Projector implements View {
           await sleep(RETRY_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined);
         }
       }
-    }
-  }
-
-  /** An empty table gets its rows stream by stream, so that each event is read and each row written once; what happens meanwhile follows in log order. */
-  async #fill(lane: Lane): Promise<void> {
-    const { store } = this.#options;
-    const { source } = lane.projection;
-    const head = await store.head();
-    if (!store.readByStream || head === 0) return this.#index(lane);
-    const folds = this.#newFolds();
-    let reading = store.readByStream(source.category, undefined, PAGE_TO_CATCH_UP);
-    let writing: Promise<void> | undefined;
-    for (let isMore = true; isMore && !this.#stop.signal.aborted;) {
-      const events = await reading;
-      isMore = events.length === PAGE_TO_CATCH_UP;
-      if (isMore) {
-        reading = store.readByStream(source.category, events.at(-1), PAGE_TO_CATCH_UP);
-        // It is awaited in the next round, or nobody wants it any more.
-        reading.catch(() => undefined);
-      }
-      for (let from = 0; from < events.length; from += EVENTS_PER_FILL) {
-        const changes = new Map([[lane, newChanges()]]);
-        await this.#folding.batch(source, [lane], events.slice(from, from + EVENTS_PER_FILL), folds, false, changes);
-        await writing;
-        writing = this.#writing.write(changes, lane.position, 0);
-        // It is awaited in the next round, or below.
-        writing.catch(() => undefined);
-      }
-    }
-    await writing;
-    if (this.#stop.signal.aborted) return;
-    await this.#index(lane);
-    await this.#writing.save([{ lane, position: head, statements: [] }]);
-    lane.advance(head);
-  }
-
-  /** Over rows that are there an index costs a third of what it costs row by row. */
-  async #index(lane: Lane): Promise<void> {
-    if (lane.serving) return;
-    for (const statements of lane.table.index(lane.build)) {
-      const made = patiently(() => this.#options.database.batch(statements)).then(() => true);
-      // When a sign fails, nobody waits for it any more.
-      made.catch(() => undefined);
-      while (!await Promise.race([made, sleep(SIGN_MS, false, { ref: false })])) await this.#writing.save([{ lane, position: lane.position, statements: [] }]);
     }
   }
 
