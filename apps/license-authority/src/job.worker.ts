@@ -69,7 +69,7 @@ export class JobWorker {
     }
   }
 
-  /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes no time. */
+  /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes hardly any time. */
   async #mayBegin(environment: string, { id }: Waiting): Promise<boolean> {
     const { state } = await this.jobs.load(id);
     if (!state || state.finishedAt !== null) {
@@ -94,7 +94,8 @@ export class JobWorker {
   async #through(environment: string, id: JobId, { done, failed }: Progress): Promise<void> {
     const { state, events } = await this.#as(environment, () => this.jobs.run(id, { type: 'Start' }));
     let job = state as JobState;
-    for (let again = events.length === 0; done < job.total && job.state === 'running'; again = false) {
+    // Somebody had begun: what he was at is done to its end though the job is cancelled, or it would have done more than it says.
+    for (let again = events.length === 0 && job.startedAt !== null; done < job.total && (job.state === 'running' || again); again = false) {
       if (this.stopping.signal.aborted) return void await this.#as(environment, () => this.ledger.release(id, this.#name));
       const chunk = Math.floor(done / ROWS_PER_CHUNK);
       const results = await this.#as(environment, () => this.rows.doChunk(job, chunk, again));

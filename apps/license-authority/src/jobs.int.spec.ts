@@ -171,6 +171,26 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     await worker.stop();
   });
 
+  it('do a chunk to its end that somebody died over, though the job is cancelled: of some of its rows nobody would know otherwise', async () => {
+    const id = await authority.queue(500);
+    const [reached, never] = [Promise.withResolvers<void>(), Promise.withResolvers<never>()];
+    const dead = authority.worker(async (job, chunk) => {
+      if (chunk < 2) return resultsOf(job, chunk);
+      reached.resolve();
+      return never.promise;
+    });
+    await dead.begin();
+    await reached.promise;
+    await inContext(() => authority.jobs.run(id, { type: 'Cancel' }));
+    await authority.sql('update authority_jobs set alive_at = 0 where id = ?', [id]);
+    const heir = authority.worker(working('heir'));
+    await heir.begin();
+    expect(await authority.ended(id)).toMatchObject({ state: 'cancelled', done: 300, failed: 1 });
+    expect(done).toEqual([`heir ${id} 2`]);
+    never.reject(refuse('UNAVAILABLE'));
+    await Promise.all([dead.stop(), heir.stop()]);
+  });
+
   it('finish a cancelled job at once, though all are busy', async () => {
     const release = Promise.withResolvers<void>();
     const worker = authority.worker(async (job, chunk) => {

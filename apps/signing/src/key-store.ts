@@ -96,6 +96,22 @@ export class SealedKeys extends KeyStore {
     await this.#signer.close();
   }
 
+  /** Keys from before there was a passphrase come under it. One that cannot be opened stays as it is. */
+  async sealAnew(): Promise<void> {
+    if (this.passphrase === undefined) return;
+    const database = this.databases.here();
+    const { rows } = await database.run<{ kid: string; sealed: string }>("select kid, sealed from signing_sealed_keys where sealed like 'm1.%'");
+    for (const { kid, sealed } of rows) {
+      const secret = await open(this.#lock(), this.#place(kid), sealed).catch(ignoreUnopened);
+      if (!secret) continue;
+      const anew = await seal(this.#lock(), this.#place(kid), secret);
+      secret.fill(0);
+      // Unless it was destroyed meanwhile.
+      await database.run('update signing_sealed_keys set sealed = ? where kid = ? and sealed = ?', [anew, kid, sealed]);
+    }
+    if (rows.length > 0) await database.scrub();
+  }
+
   /** The private key, sealed anew under another passphrase, to be kept elsewhere. Only what is in a table can be taken out of it. */
   async exported(kid: string, passphrase: string): Promise<string> {
     const secret = await this.#secret(kid);
@@ -145,4 +161,7 @@ export class SealedKeys extends KeyStore {
   }
 }
 
+const ignoreUnopened = (error: unknown): undefined => {
+  if (!(error instanceof Unopened)) throw error;
+};
 const nameOf = (kid: string): string => `${context().environment} ${kid}`;

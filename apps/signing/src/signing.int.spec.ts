@@ -77,6 +77,13 @@ async function start(dataDir = folder(), config = noConfig, daysLater = 0) {
 }
 type Service = Awaited<ReturnType<typeof start>>;
 
+const sealedIn = (dataDir: string): string[] => {
+  const database = new DatabaseSync(join(dataDir, 'production', 'state.db'), { readOnly: true });
+  const rows = database.prepare('select sealed from signing_sealed_keys order by kid').all();
+  database.close();
+  return rows.map(({ sealed }) => String(sealed));
+};
+
 /** A bit of its private key is wrong, like that of one that was sealed under another secret. */
 function damage(dataDir: string, kid: string | undefined): void {
   const database = new DatabaseSync(join(dataDir, 'production', 'state.db'));
@@ -281,11 +288,17 @@ describe('Signing keys that cannot be opened', () => {
     expect(again.complaints).not.toHaveBeenCalled();
   });
 
-  it('are no service either when all others lie under the master key', async () => {
+  it('are no service either when they come under a passphrase that was not there at first: none of them lies under the master key alone any more', async () => {
     const first = await start();
+    const keys = await first.keys();
     await first.close();
+    const sealed = sealedIn(first.dataDir);
     const second = await start(first.dataDir, under(passphrase));
-    await second.activate((await second.create('verdict')).kid);
+    expect(await second.keys()).toEqual(keys);
+    expect(await verdictFrom(second)).not.toBeNull();
+    expect(sealedIn(first.dataDir).map((text) => text.slice(0, 3))).toEqual(sealed.map(() => 'p1.'));
+    const files = readdirSync(join(first.dataDir, 'production')).map((file) => readFileSync(join(first.dataDir, 'production', file)));
+    expect(sealed.filter((text) => files.some((bytes) => bytes.includes(text)))).toEqual([]);
     await second.close();
     for (const wrong of [`${passphrase}!`, undefined]) await expect(start(first.dataDir, under(wrong))).rejects.toThrow('KEYLEDGER_SIGNING_PASSPHRASE');
     expect(await verdictFrom(await start(first.dataDir, under(passphrase)))).not.toBeNull();

@@ -40,6 +40,7 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
           useFactory: async (streams: SigningStreams, store: KeyStore, clock: Clock, log: Log) => {
             const keys = new Keys(streams, store, clock, log);
             await mustOpen(keys, clock, log);
+            if (store instanceof SealedKeys) await inEach(clock, () => store.sealAnew());
             await keys.listen();
             await provide(keys, clock);
             if (rootExport && store instanceof SealedKeys) await takeRootsOffline(keys, store, clock, rootExport);
