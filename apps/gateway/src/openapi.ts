@@ -17,7 +17,7 @@ export function openApi(operations: readonly Operation[], version: string): Docu
   return {
     openapi: '3.1.0',
     info: {
-      title: 'Keyledger', version, summary: 'Licenses that cannot be oversold, answers that explain themselves, a log that proves itself',
+      title: 'Keyledger', version, summary: 'Licenses that cannot be oversold, answers that explain themselves',
       description: 'Every refusal is `application/problem+json`; the codes are listed at [/docs/errors](/docs/errors). A path that is not here answers 404 `NOT_FOUND`, a method that is not here 405 `METHOD_NOT_ALLOWED` with `Allow`.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },

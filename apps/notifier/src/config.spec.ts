@@ -15,4 +15,9 @@ describe('The configuration of mail', () => {
   ])('names what is wrong: %j', (env, why) => {
     expect(() => notifierConfig({ ...mail, ...env })).toThrow(why);
   });
+
+  it('is looked at where there is no mail server, too', () => {
+    expect(notifierConfig({}).mail).toBeUndefined();
+    expect(() => notifierConfig({ KEYLEDGER_MAIL_LICENSE_KEYS: 'yes' })).toThrow(/^KEYLEDGER_MAIL_LICENSE_KEYS/);
+  });
 });

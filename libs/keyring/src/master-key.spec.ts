@@ -23,6 +23,11 @@ describe('The master key', () => {
     expect(loadMasterKey({ file: inFile(`${text}\n`), dataDir })).toEqual(bytes);
   });
 
+  it('is given once: two that differ are refused, for nobody knows which of them is meant', () => {
+    expect(loadMasterKey({ value: bytes.toString('hex'), file: inFile(bytes), dataDir })).toEqual(bytes);
+    expect(() => loadMasterKey({ value: Buffer.from(bytes).reverse().toString('hex'), file: inFile(bytes), dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY and KEYLEDGER_MASTER_KEY_FILE/);
+  });
+
   it('is read from a file of bare bytes', () => expect(loadMasterKey({ file: inFile(bytes), dataDir })).toEqual(bytes));
 
   it.each(['short', bytes.toString('hex').slice(2), bytes.subarray(1).toString('base64'), 'not base64 at all, is it?', Buffer.alloc(33).toString('base64')])('is refused by name when it is %j', (text) => {

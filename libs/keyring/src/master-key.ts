@@ -8,11 +8,13 @@ const FILE_NAME = 'master.key';
 /**
  * The 32 bytes that every other key of an installation comes from: out of `value` (KEYLEDGER_MASTER_KEY; hex or base64), or a `file`
  * (KEYLEDGER_MASTER_KEY_FILE; the same, or the bare bytes), or, without either, the file `master.key` in the data directory,
- * which the first start makes (mode 0600) unless it must be an `existing` one. Throws with the variable's name when there is no such key in it.
+ * which the first start makes (mode 0600) unless it must be an `existing` one. Throws with the variable's name when there is no such key in it, and when two are given.
  */
 export function loadMasterKey({ value, file, dataDir, existing = false }: { value?: string; file?: string; dataDir: string; existing?: boolean }): Buffer {
-  if (value) return keyIn(value);
-  if (file) return parse(read(file, 'KEYLEDGER_MASTER_KEY_FILE'), `KEYLEDGER_MASTER_KEY_FILE (${file})`);
+  const [given, inFile] = [value ? keyIn(value) : undefined, file ? parse(read(file, 'KEYLEDGER_MASTER_KEY_FILE'), `KEYLEDGER_MASTER_KEY_FILE (${file})`) : undefined];
+  if (given && inFile && !given.equals(inFile)) throw new Error('KEYLEDGER_MASTER_KEY and KEYLEDGER_MASTER_KEY_FILE are two different keys');
+  const chosen = given ?? inFile;
+  if (chosen) return chosen;
   const own = join(dataDir, FILE_NAME);
   if (existing && !existsSync(own)) throw new Error(`There is no master key here: ${own} does not exist, and neither KEYLEDGER_MASTER_KEY nor KEYLEDGER_MASTER_KEY_FILE is set`);
   return parse(readIfThere(own) ?? make(dataDir, own), own);

@@ -10,6 +10,10 @@ describe('The configuration of a process', () => {
     expect(processConfig({ NATS_URL: url, OTEL_EXPORTER_OTLP_ENDPOINT: 'https://collector.example.com:4318/otlp' })).toMatchObject({ natsUrl: url });
   });
 
+  it.each([['true', true], ['TRUE', true], ['1', false], ['', false]])('turns tracing off as OpenTelemetry has it: OTEL_SDK_DISABLED=%s', (value, disabled) => {
+    expect(processConfig({ OTEL_SDK_DISABLED: value }).tracing).toMatchObject({ disabled });
+  });
+
   it.each([
     ...['foo', 'localhost:4222', 'nats://', 'nats://:4222', 'ws://nats', 'nats://one,two:4222'].map((url) => [{ NATS_URL: url }, /^NATS_URL must be nats:/] as const),
     ...['foo', 'collector:4318', 'http://', 'grpc://collector:4317'].map((url) => [{ OTEL_EXPORTER_OTLP_ENDPOINT: url }, /^OTEL_EXPORTER_OTLP_ENDPOINT must be http:/] as const),

@@ -26,7 +26,7 @@ export function processConfig(env: NodeJS.ProcessEnv = process.env): ProcessConf
   if (natsUrl !== undefined && !natsUrl.split(',').every((one) => isAddress(one, ['nats:', 'tls:']))) throw new Error('NATS_URL must be nats://… or tls://…, or several separated by commas');
   return {
     logLevel,
-    tracing: { endpoint, disabled: env['OTEL_SDK_DISABLED'] === 'true', sampleRatio },
+    tracing: { endpoint, disabled: env['OTEL_SDK_DISABLED']?.toLowerCase() === 'true', sampleRatio },
     natsUrl,
     host: env['HOST'] || '127.0.0.1',
     port,
