@@ -95,10 +95,9 @@ describe('A batch', () => {
   it('that was cut short by kill -9 goes on, and has lost and doubled nothing', async () => {
     const made = await generator();
     const { id } = await batch(made.id, 4_000);
-    await until(() => job(id), (seen) => seen.done > 0);
+    expect(await until(() => job(id), (seen) => seen.done > 0)).toMatchObject({ kind: 'batch', finishedAt: null });
     await product.kill9();
     await product.restart();
-    expect(await job(id)).toMatchObject({ kind: 'batch', finishedAt: null });
     expect(await ended(id)).toMatchObject({ state: 'completed', done: 4_000, failed: 0 });
     const licenses = await licensesOf(made.productId);
     expect([licenses.length, new Set(licenses.map((license) => license.key)).size, licenses.every(({ revision }) => revision === 0)]).toEqual([4_000, 4_000, true]);

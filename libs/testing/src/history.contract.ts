@@ -291,8 +291,12 @@ class Worker {
 
   /** How many changes there are beyond those that were answered. */
   async #happened({ id, revision }: License): Promise<number> {
-    const { status, body } = await this.product.root.ask<LicenseView>('GET', `/licenses/${id}`);
-    return status === 404 ? 1 : body.revision - revision;
+    for (const from = Date.now(); ;) {
+      const answer = await certain(() => this.product.root.ask<LicenseView>('GET', `/licenses/${id}`), true);
+      if (answer) return answer.status === 404 ? 1 : answer.body.revision - revision;
+      if (Date.now() - from > patience.altogetherMs) throw new Error(`Nobody says how ${id} is`);
+      await sleep(patience.pauseMs);
+    }
   }
 
   instancesOf({ id }: License): Promise<InstanceView[]> {
