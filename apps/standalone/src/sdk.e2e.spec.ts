@@ -55,16 +55,25 @@ describe('The SDK', () => {
     const example = /<!-- executed by \S+ -->\n```js\n([\s\S]*?)```/.exec(readme)?.[1] ?? '';
     const node = (args: readonly string[], env = {}) => {
       const { stdout, stderr, status } = spawnSync(process.execPath, args, { cwd: folder, encoding: 'utf8', env: { PATH: process.env['PATH'], ...env } });
-      expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-      return stdout;
+      return { status, stderr, stdout };
     };
-    node([fileURLToPath(new URL('../../../libs/sdk/pack.mjs', import.meta.url)), join(folder, 'node_modules/@keyledger/sdk')]);
+    const packed = join(folder, 'node_modules/@keyledger/sdk');
+    for (const time of ['made', 'made anew']) expect([time, node([fileURLToPath(new URL('../../../libs/sdk/pack.mjs', import.meta.url)), packed])]).toEqual([time, { stdout: '', stderr: '', status: 0 }]);
+    const { exports } = JSON.parse(readFileSync(join(packed, 'package.json'), 'utf8')) as { exports: object };
+    expect(new Set(readme.match(/@keyledger\/sdk\b[/\w]*/g))).toEqual(new Set(Object.keys(exports).map((path) => `@keyledger/sdk${path.slice(1)}`)));
     writeFileSync(join(folder, 'example.mjs'), example);
-    const [sold, pins] = await Promise.all([licensed(), pinned]);
-    const env = { LICENSE_KEY: sold.key, LICENSE_SERVER_URL: product.url, LICENSE_ROOTS: JSON.stringify(pins), LICENSE_STATE: join(folder, 'state/license'), LICENSE_MACHINE_ID: 'web-1' };
-    const printed = (left: number) => `true VALID active 365\ntrue 10\na report, ${left} left\n`;
-    expect(node(['example.mjs'], env)).toBe(printed(2));
-    expect(node(['example.mjs'], env)).toBe(printed(1));
+    const sold = await licensed({ activationLimit: 1 });
+    const shown = await (await fetch(`${product.url}/.well-known/keyledger-root.json`)).text();
+    const env = { LICENSE_KEY: sold.key, LICENSE_SERVER_URL: product.url, LICENSE_ROOTS: shown, LICENSE_STATE: join(folder, 'state/license'), LICENSE_MACHINE_ID: 'web-1' };
+    const printed = (left: number) => ({ status: 0, stderr: '', stdout: `true VALID active 365\ntrue 10\na report, ${left} left\n` });
+    expect(node(['example.mjs'], env)).toEqual(printed(2));
+    expect(node(['example.mjs'], env)).toEqual(printed(1));
+    const another = { LICENSE_STATE: join(folder, 'state/another'), LICENSE_MACHINE_ID: 'web-2' };
+    expect(node(['example.mjs'], { ...env, ...another })).toEqual({ status: 1, stderr: expect.stringContaining('ACTIVATION_LIMIT_EXCEEDED'), stdout: '' });
+    // With the server away, who has a seat goes on and who never had one stops.
+    const away = { LICENSE_SERVER_URL: 'http://127.0.0.1:9' };
+    expect(node(['example.mjs'], { ...env, ...away })).toMatchObject({ status: 0, stdout: expect.stringMatching(/^true IN_OFFLINE_GRACE grace 365\ntrue 10\na report, 0 left\n$/) });
+    expect(node(['example.mjs'], { ...env, ...another, ...away })).toMatchObject({ status: 1, stderr: expect.stringContaining('UNREACHABLE'), stdout: '' });
   });
 
   it('activates, asks, lives on while the server is gone, and locks after the grace', async () => {

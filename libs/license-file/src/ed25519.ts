@@ -41,21 +41,26 @@ export async function isSignedBy(key: PublicKey, signature: Uint8Array<ArrayBuff
 
 const spki = '302a300506032b6570032100';
 
-/** What people pin: a JWK, the answer of `/.well-known/keyledger-root.json`, or PEM (SubjectPublicKeyInfo). */
-export function readPublicKeys(text: string): Verified<{ jwks: readonly unknown[] }> {
-  const pem = /^\s*-----BEGIN PUBLIC KEY-----\s([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*$/.exec(text)?.[1];
+/** What people pin: a JWK, several, or the answer of `/.well-known/keyledger-root.json`, read or as text; or PEM (SubjectPublicKeyInfo). */
+export function readPublicKeys(given: unknown): Verified<{ jwks: readonly unknown[] }> {
+  if (typeof given !== 'string') return keysIn(given);
+  const pem = /^\s*-----BEGIN PUBLIC KEY-----\s([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*$/.exec(given)?.[1];
   if (pem !== undefined) {
     const bytes = fromBase64(pem.replaceAll(/\s/g, ''));
     if (!bytes || bytes.length !== 44 || hex(bytes.subarray(0, 12)) !== spki) return no('MALFORMED');
     return { ok: true, jwks: [{ kty: 'OKP', crv: 'Ed25519', x: toBase64Url(bytes.subarray(12)) }] };
   }
   try {
-    const json = JSON.parse(text) as { roots?: unknown; keys?: unknown } | null;
-    const list = json?.roots ?? json?.keys ?? [json];
-    return Array.isArray(list) ? { ok: true, jwks: list } : no('MALFORMED');
+    return keysIn(JSON.parse(given));
   } catch {
     return no('MALFORMED');
   }
+}
+
+function keysIn(json: unknown): Verified<{ jwks: readonly unknown[] }> {
+  const { roots, keys } = (json ?? {}) as { roots?: unknown; keys?: unknown };
+  const list = Array.isArray(json) ? json : (roots ?? keys ?? [json]);
+  return Array.isArray(list) ? { ok: true, jwks: list } : no('MALFORMED');
 }
 
 function isStrongPoint(bytes: Uint8Array): boolean {

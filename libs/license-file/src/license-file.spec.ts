@@ -246,11 +246,15 @@ describe('Public keys', () => {
     for (const text of [pem, pem.replaceAll('\n', '\r\n'), JSON.stringify(jwk), JSON.stringify({ environment: 'production', roots: [jwk] }), JSON.stringify({ keys: [jwk] })]) {
       expect(readPublicKeys(text)).toEqual({ ok: true, jwks: [jwk] });
     }
+    for (const given of [jwk, [jwk], { environment: 'production', roots: [jwk] }, { keys: [jwk] }, JSON.stringify([jwk])]) expect(readPublicKeys(given)).toEqual({ ok: true, jwks: [jwk] });
   });
 
-  it.each(['', 'null', '1', '{"roots":1}', '-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----', 'https://example.test/root'])('are not read from %j', async (text) => {
-    const result = readPublicKeys(text);
+  it.each([
+    '', 'null', '1', '{"roots":1}', '-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----', 'https://example.test/root', '"text"', undefined, null, 1, {}, { roots: 1 }, ['text'],
+  ])('are not read from %j', async (given) => {
+    const result = readPublicKeys(given);
     expect(result.ok ? await Verifier.open({ environment: 'production', roots: result.jwks }) : result).toEqual({ ok: false, reason: 'MALFORMED' });
+    expect(await Verifier.open({ environment: 'production', roots: given as string })).toEqual({ ok: false, reason: 'MALFORMED' });
   });
 
   it('of the usual kind are all good (property)', () => fc.assert(

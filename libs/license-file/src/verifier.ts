@@ -1,6 +1,6 @@
 import type { Instant } from '@keyledger/kernel';
 import { bytesOf, fromBase64, fromBase64Url, textOf } from './bytes.ts';
-import { importPublicKey, isSignedBy, type PublicKey } from './ed25519.ts';
+import { importPublicKey, isSignedBy, readPublicKeys, type PublicKey } from './ed25519.ts';
 import { isCertificate, isReadable, payloadTypeOf, readFile, signingBytes, type Certificate, type Envelope, type EnvelopeType, type FileType } from './envelope.ts';
 import { no, type Reason, type Verified } from './result.ts';
 import { readJson, readStatement, statements, type KeyStatement, type LeaseClaims, type LicenseFile, type OfflineFile, type StatementOf, type VerdictClaims } from './statements.ts';
@@ -8,8 +8,8 @@ import { readJson, readStatement, statements, type KeyStatement, type LeaseClaim
 /** What is pinned. Everything else a verifier believes follows from it. */
 export interface Pins {
   readonly environment: string;
-  /** Public JWKs of the offline root, at least one. */
-  readonly roots: readonly unknown[];
+  /** Public keys of the offline root, at least one, as `readPublicKeys` takes them. */
+  readonly roots: object | string;
 }
 
 /** An answer of `/.well-known/jwks.json`. Its keys count by their certificates only. */
@@ -52,7 +52,9 @@ export class Verifier {
   private constructor(readonly environment: string, private readonly roots: ReadonlyMap<string, PublicKey>) {}
 
   static async open({ environment, roots }: Pins): Promise<Verified<{ verifier: Verifier }>> {
-    const imported = await Promise.all(roots.map(importPublicKey));
+    const pinned = readPublicKeys(roots);
+    if (!pinned.ok) return pinned;
+    const imported = await Promise.all(pinned.jwks.map(importPublicKey));
     const refused = imported.find((result) => !result.ok);
     if (refused && !refused.ok) return refused;
     const keys = new Map(imported.flatMap((result) => (result.ok ? [[result.kid, result.key] as const] : [])));

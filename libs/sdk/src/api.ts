@@ -16,8 +16,8 @@ export interface LicenseOptions {
   /** Without a key or a server nobody is asked: the license is then what `install` is given. */
   readonly key?: string;
   readonly server?: string;
-  /** Public keys of the offline root (JWK), as `/.well-known/keyledger-root.json` shows them. Built into your software, never fetched by it. */
-  readonly roots: readonly unknown[];
+  /** Public keys of the offline root: the answer of `/.well-known/keyledger-root.json`, its JWKs, either as text, or PEM. Built into your software, never fetched by it. */
+  readonly roots: object | string;
   readonly environment?: string;
   /** Id of your product: a license of another one is none. */
   readonly product?: string;

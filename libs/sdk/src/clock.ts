@@ -24,6 +24,12 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
+/** No timer here keeps a process alive, nor does a stream that is heard. Somebody who waits for an answer does. */
+export function held<T>(answer: Promise<T>): Promise<T> {
+  const hold = setInterval(() => undefined, longestMs);
+  return answer.finally(() => clearInterval(hold));
+}
+
 /** Counts the time of this process only. `@keyledger/sdk/node` has one that goes on between processes. */
 export function processClock(): Clock {
   const boot = crypto.randomUUID();

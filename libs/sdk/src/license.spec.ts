@@ -51,6 +51,18 @@ describe('A license', () => {
     expect(vendor.asked[0]).toMatchObject({ path: '/license/activate', body: { licenseKey: 'KEY-1', fingerprint: 'machine-1' }, environment: 'production' });
   });
 
+  it('pins what the server gives out as its roots, as it came or read already, and says what it wants instead of anything else', async () => {
+    const [jwk] = vendor.roots;
+    const shown = { environment: 'production', roots: [jwk] };
+    for (const roots of [jwk, [jwk], shown, JSON.stringify(shown), JSON.stringify([jwk])] as LicenseOptions['roots'][]) {
+      await activated({ roots, store: memoryStore() });
+      expect(await License.verifyOffline(await vendor.licenseFile(), { roots, now: new Date(clock.wall) })).toMatchObject({ ok: true });
+    }
+    for (const roots of [undefined, 'https://licenses.example', {}, [{}], []]) {
+      await expect(License.open({ roots } as LicenseOptions)).rejects.toThrow(/^The roots cannot be pinned: .+ They are what your server answers to \S+keyledger-root.json/);
+    }
+  });
+
   it('asks when its last answer is too old, and only then', async () => {
     const license = await activated();
     expect(await license.validate({ maxAge: '1h' })).toMatchObject({ valid: true, source: 'network', problem: null });
@@ -78,6 +90,10 @@ describe('A license', () => {
     vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 }) : undefined);
     expect(await license.activate()).toMatchObject({ ok: false, code: 'ACTIVATION_LIMIT_EXCEEDED', docUrl: 'https://licenses.example/docs/errors#ACTIVATION_LIMIT_EXCEEDED', members: { limit: 1, used: 1 } });
     expect(license.judgement()).toMatchObject({ valid: true });
+    // Who never had a seat is told by that alone: it has no instance, and the license is as good as ever.
+    const other = await open({ store: memoryStore(), fingerprint: 'machine-2' });
+    expect([await other.activate(), await other.validate()]).toMatchObject([{ code: 'ACTIVATION_LIMIT_EXCEEDED' }, { valid: true, state: 'active' }]);
+    expect([license.instanceId, other.instanceId]).toEqual(['act_1', null]);
   });
 
   it('loses nothing to an activation that nobody signed', async () => {

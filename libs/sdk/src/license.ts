@@ -1,7 +1,7 @@
 import { reasons, Verifier, type FileType, type KeySet, type LicensedTerms, type Reason } from '@keyledger/license-file';
 import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type SeatOptions, type Validation } from './api.ts';
 import { Changes } from './changes.ts';
-import { msOf, processClock, type Clock } from './clock.ts';
+import { held, msOf, processClock, type Clock } from './clock.ts';
 import { defined } from './defined.ts';
 import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
@@ -63,7 +63,7 @@ export class License {
     const options: LicenseOptions = { ...given, ...(key !== undefined && { key }) };
     const { environment = 'production', roots, clock = processClock(), store = memoryStore() } = options;
     const trust = await Verifier.open({ environment, roots });
-    if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}`);
+    if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}. They are what your server answers to /.well-known/keyledger-root.json, or PEM`);
     const opened = await openState(typed ?? '', trust.verifier, { ...options, clock, store });
     const license = new License({ ...options, environment, clock, store }, opened);
     license.#apply({ type: 'Restarted' });
@@ -170,7 +170,11 @@ export class License {
   }
 
   /** Takes a seat. The same machine again has the same one. */
-  async activate(seat: SeatOptions = {}): Promise<Activation> {
+  activate(seat: SeatOptions = {}): Promise<Activation> {
+    return held(this.#activate(seat));
+  }
+
+  async #activate(seat: SeatOptions = {}): Promise<Activation> {
     const { name, metadata, installationId } = seat;
     const { key, product: productId, deploymentId, deploymentMode } = this.#options;
     if (!this.#server) return noServer;
@@ -209,7 +213,7 @@ export class License {
     const isRecent = said?.from === 'network' && Date.parse(before.at) - said.at < oldest;
     if (isRecent && before.valid) return { ...before, source: 'cache', problem: null };
     const shared = oldest > 0 ? (this.#asking ??= this.#askAndBeat().finally(() => (this.#asking = undefined))) : this.#askAndBeat();
-    const problem = await shared;
+    const problem = await held(shared);
     await this.#persist();
     const judgement = this.judgement();
     const source = !problem ? 'network' : this.#kept.state.said?.from === 'offline-file' || (this.#kept.state.file && !this.#kept.state.lease) ? 'offline-file' : 'cache';
@@ -247,7 +251,7 @@ export class License {
 
   /** Sends what was used. Goes along with heartbeats by itself. */
   reportUsage(): Promise<{ readonly ok: true; readonly accepted: number } | Refusal> {
-    return this.#reports.send();
+    return held(this.#reports.send());
   }
 
   /** Checks a file for this machine, this license and the time that it is by all that is known. Nothing is kept. */
@@ -269,7 +273,11 @@ export class License {
   }
 
   /** Gives the seat back. Where nobody could be told, it has it still, and all goes on as before. */
-  async deactivate(): Promise<Deactivation> {
+  deactivate(): Promise<Deactivation> {
+    return held(this.#deactivate());
+  }
+
+  async #deactivate(): Promise<Deactivation> {
     if (!this.#server) return noServer;
     if (this.instanceId === null) return notActivated;
     const [heartbeats, changes] = [this.heartbeat.pause(), this.changes.pause()];
@@ -324,7 +332,7 @@ export class License {
   }
 
   #takeSeatAnew(): Promise<Activation> {
-    const seating = this.activate(this.#kept.seat);
+    const seating = this.#activate(this.#kept.seat);
     this.#seating = seating.catch(() => undefined);
     return seating;
   }
@@ -423,7 +431,7 @@ export class License {
       version: this.#options.version, fingerprint: this.#fingerprint,
       send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
       ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId, { renews: true }), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
-      refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.reportUsage(),
+      refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.#reports.send(),
       isLeading: () => this.#sharing?.isLeading ?? false,
       contend: () => {
         this.#sharing?.contend();

@@ -1,4 +1,5 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -129,5 +130,19 @@ describe('What browsers load', () => {
     };
     visit(fileURLToPath(new URL('./index.ts', import.meta.url)));
     expect(seen.size).toBeGreaterThan(15);
+  });
+});
+
+describe('The package that is published', () => {
+  it('takes the place of nothing but itself', () => {
+    const name = JSON.stringify({ name: '@keyledger/sdk' });
+    for (const [index, kept] of [{ 'a.txt': 'mine' }, { 'package.json': '{}' }, { 'package.json': name, 'a.txt': 'mine' }, { 'README.md': 'mine' }].entries()) {
+      const target = join(folder, `package-${index}`);
+      mkdirSync(target);
+      for (const [file, text] of Object.entries(kept)) writeFileSync(join(target, file), text);
+      const { status, stderr } = spawnSync(process.execPath, [fileURLToPath(new URL('../pack.mjs', import.meta.url)), '.'], { cwd: target, encoding: 'utf8' });
+      expect([status, stderr]).toEqual([1, expect.stringContaining(`${target} has something else in it`)]);
+      expect(Object.fromEntries(readdirSync(target).map((file) => [file, readFileSync(join(target, file), 'utf8')]))).toEqual(kept);
+    }
   });
 });

@@ -1,4 +1,5 @@
 import { fileTypeOf, reasons, Verifier, type FileType, type LeaseClaims, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
+import type { LicenseOptions } from './api.ts';
 import { msOf } from './clock.ts';
 import { defined } from './defined.ts';
 import type { Checks } from './kept.ts';
@@ -10,7 +11,7 @@ export type OfflineResult =
   | { readonly ok: false; readonly reason: Reason; readonly detail: string };
 
 export interface OfflineOptions {
-  readonly roots: readonly unknown[];
+  readonly roots: LicenseOptions['roots'];
   readonly environment?: string;
   readonly product?: string;
   /** Id of the license that it must be about. */

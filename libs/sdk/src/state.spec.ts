@@ -86,9 +86,15 @@ describe('The grace ladder', () => {
 
   it('ends with the overage grace that a verdict has told of', () => {
     const over = { valid: true, code: 'QUOTA_EXCEEDED', reasons: ['QUOTA_EXCEEDED'], enforcement: 'WARN', graceEndsAt: iso(start + 7 * day) } as const;
-    const state = given(lease(0), answer(0, over, { license: { quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', graceEndsAt: iso(start + 7 * day) }] } }));
+    const told = { license: { quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', graceEndsAt: iso(start + 7 * day) }] } };
+    const state = given(lease(0), answer(0, over, told));
     expect(judge(state, at(day))).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', state: 'grace', graceUntil: iso(start + 7 * day) });
-    expect(judge(state, at(7 * day))).toMatchObject({ valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', state: 'restricted', reasons: ['RESTRICTED', 'QUOTA_EXCEEDED'] });
+    // What came of it the server may be about to say; whoever it cannot reach is restricted a day later.
+    for (const ms of [7 * day, 8 * day - 1]) expect(judge(state, at(ms))).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', enforcement: 'WARN', state: 'grace', graceUntil: iso(start + 8 * day) });
+    const undecided = given(lease(0), answer(7.5 * day, { ...over, graceEndsAt: null }, told));
+    expect(judge(undecided, at(8.5 * day - 1))).toMatchObject({ code: 'QUOTA_EXCEEDED', enforcement: 'WARN', state: 'grace' });
+    expect(judge(undecided, at(8.5 * day))).toMatchObject({ code: 'RESTRICTED', enforcement: 'READ_ONLY' });
+    expect(judge(state, at(8 * day))).toMatchObject({ valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', state: 'restricted', reasons: ['RESTRICTED', 'QUOTA_EXCEEDED'] });
   });
 
   it('is as long as the grace since a verdict for who asks, and the lease alone for who must send heartbeats or has a floating seat', () => {

@@ -269,7 +269,7 @@ export function judge(state: State, reading: Reading, { offlineGraceMs = Infinit
   const code = sorted[0] ?? 'VALID';
   const own = sorted.map((reason) => (reason === 'EXPIRED' ? expiredEnforcement(state) : (rules[reason as keyof typeof rules]?.[0] ?? 'FULL')));
   const enforcement = strictest([...own, ...(verdict ? [verdict.enforcement] : [])]);
-  const graces = [verdict?.graceEndsAt, reasons.has('IN_EXPIRY_GRACE') ? expiryGraceEnd(state, info) : null, reasons.has('IN_OFFLINE_GRACE') ? until : null]
+  const graces = [verdict?.graceEndsAt, reasons.has('IN_EXPIRY_GRACE') ? expiryGraceEnd(state, info) : null, reasons.has('IN_OFFLINE_GRACE') ? until : null, ...overageEnds(state, info)]
     .map((end) => (typeof end === 'string' ? Date.parse(end) : end)).filter((end) => typeof end === 'number' && end > now) as number[];
   const expiresAt = info?.expiresAt ?? null;
   const standing: Standing = {
@@ -299,10 +299,17 @@ function* ownReasons(state: State, info: LicenseInfo | null, until: number | nul
     if ((expiryGraceEnd(state, info) ?? Infinity) <= now) yield 'EXPIRED';
     else yield 'IN_EXPIRY_GRACE';
   }
-  if (info.quotas.some((quota) => quota.state === 'exceeded' && quota.graceEndsAt && Date.parse(quota.graceEndsAt) <= now)) yield 'RESTRICTED';
+  if (overageEnds(state, info).some((end) => end <= now)) yield 'RESTRICTED';
   if (until <= now) yield 'HEARTBEAT_OVERDUE';
   else if ((state.unreachable || asksNobody) && state.said?.verdict.enforcement !== 'LOCKED' && Number.isFinite(until)) yield 'IN_OFFLINE_GRACE';
 }
+
+/**
+ * Whether more was used to the end of an overage grace the server says, some time after it. So there is a day to hear it in, since then or since the
+ * server last said that it does not know yet; who hears nothing is restricted without.
+ */
+const overageEnds = ({ said }: State, info: LicenseInfo | null): number[] => (info?.quotas ?? []).flatMap(({ state, graceEndsAt }) =>
+  (state === 'exceeded' && graceEndsAt ? [Math.max(Date.parse(graceEndsAt), said?.at ?? 0) + day] : []));
 
 /** The newest terms: those of a lease, of a license file or of an offline validation file. */
 export function termsOf({ lease, file, said }: State): LicensedTerms | null {

@@ -1,0 +1,60 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from '@jest/globals';
+
+const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+
+/** What a program prints that has nothing else to do; nothing of Node but what it awaits keeps it alive. */
+function running(program: string): readonly string[] {
+  const code = `
+    import { License } from '${here('./license.ts')}';
+    import { TestClock, Vendor } from '${here('./vendor.contract.ts')}';
+    const vendor = await Vendor.open(new TestClock());
+    vendor.now = Date.now;
+    const open = (options) => License.open({ key: vendor.licenseKey, server: 'http://vendor', roots: vendor.roots, fetch: vendor.fetch, attempts: 2, ...options });
+    ${program}`;
+  const args = ['--conditions=@keyledger/source', '--no-warnings', '--import', here('../../../tools/swc-register.mjs'), '--input-type=module', '--eval', code];
+  const { stdout, stderr, status } = spawnSync(process.execPath, args, { encoding: 'utf8', timeout: 30_000 });
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  return stdout.trimEnd().split('\n');
+}
+
+describe('A program that', () => {
+  it('takes a seat of a server that is away goes on', () => {
+    expect(running(`
+      const license = await open({ server: 'http://127.0.0.1:9', fetch });
+      console.log((await license.activate()).code);
+      console.log((await license.validate()).code);
+    `)).toEqual(['UNREACHABLE', 'NOT_ACTIVATED']);
+  });
+
+  it.each([
+    '() => Promise.resolve(new Response("", { status: 503 }))', '() => Promise.reject(new TypeError("fetch failed"))',
+    '(url, { signal }) => new Promise((_, late) => signal.addEventListener("abort", () => late(signal.reason)))',
+  ])('waits for an answer gets one, also of %s', (away) => {
+    expect(running(`
+      let fetch = vendor.fetch;
+      const license = await open({ timeoutMs: 100, fetch: (...asked) => fetch(...asked) });
+      await license.activate();
+      license.quota('reports').tryConsume();
+      fetch = ${away};
+      for (const ask of [() => license.activate(), () => license.validate(), () => license.reportUsage(), () => license.heartbeat.beat(), () => license.deactivate()]) {
+        const { code, problem } = await ask();
+        console.log(problem?.code ?? code);
+      }
+      await license.dispose();
+      console.log('over');
+    `)).toEqual([...Array.from({ length: 5 }, () => 'UNREACHABLE'), 'over']);
+  });
+
+  it('has no more to do ends, whatever runs beside it', () => {
+    expect(running(`
+      const license = await open();
+      await license.activate();
+      vendor.cut();
+      license.heartbeat.start();
+      license.changes.start();
+      process.on('exit', () => console.log(vendor.asked.filter(({ path }) => path.endsWith('/heartbeat')).length));
+    `)).toEqual(['1']);
+  });
+});
