@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
@@ -17,9 +17,13 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const dataDir = join(folder, 'data');
 const options = { cwd: fileURLToPath(new URL('../../../', import.meta.url)), env: { PATH: process.env['PATH'], KEYLEDGER_DATA_DIR: dataDir } };
 
-async function keyledger(args: readonly string[], { env = {}, input }: { env?: NodeJS.ProcessEnv; input?: Uint8Array } = {}) {
+function start(args: readonly string[], env: NodeJS.ProcessEnv = {}) {
   const main = fileURLToPath(new URL('./main.ts', import.meta.url));
-  const child = spawn(process.execPath, ['--conditions=@keyledger/source', '--import', './tools/swc-register.mjs', main, ...args], { ...options, env: { ...options.env, ...env } });
+  return spawn(process.execPath, ['--conditions=@keyledger/source', '--import', './tools/swc-register.mjs', main, ...args], { ...options, env: { ...options.env, ...env } });
+}
+
+async function keyledger(args: readonly string[], { env = {}, input }: { env?: NodeJS.ProcessEnv; input?: Uint8Array } = {}) {
+  const child = start(args, env);
   child.stdin.on('error', () => undefined).end(input);
   const [out, said, [code]] = await Promise.all([buffer(child.stdout), text(child.stderr), once(child, 'close')]);
   return { code: code as number, out, said };
@@ -48,6 +52,17 @@ describe('keyledger', () => {
     [{ DATABASE_URL: 'postgresql://127.0.0.1:1/x' }, /^keyledger: [^\n]*127\.0\.0\.1:1[^\n]*\n$/],
   ])('says in one line what went wrong: %j', async (env, why) => {
     expect(await keyledger(['export', '--to', join(folder, 'out.gz')], { env })).toEqual({ code: 1, out: Buffer.alloc(0), said: expect.stringMatching(why) });
+  });
+
+  it('leaves no copy of what came in when it is broken off', async () => {
+    const temporary = mkdtempSync(join(folder, 'tmp-'));
+    const child = start(['import', '--from', '-'], { TMPDIR: temporary });
+    child.stdin.write('the beginning of an export');
+    const copies = () => readdirSync(temporary, { recursive: true }).map(String).filter((path) => path.startsWith('keyledger-import-'));
+    while (copies().length < 2) await new Promise((resolve) => setTimeout(resolve, 10));
+    child.kill('SIGINT');
+    expect(await once(child, 'close')).toEqual([130, null]);
+    expect(copies()).toEqual([]);
   });
 
   it('writes to standard output and reads from standard input, and nothing else comes in between', async () => {

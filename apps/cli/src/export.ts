@@ -1,11 +1,13 @@
+import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { open, rename, rm } from 'node:fs/promises';
+import { open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { EventStore, Position, RecordedEvent } from '@keyledger/event-store';
 import { Keyring, StoredDataKeys } from '@keyledger/keyring';
 import { Dump, migrationsOf, tablesOf, type Database } from '@keyledger/read-models';
 import { mustBeComplete, type Records, type StoresConfig } from '@keyledger/stores';
 import { headerOf, writeArchive, type Contents, type Header, type Part } from './archive.ts';
+import { withoutLeftovers } from './leftovers.ts';
 import { openFor, sumOf } from './records.ts';
 
 const PAGE = 1_000;
@@ -42,15 +44,12 @@ export async function exportTo(file: string, config: StoresConfig): Promise<stri
 
 /** The file has its name when all of it is on the disk. Nobody else may read it: free texts and metadata in it are not sealed. */
 async function writeFile(file: string, header: Header, parts: AsyncIterable<Part>): Promise<void> {
-  const draft = `${file}.unfinished`;
-  const target = await open(draft, 'w', 0o600);
-  try {
+  const draft = `${file}.${randomUUID()}.unfinished`;
+  const target = await open(draft, 'wx', 0o600);
+  await withoutLeftovers(draft, async () => {
     await writeArchive(header, parts, target.createWriteStream({ flush: true }));
     await rename(draft, file);
-  } catch (error) {
-    await rm(draft, { force: true });
-    throw error;
-  }
+  });
 }
 
 /**

@@ -1,5 +1,5 @@
 import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -9,6 +9,7 @@ import { Refill, type Migration, type Row } from '@keyledger/read-models';
 import { schemas } from '@keyledger/standalone/schemas';
 import { beginImport, endImport, stateMigrations, unfinishedImport, type Records, type StoresConfig } from '@keyledger/stores';
 import { BadArchive, readArchive, type Header, type Part } from './archive.ts';
+import { withoutLeftovers } from './leftovers.ts';
 import { openFor, sumOf } from './records.ts';
 
 /** How far reactions have come. At the positions of another log it would mean something else; without it they begin anew, which they may. */
@@ -21,13 +22,11 @@ const CHECKPOINTS = 'reactions';
 export async function importFrom(file: string, config: StoresConfig): Promise<string> {
   if (file !== '-') return importFile(file, config);
   const folder = await mkdtemp(join(tmpdir(), 'keyledger-import-'));
-  try {
+  return withoutLeftovers(folder, async () => {
     const copy = join(folder, 'export');
     await pipeline(process.stdin, createWriteStream(copy, { mode: 0o600 }));
-    return await importFile(copy, config, 'what came in');
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+    return importFile(copy, config, 'what came in');
+  });
 }
 
 async function importFile(file: string, config: StoresConfig, name = file): Promise<string> {

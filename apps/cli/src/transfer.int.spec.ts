@@ -2,7 +2,7 @@ import { deepEqual } from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable, Writable } from 'node:stream';
@@ -274,6 +274,20 @@ describe('An export', () => {
     await exportTo(file, source);
     expect(statSync(file).mode & 0o777).toBe(0o600);
     expect(readdirSync(folder).filter((name) => name.endsWith('.unfinished'))).toEqual([]);
+  });
+
+  it('is written to a file of its own, whatever lies where it was begun before', async () => {
+    const source = await inFiles();
+    await fill(source);
+    const [file, linked, others] = [newFile(), newFile(), newFile()];
+    for (const path of [`${file}.unfinished`, others]) writeFileSync(path, 'another\'s', { mode: 0o666 });
+    symlinkSync(others, `${linked}.unfinished`);
+    for (const path of [file, linked]) {
+      await exportTo(path, source);
+      expect([lstatSync(path).isFile(), statSync(path).mode & 0o777]).toEqual([true, 0o600]);
+    }
+    for (const path of [`${file}.unfinished`, others]) expect(readFileSync(path, 'utf8')).toBe('another\'s');
+    for (const path of [file, linked]) rmSync(`${path}.unfinished`);
   });
 
   it('does not take the place of another file, nor come out of nothing', async () => {

@@ -726,6 +726,23 @@ describe('A license file', () => {
     expect(await box.license()).toMatchObject({ runtimeState: 'restricted', enforcement: 'READ_ONLY', reasons: ['RESTRICTED'] });
     expect(await box.put(await cores(16, 5))).toMatchObject({ status: 200, body: { runtimeState: 'normal', enforcement: 'FULL' } });
   });
+
+  it('is not freed of its quota by silence, nor by what it says late in which order, but by a license without it', async () => {
+    const box = await bench.start(byFile);
+    const put = async (seq: number, quotas: object[]) => box.put(await bench.vendor.licenseFile({ seq, license: { ...bench.vendor.terms, validationMode: 'offline', quotas: quotas as [] } }));
+    const quotas = [{ meter: 'max_dp_cores', limit: 8 }];
+    await put(4, quotas);
+    await box.ask('POST', '/api/usage', { meter: 'max_dp_cores', value: 12 });
+    await pass(7.5 * day);
+    expect(await box.enforcement()).toMatchObject({ enforcement: 'READ_ONLY', reasons: ['RESTRICTED'] });
+    const records = [3, 12, 3].map((value, n) => ({ meter: 'max_dp_cores', value, at: `2026-07-08T1${n}:00:00Z` }));
+    expect(await box.ask('POST', '/api/usage', { records })).toMatchObject({ status: 200, body: { accepted: 3 } });
+    expect(await box.enforcement()).toMatchObject({ reasons: ['RESTRICTED'] });
+    await put(5, []);
+    await pass(60_000);
+    await put(6, quotas);
+    expect(await box.license()).toMatchObject({ enforcement: 'FULL', usage: [{ state: 'normal', lastPeak: 12 }, {}] });
+  });
 });
 
 describe('Counters of a license by file', () => {

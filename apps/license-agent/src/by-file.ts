@@ -6,11 +6,12 @@ import type { MeterAnswer } from './api.ts';
  * the quota, and what is counted per day and month. Pure. Days are in UTC; instants are by the license's own reckoning of time.
  */
 
-/** A gauge: its highest reading of the day that `day` names and of the day before, and since when days have been over the limit. */
+/** A gauge: its highest reading of `day` and of the last day before it that had readings, and since when such days have been over the limit. Null: nothing was read. */
 export interface Metered {
   readonly day: string;
-  readonly peak: number;
-  readonly lastPeak: number;
+  readonly peak: number | null;
+  readonly lastDay: string | null;
+  readonly lastPeak: number | null;
   readonly exceededAt: string | null;
 }
 
@@ -22,31 +23,36 @@ interface TakenReading {
 
 const dayMs = 86_400_000;
 const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
-const nothing = (now: number): Metered => ({ day: dayOf(now), peak: 0, lastPeak: 0, exceededAt: null });
+const nothing = (now: number): Metered => ({ day: dayOf(now), peak: null, lastDay: null, lastPeak: null, exceededAt: null });
 
-/** Midnight has passed, or has not: then the day that is over is compared. A day without readings is one without use. */
+/** By its last day that is over: since when it has been over the limit, by now or for longer already. Without `since` it can only be cleared. */
+const judged = (metered: Metered, limit: number | null, since: string | null): Metered =>
+  ({ ...metered, exceededAt: limit !== null && (metered.lastPeak ?? 0) > limit ? (metered.exceededAt ?? since) : null });
+
+/** Midnight has passed, or has not: then the day that is over is compared, as of its end. One without readings says nothing, or whoever is over would only have to stop reporting. A higher limit clears it at once. */
 export function compared(metered: Metered | undefined, limit: number | null, now: number): Metered {
-  const today = dayOf(now);
-  if (!metered) return nothing(now);
-  if (metered.day >= today) return metered;
-  const lastPeak = metered.day === dayOf(now - dayMs) ? metered.peak : 0;
-  const isOver = limit !== null && lastPeak > limit;
-  return { day: today, peak: 0, lastPeak, exceededAt: isOver ? (metered.exceededAt ?? `${today}T00:00:00.000Z`) : null };
+  const known = judged(metered ?? nothing(now), limit, null);
+  const { day, peak } = known;
+  if (day >= dayOf(now)) return known;
+  const today = { ...known, day: dayOf(now), peak: null };
+  return peak === null ? today : judged({ ...today, lastDay: day, lastPeak: peak }, limit, new Date(Date.parse(day) + dayMs).toISOString());
 }
 
-/** One of yesterday that comes late is compared still; of older ones nothing is known any more that it could raise. */
+/** One that comes late is compared as of its arrival, unless a later day has been compared already. */
 export function withReading(metered: Metered | undefined, { value, at }: TakenReading, limit: number | null, now: number): Metered {
   const today = compared(metered, limit, now);
-  if (dayOf(at) >= dayOf(now)) return value > today.peak ? { ...today, peak: value } : today;
-  if (dayOf(at) < dayOf(now - dayMs) || value <= today.lastPeak) return today;
-  return { ...today, lastPeak: value, exceededAt: limit !== null && value > limit ? (today.exceededAt ?? `${dayOf(now)}T00:00:00.000Z`) : today.exceededAt };
+  const { peak, lastDay, lastPeak } = today;
+  const day = dayOf(at);
+  if (day >= dayOf(now)) return { ...today, peak: Math.max(value, peak ?? 0) };
+  if (lastDay !== null && day < lastDay) return today;
+  return judged({ ...today, lastDay: day, lastPeak: day === lastDay ? Math.max(value, lastPeak ?? 0) : value }, limit, new Date(now).toISOString());
 }
 
 /** A higher limit clears it at once, a lower peak at the next midnight. */
 export function meterByFile(meter: string, limit: number, metered: Metered | undefined, overageGraceDays: number, now: number): MeterAnswer {
   const { peak, lastPeak, exceededAt } = compared(metered, limit, now);
-  const used = metered ? Math.max(peak, lastPeak) : null;
-  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, lastPeak: lastPeak > 0 ? lastPeak : null, ...standingOf(lastPeak > limit ? exceededAt : null, overageGraceDays, now) };
+  const used = metered ? Math.max(peak ?? 0, lastPeak ?? 0) : null;
+  return { meter, limit, used, remaining: used === null ? null : Math.max(0, limit - used), per: null, lastPeak, ...standingOf(exceededAt, overageGraceDays, now) };
 }
 
 function standingOf(exceededAt: string | null, overageGraceDays: number, now: number): Pick<MeterAnswer, 'state' | 'graceEndsAt'> {

@@ -1,6 +1,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { homedir, tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { afterAll, describe, expect, it } from '@jest/globals';
 import { agentConfig, withFlags } from './config.ts';
 
@@ -19,7 +19,7 @@ const least = { KEYLEDGER_ROOT_PUBLIC_KEY: JSON.stringify(jwk) };
 describe('The configuration', () => {
   it('needs a root, and has a default for everything else', () => {
     expect(agentConfig(least)).toEqual({
-      host: '127.0.0.1', port: 7443, token: undefined, viewerToken: undefined, dataDir: './agent-data', tls: undefined, server: undefined, environment: 'production', roots: [jwk], licenseKey: undefined, licenseFile: undefined,
+      host: '127.0.0.1', port: 7443, token: undefined, viewerToken: undefined, dataDir: resolve('agent-data'), tls: undefined, server: undefined, environment: 'production', roots: [jwk], licenseKey: undefined, licenseFile: undefined,
       machineId: undefined, deploymentId: undefined, deploymentMode: undefined, product: undefined, mode: 'heartbeat', heartbeatMs: undefined, filePollMs: 5_000, offlineGraceDays: undefined, proxy: undefined, logLevel: 'info', productName: 'API Platform', style: '',
     });
   });
@@ -66,6 +66,11 @@ describe('The configuration', () => {
       expect(() => withFlags(bad, least)).toThrow(expect.objectContaining({ name: 'BadConfig' }));
       expect(() => withFlags(bad, least)).not.toThrow(/SECRET/);
     }
+  });
+
+  it('says which folder it is once and for all, though no shell has looked at the flag', () => {
+    const dataDirOf = (folder: string) => agentConfig(withFlags([`--agent-data-dir=${folder}`], least)).dataDir;
+    expect(['~/agent-data', '~', './~/agent-data', '~data', '/var/lib/agent/'].map(dataDirOf)).toEqual([join(homedir(), 'agent-data'), homedir(), resolve('~', 'agent-data'), resolve('~data'), '/var/lib/agent']);
   });
 
   it('has a flag for whatever it looks at', () => {

@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { readPublicKeys } from '@keyledger/sdk';
 
@@ -10,6 +12,7 @@ export interface AgentConfig {
   readonly token: string | undefined;
   /** Sees everything, and changes nothing. Undefined: there is nobody like that. */
   readonly viewerToken: string | undefined;
+  /** Absolute. */
   readonly dataDir: string;
   /** PEM. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
@@ -90,7 +93,7 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   if (licenseKey !== undefined && server === undefined) throw new BadConfig('KEYLEDGER_SERVER_URL must be set: LICENSE_KEY is good for nothing without a server');
   const proxy = urlOf('HTTPS_PROXY', given('HTTPS_PROXY'));
   return {
-    host, port: portOf(given('AGENT_PORT') ?? '7443'), token, viewerToken, dataDir: given('AGENT_DATA_DIR') ?? './agent-data', tls, server,
+    host, port: portOf(given('AGENT_PORT') ?? '7443'), token, viewerToken, dataDir: folderOf(given('AGENT_DATA_DIR') ?? './agent-data'), tls, server,
     environment: given('KEYLEDGER_ENVIRONMENT') ?? 'production', roots: rootsOf(given('KEYLEDGER_ROOT_PUBLIC_KEY')),
     licenseKey, licenseFile: given('LICENSE_FILE_PATH'), machineId: given('LICENSE_MACHINE_ID'),
     deploymentId: given('LICENSE_DEPLOYMENT_ID'), deploymentMode: given('LICENSE_DEPLOYMENT_MODE'), product: given('LICENSE_PRODUCT_ID'), mode,
@@ -128,6 +131,9 @@ function tlsOf(cert: string | undefined, key: string | undefined): AgentConfig['
   const pem = (name: string, value: string) => (value.startsWith('-----BEGIN') ? value : fileOf(name, value));
   return { cert: pem('AGENT_TLS_CERT', cert), key: pem('AGENT_TLS_KEY', key) };
 }
+
+/** For all that use it the same one. In a flag like `--agent-data-dir=~/agent` the shell leaves the home folder to us. */
+const folderOf = (text: string): string => (/^~(\/|$)/.test(text) ? resolve(homedir(), text.slice(2)) : resolve(text));
 
 function portOf(text: string): number {
   const port = Number(text);

@@ -142,9 +142,10 @@ export class Holder {
     const news = readings.filter(({ id }) => id === undefined || (!known.has(shortOf(id)) && known.add(shortOf(id))));
     const [metered, counted] = [byName(before.metered), byName(before.counted)];
     const [gauges, caps] = [gaugesOf(this.#license), capsOf(this.#license)];
-    for (const [meter, limit] of gauges) if (metered[meter]) metered[meter] = compared(metered[meter], limit, now);
+    for (const meter of Object.keys(metered)) metered[meter] = compared(metered[meter], gauges.get(meter) ?? null, now);
     for (const [meter, cap] of caps) if (counted[meter]) counted[meter] = countedUntil(counted[meter], cap, now);
-    for (const { meter, value, at } of news) {
+    // The highest first: a day is not to seem lower for as long as only some of its readings are looked at.
+    for (const { meter, value, at } of news.toSorted((a, b) => b.value - a.value)) {
       const [limit, cap] = [gauges.get(meter), caps.get(meter)];
       const reading = { value, at: at === undefined ? now : Date.parse(at) };
       if (limit !== undefined) metered[meter] = withReading(metered[meter], reading, limit, now);

@@ -75,6 +75,39 @@ describe('The API', () => {
     const box = await bench.start(byFile);
     expect(await box.ask('POST', '/api/usage', { records: [{ meter: 'm', value: 1 }, { meter: 'm', value: 'x' }] })).toMatchObject({ body: { errors: [{ pointer: '/records/1/value' }] } });
   });
+
+  it('takes no reading that the server would not take', async () => {
+    const box = await bench.start(byFile);
+    const use = async (reading: object) => (await box.ask('POST', '/api/usage', { meter: 'm', value: 1, ...reading })).body['code'];
+    const nowhere = ['2026-02-30T10:00:00Z', '2026-04-31T10:00:00+02:00', '2026-02-29T10:00:00Z', '2026-02-28T24:00:00Z', '2026-13-01T10:00:00Z', '2026-02-28T10:00Z', '2026-02-28T10:00:60Z', '2026-02-28T10:00:00+24:00', '2026-02-28T10:00:00'];
+    for (const at of nowhere) expect([at, await use({ at })]).toEqual([at, 'VALIDATION_FAILED']);
+    for (const at of ['2024-02-29T23:59:59.999Z', '2026-02-28t10:00:00.123456z', '2026-02-28T00:30:00+05:30']) expect([at, await use({ at })]).toEqual([at, 'NO_LICENSE']);
+    for (const half of ['\ud83d', 'a\udc00b']) expect([await use({ meter: half }), await use({ id: half })]).toEqual(['VALIDATION_FAILED', 'VALIDATION_FAILED']);
+    expect(await use({ meter: '\ud83d\ude00', id: '\ud83d\ude00' })).toBe('NO_LICENSE');
+  });
+
+  it('refuses whatever it does not know in a query, so that a misspelt dry run installs nothing', async () => {
+    const box = await bench.start(byFile);
+    const license = await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline' } });
+    for (const query of ['?dryRun=all', '?dry_run=all', '?DRY-RUN=all', '?dry-run=all&more', '?dry-run=yes', '?dry-run=no&dry-run=all', '?dry-run', '??dryRun=all', '?dry-run=all?']) {
+      expect([query, await box.put(license, query)]).toMatchObject([query, { status: 400, body: { code: 'VALIDATION_FAILED' } }]);
+    }
+    expect(await box.license()).toMatchObject({ status: 'none' });
+    expect(await box.put(license, '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false } });
+    for (const [method, path] of [['GET', '/api/license'], ['GET', '/api/license/request'], ['GET', '/api/enforcement'], ['GET', '/api/features/x'], ['POST', '/api/license/refresh'], ['POST', '/api/license/deactivate'], ['POST', '/api/usage']] as const) {
+      expect([path, await box.ask(method, `${path}?dry-run=all`)]).toMatchObject([path, { status: 400, body: { code: 'VALIDATION_FAILED', instance: path, errors: [{ pointer: '/dry-run' }] } }]);
+    }
+    expect((await box.ask('GET', '/api/enforcement?x', undefined, { authorization: '' })).status).toBe(401);
+  });
+
+  it('answers HEAD wherever it answers GET, without the body', async () => {
+    const box = await bench.start(byFile);
+    for (const path of ['/api/license', '/api/license/request', '/api/enforcement', '/api/features/x', '/health/live', '/metrics', '/']) {
+      const response = await fetch(box.agent.url + path, { method: 'HEAD', headers: { authorization: 'Bearer token' } });
+      expect([path, response.status, Number(response.headers.get('content-length')) > 0, await response.text()]).toEqual([path, 200, true, '']);
+    }
+    expect((await fetch(`${box.agent.url}/api/enforcement`, { method: 'HEAD' })).status).toBe(401);
+  });
 });
 
 describe('The page', () => {

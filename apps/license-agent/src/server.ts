@@ -30,9 +30,11 @@ const pagePolicy = {
 export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOptions): RequestListener {
   const files = pageOf(page);
   const accessBy = checkOf(token, viewerToken);
+  const enforcement = (): Reply => ({ status: 200, type: json, body: agent.enforcement() });
   const api: Readonly<Record<string, (request: IncomingMessage, query: URLSearchParams, access: Access) => Promise<Reply> | Reply>> = {
     'GET /api/license': (_request, _query, access) => ok(agent.answer(access)),
     'GET /api/license/request': () => ok(requestOf(agent.answer())),
+    'GET /api/enforcement': () => enforcement(),
     'PUT /api/license': async (request, query) => {
       const dryRun = dryRunIn(query);
       return ok(await agent.put(licenseIn(await bodyOf(request)), { dryRun }));
@@ -48,12 +50,14 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
       const access = accessBy(request.headers.authorization);
       if (!access) throw new Refused('UNAUTHENTICATED');
       const feature = /^\/api\/features\/([^/]+)$/.exec(path)?.[1];
-      if (feature !== undefined && method === 'GET') return ok(agent.feature(decoded(feature)));
-      const route = api[`${method} ${path}`];
-      if (route && method !== 'GET' && access !== 'full') throw new Refused('VIEWER_TOKEN', 'It takes the agent token to change something');
-      if (route) return route(request, new URLSearchParams(search), access);
-      const isThere = feature !== undefined || path === '/api/enforcement' || Object.keys(api).some((name) => name.endsWith(` ${path}`));
-      throw new Refused(isThere ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
+      const name = `${method} ${path}`;
+      const route = feature !== undefined && method === 'GET' ? () => ok(agent.feature(decoded(feature))) : api[name];
+      if (!route) throw new Refused(feature !== undefined || Object.keys(api).some((one) => one.endsWith(` ${path}`)) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
+      if (method !== 'GET' && access !== 'full') throw new Refused('VIEWER_TOKEN', 'It takes the agent token to change something');
+      const query = new URLSearchParams(search);
+      // Nobody is to think that he was understood: `?dryRun=all` would install what was only to be tried.
+      only(Object.fromEntries(query), '', ...(name === 'PUT /api/license' ? ['dry-run'] : []));
+      return route(request, query, access);
     }
     const name = path === '/' ? '/index.html' : path;
     if (method !== 'GET') throw new Refused(files.has(name) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
@@ -65,10 +69,10 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
   };
 
   return (request, response) => {
-    const [path = '', search = ''] = (request.url ?? '').split('?', 2);
     // Asked on every request of a product: nothing is waited for, and nothing made.
-    if (path === '/api/enforcement' && request.method === 'GET' && accessBy(request.headers.authorization)) return send(response, { status: 200, type: json, body: agent.enforcement() });
-    answer(request, path, search).then(
+    if (request.url === '/api/enforcement' && request.method === 'GET' && accessBy(request.headers.authorization)) return send(response, enforcement());
+    const [path = '', ...search] = (request.url ?? '').split('?');
+    answer(request, path, search.join('?')).then(
       (reply) => send(response, reply),
       (error: unknown) => {
         if (!(error instanceof Refused)) failed(error, path);
@@ -158,13 +162,20 @@ function readingsIn(body: unknown): Reading[] {
   return list.map((item: unknown, n) => {
     const pointer = isObject(body) && 'records' in body ? `/records/${n}` : '';
     const { id, meter, value, at } = only(item, pointer, 'id', 'meter', 'value', 'at');
-    const isText = (text: unknown): text is string => typeof text === 'string' && text.length > 0 && text.length <= 255 && !/\p{Cc}/u.test(text);
+    const isText = (text: unknown): text is string => typeof text === 'string' && text.length > 0 && text.length <= 255 && !/\p{Cc}/u.test(text) && text.isWellFormed();
     if (!isText(meter)) throw malformed(`${pointer}/meter`, 'must be a text of 1 to 255 letters');
     if (typeof value !== 'number' || !(value >= 0 && value <= 1e12)) throw malformed(`${pointer}/value`, 'must be a number from 0 to 1e12');
     if (id !== undefined && !isText(id)) throw malformed(`${pointer}/id`, 'must be a text of 1 to 255 letters');
-    if (at !== undefined && (typeof at !== 'string' || !/^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)$/.test(at) || Number.isNaN(Date.parse(at)))) throw malformed(`${pointer}/at`, 'must be an instant of RFC 3339');
-    return { meter, value, ...(id !== undefined && { id }), ...(at !== undefined && { at: new Date(at as string).toISOString() }) };
+    if (at !== undefined && !isInstant(at)) throw malformed(`${pointer}/at`, 'must be an instant of RFC 3339');
+    return { meter, value, ...(id !== undefined && { id }), ...(at !== undefined && { at: new Date(at).toISOString() }) };
   });
+}
+
+/** `Date.parse` takes 30 February and 24 o'clock for the day after; the server does not. */
+function isInstant(text: unknown): text is string {
+  if (typeof text !== 'string' || !/^\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/i.test(text) || Number.isNaN(Date.parse(text))) return false;
+  const day = text.slice(0, 10);
+  return new Date(day).toISOString().startsWith(day);
 }
 
 function decoded(text: string): string {
