@@ -74,13 +74,15 @@ export class Admission {
     if (secret === undefined) throw refuse('UNAUTHENTICATED');
     const credential = createHash('sha256').update(secret).digest('base64url');
     this.limits.unknownApiKeys.admit(request.ip, credential, reply);
-    const caller = await runIn(systemContext('control', this.clock.now('control')), () => this.messages.send(Authenticate, { secret }));
-    if (!caller) {
-      this.limits.unknownApiKeys.wrong(request.ip, credential, reply);
-      throw refuse('UNAUTHENTICATED');
-    }
-    this.limits.unknownApiKeys.right(request.ip, credential);
-    return caller;
+    return this.limits.unknownApiKeys.inTurn(request.ip, credential, reply, async (right) => {
+      const caller = await runIn(systemContext('control', this.clock.now('control')), () => this.messages.send(Authenticate, { secret }));
+      if (!caller) {
+        this.limits.unknownApiKeys.wrong(request.ip, credential, reply);
+        throw refuse('UNAUTHENTICATED');
+      }
+      right();
+      return caller;
+    });
   }
 
   #chosen({ headers }: FastifyRequest): string | undefined {
@@ -99,7 +101,8 @@ export class Admission {
   }
 }
 
-const schemes = { bearer: /^bearer +(\S+) *$/i, license: /^license +(\S.{0,254}?) *$/i };
+/** A key ends where spaces do: they are gone through once, and not again for each end that it might have. */
+const schemes = { bearer: /^bearer +(\S+) *$/i, license: /^license +(\S(?:.{0,253}[^ ])?) *$/i };
 const credentialOf = ({ headers: { authorization } }: FastifyRequest, scheme: keyof typeof schemes): string | undefined => schemes[scheme].exec(authorization ?? '')?.[1];
 
 /** `"17"` → 17; `*` asks for nothing in particular; anything else matches no revision. */

@@ -161,23 +161,25 @@ describe('Streams', () => {
 
   it('are so many to a license, to an address and in all; who leaves makes room', async () => {
     const { streams, listen } = open({ perLicense: 2, perAddress: 3, inAll: 5 });
-    const [first] = [await listen(1, 'a'), await listen(1, 'b')];
-    await expect(listen(1, 'c')).rejects.toMatchObject({ code: 'RATE_LIMITED' });
-    for (const n of [2, 3]) await listen(n, 'a');
-    await expect(listen(4, 'a')).rejects.toMatchObject({ code: 'RATE_LIMITED' });
-    await listen(4, 'd');
-    await expect(listen(5, 'e')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    const [a, b, c, d, e] = ['2001:db8::1', '10.0.0.2', '10.0.0.3', '10.0.0.4', '10.0.0.5'] as const;
+    const [first] = [await listen(1, a), await listen(1, b)];
+    await expect(listen(1, c)).rejects.toMatchObject({ code: 'RATE_LIMITED' });
+    for (const n of [2, 3]) await listen(n, a);
+    // One address of its own for each stream would be no limit: a /64 is one.
+    for (const own of [a, '2001:db8::2']) await expect(listen(4, own)).rejects.toMatchObject({ code: 'RATE_LIMITED' });
+    await listen(4, d);
+    await expect(listen(5, e)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     first?.destroy();
     await once(first as never, 'close');
     expect(streams.size).toBe(4);
-    await listen(1, 'a');
+    await listen(1, a);
     streams.close();
-    await expect(listen(6, 'f')).rejects.toEqual(refuse('UNAVAILABLE'));
+    await expect(listen(6, e)).rejects.toEqual(refuse('UNAVAILABLE'));
   });
 
   it('are open for a while and not for ever', async () => {
     const { listen } = open({ openForMs: 0 });
-    const stream = await listen(1, 'a');
+    const stream = await listen(1, '10.0.0.1');
     let text = '';
     for await (const chunk of stream) text += String(chunk);
     expect(text).toMatch(/^event: state\n[^\n]+\n\n$/);

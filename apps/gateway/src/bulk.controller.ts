@@ -88,7 +88,7 @@ export class BulkController {
   }
 
   @Route('GET /licenses/export', {
-    needs: 'license.export', summary: 'All licenses that fit the filters, as a file; with their keys for who has license.read', query: { ...licenseFilters, sort: licenseSort, format }, answer: Type.Array(LicenseView), otherwise: { 'text/csv': csvText },
+    needs: 'license.export', summary: 'All licenses that fit the filters, as a file; with their keys, and found and sorted by them, for who has license.read', query: { ...licenseFilters, sort: licenseSort, format }, answer: Type.Array(LicenseView), otherwise: { 'text/csv': csvText },
   })
   async exportLicenses(@Query() { format: wanted, ...filters }: Exporting, @Headers('accept') accept: string | undefined, @Req() { method }: FastifyRequest, @Res() reply: FastifyReply) {
     const asCsv = wanted === undefined ? prefersCsv(accept) : wanted === 'csv';
@@ -146,10 +146,12 @@ async function* only<T, U>(pages: AsyncIterable<readonly T[]>, part: (item: T) =
 const asTheyAre = (exported: ExportedLicense): ExportedLicense => exported;
 const withoutKey = ({ license, ...names }: ExportedLicense): ExportedLicense => ({ ...names, license: { ...license, key: null } });
 
-/** Whichever is named first, and JSON for who does not care. */
+/** Whichever has more weight (RFC 9110, 12.4.2), of equals the one named first, and JSON for who does not care. */
 function prefersCsv(accept = ''): boolean {
-  const [csv, json] = [accept.search(/text\/csv/i), accept.search(/application\/json/i)];
-  return csv >= 0 && (json < 0 || csv < json);
+  const named = accept.toLowerCase().split(',').filter((range) => /^\s*(text\/csv|application\/json)\s*(;|$)/.test(range));
+  const weighed = named.map((range) => ({ isCsv: range.includes('text/csv'), weight: Number(/;\s*q=([\d.]+)/.exec(range)?.[1] ?? 1) }));
+  const [first] = weighed.filter(({ weight }) => weight > 0).toSorted((a, b) => b.weight - a.weight);
+  return first?.isCsv === true;
 }
 
 const batchCells: Cells<ResultRow> = {

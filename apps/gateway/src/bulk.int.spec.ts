@@ -22,3 +22,16 @@ it('The keys of a batch are taken once they can be delivered', async () => {
     await gateway.close();
   }
 });
+
+it.each([
+  ['text/csv', true], ['text/csv, application/json', true], ['application/json, text/csv', false], ['text/csv;q=0, application/json', false], ['text/csv; q=0', false], ['application/json;q=0.5, Text/CSV', true],
+  ['text/csv;q=0.5,application/json;charset=utf-8;q=0.501', false], ['text/csv;header=present;q=0.8, application/json;q=0.8', true], ['application/json;q=0, text/csv;q=0.1', true], ['text/csvx', false], ['*/*', false],
+])('For %j it is CSV: %s, and only that spends the keys', async (accept, isCsv) => {
+  const gateway = await gatewayWithFakes({ 'job.get': batch, 'job.result': () => page });
+  try {
+    const { headers } = await gateway.call('GET', result, { headers: { accept } });
+    expect({ type: headers['content-type'], spent: gateway.sent.some(({ subject }) => subject === 'job.take-keys') }).toEqual({ type: expect.stringMatching(isCsv ? /^text\/csv/ : /^application\/json/), spent: isCsv });
+  } finally {
+    await gateway.close();
+  }
+});

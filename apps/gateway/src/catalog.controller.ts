@@ -12,7 +12,7 @@ const ProductParam = () => Param('id', IdOf('prd', 'PRODUCT_NOT_FOUND'));
 const PlanParam = () => Param('id', IdOf('pln', 'PLAN_NOT_FOUND'));
 const CustomerParam = () => Param('id', IdOf('cus', 'CUSTOMER_NOT_FOUND'));
 const GeneratorParam = () => Param('id', IdOf('gen', 'GENERATOR_NOT_FOUND'));
-const termsRefusals = ['LIMIT_OUT_OF_RANGE', 'TRIAL_TOO_LONG', 'EXPIRY_IN_PAST'] as const;
+const termsRefusals = ['LIMIT_OUT_OF_RANGE', 'TRIAL_TOO_LONG', 'EXPIRY_IN_PAST', 'METADATA_TOO_LARGE'] as const;
 const { productId: _ofPath, ...planQuery } = ListPlans.fields;
 
 @Controller()
@@ -102,7 +102,7 @@ export class CatalogController {
 
   @Route('POST /orders', {
     needs: 'license.issue', summary: 'Take an order; its licenses are in the answer, usable at once', body: bodyOf(PlaceOrder), answer: OrderView, status: 201, versioned: true,
-    refuses: ['REFERENCE_NOT_FOUND', 'PRODUCT_ARCHIVED'],
+    refuses: ['REFERENCE_NOT_FOUND', 'PRODUCT_ARCHIVED', 'EXPIRY_IN_PAST'],
   })
   placeOrder(@Body() body: PlaceOrder) {
     return this.edge.send(PlaceOrder, body);

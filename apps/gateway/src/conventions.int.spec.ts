@@ -1,5 +1,5 @@
 import { connect, type Socket } from 'node:net';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { errors, refuse, type ErrorCode } from '@keyledger/kernel';
 import { gatewayConfig } from './config.ts';
 import { Conformance } from './conformance.contract.ts';
@@ -117,6 +117,22 @@ describe('A query', () => {
     ]);
     for (const query of ['limit=0', 'limit=', 'limit=1.5', 'limit=1&limit=2', '__proto__=1', 'constructor=1', 'q[]=1', 'status=', 'productId=x', 'createdAfter=yesterday']) await refused('VALIDATION_FAILED', 'GET', `/licenses?${query}`);
   });
+
+  it('that an operation does not know is refused by all of them, and nothing is done', async () => {
+    const places: [method: string, url: string, body?: object][] = [
+      ['DELETE', license, { reason: 'x' }], ['POST', `${license}/revoke`], ['GET', license], ['HEAD', license], ['GET', `/jobs/${sampleId('job')}/events`], ['POST', '/license/validate', { licenseKey: 'x' }],
+      ['POST', '/license/deactivate', { licenseKey: 'x', instanceId: sampleId('act') }], ['GET', '/.well-known/jwks.json'],
+    ];
+    for (const [method, url, body] of places) {
+      const { status, json } = await call(method, `${url}?dryRun=true`, { body });
+      expect({ method, url, status, ...(method !== 'HEAD' && { errors: json['errors'] }) }).toEqual({ method, url, status: 400, ...(method !== 'HEAD' && { errors: [{ in: 'query', pointer: '/dryRun', detail: 'is not known here' }] }) });
+    }
+    expect(gateway.sent.filter(({ subject }) => subject !== 'access.authenticate')).toEqual([]);
+  });
+
+  it('is nothing to a probe, to Prometheus and to a page', async () => {
+    for (const url of ['/health/live', '/health/ready', '/metrics', '/openapi.json', '/docs', '/docs/errors']) expect({ url, status: (await gateway.call('GET', `${url}?t=1`, { as: '' })).status }).toEqual({ url, status: 200 });
+  });
 });
 
 describe('The environment', () => {
@@ -153,6 +169,13 @@ describe('Authorization', () => {
   it.each(['', 'Bearer', 'Bearer ', 'viewer@staging', 'Basic dmlld2VyQHN0YWdpbmc=', 'Bearer wrong', 'Bearer viewer@staging x', 'Bearerviewer@staging', 'License viewer@staging', 'Bearer viewer@staging, Bearer viewer@staging'])('is none when it is %j', async (authorization) => {
     const { headers } = await refused('UNAUTHENTICATED', 'GET', license, { as: '', headers: { authorization } });
     expect(headers['www-authenticate']).toBe('Bearer');
+  });
+
+  it('costs no more than its length to be read', async () => {
+    const authorization = `License x${' '.repeat(15_000)}x`;
+    const start = process.cpuUsage().user;
+    for (let time = 0; time < 200; time++) await gateway.call('GET', `${license}/stream`, { as: '', headers: { authorization } });
+    expect((process.cpuUsage().user - start) / 1000).toBeLessThan(1000);
   });
 
   it('comes before everything else, so that a stranger learns nothing', async () => {
@@ -200,6 +223,12 @@ describe('A place', () => {
     await refused('VALIDATION_FAILED', 'GET', '/%zz');
     await refused('VALIDATION_FAILED', 'GET', '/licenses/%ff');
     expect((await refused('LICENSE_NOT_FOUND', 'GET', `/licenses/${'x'.repeat(5000)}`)).text.length).toBeLessThan(500);
+  });
+
+  it('costs no more than its length to be missed, however it is spelled', async () => {
+    const start = process.cpuUsage().user;
+    for (let time = 0; time < 100; time++) await gateway.call('GET', `/${'/'.repeat(15_000)}`, { as: '', headers: { origin: 'https://shop.example' } });
+    expect((process.cpuUsage().user - start) / 1000).toBeLessThan(1000);
   });
 
   it('answers what is possible there', async () => {
@@ -374,9 +403,9 @@ describe('An Idempotency-Key', () => {
     });
   });
 
-  it('belongs to the license key where that is the credential', async () => {
+  it('belongs to the license key where that is the credential, however it is spelled', async () => {
     const callers = [];
-    for (const licenseKey of ['a', 'b', 'a']) {
+    for (const licenseKey of ['KN0WN-1', 'KN0WN-2', ' known.l']) {
       await call('POST', '/license/activate', { as: '', body: { licenseKey }, headers: { 'idempotency-key': 'k' } });
       callers.push(gateway.sent.find(({ subject }) => subject === 'access.claim-request')?.message['caller']);
       gateway.sent.length = 0;
@@ -403,6 +432,16 @@ describe('The documentation', () => {
   });
 
   it('describes itself truly', () => expect(conformance.documentFaults()).toEqual([]));
+
+  it('is written out once, and not for everybody who asks', async () => {
+    const { text, headers, json } = await gateway.call('GET', '/openapi.json', { as: '' });
+    expect(headers).toMatchObject({ 'content-type': 'application/json; charset=utf-8', 'content-length': String(Buffer.byteLength(text)) });
+    expect(json).toMatchObject({ openapi: expect.stringMatching(/^3\.1/) });
+    const writing = jest.spyOn(JSON, 'stringify');
+    expect((await gateway.call('GET', '/openapi.json', { as: '' })).text).toBe(text);
+    expect(writing).not.toHaveBeenCalled();
+    writing.mockRestore();
+  });
 
   it('notices what is wrong with a description, and with an answer', async () => {
     const { json } = await gateway.call('GET', '/openapi.json');

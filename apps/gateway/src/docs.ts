@@ -8,14 +8,14 @@ import type { Operation } from './operation.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** Made at the first request: most processes are never asked. */
+/** Made at the first request, most processes are never asked; and written out once, which takes longer than all else that everybody may ask for. */
 export class ApiDocument {
-  #json: object | undefined;
+  #json: Buffer | undefined;
 
   constructor(readonly operations: readonly Operation[]) {}
 
-  json(): object {
-    return (this.#json ??= openApi(this.operations, version));
+  json(): Buffer {
+    return (this.#json ??= Buffer.from(JSON.stringify(openApi(this.operations, version))));
   }
 }
 

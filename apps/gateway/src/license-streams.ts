@@ -7,6 +7,7 @@ import { Refusal, refuse } from '@keyledger/kernel';
 import type { ResultOf } from '@keyledger/messaging';
 import type { FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
+import { network } from './rate-limits.ts';
 
 type Asked = Pick<NextChanges, 'licenseId' | 'licenseKey' | 'activationId'>;
 type Changes = ResultOf<NextChanges>;
@@ -50,7 +51,7 @@ export class LicenseStreams {
     const first = await this.edge.send(NextChanges, { ...asked, waitMs: 0 });
     const stream = new PassThrough();
     if (method === 'HEAD') return stream.end();
-    this.#admit(stream, [`license ${asked.licenseId}`, `address ${ip}`]);
+    this.#admit(stream, [`license ${asked.licenseId}`, `address ${network(ip)}`]);
     stream.once('close', () => this.#release(stream));
     void this.#follow(stream, asked, /^\d{1,15}$/.test(lastEventId ?? '') ? { ...first, after: Number(lastEventId) } : first);
     return stream;

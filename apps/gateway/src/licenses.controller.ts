@@ -53,7 +53,7 @@ export class LicensesController {
   }
 
   @Route('PATCH /licenses/:id', action(EditLicense, 'license.manage', 'Edit; takes effect at the next validation',
-    ['LIMIT_OUT_OF_RANGE', 'EXPIRY_IN_PAST', 'METADATA_TOO_LARGE', 'IMMUTABLE_FIELD', 'REFERENCE_NOT_FOUND']))
+    ['LIMIT_OUT_OF_RANGE', 'EXPIRY_IN_PAST', 'TRIAL_TOO_LONG', 'METADATA_TOO_LARGE', 'IMMUTABLE_FIELD', 'REFERENCE_NOT_FOUND']))
   updateLicense(@LicenseParam() licenseId: LicenseId, @Body() body: EditLicense) {
     return this.edge.send(EditLicense, { ...body, licenseId });
   }
@@ -98,7 +98,7 @@ export class LicensesController {
     return this.edge.send(RevokeLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/renew', action(RenewLicense, 'license.manage', 'Move the expiry later, also after it has passed', ['EXPIRY_NOT_LATER', 'EXPIRY_IN_PAST']))
+  @Route('POST /licenses/:id/renew', action(RenewLicense, 'license.manage', 'Move the expiry later, also after it has passed', ['EXPIRY_NOT_LATER', 'EXPIRY_IN_PAST', 'TRIAL_TOO_LONG']))
   renewLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RenewLicense) {
     return this.edge.send(RenewLicense, { ...body, licenseId });
   }

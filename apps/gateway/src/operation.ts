@@ -46,7 +46,8 @@ export interface Operation extends OperationOptions {
   path: string;
 }
 
-const nothing = Type.Object({}, { additionalProperties: false });
+/** One object for all of them: Ajv compiles it once. */
+export const nothing = Type.Object({}, { additionalProperties: false });
 
 /** One place for all that is to be known of a route: method, path, permission, schemas, documentation. */
 export function Route(route: `${Operation['method']} /${string}`, options: OperationOptions): MethodDecorator {
@@ -56,7 +57,8 @@ export function Route(route: `${Operation['method']} /${string}`, options: Opera
     const operation: Operation = { ...options, id: String(key), method, path };
     const schema = {
       ...(method !== 'GET' && !options.file && { body: options.body ?? nothing }),
-      ...(options.query && { querystring: Type.Object(options.query, { additionalProperties: false }) }),
+      // Else `DELETE …?dryRun=true` would delete. Probes and browsers may append what they like to the address of a document.
+      ...(hasEnvironment(operation) && { querystring: options.query ? Type.Object(options.query, { additionalProperties: false }) : nothing }),
     };
     for (const decorate of [verb(path), HttpCode(statusOf(operation)), RouteConfig({ operation }), RouteSchema(schema)]) {
       (decorate as MethodDecorator)(target, key, descriptor);

@@ -23,10 +23,11 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
     void reply.header('Request-Id', request.id);
     if (request.headers.host === undefined && request.raw.httpVersion === '1.1') return done(refuse('VALIDATION_FAILED', 'The Host header is missing'));
     if (!request.is404) return done();
-    const allowed = places.methodsAt(request.url);
-    if (allowed === undefined) return done(refuse('NOT_FOUND'));
+    const place = places.at(request.url);
+    if (place === undefined) return done(refuse('NOT_FOUND'));
+    const { allowed, isForCustomers: isOpen } = place;
     void reply.header('Allow', allowed);
-    if (request.headers.origin !== undefined && places.areForCustomers(request.url)) void reply.headers({ ...crossOrigin, 'Access-Control-Allow-Methods': allowed, ...preflight });
+    if (isOpen && request.headers.origin !== undefined) void reply.headers({ ...crossOrigin, 'Access-Control-Allow-Methods': allowed, ...preflight });
     if (request.method !== 'OPTIONS') return done(refuse('METHOD_NOT_ALLOWED', `${request.method} is not possible here; ${allowed} are`));
     void reply.status(204).send();
   });
@@ -102,34 +103,38 @@ function span({ method, path }: Operation, request: FastifyRequest, reply: Fasti
     }));
 }
 
+interface Place {
+  parts: readonly string[];
+  methods: Set<string>;
+  isForCustomers: boolean;
+}
+
 /** Every path that is served, with its methods: tells 405 from 404. */
 class Places {
-  readonly #methods = new Map<string, Set<string>>();
-  readonly #forCustomers = new Set<string>();
+  readonly #places = new Map<string, Place>();
+  #mostParts = 0;
 
   add({ url, method, config }: RouteOptions): void {
-    if (config?.operation && isForCustomers(config.operation)) this.#forCustomers.add(url);
-    const methods = this.#methods.get(url) ?? new Set(['OPTIONS']);
-    for (const one of [method].flat()) methods.add(one);
-    this.#methods.set(url, methods);
+    const place: Place = this.#places.get(url) ?? { parts: url.split('/'), methods: new Set(['OPTIONS']), isForCustomers: false };
+    for (const one of [method].flat()) place.methods.add(one);
+    if (config?.operation && isForCustomers(config.operation)) place.isForCustomers = true;
+    this.#places.set(url, place);
+    this.#mostParts = Math.max(this.#mostParts, place.parts.length);
   }
 
-  /** `GET, HEAD, OPTIONS`, or undefined where nothing is. */
-  methodsAt(url: string): string | undefined {
-    const found = [...this.#methods].filter(([pattern]) => fits(pattern, pathOf(url))).flatMap(([, methods]) => [...methods]);
-    return found.length > 0 ? [...new Set(found)].sort().join(', ') : undefined;
-  }
-
-  areForCustomers(url: string): boolean {
-    return [...this.#forCustomers].some((pattern) => fits(pattern, pathOf(url)));
+  /** `GET, HEAD, OPTIONS`, or undefined where nothing is. A path of more parts than there are anywhere is not looked at to its end. */
+  at(url: string): { allowed: string; isForCustomers: boolean } | undefined {
+    const given = pathOf(url).split('/', this.#mostParts + 1);
+    const found = [...this.#places.values()].filter(({ parts }) => fits(parts, given));
+    if (found.length === 0) return undefined;
+    return { allowed: [...new Set(found.flatMap(({ methods }) => [...methods]))].sort().join(', '), isForCustomers: found.some((place) => place.isForCustomers) };
   }
 }
 
 const pathOf = (url: string): string => url.split('?', 1)[0] ?? '';
 
 /** `/licenses/:id` fits `/licenses/x`; `*` fits any rest. */
-function fits(pattern: string, path: string): boolean {
-  const [wanted, given] = [pattern.split('/'), path.split('/')];
+function fits(wanted: readonly string[], given: readonly string[]): boolean {
   if (wanted.at(-1) === '*') return given.length >= wanted.length && wanted.slice(0, -1).every((part, n) => part === given[n]);
   return given.length === wanted.length && wanted.every((part, n) => part === given[n] || part.startsWith(':'));
 }

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ValidateLicense } from '@keyledger/contracts';
 import { gatewayWithFakes, refusing, sampleOf, type FakedGateway } from './fakes.contract.ts';
-import { Guesses, Limit } from './rate-limits.ts';
+import { Guesses, Limit, network } from './rate-limits.ts';
 
 const verdict = sampleOf(ValidateLicense.answer) as Record<string, unknown>;
 const knownKeys = new Set(['KNOWN-1', 'KNOWN-2']);
@@ -113,6 +114,21 @@ describe('An address that guesses license keys', () => {
     expect(await statuses(4, (n) => gateway.call('POST', '/license/activate', { as: '', body: { licenseKey: `GUESS-${n}` }, address: '10.0.0.1' }))).toEqual([404, 404, 404, 429]);
   });
 
+  it('is counted as well when it asks for all of them at once', async () => {
+    gateway.fakes['activation.validate'] = async (question) => { await sleep(5); return answers['activation.validate'](question); };
+    expect((await Promise.all(Array.from({ length: 100 }, () => guess()))).map(({ status }) => status).sort()).toEqual([...times(3, 200), ...times(97, 429)]);
+    expect(gateway.sent.filter(({ subject }) => subject === 'activation.validate')).toHaveLength(3);
+    expect((await guess('10.0.0.2')).status).toBe(200);
+  });
+
+  it('is nobody who asks with as many good keys at once, though one of them is mistyped', async () => {
+    gateway.fakes['activation.validate'] = async ({ licenseKey }) => { await sleep(2); return { ...verdict, license: licenseKey === 'GOOD-7' ? null : verdict['license'], retired: false }; };
+    const ask = async () => (await Promise.all(Array.from({ length: 100 }, (_, n) => validate(`GOOD-${n}`)))).map(({ status }) => status);
+    expect(await ask()).toEqual(times(100, 200));
+    gateway.fakes['activation.validate'] = refusing('UNAVAILABLE');
+    expect(await ask()).toEqual(times(100, 503));
+  });
+
   it('is a /64 of IPv6, and an address of IPv4 however it is written', async () => {
     await statuses(3, (n) => guess(`2001:db8:1:2::${n}`));
     expect((await guess('2001:db8:1:2:ffff:1:2:3')).status).toBe(429);
@@ -136,6 +152,16 @@ describe('Behind a proxy', () => {
   it('that is trusted, the address is the one that it saw, whatever the caller says before', async () => {
     expect(await statuses(4, (n) => guess(n, '10.0.0.1', `198.51.100.${n}, 192.0.2.1`))).toEqual([200, 200, 200, 429]);
     expect((await guess(9, '10.0.0.2', '192.0.2.2')).status).toBe(200);
+  });
+
+  it('that writes a port, it is the same on each connection', async () => {
+    expect(await statuses(4, (n) => guess(n, '10.0.0.1', `192.0.2.1:${40_000 + n}`))).toEqual([200, 200, 200, 429]);
+    expect(await statuses(4, (n) => guess(n, '10.0.0.1', `[2001:db8::${n}]:${40_000 + n}`))).toEqual([200, 200, 200, 429]);
+    expect(await statuses(4, (n) => guess(n, '10.0.0.1', `unknown-${n}`))).toEqual([200, 200, 200, 429]);
+    expect((await guess(9, '10.0.0.1', '192.0.2.2:40009')).status).toBe(200);
+    for (const written of ['192.0.2.9', '192.0.2.9:1', '::ffff:192.0.2.9', '[::ffff:192.0.2.9]:443']) expect(network(written)).toBe('192.0.2.9');
+    for (const written of ['2001:db8::1', '[2001:db8::2]', '[2001:db8::3]:443', '2001:db8:0:0:ffff::']) expect(network(written)).toBe('2001:db8:0:0');
+    for (const written of ['', 'unknown', '_hidden:8080', '1.2.3', '1.2.3.4.5:6', '[1.2.3.4', '[]', '::ffff:x', 'cafe:40123', '1.2.3.4:x', ':'.repeat(16_000), `${'['.repeat(8_000)}]`]) expect(network(written)).toBe('');
   });
 
   it('that nobody knows, it is the proxy\'s', async () => {
@@ -165,6 +191,11 @@ describe('An API key', () => {
     expect((await me('wrong-9', '10.0.0.2')).status).toBe(401);
   });
 
+  it('that is wrong is counted as well when many are sent at once', async () => {
+    gateway.fakes['access.authenticate'] = async () => { await sleep(5); return null; };
+    expect((await Promise.all(Array.from({ length: 100 }, (_, n) => me(`wrong-${n}`)))).map(({ status }) => status).sort()).toEqual([...times(3, 401), ...times(97, 429)]);
+  });
+
   it('is not missed: no key is no guess', async () => {
     expect(await statuses(10, () => me(''))).toEqual(times(10, 401));
   });
@@ -188,15 +219,31 @@ describe('A limit', () => {
     expect(() => limit.take('first', silent)).not.toThrow();
   });
 
-  it('on guesses forgets addresses and what they have proven, too', () => {
+  it('on guesses forgets addresses and what they have proven, too', async () => {
     const guesses = new Guesses('g', 1);
-    guesses.right('1.1.1.1', 'mine');
+    const prove = (credential: string) => guesses.inTurn('1.1.1.1', credential, silent, async (right) => right());
+    await prove('mine');
     guesses.wrong('1.1.1.1', 'x', silent);
     expect(() => guesses.admit('1.1.1.1', 'x', silent)).toThrow('Try again');
     expect(() => guesses.admit('1.1.1.1', 'mine', silent)).not.toThrow();
-    for (let n = 0; n < 50_000; n++) guesses.right('1.1.1.1', `other-${n}`);
+    seconds(60);
+    for (let n = 0; n < 50_000; n++) await prove(`other-${n}`);
+    guesses.wrong('1.1.1.1', 'x', silent);
     expect(() => guesses.admit('1.1.1.1', 'mine', silent)).toThrow('Try again');
     for (let n = 0; n < 50_000; n++) guesses.wrong(`10.${n >> 16}.${(n >> 8) & 255}.${n & 255}`, 'x', silent);
     expect(() => guesses.admit('1.1.1.1', 'x', silent)).not.toThrow();
+  });
+
+  it('on guesses gives every place back, however a look-up ends, and lets nobody wait long for one that does not', async () => {
+    jest.useFakeTimers();
+    const guesses = new Guesses('g', 2);
+    const failing = (fail: () => Promise<never>) => guesses.inTurn('1.1.1.1', 'x', silent, fail).catch(() => 'failed');
+    expect(await Promise.all(Array.from({ length: 10 }, (_, n) => failing(n % 2 ? () => Promise.reject(new Error()) : () => { throw new Error(); })))).toEqual(Array(10).fill('failed'));
+    for (let n = 0; n < 2; n++) void failing(() => new Promise(() => undefined));
+    const late = guesses.inTurn('1.1.1.1', 'y', silent, async () => 'looked up');
+    const other = guesses.inTurn('1.1.1.2', 'y', silent, async () => 'at once');
+    expect(await Promise.race([late, other])).toBe('at once');
+    await jest.advanceTimersByTimeAsync(2_000);
+    expect(await late).toBe('looked up');
   });
 });

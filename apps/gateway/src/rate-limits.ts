@@ -1,3 +1,4 @@
+import { isIPv4 } from 'node:net';
 import { Refusal, refuse } from '@keyledger/kernel';
 import type { FastifyReply } from 'fastify';
 import { LRUCache } from 'lru-cache';
@@ -52,14 +53,25 @@ interface Suspect extends Window {
   times: number;
 }
 
+/** Look-ups of credentials that an address has not proven, and those that wait for what becomes of them. */
+interface Asking {
+  count: number;
+  waiting: Set<() => void>;
+}
+/** A look-up that takes longer is no reason to keep good customers waiting. */
+const waitAtMostMs = 2_000;
+const nothing = () => undefined;
+
 /**
  * Against guessing: an address that has offered so many wrong credentials within a minute is shut out for a minute, and each next time twice as
  * long, up to an hour; a day later that is forgotten. Credentials that it has used with success go on working, so nobody is locked out by a
- * neighbour behind the same address.
+ * neighbour behind the same address. Of all others no more are looked up at once than may still be wrong: a thousand guesses sent together are
+ * counted like those sent one after the other, and as many good credentials all get through.
  */
 export class Guesses {
   readonly #suspects = new LRUCache<string, Suspect>({ maxSize: remembered, sizeCalculation: () => 1 });
   readonly #proven = new LRUCache<string, true>({ maxSize: remembered, sizeCalculation: () => 1 });
+  readonly #asking = new Map<string, Asking>();
 
   constructor(private readonly name: string, private readonly quota: number) {}
 
@@ -75,10 +87,40 @@ export class Guesses {
     throw tooMany(seconds);
   }
 
-  right(address: string, credential: string): void {
-    if (this.quota === 0) return;
-    const pair = `${network(address)} ${credential}`;
-    if (!this.#proven.has(pair)) this.#proven.set(pair, true);
+  /** `look` says when the credential was right, and has told `wrong` before it ends. */
+  inTurn<T>(address: string, credential: string, reply: Reply, look: (right: () => void) => Promise<T>): Promise<T> {
+    if (this.quota === 0) return look(nothing);
+    const from = network(address);
+    const pair = `${from} ${credential}`;
+    if (this.#proven.has(pair)) return look(nothing);
+    return this.#takingTurns(from, () => {
+      this.admit(address, credential, reply);
+      return look(() => void this.#proven.set(pair, true));
+    });
+  }
+
+  async #takingTurns<T>(from: string, look: () => Promise<T>): Promise<T> {
+    let asking = this.#asking.get(from);
+    if (!asking) this.#asking.set(from, (asking = { count: 0, waiting: new Set() }));
+    if (asking.count >= this.#mayBeWrong(from)) await turnOf(asking);
+    else asking.count += 1;
+    try {
+      return await look();
+    } finally {
+      asking.count -= 1;
+      for (const go of asking.waiting) {
+        if (asking.count >= this.#mayBeWrong(from)) break;
+        go();
+      }
+      if (asking.count === 0) this.#asking.delete(from);
+    }
+  }
+
+  /** So many more before the address is shut out. While it is there is nothing to wait for: everybody is told. */
+  #mayBeWrong(from: string): number {
+    const now = performance.now();
+    const suspect = this.#suspects.peek(from);
+    return !suspect || suspect.endsAt <= now || suspect.shutUntil > now ? this.quota : this.quota - suspect.used;
   }
 
   wrong(address: string, credential: string, reply: Reply): void {
@@ -99,10 +141,35 @@ export class Guesses {
   }
 }
 
-/** An IPv6 customer owns a /64, so that is what counts as one address. */
-export function network(address: string): string {
-  if (!address.includes(':') || address.startsWith('::ffff:')) return address;
-  const [head = [], tail = []] = address.split('::').map((part) => part.split(':').filter(Boolean));
+function turnOf(asking: Asking): Promise<void> {
+  return new Promise((resolve) => {
+    const go = () => {
+      if (!asking.waiting.delete(go)) return;
+      asking.count += 1;
+      resolve();
+    };
+    asking.waiting.add(go);
+    setTimeout(go, waitAtMostMs).unref();
+  });
+}
+
+/** What only IPv6 looks like; `isIPv6` would take as long as all the rest of a limit. */
+const v6 = /^[\da-f]{0,4}:[\da-f]{0,4}:[\da-f:.]{0,40}(?:%\w*)?$/i;
+const withPort = /^(?:\[([^\]]*)\]|([^:]*))(?::\d+)?$/;
+
+/**
+ * What counts as one address: of IPv6 a /64, which is what a customer owns. Some proxies write the port behind it, which is another one for each
+ * connection. Whatever is no address is one together.
+ */
+export function network(written: string): string {
+  if (isIPv4(written)) return written;
+  if (!v6.test(written)) {
+    const [, inBrackets, v4 = ''] = withPort.exec(written) ?? [];
+    if (inBrackets !== undefined) return network(inBrackets);
+    return isIPv4(v4) ? v4 : '';
+  }
+  if (written.startsWith('::ffff:')) return network(written.slice('::ffff:'.length)) || written;
+  const [head = [], tail = []] = written.split('::').map((part) => part.split(':').filter(Boolean));
   const zeros = Array<string>(Math.max(0, 8 - head.length - tail.length)).fill('0');
   return [...head, ...zeros, ...tail].slice(0, 4).join(':');
 }
@@ -123,15 +190,17 @@ export class RateLimits {
   }
 
   /** Whether the key was a license's, so that guessing shows. One that was a license's until it was regenerated is no guess. */
-  async watching<T>(address: string, licenseKey: string, reply: Reply, work: () => Promise<T>): Promise<T> {
-    try {
-      const answer = await work();
-      this.unknownLicenseKeys.right(address, licenseKey);
-      return answer;
-    } catch (error) {
-      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) this.wrongLicenseKey(address, licenseKey, reply);
-      throw error;
-    }
+  watching<T>(address: string, licenseKey: string, reply: Reply, work: () => Promise<T>): Promise<T> {
+    return this.unknownLicenseKeys.inTurn(address, licenseKey, reply, async (right) => {
+      try {
+        const answer = await work();
+        right();
+        return answer;
+      } catch (error) {
+        if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND' && !error.members['retired']) this.wrongLicenseKey(address, licenseKey, reply);
+        throw error;
+      }
+    });
   }
 
   wrongLicenseKey(address: string, licenseKey: string, reply: Reply): void {

@@ -32,7 +32,8 @@ export class SystemController {
   }
 
   @Route('GET /openapi.json', { needs: 'public', summary: 'This API as an OpenAPI 3.1 document', answer: Type.Object({}, { additionalProperties: true }) })
-  getOpenApi() {
+  getOpenApi(@Res({ passthrough: true }) reply: FastifyReply) {
+    void reply.header('Content-Type', 'application/json; charset=utf-8');
     return this.document.json();
   }
 }

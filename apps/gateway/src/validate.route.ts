@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import * as examples from './examples.ts';
 import { isNobodyThere, type LastKnownVerdicts } from './last-known.ts';
-import type { Operation } from './operation.ts';
+import { nothing, type Operation } from './operation.ts';
 import type { ProblemFilter } from './problems.ts';
 import type { RateLimits } from './rate-limits.ts';
 
@@ -21,19 +21,19 @@ export function serveValidation(
   fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts,
 ): void {
   fastify.route<{ Body: ValidateLicense }>({
-    method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body },
+    method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body, querystring: nothing },
     errorHandler: (error, request, reply) => problems.answer(error, request, reply),
     handler({ ip, body, context }, reply) {
       const environment = context?.environment ?? '';
       const answer = (text: string) => reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
-      messages.send(ValidateLicense, body).then((verdict) => {
-        if (verdict.license) limits.unknownLicenseKeys.right(ip, body.licenseKey);
+      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => messages.send(ValidateLicense, body).then((verdict) => {
+        if (verdict.license) right();
         else if (!verdict.retired) limits.wrongLicenseKey(ip, body.licenseKey, reply);
         const text = written(verdict);
         if (verdict.license) lastKnown?.keep(environment, body, text, Date.now());
         else lastKnown?.forget(environment, body);
         void answer(text);
-      }).catch((error: unknown) => {
+      })).catch((error: unknown) => {
         const known = isNobodyThere(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
         void (known === undefined ? reply.send(error) : answer(known));
       });

@@ -1,7 +1,8 @@
 import { CountAvailable, ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
-import { instanceView, instantIn, issued, licenseStatuses, licenseView } from '@keyledger/domain';
+import { instanceView, instantIn, issued, licenseStatuses, licenseView, normaliseKey, spellingsOf } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
 import { context, refuse, Refusal, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
@@ -13,12 +14,20 @@ import { Usage } from './usage.handlers.ts';
 /** Look-ups by key. */
 @Injectable()
 export class LicenseTable {
-  constructor(private readonly projectors: Projectors, private readonly state: StateDatabases) {}
+  constructor(private readonly projectors: Projectors, private readonly state: StateDatabases, private readonly keyrings: Keyrings) {}
 
   async byKeyHash(hash: string): Promise<LicenseId | undefined> {
     const database = await this.projectors.current();
     const { rows: [row] } = await database.run<{ id: LicenseId }>('select id from authority_license where key_hash = ?', [hash]);
     return row?.id;
+  }
+
+  /** The condition that a license's key is the one typed, however it is spelled; else, that it has this part, also where it is written with its dashes. */
+  async hasKey(database: Database, typed = ''): Promise<Expression<SqlBool> | undefined> {
+    const hasPart = matching(database, licenseTable, [typed, ...spellingsOf(typed)]);
+    if (!hasPart) return undefined;
+    const { rows: [whole] } = await database.run<{ id: LicenseId }>('select id from authority_license where key_hash = ?', [this.keyrings.here().keyHash(normaliseKey(typed))]);
+    return whole ? sql<SqlBool>`id = ${whole.id}` : hasPart;
   }
 
   async wasKey(hash: string): Promise<boolean> {
@@ -49,8 +58,8 @@ interface Listed {
 }
 type Filters = Pick<ListLicenses, 'q' | 'status' | 'productId' | 'planId' | 'customerId' | 'createdAfter' | 'createdBefore' | 'expiresAfter' | 'expiresBefore'>;
 
-/** Licenses that fit, as rows to page over. Names are joined in only where they are sorted by. */
-function filtered(database: Database, { q, status, createdAfter, createdBefore, expiresAfter, expiresBefore, ...references }: Filters, now: Instant, sortedBy = '') {
+/** Licenses that fit, as rows to page over. Names are joined in only where they are sorted by. `q` tells of keys what `hasKey` says. */
+function filtered(database: Database, { q, status, createdAfter, createdBefore, expiresAfter, expiresBefore, ...references }: Filters, now: Instant, hasKey: Expression<SqlBool> | undefined, sortedBy = '') {
   const names = {
     product: sql`select l.*, n.name as product_name from authority_license l left join authority_product n on n.id = l.product_id`,
     customer: sql`select l.*, n.name as customer_name from authority_license l left join authority_customer n on n.id = l.customer_id`,
@@ -65,15 +74,15 @@ function filtered(database: Database, { q, status, createdAfter, createdBefore, 
     expiresAfter && sql`expires_at > ${instantIn('expiresAfter', expiresAfter)}`,
     expiresBefore && sql`expires_at < ${instantIn('expiresBefore', expiresBefore)}`,
     status?.length ? anyOf(status.map((one) => hasStatus(one, now))) : undefined,
-    q === undefined ? undefined : contains(database, q),
+    q === undefined ? undefined : contains(database, q, hasKey),
   ].map((condition) => condition as Expression<SqlBool> | undefined || undefined);
   const source = names ? sql<Listed>`(${names})`.as('l') : sql<Listed>`authority_license`.as('l');
   return conditions.filter((condition) => condition !== undefined).reduce((query, condition) => query.where(condition), rows.selectFrom(source).select('id'));
 }
 
 /** Part of a key, of a customer's name or e-mail address, or of a product's name. */
-function contains(database: Database, q: string): Expression<SqlBool> | undefined {
-  const places = [matching(database, licenseTable, q), matching(database, customerNames, q, 'customer_id'), matching(database, productNames, q, 'product_id')];
+function contains(database: Database, q: string, hasKey: Expression<SqlBool> | undefined): Expression<SqlBool> | undefined {
+  const places = [hasKey, matching(database, customerNames, q, 'customer_id'), matching(database, productNames, q, 'product_id')];
   return anyOf(places.filter((place) => place !== undefined));
 }
 
@@ -110,12 +119,13 @@ export class LicenseViews {
 
 @Handles(ListLicenses)
 export class LicenseList {
-  constructor(private readonly views: LicenseViews, private readonly projectors: Projectors) {}
+  constructor(private readonly views: LicenseViews, private readonly projectors: Projectors, private readonly table: LicenseTable) {}
 
   async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
     const { now } = context();
     const database = await this.projectors.current();
-    const { data, page: position } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit, cursor });
+    const hasKey = await this.table.hasKey(database, filters.q);
+    const { data, page: position } = await page(filtered(database, filters, now, hasKey, sort.replace('-', '')), sorts, { sort, limit, cursor });
     return { data: await this.views.of(data, now), page: position };
   }
 }
@@ -125,12 +135,17 @@ const licensesPerPiece = 100;
 
 @Handles(ExportLicenses)
 export class LicenseExport {
-  constructor(private readonly views: LicenseViews, private readonly projectors: Projectors) {}
+  constructor(private readonly views: LicenseViews, private readonly projectors: Projectors, private readonly table: LicenseTable) {}
 
   async execute({ sort = '-createdAt', cursor, ...filters }: ExportLicenses) {
-    const { now } = context();
+    const { now, actor } = context();
+    // Who is shown no keys must not find them out by asking which licenses fit, or in which order.
+    const seesKeys = actor.permissions.includes('license.read');
+    const sortedBy = sort.replace('-', '');
+    if (sortedBy === 'key' && !seesKeys) throw refuse('PERMISSION_DENIED', 'Sorting by key needs the permission license.read', { permission: 'license.read' });
     const database = await this.projectors.current();
-    const { data, page: { next } } = await page(filtered(database, filters, now, sort.replace('-', '')), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
+    const hasKey = seesKeys ? await this.table.hasKey(database, filters.q) : undefined;
+    const { data, page: { next } } = await page(filtered(database, filters, now, hasKey, sortedBy), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
     const licenses = await this.views.of(data, now);
     const [products, customers] = await Promise.all([namesOf(database, 'authority_product', licenses.map(({ productId }) => productId)), namesOf(database, 'authority_customer', licenses.map(({ customerId }) => customerId))]);
     const exported = licenses.map((license) => {
@@ -152,25 +167,27 @@ const suggestions = 10;
 
 @Handles(SuggestLicenses)
 export class LicenseSuggestions {
-  constructor(private readonly projectors: Projectors) {}
+  constructor(private readonly projectors: Projectors, private readonly table: LicenseTable) {}
 
   async execute({ q }: SuggestLicenses) {
     const database = await this.projectors.current();
-    const find = async (projection: Parameters<typeof matching>[1], table: string, column: string) => {
-      const where = matching(database, projection, q);
+    const find = async (where: Expression<SqlBool> | undefined, table: string, column: string) => {
       if (!where) return [];
-      const { rows } = await sql<{ id: string; text: string }>`select id, ${sql.ref(column)} as text from ${sql.table(table)} where ${where} limit ${suggestions}`.execute(database.sql());
+      const { rows } = await sql<{ id: string; text: string; email?: string | null }>`select *, ${sql.ref(column)} as text from ${sql.table(table)} where ${where} limit ${suggestions}`.execute(database.sql());
       // In an order that is the same again; to look for the first of all that there are would take far longer than to find some.
       return rows.toSorted((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : a.id < b.id ? -1 : 1));
     };
     const [keys, customers, products] = await Promise.all([
-      find(licenseTable, 'authority_license', 'license_key'), find(customerNames, 'authority_customer', 'name'), find(productNames, 'authority_product', 'name'),
+      find(await this.table.hasKey(database, q), 'authority_license', 'license_key'), find(matching(database, customerNames, q), 'authority_customer', 'name'), find(matching(database, productNames, q), 'authority_product', 'name'),
     ]);
+    const namesakes = Map.groupBy(customers, ({ text }) => text);
+    // With the address as well, which is searched behind the name, a search finds the one that is meant.
+    const texts = customers.map(({ text, email }) => (email && (namesakes.get(text)?.length ?? 0) > 1 ? `${text} ${email}` : text));
     return {
       data: [
         ...keys.map(({ id, text }) => ({ kind: 'key' as const, text, licenseId: id as LicenseId })),
-        ...customers.map(({ text }) => ({ kind: 'customer' as const, text })),
-        ...products.map(({ text }) => ({ kind: 'product' as const, text })),
+        ...[...new Set(texts)].sort().map((text) => ({ kind: 'customer' as const, text })),
+        ...[...new Set(products.map(({ text }) => text))].map((text) => ({ kind: 'product' as const, text })),
       ].slice(0, suggestions),
     };
   }
@@ -178,13 +195,14 @@ export class LicenseSuggestions {
 
 @Handles(TotalLicenses)
 export class LicenseTotals {
-  constructor(private readonly projectors: Projectors) {}
+  constructor(private readonly projectors: Projectors, private readonly table: LicenseTable) {}
 
   async execute(filters: TotalLicenses) {
     const { now } = context();
     const database = await this.projectors.current();
     const status = sql<string>`case when works_until <= ${now} and status <> 'revoked' then 'expired' else status end`;
-    const rows = await filtered(database, filters, now).clearSelect()
+    const hasKey = await this.table.hasKey(database, filters.q);
+    const rows = await filtered(database, filters, now, hasKey).clearSelect()
       .select([status.as('status_now'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
         sql<number>`sum(case when activation_limit > 0 then 1 else 0 end)`.as('limited')])
       .groupBy('status_now').execute();

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Conformance } from '@keyledger/gateway/contract';
 import { errors, roles, type ErrorCode } from '@keyledger/kernel';
@@ -108,6 +109,9 @@ describe('The API as it is described', () => {
     expect(await done(200, 'GET', `/products/${product.id}/plans?sort=name`)).toMatchObject({ data: [{ id: plan.id }], page: { total: 1 } });
     await refused('LIMIT_OUT_OF_RANGE', 'PATCH', path, { licensing: { activationLimit: 0 } });
     await refused('TRIAL_TOO_LONG', 'POST', `/products/${product.id}/plans`, { name: 'Trial', licensing: { enabled: true, trial: { days: 91 } } });
+    const tooLarge = { featureFlags: { a: 'x'.repeat(11_000) } };
+    await refused('METADATA_TOO_LARGE', 'POST', `/products/${product.id}/plans`, { name: 'Large', licensing: { enabled: true, ...tooLarge } });
+    await refused('METADATA_TOO_LARGE', 'PATCH', path, { licensing: tooLarge });
     await refused('PLAN_NOT_FOUND', 'GET', `/plans/${id('pln')}`);
     await refused('PLAN_NOT_FOUND', 'PATCH', `/plans/${id('pln')}`, { name: 'x' });
     await refused('PRODUCT_NOT_FOUND', 'GET', `/products/${id('prd')}/plans`);
@@ -131,6 +135,10 @@ describe('The API as it is described', () => {
     await refused('ORDER_NOT_FOUND', 'GET', `/orders/${id('ord')}`);
     await refused('REFERENCE_NOT_FOUND', 'POST', '/orders', { planId: id('pln'), customerId: customer.id });
     await refused('REFERENCE_NOT_FOUND', 'POST', '/orders', { planId: plan.id, customerId: id('cus') });
+    await done(200, 'PATCH', `/plans/${plan.id}`, { licensing: { expiresAt: new Date(Date.now() + 1_000).toISOString() } });
+    await sleep(1_100);
+    await refused('EXPIRY_IN_PAST', 'POST', '/orders', { planId: plan.id, customerId: customer.id });
+    await done(200, 'PATCH', `/plans/${plan.id}`, { licensing: { expiresAt: null } });
 
     const generator = await done(201, 'POST', '/generators', { name: 'Bulk', productId: product.id, planId: plan.id, keyFormat: { kind: 'chunks', prefix: 'PP', chunks: 5, chunkLength: 5 } });
     expect(await done(200, 'GET', `/generators/${generator.id}`)).toEqual(generator);
@@ -138,6 +146,9 @@ describe('The API as it is described', () => {
     expect(await done(200, 'GET', `/generators?productId=${product.id}`)).toMatchObject({ page: { total: 1 } });
     expect(await done(201, 'POST', '/licenses', { productId: product.id, generatorId: generator.id })).toMatchObject({ key: expect.stringMatching(/^PP-/), activationLimit: 7 });
     await refused('KEY_FORMAT_TOO_WEAK', 'POST', '/generators', { name: 'Weak', productId: product.id, keyFormat: { kind: 'chunks', chunks: 2, chunkLength: 4 } });
+    const tooLarge = { featureFlags: { a: 'x'.repeat(11_000) } };
+    await refused('METADATA_TOO_LARGE', 'POST', '/generators', { name: 'Large', productId: product.id, keyFormat: { kind: 'uuid' }, terms: tooLarge });
+    await refused('METADATA_TOO_LARGE', 'PATCH', `/generators/${generator.id}`, { terms: tooLarge });
     await refused('GENERATOR_NOT_FOUND', 'GET', `/generators/${id('gen')}`);
     await refused('GENERATOR_NOT_FOUND', 'PATCH', `/generators/${id('gen')}`, { name: 'x' });
     await refused('REFERENCE_NOT_FOUND', 'POST', '/generators', { name: 'x', productId: id('prd'), keyFormat: { kind: 'uuid' } });
@@ -203,6 +214,16 @@ describe('The API as it is described', () => {
       ['POST', '/regenerate-key'], ['POST', '/renew', { expiresAt: '2041-01-01T00:00:00Z', reason: 'x' }], ['POST', '/assign', { customerId: customer.id }],
       ['GET', '/activations'], ['GET', '/events'], ['DELETE', `/activations/${instanceId}`]] as const) await refused('LICENSE_NOT_FOUND', method, path + at, body);
     expect(await done(200, 'POST', '/license/validate', { licenseKey: regenerated.key })).toMatchObject({ valid: false, code: 'NOT_FOUND', seq: expect.any(Number) });
+  });
+
+  it('lets no trial become long, and nothing be done that the caller did not mean', async () => {
+    const { license, path } = await aLicense({}, { expiry: null, trial: { days: 14 } });
+    await done(201, 'POST', '/license/activate', { licenseKey: license.key, fingerprint: 'fp-1' });
+    await refused('TRIAL_TOO_LONG', 'PATCH', path, { expiresAt: '2099-01-01T00:00:00Z' });
+    await refused('TRIAL_TOO_LONG', 'POST', `${path}/renew`, { expiresAt: '2099-01-01T00:00:00Z', reason: 'asked for' });
+    await refused('VALIDATION_FAILED', 'POST', `${path}/revoke?dryRun=true`);
+    await refused('VALIDATION_FAILED', 'POST', '/license/validate?dryRun=true', { licenseKey: license.key }, { as: '' });
+    expect(await done(200, 'GET', path)).toMatchObject({ status: 'active', revision: 2 });
   });
 
   it('takes an appliance through its life', async () => {

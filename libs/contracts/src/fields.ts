@@ -29,7 +29,8 @@ export const anything = Type.Unknown();
 /** `limit` and `cursor` of every list. */
 export const paging = {
   limit: optional(Type.Integer({ minimum: 1, maximum: 100, default: 25 })),
-  cursor: optional(Type.String({ maxLength: 1024, description: 'page.next of the answer before' })),
+  /** It holds what the last row is sorted by: a name of 255 control characters makes one of 2,120. */
+  cursor: optional(Type.String({ maxLength: 4096, description: 'page.next of the answer before' })),
 };
 
 export const pageOf = <S extends TSchema>(item: S) =>

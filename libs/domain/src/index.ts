@@ -13,7 +13,7 @@ export { isLow, Pool, type PoolCommand, type PoolEvent, type PoolState } from '.
 export { mustBeActive, Product, productView, type ProductCommand, type ProductEvent, type ProductState } from './catalog/product.ts';
 export { CLAIM_SETTLES_SECONDS, Unique, uniqueId, type UniqueCommand, type UniqueEvent, type UniqueState } from './catalog/unique.ts';
 export {
-  checkKeyFormat, DEFAULT_KEY_FORMAT, entropyBits, generateKey, hasValidCheck, keyPrefix, MINIMUM_KEY_BITS, normaliseKey, type KeyFormat, type RandomBytes,
+  checkKeyFormat, DEFAULT_KEY_FORMAT, entropyBits, generateKey, hasValidCheck, keyPrefix, MINIMUM_KEY_BITS, normaliseKey, spellingsOf, type KeyFormat, type RandomBytes,
 } from './license-key.ts';
 export { checkMetadata, METADATA_LIMIT, sameJson } from './metadata.ts';
 export {
@@ -28,7 +28,7 @@ export {
   type Activation, type Directive, type DirectiveKind, type EndedBy, type Hold, type HoldCause, type HoldKind, type IssuedLicense, type LicenseState, type MeterState,
 } from './license/state.ts';
 export {
-  defaultTerms, instantIn, likeMeters, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, UNLIMITED, type Expiry, type Feature, type Features, type Meter, type Quota, type Terms, type TermsInput,
+  defaultTerms, instantIn, likeMeters, MAX_ACTIVATION_LIMIT, MAX_TRIAL_DAYS, termsOf, termsOver, UNLIMITED, type Expiry, type Feature, type Features, type Meter, type Quota, type Terms, type TermsInput,
 } from './license/terms.ts';
 export { licenseActions, licenseStatuses, transitions, type LicenseAction, type LicenseStatus } from './license/transitions.ts';
 export {

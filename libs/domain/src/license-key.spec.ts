@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
-import { checkKeyFormat, entropyBits, generateKey, hasValidCheck, keyPrefix, normaliseKey, type KeyFormat, type RandomBytes } from './license-key.ts';
+import { checkKeyFormat, entropyBits, generateKey, hasValidCheck, keyPrefix, normaliseKey, spellingsOf, type KeyFormat, type RandomBytes } from './license-key.ts';
 
 const crockford: KeyFormat = { kind: 'crockford' };
 const patterned: KeyFormat = { kind: 'pattern', pattern: 'Lot-####_????.******************' };
@@ -62,6 +62,15 @@ describe('A license key', () => {
       expect(normaliseKey(normaliseKey(typed))).toBe(normaliseKey(typed));
     }));
     expect(normaliseKey('oIl-ß ſ \u212a é١')).toBe('011');
+  });
+
+  it('has each part of it in it, when that is spelled with other signs than dashes, or without', () => {
+    fc.assert(fc.property(seed, fc.constantFrom(undefined, 'PP'), fc.nat(23), fc.integer({ min: 8, max: 31 }), fc.constantFrom('', ' ', '\u2013', ' - '), (n, prefix, from, length, between) => {
+      const typed = generateKey({ kind: 'crockford', prefix }, seeded(n));
+      const part = between === '' ? typed.replaceAll('-', '').slice(from, from + length) : typed.slice(from, from + length).replace(/^-|-$/g, '').replaceAll('-', between);
+      expect([part, ...spellingsOf(part)].filter((spelling) => typed.includes(spelling))).not.toEqual([]);
+    }), { numRuns: 1_000 });
+    for (const text of ['', 'ABC', ' -', '東京']) expect(spellingsOf(text)).toEqual([]);
   });
 
   it('shows its first eight characters without the product prefix', () => {

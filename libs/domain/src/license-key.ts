@@ -118,6 +118,18 @@ export function normaliseKey(typed: string): string {
   return typed.replace(/[^0-9A-Za-z]+/g, '').toUpperCase().replaceAll('O', '0').replace(/[IL]/g, '1');
 }
 
+/**
+ * How part of a key may stand in the key, when somebody has typed it otherwise: with dashes for whatever is between its letters and digits; and where
+ * nothing is, with those of the `crockford` format, wherever in a group the part begins.
+ */
+export function spellingsOf(part: string): readonly string[] {
+  const words = part.match(/[0-9A-Za-z]+/g) ?? [];
+  const [word = ''] = words;
+  if (words.length > 1) return [words.join('-')];
+  if (word.length <= GROUP) return [];
+  return Array.from({ length: GROUP }, (_, n) => grouped(' '.repeat(n) + word, GROUP).trimStart());
+}
+
 /** The first 8 characters after the product prefix: what lists and logs may show of a key. */
 export function keyPrefix(key: string, productPrefix = ''): string {
   const [all, prefix] = [normaliseKey(key), normaliseKey(productPrefix)];

@@ -6,7 +6,7 @@ const secretNames = [
 /** `key` alone is a secret as the name of a field or of a URL parameter, not in running text. */
 const secretField = new RegExp(`^(?:${secretNames}|key)$`, 'i');
 
-// Every pattern is tried once per run of letters and digits (hence the look-behinds), so that a hostile text costs no more than its length.
+// Every pattern is tried once per run of letters and digits, or of spaces (hence the look-behinds), so that a hostile text costs no more than its length.
 const separator = '(?:[-_. +]|%2[0D])';
 const startOfRun = '(?<![0-9A-Z])';
 const licenseKey = `${startOfRun}(?:[0-9A-Z]{1,16}[-_]){0,3}[0-9A-Z]{7,}${separator}[0-9A-Z]{7}${separator}[0-9A-Z]{7}${separator}[0-9A-Z]{7,}`;
@@ -14,7 +14,7 @@ const licenseKey = `${startOfRun}(?:[0-9A-Z]{1,16}[-_]){0,3}[0-9A-Z]{7,}${separa
 const unbroken = `${startOfRun}(?![0-9A-F]+(?![0-9A-Z]))[0-9A-Z]{28,}`;
 const apiKey = 'lk_[0-9A-Z-]+_[0-9A-Z-]+_[0-9A-Z_-]+';
 const webhookSecret = 'whsec_(?:[0-9A-Z+/_=-]|%2[BF]|%3D)+';
-const credentials = '(?<=\\b(?:bearer|basic)\\s+)[^\\s"\',]{16,}';
+const credentials = '(?=[^\\s"\',])(?<=\\b(?:bearer|basic)\\s+)[^\\s"\',]{16,}';
 const parameter = `(?<=[?&](?:${secretNames}|key)=)[^&\\s#"']+`;
 const quotes = '[\\\\"\']{0,4}';
 const assignment = `(?<=(?:${secretNames})${quotes}\\s?[=:]\\s?${quotes}(?:bearer |basic |license )?)(?!(?:bearer|basic|license) )[^\\s"'\\\\&,;)}\\]]{4,}`;

@@ -42,7 +42,7 @@ onEveryDialect('A search', ({ dialect, open }) => {
     await log.close();
   });
 
-  const found = async (q: string): Promise<string[]> => {
+  const found = async (q: string | readonly string[]): Promise<string[]> => {
     const condition = matching(database, projection, q);
     const rows = rowsOf(database, projection).orderBy('id');
     return (await (condition ? rows.where(condition) : rows).execute()).map(({ to }) => String(to));
@@ -59,6 +59,11 @@ onEveryDialect('A search', ({ dialect, open }) => {
     ['%', []], ['100%', ['100% Wool_Ltd']], ['_', []], ['x_y', ['x_y']], ['x%y', ['x%y']], ['\\', []], ['k\\s', ['back\\slash']], [`o'n`, [`O'Neill "Quote"`]], ['"quo', [`O'Neill "Quote"`]],
     ['ad', ['Ada Lovelace', 'ada@example.com']], ['東京', ['東京 タワー']], ['タワー', ['東京 タワー']], ['zazo', ['Zażółć gęślą']], ['l', ['Ada Lovelace', '100% Wool_Ltd'].slice(0, 1)],
   ])('for %j finds %j', async (q, expected) => expect(await found(q)).toEqual(expected));
+
+  it('finds what has any of several texts', async () => {
+    expect(await found(['lovel', 'nothing" OR "grace', '', 'e g'])).toEqual(['Ada Lovelace', 'Société Générale']);
+    expect(await found(['', ' '])).toEqual(await found(''));
+  });
 
   it('finds what it means, and only that, for anything that anybody may type', async () => {
     const piece = fc.oneof(

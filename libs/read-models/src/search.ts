@@ -14,20 +14,21 @@ export const searchTextOf = (text: string): string => spaced(` ${normalise(text)
 /**
  * The condition that a row's search text contains `q`; with fewer than three characters, that one of its words begins with it.
  * An index answers it in both dialects, and nothing in `q` is an operator or a wildcard. Undefined when there is nothing to look for.
+ * Of several `q` one is enough: that is one search, where as many conditions would each be looked at for every row.
  * `column` holds ids of the projection's rows: `id` of its own table, or a reference to it in another one.
  */
-export function matching(database: Database, projection: Projection, q: string, column = 'id'): RawBuilder<SqlBool> | undefined {
+export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id'): RawBuilder<SqlBool> | undefined {
   if (!projection.search) throw new Error(`${projection.name} has no search text`);
-  const wanted = normalise(q);
-  if (wanted === '') return undefined;
-  const text = [...wanted].length < 3 ? searchTextOf(wanted) : spaced(wanted);
+  const texts = [...new Set([q].flat().map(normalise))].filter((wanted) => wanted !== '').map((wanted) => ([...wanted].length < 3 ? searchTextOf(wanted) : spaced(wanted)));
+  if (texts.length === 0) return undefined;
   const view = sql.table(viewOf(projection));
   if (database.dialect === 'postgres') {
-    return sql`${sql.ref(column)} in (select id from ${view} where search_text like ${`%${text.replace(/[\\%_]/g, '\\$&')}%`})`;
+    const places = texts.map((text) => sql`search_text like ${`%${text.replace(/[\\%_]/g, '\\$&')}%`}`);
+    return sql`${sql.ref(column)} in (select id from ${view} where ${sql.join(places, sql` or `)})`;
   }
   const fts = sql.table(ftsOf(projection));
-  const phrase = `"${text.replaceAll('"', '""')}"`;
-  return sql`${sql.ref(column)} in (select id from ${view} where _row in (select rowid from ${fts} where ${fts} match ${phrase}))`;
+  const phrases = texts.map((text) => `"${text.replaceAll('"', '""')}"`).join(' OR ');
+  return sql`${sql.ref(column)} in (select id from ${view} where _row in (select rowid from ${fts} where ${fts} match ${phrases}))`;
 }
 
 const spaced = (text: string): string => text.replaceAll(' ', '  ');

@@ -1,0 +1,134 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { paging, type ExportLicenses, type ListLicenses, type SuggestLicenses, type TotalLicenses } from '@keyledger/contracts';
+import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat } from '@keyledger/domain';
+import { Aggregates, EventStores, SnapshotStores } from '@keyledger/event-store';
+import { derivedId, newCommandId, runIn, systemContext, type CustomerId, type IdPrefix, type Permission } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { InProcessTransport, type Fields } from '@keyledger/messaging';
+import { openHost } from '@keyledger/process';
+import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
+import { describeWith } from '@keyledger/servers/contract';
+import { openStores } from '@keyledger/stores';
+import { authorityProjections, authoritySchema } from './index.ts';
+import { LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
+import { Licenses } from './streams.ts';
+import { Usage } from './usage.handlers.ts';
+
+const environment = 'staging';
+const now = '2026-11-21T12:00:00.000Z';
+const inContext = <T>(work: () => T, permissions: readonly Permission[] = ['license.read']): T => {
+  const system = systemContext(environment, now);
+  return runIn({ ...system, actor: { ...system.actor, permissions } }, work);
+};
+const id = <P extends IdPrefix>(prefix: P) => derivedId(prefix, newCommandId(), now);
+const key = 'ACME-7XXC90C-V60HD1W-Z53PM9S-T96AD8S';
+
+/** What licenses are searched by, as it is: streams, read models and the questions. */
+async function start(at: { readonly dataDir: string; readonly databaseUrl?: string | undefined }) {
+  const host = await openHost('test', { logLevel: 'silent', tracing: { endpoint: undefined, disabled: true, sampleRatio: 1 } }, new InProcessTransport());
+  const stores = await openStores({ ...at, databaseUrl: at.databaseUrl, masterKey: { value: undefined, file: undefined }, eventStoreUrl: undefined, connections: 2 }, host, [authoritySchema]);
+  const provided = <T>(type: abstract new (...args: never[]) => T): T => (stores.providers.find((one) => typeof one === 'object' && 'provide' in one && one.provide === type) as { useValue: T }).useValue;
+  const [events, keyrings, databases] = [provided(EventStores), provided(Keyrings), provided(ReadDatabases)];
+  const licenses = new Licenses(events, keyrings, provided(SnapshotStores));
+  const [customers, products] = [new Aggregates(Customer, events, keyrings), new Aggregates(Product, events, keyrings)];
+  const projectors = await Projectors.start({ name: 'test', projections: authorityProjections, events, databases, sealings: keyrings, parked: () => undefined });
+  const table = new LicenseTable(projectors, provided(StateDatabases), keyrings);
+  const views = new LicenseViews(licenses, new Usage(host.messages));
+  const [list, suggestions, totals, exported] = [new LicenseList(views, projectors, table), new LicenseSuggestions(projectors, table), new LicenseTotals(projectors, table), new LicenseExport(views, projectors, table)];
+  return {
+    list: (asked: Fields<ListLicenses>) => inContext(() => list.execute(asked as ListLicenses)),
+    suggest: (q: string) => inContext(async () => (await suggestions.execute({ q } as SuggestLicenses)).data),
+    count: (q: string) => inContext(async () => (await totals.execute({ q } as TotalLicenses)).licenses),
+    exported: (permissions: readonly Permission[], asked: Fields<ExportLicenses>) => inContext(async () => (await exported.execute(asked as ExportLicenses)).data.map(({ license }) => license.id), permissions),
+    async license(value: string, customerId?: CustomerId) {
+      const [licenseId, hash] = [id('lic'), inContext(() => keyrings.here().keyHash(normaliseKey(value)))];
+      await inContext(() => licenses.create(licenseId, { type: 'Issue', licenseId, productId: id('prd'), environment, terms: {}, key: { value, hash, prefix: keyPrefix(value) }, ...(customerId && { customerId }) }));
+      return licenseId;
+    },
+    async customer(name: string, email: string) {
+      const customerId = id('cus');
+      await inContext(() => customers.create(customerId, { type: 'Create', customerId, name, email, emailHash: newCommandId() }));
+      return customerId;
+    },
+    product(name: string) {
+      const productId = id('prd');
+      return inContext(() => products.create(productId, { type: 'Create', productId, name }));
+    },
+    async close() {
+      await projectors.close();
+      await host.close();
+      await stores.close();
+    },
+  };
+}
+
+/** Closed before the server is. */
+const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for licenses', () => {
+  let authority: Awaited<ReturnType<typeof start>>;
+  beforeAll(async () => { authority = await start(at()); }, 60_000);
+  afterAll(() => authority.close());
+
+  it('find a key as it is read, whatever is between its groups', async () => {
+    const licenseId = await authority.license(key);
+    await authority.license('ACME-7XXC90C-V60HD1X-0000000-0000000');
+    const found = async (q: string) => (await authority.list({ q })).data.map((license) => license.id);
+    for (const q of [key, key.toLowerCase(), key.replaceAll('-', ''), key.replaceAll('-', ' '), key.replaceAll('-', '\u2013'), ` ${key.replaceAll('0', 'O').replaceAll('1', 'l')} `, 'V60HD1W Z53PM', 'acme7xxc90cv60hd1w', 'D1WZ53PM9ST96']) {
+      expect({ q, found: await found(q) }).toEqual({ q, found: [licenseId] });
+      expect(await authority.count(q)).toBe(1);
+      expect(await authority.suggest(q)).toEqual([{ kind: 'key', text: key, licenseId }]);
+    }
+    for (const q of [key.replace('S', 'T'), 'D1WZ53PM9ST97', 'V60HD1W T96AD8S']) expect({ q, found: await found(q) }).toEqual({ q, found: [] });
+    const formats: KeyFormat[] = [{ kind: 'uuid' }, { kind: 'chunks', prefix: 'LOT' }, { kind: 'pattern', pattern: 'Lot ####_????.******************' }];
+    for (const format of formats) {
+      const value = generateKey(format, (size) => crypto.getRandomValues(new Uint8Array(size)));
+      const one = await authority.license(value);
+      for (const q of [value, value.replace(/[^0-9A-Za-z]/g, ''), value.replace(/[^0-9A-Za-z]/g, '-')]) expect({ q, found: await found(q) }).toEqual({ q, found: [one] });
+    }
+  });
+
+  it('tell who is shown no keys nothing of them, in an export', async () => {
+    const held = await authority.license('ACME-2222222-3333333-4444444-5555555', await authority.customer('Grace Hopper', 'grace@example.com'));
+    for (const q of ['ACME-2222222', 'acme 2222222 3', 'ACME-2222222-3333333-4444444-5555555']) {
+      expect(await authority.exported(['license.export', 'license.read'], { q, sort: 'key' })).toEqual([held]);
+      expect(await authority.exported(['license.export'], { q })).toEqual([]);
+    }
+    expect(await authority.exported(['license.export'], { q: 'hopper', sort: '-customer' })).toEqual([held]);
+    for (const sort of ['key', '-key'] as const) await expect(authority.exported(['license.export'], { sort })).rejects.toMatchObject({ code: 'PERMISSION_DENIED', members: { permission: 'license.read' } });
+  });
+
+  it('suggest nothing twice, and say of namesakes who is who', async () => {
+    for (const [name, email] of [['Ann Lee', 'ann@one.example'], ['Ann Lee', 'lee@two.example'], ['Ann Leeds', 'ann@three.example']] as const) await authority.license(id('lic'), await authority.customer(name, email));
+    for (const name of ['Ann Leeway', 'Ann Leeway']) await authority.product(name);
+    const data = await authority.suggest('ann lee');
+    expect(data).toEqual([
+      { kind: 'customer', text: 'Ann Lee ann@one.example' }, { kind: 'customer', text: 'Ann Lee lee@two.example' }, { kind: 'customer', text: 'Ann Leeds' }, { kind: 'product', text: 'Ann Leeway' },
+    ]);
+    for (const { text } of data.slice(0, 3)) expect((await authority.list({ q: text })).data).toHaveLength(1);
+  });
+
+  it('take every cursor that they give', async () => {
+    for (const name of ['\u0001'.repeat(255), '\u{20000}'.repeat(255)]) {
+      const holder = await authority.customer(name, 'x@example.com');
+      const ids = [await authority.license(id('lic'), holder), await authority.license(id('lic'), holder)];
+      const asked = { customerId: holder, sort: '-customer', limit: 1 } as const;
+      const { page: { next } } = await authority.list(asked);
+      expect(next?.length).toBeGreaterThan(1024);
+      expect(next?.length).toBeLessThanOrEqual((paging.cursor as { maxLength?: number }).maxLength ?? 0);
+      expect((await authority.list({ ...asked, cursor: next ?? '' })).data.map((license) => license.id)).toEqual(ids.toSorted().slice(0, 1));
+    }
+  });
+});
+
+describe('On files', () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'questions-'));
+  suite(() => ({ dataDir }));
+  afterAll(() => rmSync(dataDir, { recursive: true }));
+});
+describeWith('postgres', 'On a server', (server) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'questions-'));
+  suite(() => ({ dataDir, databaseUrl: server().url }));
+  afterAll(() => rmSync(dataDir, { recursive: true }));
+}, { durable: true });
