@@ -31,14 +31,14 @@ const keptDays = 4;
  */
 @Injectable()
 export class Requests {
-  /** Claims that are being worked on in this process. */
+  /** Claims that are being worked on in this process, since when, as `performance.now()` says it: the clock may be set back. */
   readonly #running = new Map<string, Running>();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
   async claim({ bodyHash, ...claim }: ClaimRequest): Promise<{ state: 'run'; commandId: string; commandAt: Instant; retry: boolean } | ({ state: 'done' } & StoredAnswer)> {
     const { id, body } = this.#hashes(claim, bodyHash);
-    const patientUntil = Date.now() + patienceMs;
+    const patientUntil = performance.now() + patienceMs;
     for (let running = this.#runningNow(id); running; running = this.#runningNow(id)) {
       const answer = this.#answerIn(claim, body, await this.#row(id));
       if (answer) return answer;
@@ -95,7 +95,7 @@ export class Requests {
 
   #runningNow(id: string) {
     const running = this.#running.get(this.#local(id));
-    return running && running.since >= Date.now() - abandonedMs ? running : undefined;
+    return running && running.since >= performance.now() - abandonedMs ? running : undefined;
   }
 
   #end(id: string): void {
@@ -105,7 +105,7 @@ export class Requests {
 
   #begin(id: string): void {
     const { promise: done, resolve: finish } = Promise.withResolvers<void>();
-    this.#running.set(this.#local(id), { done, finish, since: Date.now() });
+    this.#running.set(this.#local(id), { done, finish, since: performance.now() });
   }
 
   async #row(id: string): Promise<Row | undefined> {
@@ -130,10 +130,10 @@ export class Requests {
 /** Resolves when it has ended, or can be taken for dead. */
 async function endOf({ done, since }: Running, patientUntil: number): Promise<void> {
   const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, Math.min(patientUntil, since + abandonedMs) - Date.now() + 1);
+  const timer = setTimeout(resolve, Math.min(patientUntil, since + abandonedMs) - performance.now() + 1);
   await Promise.race([done, late]);
   clearTimeout(timer);
-  if (Date.now() > patientUntil) throw refuse('IDEMPOTENCY_IN_PROGRESS', undefined, { retryAfter: 1 });
+  if (performance.now() > patientUntil) throw refuse('IDEMPOTENCY_IN_PROGRESS', undefined, { retryAfter: 1 });
 }
 
 export const oldestKept = (now: Instant): Instant => new Date(Date.parse(now) - keptDays * 86_400_000).toISOString();

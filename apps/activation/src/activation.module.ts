@@ -60,7 +60,7 @@ export class ActivationModule implements OnModuleDestroy {
           useFactory: (databases: StateDatabases, clock: Clock, log: Log) => new LastSeenLedger(databases, clock, (error) => log.error({ err: error }, 'last-seen times not written, kept')),
           inject: [StateDatabases, Clock, Log],
         },
-        { provide: LeaseOpening, useFactory: LeaseOpening.start, inject: [EventStores, StateDatabases, Clock, VerdictCaches, LeaseLedger] },
+        { provide: LeaseOpening, useFactory: LeaseOpening.start, inject: [EventStores, StateDatabases, Clock, VerdictCaches, LeaseLedger, Log] },
         { provide: Erasure, useFactory: Erasure.start, inject: [EventStores, StateDatabases, Clock, LeaseLedger, Acknowledgements] },
       ],
     };

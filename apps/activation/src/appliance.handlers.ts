@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ActivateAppliance, BindAppliance, ContinueLease, Heartbeat, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
 import {
   beat, beatSeconds, clientLicenseView, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
@@ -24,6 +25,8 @@ async function licenseOf(caches: VerdictCaches, asked: Pick<Heartbeat, 'licenseI
 
 /** Time for a token to be signed. */
 const signedWithinMs = 2000;
+/** Time for another process to hear of what is in the log. */
+const heardAfterMs = 100;
 
 /** What a box carries to prove itself where nobody can be asked. */
 @Injectable()
@@ -46,7 +49,8 @@ export class ApplianceTokens {
     const seconds = Math.floor((Date.parse(lease.endsAt) - Date.parse(now)) / 1000);
     const statement = { activationId, fingerprint, counter: Math.max(lease.seq, 0), seq: known.revision, seconds, license: terms };
     try {
-      const { tokens: [text] } = await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs });
+      const text = (await this.#sign(statement)) ?? (await sleep(heardAfterMs).then(() => this.#sign(statement)));
+      if (text === undefined) throw refuse('UNAVAILABLE', 'The key that signs was revoked');
       return text ? { text, says, signedAt: now } : null;
     } catch (error) {
       this.log.warn({ err: error, activationId }, 'a heartbeat is answered without a new lease');
@@ -74,6 +78,12 @@ export class ApplianceTokens {
     const lookAt = lookAtOf(license, activationId, lease);
     const token = standing.enforcement === 'LOCKED' ? null : await this.lease(known, activationId, lease, kept?.token ?? null, now);
     return { lease, standing, token, lookAt };
+  }
+
+  /** Undefined where it was signed with a key that was revoked: one of several that sign hears of it a moment later than whoever asked the log. */
+  async #sign(statement: SignLeases['leases'][number]): Promise<string | null | undefined> {
+    const { tokens: [text = null] } = await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs });
+    return text !== null && (await this.revoked.signed(text)) ? undefined : text;
   }
 
   #allowed(known: KnownLicense, license: IssuedLicense) {

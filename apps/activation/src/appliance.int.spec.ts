@@ -213,6 +213,19 @@ onEveryDialect('A signed lease', ({ open }) => {
     expect(await process.beat(4)).toMatchObject({ state: 'active', token: null });
   });
 
+  it('is asked for once more when it was signed with a key that had been revoked, and is the last one, or none, if it is again', async () => {
+    const all = await world();
+    const process = all.process();
+    all.revoked.add('lease 1');
+    expect(await process.beat(1)).toMatchObject({ state: 'active', token: 'lease 2' });
+    all.now = addDays(all.now, 1);
+    all.revoked.add('lease 3').add('lease 4');
+    expect(await process.beat(2)).toMatchObject({ token: 'lease 2' });
+    expect(all.noticed).toEqual(['a heartbeat is answered without a new lease']);
+    all.revoked.add('lease 2').add('lease 5').add('lease 6');
+    expect(await process.beat(3)).toMatchObject({ state: 'active', token: null });
+  });
+
   it('that was the last one is given again while nobody signs, and none is when there was none', async () => {
     const all = await world();
     all.signs = false;

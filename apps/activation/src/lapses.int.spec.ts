@@ -1,12 +1,16 @@
-import { expect, it } from '@jest/globals';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from '@jest/globals';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, type LoseHeartbeats } from '@keyledger/contracts';
 import { issued, License, lookAtOf, openLease, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
-import { addDays, addSeconds, refuse, runIn, systemContext, type ActivationId, type Instant } from '@keyledger/kernel';
+import { EventStores, SqliteEventStores, type NewEvent } from '@keyledger/event-store';
+import { addDays, addSeconds, eventId, newCommandId, refuse, runIn, systemContext, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
-import { StateDatabases, type Database } from '@keyledger/read-models';
+import { reactionsTable, StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
 import { activate, assign, at, desktop, idOf, issue, laptop, rebind, recoverHeartbeat, revoke, scenarios, type Story } from '@keyledger/testing';
-import { LapseCommand, LapseQueries } from './lapses.ts';
+import { LapseCommand, LapseQueries, LeaseOpening } from './lapses.ts';
 import { LeaseLedger, leasesTable } from './leases.ts';
 
 const start = '2026-11-21T12:00:00.000Z';
@@ -24,6 +28,8 @@ class World {
   seen: Record<string, Instant> = {};
   /** Cannot be read, neither here nor there. */
   unreadable = { here: new Set<string>(), there: new Set<string>() };
+  /** So often nobody answers. */
+  away = 0;
   readonly logged: unknown[] = [];
   /** Of the process. */
   upSince: Instant = start;
@@ -68,7 +74,7 @@ class World {
 
   lapse({ until = this.now, dryRun = false, ids = [laptop.activationId, desktop.activationId] } = {}) {
     const lastSeen = { of: async () => this.seen } as never;
-    const command = new LapseCommand(this.#databases, { here: () => ({ get: (id: string) => this.#read(id) }) } as never, lastSeen, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, { error: (told: unknown) => this.logged.push(told) } as never, { now: () => this.upSince });
+    const command = new LapseCommand(this.#databases, this.#caches, lastSeen, { send: (_: unknown, fields: never) => this.#authority(fields) } as never, this.#log, { now: () => this.upSince });
     return this.in(() => command.execute(Object.assign(new LapseLeases(), { activationIds: ids, until, dryRun })));
   }
 
@@ -80,7 +86,21 @@ class World {
     return runIn(systemContext('production', this.now), work);
   }
 
+  /** As if the process had just begun. */
+  opening(events: EventStores): Promise<LeaseOpening> {
+    return LeaseOpening.start(events, this.#databases, { now: () => this.now }, this.#caches, this.ledger, this.#log);
+  }
+
+  get #caches() {
+    return { here: () => ({ get: async (id: string) => this.#read(id) }) } as never;
+  }
+
+  get #log() {
+    return { error: (told: unknown) => this.logged.push(told) } as never;
+  }
+
   #read(id: string) {
+    if (this.away-- > 0) throw refuse('UNAVAILABLE');
     if (this.unreadable.here.has(id)) throw new Error('no such event');
     return { state: stateOf(this.history) };
   }
@@ -258,5 +278,82 @@ onEveryDialect('Leases that are over', ({ open }) => {
     all.happens(revoke());
     all.now = addDays(start, 20);
     expect([await all.lapse(), await all.due()]).toEqual([{}, []]);
+  });
+});
+
+onEveryDialect('Leases of instances that were activated', ({ open }) => {
+  const [other, floating] = [idOf('lic', 999), { validationMode: 'online', seats: 'floating', heartbeatIntervalSeconds: 600 } as const];
+  let folder: string;
+  let logs: SqliteEventStores;
+  beforeEach(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'lapses-'));
+    logs = await SqliteEventStores.open({ production: join(folder, 'events.db') });
+  });
+  afterEach(async () => {
+    await logs.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  const world = async () => {
+    const all = await World.open(await open({ migrations: [leasesTable, reactionsTable], kind: 'state' }));
+    all.history = story(issue({ terms: floating }), assign(), activate(laptop), activate(desktop));
+    return all;
+  };
+  const happened = async (license: string, type: string, data: object, occurredAt = start) =>
+    void await logs.of('production').append(`license-${license}`, 'any', [{ id: eventId(newCommandId(), type), type, data, metadata: { occurredAt } } as NewEvent]);
+  const lapseAt = async (all: World) => Object.fromEntries((await all.database.run<{ id: string; at: Instant }>('select activation_id as id, lapse_at as at from activation_leases')).rows.map(({ id, at: due }) => [id, due]));
+
+  it('are opened though another license cannot be read, whose instances are looked at until it can be, and are none too early', async () => {
+    const all = await world();
+    all.unreadable.here.add(licenseId);
+    all.now = addSeconds(start, 60);
+    for (const data of [{ activationId: laptop.activationId, leaseEndsAt: addSeconds(start, 5) }, { leaseEndsAt: start }]) await happened(licenseId, 'InstanceActivated', data);
+    await happened(other, 'InstanceActivated', { activationId: desktop.activationId, leaseEndsAt: addSeconds(start, 1800) });
+    const opening = await all.opening(new EventStores(logs.entries()));
+    await all.in(() => opening.done());
+    expect(all.logged).toMatchObject([{ stream: `license-${licenseId}`, activationId: laptop.activationId }, { stream: `license-${licenseId}` }]);
+    expect(await lapseAt(all)).toEqual({ [laptop.activationId]: start, [desktop.activationId]: addSeconds(start, 1800) });
+    expect([await all.lapse(), await all.due()]).toEqual([{}, [laptop.activationId]]);
+    // A newer release can read it.
+    all.unreadable.here.clear();
+    expect([await all.lapse(), await all.due(), all.said('InstanceDeactivated')]).toEqual([{}, [], []]);
+    all.now = addSeconds(start, 1800);
+    expect([await all.due(), await all.lapse()]).toEqual([[desktop.activationId, laptop.activationId].toSorted(), { InstanceDeactivated: 2 }]);
+    await opening.close();
+  });
+
+  it('wait for a log that does not answer', async () => {
+    const all = await world();
+    all.away = 1;
+    await happened(licenseId, 'InstanceActivated', { activationId: laptop.activationId, leaseEndsAt: addSeconds(start, 1800) });
+    const opening = await all.opening(new EventStores(logs.entries()));
+    await all.in(() => opening.done());
+    expect([await lapseAt(all), all.logged]).toEqual([{ [laptop.activationId]: addSeconds(start, 1800) }, []]);
+    await opening.close();
+  });
+
+  it('stay as they are when the process hears of the activation once more; of a replaced box they begin anew', async () => {
+    const all = await world();
+    const events = new EventStores(logs.entries());
+    const begin = async () => {
+      await all.database.run('delete from reactions');
+      const opening = await all.opening(events);
+      await all.in(() => opening.done());
+      await opening.close();
+    };
+    const kept = () => all.in(() => all.ledger.change(laptop.activationId, (row, isCertain) => (isCertain ? { answer: row } : undefined)));
+    await happened(licenseId, 'InstanceActivated', { activationId: laptop.activationId, leaseEndsAt: addSeconds(start, 1800) });
+    await begin();
+    const opened = await kept();
+    if (!opened) throw new Error('no lease');
+    const answer = { state: 'active', enforcement: 'FULL', token: null, directives: [], nextInSeconds: 300, serverTime: start } as const;
+    await all.in(() => all.ledger.change(laptop.activationId, (_, isCertain) => (isCertain ? { answer: null, keep: { ...opened, lease: { ...opened.lease, seq: 7 }, answer } } : undefined)));
+    await begin();
+    expect(await kept()).toMatchObject({ lease: { boundAt: start, seq: 7 }, answer });
+    all.now = addSeconds(start, 60);
+    all.happens(rebind('fp-new', laptop));
+    await happened(licenseId, 'InstanceRebound', { activationId: laptop.activationId }, all.now);
+    await begin();
+    expect(await kept()).toMatchObject({ lease: { boundAt: all.now, seq: -1 }, answer: undefined });
   });
 });

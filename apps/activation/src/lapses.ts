@@ -15,11 +15,11 @@ import { VerdictCaches } from './verdict-caches.ts';
 export class LeaseOpening {
   private constructor(private readonly reaction: Reaction) {}
 
-  static async start(events: EventStores, databases: StateDatabases, clock: Clock, caches: VerdictCaches, leases: LeaseLedger): Promise<LeaseOpening> {
+  static async start(events: EventStores, databases: StateDatabases, clock: Clock, caches: VerdictCaches, leases: LeaseLedger, log: Log): Promise<LeaseOpening> {
     return new LeaseOpening(await Reaction.start({
       name: 'activation-leases', events, databases, clock,
       isFor: ({ type, data }) => (type === 'InstanceActivated' && data['leaseEndsAt'] !== undefined) || type === 'InstanceRebound',
-      react: async (activated) => void await Promise.all(activated.map((event) => open(event, caches, leases))),
+      react: async (activated) => void await Promise.all(activated.map((event) => open(event, caches, leases).catch((error: unknown) => lookLater(event, error, leases, log)))),
     }));
   }
 
@@ -40,6 +40,14 @@ async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLe
   const lease = openLease(license, activationId, undefined, originOf(event).at);
   await leases.change(activationId, (kept, isCertain) =>
     (isCertain ? { answer: null, ...(kept?.lease.boundAt !== lease.boundAt && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null, lookAt: lookAtOf(license, activationId, lease) } }) } : undefined));
+}
+
+/** A license that cannot be read keeps no other's instances from their leases. Its own are due until it can be: it says itself then what they have. Nobody's can be, if nobody answers. */
+async function lookLater(event: RecordedEvent, error: unknown, leases: LeaseLedger, log: Log): Promise<void> {
+  if (error instanceof Refusal && error.status === 503) throw error;
+  const { stream, data: { activationId } } = event;
+  log.error({ err: error, stream, activationId }, 'nobody can tell what lease this instance has; it is looked at until somebody can');
+  if (typeof activationId === 'string') await leases.lookLater(activationId as ActivationId, event);
 }
 
 /** Undefined for one that is gone. */

@@ -1,6 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import type { HeartbeatAnswer } from '@keyledger/contracts';
-import type { DeploymentState, Enforcement, Lease, LeaseToken } from '@keyledger/domain';
+import { NO_BEAT, type DeploymentState, type Enforcement, type Lease, type LeaseToken } from '@keyledger/domain';
+import { originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { context, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type JsonObject, type LicenseId, type Sealer } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
@@ -117,6 +118,15 @@ export class LeaseLedger {
     const { rows } = await this.databases.here().run<Row>(
       `select activation_id, seq, contact_at, lease_ends_at, told_seq, agent_version from activation_leases where activation_id in (${ids.map(() => '?').join(', ')})`, ids);
     return rows.map((row) => ({ ...row, seq: Number(row.seq), told_seq: Number(row.told_seq) }));
+  }
+
+  /** Of an instance that was activated, or moved, while its license cannot be read. A lease that was not there is no box's: the license decides without it. */
+  async lookLater(id: ActivationId, event: RecordedEvent): Promise<void> {
+    const { at } = originOf(event);
+    await this.#shelf().database.run(
+      `insert into activation_leases (activation_id, license_id, version, bound_at, seq, said, state, enforcement, contact_at, lease_ends_at, acked, told_seq, lapse_at)
+        values (?, ?, 1, '', ?, '', 'active', 'FULL', ?, ?, '', ?, ?) on conflict (activation_id) do update set lapse_at = excluded.lapse_at`,
+      [id, subjectOf(event.stream), NO_BEAT, at, event.data['leaseEndsAt'] ?? at, event.revision, at]);
   }
 
   async forget(licenseId: LicenseId): Promise<void> {

@@ -1,6 +1,6 @@
 import { CreateGenerator, GetGenerator, ResolveOffer, UpdateGenerator } from '@keyledger/contracts';
-import { DEFAULT_KEY_FORMAT, generatorView, mustBeActive, type Terms } from '@keyledger/domain';
-import { newId, refuse, type PlanId, type ProductId } from '@keyledger/kernel';
+import { DEFAULT_KEY_FORMAT, generatorView, mustBeActive, termsOver, type Terms } from '@keyledger/domain';
+import { newId, refuse, type GeneratorId, type PlanId, type ProductId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { Customers } from './customer.handlers.ts';
 import { CatalogStreams, shown } from './streams.ts';
@@ -17,10 +17,14 @@ export class GeneratorCommands {
       if (state && command.planId) await planOf(this.streams, command.planId, state.productId);
       return this.streams.generators.run(command.generatorId, command, view);
     }
+    const generatorId = newId('gen');
+    return (await this.streams.generators.done(generatorId, command.type, view)) ?? this.#create({ ...command, generatorId });
+  }
+
+  async #create(command: CreateGenerator & { generatorId: GeneratorId }) {
     mustBeActive((await this.streams.products.load(command.productId)).state);
     if (command.planId) await planOf(this.streams, command.planId, command.productId);
-    const generatorId = newId('gen');
-    return this.streams.generators.run(generatorId, { ...command, generatorId }, view);
+    return this.streams.generators.run(command.generatorId, command, view);
   }
 }
 
@@ -48,7 +52,7 @@ export class Offers {
     if (generatorId && generator?.productId !== productId) throw noReference('generatorId');
     const plan = planId ?? generator?.planId ?? null;
     const planTerms = plan ? termsOf(await planOf(this.streams, plan, productId)) : {};
-    return { planId: plan, terms: { ...planTerms, ...generator?.terms } as Partial<Terms>, meters: product.meters ?? [], keyFormat: generator?.keyFormat ?? DEFAULT_KEY_FORMAT };
+    return { planId: plan, terms: termsOver(planTerms, generator?.terms ?? {}), meters: product.meters ?? [], keyFormat: generator?.keyFormat ?? DEFAULT_KEY_FORMAT };
   }
 }
 

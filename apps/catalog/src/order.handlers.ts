@@ -1,6 +1,6 @@
 import { GetLicense, GetOrder, IssueOrderedLicense, PlaceOrder, PrepareLicenses, type LicenseView } from '@keyledger/contracts';
 import { License, likeMeters, mustBeActive, orderView, type OrderState, type PlanState, type ProductState, type Terms } from '@keyledger/domain';
-import { context, instantOf, newId, Refusal, refuse, type LicenseId, type OrderId } from '@keyledger/kernel';
+import { context, instantOf, newId, Refusal, refuse, type OrderId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
@@ -33,32 +33,38 @@ function issueOf({ productId, planId, customerId, purchasedAt, terms, deployment
   return { productId, planId, customerId, purchasedAt, terms: { ...terms, ...deployment } };
 }
 
+const placed = (state: OrderState | null, revision: number) => ({ order: state as OrderState, revision });
+
 @Handles(PlaceOrder)
 export class OrderCommands {
   constructor(private readonly streams: CatalogStreams, private readonly customers: Customers, private readonly fulfilment: Fulfilment, private readonly messages: MessageClient) {}
 
   async execute(command: PlaceOrder) {
+    const orderId = newId('ord');
+    const { order, revision } = (await this.streams.orders.done(orderId, command.type, placed)) ?? (await this.#place(command, orderId));
+    const licenses = await thoseLeft(this.fulfilment.licensesOf(order));
+    const { licenseIds: _, ...summary } = orderView(order);
+    return { ...summary, licenses, revision };
+  }
+
+  async #place(command: PlaceOrder, orderId: OrderId) {
     const plan = await planOf(this.streams, command.planId);
     const { state: product } = await this.streams.products.load(plan.productId);
     mustBeActive(product);
-    const customerId = await this.#customer(command);
     const { quantity = 1 } = command;
     const { enabled: licensingEnabled } = plan.licensing;
-    const licenseIds = licensingEnabled ? Array.from({ length: quantity }, (_, index) => newId('lic', index)) : [];
-    const orderId = newId('ord');
-    const purchasedAt = command.purchasedAt && instantOf(command.purchasedAt);
     if (licensingEnabled) mustBeIssuable(plan);
+    const customerId = await this.#customer(command);
+    const licenseIds = licensingEnabled ? Array.from({ length: quantity }, (_, index) => newId('lic', index)) : [];
+    const purchasedAt = command.purchasedAt && instantOf(command.purchasedAt);
     // Two durable writes that do not depend on each other; the licenses' events need both.
     const prepared = licenseIds.length > 0 ? this.messages.send(PrepareLicenses, { licenseIds }) : undefined;
-    const placed = this.streams.orders.create(
+    const taken = this.streams.orders.create(
       orderId,
       { ...command, orderId, productId: plan.productId, customerId, quantity, licensingEnabled, licenseIds, terms: meteredTerms(plan, product), ...(purchasedAt && { purchasedAt }) },
-      (state, at) => ({ order: state as OrderState, revision: at }),
+      placed,
     );
-    const [{ order, revision }] = await Promise.all([placed, prepared]);
-    const licenses = await Promise.all(this.fulfilment.licensesOf(order));
-    const { licenseIds: _, ...summary } = orderView(order);
-    return { ...summary, licenses, revision };
+    return (await Promise.all([taken, prepared]))[0];
   }
 
   async #customer({ customerId, customer }: PlaceOrder) {
@@ -78,19 +84,17 @@ export class OrderQueries {
     const { state, revision } = await this.streams.orders.load(orderId);
     if (!state) throw refuse('ORDER_NOT_FOUND');
     const { licenseIds, ...summary } = orderView(state);
-    const licenses = await Promise.all(licenseIds.map((id) => this.#license(id)));
-    return { ...summary, licenses: licenses.filter((license) => license !== undefined), revision };
+    return { ...summary, licenses: await thoseLeft(licenseIds.map((licenseId) => this.messages.send(GetLicense, { licenseId }))), revision };
   }
+}
 
-  /** An erased license is gone from its order too. */
-  async #license(licenseId: LicenseId): Promise<LicenseView | undefined> {
-    try {
-      return await this.messages.send(GetLicense, { licenseId });
-    } catch (error) {
-      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
-      throw error;
-    }
-  }
+/** An erased license is gone from its order too. */
+async function thoseLeft(licenses: readonly Promise<LicenseView>[]): Promise<LicenseView[]> {
+  const found = await Promise.all(licenses.map((license) => license.catch((error: unknown) => {
+    if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
+    throw error;
+  })));
+  return found.filter((license) => license !== undefined);
 }
 
 /** The product says what the meters of the plan's quotas are. */
@@ -99,7 +103,7 @@ function meteredTerms(plan: PlanState, { meters = [] }: ProductState): Partial<T
   return quotas ? { ...terms, quotas: likeMeters(quotas, meters) } : terms;
 }
 
-/** Asks the rule that will issue the licenses before the order is taken: an order whose licenses are refused would help nobody. */
+/** Asks the rule that will issue the licenses before the order is taken: an order whose licenses are refused would help nobody, nor would its customer. */
 function mustBeIssuable(plan: PlanState): void {
   const { environment, now } = context();
   const key = { value: '', hash: '', prefix: '' };

@@ -1,6 +1,6 @@
 import { CreatePlan, GetPlan, UpdatePlan } from '@keyledger/contracts';
 import { mustBeActive, planView } from '@keyledger/domain';
-import { newId, refuse } from '@keyledger/kernel';
+import { newId, refuse, type PlanId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { CatalogStreams, shown } from './streams.ts';
 
@@ -12,9 +12,13 @@ export class PlanCommands {
 
   async execute(command: CreatePlan | UpdatePlan) {
     if (command instanceof UpdatePlan) return this.streams.plans.run(command.planId, command, view);
-    mustBeActive((await this.streams.products.load(command.productId)).state, 'PRODUCT_NOT_FOUND');
     const planId = newId('pln');
-    return this.streams.plans.run(planId, { ...command, planId }, view);
+    return (await this.streams.plans.done(planId, command.type, view)) ?? this.#create({ ...command, planId });
+  }
+
+  async #create(command: CreatePlan & { planId: PlanId }) {
+    mustBeActive((await this.streams.products.load(command.productId)).state, 'PRODUCT_NOT_FOUND');
+    return this.streams.plans.run(command.planId, command, view);
   }
 }
 

@@ -19,7 +19,10 @@ export class OrderCompletion {
     return new OrderCompletion(await Reaction.start({
       name: 'catalog-order-completion', events, databases, clock,
       isFor: ({ type }) => type === 'OrderPlaced', reads: [],
-      react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log))),
+      react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log).catch((error: unknown) => {
+        if (isPassing(error)) throw error;
+        log.error({ err: error, stream }, 'an order cannot be read, so nobody can tell whether it has its licenses');
+      }))),
     }));
   }
 
@@ -35,8 +38,11 @@ async function complete(orderId: OrderId, streams: CatalogStreams, fulfilment: F
   // Each by itself: one that is refused says nothing of the others.
   const refusals = (await Promise.allSettled(fulfilment.licensesOf(state))).flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
   for (const error of refusals) {
-    if (!(error instanceof Refusal) || error.status >= 500) throw error;
+    if (isPassing(error)) throw error;
     // What is not found has been there, and was erased since.
-    if (error.status !== 404) log.error({ orderId, code: error.code }, 'an order asks for a license that cannot be issued');
+    if (!(error instanceof Refusal && error.status === 404)) log.error({ err: error, orderId }, 'an order asks for a license that cannot be issued');
   }
 }
+
+/** Nobody answers just now. What goes wrong with one order in any other way keeps no other waiting. */
+const isPassing = (error: unknown): boolean => error instanceof Refusal && error.status === 503;

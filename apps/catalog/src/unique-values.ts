@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { uniqueId } from '@keyledger/domain';
-import { NO_STREAM, type Aggregates, type View } from '@keyledger/event-store';
+import { NOWHERE, type Aggregates, type View } from '@keyledger/event-store';
 import { context, eventId, Refusal, refuse, runIn, type Aggregate, type ErrorCode } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 import type { CatalogStreams } from './streams.ts';
@@ -17,8 +17,6 @@ interface Bearers<State, Command extends { type: string }, Event extends { type:
 const MAX_LOST_RACES = 50;
 /** Nearly a second in all. */
 const MAX_CLAIMS = 10;
-/** No stream is there. A command that holds to it is answered if its message had been done before, and otherwise decides nothing. */
-const NOWHERE = NO_STREAM - 1;
 
 /** Values of one kind, that only one may have, and the commands by which one comes to bear them: see unique.ts in the domain. */
 export class UniqueValues<State, Command extends { type: string }, Event extends { type: string }> {
@@ -43,16 +41,13 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
   }
 
   /** The command makes an owner that bears the value. */
-  create<Answer>(ownerId: string, hash: string, command: Command, view: View<State, Event, Answer>): Promise<Answer> {
+  async create<Answer>(ownerId: string, hash: string, command: Command, view: View<State, Event, Answer>): Promise<Answer> {
     const { rules, owners } = this.#bearers;
-    const create = () => owners.create(ownerId, command, view);
-    const claimAndCreate = async () => {
-      rules.decide(rules.initial(), command, context().now);
-      await this.#claim(hash, ownerId);
-      return create();
-    };
-    // Every order of a customer who is known is refused here: only where it may have run before is that worth a look.
-    return context().retry ? unlessDone(create, claimAndCreate) : claimAndCreate();
+    const done = await owners.done(ownerId, command.type, view);
+    if (done) return done;
+    rules.decide(rules.initial(), command, context().now);
+    await this.#claim(hash, ownerId);
+    return owners.create(ownerId, command, view);
   }
 
   /** The command makes the owner bear the value instead of the one it has; null: instead of it, none. */

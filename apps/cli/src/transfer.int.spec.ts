@@ -371,6 +371,20 @@ it('An export of an older release can be finished although somebody has tried to
   deepEqual(await contentOf(target), await contentOf(source));
 });
 
+it('An import is taken for complete by nobody when its file became another on the way, or the log does not end where the file does', async () => {
+  const [source, target, other, ...files] = [await inFiles(), await inFiles(), await inFiles(), newFile(), newFile(), newFile()];
+  const [file, later, shorter] = files as [string, string, string];
+  await fill(source);
+  await exportTo(file, source);
+  await exportTo(later, source);
+  await rewritten(file, shorter, (contents) => ({ ...contents, head: contents.head - 1 }));
+  /** Who asks where to write has read the file once. */
+  const onTheWay = { ...target, get databaseUrl(): undefined { return void writeFileSync(file, readFileSync(later)); } };
+  await expect(importFrom(file, onTheWay)).rejects.toThrow(`${file} has been changed while it was read`);
+  await expect(importFrom(shorter, other)).rejects.toThrow('The log of control ends at 25 instead of 24: somebody else is writing to it');
+  for (const config of [target, other]) await expect(openable(config)).rejects.toThrow('An import into these stores was begun and not finished');
+});
+
 /** What a store that gives out positions and times itself can keep of a log. */
 const facts = ({ events }: { events: readonly RecordedEvent[] } = { events: [] }) =>
   events.map(({ stream, revision, id, type, data, metadata }) => ({ stream, revision, id, type, data, metadata }));

@@ -11,18 +11,18 @@ import { Licenses } from './streams.ts';
 export class BindCommand {
   constructor(private readonly licenses: Licenses, private readonly sightings: Sightings) {}
 
-  execute({ licenseId, keyHash, fingerprint, hostname, address }: BindAppliance) {
+  async execute({ licenseId, keyHash, fingerprint, hostname, address }: BindAppliance) {
     const activationId = newId('act');
-    return this.licenses.run(
+    const { revision, ...bound } = await this.licenses.run(
       licenseId, { type: 'Activate', activationId, appliance: true, fingerprint, ...(keyHash !== undefined && { keyHash }), ...(hostname !== undefined && { instanceName: hostname }) },
-      (state, revision, events) => {
-        if (events.length > 0) this.sightings.took(licenseId, { machine: fingerprint, address, revision });
-        return { activationId: instanceLike(issued(state), { fingerprint })?.id ?? activationId, created: events.length > 0 };
-      },
+      (state, revision, events) => ({ activationId: instanceLike(issued(state), { fingerprint })?.id ?? activationId, created: events.length > 0, revision }),
     ).catch((error: unknown) => {
       if (error instanceof Refusal && error.code === 'FINGERPRINT_MISMATCH') this.sightings.refused(licenseId, fingerprint);
       throw error;
     });
+    // What a view is given may not be stored.
+    if (bound.created) this.sightings.took(licenseId, { machine: fingerprint, address, revision });
+    return bound;
   }
 }
 

@@ -35,13 +35,15 @@ export class JobViews {
   }
 }
 
+const queued = (state: JobState | null) => state as JobState;
+
 @Handles(StartBatch, StageImport, StartImport)
 export class StartCommands {
   constructor(private readonly jobs: Jobs, private readonly views: JobViews, private readonly ledger: JobLedger, private readonly worker: JobWorker, private readonly messages: MessageClient) {}
 
   async execute(command: StartBatch | StageImport | StartImport) {
-    if (command instanceof StartBatch) return this.#start(newId('job'), await this.#batch(command), command.count);
-    if (command instanceof StartImport) return this.#start(command.jobId, { kind: 'import', dryRun: command.dryRun }, command.total);
+    if (command instanceof StartBatch) return this.#start(newId('job'), command.count, () => this.#batch(command));
+    if (command instanceof StartImport) return this.#start(command.jobId, command.total, () => ({ kind: 'import', dryRun: command.dryRun }));
     await this.ledger.stage(command.jobId, command.chunk, command.rows);
     return null;
   }
@@ -56,12 +58,16 @@ export class StartCommands {
     return work as JobWork;
   }
 
-  async #start(jobId: JobId, work: JobWork, total: number) {
-    await this.ledger.reserve(jobId);
-    const job = await this.jobs.run(jobId, { type: 'Queue', jobId, work, total }, (state) => state as JobState);
+  async #start(jobId: JobId, total: number, work: () => JobWork | Promise<JobWork>) {
+    const job = (await this.jobs.done(jobId, 'Queue', queued)) ?? (await this.#queue(jobId, await work(), total));
     await this.ledger.open(jobId);
     this.worker.look(context().environment);
     return this.views.of(job);
+  }
+
+  async #queue(jobId: JobId, work: JobWork, total: number) {
+    await this.ledger.reserve(jobId);
+    return this.jobs.run(jobId, { type: 'Queue', jobId, work, total }, queued);
   }
 }
 

@@ -32,6 +32,9 @@ export const SIGN_OF_LIFE_MS = ABANDONED_MS / 3;
 const SENDER = 'sender';
 const RESERVED_MS = 60_000;
 const UNFINISHED_MS = 86_400_000;
+/** A sign of life of the future is none, beyond what was reserved: it was given before the clock was set back. Its parameters are `lifeAt`. */
+const isFree = `(worker is null or alive_at < ? or alive_at - case worker when '${SENDER}' then ${UNFINISHED_MS} else 0 end > ?)`;
+const lifeAt = (now: number): readonly number[] => [now - ABANDONED_MS, now + ABANDONED_MS];
 /** More than that fail at the same place only if it is no accident. */
 const MAX_ATTEMPTS = 5;
 
@@ -77,15 +80,14 @@ export class JobLedger {
   /** Those that nobody is at, the oldest first; in the end also files that were sent only in part. */
   async waiting(limit: number): Promise<readonly Waiting[]> {
     const { rows } = await this.#here().run<Waiting>(
-      'select id, done, failed from authority_jobs where worker is null or alive_at < ? order by queued_at, id limit ?', [Date.now() - ABANDONED_MS, limit]);
+      `select id, done, failed from authority_jobs where ${isFree} order by queued_at, id limit ?`, [...lifeAt(Date.now()), limit]);
     return rows;
   }
 
   /** False when somebody else was quicker. */
   async claim(jobId: JobId, worker: string): Promise<boolean> {
     const now = Date.now();
-    const { changes } = await this.#here().run(
-      'update authority_jobs set worker = ?, alive_at = ? where id = ? and (worker is null or alive_at < ?)', [worker, now, jobId, now - ABANDONED_MS]);
+    const { changes } = await this.#here().run(`update authority_jobs set worker = ?, alive_at = ? where id = ? and ${isFree}`, [worker, now, jobId, ...lifeAt(now)]);
     return changes === 1;
   }
 

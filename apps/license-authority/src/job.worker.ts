@@ -33,6 +33,8 @@ export class JobWorker {
   readonly #name = newCommandId();
   readonly #atWork = new Map<JobId, { readonly environment: string; readonly work: Promise<void> }>();
   readonly #looking = new Map<string, Promise<void>>();
+  /** They are looked at every other second, and told of once. */
+  readonly #unread = new Set<JobId>();
   #timer: NodeJS.Timeout | undefined;
 
   constructor(
@@ -71,13 +73,26 @@ export class JobWorker {
 
   /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes hardly any time. */
   async #mayBegin(environment: string, { id }: Waiting): Promise<boolean> {
-    const { state } = await this.jobs.load(id);
+    const state = await this.#stateOf(id);
+    if (state === undefined) return false;
     if (!state || state.finishedAt !== null) {
       await this.ledger.end(id);
       return false;
     }
     const isBusy = [...this.#atWork.values()].filter((own) => own.environment === environment).length >= JOBS_AT_ONCE;
     return (!isBusy || state.state === 'cancelled') && this.ledger.claim(id, this.#name);
+  }
+
+  /** Undefined for one that cannot be read: it waits for whoever can, and keeps no other waiting. */
+  async #stateOf(id: JobId): Promise<JobState | null | undefined> {
+    try {
+      return (await this.jobs.load(id)).state;
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 503) throw error;
+      if (!this.#unread.has(id)) this.log.error({ err: error, jobId: id }, 'a job cannot be read, and waits');
+      this.#unread.add(id);
+      return undefined;
+    }
   }
 
   async #work(environment: string, { id, ...progress }: Waiting): Promise<void> {

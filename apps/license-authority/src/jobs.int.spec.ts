@@ -35,7 +35,7 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
   const ledger = new JobLedger(states, keyrings);
   const jobs = new Jobs(events, keyrings);
   return {
-    ledger, jobs,
+    ledger, jobs, events,
     worker(doChunk: JobRows['doChunk']) {
       const stopping = new Stopping();
       const own = new JobWorker(new Jobs(events, keyrings), ledger, { doChunk } as JobRows, systemClock, host.log, stopping);
@@ -160,6 +160,21 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     expect((await authority.sql('select id from authority_jobs')).rows).toEqual([]);
   });
 
+  it('leave one that cannot be read to whoever can, and go on with the others', async () => {
+    const id = derivedId('job', newCommandId(), now);
+    await inContext(() => authority.ledger.reserve(id));
+    const metadata = { commandId: crypto.randomUUID(), correlationId: 'x', actor: { type: 'system', id: 'keyledger' }, occurredAt: now, environment, schema: 99 };
+    await authority.events.of(environment).append(`job-${id}`, 'any', [{ id: crypto.randomUUID(), type: 'JobQueued', data: {}, metadata }]);
+    await inContext(() => authority.ledger.open(id));
+    const later = await authority.queue(1);
+    const worker = authority.worker(working('x'));
+    await worker.begin();
+    expect(await authority.ended(later)).toMatchObject({ state: 'completed', done: 1 });
+    await worker.stop();
+    expect((await authority.sql('select id, worker from authority_jobs')).rows).toEqual([{ id, worker: null }]);
+    await inContext(() => authority.ledger.end(id));
+  });
+
   it('hear of a cancelled job between two chunks', async () => {
     const id = await authority.queue(100_000);
     const worker = authority.worker(async (job, chunk) => {
@@ -222,6 +237,19 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     await another.begin();
     expect(await authority.ended(id)).toMatchObject({ state: 'completed', done: 1 });
     await another.stop();
+  });
+
+  it('take over from one that died before the clock was set back, and still leave alone what is only being asked for', async () => {
+    const [dead, asked, left] = [await authority.queue(1), derivedId('job', newCommandId(), now), derivedId('job', newCommandId(), now)];
+    const later = (ms: number) => Date.now() + ms;
+    await authority.sql("update authority_jobs set worker = 'dead', alive_at = ? where id = ?", [later(5_000), dead]);
+    for (const id of [asked, left]) await inContext(() => authority.ledger.stage(id, 0, []));
+    await authority.sql('update authority_jobs set alive_at = ? where id = ?', [later(86_500_000), left]);
+    const ids = async () => (await inContext(() => authority.ledger.waiting(10))).map(({ id }) => id);
+    expect([await ids(), await inContext(() => authority.ledger.claim(dead, 'me'))]).toEqual([[left], false]);
+    await authority.sql('update authority_jobs set alive_at = ? where id = ?', [later(60_000), dead]);
+    expect([(await ids()).toSorted(), await inContext(() => authority.ledger.claim(dead, 'me'))]).toEqual([[dead, left].toSorted(), true]);
+    for (const id of [dead, asked, left]) await inContext(() => authority.ledger.end(id));
   });
 
   it('clear away files that never came to their end, and keep the rows of the others sealed', async () => {

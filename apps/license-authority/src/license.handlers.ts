@@ -4,7 +4,7 @@ import {
   SuspendLicense, UnsuspendLicense, type LicenseView, type ProductView,
 } from '@keyledger/contracts';
 import {
-  beatSeconds, clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, isMissed, issued, licenseView, likeMeters, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
+  beatSeconds, clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, isMissed, issued, licenseView, likeMeters, termsOver, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
 } from '@keyledger/domain';
 import { context, isId, newId, Refusal, refuse, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -32,11 +32,14 @@ export class IssueCommands {
   async execute(command: IssueLicense | IssueOrderedLicense) {
     const { environment } = context();
     if (command instanceof IssueOrderedLicense) return this.#issue({ ...command, environment, key: this.keys.make(DEFAULT_KEY_FORMAT) });
+    const licenseId = newId('lic');
+    const done = await this.licenses.done(licenseId, 'Issue', viewNow());
+    if (done) return withUse(done, {});
     const { productId, generatorId, planId, customerId, metadata, ...terms } = command;
     const offer = await this.messages.send(ResolveOffer, { productId, generatorId, planId, customerId });
-    const { quotas = [], ...merged } = { ...offer.terms, ...terms };
+    const { quotas = [], ...merged } = termsOver(offer.terms, terms);
     return this.#issue({
-      licenseId: newId('lic'), productId, generatorId, planId: offer.planId, customerId, metadata, environment,
+      licenseId, productId, generatorId, planId: offer.planId, customerId, metadata, environment,
       terms: { ...merged, quotas: likeMeters(quotas, offer.meters) }, key: this.keys.make(offer.keyFormat),
     });
   }
@@ -59,14 +62,21 @@ export class PrepareCommand {
   }
 }
 
+type ChangeLicense = AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense | RebindLicense;
+
 /** Every command on an existing license: the message is the domain command. */
 @Handles(AssignLicense, EditLicense, InactivateLicense, ReactivateLicense, SuspendLicense, UnsuspendLicense, RevokeLicense, RenewLicense, RebindLicense)
 export class LicenseCommands {
   constructor(private readonly licenses: Licenses, private readonly messages: MessageClient, private readonly usage: Usage) {}
 
-  async execute(command: AssignLicense | EditLicense | InactivateLicense | ReactivateLicense | SuspendLicense | UnsuspendLicense | RevokeLicense | RenewLicense | RebindLicense) {
+  async execute(command: ChangeLicense) {
+    const view = viewNow();
+    return this.usage.complete((await this.licenses.done(command.licenseId, command.type, view)) ?? (await this.#run(command, view)));
+  }
+
+  async #run(command: ChangeLicense, view: ReturnType<typeof viewNow>) {
     if ('customerId' in command && command.customerId) await this.messages.send(RequireCustomer, { customerId: command.customerId });
-    return this.usage.complete(await this.licenses.run(command.licenseId, { ...command, ...(await this.#meters(command)) }, viewNow()));
+    return this.licenses.run(command.licenseId, { ...command, ...(await this.#meters(command)) }, view);
   }
 
   /** What the product says of its meters, where a quota does not say it. */
@@ -119,15 +129,16 @@ export class ActivateCommand {
     const activationId = newId('act');
     const { now } = context();
     const machine = instance.fingerprint ?? instance.installationId ?? address;
-    const { answer, lease } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision, events) => {
+    const { answer, lease, took } = await this.licenses.run(licenseId, { type: 'Activate', activationId, keyHash, ...instance }, (state, revision, events) => {
       const license = issued(state);
       const seen = activated(license, instance, activationId, now);
-      if (events.length > 0) this.sightings.took(licenseId, { machine, address, revision });
-      return { answer: seen, lease: license.locked ? undefined : this.leases.statementOf(license, seen.instance, revision, seen.created) };
+      return { answer: seen, lease: license.locked ? undefined : this.leases.statementOf(license, seen.instance, revision, seen.created), took: events.length > 0 ? revision : undefined };
     }).catch((error: unknown) => {
       if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.refused(licenseId, machine);
       throw error;
     });
+    // Not in the view, which is taken before anything is stored, and once more after each lost race.
+    if (took !== undefined) this.sightings.took(licenseId, { machine, address, revision: took });
     const token = lease && await this.leases.tokenFor(lease);
     return { ...answer, license: await this.usage.complete(answer.license), ...(token !== undefined && { token }) };
   }

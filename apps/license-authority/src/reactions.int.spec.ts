@@ -61,10 +61,13 @@ it('An erased license can be read in no table, though one is still being built a
   const readable = () => readdirSync(join(directory, 'staging')).filter((file) => readFileSync(join(directory, 'staging', file)).includes(licenseKey(2).value));
   expect(readable()).not.toEqual([]);
 
+  const observed = { authority_retired_keys: "'hash of ' || ?, ?", authority_activations: "?, 1, '', '', ?", authority_refusals: "?, '', ?, '', '', 1, 0, 0" };
+  for (const [table, values] of Object.entries(observed)) for (const id of [kept, erased]) await state.of('staging').run(`insert into ${table} values (${values})`, [id, id]);
   const erasure = await Erasure.start(events, state, read, keyrings, { now: () => now }, licenses, projectors);
   ends.push(() => erasure.close());
   await here(() => licenses.run(erased, erase()));
   await here(() => erasure.done());
   expect(await building()).toEqual([kept]);
+  for (const table of Object.keys(observed)) expect((await state.of('staging').run<{ license_id: string }>(`select license_id from ${table}`)).rows).toEqual([{ license_id: kept }]);
   expect(readable()).toEqual([]);
 });

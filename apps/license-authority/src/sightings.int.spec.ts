@@ -9,9 +9,10 @@ import { addDays, addSeconds, derivedId, newCommandId, refuse, runIn, systemCont
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
-import { activate, assign, issue, laptop, scenarios, type Story } from '@keyledger/testing';
+import { activate, assign, issue, laptop, licenseKey, scenarios, type Story } from '@keyledger/testing';
 import { DenialQueries } from './abuse.handlers.ts';
 import { BindCommand } from './appliance.handlers.ts';
+import { ActivateCommand } from './license.handlers.ts';
 import { AbuseStreams, apartTables, Sightings, sightingsTable } from './sightings.ts';
 
 const start = '2026-11-21T12:00:10.000Z';
@@ -42,6 +43,8 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     history: Story<LicenseEvent> = sold;
     unreadable = false;
     broken: Error | undefined;
+    /** So often is decided what is not stored. */
+    lostRaces = 0;
     /** Runs while a batch is written. */
     meanwhile: () => void = () => undefined;
     readonly licenses = {
@@ -52,6 +55,7 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
       },
       run: async (_: LicenseId, command: LicenseCommand, view?: (state: LicenseState, revision: number, events: readonly LicenseEvent[]) => unknown) => {
         const said = License.decide(stateOf(this.history), command, this.now);
+        for (let lost = this.lostRaces; lost > 0; lost--) view?.(stateOf(story(this.history, command)), this.history.happened.length - 1 - lost, said);
         this.history = story(this.history, command);
         return view?.(stateOf(this.history), this.history.happened.length - 1, said);
       },
@@ -267,6 +271,20 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     await all.sightings.write();
     expect(all.suspected()).toMatchObject([{ pattern: 'machinesPerDay', observed: 2 }]);
     expect(await all.told()).toMatchObject([{ denials: 1, machines: 1 }]);
+    await all.rules();
+  });
+
+  it('and gets one is seen once, as it is stored, though it was decided more often', async () => {
+    const all = new World();
+    await all.rules({ ...perHour, limit: 1_000 });
+    all.lostRaces = 2;
+    const activate = new ActivateCommand(all.licenses as never, { hashOf: () => licenseKey().hash, find: async () => all.licenseId } as never, { statementOf: () => undefined } as never, { complete: (view: unknown) => view } as never, all.sightings);
+    await all.in(() => activate.execute({ licenseKey: licenseKey().value, fingerprint: 'one' } as never));
+    await all.in(() => new BindCommand(all.licenses as never, all.sightings).execute({ licenseId: all.licenseId, fingerprint: 'two' } as never));
+    await all.sightings.write();
+    const { rows } = await database.run<{ revision: number }>('select revision from authority_activations where license_id = ? order by revision', [all.licenseId]);
+    const happened = all.history.happened.flatMap(({ event }, revision) => (event.type === 'InstanceActivated' ? [revision] : []));
+    expect(rows.map(({ revision }) => Number(revision))).toEqual(happened.slice(1));
     await all.rules();
   });
 

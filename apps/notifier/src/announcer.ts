@@ -219,7 +219,7 @@ class Announcer implements View {
   }
 
   /** What cannot be read, after some tries, keeps nobody from hearing of the rest. A store that is away is no such case: it is waited for. */
-  #cannotTell(event: RecordedEvent, error: unknown): readonly Announcement[] {
+  #cannotTell(event: RecordedEvent, error: unknown): readonly never[] {
     if (error instanceof Refusal) throw error;
     const tries = (this.#unread.get(event.stream) ?? 0) + 1;
     this.#unread.set(event.stream, tries);
@@ -234,13 +234,18 @@ class Announcer implements View {
     return mail && event.recordedAt >= this.#mailsFrom ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
   }
 
-  /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more. */
+  /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more; nor does one that cannot be read. */
   #hear(event: RecordedEvent): readonly Statement[] {
     const id = subjectOf(event.stream) as WebhookEndpointId;
     const { revision } = event;
     const known = this.#endpoints.get(id);
     if (known && known.revision >= revision) return [];
-    const change = opened(WebhookEndpoint.shapes, event) as WebhookEndpointEvent;
+    let change: WebhookEndpointEvent;
+    try {
+      change = opened(WebhookEndpoint.shapes, event) as WebhookEndpointEvent;
+    } catch (error) {
+      return this.#cannotTell(event, error);
+    }
     const endpoint: Listener | undefined = change.type === 'WebhookEndpointCreated' ? { id, revision, enabled: true, events: change.events, createdAt: originOf(event).at } : known && {
       ...known, revision,
       ...(change.type === 'WebhookEndpointChanged' && change.events && { events: change.events }),

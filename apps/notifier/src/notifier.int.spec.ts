@@ -18,6 +18,7 @@ import { openHost } from '@keyledger/process';
 import { StateDatabases } from '@keyledger/read-models';
 import { describeWith } from '@keyledger/servers/contract';
 import { openStores } from '@keyledger/stores';
+import { Announcers } from './announcer.ts';
 import { Courier } from './courier.ts';
 import { NotifierModule, notifierSchema, type NotifierConfig } from './index.ts';
 import { Outbox } from './outbox.ts';
@@ -100,6 +101,17 @@ afterAll(() => {
   receiver.close();
 });
 
+it('The notifier goes on after what it has read, and not where the log ends before that', async () => {
+  const startAt = async (position: number) => {
+    const store = { head: () => 7, subscribe: () => ({ position, close: async () => undefined }) };
+    const database = { run: async () => ({ rows: [{ position, id: null }] }) };
+    const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
+    await (await Announcers.start({ events: onEach(store), databases: onEach(database), sources: {} as never, clock: new TestClock(), log: { warn: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore })).close();
+  };
+  await startAt(7);
+  await expect(startAt(8)).rejects.toThrow('ends at 7 but has been read up to 8: events are missing');
+});
+
 describe('The notifier (SQLite)', () => {
   const dataDir = mkdtempSync(join(tmpdir(), 'notifier-'));
   const running = suite(() => ({ dataDir }));
@@ -122,16 +134,28 @@ describe('The notifier (SQLite)', () => {
     await later.close();
   });
 
+  const unreadable = async (stream: string, type: string) => {
+    const metadata = { commandId: crypto.randomUUID(), correlationId: 'x', actor: { type: 'system', id: 'keyledger' }, occurredAt: running().clock.instant, environment, schema: 99 };
+    await running().app.get(EventStores).of(environment).append(stream, 'any', [{ id: crypto.randomUUID(), type, data: {}, metadata }]);
+  };
   it('goes on where an event cannot be read', async () => {
     const notifier = running();
     const path = 'unreadable';
     const { id } = await notifier.listen(`${base}/${path}`, ['license.*']);
     const licenseId = await notifier.sell();
-    const metadata = { commandId: crypto.randomUUID(), correlationId: 'x', actor: { type: 'system', id: 'keyledger' }, occurredAt: notifier.clock.instant, environment, schema: 99 };
-    await notifier.app.get(EventStores).of(environment).append(`license-${licenseId}`, 'any', [{ id: crypto.randomUUID(), type: 'LicenseSuspended', data: {}, metadata }]);
+    await unreadable(`license-${licenseId}`, 'LicenseSuspended');
     const other = await notifier.sell();
     await until(() => of(path), (ids) => ids.length === 2);
     expect((await notifier.deliveries(id)).map(({ payload }) => (payload as { data?: { licenseId?: string } }).data?.licenseId).sort()).toEqual([licenseId, other].sort());
+  });
+
+  it('goes on where it is one of an endpoint, which stays as it was', async () => {
+    const path = 'unreadable-endpoint';
+    const { id } = await running().listen(`${base}/${path}`, ['license.issued']);
+    await unreadable(`webhook-${id}`, 'WebhookEndpointChanged');
+    await running().listen(`${base}/${path}`, ['license.issued']);
+    await running().sell();
+    await until(() => of(path), (ids) => ids.length > 0);
   });
 });
 describeWith('postgres', 'The notifier', (server) => {

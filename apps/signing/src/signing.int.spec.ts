@@ -10,12 +10,15 @@ import {
 import { signingPurposes, type SigningPurpose } from '@keyledger/domain';
 import { EventStores } from '@keyledger/event-store';
 import { addDays, addSeconds, Clock, runIn, systemContext, type Instant } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
 import { Verifier } from '@keyledger/license-file';
 import { InProcessTransport, type Fields, type Message, type MessageType, type ResultOf } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
 import { openStores } from '@keyledger/stores';
+import { until } from '@keyledger/testing';
 import { SigningModule, signingSchema, type SigningConfig } from './index.ts';
 import { KeyStore, SealedKeys } from './key-store.ts';
+import { Keys, SigningStreams } from './keys.ts';
 import { certify } from './offline-root.ts';
 
 const ends: (() => Promise<void> | void)[] = [];
@@ -60,6 +63,13 @@ async function start(dataDir = folder(), config = noConfig, daysLater = 0) {
     now: (): Instant => clock.now('production'),
     metrics: () => host.metrics.expose(),
     has: (kid: string, environment = 'production') => runIn(systemContext(environment, clock.now(environment)), () => app.get(KeyStore).has(kid)),
+    /** Who signs in another process, with the same log and the same keys. */
+    async another(): Promise<(purpose: SigningPurpose) => Promise<string>> {
+      const keys = new Keys(new SigningStreams(app.get(EventStores), app.get(Keyrings)), app.get(KeyStore), clock, host.log);
+      await keys.listen();
+      ends.push(() => keys.close());
+      return (purpose) => runIn(systemContext('production', clock.now('production')), async () => (await keys.signer(purpose)).kid);
+    },
     log: app.get(EventStores).of('production'),
     recorded: async () => (await app.get(EventStores).of('production').readAll(0)).flatMap(({ type, data }) => (type === 'SignaturesRecorded' ? (data as { signatures: Record<string, unknown>[] }).signatures : [])),
     create: (purpose: SigningPurpose) => ask(CreateSigningKey, { purpose }),
@@ -218,6 +228,19 @@ describe('The signing service', () => {
     expect(await verifier.lease(leaseNow, { now: service.now() })).toMatchObject({ ok: true });
     expect(await service.revoke(key?.kid ?? '')).toMatchObject({ state: 'revoked' });
     await expect(service.activate(key?.kid ?? '')).rejects.toMatchObject({ code: 'INVALID_TRANSITION', members: { from: 'revoked', allowed: [] } });
+  });
+
+  it('signs on with no key that was replaced or revoked in another process', async () => {
+    const service = await start();
+    const signer = await service.another();
+    const [first, file] = [await signer('lease'), await signer('license-file')];
+    const staged = await service.create('license-file');
+    await service.activate(staged.kid);
+    await service.revoke(first);
+    await until(async () => (await signer('license-file')) === staged.kid);
+    await until(async () => (await signer('lease')) !== first);
+    expect(await signer('lease')).toBe(only(await service.keys(), 'lease', 'active')[0]?.kid);
+    expect(file).not.toBe(staged.kid);
   });
 
   it('revokes the key that says so, too: the next one says it', async () => {

@@ -400,6 +400,23 @@ describe('Aggregates', () => {
       expect(await stored()).toHaveLength(5);
     });
 
+    it('tell that it has been done before anything else is asked, and only where it may have been', async () => {
+      const done = (type: RoomCommand['type'], more?: Partial<MessageContext>) => runIn(message({ ...sent, ...more }), () => rooms.done(id, type, (_room, revision) => revision));
+      await run(ring(), sent);
+      const { reads } = store;
+      expect(await done('Ring')).toBeUndefined();
+      expect(store.reads).toBe(reads);
+      expect(await done('Ring', { retry: true, ifRevision: 0 })).toBe(1);
+      expect(await done('Sit', { retry: true })).toBeUndefined();
+      expect(await done('Ring', { ...message(), retry: true })).toBeUndefined();
+      expect(await stored()).toHaveLength(2);
+    });
+
+    it('count the run that follows as the first one, where it was not done', async () => {
+      const again = () => runIn(message({ ...sent, retry: true }), async () => (await rooms.done(id, 'Ring', () => 'done')) ?? rooms.run(id, ring(), () => 'now'));
+      expect([await again(), await again(), (await stored()).length]).toEqual(['now', 'done', 2]);
+    });
+
     it('do it when it had not been done', async () => {
       expect(await run(ring(), { ...sent, retry: true })).toMatchObject({ revision: 1, events: [{ type: 'Rang' }] });
     });

@@ -1,6 +1,6 @@
-import { context, type Aggregate, type PerEnvironment, type Sealing } from '@keyledger/kernel';
+import { context, Refusal, runIn, type Aggregate, type PerEnvironment, type Sealing } from '@keyledger/kernel';
 import { LRUCache } from 'lru-cache';
-import type { EventStore } from './port.ts';
+import { NO_STREAM, type EventStore } from './port.ts';
 import type { SnapshotStore } from './snapshots.ts';
 import { Rules, Stream, type Shelf } from './stream.ts';
 import type { View, Written } from './task.ts';
@@ -12,6 +12,8 @@ export interface AggregatesOptions {
 }
 
 const MAX_FOLDS = 25_000;
+/** No stream is there. A command that holds to it is answered if its message had been done before, and otherwise decides nothing. */
+export const NOWHERE = NO_STREAM - 1;
 
 /** The one load–decide–append: runs commands on the streams of one aggregate, in the environment of the current message. */
 export class Aggregates<State, Command extends { type: string }, Event extends { type: string }> {
@@ -47,6 +49,21 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
     const stream = this.#stream(id);
     stream.presumeNew();
     return stream.enqueue(command, context(), view);
+  }
+
+  /**
+   * The answer to such a command of an earlier run of this message, if there was one. For before what the command refers to is checked:
+   * that may have changed since, which is no reason to refuse what has been done. A message that comes for the first time asks nothing.
+   */
+  async done<Answer>(id: string, type: Command['type'], view: View<State, Event, Answer>): Promise<Answer | undefined> {
+    const message = context();
+    if (!message.retry) return undefined;
+    try {
+      return await runIn({ ...message, ifRevision: NOWHERE }, () => this.run(id, { type } as Command, view));
+    } catch (error) {
+      if (error instanceof Refusal && error.code === 'VERSION_CONFLICT') return undefined;
+      throw error;
+    }
   }
 
   /** The state as of now or later: no event answered before this call is missing. */

@@ -1,5 +1,8 @@
 import { describe, expect, it, jest } from '@jest/globals';
-import type { Position } from '@keyledger/event-store';
+import type { EventStore, Position } from '@keyledger/event-store';
+import { PerEnvironment, systemClock } from '@keyledger/kernel';
+import type { Database } from './database.ts';
+import { Reaction } from './reaction.ts';
 import { ReadIndex, type View } from './read-index.ts';
 
 class TestView implements View {
@@ -117,4 +120,15 @@ describe('A read index of a remote store', () => {
     const index = new ReadIndex(store, new TestView());
     expect([index.isCurrent(), index.isCurrent(), store.asked.length]).toEqual([false, false, 1]);
   });
+});
+
+it('A reaction goes on after what it has read, and not where the log ends before that', async () => {
+  const startAt = async (position: Position) => {
+    const store = { head: () => 7, subscribe: () => ({ position, close: async () => undefined }) } as Partial<EventStore> as EventStore;
+    const database = { run: async () => ({ rows: [{ position }], changes: 0 }) } as Partial<Database> as Database;
+    const all = { events: new PerEnvironment([['test', store]]), databases: new PerEnvironment([['test', database]]) };
+    await (await Reaction.start({ name: 'test', ...all, clock: systemClock, isFor: () => true, react: async () => undefined })).close();
+  };
+  await startAt(7);
+  await expect(startAt(8)).rejects.toThrow('The event log of test ends at 7 but has been read up to 8: events are missing');
 });

@@ -5,15 +5,18 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { EventStores, NO_STREAM } from '@keyledger/event-store';
 import { startServer, type TestServer } from '@keyledger/event-store/eventstoredb-server';
+import { Keyrings } from '@keyledger/keyring';
 import { createLog, Health, Metrics } from '@keyledger/observability';
 import { describeWith } from '@keyledger/servers/contract';
+import { until } from '@keyledger/testing';
 import { storesConfig, type StoresConfig } from './config.ts';
 import { openStores, type Stores } from './stores.ts';
 
 const host = { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }), health: new Health() };
 const open = (config: StoresConfig) => openStores(config, host, []);
-const logsOf = ({ providers }: Stores): EventStores => (providers.find((provider) => 'provide' in provider && provider.provide === EventStores) as { useValue: EventStores }).useValue;
-const write = (stores: Stores) => logsOf(stores).of('production').append('license-a', NO_STREAM, [{ id: randomUUID(), type: 'LicenseIssued', data: {}, metadata: {} }]);
+const partOf = <T>({ providers }: Stores, type: abstract new (...args: never[]) => T): T => (providers.find((provider) => 'provide' in provider && provider.provide === type) as { useValue: T }).useValue;
+const logsOf = (stores: Stores) => partOf(stores, EventStores);
+const write = (stores: Stores, type = 'LicenseIssued') => logsOf(stores).of('production').append('license-a', NO_STREAM, [{ id: randomUUID(), type, data: {}, metadata: {} }]);
 
 let dataDir: string;
 beforeEach(() => { dataDir = mkdtempSync(join(tmpdir(), 'keyledger-')); });
@@ -37,6 +40,21 @@ describe('Stores', () => {
     expect(readdirSync(dataDir)).not.toContain('master.key');
   });
 });
+
+describeWith('postgres', 'Stores that another process uses as well', (postgres) => {
+  it('open nothing of a license that was erased there, though they had its key in memory', async () => {
+    const config = configOf({ DATABASE_URL: postgres().url });
+    const [here, there] = [await open(config), await open(config)];
+    const [own, other] = [partOf(here, Keyrings).of('production'), partOf(there, Keyrings).of('production')];
+    const sealed = (await other.prepare(['a'], true)).seal('a', { name: 'Ada' });
+    const opened = async () => (await own.prepare(['a'])).open('a', sealed);
+    expect(await opened()).toEqual({ name: 'Ada' });
+    await other.shred('a');
+    await write(there, 'LicenseErased');
+    await until(opened, (name) => name === null);
+    await Promise.all([here.close(), there.close()]);
+  });
+}, { durable: true });
 
 describeWith('postgres', 'Stores with a log on EventStoreDB', (postgres) => {
   let eventStore: TestServer;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { addSeconds, type ErrorCode, type JsonObject } from '@keyledger/kernel';
+import { addSeconds, instantOf, type ErrorCode, type JsonObject } from '@keyledger/kernel';
 import { at, idOf, scenarios } from '@keyledger/testing';
 import { Customer, customerView, isErased, normaliseEmail, type CustomerCommand } from './customer.ts';
 import { Generator, generatorView, type GeneratorCommand } from './generator.ts';
@@ -140,6 +140,18 @@ describe('A plan', () => {
   it.each<Partial<Licensing>>([{ activationLimit: 1 }, { activationLimit: 10_000 }, { activationLimit: -1 }, { trial: { days: 90 } }, { expiry: { value: 1, unit: 'days' } }])('takes %j', (licensing) =>
     given().when(create({ enabled: true, ...licensing })).thenEvents({ type: 'PlanCreated', licensing: expect.objectContaining(licensing) }));
 
+  it('ends at a date to come, and has another name though it has run out since', () => {
+    const ending = (expiresAt: string) => ({ licensing: { expiresAt } });
+    for (const over of [now, '2020-01-01T00:00:00Z']) {
+      given().when(create({ enabled: true, expiresAt: over })).thenRefused('EXPIRY_IN_PAST');
+      given(plan).when(update(ending(over))).thenRefused('EXPIRY_IN_PAST', { expiresAt: instantOf(over) });
+    }
+    const runOut = given(story(plan, update(ending(addSeconds(now, 1)))), addSeconds(now, 1));
+    runOut.when(update({ name: 'Annual' })).thenEvents({ type: 'PlanChanged', name: 'Annual' });
+    runOut.when(update({ ...ending(addSeconds(now, 1)), name: 'Annual' })).thenEvents({ type: 'PlanChanged', name: 'Annual' });
+    runOut.when(update({ licensing: { activationLimit: 3 } })).thenEvents({ type: 'PlanChanged', licensing: { activationLimit: 3 } });
+  });
+
   it('keeps dates in one spelling', () =>
     given().when(create({ enabled: true, effectiveAt: '2027-01-01T01:00:00+01:00' })).thenEvents({ type: 'PlanCreated', licensing: { effectiveAt: '2027-01-01T00:00:00.000Z' } }));
 
@@ -256,6 +268,13 @@ describe('A generator', () => {
   it('has possible terms only', () => {
     given().when(create({ terms: { activationLimit: 0 } })).thenRefused('LIMIT_OUT_OF_RANGE');
     given(generator).when(update({ terms: { trial: { days: 91 } } })).thenRefused('TRIAL_TOO_LONG');
+  });
+
+  it('ends at a date to come, and changes otherwise though it has run out since', () => {
+    const soon = addSeconds(now, 1);
+    given().when(create({ terms: { expiresAt: now } })).thenRefused('EXPIRY_IN_PAST');
+    given(generator).when(update({ terms: { expiresAt: now } })).thenRefused('EXPIRY_IN_PAST');
+    given(story(generator, update({ terms: { expiresAt: soon } })), soon).when(update({ name: 'Old', terms: { expiresAt: soon, activationLimit: 3 } })).thenEvents({ type: 'GeneratorChanged', name: 'Old' });
   });
 
   it('is unknown before it is created', () => given().when(update({ name: 'x' })).thenRefused('GENERATOR_NOT_FOUND'));

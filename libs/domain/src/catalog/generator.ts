@@ -27,19 +27,19 @@ export const Generator: Aggregate<GeneratorState | null, GeneratorCommand, Gener
   shapes: { GeneratorCreated: { schema: 1 }, GeneratorChanged: { schema: 1 } },
   initial: () => null,
 
-  decide(generator, command) {
+  decide(generator, command, now) {
     switch (command.type) {
       case 'Create': {
         if (generator) return [];
         const { generatorId, name, productId, planId = null, keyFormat, terms = {} } = command;
         checkKeyFormat(keyFormat);
-        return [{ type: 'GeneratorCreated', generatorId, name, productId, planId, keyFormat, terms: termsGiven(terms) }];
+        return [{ type: 'GeneratorCreated', generatorId, name, productId, planId, keyFormat, terms: termsGiven(terms, {}, now) }];
       }
       case 'Update': {
         if (!generator) throw refuse('GENERATOR_NOT_FOUND');
         const { name, planId, keyFormat, terms } = command;
         if (keyFormat) checkKeyFormat(keyFormat);
-        const change = changes<Changeable>(generator, { name, planId, keyFormat, terms: terms && termsGiven(terms) });
+        const change = changes<Changeable>(generator, { name, planId, keyFormat, terms: terms && termsGiven(terms, generator.terms, now) });
         return change ? [{ type: 'GeneratorChanged', ...change }] : [];
       }
     }

@@ -1,5 +1,5 @@
 import { refuse, type Aggregate, type Instant, type PlanId, type ProductId } from '@keyledger/kernel';
-import { termsOf, type Terms, type TermsInput } from '../license/terms.ts';
+import { expiryInPast, termsOf, type Terms, type TermsInput } from '../license/terms.ts';
 import { changes } from '../metadata.ts';
 
 /** Whether orders issue licenses, and with which terms. What is not said keeps the default of a license. */
@@ -28,12 +28,12 @@ export const Plan: Aggregate<PlanState | null, PlanCommand, PlanEvent> = {
   shapes: { PlanCreated: { schema: 1 }, PlanChanged: { schema: 1 } },
   initial: () => null,
 
-  decide(plan, command) {
+  decide(plan, command, now) {
     switch (command.type) {
-      case 'Create': return plan ? [] : [created(command)];
+      case 'Create': return plan ? [] : [created(command, now)];
       case 'Update': {
         if (!plan) throw refuse('PLAN_NOT_FOUND');
-        return changed(plan, command);
+        return changed(plan, command, now);
       }
     }
   },
@@ -52,23 +52,28 @@ export const Plan: Aggregate<PlanState | null, PlanCommand, PlanEvent> = {
   },
 };
 
-function created({ planId, productId, name, licensing }: PlanCommand & { type: 'Create' }): PlanEvent {
-  return { type: 'PlanCreated', planId, productId, name, licensing: checked(defaults, licensing) };
+function created({ planId, productId, name, licensing }: PlanCommand & { type: 'Create' }, now: Instant): PlanEvent {
+  return { type: 'PlanCreated', planId, productId, name, licensing: checked(defaults, licensing, now) };
 }
 
-function changed(plan: PlanState, { name, licensing }: PlanCommand & { type: 'Update' }): PlanEvent[] {
-  const change = changes<Omit<PlanEvent & { type: 'PlanChanged' }, 'type'>>(plan, { name, licensing: licensing && checked(plan.licensing, licensing) });
+function changed(plan: PlanState, { name, licensing }: PlanCommand & { type: 'Update' }, now: Instant): PlanEvent[] {
+  const change = changes<Omit<PlanEvent & { type: 'PlanChanged' }, 'type'>>(plan, { name, licensing: licensing && checked(plan.licensing, licensing, now) });
   return change ? [{ type: 'PlanChanged', ...change }] : [];
 }
 
-function checked(present: Licensing, { enabled = present.enabled, ...terms }: LicensingInput = {}): Licensing {
+function checked(present: Licensing, { enabled = present.enabled, ...terms }: LicensingInput = {}, now: Instant): Licensing {
   const { enabled: _, ...before } = present;
-  return { enabled, ...termsGiven({ ...before, ...defined(terms) }) };
+  return { enabled, ...termsGiven({ ...before, ...defined(terms) }, before, now) };
 }
 
-/** Of the terms only those that were asked for, in the spelling used inside. The others are left to whoever makes terms complete. */
-export function termsGiven(input: TermsInput): Partial<Terms> {
+/**
+ * Of the terms only those that were asked for, in the spelling used inside. The others are left to whoever makes terms complete. Nothing could be sold
+ * under a date that is over, so none is taken; one that has come to be over since stays until somebody changes it.
+ */
+export function termsGiven(input: TermsInput, present: Partial<Terms>, now: Instant): Partial<Terms> {
   const complete = termsOf(input);
+  const { expiresAt } = complete;
+  if (expiresAt && expiresAt <= now && expiresAt !== present.expiresAt) throw expiryInPast(expiresAt);
   const names = (Object.keys(complete) as (keyof Terms)[]).filter((name) => input[name] !== undefined);
   return Object.fromEntries(names.map((name) => [name, complete[name]]));
 }

@@ -3,7 +3,7 @@ import { describe, expect, it } from '@jest/globals';
 import { addDays, addSeconds, Refusal, type DirectiveId, type ErrorCode, type Instant } from '@keyledger/kernel';
 import {
   activate, assign, at, deactivate, desktop, direct, exceedQuota, idOf, inactivate, issue, laptop, loseHeartbeat, reactivate, rebind, regenerateKey, revoke,
-  scenarios, server, suspend, unsuspend, type Story,
+  scenarios, server, suspend, sweep, unsuspend, type Story,
 } from '@keyledger/testing';
 import fc from 'fast-check';
 import type { LicenseEvent } from '../license/events.ts';
@@ -155,7 +155,7 @@ describe('A box is told', () => {
     ['that all is well', active, 'active', 'FULL'],
     ['that all is well, when the license is bound to hardware', licensed({ binding: 'fingerprint' }), 'active', 'FULL'],
     ['that it is over quota', over, 'active', 'WARN'],
-    ['that it was over quota for too long', over, 'active', 'READ_ONLY', addDays(now, 7)],
+    ['that it was over quota for too long', story(over, at(addDays(now, 7), sweep())), 'active', 'READ_ONLY', addDays(now, 7)],
     ['that the license is in its last grace', metered, 'active', 'WARN', addDays(now, 100)],
     ['that the license is expired', expiring, 'expired', 'READ_ONLY', addDays(now, 1)],
     ['that the license is expired, and locks then', licensed({ expiry: { value: 1, unit: 'days' }, expiredEnforcement: 'LOCKED' }), 'expired', 'LOCKED', addDays(now, 1)],

@@ -175,9 +175,10 @@ function lift(facts: Facts, kind: HoldKind, cause: HoldCause): void {
 function seat(facts: Facts, event: LicenseEvent & { type: 'InstanceActivated' }, at: Instant): void {
   const { activationId: id, name, fingerprint, installationId, hardwareId, metadata, deploymentId, deploymentMode } = event;
   if (facts.activations.has(id)) return;
+  const hides = installationId ? facts.byInstallationId.get(installationId) : undefined;
   facts.activations.set(id, {
     id, name, fingerprint, installationId, hardwareId, metadata, deploymentId, deploymentMode,
-    createdAt: at, reboundAt: null, late: false, lost: false, endedAt: null, endedBy: null,
+    createdAt: at, reboundAt: null, late: false, lost: false, endedAt: null, endedBy: null, ...(hides && { hides }),
   });
   if (fingerprint) facts.byFingerprint.set(fingerprint, id);
   if (installationId) facts.byInstallationId.set(installationId, id);
@@ -191,9 +192,20 @@ function unseat(facts: Facts, id: ActivationId, endedBy: EndedBy, endedAt: Insta
   if (!isLive(activation)) return;
   const { fingerprint, installationId } = activation;
   if (fingerprint && facts.byFingerprint.get(fingerprint) === id) facts.byFingerprint.delete(fingerprint);
-  if (installationId && facts.byInstallationId.get(installationId) === id) facts.byInstallationId.delete(installationId);
+  if (installationId && facts.byInstallationId.get(installationId) === id) {
+    const other = hidden(facts, activation);
+    if (other) facts.byInstallationId.set(installationId, other);
+    else facts.byInstallationId.delete(installationId);
+  }
   facts.activations.set(id, ended(activation, endedBy, endedAt));
   facts.activationCount -= 1;
+}
+
+/** The latest live one of those with the same installation id. */
+function hidden({ activations }: Facts, { hides }: Activation): ActivationId | undefined {
+  let id = hides;
+  while (id && !isLive(activations.get(id))) id = activations.get(id)?.hides;
+  return id;
 }
 
 function unseatAll(facts: Facts, endedBy: EndedBy, endedAt: Instant): void {

@@ -13,7 +13,7 @@ import {
   type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState,
 } from './state.ts';
 import {
-  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, expiryWaits, graceEnd, instantIn, likeMeters, malformed, MAX_TRIAL_DAYS,
+  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, expiryInPast, expiryWaits, graceEnd, instantIn, likeMeters, malformed, MAX_TRIAL_DAYS,
   termsOf, trialTooLong, type Features, type Meter, type Quota, type TermsInput,
 } from './terms.ts';
 import { leads, type LicenseAction } from './transitions.ts';
@@ -120,7 +120,7 @@ const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true
 
 /** The license and its rules. */
 export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
-  category: 'license', stateVersion: 6, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
+  category: 'license', stateVersion: 7, shapes: licenseShapes, initial: () => ({ existence: 'none' }), decide, evolve,
 };
 
 // ---- issue, assign, edit ----
@@ -334,8 +334,6 @@ function checkTrial({ terms, firstActivatedAt }: IssuedLicense, expiresAt: Insta
   if (!terms.trial || !firstActivatedAt) return;
   if (!expiresAt || expiresAt > addDays(firstActivatedAt, MAX_TRIAL_DAYS)) throw trialTooLong('A trial until then');
 }
-
-const expiryInPast = (expiresAt: Instant) => refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });
 
 function regenerateKey(license: IssuedLicense, { key, reason }: RegenerateKey, now: Instant): LicenseEvent[] {
   must(license, 'regenerateKey', now);

@@ -27,6 +27,8 @@ export interface Activation {
   readonly name: string | null;
   readonly fingerprint: string | null;
   readonly installationId: string | null;
+  /** The one that was known by the same installation id until then: with another fingerprint it takes a seat of its own. */
+  readonly hides?: ActivationId;
   readonly hardwareId: string | null;
   readonly metadata: JsonObject | null;
   readonly deploymentId: string | null;
@@ -158,21 +160,26 @@ export const hasFreeSeat = ({ terms, activationCount }: IssuedLicense): boolean 
 export const canActivate = (license: IssuedLicense, now: Instant): boolean =>
   leads(statusOf(license, now), 'activate') && isEffective(license, now) && hasFreeSeat(license);
 
-/** The live activation that an instance has already. It is known by its fingerprint, else by its installation id. */
+/**
+ * The live activation that an instance has already. It is known by its fingerprint, else by its installation id. Nobody gets to a seat of other hardware
+ * by its installation id; but one that never named its hardware is not held to any, so software that begins to name it keeps its seat.
+ */
 export function instanceLike(license: IssuedLicense, { fingerprint, installationId }: { fingerprint?: string | null; installationId?: string | null }): Activation | undefined {
-  const id = fingerprint ? license.byFingerprint.get(fingerprint) : installationId ? license.byInstallationId.get(installationId) : undefined;
-  return id && license.activations.get(id);
+  const bound = fingerprint ? license.byFingerprint.get(fingerprint) : undefined;
+  const id = bound ?? (installationId ? license.byInstallationId.get(installationId) : undefined);
+  const activation = id && license.activations.get(id);
+  return bound || !fingerprint || activation?.fingerprint === null ? activation : undefined;
 }
 export const isLive = (activation: Activation | undefined): activation is Activation => activation?.endedAt === null;
 
 /** Whether the license is for one and the other was asked for. What is not said is not checked. */
 export const differs = (licensed: string | null, asked: string | null | undefined): boolean => Boolean(licensed && asked && licensed !== asked);
 
-/** A quota that is exceeded for longer than its grace is restricted, from that very instant. */
-export function meterState({ meters }: IssuedLicense, meter: string, now: Instant): MeterState {
-  const known = meters.get(meter) ?? normal;
-  return known.state === 'exceeded' && known.graceEndsAt !== null && known.graceEndsAt <= now ? { ...known, state: 'restricted' } : known;
-}
+/**
+ * Not by the clock alone: at the end of the grace its last day has yet to be compared, and it may have been met again on that. Until that is done, and
+ * be it because a machine does not answer, it stays exceeded and keeps nobody from work.
+ */
+export const meterState = ({ meters }: IssuedLicense, meter: string): MeterState => meters.get(meter) ?? normal;
 const normal: MeterState = { state: 'normal', lastPeak: null, graceEndsAt: null };
 
 /** What a person may do with it now. */

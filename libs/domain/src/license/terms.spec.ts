@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { Refusal, type ErrorCode } from '@keyledger/kernel';
-import { defaultTerms, expiresAtFirstActivation, expiresAtIssue, expiryGraceEnd, termsOf, type Terms, type TermsInput } from './terms.ts';
+import { defaultTerms, expiresAtFirstActivation, expiresAtIssue, expiryGraceEnd, termsOf, termsOver, type Terms, type TermsInput } from './terms.ts';
 
 const bought = '2026-01-31T10:00:00.000Z';
 const terms = (input: TermsInput): Terms => termsOf(input);
@@ -20,6 +20,18 @@ describe('Terms', () => {
   });
   it('take what is said, in one spelling, and nothing that is no term', () => {
     expect(terms({ effectiveAt: '2026-01-01T01:00:00+01:00', activationLimit: undefined, colour: 'red' } as TermsInput)).toEqual({ ...defaultTerms, effectiveAt: '2026-01-01T00:00:00.000Z' });
+  });
+  it('of one go over those of another, whole', () => {
+    const plan: TermsInput = { activationLimit: 5, expiry: { value: 1, unit: 'years' }, expiresAt: '2027-01-01T00:00:00.000Z' };
+    expect(termsOver(plan, { activationLimit: 2, features: { export: true } })).toEqual({ ...plan, activationLimit: 2, features: { export: true } });
+    expect(termsOver(plan, {})).toEqual(plan);
+  });
+  it('of one whose date is null are for a lifetime, whatever the other says; its own term still counts', () => {
+    const plan: TermsInput = { expiry: { value: 1, unit: 'years' }, expiryBasis: 'firstActivation' };
+    expect(termsOver(plan, { expiresAt: null })).toEqual({ expiry: null, expiryBasis: 'firstActivation', expiresAt: null });
+    expect(termsOver(termsOver(plan, { expiresAt: null }), { activationLimit: 1 })).toMatchObject({ expiry: null });
+    expect(termsOver(plan, { expiresAt: null, expiry: { value: 2, unit: 'years' } })).toMatchObject({ expiry: { value: 2 } });
+    expect(termsOver({ ...plan, expiresAt: null }, {})).toMatchObject({ expiry: { value: 1 } });
   });
   it.each([-1, 1, 10_000])('may have an activation limit of %p', (activationLimit) => expect(terms({ activationLimit }).activationLimit).toBe(activationLimit));
   it.each([0, -2, 10_001, 2.5, Number.NaN, Number.POSITIVE_INFINITY, null, '5'])('may not have an activation limit of %p', (activationLimit) =>

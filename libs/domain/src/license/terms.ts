@@ -80,6 +80,9 @@ export function termsOf(input: TermsInput): Terms {
   };
 }
 
+/** The terms of one over those of another: what is asked for over a generator's, and those over its plan's. Whose date is null means never, as in an edit, and so no term of the other. */
+export const termsOver = (other: Partial<Terms>, own: Partial<Terms>): Partial<Terms> => ({ ...other, ...(own.expiresAt === null && { expiry: null }), ...own });
+
 export function checkActivationLimit(limit: number): void {
   const possible = limit === UNLIMITED || (Number.isInteger(limit) && limit >= 1 && limit <= MAX_ACTIVATION_LIMIT);
   if (!possible) throw refuse('LIMIT_OUT_OF_RANGE', `activationLimit is ${limit}; it must be -1 (unlimited) or 1 to ${MAX_ACTIVATION_LIMIT}`, { limit });
@@ -115,6 +118,8 @@ const isAmount = (value: unknown): boolean => typeof value === 'number' && Numbe
 
 export const malformed = (field: string, detail: string) => refuse('VALIDATION_FAILED', `${field} ${detail}`, { errors: [{ pointer: `/${field}`, detail }] });
 export const trialTooLong = (what: string) => refuse('TRIAL_TOO_LONG', `${what} is longer than ${MAX_TRIAL_DAYS} days from the first activation`, { limit: MAX_TRIAL_DAYS });
+
+export const expiryInPast = (expiresAt: Instant) => refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });
 
 /** The one spelling used inside; VALIDATION_FAILED when it is no instant. */
 export function instantIn(field: string, value: string): Instant {

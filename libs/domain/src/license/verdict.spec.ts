@@ -57,9 +57,9 @@ describe('A question that is answered with', () => {
     ['HEARTBEAT_OVERDUE', active, me, 'LOCKED', now, now],
     ['FEATURE_MISSING', bound, { ...me, features: ['export', 'import'] }, 'FULL'],
     ['FEATURE_MISSING', active, { features: ['constructor'] }, 'FULL'],
-    ['RESTRICTED', overQuota, {}, 'READ_ONLY', '2026-11-28T12:00:00.000Z'],
     ['RESTRICTED', story(overQuota, at('2026-11-28T12:00:00.000Z', sweep())), {}, 'READ_ONLY', expiry],
     ['QUOTA_EXCEEDED', overQuota, {}, 'WARN', '2026-11-28T11:59:59.999Z'],
+    ['QUOTA_EXCEEDED', overQuota, {}, 'WARN', '2026-11-28T12:00:00.000Z'],
     ['IN_EXPIRY_GRACE', graceful, {}, 'WARN', expiry],
     ['IN_EXPIRY_GRACE', graceful, {}, 'WARN', '2027-12-05T11:59:59.999Z'],
     ['VALID', bound, { ...me, productId: editor, deploymentId: 'dep-1', deploymentMode: 'cloud', features: ['export', 'seats', 'calls'] }, 'FULL'],
@@ -105,7 +105,9 @@ describe('Graces', () => {
   });
   it('of two meters: one may be over while the other runs', () => {
     const two = story(licensed({ quotas: meters }), exceedQuota(9, 8, 'cores'), at('2026-11-25T00:00:00.000Z', exceedQuota(9, 8, 'users')));
-    expect(ask(two, {}, '2026-11-29T00:00:00.000Z')).toMatchObject({ valid: true, reasons: ['RESTRICTED', 'QUOTA_EXCEEDED'], graceEndsAt: '2026-12-02T00:00:00.000Z', enforcement: 'READ_ONLY' });
+    const grace = { valid: true, graceEndsAt: '2026-12-02T00:00:00.000Z' };
+    expect(ask(two, {}, '2026-11-29T00:00:00.000Z')).toMatchObject({ ...grace, reasons: ['QUOTA_EXCEEDED'], enforcement: 'WARN' });
+    expect(ask(story(two, at('2026-11-29T00:00:00.000Z', sweep())), {}, '2026-11-29T00:00:00.000Z')).toMatchObject({ ...grace, reasons: ['RESTRICTED', 'QUOTA_EXCEEDED'], enforcement: 'READ_ONLY' });
   });
   it('are over for a quota that was raised', () => expect(ask(story(both, edit({ quotas: [{ meter: 'cores', limit: 9 }] })))).toMatchObject({ code: 'VALID' }));
 });

@@ -138,17 +138,21 @@ function hasFeatures({ terms }: IssuedLicense, names: readonly string[]): boolea
   return true;
 }
 
-/** The earliest end of the overage graces that are running. */
+/** The earliest end of the overage graces that are running. One that is over restricts once the log says so: see `meterState`. */
 function judgeQuotas({ meters }: IssuedLicense, now: Instant, reasons: VerdictCode[]): Instant | null {
   if (meters.size === 0) return null;
   let restricted = false;
+  let exceeded = false;
   let endsAt: Instant | null = null;
   for (const { state, graceEndsAt } of meters.values()) {
-    if (state === 'restricted' || (state === 'exceeded' && graceEndsAt !== null && graceEndsAt <= now)) restricted = true;
-    else if (state === 'exceeded') endsAt = earlier(graceEndsAt, endsAt);
+    if (state === 'restricted') restricted = true;
+    else if (state === 'exceeded') {
+      exceeded = true;
+      if (graceEndsAt !== null && graceEndsAt > now) endsAt = earlier(graceEndsAt, endsAt);
+    }
   }
   if (restricted) reasons.push('RESTRICTED');
-  if (endsAt) reasons.push('QUOTA_EXCEEDED');
+  if (exceeded) reasons.push('QUOTA_EXCEEDED');
   return endsAt;
 }
 

@@ -12,7 +12,7 @@ export function licenseView(license: IssuedLicense, now: Instant) {
     id, key, keyPrefix, keyVersion, status: statusOf(license, now), productId, planId, generatorId, customerId, orderId, environment, purchasedAt,
     ...terms,
     activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? graceEndOf(license) : null, holds, locked,
-    features: terms.features as Readonly<Record<string, FeatureView>>, quotas: quotasView(license, now), metadata,
+    features: terms.features as Readonly<Record<string, FeatureView>>, quotas: quotasView(license), metadata,
     createdAt: license.issuedAt, allowedActions: allowedActions(license, now),
   };
 }
@@ -22,7 +22,7 @@ export function clientLicenseView(license: IssuedLicense, now: Instant) {
   const { id, productId, planId, terms: { expiresAt, effectiveAt, activationLimit, features, featureFlags }, activationCount, metadata } = license;
   return {
     id, status: statusOf(license, now), productId, planId, expiresAt, effectiveAt, activationLimit, activationCount,
-    features: features as Readonly<Record<string, FeatureView>>, featureFlags, quotas: quotasView(license, now), metadata,
+    features: features as Readonly<Record<string, FeatureView>>, featureFlags, quotas: quotasView(license), metadata,
   };
 }
 
@@ -46,7 +46,7 @@ export function mustBeGoodForFile(license: IssuedLicense, now: Instant): void {
 /** name → true, a cap, or a cap per day or month. What is left of that the metering knows: see `withUse`. */
 export type FeatureView = true | number | { readonly limit: number; readonly per: 'day' | 'month'; readonly used?: number; readonly remaining?: number };
 
-const quotasView = (license: IssuedLicense, now: Instant) => license.terms.quotas.map((quota) => ({ ...quota, ...meterState(license, quota.meter, now) }));
+const quotasView = (license: IssuedLicense) => license.terms.quotas.map((quota) => ({ ...quota, ...meterState(license, quota.meter) }));
 
 /** One instance, without when it was last seen, which the log does not know. */
 export function instanceView({ id, name, fingerprint, installationId, hardwareId, deploymentId, deploymentMode, metadata, createdAt, reboundAt, late, endedAt, endedBy }: Activation) {

@@ -28,6 +28,10 @@ describe('The sweep of an environment', () => {
     given(alive).when(start(gone)).thenNothing();
     given(alive).when(start(gone * 2 - 1)).thenEvents({ type: 'SweepStarted', number: 2 });
   });
+  it('is taken over from somebody who died before the clock was set back', () => {
+    given(story(first, showLife(1, 3600))).when(start(3600 - gone + 0.001)).thenNothing();
+    given(story(first, showLife(1, 3600))).when(start(3600 - gone)).thenEvents({ type: 'SweepStarted', number: 2 });
+  });
   it('lets somebody who was taken for dead say what he has done, but not hold it', () => {
     const takenOver = story(first, start(gone));
     given(takenOver).when(showLife(1, gone + 1)).thenNothing();

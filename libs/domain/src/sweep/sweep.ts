@@ -64,4 +64,6 @@ export const Sweeps: Aggregate<SweepsState, SweepsCommand, SweepsEvent> = {
   },
 };
 
-const isUnderWay = (running: SweepsState['running'], at: Instant): boolean => running !== null && at < addSeconds(running.aliveAt, SWEEP_ABANDONED_SECONDS);
+/** A sign of life of the future is none: it was given before the clock was set back. */
+const isUnderWay = (running: SweepsState['running'], at: Instant): boolean =>
+  running !== null && at < addSeconds(running.aliveAt, SWEEP_ABANDONED_SECONDS) && at > addSeconds(running.aliveAt, -SWEEP_ABANDONED_SECONDS);

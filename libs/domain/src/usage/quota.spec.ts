@@ -32,17 +32,27 @@ describe('A day over the quota', () => {
   it('exceeds it from its end on, whenever somebody looks', () =>
     given(licensed, '2026-03-13T00:00:41.000Z').when(tooMuch).thenEvents({ type: 'QuotaExceeded', meter, peak: 68, limit: 8, graceEndsAt: graceOver }));
   it('warns for seven days, and then blocks writes, to the millisecond', () => {
-    const ask = (instant: string) => verdictOf(stateOf(exceeded), undefined, {}, instant);
-    expect(ask('2026-03-19T23:59:59.999Z')).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', enforcement: 'WARN', graceEndsAt: graceOver });
-    expect(ask(graceOver)).toMatchObject({ valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', graceEndsAt: null });
+    const ask = (history: typeof exceeded, instant: string) => verdictOf(stateOf(history), undefined, {}, instant);
+    expect(ask(exceeded, '2026-03-19T23:59:59.999Z')).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', enforcement: 'WARN', graceEndsAt: graceOver });
+    expect(ask(story(exceeded, at(graceOver, sweep())), graceOver)).toMatchObject({ valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', graceEndsAt: null });
     given(exceeded, '2026-03-19T23:59:59.999Z').when(sweep()).thenNothing();
     given(exceeded, graceOver).when(sweep()).thenEvents({ type: 'LicenseRestricted', meter });
+  });
+  it('blocks nothing until the last day of its grace has been compared, however long that takes', () => {
+    for (const instant of [graceOver, '2026-03-23T00:00:00.000Z']) {
+      expect(verdictOf(stateOf(exceeded), undefined, {}, instant)).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', enforcement: 'WARN', graceEndsAt: null });
+      expect(licenseView(issued(stateOf(exceeded)), instant).quotas).toMatchObject([{ state: 'exceeded', graceEndsAt: graceOver }]);
+      const less = demand(exceeded, [gauge(12, 68), gauge(19, 8)], 19) as Demand;
+      const met = story(exceeded, at(instant, less));
+      expect(verdictOf(stateOf(met), undefined, {}, instant)).toMatchObject({ code: 'VALID', enforcement: 'FULL' });
+      given(met, instant).when(sweep()).thenNothing();
+    }
   });
   it('that is compared a second time changes nothing', () => given(exceeded).when(demand(exceeded, [gauge(12, 68)], 12) as Demand).thenNothing());
   it('followed by a lower one is forgiven at the next midnight, restricted or not', () => {
     for (const history of [exceeded, story(exceeded, at(graceOver, sweep()))]) {
       const less = demand(history, [gauge(12, 68), gauge(20, 8)], 20) as Demand;
-      given(history, midnightAfter(20)).when(less).thenEvents({ type: 'QuotaRestored', meter, peak: 8, limit: 8 }, (license) => expect(meterState(issued(license), meter, midnightAfter(20)).state).toBe('normal'));
+      given(history, midnightAfter(20)).when(less).thenEvents({ type: 'QuotaRestored', meter, peak: 8, limit: 8 }, (license) => expect(meterState(issued(license), meter).state).toBe('normal'));
     }
   });
   it('followed by another one does not start the grace again', () =>
@@ -106,6 +116,11 @@ describe('What is shown of use', () => {
       export: true, projects: 10, calls: { limit: 100, per: 'day', used: 40, remaining: 60 }, pages: { limit: 5, per: 'month', used: 7, remaining: 0 },
     });
     expect(withUse(view, {}).features).toMatchObject({ calls: { used: 0, remaining: 100 } });
+  });
+  it('is a number of every cap, however high, and to the millionth', () => {
+    const left = (limit: number, used: number) => withUse({ features: { calls: { limit, per: 'day' } }, quotas: [] }, { calls: useOf([count(march(13), used)], now) }).features['calls'];
+    expect(left(Number.MAX_VALUE, 40)).toMatchObject({ used: 40, remaining: Number.MAX_VALUE });
+    expect(left(0.3, 0.1)).toMatchObject({ remaining: 0.2 });
   });
   it('is the peak that each quota was last compared with', () => {
     const use = { [meter]: useOf([gauge(12, 6), gauge(13, 7)], now), mails: useOf([count(march(12), 31), count(march(13), 9)], now), letters: useOf([count(march(1), 5), count(march(12), 6), count(march(13), 9)], now) };

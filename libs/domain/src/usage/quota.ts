@@ -125,11 +125,14 @@ export function withUse<V extends Metered>(view: V, use: Use): V {
   const features = Object.entries(view.features).map(([name, feature]) => {
     if (typeof feature !== 'object') return [name, feature] as const;
     const used = useOn(use, name)?.[feature.per === 'day' ? 'today' : 'month'] ?? 0;
-    return [name, { limit: feature.limit, per: feature.per, used, remaining: Math.max(0, Math.round((feature.limit - used) * MILLION) / MILLION) }] as const;
+    return [name, { limit: feature.limit, per: feature.per, used, remaining: Math.max(0, exactly(feature.limit - used)) }] as const;
   });
   const quotas = view.quotas.map((quota) => (quota.state === 'normal' ? { ...quota, lastPeak: useOn(use, quota.meter)?.last[quota.per ?? 'gauge'] ?? quota.lastPeak } : quota));
   return { ...view, features: Object.fromEntries(features), quotas };
 }
+
+/** A difference to the millionth; of a number so large that there is nothing to round, itself. */
+const exactly = (value: number): number => (value * MILLION < Infinity ? Math.round(value * MILLION) / MILLION : value);
 
 /** A meter may be called what every object has, such as `constructor`. */
 const useOn = (use: Use, meter: string): MeterUse | undefined => (Object.hasOwn(use, meter) ? use[meter] : undefined);

@@ -1,0 +1,70 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
+import { addDays, addSeconds, runIn, systemContext, type Instant } from '@keyledger/kernel';
+import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
+import { openDatabases, StateDatabases, type Database } from '@keyledger/read-models';
+import { oldestKept, RequestCommands, Requests, requestsTable } from './idempotency.handlers.ts';
+
+const now = '2026-11-21T12:00:00.000Z';
+const hour = 3_600;
+const request = { caller: 'key_1', route: 'POST /v1/orders', key: 'k' };
+
+describe('A request with an Idempotency-Key', () => {
+  let folder: string;
+  let database: Database;
+  let keyrings: Keyrings;
+
+  /** On the same tables as the others. */
+  function aProcess() {
+    const requests = new Requests(new StateDatabases([['staging', database]]), keyrings);
+    const commands = new RequestCommands(requests);
+    const run = <T>(work: () => T, at: Instant = now) => runIn(systemContext('staging', at), work);
+    return {
+      claim: (at?: Instant) => run(() => commands.execute(Object.assign(new ClaimRequest(), { ...request, bodyHash: 'x' })), at),
+      complete: (status: number, body: string) => run(() => commands.execute(Object.assign(new CompleteRequest(), { ...request, status, body, headers: {} }))),
+      forgetOld: (at: Instant) => run(() => requests.forgetOld(oldestKept(at)), at),
+    };
+  }
+
+  beforeEach(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'idempotency-'));
+    database = (await openDatabases({ kind: 'state', environments: ['staging'], at: { directory: folder }, entities: [], migrations: [requestsTable] })).of('staging');
+    keyrings = new Keyrings([['staging', await Keyring.open({ masterKey: new Uint8Array(32), environment: 'staging', dataKeys: new MemoryDataKeys() })]]);
+  });
+  afterEach(async () => {
+    await database.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  it('has one answer, which is the first that is stored, though whoever ran it first is late', async () => {
+    const [late, heir] = [aProcess(), aProcess()];
+    const first = await late.claim();
+    expect(await heir.claim(addSeconds(now, 60))).toEqual({ ...first, retry: true });
+    const answer = { status: 201, body: 'the order', headers: {} };
+    expect(await heir.complete(201, 'the order')).toEqual(answer);
+    expect(await late.complete(409, 'refused')).toEqual(answer);
+    expect(await late.claim()).toEqual({ state: 'done', ...answer });
+  });
+
+  it('is run again as the same command where it came to no answer', async () => {
+    const here = aProcess();
+    const first = await here.claim();
+    await here.complete(0, 'unavailable');
+    expect(await here.claim(addSeconds(now, 60))).toEqual({ ...first, retry: true });
+  });
+
+  it('is known for 72 hours, and not for ever', async () => {
+    const here = aProcess();
+    const first = await here.claim();
+    await here.complete(201, 'the order');
+    await here.forgetOld(addSeconds(now, 72 * hour));
+    expect(await here.claim(addSeconds(now, 72 * hour))).toMatchObject({ state: 'done', body: 'the order' });
+    await here.forgetOld(addDays(now, 5));
+    const anew = await here.claim(addDays(now, 5));
+    expect(anew).toMatchObject({ state: 'run', retry: false });
+    expect(anew).not.toMatchObject({ commandId: (first as { commandId: string }).commandId });
+  });
+});

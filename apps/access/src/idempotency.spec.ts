@@ -1,0 +1,26 @@
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import type { ClaimRequest } from '@keyledger/contracts';
+import { runIn, systemContext } from '@keyledger/kernel';
+import { Requests } from './idempotency.handlers.ts';
+
+const now = '2026-11-21T12:00:00.000Z';
+
+describe('A request that nobody has answered', () => {
+  beforeEach(() => void jest.useFakeTimers({ now: Date.parse(now) }));
+  afterEach(() => void jest.useRealTimers());
+
+  it('is run again some seconds later, though the clock was set back meanwhile', async () => {
+    const rows = [{ body_hash: 'x', command_id: 'c', command_at: now, answer: null }];
+    const database = { run: async (sql: string) => ({ rows, changes: sql.startsWith('insert') ? 0 : 1 }) };
+    const requests = new Requests({ here: () => database } as never, { here: () => ({ hmac: () => 'x' }) } as never);
+    const claim = () => runIn(systemContext('staging', now), () => requests.claim({ caller: 'key_1', route: 'POST /v1/orders', key: 'k', bodyHash: 'x' } as ClaimRequest));
+    await claim();
+    jest.setSystemTime(Date.parse(now) - 3_600_000);
+    const early = claim().catch((error: unknown) => error);
+    await jest.advanceTimersByTimeAsync(4_002);
+    expect(await early).toMatchObject({ code: 'IDEMPOTENCY_IN_PROGRESS' });
+    const again = claim();
+    await jest.advanceTimersByTimeAsync(2_000);
+    expect(await again).toMatchObject({ state: 'run', commandId: 'c', retry: true });
+  });
+});
