@@ -2,6 +2,7 @@ import { ListApiKeys } from '@keyledger/contracts';
 import { ApiKey, apiKeyView, type ApiKeyState } from '@keyledger/domain';
 import type { ApiKeyId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { page, projection, Projectors } from '@keyledger/read-models';
 import { defineEntity, p } from '@mikro-orm/sql';
 import { Injectable } from '@nestjs/common';
@@ -32,16 +33,13 @@ export class ApiKeyTable {
 
 @Handles(ListApiKeys)
 export class ApiKeyList {
-  constructor(private readonly streams: AccessStreams, private readonly projectors: Projectors) {}
+  constructor(private readonly streams: AccessStreams, private readonly projectors: Projectors, private readonly log: Log) {}
 
   async execute({ limit = 25, cursor }: ListApiKeys) {
     const database = await this.projectors.current();
     const query = database.sql<{ access_api_key: { id: ApiKeyId } }>().selectFrom('access_api_key').select('id');
     const { data, page: position } = await page(query, { createdAt: { column: 'created_at', kind: 'text' } }, { sort: '-createdAt', limit, cursor });
-    const keys = await Promise.all(data.map(({ id }) => this.streams.apiKeys.load(id)));
-    return {
-      data: keys.flatMap(({ state, revision }) => (state && !state.deleted ? [{ ...apiKeyView(state), revision }] : [])),
-      page: position,
-    };
+    const view = (key: ApiKeyState | null, revision: number) => (key && !key.deleted ? { ...apiKeyView(key), revision } : undefined);
+    return { data: await this.streams.apiKeys.loadAll(data.map(({ id }) => id), view, this.log), page: position };
   }
 }

@@ -6,6 +6,7 @@ import {
 import { issued, jobView, License, likeMeters, rowLicenseId, type JobState, type JobWork } from '@keyledger/domain';
 import { context, newId, Refusal, refuse, type JobId, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { Stopping } from '@keyledger/process';
 import { page, Projectors } from '@keyledger/read-models';
 import { sql } from 'kysely';
@@ -116,7 +117,7 @@ async function until(views: JobViews, jobId: JobId, isEnough: (seen: Seen) => bo
 
 @Handles(ListJobs)
 export class JobList {
-  constructor(private readonly jobs: Jobs, private readonly views: JobViews, private readonly projectors: Projectors) {}
+  constructor(private readonly jobs: Jobs, private readonly views: JobViews, private readonly projectors: Projectors, private readonly log: Log) {}
 
   async execute({ state, kind, sort = '-createdAt', limit = 25, cursor }: ListJobs) {
     const database = await this.projectors.current();
@@ -124,8 +125,8 @@ export class JobList {
     if (kind !== undefined) query = query.where(sql<boolean>`kind = ${kind}`);
     if (state?.length) query = query.where(sql<boolean>`state in (${sql.join(state)})`);
     const { data, page: position } = await page(query, { createdAt: { column: 'created_at', kind: 'text' } }, { sort, limit, cursor });
-    const found = await Promise.all(data.map(async ({ id }) => (await this.jobs.load(id)).state));
-    return { data: await this.views.ofAll(found.filter((job) => job !== null)), page: position };
+    const found = await this.jobs.loadAll(data.map(({ id }) => id), (job) => job ?? undefined, this.log);
+    return { data: await this.views.ofAll(found), page: position };
   }
 }
 

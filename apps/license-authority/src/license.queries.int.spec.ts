@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { paging, type ExportLicenses, type ListLicenses, type SuggestLicenses, type TotalLicenses } from '@keyledger/contracts';
 import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat } from '@keyledger/domain';
 import { Aggregates, EventStores, SnapshotStores } from '@keyledger/event-store';
-import { derivedId, newCommandId, runIn, systemContext, type CustomerId, type IdPrefix, type Permission } from '@keyledger/kernel';
+import { derivedId, newCommandId, runIn, systemContext, type CustomerId, type LicenseId, type IdPrefix, type Permission } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { InProcessTransport, type Fields } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
@@ -36,7 +36,7 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
   const [customers, products] = [new Aggregates(Customer, events, keyrings), new Aggregates(Product, events, keyrings)];
   const projectors = await Projectors.start({ name: 'test', projections: authorityProjections, events, databases, sealings: keyrings, parked: () => undefined });
   const table = new LicenseTable(projectors, provided(StateDatabases), keyrings);
-  const views = new LicenseViews(licenses, new Usage(host.messages));
+  const views = new LicenseViews(licenses, new Usage(host.messages), host.log);
   const [list, suggestions, totals, exported] = [new LicenseList(views, projectors, table), new LicenseSuggestions(projectors, table), new LicenseTotals(projectors, table), new LicenseExport(views, projectors, table)];
   return {
     list: (asked: Fields<ListLicenses>) => inContext(() => list.execute(asked as ListLicenses)),
@@ -52,6 +52,10 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
       const customerId = id('cus');
       await inContext(() => customers.create(customerId, { type: 'Create', customerId, name, email, emailHash: newCommandId() }));
       return customerId;
+    },
+    /** As by a later release, which is gone again. */
+    async makeUnreadable(licenseId: LicenseId) {
+      await events.of(environment).append(`license-${licenseId}`, 0, [{ id: crypto.randomUUID(), type: 'LicenseRenewed', data: {}, metadata: { schema: 99 } }]);
     },
     product(name: string) {
       const productId = id('prd');
@@ -70,6 +74,14 @@ const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for
   let authority: Awaited<ReturnType<typeof start>>;
   beforeAll(async () => { authority = await start(at()); }, 60_000);
   afterAll(() => authority.close());
+
+  it('are answered without a license that nobody can read, but no file pretends to be whole', async () => {
+    const customerId = await authority.customer('Ada', 'ada@example.com');
+    const [unreadable, other] = [await authority.license(id('lic'), customerId), await authority.license(id('lic'), customerId)];
+    await authority.makeUnreadable(unreadable);
+    expect((await authority.list({ customerId })).data.map((license) => license.id)).toEqual([other]);
+    await expect(authority.exported(['license.read'], { customerId })).rejects.toThrow('99');
+  });
 
   it('find a key as it is read, whatever is between its groups', async () => {
     const licenseId = await authority.license(key);

@@ -1,9 +1,10 @@
 import { CountAvailable, ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
-import { instanceView, instantIn, issued, licenseStatuses, licenseView, normaliseKey, spellingsOf } from '@keyledger/domain';
+import { instanceView, instantIn, issued, licenseStatuses, licenseView, normaliseKey, spellingsOf, type LicenseState } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, refuse, Refusal, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
+import { context, refuse, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
@@ -99,21 +100,14 @@ function hasStatus(status: string, now: Instant): Expression<SqlBool> {
 /** Licenses of lists: the table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */
 @Injectable()
 export class LicenseViews {
-  constructor(private readonly licenses: Licenses, private readonly usage: Usage) {}
+  constructor(private readonly licenses: Licenses, private readonly usage: Usage, private readonly log: Log) {}
 
-  async of(rows: readonly { readonly id: LicenseId }[], now: Instant): Promise<readonly LicenseView[]> {
-    const views = await Promise.all(rows.map(({ id }) => this.#view(id, now)));
-    return this.usage.completeAll(views.filter((view) => view !== undefined));
-  }
-
-  /** Erased since: not there any more. */
-  async #view(id: LicenseId, now: Instant): Promise<LicenseView | undefined> {
-    try {
-      return await this.licenses.load(id, (state, revision) => ({ ...licenseView(issued(state), now), revision }));
-    } catch (error) {
-      if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
-      throw error;
-    }
+  /** Without those that have been erased since. `isWhole`: rather none than without one that cannot be read. */
+  async of(rows: readonly { readonly id: LicenseId }[], now: Instant, isWhole = false): Promise<readonly LicenseView[]> {
+    const view = (state: LicenseState, revision: number) => (state.existence === 'issued' ? { ...licenseView(state, now), revision } : undefined);
+    const ids = rows.map(({ id }) => id);
+    const views = isWhole ? await Promise.all(ids.map((id) => this.licenses.load(id, view))) : await this.licenses.loadAll(ids, view, this.log);
+    return this.usage.completeAll(views.filter((seen) => seen !== undefined));
   }
 }
 
@@ -146,7 +140,7 @@ export class LicenseExport {
     const database = await this.projectors.current();
     const hasKey = seesKeys ? await this.table.hasKey(database, filters.q) : undefined;
     const { data, page: { next } } = await page(filtered(database, filters, now, hasKey, sortedBy), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
-    const licenses = await this.views.of(data, now);
+    const licenses = await this.views.of(data, now, true);
     const [products, customers] = await Promise.all([namesOf(database, 'authority_product', licenses.map(({ productId }) => productId)), namesOf(database, 'authority_customer', licenses.map(({ customerId }) => customerId))]);
     const exported = licenses.map((license) => {
       const customer = customers.get(license.customerId ?? '');

@@ -6,6 +6,7 @@ import { enabled, existing, instantIn, TEST_TYPE, webhookEndpointView, type Webh
 import { context, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
+import { Log } from '@keyledger/observability';
 import { page } from '@keyledger/read-models';
 import { Announcers } from './announcer.ts';
 import { Courier } from './courier.ts';
@@ -57,7 +58,7 @@ export class EndpointCommands {
 
 @Handles(GetWebhookEndpoint, ListWebhookEndpoints)
 export class EndpointQueries {
-  constructor(private readonly endpoints: Endpoints, private readonly announcers: Announcers) {}
+  constructor(private readonly endpoints: Endpoints, private readonly announcers: Announcers, private readonly log: Log) {}
 
   async execute(query: GetWebhookEndpoint | ListWebhookEndpoints) {
     return query instanceof GetWebhookEndpoint ? this.endpoints.load(query.endpointId, viewNow()) : this.#list(query);
@@ -68,8 +69,8 @@ export class EndpointQueries {
     const rows = database.sql<{ notifier_endpoints: { id: WebhookEndpointId; deleted: number } }>().selectFrom('notifier_endpoints').select('id').where('deleted', '=', 0);
     const { data, page: position } = await page(rows, { createdAt: { column: 'created_at', kind: 'text' } }, { sort: '-createdAt', limit, cursor });
     const { now } = context();
-    const found = await Promise.all(data.map(({ id }) => this.endpoints.load(id, (state, revision) => (state && !state.deleted ? [{ ...webhookEndpointView(state, now), revision }] : []))));
-    return { data: found.flat(), page: position };
+    const view = (state: WebhookEndpointState | null, revision: number) => (state && !state.deleted ? { ...webhookEndpointView(state, now), revision } : undefined);
+    return { data: await this.endpoints.loadAll(data.map(({ id }) => id), view, this.log), page: position };
   }
 }
 

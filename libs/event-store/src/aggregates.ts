@@ -1,4 +1,5 @@
 import { context, Refusal, runIn, type Aggregate, type PerEnvironment, type Sealing } from '@keyledger/kernel';
+import type { Log } from '@keyledger/observability';
 import { LRUCache } from 'lru-cache';
 import { NO_STREAM, type EventStore } from './port.ts';
 import type { SnapshotStore } from './snapshots.ts';
@@ -71,6 +72,15 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
   load<Answer>(id: string, view: View<State, Event, Answer>): Promise<Answer>;
   async load<Answer>(id: string, view?: View<State, Event, Answer>): Promise<Written<State, Event> | Answer> {
     return this.#stream(id).enqueue(undefined, context(), view);
+  }
+
+  /** For lists: the views that are not undefined. A stream that cannot be read is told of, and keeps nobody from seeing the others. */
+  async loadAll<Answer>(ids: readonly string[], view: View<State, Event, Answer | undefined>, log: Pick<Log, 'error'>): Promise<Answer[]> {
+    const found = await Promise.all(ids.map((id) => this.load(id, view).catch((error: unknown) => {
+      if (error instanceof Refusal) throw error;
+      log.error({ err: error, id }, 'it cannot be read, and a list is without it');
+    })));
+    return found.filter((answer) => answer !== undefined);
   }
 
   /** Drops the fold, which holds sealed fields in clear: for when its data key has been destroyed. */
