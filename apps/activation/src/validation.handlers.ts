@@ -97,11 +97,11 @@ const withoutMetadata = ({ metadata: _, ...license }: ClientLicense) => license;
 
 const views = new WeakMap<KnownLicense, { readonly status: LicenseStatus; readonly use: Use | undefined; readonly view: ClientLicenseView }>();
 
-/** The same object as long as it says the same: whoever writes it out may remember what he wrote. Quotas move with time by themselves. */
+/** The same object as long as it says the same: whoever writes it out may remember what he wrote. */
 function viewOf(license: KnownLicense, use: Use | undefined, now: Instant): ClientLicenseView {
   const state = issued(license.state);
   const last = views.get(license);
-  if (last && state.meters.size === 0 && last.use === use && last.status === statusOf(state, now)) return last.view;
+  if (last && last.use === use && last.status === statusOf(state, now)) return last.view;
   const bare = clientLicenseView(state, now);
   const view = use ? withUse(bare, use) : bare;
   views.set(license, { status: view.status, use, view });

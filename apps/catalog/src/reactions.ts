@@ -16,12 +16,17 @@ export class OrderCompletion {
   }
 
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, streams: CatalogStreams, fulfilment: Fulfilment, log: Log): Promise<OrderCompletion> {
+    const failures = new Map<string, number>();
     return new OrderCompletion(await Reaction.start({
       name: 'catalog-order-completion', events, databases, clock,
       isFor: ({ type }) => type === 'OrderPlaced', reads: [],
       react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log).catch((error: unknown) => {
         if (isPassing(error)) throw error;
-        log.error({ err: error, stream }, 'an order cannot be read, so nobody can tell whether it has its licenses');
+        const failed = (failures.get(stream) ?? 0) + 1;
+        failures.set(stream, failed);
+        if (failed < maxFailures) throw error;
+        failures.delete(stream);
+        log.error({ err: error, stream }, 'an order cannot be read, or somebody fails at its licenses: it may lack some');
       }))),
     }));
   }
@@ -38,11 +43,13 @@ async function complete(orderId: OrderId, streams: CatalogStreams, fulfilment: F
   // Each by itself: one that is refused says nothing of the others.
   const refusals = (await Promise.allSettled(fulfilment.licensesOf(state))).flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
   for (const error of refusals) {
-    if (isPassing(error)) throw error;
+    if (!(error instanceof Refusal) || error.status >= 500) throw error;
     // What is not found has been there, and was erased since.
-    if (!(error instanceof Refusal && error.status === 404)) log.error({ err: error, orderId }, 'an order asks for a license that cannot be issued');
+    if (error.status !== 404) log.error({ err: error, orderId }, 'an order asks for a license that cannot be issued');
   }
 }
 
-/** Nobody answers just now. What goes wrong with one order in any other way keeps no other waiting. */
+/** What has gone wrong with one order so often keeps the others waiting no longer. */
+const maxFailures = 5;
+/** Nobody answers just now. */
 const isPassing = (error: unknown): boolean => error instanceof Refusal && error.status === 503;

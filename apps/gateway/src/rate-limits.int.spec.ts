@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ValidateLicense } from '@keyledger/contracts';
+import type { Refusal } from '@keyledger/kernel';
 import { gatewayWithFakes, refusing, sampleOf, type FakedGateway } from './fakes.contract.ts';
 import { Guesses, Limit, network } from './rate-limits.ts';
 
@@ -240,10 +241,24 @@ describe('A limit', () => {
     const failing = (fail: () => Promise<never>) => guesses.inTurn('1.1.1.1', 'x', silent, fail).catch(() => 'failed');
     expect(await Promise.all(Array.from({ length: 10 }, (_, n) => failing(n % 2 ? () => Promise.reject(new Error()) : () => { throw new Error(); })))).toEqual(Array(10).fill('failed'));
     for (let n = 0; n < 2; n++) void failing(() => new Promise(() => undefined));
-    const late = guesses.inTurn('1.1.1.1', 'y', silent, async () => 'looked up');
+    const looked: string[] = [];
+    const late = ['y', 'z'].map((credential) => guesses.inTurn('1.1.1.1', credential, silent, async () => looked.push(credential)).catch(({ code }: Refusal) => code));
     const other = guesses.inTurn('1.1.1.2', 'y', silent, async () => 'at once');
-    expect(await Promise.race([late, other])).toBe('at once');
+    expect(await Promise.race([...late, other])).toBe('at once');
     await jest.advanceTimersByTimeAsync(2_000);
-    expect(await late).toBe('looked up');
+    // Who has made the others wait gets no further by it.
+    expect([await Promise.all(late), looked]).toEqual([['UNAVAILABLE', 'UNAVAILABLE'], []]);
+  });
+
+  it('on guesses keeps nobody waiting whose credential has just been proven', async () => {
+    const guesses = new Guesses('g', 1);
+    const proven = Promise.withResolvers<void>();
+    const first = guesses.inTurn('1.1.1.1', 'mine', silent, async (right) => { right(); await proven.promise; });
+    const others = Array.from({ length: 5 }, () => guesses.inTurn('1.1.1.1', 'mine', silent, async () => 'looked up'));
+    const waiting = guesses.inTurn('1.1.1.1', 'another', silent, async () => 'in turn');
+    expect(await Promise.race([Promise.all(others), waiting])).toEqual(Array(5).fill('looked up'));
+    proven.resolve();
+    await first;
+    expect(await waiting).toBe('in turn');
   });
 });

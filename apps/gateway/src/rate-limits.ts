@@ -56,9 +56,13 @@ interface Suspect extends Window {
 /** Look-ups of credentials that an address has not proven, and those that wait for what becomes of them. */
 interface Asking {
   count: number;
-  waiting: Set<() => void>;
+  waiting: Set<Waiter>;
 }
-/** A look-up that takes longer is no reason to keep good customers waiting. */
+interface Waiter {
+  readonly pair: string;
+  go(): void;
+}
+/** As long as a request waits for whoever does not answer. To let everybody in then would be to let in a rush that has seen to it that all wait. */
 const waitAtMostMs = 2_000;
 const nothing = () => undefined;
 
@@ -93,22 +97,25 @@ export class Guesses {
     const from = network(address);
     const pair = `${from} ${credential}`;
     if (this.#proven.has(pair)) return look(nothing);
-    return this.#takingTurns(from, () => {
+    return this.#takingTurns(from, pair, (asking) => {
       this.admit(address, credential, reply);
-      return look(() => void this.#proven.set(pair, true));
+      return look(() => {
+        this.#proven.set(pair, true);
+        for (const waiter of asking.waiting) if (waiter.pair === pair) waiter.go();
+      });
     });
   }
 
-  async #takingTurns<T>(from: string, look: () => Promise<T>): Promise<T> {
+  async #takingTurns<T>(from: string, pair: string, look: (asking: Asking) => Promise<T>): Promise<T> {
     let asking = this.#asking.get(from);
     if (!asking) this.#asking.set(from, (asking = { count: 0, waiting: new Set() }));
-    if (asking.count >= this.#mayBeWrong(from)) await turnOf(asking);
+    if (asking.count >= this.#mayBeWrong(from)) await turnOf(asking, pair);
     else asking.count += 1;
     try {
-      return await look();
+      return await look(asking);
     } finally {
       asking.count -= 1;
-      for (const go of asking.waiting) {
+      for (const { go } of asking.waiting) {
         if (asking.count >= this.#mayBeWrong(from)) break;
         go();
       }
@@ -141,15 +148,21 @@ export class Guesses {
   }
 }
 
-function turnOf(asking: Asking): Promise<void> {
-  return new Promise((resolve) => {
-    const go = () => {
-      if (!asking.waiting.delete(go)) return;
-      asking.count += 1;
-      resolve();
+function turnOf(asking: Asking, pair: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => {
+      if (asking.waiting.delete(waiter)) reject(refuse('UNAVAILABLE', 'Too many others from this address are being looked up'));
+    }, waitAtMostMs).unref();
+    const waiter: Waiter = {
+      pair,
+      go() {
+        if (!asking.waiting.delete(waiter)) return;
+        clearTimeout(late);
+        asking.count += 1;
+        resolve();
+      },
     };
-    asking.waiting.add(go);
-    setTimeout(go, waitAtMostMs).unref();
+    asking.waiting.add(waiter);
   });
 }
 

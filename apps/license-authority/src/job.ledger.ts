@@ -23,6 +23,8 @@ export interface Progress {
 }
 export interface Waiting extends Progress {
   readonly id: JobId;
+  /** Whoever had it may have done a part of its next chunk. */
+  readonly abandoned: boolean;
 }
 
 /** Whoever is silent for that long has died; it shows life three times as often. */
@@ -32,6 +34,8 @@ export const SIGN_OF_LIFE_MS = ABANDONED_MS / 3;
 const SENDER = 'sender';
 const RESERVED_MS = 60_000;
 const UNFINISHED_MS = 86_400_000;
+/** Nobody is at it any more, but somebody has been. */
+const LONG_AGO = 1;
 /** A sign of life of the future is none, beyond what was reserved: it was given before the clock was set back. Its parameters are `lifeAt`. */
 const isFree = `(worker is null or alive_at < ? or alive_at - case worker when '${SENDER}' then ${UNFINISHED_MS} else 0 end > ?)`;
 const lifeAt = (now: number): readonly number[] => [now - ABANDONED_MS, now + ABANDONED_MS];
@@ -79,9 +83,9 @@ export class JobLedger {
 
   /** Those that nobody is at, the oldest first; in the end also files that were sent only in part. */
   async waiting(limit: number): Promise<readonly Waiting[]> {
-    const { rows } = await this.#here().run<Waiting>(
-      `select id, done, failed from authority_jobs where ${isFree} order by queued_at, id limit ?`, [...lifeAt(Date.now()), limit]);
-    return rows;
+    const { rows } = await this.#here().run<Progress & { id: JobId; alive_at: number }>(
+      `select id, done, failed, alive_at from authority_jobs where ${isFree} order by queued_at, id limit ?`, [...lifeAt(Date.now()), limit]);
+    return rows.map(({ alive_at: aliveAt, ...row }) => ({ ...row, abandoned: aliveAt > 0 }));
   }
 
   /** False when somebody else was quicker. */
@@ -95,16 +99,21 @@ export class JobLedger {
     await this.#here().run('update authority_jobs set alive_at = ? where id = ? and worker = ?', [Date.now(), jobId, worker]);
   }
 
-  /** So that nobody has to wait until it is taken for dead. `stumbled`: it could not go on; true once that has happened too often. */
-  async release(jobId: JobId, worker: string, stumbled = false): Promise<boolean> {
+  /** Between two chunks, so that nobody has to wait until it is taken for dead. */
+  async release(jobId: JobId, worker: string): Promise<void> {
+    await this.#here().run('update authority_jobs set worker = null, alive_at = 0 where id = ? and worker = ?', [jobId, worker]);
+  }
+
+  /** It could not go on. `isFault`: and that is nobody's who is away; true once that has happened too often. */
+  async abandon(jobId: JobId, worker: string, isFault: boolean): Promise<boolean> {
     const { rows: [row] } = await this.#here().run<{ attempts: number }>(
-      'update authority_jobs set worker = null, alive_at = 0, attempts = attempts + ? where id = ? and worker = ? returning attempts', [stumbled ? 1 : 0, jobId, worker]);
+      `update authority_jobs set worker = null, alive_at = ${LONG_AGO}, attempts = attempts + ? where id = ? and worker = ? returning attempts`, [isFault ? 1 : 0, jobId, worker]);
     return Number(row?.attempts ?? 0) >= MAX_ATTEMPTS;
   }
 
   /** For the only process there is: whoever was at something is no more. */
   async releaseAll(): Promise<void> {
-    if (this.#here().dialect === 'sqlite') await this.#here().run(`update authority_jobs set worker = null, alive_at = 0 where worker <> '${SENDER}'`);
+    if (this.#here().dialect === 'sqlite') await this.#here().run(`update authority_jobs set worker = null, alive_at = ${LONG_AGO} where worker <> '${SENDER}'`);
   }
 
   /** What a chunk has come to, with how far that is, all or nothing. False when the job is somebody else's by now. */

@@ -7,7 +7,7 @@ import { Clock, environments, newCommandId, Refusal, runIn, systemContext, type 
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Stopping } from '@keyledger/process';
-import { JobLedger, SIGN_OF_LIFE_MS, type Progress, type Waiting } from './job.ledger.ts';
+import { JobLedger, SIGN_OF_LIFE_MS, type Waiting } from './job.ledger.ts';
 import { JobRows } from './job.rows.ts';
 
 /** The streams of jobs. */
@@ -71,8 +71,8 @@ export class JobWorker {
     }
   }
 
-  /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes hardly any time. */
-  async #mayBegin(environment: string, { id }: Waiting): Promise<boolean> {
+  /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes no time, unless somebody left a chunk half done. */
+  async #mayBegin(environment: string, { id, abandoned }: Waiting): Promise<boolean> {
     const state = await this.#stateOf(id);
     if (state === undefined) return false;
     if (!state || state.finishedAt !== null) {
@@ -80,7 +80,7 @@ export class JobWorker {
       return false;
     }
     const isBusy = [...this.#atWork.values()].filter((own) => own.environment === environment).length >= JOBS_AT_ONCE;
-    return (!isBusy || state.state === 'cancelled') && this.ledger.claim(id, this.#name);
+    return (!isBusy || (state.state === 'cancelled' && !abandoned)) && this.ledger.claim(id, this.#name);
   }
 
   /** Undefined for one that cannot be read: it waits for whoever can, and keeps no other waiting. */
@@ -95,10 +95,11 @@ export class JobWorker {
     }
   }
 
-  async #work(environment: string, { id, ...progress }: Waiting): Promise<void> {
+  async #work(environment: string, waiting: Waiting): Promise<void> {
+    const { id } = waiting;
     const alive = setInterval(() => void this.#as(environment, () => this.ledger.showLife(id, this.#name)).catch(() => undefined), SIGN_OF_LIFE_MS);
     try {
-      await this.#through(environment, id, progress);
+      await this.#through(environment, waiting);
     } catch (error) {
       await this.#stumbled(environment, id, error).catch((another: unknown) => this.log.warn({ err: another, jobId: id }, 'a job could not be given back; it is taken over later'));
     } finally {
@@ -106,11 +107,11 @@ export class JobWorker {
     }
   }
 
-  async #through(environment: string, id: JobId, { done, failed }: Progress): Promise<void> {
+  async #through(environment: string, { id, done, failed, abandoned }: Waiting): Promise<void> {
     const { state, events } = await this.#as(environment, () => this.jobs.run(id, { type: 'Start' }));
     let job = state as JobState;
-    // Somebody had begun: what he was at is done to its end though the job is cancelled, or it would have done more than it says.
-    for (let again = events.length === 0 && job.startedAt !== null; done < job.total && (job.state === 'running' || again); again = false) {
+    // What somebody was at is done to its end though the job is cancelled, or it would have done more than it says.
+    for (let again = events.length === 0 && job.startedAt !== null; done < job.total && (job.state === 'running' || (again && abandoned)); again = false) {
       if (this.stopping.signal.aborted) return void await this.#as(environment, () => this.ledger.release(id, this.#name));
       const chunk = Math.floor(done / ROWS_PER_CHUNK);
       const results = await this.#as(environment, () => this.rows.doChunk(job, chunk, again));
@@ -129,7 +130,7 @@ export class JobWorker {
     const isPassing = error instanceof Refusal && error.status === 503;
     if (!isPassing) this.log.error({ err: error, jobId: id }, 'a job stumbled');
     if (!this.stopping.signal.aborted) await sleep(AGAIN_AFTER_MS, undefined, { signal: this.stopping.signal }).catch(() => undefined);
-    const isHopeless = await this.#as(environment, () => this.ledger.release(id, this.#name, !isPassing));
+    const isHopeless = await this.#as(environment, () => this.ledger.abandon(id, this.#name, !isPassing));
     if (!isHopeless) return;
     const { done, failed } = (await this.#as(environment, () => this.ledger.progress([id]))).get(id) ?? { done: 0, failed: 0 };
     await this.#finish(environment, id, { type: 'Finish', outcome: 'failed', done, failed, detail: 'Something went wrong here again and again; the log of the license-authority says what' });

@@ -197,13 +197,31 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     await dead.begin();
     await reached.promise;
     await inContext(() => authority.jobs.run(id, { type: 'Cancel' }));
-    await authority.sql('update authority_jobs set alive_at = 0 where id = ?', [id]);
+    await authority.sql('update authority_jobs set alive_at = 1 where id = ?', [id]);
     const heir = authority.worker(working('heir'));
     await heir.begin();
     expect(await authority.ended(id)).toMatchObject({ state: 'cancelled', done: 300, failed: 1 });
     expect(done).toEqual([`heir ${id} 2`]);
     never.reject(refuse('UNAVAILABLE'));
     await Promise.all([dead.stop(), heir.stop()]);
+  });
+
+  it('do nothing more for a cancelled job that was given back between two chunks', async () => {
+    const id = await authority.queue(300);
+    let stopped: Promise<void> | undefined;
+    const first = authority.worker(async (job, chunk) => {
+      stopped ??= first.stop();
+      return resultsOf(job, chunk);
+    });
+    await first.begin();
+    while (!stopped) await new Promise((resolve) => setTimeout(resolve, 1));
+    await stopped;
+    await inContext(() => authority.jobs.run(id, { type: 'Cancel' }));
+    const second = authority.worker(working('second'));
+    await second.begin();
+    expect(await authority.ended(id)).toMatchObject({ state: 'cancelled', done: 100 });
+    expect(done).toEqual([]);
+    await second.stop();
   });
 
   it('finish a cancelled job at once, though all are busy', async () => {

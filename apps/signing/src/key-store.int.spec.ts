@@ -142,6 +142,35 @@ describe('Sealed keys', () => {
     await close();
   });
 
+  it('are gone from the files likewise where an earlier release had left off', async () => {
+    const directory = folder();
+    const { databases, store, close } = await onSqlite(directory);
+    const { kid } = await inProduction(() => store.generate());
+    const database = databases.of('production');
+    await database.run("update signing_sealed_keys set sealed = '' where kid = ?", [kid]);
+    const scrub = jest.spyOn(database, 'scrub');
+    expect(await inProduction(() => store.has(kid))).toBe(true);
+    await inProduction(() => store.destroy(kid));
+    expect(await inProduction(() => store.has(kid))).toBe(false);
+    expect(scrub.mock.calls).toEqual([[{ overwritten: false }]]);
+    await close();
+  });
+
+  it('come under a passphrase that is new, and the file is rid of how they lay before, though somebody died on the way; but not with every start', async () => {
+    const directory = folder();
+    const first = await onSqlite(directory);
+    const [good, damaged] = [await inProduction(() => first.store.generate()), await inProduction(() => first.store.generate())];
+    await first.databases.of('production').run("update signing_sealed_keys set sealed = sealed || 'AAAA' where kid = ?", [damaged.kid]);
+    await first.close();
+    const second = await onSqlite(directory, { phrase: passphrase });
+    const scrub = jest.spyOn(second.databases.of('production'), 'scrub').mockRejectedValueOnce(new Error('the disk is full'));
+    await expect(inProduction(() => second.store.sealAnew())).rejects.toThrow('the disk is full');
+    expect(await inProduction(() => second.store.tried(good.kid))).toEqual({ setting: 'KEYLEDGER_SIGNING_PASSPHRASE', opens: true });
+    for (let n = 0; n < 3; n++) await inProduction(() => second.store.sealAnew());
+    expect(scrub).toHaveBeenCalledTimes(2);
+    await second.close();
+  });
+
   it('are opened by nobody any more who wanted to sign with one while it was destroyed', async () => {
     const { databases, store, close } = await onSqlite(folder());
     const { kid, publicJwk } = await inProduction(() => store.generate());

@@ -32,9 +32,11 @@ export const sealedKeysTable: Migration = {
 
 /**
  * What stands in the place of a destroyed key, and as long: nothing is moved in the file then, which would leave copies behind. `0…` until the files
- * are rid of it, `1…` from then on.
+ * are rid of it, `1…` from then on. An earlier release left nothing in its place, and the file to be written anew.
  */
-const inPlaceOf = (sealed: string, digit: '0' | '1'): string => digit.repeat(sealed.length);
+const inPlaceOf = (sealed: string, digit: '0' | '1'): string => digit.repeat(Math.max(1, sealed.length));
+/** Stands among the keys likewise, for all that were sealed anew. */
+const SCRUBBED = '#scrubbed';
 const isOverwritten = (sealed: string): boolean => /^(0+|1+)$/.test(sealed);
 
 /**
@@ -85,7 +87,7 @@ export class SealedKeys extends KeyStore {
     const become = (digit: '0' | '1') => database.run('update signing_sealed_keys set sealed = ? where kid = ?', [inPlaceOf(row, digit), kid]);
     await become('0');
     this.#opened.delete(nameOf(kid)); // not before: somebody may have wanted to sign with it meanwhile
-    await database.scrub({ overwritten: true });
+    await database.scrub({ overwritten: row.length > 1 });
     // Last: until the files are rid of the key the row says that there is something left to do.
     await become('1');
     // A thread has its own copy of what it has signed with.
@@ -96,7 +98,7 @@ export class SealedKeys extends KeyStore {
     await this.#signer.close();
   }
 
-  /** Keys from before there was a passphrase come under it. One that cannot be opened stays as it is. */
+  /** Keys from before there was a passphrase come under it, and nothing stays of how they lay before. One that cannot be opened stays as it is. */
   async sealAnew(): Promise<void> {
     if (this.passphrase === undefined) return;
     const database = this.databases.here();
@@ -106,10 +108,14 @@ export class SealedKeys extends KeyStore {
       if (!secret) continue;
       const anew = await seal(this.#lock(), this.#place(kid), secret);
       secret.fill(0);
+      await this.#mark('0');
       // Unless it was destroyed meanwhile.
       await database.run('update signing_sealed_keys set sealed = ? where kid = ? and sealed = ?', [anew, kid, sealed]);
     }
-    if (rows.length > 0) await database.scrub();
+    // The rows have grown, and so were moved. Whoever dies before the file is rid of that leaves the mark.
+    if ((await this.#row(SCRUBBED)) !== '0') return;
+    await database.scrub();
+    await this.#mark('1');
   }
 
   /** The private key, sealed anew under another passphrase, to be kept elsewhere. Only what is in a table can be taken out of it. */
@@ -120,6 +126,10 @@ export class SealedKeys extends KeyStore {
     } finally {
       secret.fill(0);
     }
+  }
+
+  async #mark(digit: '0' | '1'): Promise<void> {
+    await this.databases.here().run('insert into signing_sealed_keys (kid, sealed) values (?, ?) on conflict (kid) do update set sealed = excluded.sealed', [SCRUBBED, digit]);
   }
 
   #signerOf(kid: string): Promise<SignText> {

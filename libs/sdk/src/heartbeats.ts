@@ -127,7 +127,7 @@ export class Heartbeats {
 
   /** One now; or the one that is under way. */
   beat(): Promise<BeatResult> {
-    return held(this.#together());
+    return held(this.together());
   }
 
   /** The one who has sent them is no more. */
@@ -165,14 +165,15 @@ export class Heartbeats {
 
   /** A sign of life; where the seat was lost meanwhile, it takes another. */
   async #turn(signal: AbortSignal): Promise<BeatResult> {
-    if (!(await this.#port.leads())) return this.#together();
-    const beaten = this.#port.hasLostSeat() ? undefined : await this.#together();
+    if (!(await this.#port.leads())) return this.together();
+    const beaten = this.#port.hasLostSeat() ? undefined : await this.together();
     if (beaten && (signal.aborted || !this.#port.hasLostSeat())) return beaten;
     const seat = await this.#port.takeSeatAnew();
     return seat.ok ? { ok: true, judgement: seat.judgement, nextInMs: this.#port.intervalMs() } : seat;
   }
 
-  #together(): Promise<BeatResult> {
+  /** The same, for whoever runs in the background: it keeps no process alive. */
+  together(): Promise<BeatResult> {
     return (this.#beating ??= this.#beat().finally(() => (this.#beating = undefined)));
   }
 

@@ -197,7 +197,7 @@ export class License {
     this.heartbeat.forget();
     this.changes.again();
     // A seat whose heartbeats are counted is renewed by one, not by being taken again.
-    if (fault === 'STALE') await this.heartbeat.beat();
+    if (fault === 'STALE') await this.heartbeat.together();
     // What a verdict has refused, only a verdict gives back.
     const { enforcement } = this.judgement();
     if (typeof token !== 'string' || enforcement === 'LOCKED' || enforcement === 'READ_ONLY') await this.#ask();
@@ -342,7 +342,7 @@ export class License {
   async #askAndBeat(): Promise<Refusal | null> {
     const problem = await this.#ask();
     // The server waits for a heartbeat, and here is somebody who can send one.
-    return !problem && this.judgement().code === 'HEARTBEAT_OVERDUE' && (await this.heartbeat.beat()).ok ? this.#ask() : problem;
+    return !problem && this.judgement().code === 'HEARTBEAT_OVERDUE' && (await this.heartbeat.together()).ok ? this.#ask() : problem;
   }
 
   /** A question with a nonce, whose signed answer decides. Null when there is one. */

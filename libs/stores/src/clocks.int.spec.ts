@@ -33,7 +33,7 @@ describe('The clocks of a process', () => {
     opened.push(clocks);
     return clocks;
   };
-  const daysAhead = (clocks: EnvironmentClocks, environment: string) => Math.round((Date.parse(clocks.now(environment)) - Date.now()) / DAY);
+  const daysAhead = (clocks: EnvironmentClocks, environment: string) => Math.round((Date.parse(clocks.now(environment)) - Date.now()) / DAY) + 0; // and not -0
 
   it('show real time where nothing was decided', async () => {
     const clocks = await open();

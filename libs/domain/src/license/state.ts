@@ -161,14 +161,12 @@ export const canActivate = (license: IssuedLicense, now: Instant): boolean =>
   leads(statusOf(license, now), 'activate') && isEffective(license, now) && hasFreeSeat(license);
 
 /**
- * The live activation that an instance has already. It is known by its fingerprint, else by its installation id. Nobody gets to a seat of other hardware
- * by its installation id; but one that never named its hardware is not held to any, so software that begins to name it keeps its seat.
+ * The live activation that an instance has already. It is known by its fingerprint, else by its installation id: whoever names hardware could do
+ * nothing with the lease of a seat that names none, and of a copied installation each copy would get that one seat.
  */
 export function instanceLike(license: IssuedLicense, { fingerprint, installationId }: { fingerprint?: string | null; installationId?: string | null }): Activation | undefined {
-  const bound = fingerprint ? license.byFingerprint.get(fingerprint) : undefined;
-  const id = bound ?? (installationId ? license.byInstallationId.get(installationId) : undefined);
-  const activation = id && license.activations.get(id);
-  return bound || !fingerprint || activation?.fingerprint === null ? activation : undefined;
+  const id = fingerprint ? license.byFingerprint.get(fingerprint) : installationId ? license.byInstallationId.get(installationId) : undefined;
+  return id && license.activations.get(id);
 }
 export const isLive = (activation: Activation | undefined): activation is Activation => activation?.endedAt === null;
 

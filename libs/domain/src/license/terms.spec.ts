@@ -33,6 +33,13 @@ describe('Terms', () => {
     expect(termsOver(plan, { expiresAt: null, expiry: { value: 2, unit: 'years' } })).toMatchObject({ expiry: { value: 2 } });
     expect(termsOver({ ...plan, expiresAt: null }, {})).toMatchObject({ expiry: { value: 1 } });
   });
+  it('of one that has a length, or none, are not those of the other’s date, unless a length is but a word beside a fixed date', () => {
+    const [expiresAt, twoYears] = ['2027-01-01T00:00:00.000Z', { value: 2, unit: 'years' } as const];
+    expect(termsOver({ expiresAt }, { expiry: twoYears })).toEqual({ expiresAt: null, expiry: twoYears });
+    expect(termsOver({ expiresAt, expiryBasis: 'fixed' }, { expiry: null })).toEqual({ expiresAt: null, expiryBasis: 'fixed', expiry: null });
+    expect(termsOver({ expiresAt, expiryBasis: 'fixed' }, { expiry: twoYears })).toEqual({ expiresAt, expiryBasis: 'fixed', expiry: twoYears });
+    expect(termsOver({ expiresAt: null }, { expiry: twoYears, expiresAt })).toEqual({ expiresAt, expiry: twoYears });
+  });
   it.each([-1, 1, 10_000])('may have an activation limit of %p', (activationLimit) => expect(terms({ activationLimit }).activationLimit).toBe(activationLimit));
   it.each([0, -2, 10_001, 2.5, Number.NaN, Number.POSITIVE_INFINITY, null, '5'])('may not have an activation limit of %p', (activationLimit) =>
     expect(codeOf({ activationLimit })).toBe('LIMIT_OUT_OF_RANGE'));

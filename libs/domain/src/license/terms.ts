@@ -80,8 +80,12 @@ export function termsOf(input: TermsInput): Terms {
   };
 }
 
-/** The terms of one over those of another: what is asked for over a generator's, and those over its plan's. Whose date is null means never, as in an edit, and so no term of the other. */
-export const termsOver = (other: Partial<Terms>, own: Partial<Terms>): Partial<Terms> => ({ ...other, ...(own.expiresAt === null && { expiry: null }), ...own });
+/** The terms of one over those of another: what is asked for over a generator's, and those over its plan's. Who says when it ends, or never, by a date or by a length, has said it whole. */
+export function termsOver(other: Partial<Terms>, own: Partial<Terms>): Partial<Terms> {
+  const isFixed = (own.expiryBasis ?? other.expiryBasis) === 'fixed';
+  const saysLength = own.expiry === null || (own.expiry !== undefined && !isFixed);
+  return { ...other, ...(own.expiresAt === null && { expiry: null }), ...(saysLength && { expiresAt: null }), ...own };
+}
 
 export function checkActivationLimit(limit: number): void {
   const possible = limit === UNLIMITED || (Number.isInteger(limit) && limit >= 1 && limit <= MAX_ACTIVATION_LIMIT);
