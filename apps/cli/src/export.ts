@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { open, rename } from 'node:fs/promises';
-import { join } from 'node:path';
+import { lstat, open, readdir, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import type { EventStore, Position, RecordedEvent } from '@keyledger/event-store';
 import { Keyring, StoredDataKeys } from '@keyledger/keyring';
 import { Dump, migrationsOf, tablesOf, type Database } from '@keyledger/read-models';
@@ -44,12 +44,26 @@ export async function exportTo(file: string, config: StoresConfig): Promise<stri
 
 /** The file has its name when all of it is on the disk. Nobody else may read it: free texts and metadata in it are not sealed. */
 async function writeFile(file: string, header: Header, parts: AsyncIterable<Part>): Promise<void> {
+  await forgetUnfinished(file);
   const draft = `${file}.${randomUUID()}.unfinished`;
   const target = await open(draft, 'wx', 0o600);
   await withoutLeftovers(draft, async () => {
     await writeArchive(header, parts, target.createWriteStream({ flush: true }));
     await rename(draft, file);
   });
+}
+
+/** No export goes without writing for so long. */
+const unfinishedMs = 86_400_000;
+
+/** Of exports to the same file that were killed. What cannot be removed is in nobody's way. */
+async function forgetUnfinished(file: string): Promise<void> {
+  const isDraft = (name: string) => name.startsWith(basename(file)) && /^\.[\da-f-]{36}\.unfinished$/.test(name.slice(basename(file).length));
+  const drafts = (await readdir(dirname(file)).catch(() => [])).filter(isDraft).map((name) => join(dirname(file), name));
+  await Promise.all(drafts.map(async (draft) => {
+    const at = await lstat(draft).then(({ mtimeMs }) => mtimeMs, () => Infinity);
+    if (Date.now() - at > unfinishedMs) await rm(draft, { force: true }).catch(() => undefined);
+  }));
 }
 
 /**

@@ -2,7 +2,7 @@ import { deepEqual } from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable, Writable } from 'node:stream';
@@ -288,6 +288,21 @@ describe('An export', () => {
     }
     for (const path of [`${file}.unfinished`, others]) expect(readFileSync(path, 'utf8')).toBe('another\'s');
     for (const path of [file, linked]) rmSync(`${path}.unfinished`);
+  });
+
+  it('removes what killed exports to the same file have left, a day later', async () => {
+    const source = await inFiles();
+    await fill(source);
+    const file = newFile();
+    const [old, recent, ...others] = [`${file}.${randomUUID()}`, `${file}.${randomUUID()}`, `${newFile()}.${randomUUID()}`, `${file}.mine`, file].map((path) => `${path}.unfinished`) as [string, string, ...string[]];
+    for (const path of [old, recent, ...others]) {
+      writeFileSync(path, 'a draft');
+      const at = Date.now() / 1000 - 86_400 + (path === recent ? 60 : -1);
+      utimesSync(path, at, at);
+    }
+    await exportTo(file, source);
+    expect([old, recent, ...others].map((path) => existsSync(path))).toEqual([false, true, true, true, true]);
+    for (const path of [recent, ...others]) rmSync(path);
   });
 
   it('does not take the place of another file, nor come out of nothing', async () => {

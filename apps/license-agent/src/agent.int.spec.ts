@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statS
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { License } from '@keyledger/sdk';
-import { problem, type Vendor } from '@keyledger/sdk/contract';
+import { problem, Vendor } from '@keyledger/sdk/contract';
 import { stopwatch } from '@keyledger/testing';
 import { Bench, type Box } from './agent.contract.ts';
 import type { LicenseAnswer } from './api.ts';
@@ -742,6 +742,30 @@ describe('A license file', () => {
     await pass(60_000);
     await put(6, quotas);
     expect(await box.license()).toMatchObject({ enforcement: 'FULL', usage: [{ state: 'normal', lastPeak: 12 }, {}] });
+  });
+
+  it('is compared day by day with readings that come at once, in whatever order', async () => {
+    const box = await bench.start(byFile);
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', quotas: [{ meter: 'max_dp_cores', limit: 8 }] } }));
+    await box.ask('POST', '/api/usage', { meter: 'max_dp_cores', value: 12 });
+    await pass(7 * day);
+    const records = [['07T10', 3], ['05T12', 3], ['07T11', 12], ['07T12', 3], ['05T10', 2]].map(([hours, value]) => ({ meter: 'max_dp_cores', value, at: `2026-07-${hours}:00:00Z` }));
+    expect(await box.ask('POST', '/api/usage', { records })).toMatchObject({ status: 200, body: { accepted: 5 } });
+    expect((await box.license()).usage).toMatchObject([{ lastPeak: 12, state: 'exceeded', graceEndsAt: '2026-07-15T12:00:00.000Z' }, {}]);
+  });
+
+  it('is not freed of its quota by a start with roots that know nothing of the license', async () => {
+    const box = await bench.start(byFile);
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', quotas: [{ meter: 'max_dp_cores', limit: 8 }] } }));
+    await box.ask('POST', '/api/usage', { meter: 'max_dp_cores', value: 12 });
+    await pass(8 * day);
+    await box.close();
+    const { roots } = await Vendor.open(bench.clock);
+    const other = await bench.start({ ...byFile, KEYLEDGER_ROOT_PUBLIC_KEY: JSON.stringify({ roots }) });
+    await pass(60_000);
+    await other.close();
+    rmSync(join(data(), readdirSync(data()).find((name) => name.startsWith('license-')) ?? ''));
+    expect(await (await bench.start(byFile)).enforcement()).toMatchObject({ enforcement: 'READ_ONLY', reasons: ['RESTRICTED'] });
   });
 });
 

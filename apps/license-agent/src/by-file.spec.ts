@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
-import { compared, counterByFile, countedUntil, expiryByFile, meterByFile, withCount, withReading, type Cap, type Counted, type Metered } from './by-file.ts';
+import { compared, counterByFile, countedUntil, expiryByFile, lifted, meterByFile, withCount, withReading, type Cap, type Counted, type Metered } from './by-file.ts';
 
 const at = (text: string) => Date.parse(text);
 const day = 86_400_000;
@@ -59,7 +59,7 @@ describe('A quota by file', () => {
   it('counts a reading in its own day, however late it comes, unless a later day was compared already', () => {
     const today = used(undefined, 3, '2026-07-02T09:00:00Z');
     const late = used(today, 12, '2026-07-02T10:00:00Z', '2026-07-01T22:00:00Z');
-    expect(late).toEqual({ day: '2026-07-02', peak: 3, lastDay: '2026-07-01', lastPeak: 12, exceededAt: '2026-07-02T10:00:00.000Z' });
+    expect(late).toEqual({ day: '2026-07-02', peak: 3, lastDay: '2026-07-01', lastPeak: 12, exceededAt: '2026-07-02T10:00:00.000Z', before: null });
     expect(on('2026-07-02T10:00:00Z', 8, late)).toEqual(['exceeded', '2026-07-09T10:00:00.000Z']);
     expect(on('2026-07-03T00:00:00Z', 8, late)).toEqual(['normal', null]);
     expect(used(late, 9, '2026-07-02T11:00:00Z', '2026-07-01T23:00:00Z')).toEqual(late);
@@ -70,6 +70,75 @@ describe('A quota by file', () => {
     expect(on('2026-07-04T10:00:00Z', 8, used(over, 9, '2026-07-04T10:00:00Z', '2026-07-02T12:00:00Z'))).toEqual(['exceeded', '2026-07-09T00:00:00.000Z']);
     // A clock that is a little ahead.
     expect(used(today, 4, '2026-07-02T23:59:00Z', '2026-07-03T00:01:00Z')).toMatchObject({ day: '2026-07-02', peak: 4 });
+  });
+
+  it('is compared with all of a day, however many requests it comes in, and its grace begins once', () => {
+    let metered: Metered | undefined;
+    const states = new Set<string>();
+    for (let n = 0; n < 30; n++) {
+      const now = at('2026-07-02T01:00:00Z') + n * day;
+      for (const value of [2, 12, 3, 13, 1]) metered = withReading(metered, { value, at: now - 12 * 3_600_000 }, 8, now + value);
+      states.add(`${n < 7 ? 'in' : 'after'} the first week ${on(new Date(now + 60_000).toISOString(), 8, metered).join(' until ')}`);
+    }
+    expect([...states]).toEqual(['in the first week exceeded until 2026-07-09T01:00:00.012Z', 'after the first week restricted until ']);
+    // The day was thought to have had fewer, until more of it was heard.
+    const fewer = used(over, 3, '2026-07-06T12:00:00Z');
+    expect(on('2026-07-07T12:00:00Z', 8, fewer)).toEqual(['normal', null]);
+    const more = used(fewer, 12, '2026-07-07T12:00:00Z', '2026-07-06T13:00:00Z');
+    expect(on('2026-07-07T12:00:00Z', 8, more)).toEqual(['exceeded', '2026-07-09T00:00:00.000Z']);
+    // Not if a limit has cleared it meanwhile, or what was before.
+    for (const [limit, known] of [[16, more], [12, fewer], [null, fewer]] as const) {
+      const raised = compared(known, limit, at('2026-07-07T13:00:00Z'));
+      expect(on('2026-07-07T14:00:00Z', 8, used(raised, 20, '2026-07-07T14:00:00Z', '2026-07-06T13:00:00Z'))).toEqual(['exceeded', '2026-07-14T14:00:00.000Z']);
+    }
+  });
+
+  it('ends in the same, in whatever order and requests the readings of a day come, and whatever is heard of earlier days after that', () => {
+    const value = fc.integer({ min: 0, max: 16 });
+    const night = fc.record({ days: fc.integer({ min: 1, max: 9 }), values: fc.array(value, { minLength: 1, maxLength: 5 }), looks: fc.boolean(), earlier: fc.array(fc.tuple(fc.integer({ min: 1, max: 9 }), value), { maxLength: 2 }) });
+    fc.assert(fc.property(fc.array(night, { maxLength: 12 }), (nights) => {
+      let now = at('2026-07-02T01:00:00Z');
+      let [known, whole]: [Metered | undefined, Metered | undefined] = [undefined, undefined];
+      for (const { days, values, looks, earlier } of nights) {
+        now += days * day;
+        for (const one of values) {
+          known = withReading(known, { value: one, at: now - day }, 8, now);
+          if (looks) known = compared(known, 8, now);
+        }
+        for (const [before, late] of earlier) known = withReading(known, { value: late, at: now - (1 + before) * day }, 8, now);
+        whole = withReading(whole, { value: Math.max(...values), at: now - day }, 8, now);
+        expect(known).toEqual(whole);
+      }
+    }));
+  });
+
+  it('is compared with the last day that anything was heard of, as by a server', () => {
+    const reading = fc.record({ ms: fc.integer({ min: 0, max: 2 * day }), ago: fc.integer({ min: 0, max: 4 * day }), value: fc.integer({ min: 0, max: 16 }) });
+    fc.assert(fc.property(fc.array(reading, { minLength: 1, maxLength: 12 }), (readings) => {
+      let now = at('2026-07-01T00:00:00Z');
+      let metered: Metered | undefined;
+      const peaks = new Map<number, number>();
+      for (const { ms, ago, value } of readings) {
+        now += ms;
+        const when = Math.floor((now - ago) / day);
+        peaks.set(when, Math.max(value, peaks.get(when) ?? 0));
+        metered = withReading(metered, { value, at: now - ago }, 8, now);
+        const last = Math.max(...[...peaks.keys()].filter((one) => one < Math.floor(now / day)));
+        expect([metered.lastPeak, metered.exceededAt !== null]).toEqual([peaks.get(last) ?? null, (peaks.get(last) ?? 0) > 8]);
+      }
+    }));
+  });
+
+  it('goes on as it was after an update, from when a day without readings had been one of 0', () => {
+    const kept = { day: '2026-07-02', peak: 0, lastPeak: 12, exceededAt: '2026-07-02T00:00:00.000Z' };
+    expect(lifted(kept)).toEqual({ ...kept, peak: null, lastDay: '2026-07-01', before: null });
+    expect(on('2026-07-08T12:00:00Z', 8, lifted(kept))).toEqual(['exceeded', '2026-07-09T00:00:00.000Z']);
+    expect(on('2026-07-09T00:00:00Z', 8, used(lifted(kept), 3, '2026-07-02T12:00:00Z', '2026-06-16T12:00:00Z'))).toEqual(['restricted', null]);
+    expect(lifted({ day: '2026-07-02', peak: 3, lastPeak: 0, exceededAt: null })).toEqual({ day: '2026-07-02', peak: 3, lastDay: null, lastPeak: null, exceededAt: null, before: null });
+    // Since then 0 is a reading.
+    const since = { day: '2026-07-02', peak: 0, lastDay: null, lastPeak: null, exceededAt: null };
+    expect(lifted(since)).toEqual({ ...since, before: null });
+    for (const known of [over, compared(over, 8, at('2026-07-05T00:00:00Z')), used(over, 0, '2026-07-05T12:00:00Z')]) expect(lifted(known as Metered)).toEqual(known);
   });
 
   it('does not depend on how often it is looked at', () => {

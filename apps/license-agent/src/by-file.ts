@@ -6,13 +6,17 @@ import type { MeterAnswer } from './api.ts';
  * the quota, and what is counted per day and month. Pure. Days are in UTC; instants are by the license's own reckoning of time.
  */
 
-/** A gauge: its highest reading of `day` and of the last day before it that had readings, and since when such days have been over the limit. Null: nothing was read. */
+/**
+ * A gauge: its highest reading of `day` and of the last day before it that had readings, and since when such days have been over the limit. Null: nothing was read.
+ * `before`: what was so before `lastDay`, if it was over the limit: more may be heard of that day, which is then judged anew.
+ */
 export interface Metered {
   readonly day: string;
   readonly peak: number | null;
   readonly lastDay: string | null;
   readonly lastPeak: number | null;
   readonly exceededAt: string | null;
+  readonly before: { readonly peak: number; readonly exceededAt: string } | null;
 }
 
 /** `at`: when it was taken, in milliseconds since 1970. */
@@ -23,19 +27,38 @@ interface TakenReading {
 
 const dayMs = 86_400_000;
 const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
-const nothing = (now: number): Metered => ({ day: dayOf(now), peak: null, lastDay: null, lastPeak: null, exceededAt: null });
+const nothing = (now: number): Metered => ({ day: dayOf(now), peak: null, lastDay: null, lastPeak: null, exceededAt: null, before: null });
 
-/** By its last day that is over: since when it has been over the limit, by now or for longer already. Without `since` it can only be cleared. */
-const judged = (metered: Metered, limit: number | null, since: string | null): Metered =>
-  ({ ...metered, exceededAt: limit !== null && (metered.lastPeak ?? 0) > limit ? (metered.exceededAt ?? since) : null });
+/** As it was kept when nothing read was 0 as well, the last day was the one before `day`, and nothing was known of what was before. */
+export function lifted({ lastDay, before = null, ...kept }: Omit<Metered, 'lastDay' | 'before'> & Partial<Metered>): Metered {
+  if (lastDay !== undefined) return { ...kept, lastDay, before };
+  const [peak, lastPeak] = [kept.peak || null, kept.lastPeak || null];
+  return { ...kept, peak, lastPeak, lastDay: lastPeak === null ? null : dayOf(Date.parse(kept.day) - dayMs), before };
+}
 
-/** Midnight has passed, or has not: then the day that is over is compared, as of its end. One without readings says nothing, or whoever is over would only have to stop reporting. A higher limit clears it at once. */
+/** By its last day that is over, as far as it is known: since when it has been over the limit, from `since` on or for longer already. */
+const judged = (metered: Metered, limit: number | null, since: number): Metered =>
+  ({ ...metered, exceededAt: limit !== null && (metered.lastPeak ?? 0) > limit ? (metered.exceededAt ?? metered.before?.exceededAt ?? new Date(since).toISOString()) : null });
+
+/** By a later day than that. */
+const judgedBy = (day: string, peak: number, { lastPeak, exceededAt, ...metered }: Metered, limit: number | null, since: number): Metered =>
+  judged({ ...metered, lastDay: day, lastPeak: peak, exceededAt: null, before: exceededAt === null ? null : { peak: lastPeak ?? 0, exceededAt } }, limit, since);
+
+/** A higher limit clears it at once. */
+function cleared(metered: Metered, limit: number | null): Metered {
+  const { lastPeak, exceededAt, before } = metered;
+  const fits = (peak: number | null) => limit === null || (peak ?? 0) <= limit;
+  if (exceededAt !== null && fits(lastPeak)) return { ...metered, exceededAt: null, before: null };
+  return before && fits(before.peak) ? { ...metered, before: null } : metered;
+}
+
+/** Midnight has passed, or has not: then the day that is over is compared, as of its end. One without readings says nothing, or whoever is over would only have to stop reporting. */
 export function compared(metered: Metered | undefined, limit: number | null, now: number): Metered {
-  const known = judged(metered ?? nothing(now), limit, null);
+  const known = cleared(metered ?? nothing(now), limit);
   const { day, peak } = known;
   if (day >= dayOf(now)) return known;
   const today = { ...known, day: dayOf(now), peak: null };
-  return peak === null ? today : judged({ ...today, lastDay: day, lastPeak: peak }, limit, new Date(Date.parse(day) + dayMs).toISOString());
+  return peak === null ? today : judgedBy(day, peak, today, limit, Date.parse(day) + dayMs);
 }
 
 /** One that comes late is compared as of its arrival, unless a later day has been compared already. */
@@ -45,7 +68,7 @@ export function withReading(metered: Metered | undefined, { value, at }: TakenRe
   const day = dayOf(at);
   if (day >= dayOf(now)) return { ...today, peak: Math.max(value, peak ?? 0) };
   if (lastDay !== null && day < lastDay) return today;
-  return judged({ ...today, lastDay: day, lastPeak: day === lastDay ? Math.max(value, lastPeak ?? 0) : value }, limit, new Date(now).toISOString());
+  return day === lastDay ? judged({ ...today, lastPeak: Math.max(value, lastPeak ?? 0) }, limit, now) : judgedBy(day, value, today, limit, now);
 }
 
 /** A higher limit clears it at once, a lower peak at the next midnight. */

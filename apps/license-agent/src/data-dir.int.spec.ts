@@ -28,6 +28,16 @@ describe('The data directory', () => {
     expect(await new DataDir(folder, 'machine-1').open()).toEqual({ found: 'restored', kept });
   });
 
+  it('gives back in the shape of today what an older agent has written', async () => {
+    const dir = new DataDir(folder, 'machine-1');
+    const old = JSON.parse('{ "cores": { "day": "2026-07-02", "peak": 0, "lastPeak": 12, "exceededAt": "2026-07-02T00:00:00.000Z" }, "__proto__": { "day": "2026-07-02", "peak": 3, "lastPeak": 0, "exceededAt": null } }') as Kept['metered'];
+    await dir.write({ ...kept, metered: old });
+    expect(Object.entries((await dir.open()).kept.metered)).toEqual([
+      ['cores', { day: '2026-07-02', peak: null, lastDay: '2026-07-01', lastPeak: 12, exceededAt: '2026-07-02T00:00:00.000Z', before: null }],
+      ['__proto__', { day: '2026-07-02', peak: 3, lastDay: null, lastPeak: null, exceededAt: null, before: null }],
+    ]);
+  });
+
   it('takes nothing that was changed, whichever bit it is, and puts it aside', async () => {
     const dir = new DataDir(folder, 'machine-1');
     await dir.write(kept);

@@ -4,7 +4,7 @@ import { mkdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hashed, type Store } from '@keyledger/sdk';
 import { fileStore } from '@keyledger/sdk/node';
-import type { Counted, Metered } from './by-file.ts';
+import { lifted, type Counted, type Metered } from './by-file.ts';
 
 /** What the agent knows beside its license, whose own state is a file of its own. */
 export interface Kept {
@@ -69,7 +69,10 @@ export class DataDir {
     const text = await this.#file().read();
     if (text === null) return { found: this.#hasOthers() ? 'foreign' : 'new', kept: nothing };
     const kept = this.#opened(text);
-    if (kept) return { found: 'restored', kept: { ...nothing, ...kept } };
+    if (kept) {
+      const known = { ...nothing, ...kept };
+      return { found: 'restored', kept: { ...known, metered: Object.fromEntries(Object.entries(known.metered).map(([meter, one]) => [meter, lifted(one)])) } };
+    }
     // Whoever wants to know what has become of it finds it there.
     await rename(this.#path('agent', 'json'), this.#path('agent', 'damaged'));
     return { found: 'damaged', kept: nothing };

@@ -136,7 +136,8 @@ export class Holder {
   /** Keeps readings of a license by file, and the outcome of a midnight that has passed. Resolves to how many of them were known, by their ids. */
   async meter(readings: readonly Reading[]): Promise<number> {
     const before = this.#kept;
-    if (before.source?.kind !== 'file') return 0;
+    // What is not known just now, such as while no root is the right one, takes no limit away.
+    if (before.source?.kind !== 'file' || !this.#license.info) return 0;
     const { now } = this;
     const known = new Set(before.readings);
     const news = readings.filter(({ id }) => id === undefined || (!known.has(shortOf(id)) && known.add(shortOf(id))));
@@ -144,10 +145,10 @@ export class Holder {
     const [gauges, caps] = [gaugesOf(this.#license), capsOf(this.#license)];
     for (const meter of Object.keys(metered)) metered[meter] = compared(metered[meter], gauges.get(meter) ?? null, now);
     for (const [meter, cap] of caps) if (counted[meter]) counted[meter] = countedUntil(counted[meter], cap, now);
-    // The highest first: a day is not to seem lower for as long as only some of its readings are looked at.
-    for (const { meter, value, at } of news.toSorted((a, b) => b.value - a.value)) {
+    // As they were taken: one of an earlier day says nothing any more once a later one has been compared.
+    const taken = news.map(({ meter, value, at }) => ({ meter, value, at: at === undefined ? now : Date.parse(at) })).toSorted((a, b) => a.at - b.at);
+    for (const { meter, ...reading } of taken) {
       const [limit, cap] = [gauges.get(meter), caps.get(meter)];
-      const reading = { value, at: at === undefined ? now : Date.parse(at) };
       if (limit !== undefined) metered[meter] = withReading(metered[meter], reading, limit, now);
       if (cap) counted[meter] = withCount(counted[meter], reading, cap, now);
     }

@@ -110,8 +110,10 @@ export class JobWorker {
   async #through(environment: string, { id, done, failed, abandoned }: Waiting): Promise<void> {
     const { state, events } = await this.#as(environment, () => this.jobs.run(id, { type: 'Start' }));
     let job = state as JobState;
+    let again = events.length === 0 && job.startedAt !== null;
     // What somebody was at is done to its end though the job is cancelled, or it would have done more than it says.
-    for (let again = events.length === 0 && job.startedAt !== null; done < job.total && (job.state === 'running' || (again && abandoned)); again = false) {
+    let isOwed = again && abandoned;
+    for (; done < job.total && (job.state === 'running' || isOwed); [again, isOwed] = [false, false]) {
       if (this.stopping.signal.aborted) return void await this.#as(environment, () => this.ledger.release(id, this.#name));
       const chunk = Math.floor(done / ROWS_PER_CHUNK);
       const results = await this.#as(environment, () => this.rows.doChunk(job, chunk, again));
