@@ -85,11 +85,11 @@ export class Holder {
     return Date.parse(this.#license.judgement().at);
   }
 
-  /** There should be a state of the license, and is none. A file is in the agent's own. */
+  /** There should be a state of the license, and is none. A file is in the agent's own, also one that a start with other roots could make nothing of. */
   async restore(): Promise<boolean> {
     const { source } = this.#kept;
     const isLost = source !== null && this.#license.opened !== 'restored';
-    if (isLost && source.kind === 'file') await this.#license.install(source.text);
+    if (source?.kind === 'file' && this.#license.info === null) await this.#license.install(source.text);
     // Without a disk it goes on with what it has; what must be on one is refused.
     await this.keep({}).catch(() => undefined);
     return isLost;
