@@ -89,7 +89,7 @@ type Service = Awaited<ReturnType<typeof start>>;
 
 const sealedIn = (dataDir: string): string[] => {
   const database = new DatabaseSync(join(dataDir, 'production', 'state.db'), { readOnly: true });
-  const rows = database.prepare('select sealed from signing_sealed_keys order by kid').all();
+  const rows = database.prepare("select sealed from signing_sealed_keys where kid not like '#%' order by kid").all();
   database.close();
   return rows.map(({ sealed }) => String(sealed));
 };
