@@ -48,7 +48,7 @@ const overwritten = {
   sqlite: "substr(hex(zeroblob(length(keyring_data_keys.wrapped))), 1, length(keyring_data_keys.wrapped))",
   postgres: "repeat('0', length(keyring_data_keys.wrapped))",
 } as const;
-/** No sealed text is that. null where there never was a key. */
+/** No sealed text is that. null where there never was a key, or an earlier release destroyed it. */
 const isDestroyed = (wrapped: string | null): boolean => wrapped === null || /^0+$/.test(wrapped);
 
 /** Well under what either database takes as parameters of one statement. */
