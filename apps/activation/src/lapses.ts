@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
 import { isLive, isMissed, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
-import { Clock, context, environments, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Clock, context, environments, isPassing, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
@@ -44,7 +44,7 @@ async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLe
 
 /** A license that cannot be read keeps no other's instances from their leases. Its own are due until it can be: it says itself then what they have. Nobody's can be, if nobody answers. */
 async function lookLater(event: RecordedEvent, error: unknown, leases: LeaseLedger, log: Log): Promise<void> {
-  if (error instanceof Refusal && error.status === 503) throw error;
+  if (isPassing(error)) throw error;
   const { stream, data: { activationId } } = event;
   log.error({ err: error, stream, activationId }, 'nobody can tell what lease this instance has; it is looked at until somebody can');
   if (typeof activationId === 'string') await leases.lookLater(activationId as ActivationId, event);
@@ -130,7 +130,7 @@ export class LapseCommand {
       const lease = { boundAt, contactAt, endsAt };
       return { id, licenseId, missedFrom: missedFrom(license, activation, lease, this.#upSince.get(context().environment)), silentFrom: silentFrom(license, activation, lease, seenAt) };
     } catch (error) {
-      if (error instanceof Refusal && error.status === 503) throw error;
+      if (isPassing(error)) throw error;
       this.log.error({ err: error, licenseId, activationId: id }, 'nobody can tell whether this instance is still heard of');
       return undefined;
     }

@@ -1,6 +1,6 @@
 import { CountAvailable, type ProductView } from '@keyledger/contracts';
 import { isLow } from '@keyledger/domain';
-import { Clock, environments, Refusal, runIn, systemContext, type ProductId } from '@keyledger/kernel';
+import { Clock, environments, isPassing, runIn, systemContext, type ProductId } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { Log, Metrics } from '@keyledger/observability';
 import { Projectors } from '@keyledger/read-models';
@@ -82,6 +82,6 @@ const levelOf = (buffer: number, available: number | undefined): NonNullable<Pro
   ({ buffer, available: available ?? null, low: available === undefined ? null : isLow({ available, buffer }) });
 
 function ifUnanswered(error: unknown): undefined {
-  if (error instanceof Refusal && error.status === 503) return undefined;
+  if (isPassing(error)) return undefined;
   throw error;
 }

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { EventStores, subjectOf } from '@keyledger/event-store';
-import { Clock, Refusal, type OrderId } from '@keyledger/kernel';
+import { Clock, isPassing, Refusal, type OrderId } from '@keyledger/kernel';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { Fulfilment } from './order.handlers.ts';
@@ -51,5 +51,3 @@ async function complete(orderId: OrderId, streams: CatalogStreams, fulfilment: F
 
 /** What has gone wrong with one order so often keeps the others waiting no longer. */
 const maxFailures = 5;
-/** Nobody answers just now. */
-const isPassing = (error: unknown): boolean => error instanceof Refusal && error.status === 503;

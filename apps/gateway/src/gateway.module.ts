@@ -4,7 +4,7 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ListEnvironments } from '@keyledger/contracts';
-import { Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { isPassing, Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { Health, Metrics, nowAndThen, type Log } from '@keyledger/observability';
 import type { FastifyInstance } from 'fastify';
@@ -112,7 +112,7 @@ async function environmentNames(messages: MessageClient, clock: Clock, log: Log)
       const { data } = await runIn(systemContext('control', clock.now('control')), () => messages.send(ListEnvironments, {}));
       return new Set(data.map(({ name }) => name));
     } catch (error) {
-      if (!(error instanceof Refusal && error.status === 503)) throw error;
+      if (!isPassing(error)) throw error;
       waiting(error);
       await sleep(askAgainAfterMs);
     }

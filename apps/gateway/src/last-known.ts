@@ -1,5 +1,4 @@
 import type { ValidateLicense, Verdict } from '@keyledger/contracts';
-import { Refusal } from '@keyledger/kernel';
 import { LRUCache } from 'lru-cache';
 
 /** Characters, of questions and answers: some 20,000 of the usual size. */
@@ -30,8 +29,6 @@ export class LastKnownVerdicts {
     return stands(verdict, now - kept.at) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;
   }
 }
-
-export const isNobodyThere = (error: unknown): boolean => error instanceof Refusal && error.status === 503;
 
 /** A nonce makes every question another one, and is answered by a token, which is only ever given fresh. */
 const nameOf = (environment: string, { nonce: _, ...question }: ValidateLicense & { nonce?: string }): string => `${environment} ${JSON.stringify(question)}`;

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Body, Controller, Param, Query, Res } from '@nestjs/common';
 import { AdvanceClock, bodyOf, ClockView, GetClock, ListSweeps, RunSweep, SetClock, SweepReport } from '@keyledger/contracts';
-import { Refusal, type ErrorCode } from '@keyledger/kernel';
+import { isPassing, type ErrorCode } from '@keyledger/kernel';
 import type { FastifyReply } from 'fastify';
 import { Edge } from './edge.ts';
 import { Route } from './operation.ts';
@@ -49,7 +49,7 @@ export class TimeController {
     try {
       return await this.edge.send(RunSweep, { ...body, trigger: 'request' }, { timeoutMs: body.dryRun ? lookedWithinMs : answeredWithinMs });
     } catch (error) {
-      if (!isUnanswered(error) || body.dryRun) throw error;
+      if (!isPassing(error) || body.dryRun) throw error;
       const { data: [run] } = await this.edge.send(ListSweeps, { limit: 1 });
       if (run?.state !== 'running') throw error;
       void reply.status(202);
@@ -73,11 +73,9 @@ export class TimeController {
       } catch (error) {
         const failedAt = performance.now();
         if (failedAt - askedAt >= answeredWithinMs) takenUpAt = failedAt;
-        if (!isUnanswered(error) || failedAt > until || failedAt - takenUpAt > goneAfterMs) throw error;
+        if (!isPassing(error) || failedAt > until || failedAt - takenUpAt > goneAfterMs) throw error;
         await sleep(askAgainAfterMs);
       }
     }
   }
 }
-
-const isUnanswered = (error: unknown): boolean => error instanceof Refusal && error.status === 503;

@@ -1,9 +1,10 @@
 import { bodyOf, ValidateLicense, Verdict } from '@keyledger/contracts';
+import { isPassing } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import * as examples from './examples.ts';
-import { isNobodyThere, type LastKnownVerdicts } from './last-known.ts';
+import type { LastKnownVerdicts } from './last-known.ts';
 import { nothing, type Operation } from './operation.ts';
 import type { ProblemFilter } from './problems.ts';
 import type { RateLimits } from './rate-limits.ts';
@@ -34,7 +35,7 @@ export function serveValidation(
         else lastKnown?.forget(environment, body);
         void answer(text);
       })).catch((error: unknown) => {
-        const known = isNobodyThere(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
+        const known = isPassing(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
         void (known === undefined ? reply.send(error) : answer(known));
       });
     },

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { FindCustomers, ROWS_PER_CHUNK, type ImportRow, type JobResult } from '@keyledger/contracts';
 import { issued, License, normaliseEmail, rowCommandId, rowLicenseId, type JobState, type JobWork, type LicenseCommand } from '@keyledger/domain';
-import { context, Refusal, refuse, runIn, type CustomerId, type LicenseId } from '@keyledger/kernel';
+import { context, isPassing, Refusal, refuse, runIn, type CustomerId, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
@@ -52,7 +52,7 @@ export class JobRows {
       return await runIn(own, work);
     } catch (error) {
       if (error instanceof Refusal && error.status < 500) return { ...nothing, outcome: 'failed', code: error.code, detail: error.message };
-      if (job.work.kind === 'batch' || (error instanceof Refusal && error.status === 503)) throw error;
+      if (job.work.kind === 'batch' || isPassing(error)) throw error;
       broken.push(error);
       this.log.error({ err: error, jobId: job.id, row }, 'a row of an import could not be done');
       const { code, message } = refuse('INTERNAL');

@@ -3,7 +3,7 @@ import { Injectable } from '@nestjs/common';
 import { ROWS_PER_CHUNK } from '@keyledger/contracts';
 import { Job, type JobCommand, type JobEvent, type JobState } from '@keyledger/domain';
 import { Aggregates, EventStores } from '@keyledger/event-store';
-import { Clock, environments, newCommandId, Refusal, runIn, systemContext, type JobId } from '@keyledger/kernel';
+import { Clock, environments, isPassing, newCommandId, runIn, systemContext, type JobId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Stopping } from '@keyledger/process';
@@ -88,7 +88,7 @@ export class JobWorker {
     try {
       return (await this.jobs.load(id)).state;
     } catch (error) {
-      if (error instanceof Refusal && error.status === 503) throw error;
+      if (isPassing(error)) throw error;
       if (!this.#unread.has(id)) this.log.error({ err: error, jobId: id }, 'a job cannot be read, and waits');
       this.#unread.add(id);
       return undefined;
@@ -129,10 +129,10 @@ export class JobWorker {
 
   /** Where somebody cannot be asked just now it goes on as soon as that is over; what goes wrong again and again ends the job. */
   async #stumbled(environment: string, id: JobId, error: unknown): Promise<void> {
-    const isPassing = error instanceof Refusal && error.status === 503;
-    if (!isPassing) this.log.error({ err: error, jobId: id }, 'a job stumbled');
+    const passes = isPassing(error);
+    if (!passes) this.log.error({ err: error, jobId: id }, 'a job stumbled');
     if (!this.stopping.signal.aborted) await sleep(AGAIN_AFTER_MS, undefined, { signal: this.stopping.signal }).catch(() => undefined);
-    const isHopeless = await this.#as(environment, () => this.ledger.abandon(id, this.#name, !isPassing));
+    const isHopeless = await this.#as(environment, () => this.ledger.abandon(id, this.#name, !passes));
     if (!isHopeless) return;
     const { done, failed } = (await this.#as(environment, () => this.ledger.progress([id]))).get(id) ?? { done: 0, failed: 0 };
     await this.#finish(environment, id, { type: 'Finish', outcome: 'failed', done, failed, detail: 'Something went wrong here again and again; the log of the license-authority says what' });

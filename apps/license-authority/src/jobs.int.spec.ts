@@ -79,6 +79,17 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     return resultsOf(job, chunk, [250]);
   };
 
+  /** A worker whose process ends in order, while it is at work. */
+  async function stopInTheFirstChunk(): Promise<void> {
+    const stopped = Promise.withResolvers<void>();
+    const worker = authority.worker(async (job, chunk) => {
+      worker.stop().then(stopped.resolve, stopped.reject);
+      return resultsOf(job, chunk);
+    });
+    await worker.begin();
+    await stopped.promise;
+  }
+
   it('do each chunk of each job once, however many there are', async () => {
     const ids = await Promise.all([450, 100, 1, 250].map((total) => authority.queue(total)));
     // On files there is one process, which takes all claims for those of its former self.
@@ -126,16 +137,9 @@ function suite(at: () => Parameters<typeof start>[0]): void {
 
   it('give a job back when they are stopped, and another goes on where it was', async () => {
     const id = await authority.queue(300);
-    let stopped: Promise<void> | undefined;
-    const first = authority.worker(async (job, chunk) => {
-      stopped ??= first.stop();
-      return resultsOf(job, chunk);
-    });
-    await first.begin();
     const took = stopwatch();
+    await stopInTheFirstChunk();
     const second = authority.worker(working('second'));
-    while (!stopped) await new Promise((resolve) => setTimeout(resolve, 1));
-    await stopped;
     expect((await authority.sql('select done, worker from authority_jobs where id = ?', [id])).rows).toEqual([{ done: 100, worker: null }]);
     await second.begin();
     expect(await authority.ended(id)).toMatchObject({ done: 300 });
@@ -208,14 +212,7 @@ function suite(at: () => Parameters<typeof start>[0]): void {
 
   it('do nothing more for a cancelled job that was given back between two chunks', async () => {
     const id = await authority.queue(300);
-    let stopped: Promise<void> | undefined;
-    const first = authority.worker(async (job, chunk) => {
-      stopped ??= first.stop();
-      return resultsOf(job, chunk);
-    });
-    await first.begin();
-    while (!stopped) await new Promise((resolve) => setTimeout(resolve, 1));
-    await stopped;
+    await stopInTheFirstChunk();
     await inContext(() => authority.jobs.run(id, { type: 'Cancel' }));
     const second = authority.worker(working('second'));
     await second.begin();

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { ExceedQuota, ReadMeters, RestoreQuota, type MeterReadings } from '@keyledger/contracts';
 import { isMetered, metersNamed, withUse } from '@keyledger/domain';
-import { Refusal, type LicenseId } from '@keyledger/kernel';
+import { isPassing, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Licenses } from './streams.ts';
 
@@ -40,7 +40,7 @@ export class Usage {
     try {
       return await this.messages.send(ReadMeters, asked, { timeoutMs: askMs });
     } catch (error) {
-      if (error instanceof Refusal && error.status === 503) return undefined;
+      if (isPassing(error)) return undefined;
       throw error;
     }
   }

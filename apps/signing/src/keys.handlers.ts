@@ -1,6 +1,6 @@
 import { ActivateSigningKey, CreateSigningKey, GetKeySet, GetRootKeys, ListSigningKeys, RetireSigningKey, RevokeSigningKey, type SigningKeyView } from '@keyledger/contracts';
 import { keyOf, revokedKeys, signingKeyView, trustedKeys, type SigningKey } from '@keyledger/domain';
-import { context, Refusal, refuse } from '@keyledger/kernel';
+import { context, isPassing, refuse } from '@keyledger/kernel';
 import type { Certificate } from '@keyledger/license-file';
 import { Handles } from '@keyledger/messaging';
 import { Keys } from './keys.ts';
@@ -65,7 +65,7 @@ export class KeySetQuery {
       this.#said.set(env, { what, revocations });
       return { revocations };
     } catch (error) {
-      if (error instanceof Refusal && error.status === 503) return undefined;
+      if (isPassing(error)) return undefined;
       throw error;
     }
   }

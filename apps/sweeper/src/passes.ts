@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DueLicenseBacklog, DueLicenses, DueUsage, DueUsageBacklog, EvaluateQuotas, LapsedLeaseBacklog, LapsedLeases, LapseLeases, SweepLicenses, type Backlog } from '@keyledger/contracts';
 import type { Transitions } from '@keyledger/domain';
-import { newCommandId, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { isPassing, newCommandId, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { Fields, Message, MessageClient, MessageType, ResultOf } from '@keyledger/messaging';
 
 /** Something that is due, and since when. */
@@ -66,8 +66,7 @@ export const patiently = (messages: MessageClient, signal: AbortSignal): Ask => 
     try {
       return await messages.send(type, fields, { timeoutMs: until - performance.now(), context: { commandId } });
     } catch (error) {
-      const isPassing = error instanceof Refusal && error.status === 503;
-      if (!isPassing || performance.now() + askAgainAfterMs >= until || signal.aborted) throw error;
+      if (!isPassing(error) || performance.now() + askAgainAfterMs >= until || signal.aborted) throw error;
       await sleep(askAgainAfterMs, undefined, { signal }).catch(() => undefined);
     }
   }

@@ -3,7 +3,7 @@ import { DueUsage, DueUsageBacklog, EvaluateQuotas, ExceedQuota, RestoreQuota } 
 import {
   countsOf, dayBefore, dayOf, demandOf, endOf, evidenceOf, License, metersNamed, nextLook, startOf, type Day, type IssuedLicense, type MeterDay, type SeatEnds,
 } from '@keyledger/domain';
-import { context, eventId, Refusal, type LicenseId } from '@keyledger/kernel';
+import { context, eventId, isPassing, Refusal, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { firstOfMonth, UsageLedger, type DueDay, type ExaminedDay } from './ledger.ts';
@@ -149,7 +149,7 @@ export class QuotaEvaluation {
     try {
       return await this.daily.compare(licenseId, until, dryRun);
     } catch (error) {
-      if (error instanceof Refusal && error.status === 503) throw error;
+      if (isPassing(error)) throw error;
       this.log.error({ err: error, licenseId }, 'usage could not be compared with the quotas');
       return [];
     }

@@ -102,5 +102,8 @@ export class Refusal extends Error {
   }
 }
 
+/** Nobody answers just now. That passes, and nothing is at fault that was asked about. */
+export const isPassing = (error: unknown): error is Refusal => error instanceof Refusal && error.status === 503;
+
 /** `throw refuse('LIMIT_OUT_OF_RANGE', 'activationLimit is 0')` */
 export const refuse = (code: ErrorCode, detail?: string, members?: RefusalMembers): Refusal => new Refusal(code, detail, members);
