@@ -32,7 +32,7 @@ interface Compose {
 
 const compose = text('docker-compose.yml');
 const dockerfile = text('deploy/Dockerfile');
-const docs = text('docs/operations.md');
+const docs = text('docs/operations/docker-compose.md');
 const apps = readdirSync(`${root}apps`);
 /** Every app that is a service by itself. */
 const services = apps.filter((app) => existsSync(`${root}apps/${app}/src/main.ts`) && /\brunService\(/.test(text(`apps/${app}/src/main.ts`)));
@@ -110,9 +110,9 @@ const planted: readonly (readonly [what: string, from: string | RegExp, to: stri
   ['a secret that is not there', 'secrets: [master_key]', 'secrets: [master]'],
   ['a file that is not there', './deploy/nats.conf:', './deploy/nats.config:'],
   ['a variable that is not documented', '${KEYLEDGER_IMAGE:-keyledger}', '${KEYLEDGER_TAG:-keyledger}'],
-  ['a default password', '${POSTGRES_PASSWORD:?see docs/operations.md}', '${POSTGRES_PASSWORD:-postgres}'],
-  ['a password that is not explained', '${POSTGRES_PASSWORD:?see docs/operations.md}', '${POSTGRES_PASSWORD:?}'],
-  ['a password in the file', 'POSTGRES_PASSWORD: "${POSTGRES_PASSWORD:?see docs/operations.md}"', 'POSTGRES_PASSWORD: hunter2'],
+  ['a default password', '${POSTGRES_PASSWORD:?see docs/operations/docker-compose.md}', '${POSTGRES_PASSWORD:-postgres}'],
+  ['a password that is not explained', '${POSTGRES_PASSWORD:?see docs/operations/docker-compose.md}', '${POSTGRES_PASSWORD:?}'],
+  ['a password in the file', 'POSTGRES_PASSWORD: "${POSTGRES_PASSWORD:?see docs/operations/docker-compose.md}"', 'POSTGRES_PASSWORD: hunter2'],
   ['a password in an address', /\$\{NATS_PASSWORD_CATALOG:\?[^}]*\}@/, 'hunter2@'],
   ['a service that is another for NATS', 'nats://catalog:', 'nats://gateway:'],
   ['a service with another’s password', /\$\{NATS_PASSWORD_CATALOG(:\?[^}]*\}@)/, '${NATS_PASSWORD_GATEWAY:?x}@'],
@@ -143,7 +143,7 @@ describe('docker-compose.yml', () => {
 });
 
 describe('The NATS server’s settings', () => {
-  it('are for the services, and the passwords that operations.md tells to make are theirs', () => {
+  it('are for the services, and the passwords that docker-compose.md tells to make are theirs', () => {
     const told = /for service in ([A-Z_ ]+); do\n\s*echo "NATS_PASSWORD_\$service=/.exec(docs)?.[1]?.split(' ').map((name) => `NATS_PASSWORD_${name}`);
     expect(told?.sort()).toEqual(services.map(natsPassword).sort());
     expect(natsPasswordsIn(text('deploy/nats.conf')).sort()).toEqual(services.map(natsPassword).sort());

@@ -164,7 +164,7 @@ export function failureOf(error: unknown): unknown {
   const kind = kindOf(error);
   const message = error instanceof Error ? error.message : String(error);
   if (kind === 'maximum-append-size-exceeded') return new RangeError(`The events are larger than this EventStoreDB takes at once, see its MaxAppendSize: ${message}`);
-  if (kind === 'access-denied') return new Error(`EventStoreDB denies access, see docs/adr for the rights that it takes: ${message}`);
+  if (kind === 'access-denied') return new Error(`EventStoreDB denies access, see docs/operations/eventstoredb.md for the required rights: ${message}`);
   if (kind === 'stream-deleted') return new Error(`A stream has been deleted in EventStoreDB, which must never happen: ${message}`);
   const isFromTheServer = kind !== undefined || (error instanceof Error && 'code' in error && typeof error.code === 'number');
   const found = !message.startsWith('Failed to discover');
