@@ -9,7 +9,7 @@ import { Lane } from './lane.ts';
 import { RowTable, type Projection } from './projection.ts';
 import { mustReach, type View } from './read-index.ts';
 import { Register, type Parked, type Registered } from './register.ts';
-import { ignoreFenced, isDataError, isFenced, Writing } from './writing.ts';
+import { ignoreFenced, isFenced, Writing } from './writing.ts';
 
 export interface ProjectorOptions {
   readonly store: EventStore;
@@ -107,25 +107,6 @@ export class Projector implements View {
     return this.#register.parked();
   }
 
-  /** Tries the stream again from its beginning, in every projection that parked it. Resolves to those that still cannot fold it. */
-  unpark(stream: string): Promise<readonly Parked[]> {
-    return this.#alone(async () => {
-      await this.#reload();
-      for (const lane of this.#live.filter(({ parked }) => parked.has(stream))) {
-        const changes = await this.#folding.anew(lane, stream);
-        if (changes.parked.length > 0) continue;
-        const statements = [...this.#writing.statements(lane, changes), this.#register.unpark(lane, stream)];
-        try {
-          await this.#writing.save([{ lane, position: lane.position, statements }]);
-          lane.parked.delete(stream);
-        } catch (error) {
-          if (!isDataError(error)) throw error;
-        }
-      }
-      return (await this.parked()).filter((parked) => parked.stream === stream);
-    });
-  }
-
   /** Builds the projection anew from the first event while the present table goes on serving; resolves when the new one has taken over. */
   async rebuild(name: string): Promise<void> {
     const serving = this.#laneOf(name);
@@ -191,10 +172,28 @@ export class Projector implements View {
     this.#live = serving.filter(({ position }) => position === from);
     for (const lane of serving.filter(({ position }) => position < from)) void this.#catchUp(lane);
     this.#followed = from;
+    await this.#unpark();
     this.#subscription = store.subscribe(from, async (events) => {
       await this.#alone(() => this.#follow(events));
       await this.#rest();
     }, [...new Set(projections.map(({ source }) => source.category))]);
+  }
+
+  /** Folds parked streams once more: this release may be able to. */
+  async #unpark(): Promise<void> {
+    for (const lane of this.#live) {
+      for (const stream of [...lane.parked]) {
+        try {
+          const changes = await this.#folding.anew(lane, stream);
+          if (changes.parked.length > 0) continue;
+          await this.#writing.save([{ lane, position: lane.position, statements: [...this.#writing.statements(lane, changes), this.#register.unpark(lane, stream)] }]);
+          lane.parked.delete(stream);
+        } catch (error) {
+          // It stays parked; what cannot be read or written now is no reason not to start.
+          (this.#options.failed ?? warn)(error);
+        }
+      }
+    }
   }
 
   #emptyTablesFrom(head: Position): Position {

@@ -100,7 +100,7 @@ export const ignoreFenced = (error: unknown): void => {
 };
 
 /** The value is at fault, not the database: too big, a constraint, a type. Asking again would be in vain. */
-export function isDataError(error: unknown): boolean {
+function isDataError(error: unknown): boolean {
   const { code } = error as { code?: number | string };
   return typeof code === 'number' ? [18, 19, 20].includes(code & 255) : typeof code === 'string' && /^(22|23|54)...$|^ERR_(INVALID|OUT)_/.test(code);
 }
