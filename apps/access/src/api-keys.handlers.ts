@@ -1,6 +1,6 @@
 import { Authenticate, CreateApiKey, DeleteApiKey, GetApiKey, RotateApiKey } from '@keyledger/contracts';
 import { apiKeyView, mayGrant, permissionsOf, type ApiKeyState } from '@keyledger/domain';
-import { Clock, context, controlEnvironment, environments, instantOf, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
+import { Clock, context, controlEnvironment, environments, newId, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { LRUCache } from 'lru-cache';
@@ -25,16 +25,14 @@ export class ApiKeyCommands {
   }
 
   /** In the environment that the key is for: a root key may make keys for any. */
-  async #create({ environment = context().environment, expiresAt, ...command }: CreateApiKey) {
+  async #create({ environment = context().environment, ...command }: CreateApiKey) {
     mayGrant(context().actor.permissions, command);
     await this.streams.mustReach(environment);
     await this.clock.current?.(environment);
     return runIn({ ...context(), environment, now: this.clock.now(environment) }, async () => {
       const apiKeyId = newId('key');
       const secret = this.#secret(apiKeyId);
-      const expiry = expiresAt ? instantOf(expiresAt) : undefined;
-      const answer = await this.streams.apiKeys.run(
-        apiKeyId, { type: 'Create', apiKeyId, ...command, environment, secretHash: secretHash(secret), ...(expiry && { expiresAt: expiry }) }, view);
+      const answer = await this.streams.apiKeys.run(apiKeyId, { type: 'Create', apiKeyId, ...command, environment, secretHash: secretHash(secret) }, view);
       return { ...answer, secret };
     });
   }
