@@ -33,7 +33,7 @@ export class DailyComparison {
     } catch (error) {
       if (!(error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND')) throw error;
       // It was erased while something arrived for it.
-      if (!dryRun) await this.ledger.forget([licenseId]);
+      if (!dryRun) await this.ledger.forget(licenseId);
       return [];
     }
   }

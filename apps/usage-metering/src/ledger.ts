@@ -53,7 +53,7 @@ const READINGS_PER_COMMIT = 5_000;
 /** More is waited for in vain: so much is written in some seconds. */
 const READINGS_WAITING = 50_000;
 const PAGE = 10_000;
-const DAYS_UNSEEN_PER_COMMIT = 5_000;
+const ROWS_PER_COMMIT = 5_000;
 
 /** All readings and the days they belong to, in the environment of the current message. */
 @Injectable()
@@ -144,15 +144,20 @@ export class UsageLedger {
   /** Nobody has looked for their peaks. */
   async settleUnseen(licenseId: LicenseId, until: number, among: Among): Promise<void> {
     const [where, names] = amongThem(this.#here().dialect, among);
-    for (let changes = DAYS_UNSEEN_PER_COMMIT; changes === DAYS_UNSEEN_PER_COMMIT;) {
-      ({ changes } = await this.#here().run(
-        `update usage_days set peak_micros = null, peak_at = null, due_at = null where license_id = ? and (meter, day) in
-          (select meter, day from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} limit ${DAYS_UNSEEN_PER_COMMIT})`, [licenseId, licenseId, until, ...names]));
+    await this.#inPieces(
+      `update usage_days set peak_micros = null, peak_at = null, due_at = null where license_id = ? and (meter, day) in
+        (select meter, day from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} limit ${ROWS_PER_COMMIT})`, [licenseId, licenseId, until, ...names]);
+  }
+
+  async forget(licenseId: LicenseId): Promise<void> {
+    for (const [table, key] of [['usage_readings', 'id'], ['usage_days', 'meter, day']]) {
+      await this.#inPieces(`delete from ${table} where license_id = ? and (${key}) in (select ${key} from ${table} where license_id = ? limit ${ROWS_PER_COMMIT})`, [licenseId, licenseId]);
     }
   }
 
-  async forget(licenseIds: readonly LicenseId[]): Promise<void> {
-    await this.#here().batch(['usage_readings', 'usage_days'].map((table) => ({ sql: `delete from ${table} where license_id = ?`, many: licenseIds.map((id) => [id]) })));
+  /** A license may have millions of rows, and a statement over all of them would not be answered in time, however often it is repeated. */
+  async #inPieces(sql: string, params: readonly unknown[]): Promise<void> {
+    for (let changes = ROWS_PER_COMMIT; changes === ROWS_PER_COMMIT;) ({ changes } = await this.#here().run(sql, params));
   }
 
   #here(): Database {

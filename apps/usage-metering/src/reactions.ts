@@ -19,9 +19,11 @@ export class UsageErasure {
       name: 'usage-erasure', events, databases, clock,
       isFor: ({ type }) => type === 'LicenseErased', reads: [],
       async react(erased) {
-        const licenseIds = erased.map(({ stream }) => subjectOf(stream) as LicenseId);
-        for (const licenseId of licenseIds) licenses.forget(licenseId);
-        await ledger.forget(licenseIds);
+        for (const { stream } of erased) {
+          const licenseId = subjectOf(stream) as LicenseId;
+          licenses.forget(licenseId);
+          await ledger.forget(licenseId);
+        }
       },
     }));
   }

@@ -508,6 +508,26 @@ function suite(place: () => Parameters<typeof start>[0]) {
     for (const name of named) expect(await metering.ask(ExplainUsage, { licenseId: another, meter: name, day: '2026-03-12' })).toMatchObject({ kind: 'gauge', peak: 0 });
   });
 
+  it('forgets a license with very many readings piece by piece: no statement takes longer than the database may', async () => {
+    const { licenseId } = await metering.sell();
+    const database = metering.app.get(StateDatabases).of(environment);
+    await database.run(`insert into usage_readings (license_id, id, instance_id, meter, at, micros, received_at)
+      with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < 12000) select ?, n || '', 'act', 'm', n, 1, n from numbers`, [licenseId]);
+    const changed: number[] = [];
+    const { run } = database;
+    const spy = jest.spyOn(database, 'run').mockImplementation(async (...statement: Parameters<typeof run>) => {
+      const result = await run.apply(database, statement);
+      changed.push(result.changes);
+      return result as never;
+    });
+    await metering.tell(licenseId, { type: 'Erase', reason: 'asked for', force: true, mayEraseActivated: true });
+    await metering.erased();
+    spy.mockRestore();
+    expect(await metering.rows(licenseId)).toEqual([0, 0]);
+    expect(changed.reduce((sum, count) => sum + count, 0)).toBe(12_000);
+    expect(Math.max(...changed)).toBe(5_000);
+  });
+
   it('forgets what it knows of a license that is erased, also what arrives after that', async () => {
     metering.at('2026-03-12T08:00:00.000Z');
     const { licenseId, seats: [first] } = await metering.sell();
