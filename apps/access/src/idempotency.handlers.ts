@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
 import { context, newCommandId, refuse, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -22,7 +23,10 @@ export const requestsTable: Migration = {
 const patienceMs = 4000;
 /** After this long whoever worked on a request is taken for dead: an edge waits 5 s for a service, and then says so. */
 const abandonedMs = 6_000;
+const LOOK_MS = 100;
 const keptDays = 4;
+/** In place of an answer: the attempt has ended without one, and the next may begin at once. */
+const RELEASED = '';
 
 /**
  * Idempotency-Keys. A claim is one row, durable before the request is worked on, and fixes the command id: whoever runs the request again
@@ -36,13 +40,22 @@ export class Requests {
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
+  /** Claims that this process takes for being worked on. */
+  get running(): number {
+    return this.#running.size;
+  }
+
   async claim({ bodyHash, ...claim }: ClaimRequest): Promise<{ state: 'run'; commandId: string; commandAt: Instant; retry: boolean } | ({ state: 'done' } & StoredAnswer)> {
     const { id, body } = this.#hashes(claim, bodyHash);
     const patientUntil = performance.now() + patienceMs;
     for (let running = this.#runningNow(id); running; running = this.#runningNow(id)) {
-      const answer = this.#answerIn(claim, body, await this.#row(id));
+      // Another process may have completed it.
+      const row = await this.#row(id);
+      const answer = this.#answerIn(claim, body, row);
       if (answer) return answer;
-      await endOf(running, patientUntil);
+      if (row?.answer === RELEASED) break;
+      if (performance.now() > patientUntil) throw refuse('IDEMPOTENCY_IN_PROGRESS', undefined, { retryAfter: 1 });
+      await Promise.race([running.done, sleep(LOOK_MS, undefined, { ref: false })]);
     }
     this.#begin(id);
     try {
@@ -60,9 +73,8 @@ export class Requests {
     const { id } = this.#hashes(claim);
     const answer: StoredAnswer = { status, body, headers };
     try {
-      if (status === 0) return answer;
-      const sealed = this.keyrings.here().sealAnswer(claim.key, answer);
-      const { changes } = await this.databases.here().run('update access_requests set answer = ? where claim = ? and answer is null', [sealed, id]);
+      const sealed = status === 0 ? RELEASED : this.keyrings.here().sealAnswer(claim.key, answer);
+      const { changes } = await this.databases.here().run(`update access_requests set answer = ? where claim = ? and (answer is null or answer = '${RELEASED}')`, [sealed, id]);
       if (changes === 1) return answer;
       const stored = (await this.#row(id))?.answer;
       return stored ? this.#open(claim, stored) : answer;
@@ -85,6 +97,7 @@ export class Requests {
     if (changes === 1) return { state: 'run' as const, commandId, commandAt, retry: false };
     const row = await this.#row(id);
     if (!row) throw refuse('TRY_AGAIN');
+    if (row.answer === RELEASED) await this.databases.here().run(`update access_requests set answer = null where claim = ? and answer = '${RELEASED}'`, [id]);
     return this.#answerIn(claim, body, row) ?? { state: 'run' as const, commandId: row.command_id, commandAt: row.command_at, retry: true };
   }
 
@@ -104,6 +117,11 @@ export class Requests {
   }
 
   #begin(id: string): void {
+    // What was completed in another process, or never, is first in the map.
+    for (const [local, { since }] of this.#running) {
+      if (since >= performance.now() - abandonedMs) break;
+      this.#running.delete(local);
+    }
     const { promise: done, resolve: finish } = Promise.withResolvers<void>();
     this.#running.set(this.#local(id), { done, finish, since: performance.now() });
   }
@@ -125,15 +143,6 @@ export class Requests {
   #local(id: string): string {
     return `${context().environment} ${id}`;
   }
-}
-
-/** Resolves when it has ended, or can be taken for dead. */
-async function endOf({ done, since }: Running, patientUntil: number): Promise<void> {
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, Math.min(patientUntil, since + abandonedMs) - performance.now() + 1);
-  await Promise.race([done, late]);
-  clearTimeout(timer);
-  if (performance.now() > patientUntil) throw refuse('IDEMPOTENCY_IN_PROGRESS', undefined, { retryAfter: 1 });
 }
 
 export const oldestKept = (now: Instant): Instant => new Date(Date.parse(now) - keptDays * 86_400_000).toISOString();

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
 import { addDays, addSeconds, runIn, systemContext, type Instant } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
@@ -23,8 +23,9 @@ describe('A request with an Idempotency-Key', () => {
     const commands = new RequestCommands(requests);
     const run = <T>(work: () => T, at: Instant = now) => runIn(systemContext('staging', at), work);
     return {
-      claim: (at?: Instant) => run(() => commands.execute(Object.assign(new ClaimRequest(), { ...request, bodyHash: 'x' })), at),
+      claim: (at?: Instant, key = request.key) => run(() => commands.execute(Object.assign(new ClaimRequest(), { ...request, key, bodyHash: 'x' })), at),
       complete: (status: number, body: string) => run(() => commands.execute(Object.assign(new CompleteRequest(), { ...request, status, body, headers: {} }))),
+      running: () => requests.running,
       forgetOld: (at: Instant) => run(() => requests.forgetOld(oldestKept(at)), at),
     };
   }
@@ -54,6 +55,38 @@ describe('A request with an Idempotency-Key', () => {
     const first = await here.claim();
     await here.complete(0, 'unavailable');
     expect(await here.claim(addSeconds(now, 60))).toEqual({ ...first, retry: true });
+  });
+
+  it('that another process completes is answered there and then to who waits for it here', async () => {
+    const [here, there] = [aProcess(), aProcess()];
+    await here.claim();
+    const again = here.claim();
+    await there.complete(201, 'the order');
+    expect(await again).toEqual({ state: 'done', status: 201, body: 'the order', headers: {} });
+  });
+
+  it('to which another process could give no answer is run again at once', async () => {
+    const [here, there] = [aProcess(), aProcess()];
+    const first = await here.claim();
+    const again = here.claim();
+    await there.complete(0, 'unavailable');
+    expect(await again).toEqual({ ...first, retry: true });
+    const next = there.claim();
+    expect(await next).toEqual({ ...first, retry: true });
+    await here.complete(201, 'the order');
+    expect(await there.claim()).toMatchObject({ state: 'done', body: 'the order' });
+  });
+
+  it('that is completed elsewhere, or never, takes no memory for long', async () => {
+    const requests = aProcess();
+    const began = performance.now();
+    const time = jest.spyOn(performance, 'now').mockReturnValue(began);
+    for (let n = 0; n < 10; n++) await requests.claim(now, `k${n}`);
+    expect(requests.running()).toBe(10);
+    time.mockReturnValue(began + 6_001);
+    await requests.claim(now, 'another');
+    expect(requests.running()).toBe(1);
+    time.mockRestore();
   });
 
   it('is known for 72 hours, and not for ever', async () => {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { ClaimRequest, CompleteRequest, normaliseKey } from '@keyledger/contracts';
+import { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
 import { refuse, runIn, type MessageContext } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -61,10 +61,10 @@ export class Idempotency {
   }
 }
 
-/** An API key, or for the client license API the license key itself, however it is spelled (access stores only a keyed hash of it). */
+/** An API key, or for the client license API the license key as it is spelled: a repeated request is the same, byte by byte (access stores only a keyed hash of it). */
 function callerOf({ context, licenseKey, body }: FastifyRequest): string {
   if (context?.actor.type === 'api-key') return context.actor.id;
-  return `client:${hash(normaliseKey(licenseKey ?? String((body as { licenseKey?: unknown } | undefined)?.licenseKey)))}`;
+  return `client:${hash(licenseKey ?? String((body as { licenseKey?: unknown } | undefined)?.licenseKey))}`;
 }
 
 const hash = (text: string | Buffer): string => createHash('sha256').update(text).digest('base64url');
