@@ -8,7 +8,7 @@ export const features = Type.Record(
     Type.Number({ minimum: 0 }),
     Type.Object({ limit: Type.Number({ minimum: 0 }), per: oneOf('day', 'month') }, { additionalProperties: false }),
   ]),
-  { description: 'name → true, a number cap, or {limit, per}', additionalProperties: false },
+  { description: 'name → true, a number cap, or {limit, per}; at most 32 KiB of JSON', additionalProperties: false },
 );
 
 /** A meter is a gauge, and the quota is for its daily peak, unless `per` says that it is a counter. */

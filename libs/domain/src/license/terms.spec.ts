@@ -57,6 +57,7 @@ describe('Terms', () => {
     ['a negative quota', { quotas: [{ meter: 'cores', limit: -1 }] }, 'VALIDATION_FAILED'],
     ['a meter twice', { quotas: [{ meter: 'cores', limit: 1 }, { meter: 'cores', limit: 1 }] }, 'VALIDATION_FAILED'],
     ['a feature that is not in', { features: { export: false } }, 'VALIDATION_FAILED'],
+    ['more features than fit into an answer', { features: Object.fromEntries(Array.from({ length: 400 }, (_, n) => [`${n}`.padEnd(90, 'ü'), true])) }, 'VALIDATION_FAILED'],
     ['a feature without a number', { features: { export: { per: 'day' } } }, 'VALIDATION_FAILED'],
   ] as const)('refuse %s', (_, input, code) => expect(codeOf(input)).toBe(code));
 });

@@ -52,6 +52,8 @@ export type TermsInput = { readonly [Name in keyof Terms]?: Terms[Name] | undefi
 export const UNLIMITED = -1;
 export const MAX_ACTIVATION_LIMIT = 10_000;
 export const MAX_TRIAL_DAYS = 90;
+/** In bytes of JSON in UTF-8: a hundred licenses fit into one message. */
+export const FEATURES_LIMIT = 32_768;
 
 export const defaultTerms: Terms = {
   activationLimit: UNLIMITED, effectiveAt: null, expiry: null, expiryBasis: 'purchase', expiresAt: null,
@@ -95,6 +97,8 @@ export function checkActivationLimit(limit: number): void {
 export function checkFeatures(features: Features): void {
   const wrong = Object.entries(features).find(([, feature]) => feature !== true && !isAmount(typeof feature === 'object' ? feature?.limit : feature));
   if (wrong) throw malformed(`features/${wrong[0]}`, 'must be true, a number from 0 on, or {limit, per}');
+  const size = Buffer.byteLength(JSON.stringify(features));
+  if (size > FEATURES_LIMIT) throw malformed('features', `is ${size} bytes of JSON; the maximum is ${FEATURES_LIMIT}`);
 }
 
 /** A quota that does not say what its meter is takes it from where that was said before. */
