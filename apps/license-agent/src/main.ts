@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { pino } from 'pino';
 import { agentConfig, BadConfig, withFlags } from './config.ts';
 import { startAgent } from './run.ts';
