@@ -10,16 +10,10 @@ import { ApiKeyList, apiKeys, ApiKeyTable } from './api-keys.queries.ts';
 import type { AccessConfig } from './config.ts';
 import { ClockCommands, EnvironmentQueries } from './environments.handlers.ts';
 import { firstStart } from './first-start.ts';
-import { oldestKept, RequestCommands, Requests } from './idempotency.handlers.ts';
+import { RequestCommands, Requests } from './idempotency.handlers.ts';
 import { AccessStreams } from './streams.ts';
 
 const tidyEveryMs = 3_600_000;
-const settings = Symbol('access settings');
-interface Settings {
-  config: AccessConfig;
-  /** Shows a new root key to whoever starts the product, once. */
-  print: (secret: string) => void;
-}
 
 /** Who may do what, and once: environments, API keys, idempotency records. */
 @Module({})
@@ -28,6 +22,7 @@ export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
 
   constructor(private readonly projectors: Projectors, private readonly requests: Requests, private readonly log: Log) {}
 
+  /** `print` shows a new root key to whoever starts the product, once. */
   static with(platform: readonly Provider[], config: AccessConfig, print: (secret: string) => void): DynamicModule {
     return {
       module: AccessModule,
@@ -35,15 +30,14 @@ export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
       providers: [
         ...platform,
         ApiKeyCommands, ApiKeyQuery, ApiKeyList, ApiKeyTable, Authentication, EnvironmentQueries, ClockCommands, Requests, RequestCommands,
-        { provide: settings, useValue: { config, print } satisfies Settings },
         {
           provide: AccessStreams,
-          useFactory: async (events: EventStores, keyrings: Keyrings, clock: Clock, { config, print }: Settings) => {
+          useFactory: async (events: EventStores, keyrings: Keyrings, clock: Clock) => {
             const streams = new AccessStreams(events, keyrings);
             await firstStart(streams, clock, config, print);
             return streams;
           },
-          inject: [EventStores, Keyrings, Clock, settings],
+          inject: [EventStores, Keyrings, Clock],
         },
         {
           provide: Projectors,
@@ -68,7 +62,7 @@ export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
     for (const environment of environments) {
       const now = systemClock.now(environment);
       try {
-        await runIn(systemContext(environment, now), () => this.requests.forgetOld(oldestKept(now)));
+        await runIn(systemContext(environment, now), () => this.requests.forgetOld(now));
       } catch (error) {
         this.log.error({ err: error, environment }, 'old idempotency records not removed');
       }

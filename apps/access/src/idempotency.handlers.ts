@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
-import { context, newCommandId, refuse, type Instant } from '@keyledger/kernel';
+import { addDays, context, newCommandId, refuse, type Instant } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Injectable } from '@nestjs/common';
@@ -83,8 +83,8 @@ export class Requests {
     }
   }
 
-  async forgetOld(before: Instant): Promise<void> {
-    await this.databases.here().run('delete from access_requests where command_at < ?', [before]);
+  async forgetOld(now: Instant): Promise<void> {
+    await this.databases.here().run('delete from access_requests where command_at < ?', [addDays(now, -keptDays)]);
   }
 
   /** The request is the caller's, for the first time or again: another process may be at work on it, too, and both do the same. */
@@ -144,8 +144,6 @@ export class Requests {
     return `${context().environment} ${id}`;
   }
 }
-
-export const oldestKept = (now: Instant): Instant => new Date(Date.parse(now) - keptDays * 86_400_000).toISOString();
 
 @Handles(ClaimRequest, CompleteRequest)
 export class RequestCommands {

@@ -1,16 +1,15 @@
-import { Body, Controller, Param, Query, Req, Res } from '@nestjs/common';
+import { Body, Controller, Query, Req, Res } from '@nestjs/common';
 import { bodyOf, ExplainUsage, ReportUsage, UsageSeries } from '@keyledger/contracts';
 import type { LicenseId } from '@keyledger/kernel';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
 import * as examples from './examples.ts';
 import { Route } from './operation.ts';
-import { IdOf } from './params.ts';
+import { LicenseParam } from './params.ts';
 import { RateLimits } from './rate-limits.ts';
 
 const { licenseId: _series, ...seriesQuery } = UsageSeries.fields;
 const { licenseId: _explain, ...explainQuery } = ExplainUsage.fields;
-const LicenseParam = () => Param('id', IdOf('lic', 'LICENSE_NOT_FOUND'));
 
 /** What instances use: they report it, and vendors look at it. */
 @Controller()
