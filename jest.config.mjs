@@ -7,14 +7,14 @@ const folder = (path) => new URL(`./${path}`, import.meta.url).pathname;
 const projects = ['apps', 'libs'].flatMap((kind) => readdirSync(folder(kind)).map((name) => `${kind}/${name}`)).filter((path) => existsSync(folder(`${path}/src`)));
 
 /** All of it takes half an hour: by default what differs most between one process and many. */
-const overNats = process.env.KEYLEDGER_E2E === 'all' ? ['{standalone,distributed}/src/*'] : ['standalone/src/{story,agent,tracing}', 'distributed/src/{seats,outage,leftovers}'];
+const overNats = process.env.KEYLEDGER_E2E === 'all' ? ['{standalone,distributed}/src/*'] : ['standalone/src/{story,tracing}', 'distributed/src/{processes,outage}'];
 
 /**
  * The product with its log on EventStoreDB, or on a double of that, which says so. By default eventstoredb.e2e.spec.ts alone, which is one of
  * apps/standalone; with all, these once more. What is of files only, or of the edge alone, is left out.
  */
 const onEventStoreDb = process.env.KEYLEDGER_E2E === 'all'
-  ? [['standalone', 'standalone/src/{appliance,clock,environments,erasure,freshness,idempotency,jobs,kill,rebuild,seats,signed,story,usage,webhooks,year}'], ['distributed', 'distributed/src/{seats,outage}']] : [];
+  ? [['standalone', 'standalone/src/{appliance,clock,environments,erasure,freshness,idempotency,jobs,kill,rebuild,seats,signed,story,usage,webhooks,year}'], ['distributed', 'distributed/src/{processes,outage}']] : [];
 
 /** @type {import('jest').Config} */
 const project = {

@@ -50,7 +50,7 @@ if (!here) describe('The product on EventStoreDB', () => it.skip('PostgreSQL is 
 
   it('shows in the very next answer what was sold, taken and revoked, and to nobody in another environment', async () => {
     await parallel(8, async () => {
-      for (let round = 0; round < roundsOf(3); round++) {
+      for (let round = 0; round < roundsOf(1); round++) {
         const { id, key } = await sell(product.root, sold.plan.id);
         expect(await validate(product.app, key)).toMatchObject({ valid: true, code: 'VALID', conclusive: true, license: { status: 'assigned' } });
         expect((await activate(key, 1)).status).toBe(201);
@@ -64,7 +64,7 @@ if (!here) describe('The product on EventStoreDB', () => it.skip('PostgreSQL is 
   });
 
   it('sells five seats five times to a hundred who want one', async () => {
-    for (let round = 0; round < roundsOf(3); round++) {
+    for (let round = 0; round < roundsOf(1); round++) {
       const { id, key } = await sell(product.root, sold.plan.id);
       const answers = await parallel(100, (n) => activate(key, n));
       expect(Object.fromEntries([...Map.groupBy(answers, ({ status }) => status)].map(([status, all]) => [status, all.length]))).toEqual({ 201: 5, 409: 95 });
