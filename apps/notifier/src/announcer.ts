@@ -5,7 +5,7 @@ import type { Keyrings } from '@keyledger/keyring';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
 import { factsOf, ofDenials, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
-import { KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
+import { giveUpSome, KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 
 /** What is to be known of an endpoint to put something into its way. */
 interface Listener {
@@ -70,8 +70,9 @@ const REPLAY_PAGE = 500;
 const TRIES = 6;
 const TIMEOUT_MS = 3_000;
 const SKEW_SECONDS = 60;
-/** In `reactions`. */
+/** Both in `reactions`: how far the log has been read, and where it ended when it was first followed. */
 const CHECKPOINT = 'notifier';
+const MAILS_AFTER = 'notifier-mails-after';
 
 interface AnnouncerOptions {
   readonly environment: string;
@@ -97,7 +98,7 @@ class Announcer implements View {
   readonly #subscription: Subscription;
   readonly #listeners: (() => void)[] = [];
   readonly #endpoints: Map<WebhookEndpointId, Listener>;
-  readonly #mailsFrom: Instant;
+  readonly #mailsAfter: Position;
   #passed = 0;
   #hour = '';
   #replaying: Promise<void> | undefined;
@@ -108,22 +109,22 @@ class Announcer implements View {
 
   static async start(at: AnnouncerOptions): Promise<Announcer> {
     // One statement, so that the endpoints are those of that place in the log.
-    const { rows } = await at.database.run<{ position: number | null; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
-      `select c.position, e.id, e.revision, e.enabled, e.events, e.created_at from (select max(position) as position from reactions where name = '${CHECKPOINT}') as c
+    const { rows } = await at.database.run<{ position: number | null; mails_after: number | null; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
+      `select c.position, c.mails_after, e.id, e.revision, e.enabled, e.events, e.created_at
+        from (select max(case name when '${CHECKPOINT}' then position end) as position, max(case name when '${MAILS_AFTER}' then position end) as mails_after from reactions) as c
         left join notifier_endpoints e on e.deleted = 0`);
     const position = Number(rows[0]?.position ?? 0);
     await mustReach(at.store, position, at.environment);
-    // Whoever gets a mail cannot tell that it is one of last week: mail begins when the log is first followed.
-    const mailsFrom = position === 0 ? new Date().toISOString() : '';
-    if (position === 0) await beginAnew(at);
+    // A customer cannot tell that a mail is one of last week: mail begins when the log is first followed. Where that was not noted yet, it began long ago.
+    const mailsAfter = position === 0 ? await beginAnew(at) : Number(rows[0]?.mails_after ?? 0);
     const endpoints = rows.flatMap(({ id, revision, enabled, events, created_at: createdAt }) =>
       (id === null ? [] : [{ id, revision: Number(revision), enabled: Number(enabled) === 1, events: JSON.parse(events) as WebhookFilter[], createdAt }]));
-    return new Announcer(at, position, endpoints, mailsFrom);
+    return new Announcer(at, position, endpoints, mailsAfter);
   }
 
-  private constructor(at: AnnouncerOptions, position: Position, endpoints: readonly Listener[], mailsFrom: Instant) {
+  private constructor(at: AnnouncerOptions, position: Position, endpoints: readonly Listener[], mailsAfter: Position) {
     this.#at = at;
-    this.#mailsFrom = mailsFrom;
+    this.#mailsAfter = mailsAfter;
     this.position = position;
     this.#endpoints = new Map(endpoints.map((endpoint) => [endpoint.id, endpoint]));
     this.#subscription = at.store.subscribe(position, (events) => this.#follow(events));
@@ -145,10 +146,10 @@ class Announcer implements View {
     if (this.#passed > 0) await this.#at.database.batch([reached(this.position)]);
   }
 
-  /** Works off what endpoints are to be told once more of the past. */
+  /** Works off what endpoints are to be told once more of the past, and gives up what still waits for those that are over. */
   replay(): void {
     const before = this.#replaying ?? Promise.resolve();
-    this.#replaying = before.then(() => this.#replay()).catch((error: unknown) => this.#at.log.warn({ err: error, environment: this.#at.environment }, 'the past was not told again; it is tried once more'));
+    this.#replaying = before.then(() => this.#replay()).catch((error: unknown) => this.#at.log.warn({ err: error, environment: this.#at.environment }, 'what was left to do for endpoints failed; it is tried once more'));
   }
 
   #follow(events: readonly RecordedEvent[]): void | Promise<void> {
@@ -169,14 +170,10 @@ class Announcer implements View {
     const statements: Statement[] = [...hours];
     const before = new Map(this.#endpoints);
     try {
-      let parcels: Parcel[] = [];
+      const parcels: Parcel[] = [];
       for (const event of events) {
-        if (isOfEndpoint(event)) {
-          statements.push(...putting(parcels), ...this.#hear(event));
-          parcels = [];
-        } else {
-          parcels.push(...await this.#parcelsOf(event, [...this.#endpoints.values()]), ...this.#mailOf(event));
-        }
+        if (isOfEndpoint(event)) statements.push(...this.#hear(event));
+        else parcels.push(...await this.#parcelsOf(event, [...this.#endpoints.values()]), ...this.#mailOf(event));
       }
       await this.#at.database.batch([...statements, ...putting(parcels), reached(position)]);
     } catch (error) {
@@ -189,6 +186,7 @@ class Announcer implements View {
     this.#passed = 0;
     this.#advance(position);
     if (events.length > 0) this.#at.wake();
+    if (events.some(isOfEndpoint)) this.replay();
   }
 
   #advance(position: Position): void {
@@ -231,7 +229,7 @@ class Announcer implements View {
 
   #mailOf(event: RecordedEvent): readonly Parcel[] {
     const mail = this.#at.mailsOf(event);
-    return mail && event.recordedAt >= this.#mailsFrom ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
+    return mail && event.position > this.#mailsAfter ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
   }
 
   /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more; nor does one that cannot be read. */
@@ -256,19 +254,12 @@ class Announcer implements View {
     const isDeleted = change.type === 'WebhookEndpointDeleted';
     if (isDeleted) this.#endpoints.delete(id);
     else this.#endpoints.set(id, endpoint);
-    const stops = isDeleted || change.type === 'WebhookEndpointDisabled';
-    return [
-      {
-        sql: `insert into notifier_endpoints (id, revision, enabled, deleted, events, created_at) values (?, ?, ?, ?, ?, ?)
-          on conflict (id) do update set revision = excluded.revision, enabled = excluded.enabled, deleted = excluded.deleted, events = excluded.events${change.type === 'WebhookEndpointEnabled' ? ', failing_since = null' : ''}
-          where excluded.revision > notifier_endpoints.revision`,
-        params: [id, revision, endpoint.enabled ? 1 : 0, isDeleted ? 1 : 0, JSON.stringify(endpoint.events), endpoint.createdAt],
-      },
-      ...(stops ? [{
-        sql: "update notifier_outbox set status = 'failed', last_error = ? where target = ? and status = 'pending' and exists (select 1 from notifier_endpoints where id = ? and revision = ?)",
-        params: [isDeleted ? 'the endpoint was deleted' : 'the endpoint was disabled', id, id, revision],
-      }] : []),
-    ];
+    return [{
+      sql: `insert into notifier_endpoints (id, revision, enabled, deleted, events, created_at) values (?, ?, ?, ?, ?, ?)
+        on conflict (id) do update set revision = excluded.revision, enabled = excluded.enabled, deleted = excluded.deleted, events = excluded.events${change.type === 'WebhookEndpointEnabled' ? ', failing_since = null' : ''}
+        where excluded.revision > notifier_endpoints.revision`,
+      params: [id, revision, endpoint.enabled ? 1 : 0, isDeleted ? 1 : 0, JSON.stringify(endpoint.events), endpoint.createdAt],
+    }];
   }
 
   /** The place before the first event of each hour, to find the past again. */
@@ -283,9 +274,15 @@ class Announcer implements View {
     return found.length === 0 ? [] : [{ sql: 'insert into notifier_hours (hour, position) values (?, ?) on conflict (hour) do nothing', many: found }];
   }
 
+  /** Not in the transaction that reads the log: after days of failures a million deliveries may wait, and PostgreSQL would be cut off in the same statement for ever. */
+  async #giveUp(): Promise<void> {
+    while (!this.#isClosing && await giveUpSome(this.#at.database));
+  }
+
   async #replay(): Promise<void> {
     const { database, store } = this.#at;
     for (;;) {
+      await this.#giveUp();
       const { rows: [row] } = await database.run<{ endpoint_id: WebhookEndpointId; since: Instant; position: number; until: number }>('select * from notifier_replays order by endpoint_id limit 1');
       if (!row || this.#isClosing) return;
       const endpoint = this.#endpoints.get(row.endpoint_id);
@@ -316,9 +313,14 @@ const reached = (position: Position): Statement => ({
   sql: 'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > reactions.position', params: [CHECKPOINT, position],
 });
 
-/** Where there is no checkpoint the log may be another one, with the same events at other positions: what is known of positions is void. */
-async function beginAnew({ database, store }: Pick<AnnouncerOptions, 'database' | 'store'>): Promise<void> {
-  await database.batch([{ sql: 'delete from notifier_hours' }, { sql: 'update notifier_replays set position = 0, until = ?', params: [await store.head()] }]);
+/** Where there is no checkpoint the log may be another one, with the same events at other positions: what is known of positions is void. Resolves with MAILS_AFTER, as the first notifier noted it. */
+async function beginAnew({ database, store }: Pick<AnnouncerOptions, 'database' | 'store'>): Promise<Position> {
+  const head = await store.head();
+  const answers = await database.batch([
+    { sql: 'delete from notifier_hours' }, { sql: 'update notifier_replays set position = 0, until = ?', params: [head] },
+    { sql: 'insert into reactions (name, position) values (?, ?) on conflict (name) do nothing', params: [MAILS_AFTER, head] }, { sql: 'select position from reactions where name = ?', params: [MAILS_AFTER] },
+  ]);
+  return Number(answers.at(-1)?.rows[0]?.['position'] ?? head);
 }
 
 type Kept = { readonly announcer: Announcer; readonly index: ReadIndex; readonly database: Database };

@@ -1,5 +1,5 @@
-import { notifierTables } from './tables.ts';
+import { failedIndex, notifierTables } from './tables.ts';
 
 export { notifierConfig, type NotifierConfig } from './config.ts';
 export { NotifierModule } from './notifier.module.ts';
-export const notifierSchema = { state: [notifierTables] };
+export const notifierSchema = { state: [notifierTables, failedIndex] };

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import {
   CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView,
 } from '@keyledger/contracts';
@@ -15,7 +15,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { InProcessTransport, type Fields, type Message, type MessageType, type ResultOf } from '@keyledger/messaging';
 import { until } from '@keyledger/testing';
 import { openHost } from '@keyledger/process';
-import { StateDatabases } from '@keyledger/read-models';
+import { StateDatabases, type Answer } from '@keyledger/read-models';
 import { describeWith } from '@keyledger/servers/contract';
 import { openStores } from '@keyledger/stores';
 import { Announcers } from './announcer.ts';
@@ -134,6 +134,37 @@ describe('The notifier (SQLite)', () => {
     await later.close();
   });
 
+  it('reads on though what waits for an endpoint that is over cannot be given up, does so when it is started again, and sends it where the endpoint is enabled before', async () => {
+    const path = 'over';
+    const notifier = await start({ dataDir: join(dataDir, path) });
+    const [over, back] = [await notifier.listen(`${base}/${path}`, ['job.*']), await notifier.listen(`${base}/${path}/back`, ['job.*'])];
+    await notifier.listen(`${base}/${path}/well`, ['license.issued']);
+    await wait(notifier, over.id, 3);
+    await wait(notifier, back.id, 2);
+    await notifier.run("create trigger stuck before update of status on notifier_outbox when new.status = 'failed' begin select raise(abort, 'it takes too long'); end");
+    for (const { id: endpointId } of [over, back]) await notifier.ask(UpdateWebhookEndpoint, { endpointId, enabled: false });
+    await notifier.sell();
+    await until(() => of(`${path}/well`), (ids) => ids.length === 1);
+    notifier.at(addSeconds(notifier.clock.instant, 7_200));
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: back.id, enabled: true });
+    await until(() => notifier.deliveries(back.id), (all) => all.every(({ status }) => status === 'delivered'));
+    expect(await runIn(systemContext(environment, notifier.clock.instant), () => notifier.app.get(Outbox).waiting(notifier.clock.instant))).toEqual({ pending: 0, lateMs: 0 });
+    expect((await notifier.deliveries(over.id)).map(({ status }) => status)).toEqual(['pending', 'pending', 'pending']);
+    expect((await notifier.run('select max(claimed_until) as claimed from notifier_outbox where target = ?', [over.id])).rows).toEqual([{ claimed: 0 }]);
+    await notifier.run('drop trigger stuck');
+    await notifier.close();
+    const later = await start({ dataDir: join(dataDir, path) }, notifier.clock);
+    await until(() => later.deliveries(over.id), (all) => all.every(({ status, error }) => status === 'failed' && error === 'the endpoint was disabled'));
+    expect([of(path).length, of(`${path}/back`).length]).toEqual([0, 2]);
+    await later.close();
+  });
+
+  it('lists deliveries without counting them, and failed ones without looking through all the others', async () => {
+    expect((await running().ask(ListWebhookDeliveries, {})).page).toMatchObject({ total: null });
+    const { sql, parameters } = runIn(systemContext(environment, begin), () => running().app.get(Outbox).list({ status: 'failed' }).orderBy('timestamp', 'desc').orderBy('id', 'desc').limit(26).compile());
+    expect((await running().run(`explain query plan ${sql}`, parameters)).rows.map(({ detail }) => detail)).toEqual(['SCAN notifier_outbox USING INDEX notifier_outbox_failed']);
+  });
+
   const unreadable = async (stream: string, type: string) => {
     const metadata = { commandId: crypto.randomUUID(), correlationId: 'x', actor: { type: 'system', id: 'keyledger' }, occurredAt: running().clock.instant, environment, schema: 99 };
     await running().app.get(EventStores).of(environment).append(stream, 'any', [{ id: crypto.randomUUID(), type, data: {}, metadata }]);
@@ -186,6 +217,11 @@ describeWith('postgres', 'The notifier', (server) => {
     await late.close();
   });
 }, { durable: true });
+
+/** So many deliveries wait for an endpoint, for what comes of its being over. */
+const wait = (notifier: Notifier, endpointId: WebhookEndpointId, count: number) => notifier.run(
+  `with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < ${count}) insert into notifier_outbox (id, target, type, timestamp, body, status, attempts, next_at, claimed_until)
+    select '${endpointId.replace('whk', 'whd')}-' || n, '${endpointId}', 'license.issued', '${notifier.clock.instant}', '{}', 'pending', 1, ${Date.parse(notifier.clock.instant) + 3_600_000}, 0 from numbers`);
 
 function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: string }): () => Notifier {
   let notifier: Notifier;
@@ -305,6 +341,28 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     expect(of(path)).toHaveLength(3);
   });
 
+  it('gives up what waits for an endpoint that is over, and recovers it, some thousand deliveries at a time', async () => {
+    const path = fresh('backlog');
+    const { id } = await notifier.listen(`${base}/${path}`, ['job.*']);
+    await wait(notifier, id, 5_000);
+    const database = notifier.app.get(StateDatabases).of(environment);
+    const [run, batch] = [jest.spyOn(database, 'run'), jest.spyOn(database, 'batch')];
+    const are = (status: string, count: number) => until(() => notifier.run('select count(*) as n from notifier_outbox where target = ? and status = ?', [id, status]), ({ rows: [row] }) => row?.['n'] === count);
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: id, enabled: false });
+    await are('failed', 5_000);
+    expect(await notifier.deliveries(id)).toContainEqual(expect.objectContaining({ status: 'failed', error: 'the endpoint was disabled', nextAttemptAt: null }));
+    answers.set(`/${path}`, () => 500);
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: id, enabled: true });
+    expect(await notifier.ask(RecoverWebhookEndpoint, { endpointId: id, since: addDays(begin, -1) })).toMatchObject({ requeued: 5_000 });
+    await are('pending', 5_000);
+    await notifier.ask(DeleteWebhookEndpoint, { endpointId: id });
+    await are('failed', 5_000);
+    expect(await notifier.deliveries(id)).toContainEqual(expect.objectContaining({ status: 'failed', error: 'the endpoint was deleted' }));
+    const done = (await Promise.all([...run.mock.results, ...batch.mock.results].map(({ value }) => value as Promise<Answer | Answer[]>))).flat();
+    for (const spy of [run, batch]) spy.mockRestore();
+    expect(Math.max(...done.map(({ changes }) => changes))).toBe(2_000);
+  });
+
   it('forgets what is long over, and nothing else', async () => {
     const path = fresh('kept');
     const { id } = await notifier.listen(`${base}/${path}`, ['license.issued']);
@@ -383,6 +441,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       mailing = await start({ dataDir: folder }, mailing?.clock, { mail: { smtpUrl: `smtp://127.0.0.1:${(smtp.address() as AddressInfo).port}`, from: 'Licenses <licenses@vendor.example>', licenseKeys: true, allEnvironments: true, ...config } });
     };
     const to = (address: string) => letters.filter((letter) => letter.to === address);
+    const keyIn = ({ text }: { readonly text: string }) => /KEY-lic_[-0-9a-f]+/.exec(text)?.[0];
     const settled = () => until(() => mailing.run("select id from notifier_outbox where status = 'pending'"), ({ rows }) => rows.length === 0);
 
     it('sends a customer the key of a new license, and reminds of its expiry, each once', async () => {
@@ -419,6 +478,26 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       await until(() => to('alan@example.com'), (all) => all.length === 2);
       await settled();
       expect(to('alan@example.com')).toHaveLength(2);
+    });
+
+    it('sends nothing of the past either where it is started again, or beside another one, before all of that is read', async () => {
+      const { customerId, productId } = await mailing.people('Kurt', 'kurt@example.com');
+      await mailing.sell({ customerId, productId });
+      await until(() => to('kurt@example.com'), (all) => all.length === 1);
+      await settled();
+      await mailing.run('delete from reactions');
+      await restart();
+      await mailing.sell({ customerId, productId });
+      await until(() => to('kurt@example.com'), (all) => all.length === 2);
+      await settled();
+      await mailing.run("update reactions set position = 1 where name = 'notifier'");
+      await mailing.run('delete from notifier_outbox');
+      const rest = to('kurt@example.com').slice(1);
+      await restart();
+      // What came after the first start is not the past: here, where the outbox has been emptied, it is sent once more.
+      await until(() => to('kurt@example.com'), (all) => all.length === 3);
+      await settled();
+      expect(to('kurt@example.com').slice(2).map(keyIn)).toEqual(rest.map(keyIn));
     });
 
     it('sends the key to whom the license is assigned later, and the new one when it was regenerated', async () => {

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { WebhookDeliveryView } from '@keyledger/contracts';
 import type { AttemptOutcome } from '@keyledger/domain';
 import { addSeconds, type Instant, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
-import { StateDatabases, type Statement } from '@keyledger/read-models';
+import { StateDatabases, type Database, type Statement } from '@keyledger/read-models';
 import type { Answer } from './egress.ts';
 
 /** Mail is one target, each webhook endpoint another. */
@@ -26,7 +26,8 @@ export interface ClaimedParcel extends Parcel {
 /** For longer than a try may take: then its process is taken for dead, and another one tries. A mail server may take its time at each step. */
 const claimMs = (target: string): number => (target === MAIL ? 120_000 : 20_000);
 export const KEPT_DAYS = 30;
-const FORGOTTEN_AT_ONCE = 1_000;
+/** Rows that one statement changes at most: SQLite answers nothing else meanwhile, and PostgreSQL is cut off after 1.5 s. */
+const AT_ONCE = 2_000;
 
 /** All that goes out of one environment, the message's, and what has come of it. */
 @Injectable()
@@ -37,7 +38,7 @@ export class Outbox {
   async dueTargets(now: Instant): Promise<readonly string[]> {
     const due = "select 1 from notifier_outbox o where o.target = t.id and o.status = 'pending' and o.next_at <= ? and o.claimed_until <= ?";
     const { rows } = await this.#here().run<{ id: string }>(
-      `select t.id from (select id from notifier_endpoints where deleted = 0 union all select '${MAIL}') as t where exists (${due})`, [Date.parse(now), Date.now()]);
+      `select t.id from (select id from notifier_endpoints where deleted = 0 and enabled = 1 union all select '${MAIL}') as t where exists (${due})`, [Date.parse(now), Date.now()]);
     return rows.map(({ id }) => id);
   }
 
@@ -46,9 +47,7 @@ export class Outbox {
     const database = this.#here();
     const free = "select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ?";
     const claimedUntil = Date.now() + claimMs(target);
-    // An array, because PostgreSQL may look for the rows of a list more than once, and skip others each time.
-    const { rows } = await database.run<Row>(
-      `update notifier_outbox set claimed_until = ? where ${database.dialect === 'postgres' ? `id = any (array(${free} for update skip locked))` : `id in (${free})`} returning *`, [claimedUntil, target, Date.parse(now), Date.now(), limit]);
+    const { rows } = await database.run<Row>(`update notifier_outbox set claimed_until = ? where ${among(database, free, 'for update skip locked')} returning *`, [claimedUntil, target, Date.parse(now), Date.now(), limit]);
     return rows.map(({ id, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil }));
   }
 
@@ -102,9 +101,17 @@ export class Outbox {
 
   /** The number of those that failed since then and are tried again. */
   async againSince(target: WebhookEndpointId, since: Instant, now: Instant): Promise<number> {
-    const { changes } = await this.#here().run(
-      "update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where target = ? and timestamp >= ? and status = 'failed'", [Date.parse(now), target, since]);
-    return changes;
+    const failed = "select id from notifier_outbox where target = ? and (timestamp, id) > (?, ?) and status = 'failed' order by timestamp, id limit ?";
+    const database = this.#here();
+    let requeued = 0;
+    // Each row once, in their order: what is tried again may fail again before the last row is reached.
+    for (let [after, last] = [since, '']; ;) {
+      const { rows } = await database.run<Row>(
+        `update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where ${among(database, failed, 'for update')} returning timestamp, id`, [Date.parse(now), target, after, last, AT_ONCE]);
+      requeued += rows.length;
+      if (rows.length < AT_ONCE) return requeued;
+      ({ timestamp: after, id: last } = rows.reduce((one, other) => (one.timestamp + one.id > other.timestamp + other.id ? one : other)));
+    }
   }
 
   /** Ready to be read page by page. */
@@ -116,16 +123,17 @@ export class Outbox {
 
   /** How many are waiting to be sent, and since when the longest due has been. */
   async waiting(now: Instant): Promise<{ readonly pending: number; readonly lateMs: number }> {
-    const { rows: [row] } = await this.#here().run<{ n: number; oldest: number | null }>("select count(*) as n, min(next_at) as oldest from notifier_outbox where status = 'pending'");
+    const { rows: [row] } = await this.#here().run<{ n: number; oldest: number | null }>(
+      `select count(*) as n, min(next_at) as oldest from notifier_outbox where status = 'pending' and target not in (select id from notifier_endpoints where ${isOver})`);
     return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
   }
 
   /** What is long over is forgotten, some of it at a time. */
   async forgetOld(now: Instant): Promise<void> {
     const before = addSeconds(now, -KEPT_DAYS * 86_400);
-    for (let changes = FORGOTTEN_AT_ONCE; changes === FORGOTTEN_AT_ONCE;) {
+    for (let changes = AT_ONCE; changes === AT_ONCE;) {
       ({ changes } = await this.#here().run(
-        "delete from notifier_outbox where id in (select id from notifier_outbox where timestamp < ? and status <> 'pending' order by timestamp, id limit ?)", [before, FORGOTTEN_AT_ONCE]));
+        "delete from notifier_outbox where id in (select id from notifier_outbox where timestamp < ? and status <> 'pending' order by timestamp, id limit ?)", [before, AT_ONCE]));
     }
   }
 
@@ -139,6 +147,22 @@ export const putting = (parcels: readonly Parcel[]): Statement[] => (parcels.len
   sql: `insert into notifier_outbox (id, target, type, timestamp, body, status, attempts, next_at, claimed_until) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (id) do nothing`,
   many: parcels.map(({ id, target, type, timestamp, body }) => [id, target, type, timestamp, body, 'pending', 0, Date.parse(timestamp), 0]),
 }]);
+
+const isOver = '(deleted = 1 or enabled = 0)';
+/**
+ * Gives up some of what waits for endpoints that are over; answers whether more may wait. PostgreSQL locks the endpoints' rows as well, so that once an
+ * endpoint is enabled again nothing of it is given up any more. `cross join` makes SQLite begin with the endpoints, not with all that waits.
+ */
+export async function giveUpSome(database: Database): Promise<boolean> {
+  const waiting = `select o.id from notifier_endpoints e cross join notifier_outbox o where ${isOver} and o.target = e.id and o.status = 'pending' limit ?`;
+  const { changes } = await database.run(
+    `update notifier_outbox set status = 'failed', last_error = (select case deleted when 1 then 'the endpoint was deleted' else 'the endpoint was disabled' end from notifier_endpoints where id = target)
+      where ${among(database, waiting, 'for update skip locked')}`, [AT_ONCE]);
+  return changes === AT_ONCE;
+}
+
+/** An array, because PostgreSQL may look for the rows of a list more than once, and skip others each time, or read all of the table to join it. */
+const among = ({ dialect }: Database, ids: string, lock: string): string => (dialect === 'postgres' ? `id = any (array(${ids} ${lock}))` : `id in (${ids})`);
 
 interface Row {
   id: string;

@@ -23,3 +23,9 @@ export const notifierTables: Migration = {
     await run('create table notifier_replays (endpoint_id text primary key, since text not null, position bigint not null, until bigint not null)');
   },
 };
+
+/** Failures are few, and asked for among all that was delivered. */
+export const failedIndex: Migration = {
+  name: 'notifier-2-failed',
+  up: ({ run }) => run("create index notifier_outbox_failed on notifier_outbox (timestamp, id) where status = 'failed'"),
+};
