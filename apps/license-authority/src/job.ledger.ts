@@ -2,11 +2,13 @@ import { Injectable } from '@nestjs/common';
 import type { ImportRow, JobResult } from '@keyledger/contracts';
 import type { JobId, JsonObject } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
-import { StateDatabases, type Database, type Migration } from '@keyledger/read-models';
+import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
+import { sql as literally } from 'kysely';
 
 /**
  * How far jobs have come, and who is at it: rows, because it is observed and changes all the time. A job has a row until it is over. The rows of
- * an import are kept sealed until then; what has come of rows stays, and holds no key and nothing personal. Times are milliseconds since 1970.
+ * an import are kept sealed until then; what has come of rows stays, and holds no key and nothing personal. Times are milliseconds since 1970,
+ * by the clock of the database: two processes with clocks apart would each take the other for dead.
  */
 export const jobTables: Migration = {
   name: 'authority-2-jobs',
@@ -36,9 +38,10 @@ const RESERVED_MS = 60_000;
 const UNFINISHED_MS = 86_400_000;
 /** Nobody is at it any more, but somebody has been. */
 const LONG_AGO = 1;
-/** A sign of life of the future is none, beyond what was reserved: it was given before the clock was set back. Its parameters are `lifeAt`. */
-const isFree = `(worker is null or alive_at < ? or alive_at - case worker when '${SENDER}' then ${UNFINISHED_MS} else 0 end > ?)`;
-const lifeAt = (now: number): readonly number[] => [now - ABANDONED_MS, now + ABANDONED_MS];
+const clocks: Readonly<Record<Dialect, string>> = { sqlite: "cast(unixepoch('subsec') * 1000 as integer)", postgres: 'cast(extract(epoch from clock_timestamp()) * 1000 as bigint)' };
+/** A sign of life of the future is none, beyond what was reserved: it was given before the clock was set back. */
+const isFree = (now: string): string =>
+  `(worker is null or alive_at < ${now} - ${ABANDONED_MS} or alive_at - case worker when '${SENDER}' then ${UNFINISHED_MS} else 0 end > ${now} + ${ABANDONED_MS})`;
 /** More than that fail at the same place only if it is no accident. */
 const MAX_ATTEMPTS = 5;
 
@@ -50,8 +53,8 @@ export class JobLedger {
   /** Before the job itself, which would be forgotten without a row; nobody looks at it for so long. A row whose job never comes is cleared away then. */
   async reserve(jobId: JobId, ms = RESERVED_MS): Promise<void> {
     await this.#here().run(
-      `insert into authority_jobs (id, queued_at, worker, alive_at, done, failed, attempts) values (?, ?, '${SENDER}', ?, 0, 0, 0)
-        on conflict (id) do update set alive_at = excluded.alive_at where authority_jobs.worker = '${SENDER}'`, [jobId, Date.now(), Date.now() + ms]);
+      `insert into authority_jobs (id, queued_at, worker, alive_at, done, failed, attempts) values (?, ${this.#now}, '${SENDER}', ${this.#now} + ?, 0, 0, 0)
+        on conflict (id) do update set alive_at = excluded.alive_at where authority_jobs.worker = '${SENDER}'`, [jobId, ms]);
   }
 
   /** The job is there: it may begin. */
@@ -84,19 +87,18 @@ export class JobLedger {
   /** Those that nobody is at, the oldest first; in the end also files that were sent only in part. */
   async waiting(limit: number): Promise<readonly Waiting[]> {
     const { rows } = await this.#here().run<Progress & { id: JobId; alive_at: number }>(
-      `select id, done, failed, alive_at from authority_jobs where ${isFree} order by queued_at, id limit ?`, [...lifeAt(Date.now()), limit]);
+      `select id, done, failed, alive_at from authority_jobs where ${isFree(this.#now)} order by queued_at, id limit ?`, [limit]);
     return rows.map(({ alive_at: aliveAt, ...row }) => ({ ...row, abandoned: aliveAt > 0 }));
   }
 
   /** False when somebody else was quicker. */
   async claim(jobId: JobId, worker: string): Promise<boolean> {
-    const now = Date.now();
-    const { changes } = await this.#here().run(`update authority_jobs set worker = ?, alive_at = ? where id = ? and ${isFree}`, [worker, now, jobId, ...lifeAt(now)]);
+    const { changes } = await this.#here().run(`update authority_jobs set worker = ?, alive_at = ${this.#now} where id = ? and ${isFree(this.#now)}`, [worker, jobId]);
     return changes === 1;
   }
 
   async showLife(jobId: JobId, worker: string): Promise<void> {
-    await this.#here().run('update authority_jobs set alive_at = ? where id = ? and worker = ?', [Date.now(), jobId, worker]);
+    await this.#here().run(`update authority_jobs set alive_at = ${this.#now} where id = ? and worker = ?`, [jobId, worker]);
   }
 
   /** Between two chunks, so that nobody has to wait until it is taken for dead. */
@@ -118,9 +120,9 @@ export class JobLedger {
 
   /** What a chunk has come to, with how far that is, all or nothing. False when the job is somebody else's by now. */
   async save(jobId: JobId, worker: string, chunk: number, results: readonly JobResult[], { done, failed }: Progress): Promise<boolean> {
-    const database = this.#here();
-    return database.transaction(async (sql) => {
-      const updated = await sql.updateTable('authority_jobs').set({ done, failed, attempts: 0, alive_at: Date.now() }).where('id', '=', jobId).where('worker', '=', worker).executeTakeFirst();
+    const now = literally<number>`${literally.raw(this.#now)}`;
+    return this.#here().transaction(async (sql) => {
+      const updated = await sql.updateTable('authority_jobs').set({ done, failed, attempts: 0, alive_at: now }).where('id', '=', jobId).where('worker', '=', worker).executeTakeFirst();
       if (Number(updated.numUpdatedRows) !== 1) return false;
       if (results.length > 0) {
         await sql.insertInto('authority_job_results').values({ job_id: jobId, chunk, results: JSON.stringify(results) }).onConflict((conflict) => conflict.doNothing()).execute();
@@ -138,6 +140,10 @@ export class JobLedger {
   /** It is over, or never began. */
   async end(jobId: JobId): Promise<void> {
     await this.#here().batch([{ sql: 'delete from authority_job_input where job_id = ?', params: [jobId] }, { sql: 'delete from authority_jobs where id = ?', params: [jobId] }]);
+  }
+
+  get #now(): string {
+    return clocks[this.#here().dialect];
   }
 
   #here(): Database {

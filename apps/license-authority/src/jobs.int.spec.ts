@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { JobResult } from '@keyledger/contracts';
 import type { JobState, JobWork } from '@keyledger/domain';
 import { EventStores } from '@keyledger/event-store';
@@ -265,6 +265,23 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     await authority.sql('update authority_jobs set alive_at = ? where id = ?', [later(60_000), dead]);
     expect([(await ids()).toSorted(), await inContext(() => authority.ledger.claim(dead, 'me'))]).toEqual([[dead, left].toSorted(), true]);
     for (const id of [dead, asked, left]) await inContext(() => authority.ledger.end(id));
+  });
+
+  it.each([-60_000, 60_000])('are left to whoever is at them by a process whose clock is %d ms off', async (ms) => {
+    const id = await authority.queue(1);
+    const ids = async () => (await inContext(() => authority.ledger.waiting(10))).map((waiting) => waiting.id);
+    expect([await ids(), await inContext(() => authority.ledger.claim(id, 'one'))]).toEqual([[id], true]);
+    const now = Date.now();
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now + ms);
+    try {
+      expect([await ids(), await inContext(() => authority.ledger.claim(id, 'other'))]).toEqual([[], false]);
+      await inContext(() => authority.ledger.showLife(id, 'one'));
+      await inContext(() => authority.ledger.save(id, 'one', 0, [], { done: 0, failed: 0 }));
+    } finally {
+      clock.mockRestore();
+    }
+    expect(await ids()).toEqual([]);
+    await inContext(() => authority.ledger.end(id));
   });
 
   it('clear away files that never came to their end, and keep the rows of the others sealed', async () => {
