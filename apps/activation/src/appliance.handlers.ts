@@ -1,8 +1,8 @@
 import { hash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ActivateAppliance, BindAppliance, ContinueLease, Heartbeat, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
+import { ActivateAppliance, BindAppliance, ContinueLease, Heartbeat, LoseHeartbeats, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
 import {
-  beat, beatSeconds, clientLicenseView, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, standingOf, verdictOf,
+  beat, beatSeconds, clientLicenseView, isEnding, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, signedAtOf, standingOf, verdictOf,
   type Activation, type Directive, type IssuedLicense, type Lease, type Standing,
 } from '@keyledger/domain';
 import { context, isId, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type LicenseId } from '@keyledger/kernel';
@@ -10,6 +10,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log, Metrics } from '@keyledger/observability';
 import { Injectable } from '@nestjs/common';
+import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger, type Kept, type Step } from './leases.ts';
 import { RevokedKeys } from './revoked-keys.ts';
 import type { KnownLicense } from './verdict-cache.ts';
@@ -51,7 +52,7 @@ export class ApplianceTokens {
     try {
       const text = (await this.#sign(statement)) ?? (await sleep(heardAfterMs).then(() => this.#sign(statement)));
       if (text === undefined) throw refuse('UNAVAILABLE', 'The key that signs was revoked');
-      return text ? { text, says, signedAt: now } : null;
+      return text ? { text, says, signedAt: signedAtOf(lease, license.terms) } : null;
     } catch (error) {
       this.log.warn({ err: error, activationId }, 'a heartbeat is answered without a new lease');
       return last?.says === says ? last : null;
@@ -70,9 +71,18 @@ export class ApplianceTokens {
     return token ?? null;
   }
 
-  /** The lease of who asks for the seat that he has, and the token that proves it; none while he may not work. */
+  /** True for a seat whose end a lapse has decided. It gets no other lease, and its license says so before anything is answered: the lapse may still be on its way there, or its process may have died. */
+  async endSeat({ id: licenseId, activations }: IssuedLicense, activationId: ActivationId, lease: Lease | undefined): Promise<boolean> {
+    if (!lease || !isEnding(activations.get(activationId), lease)) return false;
+    const { failed } = await this.messages.send(LoseHeartbeats, { instances: [{ licenseId, activationId, dueAt: lease.endsAt }], dryRun: false });
+    if (failed.length > 0) throw refuse('TRY_AGAIN');
+    return true;
+  }
+
+  /** The lease of who asks for the seat that he has, and the token that proves it; none while he may not work. Instead of a seat that is just ending, the next try may get another one. */
   async seated(known: KnownLicense, activationId: ActivationId, kept: Kept | undefined, now: Instant) {
     const license = issued(known.state);
+    if (await this.endSeat(license, activationId, kept?.lease)) throw refuse('TRY_AGAIN');
     const lease = openLease(license, activationId, kept?.lease, now);
     const standing = standingOf(license, activationOf(license, activationId), now);
     const lookAt = lookAtOf(license, activationId, lease);
@@ -99,7 +109,7 @@ export class ApplianceTokens {
 /** The first run of a box, and every further one. The seat is the authority's to give; here its lease is opened. */
 @Handles(ActivateAppliance)
 export class ApplianceActivation {
-  constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly messages: MessageClient) {}
+  constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly messages: MessageClient, private readonly lastSeen: LastSeenLedger) {}
 
   async execute(asked: ActivateAppliance) {
     const { licenseId, licenseKey, fingerprint, hostname, address } = asked;
@@ -107,6 +117,7 @@ export class ApplianceActivation {
     const { activationId, created } = await this.messages.send(BindAppliance, {
       licenseId, fingerprint, ...(licenseKey !== undefined && { keyHash }), ...(hostname !== undefined && { hostname }), ...(address !== undefined && { address }),
     });
+    if (!created) await this.lastSeen.see(activationId, context().now);
     return this.leases.change(activationId, async (kept, isCertain) => (isCertain ? this.#open(asked, activationId, created, kept) : undefined));
   }
 
@@ -189,7 +200,8 @@ export class Heartbeats {
   async #look(heartbeat: Heartbeat, said: string, kept: Kept | undefined, isCertain: boolean): Promise<Step<{ answer: HeartbeatAnswer; recovered: boolean }> | undefined> {
     const { now } = context();
     const { licenseId, activationId, fingerprint, seq, acks, version } = heartbeat;
-    const known = await licenseOf(this.caches, heartbeat);
+    let known = await licenseOf(this.caches, heartbeat);
+    if (kept?.lease.isOver && (await this.tokens.endSeat(issued(known.state), activationId, kept.lease))) known = await licenseOf(this.caches, heartbeat);
     const license = issued(known.state);
     const outcome = beat(license, kept?.lease, { activationId, fingerprint, seq, said, ...(acks && { acks: acks as readonly DirectiveId[] }) }, now);
     if (outcome.kind !== 'accepted' && !isCertain) return undefined;

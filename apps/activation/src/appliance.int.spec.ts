@@ -5,9 +5,9 @@ import { addDays, addSeconds, Refusal, refuse, runIn, systemContext, type Instan
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
-import { activate, assign, at, direct, idOf, issue, laptop, loseHeartbeat, rebind, revoke, scenarios, suspend, unsuspend, type Story } from '@keyledger/testing';
+import { activate, assign, at, deactivate, direct, idOf, issue, laptop, loseHeartbeat, rebind, revoke, scenarios, suspend, unsuspend, type Story } from '@keyledger/testing';
 import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.handlers.ts';
-import { LeaseLedger, leasesTable } from './leases.ts';
+import { LeaseLedger, leaseTables } from './leases.ts';
 
 const start = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, start);
@@ -24,9 +24,10 @@ class World {
   /** What the metering does not count; or why it counts nothing at all. */
   refused: readonly string[] = [];
   meteringSays: 'INSTANCE_NOT_FOUND' | undefined;
-  readonly signed: { type: string; counter?: number }[] = [];
+  readonly signed: { type: string; counter?: number; seconds?: number }[] = [];
   readonly sent: string[] = [];
   readonly noticed: string[] = [];
+  readonly seen: string[] = [];
   readonly unreachable = new Set<string>();
 
   static async open(database: Database): Promise<World> {
@@ -53,7 +54,7 @@ class World {
     const revoked = { signed: async (token: string) => this.revoked.has(token) };
     const tokens = new ApplianceTokens(messages as never, verdicts as never, revoked as never, log as never);
     const heartbeats = new Heartbeats(caches as never, ledger, tokens, keyrings, messages as never, metrics as never, log as never);
-    const activation = new ApplianceActivation(caches as never, ledger, tokens, messages as never);
+    const activation = new ApplianceActivation(caches as never, ledger, tokens, messages as never, { see: (id: string, instant: Instant) => void this.seen.push(`${id} ${instant}`) } as never);
     return {
       ledger,
       beat: (seq: number, fields: Partial<Heartbeat> = {}): Promise<HeartbeatAnswer> => this.in(() => heartbeats.execute(Object.assign(new Heartbeat(), {
@@ -69,15 +70,16 @@ class World {
     return runIn(systemContext('production', this.now), work);
   }
 
-  async #answer(subject: string, fields: { leases?: { counter: number }[] }): Promise<unknown> {
+  async #answer(subject: string, fields: { leases?: { counter: number; seconds: number }[] }): Promise<unknown> {
     if (this.unreachable.has(subject)) throw refuse('UNAVAILABLE');
     this.sent.push(subject);
     if (subject === 'license.bind-appliance') return { activationId: laptop.activationId, created: false };
+    if (subject === 'license.lose-heartbeats') return { transitions: {}, failed: [] };
     if (subject === 'usage.record' && this.meteringSays) throw refuse(this.meteringSays);
     if (subject === 'usage.record') return { refused: this.refused };
     if (subject !== 'signing.leases') return null;
     if (!this.signs) throw refuse('UNAVAILABLE');
-    return { tokens: (fields.leases ?? []).map(({ counter }) => `lease ${this.signed.push({ type: 'lease', counter })}`) };
+    return { tokens: (fields.leases ?? []).map(({ counter, seconds }) => `lease ${this.signed.push({ type: 'lease', counter, seconds })}`) };
   }
 }
 
@@ -87,7 +89,7 @@ const refusalOf = (answer: Promise<unknown>) => answer.then(() => undefined, (er
 });
 
 onEveryDialect('The lease ledger', ({ open, place }) => {
-  const tables = { migrations: [leasesTable], kind: 'state' } as const;
+  const tables = { migrations: leaseTables, kind: 'state' } as const;
   const world = async () => World.open(await open(tables));
 
   it('gives a repeated heartbeat the same answer, to the letter, also from another process and after a restart', async () => {
@@ -174,7 +176,7 @@ onEveryDialect('The lease ledger', ({ open, place }) => {
 });
 
 onEveryDialect('A signed lease', ({ open }) => {
-  const world = async () => World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+  const world = async () => World.open(await open({ migrations: leaseTables, kind: 'state' }));
 
   it('is signed once, and anew when it is outdated: not with each heartbeat', async () => {
     const all = await world();
@@ -186,8 +188,20 @@ onEveryDialect('A signed lease', ({ open }) => {
     }
     all.now = addSeconds(all.now, 60);
     expect((await process.beat(51)).token).toBe('lease 2');
-    expect(all.signed).toEqual([{ type: 'lease', counter: 0 }, { type: 'lease', counter: 51 }]);
+    expect(all.signed).toMatchObject([{ type: 'lease', counter: 0 }, { type: 'lease', counter: 51 }]);
     expect((await all.process().beat(52)).token).toBe('lease 2');
+  });
+
+  it('that was signed for the rest of a running one is signed anew as soon as a heartbeat has extended it', async () => {
+    const all = await world();
+    const process = all.process();
+    await process.beat(1);
+    all.now = addDays(all.now, 13);
+    expect((await process.activate()).token).toBe('lease 2');
+    expect(all.seen).toEqual([`${laptop.activationId} ${all.now}`]);
+    all.now = addSeconds(all.now, 60);
+    for (const seq of [2, 3]) expect((await process.beat(seq)).token).toBe('lease 3');
+    expect(all.signed.map(({ seconds }) => seconds)).toEqual([14 * 86_400, 86_400, 14 * 86_400]);
   });
 
   it('is signed anew after a "no", so that nobody takes an old one for it', async () => {
@@ -240,8 +254,21 @@ onEveryDialect('A signed lease', ({ open }) => {
   });
 });
 
+onEveryDialect('An activation once more', ({ open }) => {
+  it('of a seat that is just ending has the end said, and is to be tried again: there may be another seat', async () => {
+    const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
+    const process = all.process();
+    await process.beat(1);
+    await all.database.run('update activation_leases set version = version + 1, over_version = version + 1');
+    expect(await refusalOf(process.activate())).toEqual({ code: 'TRY_AGAIN' });
+    expect(all.sent).toContain('license.lose-heartbeats');
+    all.happens(deactivate(laptop, 'lapse'));
+    expect((await process.activate()).deployment).toEqual({ state: 'locked' });
+  });
+});
+
 onEveryDialect('A heartbeat', ({ open }) => {
-  const world = async () => World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+  const world = async () => World.open(await open({ migrations: leaseTables, kind: 'state' }));
 
   it('of a box that was late is reported, once it is accepted; that it cannot be is no reason to refuse it', async () => {
     const all = await world();

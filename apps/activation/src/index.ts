@@ -1,6 +1,6 @@
 import { lastSeenTable } from './last-seen.ts';
-import { leasesTable } from './leases.ts';
+import { leaseTables } from './leases.ts';
 import { acksTable } from './stream.handlers.ts';
 
 export { ActivationModule } from './activation.module.ts';
-export const activationSchema = { state: [lastSeenTable, leasesTable, acksTable] };
+export const activationSchema = { state: [lastSeenTable, ...leaseTables, acksTable] };

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from '@jest/globals';
-import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, type LoseHeartbeats } from '@keyledger/contracts';
+import { Heartbeat, LapsedLeaseBacklog, LapsedLeases, LapseLeases, type LoseHeartbeats } from '@keyledger/contracts';
 import { issued, License, lookAtOf, openLease, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
 import { EventStores, SqliteEventStores, type NewEvent } from '@keyledger/event-store';
 import { addDays, addSeconds, eventId, newCommandId, refuse, runIn, systemContext, type ActivationId, type Instant } from '@keyledger/kernel';
@@ -10,8 +10,9 @@ import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { reactionsTable, StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
 import { activate, assign, at, desktop, idOf, issue, laptop, rebind, recoverHeartbeat, revoke, scenarios, type Story } from '@keyledger/testing';
+import { ApplianceTokens, Heartbeats } from './appliance.handlers.ts';
 import { LapseCommand, LapseQueries, LeaseOpening } from './lapses.ts';
-import { LeaseLedger, leasesTable } from './leases.ts';
+import { LeaseLedger, leaseTables } from './leases.ts';
 
 const start = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, start);
@@ -33,7 +34,9 @@ class World {
   readonly logged: unknown[] = [];
   /** Of the process. */
   upSince: Instant = start;
-  /** What comes between the authority's decision and its answer. */
+  /** What comes between the look at the rows and the one at the license, before the authority's decision, and between that and its answer. The first two come once. */
+  whileLooked: () => unknown = () => undefined;
+  beforehand: () => unknown = () => undefined;
   afterwards: () => void | Promise<void> = () => undefined;
   readonly ledger: LeaseLedger;
 
@@ -43,8 +46,13 @@ class World {
     return new World(database, keyring);
   }
 
-  private constructor(readonly database: Database, keyring: Keyring) {
-    this.ledger = new LeaseLedger(this.#databases, new Keyrings([['production', keyring]]));
+  private constructor(readonly database: Database, readonly keyring: Keyring) {
+    this.ledger = this.process();
+  }
+
+  /** Another one that answers heartbeats. */
+  process(): LeaseLedger {
+    return new LeaseLedger(this.#databases, new Keyrings([['production', this.keyring]]));
   }
 
   get #databases(): StateDatabases {
@@ -61,14 +69,32 @@ class World {
     return this.in(() => this.ledger.change(id, (_, isCertain) => (isCertain ? { answer: null, keep: { licenseId, lease, token: null, toldSeq: 0, agentVersion: null, lookAt: lookAtOf(issued(stateOf(this.history)), id, lease) } } : undefined)));
   }
 
-  async due(until = this.now): Promise<readonly string[]> {
+  /** What the box is told. `whileJudged`: what comes between the first look at its license and what is decided by that. */
+  async beat(seq: number, { ledger = this.ledger, whileJudged = (): unknown => undefined } = {}): Promise<string> {
+    const get = async () => {
+      const known = { state: stateOf(this.history), revision: this.history.happened.length - 1 };
+      const first = whileJudged;
+      whileJudged = () => undefined;
+      await first();
+      return known;
+    };
+    const caches = { here: () => ({ get }) } as never;
+    const messages = { send: ({ subject }: { subject: string }, fields: never) => (subject === 'signing.leases' ? { tokens: ['lease'] } : this.#authority(fields)) } as never;
+    const tokens = new ApplianceTokens(messages, { for: async () => 'no' } as never, { signed: async () => false } as never, this.#log);
+    const heartbeats = new Heartbeats(caches, ledger, tokens, new Keyrings([['production', this.keyring]]), messages, { decision: () => {} } as never, this.#log);
+    const { state, enforcement } = await this.in(() => heartbeats.execute(Object.assign(new Heartbeat(), { licenseId, activationId: laptop.activationId, fingerprint: 'fp-laptop', seq })));
+    return `${state} ${enforcement}`;
+  }
+
+  async due(until = this.now, now = until): Promise<readonly string[]> {
     const queries = new LapseQueries(this.#databases, { done: async () => undefined } as never);
     const query = Object.assign(new LapsedLeases(), { until, limit: 10 });
-    const { data } = (await this.in(() => queries.execute(query))) as { data: { id: ActivationId; dueAt: Instant }[] };
-    const backlog = await this.in(() => queries.execute(Object.assign(new LapsedLeaseBacklog(), { until })));
+    const ask = <Q extends LapsedLeases | LapsedLeaseBacklog>(asked: Q) => runIn(systemContext('production', now), () => queries.execute(asked));
+    const { data } = (await ask(query)) as { data: { id: ActivationId; dueAt: Instant }[] };
+    const backlog = await ask(Object.assign(new LapsedLeaseBacklog(), { until }));
     expect(backlog).toEqual({ oldest: data[0]?.dueAt ?? null, count: data.length });
     const [first] = data;
-    if (first) expect(await this.in(() => queries.execute(Object.assign(new LapsedLeases(), { until, limit: 10, after: first })))).toEqual({ data: data.slice(1) });
+    if (first) expect(await ask(Object.assign(new LapsedLeases(), { until, limit: 10, after: first }))).toEqual({ data: data.slice(1) });
     return data.map(({ id }) => id);
   }
 
@@ -92,7 +118,7 @@ class World {
   }
 
   get #caches() {
-    return { here: () => ({ get: async (id: string) => this.#read(id) }) } as never;
+    return { here: () => ({ get: async (id: string) => (await this.#once('whileLooked'), this.#read(id)) }) } as never;
   }
 
   get #log() {
@@ -105,7 +131,14 @@ class World {
     return { state: stateOf(this.history) };
   }
 
+  async #once(moment: 'whileLooked' | 'beforehand'): Promise<void> {
+    const { [moment]: happens } = this;
+    this[moment] = () => undefined;
+    await happens();
+  }
+
   async #authority({ instances, dryRun }: LoseHeartbeats) {
+    await this.#once('beforehand');
     const transitions: Record<string, number> = {};
     const failed = instances.flatMap(({ activationId }) => (this.unreadable.there.has(activationId) ? [activationId] : []));
     for (const { activationId, missedAt, dueAt } of instances) {
@@ -124,7 +157,7 @@ class World {
 
 onEveryDialect('Leases that are over', ({ open }) => {
   const world = async () => {
-    const all = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+    const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
     await all.hear(laptop.activationId);
     all.now = addDays(start, 1);
     await all.hear(desktop.activationId);
@@ -208,7 +241,7 @@ onEveryDialect('Leases that are over', ({ open }) => {
   it('of a floating seat give it back, unless its instance owes no heartbeats and has asked', async () => {
     const floating = (validationMode: 'online' | 'offline' | 'heartbeat') => story(issue({ terms: { validationMode, seats: 'floating', heartbeatIntervalSeconds: 600 } }), assign(), activate(laptop), activate(desktop));
     for (const mode of ['online', 'offline'] as const) {
-      const all = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+      const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
       all.history = floating(mode);
       for (const { activationId } of [laptop, desktop]) await all.hear(activationId);
       all.seen = { [laptop.activationId]: addSeconds(start, 1200) };
@@ -220,7 +253,7 @@ onEveryDialect('Leases that are over', ({ open }) => {
       await all.lapse();
       expect(all.said('InstanceDeactivated').at(-1)).toMatchObject({ activationId: laptop.activationId, dueAt: addSeconds(start, 3000) });
     }
-    const owing = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+    const owing = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
     owing.history = floating('heartbeat');
     await owing.hear(laptop.activationId);
     owing.seen = { [laptop.activationId]: addSeconds(start, 1200) };
@@ -229,8 +262,70 @@ onEveryDialect('Leases that are over', ({ open }) => {
     expect(owing.said('InstanceDeactivated')).toMatchObject([{ activationId: laptop.activationId }]);
   });
 
+  /** A floating seat whose box has been heard of once, and whose three intervals are over. */
+  const silent = async () => {
+    const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
+    all.history = story(issue({ terms: { validationMode: 'heartbeat', seats: 'floating', heartbeatIntervalSeconds: 600 } }), assign(), activate(laptop));
+    expect(await all.beat(1)).toBe('active FULL');
+    all.now = addSeconds(start, 1800);
+    return all;
+  };
+
+  it.each(['the same', 'another'])('of a floating seat are over for a heartbeat that %s process answers before the license says so', async (which) => {
+    const all = await silent();
+    const told: string[] = [];
+    all.beforehand = async () => told.push(await all.beat(2, which === 'another' ? { ledger: all.process() } : {}));
+    await all.lapse();
+    expect([told, all.said('InstanceDeactivated').length]).toEqual([['locked LOCKED'], 1]);
+    expect([await all.beat(2), await all.beat(3)]).toEqual(['locked LOCKED', 'locked LOCKED']);
+  });
+
+  it('of a floating seat are over for a heartbeat that had seen them while they were not', async () => {
+    const all = await silent();
+    expect(await all.beat(2, { whileJudged: () => all.lapse() })).toBe('locked LOCKED');
+    expect(all.said('InstanceDeactivated')).toMatchObject([{ by: 'lapse', dueAt: all.now }]);
+  });
+
+  it('of a floating seat begin again with a heartbeat that comes while they are looked at', async () => {
+    const all = await silent();
+    const told: string[] = [];
+    all.whileLooked = async () => told.push(await all.beat(2, { ledger: all.process() }));
+    expect([await all.lapse(), told, await all.due(), await all.beat(3)]).toEqual([{}, ['active FULL'], [], 'active FULL']);
+    all.now = addSeconds(all.now, 1800);
+    expect([await all.due(), await all.lapse()]).toEqual([[laptop.activationId], { InstanceDeactivated: 1 }]);
+  });
+
+  it('of a floating seat stay over when whoever decided that died before it was said, which the next heartbeat does, or the next look', async () => {
+    for (const next of ['heartbeat', 'look'] as const) {
+      const all = await silent();
+      all.beforehand = () => { throw refuse('UNAVAILABLE'); };
+      await expect(all.lapse()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      expect([await all.due(), all.said('InstanceDeactivated')]).toEqual([[laptop.activationId], []]);
+      if (next === 'heartbeat') expect(await all.beat(2)).toBe('locked LOCKED');
+      else expect(await all.lapse()).toEqual({ InstanceDeactivated: 1 });
+      expect([all.said('InstanceDeactivated'), await all.lapse(), await all.due()]).toMatchObject([[{ by: 'lapse', dueAt: all.now }], {}, []]);
+    }
+  });
+
+  it('of a floating seat that is moved to another box while they are said are none of the new one’s', async () => {
+    const all = await silent();
+    all.beforehand = () => {
+      all.now = addSeconds(all.now, 1);
+      all.happens(rebind('fp-new', laptop));
+    };
+    expect([await all.lapse(), all.said('InstanceDeactivated')]).toEqual([{}, []]);
+  });
+
+  it('end by the clock that they were written with, however far ahead the sweeper’s is', async () => {
+    const all = await silent();
+    all.now = addSeconds(all.now, -1);
+    expect([await all.lapse({ until: addDays(start, 1) }), await all.due(addDays(start, 1), all.now)]).toEqual([{}, []]);
+    all.now = addSeconds(all.now, 1);
+    expect([await all.due(addDays(start, 1), all.now), await all.lapse({ until: addDays(start, 1) })]).toEqual([[laptop.activationId], { InstanceDeactivated: 1 }]);
+  });
+
   const hourly = async (upSince = start) => {
-    const all = await World.open(await open({ migrations: [leasesTable], kind: 'state' }));
+    const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
     Object.assign(all, { upSince, history: story(issue({ terms: { validationMode: 'heartbeat', heartbeatIntervalSeconds: 3600, offlineGraceDays: 14 } }), assign(), activate(laptop)) });
     await all.hear(laptop.activationId);
     return all;
@@ -295,7 +390,7 @@ onEveryDialect('Leases of instances that were activated', ({ open }) => {
   });
 
   const world = async () => {
-    const all = await World.open(await open({ migrations: [leasesTable, reactionsTable], kind: 'state' }));
+    const all = await World.open(await open({ migrations: [...leaseTables, reactionsTable], kind: 'state' }));
     all.history = story(issue({ terms: floating }), assign(), activate(laptop), activate(desktop));
     return all;
   };

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
-import { isLive, isMissed, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
+import { boundAtOf, isLive, isMissed, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { Clock, context, environments, isPassing, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
@@ -9,6 +9,9 @@ import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { VerdictCaches } from './verdict-caches.ts';
+
+/** More at once would wait for a connection to the database longer than they may, and come again all together. */
+const AT_ONCE = 32;
 
 /** Where it is missed when it is silent, an instance has a lease from its activation on, even if it is never heard of; and so has the box that it is moved to. */
 @Injectable()
@@ -19,7 +22,11 @@ export class LeaseOpening {
     return new LeaseOpening(await Reaction.start({
       name: 'activation-leases', events, databases, clock,
       isFor: ({ type, data }) => (type === 'InstanceActivated' && data['leaseEndsAt'] !== undefined) || type === 'InstanceRebound',
-      react: async (activated) => void await Promise.all(activated.map((event) => open(event, caches, leases).catch((error: unknown) => lookLater(event, error, leases, log)))),
+      async react(activated) {
+        for (let n = 0; n < activated.length; n += AT_ONCE) {
+          await Promise.all(activated.slice(n, n + AT_ONCE).map((event) => open(event, caches, leases).catch((error: unknown) => lookLater(event, error, leases, log))));
+        }
+      },
     }));
   }
 
@@ -61,13 +68,17 @@ async function licenseIn(caches: VerdictCaches, licenseId: LicenseId): Promise<I
   }
 }
 
+/** A lease ends by the clock of the service that wrote it; the sweeper's may be ahead. */
+const nowAtMost = (until: Instant): Instant => (until < context().now ? until : context().now);
+
 @Handles(LapsedLeases, LapsedLeaseBacklog)
 export class LapseQueries {
   constructor(private readonly databases: StateDatabases, private readonly opening: LeaseOpening) {}
 
   async execute(query: LapsedLeases | LapsedLeaseBacklog) {
     await this.opening.done();
-    const { until, after } = query;
+    const { after } = query;
+    const until = nowAtMost(query.until);
     const where = `lapse_at <= ?${after ? ' and (lapse_at, activation_id) > (?, ?)' : ''} order by lapse_at, activation_id`;
     const params = after ? [until, after.dueAt, after.id] : [until];
     if (query instanceof LapsedLeases) {
@@ -81,19 +92,24 @@ export class LapseQueries {
   }
 }
 
-interface Lease {
+interface Row {
   activation_id: ActivationId;
   license_id: LicenseId;
+  version: number;
   bound_at: Instant;
   contact_at: Instant;
   lease_ends_at: Instant;
+  over_version: number | null;
 }
 interface Looked {
   readonly id: ActivationId;
   readonly licenseId: LicenseId;
+  readonly version: number;
   /** Since when a heartbeat is overdue, and since when it is silent, or until when it is not yet. Neither for one that has ended. */
   readonly missedFrom: Instant | undefined;
   readonly silentFrom: Instant | undefined;
+  /** Of a floating seat, which ends with its lease: since when its appliance has it. */
+  readonly floatsFrom: Instant | undefined;
 }
 
 /** Looks whether they are still silent (no validation writes here, so the row may be behind), has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
@@ -109,31 +125,61 @@ export class LapseCommand {
     this.#upSince = new Map(environments.map((environment) => [environment, clock.now(environment)]));
   }
 
-  async execute({ activationIds, until, dryRun }: LapseLeases) {
-    const { rows } = await this.databases.here().run<Lease>(
-      `select activation_id, license_id, bound_at, contact_at, lease_ends_at from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
+  async execute({ activationIds, until: asked, dryRun }: LapseLeases) {
+    const until = nowAtMost(asked);
+    const { rows } = await this.databases.here().run<Row>(
+      `select activation_id, license_id, version, bound_at, contact_at, lease_ends_at, over_version from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
+    const read = (await Promise.all(rows.map((row) => this.#read(row)))).filter((one) => one !== undefined);
+    // As late as can be: a validation from here on does not keep its seat any more.
     const seen = await this.lastSeen.of(rows.map((row) => row.activation_id));
-    const looked = (await Promise.all(rows.map((row) => this.#look(row, seen[row.activation_id])))).filter((one) => one !== undefined);
+    const looked = read.map(({ row, license }) => this.#look(row, license, seen[row.activation_id])).sort((one, other) => (one.id < other.id ? -1 : 1));
     const due = (at: Instant | undefined) => (at !== undefined && at <= until ? at : undefined);
-    const lapsed = looked.map(({ id, licenseId, missedFrom: missed, silentFrom: silent }) => ({ licenseId, activationId: id, missedAt: due(missed), dueAt: due(silent) })).filter(({ missedAt, dueAt }) => missedAt ?? dueAt);
+    const late = looked.filter(({ missedFrom: missed, silentFrom: silent }) => due(missed) ?? due(silent));
+    const heard = dryRun ? new Set() : await this.#heard(late);
+    const lapsed = late.filter(({ id }) => !heard.has(id)).map(({ id, licenseId, missedFrom: missed, silentFrom: silent }) => ({ licenseId, activationId: id, missedAt: due(missed), dueAt: due(silent) }));
     const { transitions, failed } = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : { transitions: {}, failed: [] };
-    if (!dryRun) await this.#note(looked.filter(({ id }) => !failed.includes(id)), until);
+    if (!dryRun) await this.#note(looked.filter(({ id }) => !failed.includes(id) && !heard.has(id)), until);
     return transitions;
   }
 
   /** Undefined for one whose license cannot be read: it keeps no other from being looked at, and stays due. Nobody can be, if nobody answers. */
-  async #look({ activation_id: id, license_id: licenseId, bound_at: boundAt, contact_at: contactAt, lease_ends_at: endsAt }: Lease, seenAt: Instant | undefined): Promise<Looked | undefined> {
+  async #read(row: Row): Promise<{ readonly row: Row; readonly license: IssuedLicense | undefined } | undefined> {
     try {
-      const license = await licenseIn(this.caches, licenseId);
-      const activation = license?.activations.get(id);
-      if (!license || !isLive(activation)) return { id, licenseId, missedFrom: undefined, silentFrom: undefined };
-      const lease = { boundAt, contactAt, endsAt };
-      return { id, licenseId, missedFrom: missedFrom(license, activation, lease, this.#upSince.get(context().environment)), silentFrom: silentFrom(license, activation, lease, seenAt) };
+      return { row, license: await licenseIn(this.caches, row.license_id) };
     } catch (error) {
       if (isPassing(error)) throw error;
-      this.log.error({ err: error, licenseId, activationId: id }, 'nobody can tell whether this instance is still heard of');
+      this.log.error({ err: error, licenseId: row.license_id, activationId: row.activation_id }, 'nobody can tell whether this instance is still heard of');
       return undefined;
     }
+  }
+
+  #look({ activation_id: id, license_id: licenseId, version, bound_at: boundAt, contact_at: contactAt, lease_ends_at: endsAt, over_version: over }: Row, license: IssuedLicense | undefined, seenAt: Instant | undefined): Looked {
+    const activation = license?.activations.get(id);
+    if (!license || !isLive(activation)) return { id, licenseId, version, missedFrom: undefined, silentFrom: undefined, floatsFrom: undefined };
+    const lease = { boundAt, contactAt, endsAt, isOver: over === version };
+    return {
+      id, licenseId, version, missedFrom: missedFrom(license, activation, lease, this.#upSince.get(context().environment)), silentFrom: silentFrom(license, activation, lease, seenAt),
+      floatsFrom: license.terms.seats === 'floating' ? boundAtOf(activation) : undefined,
+    };
+  }
+
+  /**
+   * Decides in the rows that floating seats are over, before their licenses say so: a heartbeat that is judged by the row as it was starts over, and
+   * one that has been written meanwhile keeps its seat. Answers the ids of those that are kept.
+   */
+  async #heard(late: readonly Looked[]): Promise<ReadonlySet<ActivationId>> {
+    const floating = late.filter(({ floatsFrom }) => floatsFrom !== undefined);
+    if (floating.length === 0) return new Set();
+    const ids = floating.map(({ id }) => id);
+    const [, over] = await this.databases.here().batch([
+      {
+        sql: 'update activation_leases set version = version + 1, over_version = version + 1, bound_at = ?, lease_ends_at = ? where activation_id = ? and version = ?',
+        many: floating.map(({ id, version, floatsFrom, silentFrom: silent }) => [floatsFrom as Instant, silent as Instant, id, version]),
+      },
+      { sql: `select activation_id from activation_leases where over_version = version and activation_id in (${ids.map(() => '?').join(', ')})`, params: ids },
+    ]);
+    const ends = new Set(over?.rows.map((row) => row['activation_id']));
+    return new Set(ids.filter((id) => !ends.has(id)));
   }
 
   /** A lease that was extended in the meantime says by itself when to look again. */

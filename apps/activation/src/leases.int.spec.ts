@@ -5,7 +5,7 @@ import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
 import { activate, assign, idOf, issue, laptop, scenarios } from '@keyledger/testing';
-import { LeaseLedger, leasesTable, type Kept } from './leases.ts';
+import { LeaseLedger, leaseTables, type Kept } from './leases.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
@@ -31,7 +31,7 @@ function beat(ledger: LeaseLedger, id: ActivationId): Promise<number> {
 }
 
 onEveryDialect('The ledger of leases', ({ open }) => {
-  const table = () => open({ migrations: [leasesTable], kind: 'state' });
+  const table = () => open({ migrations: leaseTables, kind: 'state' });
 
   it('counts every beat of one box, however many come at once and to whichever process', async () => {
     const both = await ledgers(await table(), 2);

@@ -8,7 +8,7 @@ import { StateDatabases, type Database, type Dialect, type Migration } from '@ke
 import { LRUCache } from 'lru-cache';
 
 /** Leases end by themselves: whoever looks for those that have ended, or are not renewed in time, asks by `lapse_at`. */
-export const leasesTable: Migration = {
+const leasesTable: Migration = {
   name: 'activation-2-leases',
   async up({ run }) {
     await run(`create table activation_leases (activation_id text primary key, license_id text not null, version bigint not null, bound_at text not null, seq bigint not null,
@@ -19,6 +19,9 @@ export const leasesTable: Migration = {
     await run('create index activation_leases_license_id on activation_leases (license_id)');
   },
 };
+/** The version of the row with which a lapse has decided that the seat is over. Any later version is another lease, even one written by an older release, which does not know this column. */
+const leaseEnds: Migration = { name: 'activation-4-lease-ends', up: ({ run }) => run('alter table activation_leases add column over_version bigint') };
+export const leaseTables: readonly Migration[] = [leasesTable, leaseEnds];
 
 /** All that is kept of one activation. */
 export interface Kept {
@@ -59,6 +62,7 @@ const columns = [
   'activation_id', 'license_id', 'version', 'bound_at', 'seq', 'said', 'state', 'enforcement', 'contact_at', 'lease_ends_at', 'acked', 'told_seq', 'next_in', 'agent_version',
   'token_signed_at', 'token_says', 'sealed_token', 'sealed_answer', 'lapse_at',
 ] as const satisfies (keyof Row)[];
+type StoredRow = Row & { readonly over_version: number | null };
 const whole: readonly string[] = ['version', 'seq', 'told_seq', 'next_in'];
 
 interface Waiting {
@@ -136,7 +140,7 @@ export class LeaseLedger {
   }
 
   async #read(shelf: Shelf, id: ActivationId): Promise<Known | undefined> {
-    const { rows: [row] } = await shelf.database.run<Row>(`select ${columns.join(', ')} from activation_leases where activation_id = ?`, [id]);
+    const { rows: [row] } = await shelf.database.run<StoredRow>(`select ${columns.join(', ')}, over_version from activation_leases where activation_id = ?`, [id]);
     if (!row) {
       shelf.known.delete(id);
       return undefined;
@@ -246,16 +250,17 @@ function rowFrom(id: ActivationId, before: Kept | undefined, { licenseId, lease,
   };
 }
 
-function knownFrom(row: Row, sealer: Sealer): Known {
+function knownFrom(row: StoredRow, sealer: Sealer): Known {
   const { license_id: licenseId, bound_at: boundAt, said, state, enforcement, contact_at: contactAt, lease_ends_at: endsAt, token_signed_at: signedAt, token_says: says } = row;
   const told = { state, enforcement };
+  const isOver = row.over_version === row.version;
   const acked = row.acked === '' ? [] : (row.acked.split(' ') as DirectiveId[]);
   const text = row.sealed_token ? (sealer.open(licenseId, row.sealed_token)?.['text'] as string | undefined) : undefined;
   const token = text !== undefined && signedAt !== null && says !== null ? { text, signedAt, says } : null;
   return {
     version: Number(row.version),
     kept: {
-      licenseId, lease: { boundAt, seq: Number(row.seq), said, told, contactAt, endsAt, acked }, token, answer: answerFrom(row, token?.text ?? null, sealer),
+      licenseId, lease: { boundAt, seq: Number(row.seq), said, told, contactAt, endsAt, acked, ...(isOver && { isOver }) }, token, answer: answerFrom(row, token?.text ?? null, sealer),
       toldSeq: Number(row.told_seq), agentVersion: row.agent_version, lookAt: row.lapse_at,
     },
   };

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { LastSeen, Leases, ValidateLicense, type ClientLicense } from '@keyledger/contracts';
+import { LastSeen, Leases, SeeInstance, ValidateLicense, type ClientLicense } from '@keyledger/contracts';
 import {
   clientLicenseView, instanceAsked, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, withUse, type ClientLicenseView, type LicenseState, type LicenseStatus, type Use, type Verdict,
 } from '@keyledger/domain';
@@ -115,11 +115,21 @@ function decisionId(state: LicenseState | undefined, seq: number, now: Instant, 
   return `${license}.${seq}.${Date.parse(now).toString(36)}.${asked}`;
 }
 
+@Handles(SeeInstance)
+export class Sighting {
+  constructor(private readonly lastSeen: LastSeenLedger) {}
+
+  async execute({ activationId, at }: SeeInstance) {
+    await this.lastSeen.see(activationId, at);
+    return null;
+  }
+}
+
 @Handles(LastSeen)
 export class LastSeenQuery {
   constructor(private readonly ledger: LastSeenLedger, private readonly leases: LeaseLedger) {}
 
-  /** By a validation or a heartbeat, whichever came last. */
+  /** By a validation, an activation or a heartbeat, whichever came last. */
   async execute({ activationIds }: LastSeen) {
     const [seen, leases] = await Promise.all([this.ledger.of(activationIds), this.leases.of(activationIds)]);
     for (const { activation_id: id, contact_at: at } of leases) if (!seen[id] || seen[id] < at) seen[id] = at;

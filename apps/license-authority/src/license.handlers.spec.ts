@@ -1,9 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
-import type { IssueLicense } from '@keyledger/contracts';
+import { SeeInstance, type IssueLicense } from '@keyledger/contracts';
 import { License, type LicenseCommand, type TermsInput } from '@keyledger/domain';
 import { runIn, systemContext } from '@keyledger/kernel';
-import { idOf, licenseKey, scenarios } from '@keyledger/testing';
-import { IssueCommands } from './license.handlers.ts';
+import { activate, assign, idOf, issue, laptop, licenseKey, scenarios } from '@keyledger/testing';
+import { ActivateCommand, IssueCommands } from './license.handlers.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
@@ -28,4 +28,31 @@ describe('A license that is issued', () => {
       expect(await issued({ activationLimit: 3, expiry: aYear, expiryBasis }, { expiresAt: null })).toMatchObject({ activationLimit: 3, expiresAt: null, expiry: null });
     }
   });
+});
+
+describe('An instance that asks for its seat', () => {
+  /** Whom the activation service is told to have seen. */
+  async function seen(fingerprint: string, send: (type: object, fields: object) => Promise<unknown>) {
+    const history = story(issue(), assign(), activate(laptop));
+    const licenses = {
+      run: async (_id: string, command: LicenseCommand, view: (state: unknown, revision: number, events: readonly unknown[]) => unknown) => {
+        const events = License.decide(stateOf(history), command, now);
+        return view(stateOf(events.length > 0 ? story(history, command) : history), 2 + events.length, events);
+      },
+    };
+    const keys = { hashOf: () => licenseKey().hash, find: async () => idOf('lic') };
+    const command = new ActivateCommand(licenses as never, keys as never, { statementOf: () => undefined } as never, { complete: (view: unknown) => view } as never, { took: () => undefined } as never, { send } as never);
+    return runIn(systemContext('staging', now), () => command.execute({ licenseKey: licenseKey().value, fingerprint } as never));
+  }
+
+  it('once more has been seen', async () => {
+    const told: unknown[] = [];
+    const send = async (type: object, fields: object) => void told.push([type, fields]);
+    expect(await seen('fp-laptop', send)).toMatchObject({ created: false, instance: { lastSeenAt: now } });
+    expect(told).toEqual([[SeeInstance, { activationId: laptop.activationId, at: now }]]);
+    expect(await seen('another', send)).toMatchObject({ created: true });
+    expect(told).toHaveLength(1);
+  });
+  it('has it, whether or not the activation service hears of that', async () =>
+    expect(await seen('fp-laptop', () => Promise.reject(new Error('nobody answers')))).toMatchObject({ created: false }));
 });

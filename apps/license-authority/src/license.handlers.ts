@@ -1,7 +1,7 @@
 import {
   ActivateLicense, AssignLicense, DeactivateLicense, EditLicense, EraseLicense, GetLicense, GetProduct, InactivateLicense, IssueLicense, IssueOrderedLicense,
   PrepareLicenses, ReactivateLicense, RebindLicense, RegenerateKey, RenewLicense, RequireCustomer, ResolveKey, ResolveOffer, RevokeActivation, RevokeLicense,
-  SuspendLicense, UnsuspendLicense, type LicenseView, type ProductView,
+  SeeInstance, SuspendLicense, UnsuspendLicense, type LicenseView, type ProductView,
 } from '@keyledger/contracts';
 import {
   beatSeconds, clientLicenseView, DEFAULT_KEY_FORMAT, instanceLike, instanceView, isMissed, issued, licenseView, likeMeters, termsOver, withUse, type IssuedLicense, type LicenseCommand, type LicenseState,
@@ -120,6 +120,7 @@ export class EraseCommand {
 export class ActivateCommand {
   constructor(
     private readonly licenses: Licenses, private readonly keys: LicenseKeys, private readonly leases: LeaseTokens, private readonly usage: Usage, private readonly sightings: Sightings,
+    private readonly messages: MessageClient,
   ) {}
 
   async execute({ licenseKey, address, ...instance }: ActivateLicense) {
@@ -139,6 +140,8 @@ export class ActivateCommand {
     });
     // Not in the view, which is taken before anything is stored, and once more after each lost race.
     if (took !== undefined) this.sightings.took(licenseId, { machine, address, revision: took });
+    // The list of instances says the same as the answer. Nobody waits for that: when an instance was last seen is not acknowledged.
+    if (!answer.created) void this.messages.send(SeeInstance, { activationId: answer.instance.id, at: answer.instance.lastSeenAt }).catch(() => undefined);
     const token = lease && await this.leases.tokenFor(lease);
     return { ...answer, license: await this.usage.complete(answer.license), ...(token !== undefined && { token }) };
   }

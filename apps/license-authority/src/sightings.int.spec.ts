@@ -278,7 +278,7 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     const all = new World();
     await all.rules({ ...perHour, limit: 1_000 });
     all.lostRaces = 2;
-    const activate = new ActivateCommand(all.licenses as never, { hashOf: () => licenseKey().hash, find: async () => all.licenseId } as never, { statementOf: () => undefined } as never, { complete: (view: unknown) => view } as never, all.sightings);
+    const activate = new ActivateCommand(all.licenses as never, { hashOf: () => licenseKey().hash, find: async () => all.licenseId } as never, { statementOf: () => undefined } as never, { complete: (view: unknown) => view } as never, all.sightings, {} as never);
     await all.in(() => activate.execute({ licenseKey: licenseKey().value, fingerprint: 'one' } as never));
     await all.in(() => new BindCommand(all.licenses as never, all.sightings).execute({ licenseId: all.licenseId, fingerprint: 'two' } as never));
     await all.sightings.write();

@@ -1,5 +1,5 @@
 import type { Backlog } from '@keyledger/contracts';
-import { environments, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { addSeconds, environments, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import type { Log, Metrics } from '@keyledger/observability';
 import type { Subject } from './passes.ts';
 import { placeAfter, type Sweeper } from './sweeper.ts';
@@ -60,7 +60,8 @@ export class Schedule {
     const report = await this.sweeper.run('schedule');
     if (!report) return;
     this.#late.delete(environment);
-    if (Object.keys(report.transitions).length === 0) this.#leftAlone.set(environment, { ...await this.sweeper.backlog(), place: placeAfter(report.startedAt), until: Date.now() + LEAVE_ALONE_MS });
+    // What has fallen due only just may not have by the clock of its owner, and is looked at again.
+    if (Object.keys(report.transitions).length === 0) this.#leftAlone.set(environment, { ...await this.sweeper.backlog(), place: placeAfter(addSeconds(report.startedAt, -LATE_SECONDS)), until: Date.now() + LEAVE_ALONE_MS });
   }
 
   /** Without what was still due behind a run. Most runs leave nothing; and something that should have been due earlier, such as an order that was backdated, makes it another backlog. */

@@ -303,6 +303,14 @@ describe('A sweep', () => {
       expect(owner.said).toEqual([`a ${addSeconds(start, 60)}`]);
     });
 
+    it('looks again at what has fallen due only just, because the clock of its owner may be behind', async () => {
+      const owner = new Owner({});
+      owner.stuck = { id: 'x', dueAt: addSeconds(start, -5) };
+      const { schedule } = scheduled(owner);
+      for (let n = 0; n < 3; n++) await schedule.look();
+      expect((await listed()).data).toHaveLength(3);
+    });
+
     it.each([['and nothing came of it', undefined], ['and something was left', { id: 'x', dueAt: laterToday(5) }]])('sees what is past due all at once when it has looked already %s', async (_, stuck) => {
       const owner = new Owner({ a: [laterToday(1)] });
       owner.quiet = 'a';

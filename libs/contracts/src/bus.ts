@@ -25,7 +25,7 @@ export const bus = {
       'activation.validate', 'activation.heartbeat', 'activation.activate-appliance', 'activation.next-changes', 'activation.acknowledge-changes',
       'activation.last-seen', 'activation.leases',
     ],
-    'license-authority': ['activation.continue-lease'],
+    'license-authority': ['activation.continue-lease', 'activation.see-instance'],
     sweeper: ['activation.lapsed', 'activation.lapsed-backlog', 'activation.lapse'],
   },
   catalog: {

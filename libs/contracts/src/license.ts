@@ -304,3 +304,6 @@ export class ValidateLicense extends query('activation.validate', {
 
 /** Last-seen times of a license's instances, as far as they have been seen. */
 export class LastSeen extends query('activation.last-seen', { activationIds: listOf(ids.activation) }, Type.Record(Type.String(), instant)) {}
+
+/** Between services: an instance has asked for the seat that it has. */
+export class SeeInstance extends command('activation.see-instance', { activationId: ids.activation, at: instant }, Type.Null()) {}

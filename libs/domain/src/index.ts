@@ -17,7 +17,7 @@ export {
 } from './license-key.ts';
 export { checkMetadata, METADATA_LIMIT, sameJson } from './metadata.ts';
 export {
-  beat, beatSeconds, boundAtOf, deploymentStates, isMissed, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, silentFrom, standingOf,
+  beat, beatSeconds, boundAtOf, deploymentStates, isEnding, isMissed, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, signedAtOf, silentFrom, standingOf,
   type Beat, type BeatOutcome, type DeploymentState, type Lease, type LeaseToken, type Standing,
 } from './lease/lease.ts';
 export { nextDue, reminderDays } from './license/due.ts';
@@ -41,7 +41,7 @@ export {
   type RootKey, type SigningKey, type SigningKeysCommand, type SigningKeysEvent, type SigningKeysState, type SigningKeyState, type SigningPurpose,
 } from './signing/signingKeys.ts';
 export { GaugePeaks, HOLD_MS, inForceAt, type Peak, type SeatEnds, type Span } from './usage/gauge.ts';
-export { comparedAt, countsOf, daysOf, demandOf, dueAt, evidenceOf, isMetered, metersNamed, nextLook, sumOf, useOf, withUse, type Counted, type MeterDay, type MeterUse, type Use } from './usage/quota.ts';
+export { comparedAt, countsOf, daysOf, demandOf, dueAt, evidenceOf, isMetered, metersNamed, monthlyMeters, nextLook, sumOf, useOf, withUse, type Counted, type MeterDay, type MeterUse, type Use } from './usage/quota.ts';
 export {
   buckets, bucketsBetween, counts, dayAfter, dayBefore, dayOf, endOf, isDay, MAX_BUCKETS, microsOf, MILLION, mustBeInReach, REACHES_BACK_DAYS, SKEW_SECONDS, startOf, timeOf,
   type Bucket, type Day, type Reading,

@@ -8,10 +8,10 @@ import {
 import fc from 'fast-check';
 import type { LicenseEvent } from '../license/events.ts';
 import { License, type LicenseCommand } from '../license/license.ts';
-import { issued, type IssuedLicense } from '../license/state.ts';
+import { issued, type Activation, type IssuedLicense } from '../license/state.ts';
 import type { TermsInput } from '../license/terms.ts';
 import { verdictOf } from '../license/verdict.ts';
-import { beat, beatSeconds, deploymentStates, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, type Beat, type BeatOutcome, type DeploymentState, type Lease } from './lease.ts';
+import { beat, beatSeconds, deploymentStates, isEnding, isOutdated, leaseEndOf, leaseSeconds, lookAtOf, missedFrom, NO_BEAT, openLease, signedAtOf, silentFrom, type Beat, type BeatOutcome, type DeploymentState, type Lease } from './lease.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
@@ -262,6 +262,21 @@ describe('Activating a box', () => {
   });
 });
 
+describe('A seat of which it has been decided that it is over', () => {
+  const floating = licensed({ seats: 'floating', heartbeatIntervalSeconds: 60 });
+  const lease = { boundAt: now, endsAt: addSeconds(now, 180), isOver: true };
+  const laptopIn = (history: Story<LicenseEvent>) => of(history).activations.get(laptop.activationId) as Activation;
+  it('is ending until the license says so, and was silent from the end of its lease on, whatever it has asked since', () => {
+    expect([isEnding(laptopIn(floating), lease), isEnding(laptopIn(story(floating, loseHeartbeat())), lease), isEnding(laptopIn(floating), { ...lease, isOver: false }), isEnding(undefined, lease)]).toEqual([true, false, false, false]);
+    expect(silentFrom(of(floating), laptopIn(floating), lease, addSeconds(now, 170))).toBe(lease.endsAt);
+    expect(silentFrom(of(floating), laptopIn(floating), { ...lease, isOver: false }, addSeconds(now, 170))).toBe(addSeconds(now, 350));
+  });
+  it('is that of the appliance before a rebind, and not of the one after it', () => {
+    const moved = story(floating, at(addSeconds(now, 200), rebind('fp-new')));
+    expect([isEnding(laptopIn(moved), lease), silentFrom(of(moved), laptopIn(moved), lease)]).toEqual([false, addSeconds(now, 380)]);
+  });
+});
+
 describe('An instance is overdue', () => {
   const history = licensed({ validationMode: 'heartbeat' });
   const instance = (from: IssuedLicense) => from.activations.get(laptop.activationId) as NonNullable<ReturnType<IssuedLicense['activations']['get']>>;
@@ -294,6 +309,14 @@ describe('A lease is signed anew', () => {
   it('as soon as it is an hour shorter than a new one would be, and not with each heartbeat', () => {
     expect([0, 60, 3000].map((seconds) => isOutdated(token, token.says, terms, addSeconds(now, seconds)))).toEqual([false, false, false]);
     expect(isOutdated(token, token.says, terms, addSeconds(now, 3600))).toBe(true);
+  });
+  it('with the next heartbeat, when it was signed for the rest of a running lease, or for one of other terms', () => {
+    const running = after(active, [heartbeat(1), now]);
+    for (const [offlineGraceDays, seconds, outdated] of [[14, 60, false], [14, 13 * 86_400, true], [3, 60, true], [365, 60, true]] as const) {
+      const [license, later] = [of(licensed({ offlineGraceDays })), addSeconds(now, seconds)];
+      const signedAt = signedAtOf(openLease(license, laptop.activationId, running, later), license.terms);
+      expect([offlineGraceDays, seconds, isOutdated({ ...token, signedAt }, token.says, license.terms, later)]).toEqual([offlineGraceDays, seconds, outdated]);
+    }
   });
 });
 

@@ -26,6 +26,8 @@ export interface Lease {
   readonly endsAt: Instant;
   /** Of the directives that the license still has, those that the box has acknowledged. */
   readonly acked: readonly DirectiveId[];
+  /** It has been decided that the seat ends with this lease: nothing extends it any more. */
+  readonly isOver?: boolean;
 }
 export const NO_BEAT = -1;
 
@@ -71,8 +73,9 @@ export const leaseEndOf = (license: IssuedLicense, activation: Activation, lease
  * When the silence of an instance that has a lease is worth a word. A lease of the box that was there before is none. Who owes no heartbeats is
  * heard of by what it asks as well: `seenAt` is the last time.
  */
-export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined, seenAt?: Instant): Instant {
+export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt' | 'isOver'> | undefined, seenAt?: Instant): Instant {
   const boundAt = boundAtOf(activation);
+  if (lease?.isOver && lease.boundAt === boundAt) return lease.endsAt;
   const endsAt = lease?.boundAt === boundAt ? lease.endsAt : addSeconds(boundAt, leaseSeconds(terms));
   const seenUntil = seenAt === undefined || terms.validationMode === 'heartbeat' ? endsAt : addSeconds(seenAt, leaseSeconds(terms));
   return seenUntil > endsAt ? seenUntil : endsAt;
@@ -90,6 +93,10 @@ export function missedFrom(license: IssuedLicense, activation: Activation, lease
   const at = addSeconds(upSince > contactAt ? upSince : contactAt, 2 * heartbeatIntervalSeconds);
   return at < silentFrom(license, activation, lease) ? at : undefined;
 }
+
+/** The end of the seat has been decided, and the license has yet to say so: a heartbeat comes too late for it. */
+export const isEnding = (activation: Activation | undefined, lease: Pick<Lease, 'boundAt' | 'isOver'> | undefined): boolean =>
+  lease?.isOver === true && isLive(activation) && lease.boundAt === boundAtOf(activation);
 
 /** When to look at a lease next, unless it is renewed before. */
 export const lookAtOf = (license: IssuedLicense, activationId: ActivationId, lease: Lease): Instant =>
@@ -178,19 +185,23 @@ function pending({ directives }: IssuedLicense, activation: Activation, acked: r
 
 // ---- what is signed ----
 
-/** The token that a box was given last, as far as that decides whether it needs another one. */
+/** The token that an appliance was given last, as far as that decides whether it needs another one. */
 export interface LeaseToken {
+  /** When it was signed for a whole lease, or would have been: one that continues a running lease ends with it, and was signed later. */
   readonly signedAt: Instant;
   /** Hash of what it says besides its times. */
   readonly says: string;
 }
 
+/** When a token for the whole of this lease would be signed. */
+export const signedAtOf = ({ endsAt }: Pick<Lease, 'endsAt'>, terms: Terms): Instant => addSeconds(endsAt, -leaseSeconds(terms));
+
 /**
- * A lease is signed anew when it has become this much shorter than one signed now. Every signature is an entry in a log; but whatever the pace
- * of its heartbeats, a box whose network is cut has all of its offline grace but this part: of fourteen days, fifty minutes.
+ * A lease is signed anew when its token ends this much earlier than one signed now, or later. Every signature is an entry in a log; but whatever the
+ * pace of its heartbeats, an appliance whose network is cut has all of its offline grace but this part: of fourteen days, fifty minutes.
  */
 const OUTDATED_SHARE = 1 / 400;
 
 export function isOutdated(token: LeaseToken | undefined, says: string, terms: Terms, now: Instant): boolean {
-  return token?.says !== says || Date.parse(now) - Date.parse(token.signedAt) > leaseSeconds(terms) * 1000 * OUTDATED_SHARE;
+  return token?.says !== says || Math.abs(Date.parse(now) - Date.parse(token.signedAt)) > leaseSeconds(terms) * 1000 * OUTDATED_SHARE;
 }

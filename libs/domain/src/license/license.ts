@@ -4,7 +4,7 @@ import {
 } from '@keyledger/kernel';
 import { abusePatterns, type Finding } from '../abuse/abuse.ts';
 import type { KeyFormat } from '../license-key.ts';
-import { isMissed, leaseSeconds } from '../lease/lease.ts';
+import { boundAtOf, isMissed, leaseSeconds } from '../lease/lease.ts';
 import { checkMetadata, sameJson } from '../metadata.ts';
 import { dueBy, endOfHold } from './due.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
@@ -251,17 +251,20 @@ function instance(license: IssuedLicense, id: ActivationId): Activation {
   return activation;
 }
 
+/** The silence of the appliance before a rebind says nothing about the one after it. */
+const isOfFormerAppliance = (activation: Activation, dueAt: Instant | undefined): boolean => dueAt !== undefined && dueAt < boundAtOf(activation);
+
 /** A floating seat is free again before anybody could act on it. */
 function missHeartbeat(license: IssuedLicense, { activationId, dueAt }: MissHeartbeat): LicenseEvent[] {
   const activation = instance(license, activationId);
-  if (!isLive(activation) || activation.late || license.terms.seats === 'floating') return [];
+  if (!isLive(activation) || activation.late || license.terms.seats === 'floating' || isOfFormerAppliance(activation, dueAt)) return [];
   return [{ type: 'HeartbeatMissed', activationId, ...(dueAt !== undefined && { dueAt }) }];
 }
 
 /** A floating seat is free again; any other is only lost sight of. An instance that has ended is nobody's business any more. */
 function loseHeartbeat(license: IssuedLicense, { activationId, dueAt }: LoseHeartbeat): LicenseEvent[] {
   const activation = instance(license, activationId);
-  if (!isLive(activation)) return [];
+  if (!isLive(activation) || isOfFormerAppliance(activation, dueAt)) return [];
   const since = dueAt === undefined ? {} : { dueAt };
   if (license.terms.seats === 'floating') return [{ type: 'InstanceDeactivated', activationId, by: 'lapse', ...since }];
   return activation.lost ? [] : [{ type: 'HeartbeatLost', activationId, ...since }];

@@ -53,6 +53,12 @@ export function nextLook({ terms }: IssuedLicense, meter: string, day: Day): Day
   return per && (per === 'day' ? dayAfter(day) : firstOfNextMonth(day));
 }
 
+/**
+ * Meters to compare at the end of the day on which these quotas were set, though nothing may be read on it: what has been counted in the month so
+ * far counts against the new limit too. What a gauge, or a day, has to be compared with was read on that very day.
+ */
+export const monthlyMeters = (quotas: readonly Quota[]): readonly string[] => quotas.flatMap(({ meter, per }) => (per === 'month' ? [meter] : []));
+
 /** Days of a meter that a reading may change: a gauge reading may hold into the next. */
 export function daysOf(at: number, holdMs: number): readonly Day[] {
   const [first, last] = [dayOf(at), dayOf(at + holdMs - 1)];
