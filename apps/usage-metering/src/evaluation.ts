@@ -8,6 +8,7 @@ import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { firstOfMonth, UsageLedger, type DueDay, type ExaminedDay } from './ledger.ts';
 import { Licenses, seatEnds } from './licenses.ts';
+import { UsageReactions } from './reactions.ts';
 import { Meters, spanOf } from './usage.queries.ts';
 
 type Demand = NonNullable<ReturnType<typeof demandOf>>;
@@ -158,9 +159,10 @@ export class QuotaEvaluation {
 
 @Handles(DueUsage, DueUsageBacklog)
 export class DueUsageQueries {
-  constructor(private readonly ledger: UsageLedger) {}
+  constructor(private readonly ledger: UsageLedger, private readonly reactions: UsageReactions) {}
 
   async execute(query: DueUsage | DueUsageBacklog) {
+    await this.reactions.done();
     const until = Date.parse(query.until);
     const after = query.after && { dueAt: Date.parse(query.after.dueAt), id: query.after.id };
     if (query instanceof DueUsage) return { data: (await this.ledger.due(until, after, query.limit)).map(({ id, dueAt }) => ({ id, dueAt: new Date(dueAt).toISOString() })) };

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { dayOf, daysOf, dueAt, HOLD_MS, MILLION, startOf, type Day, type MeterDay, type Peak, type Reading } from '@keyledger/domain';
+import { dayOf, daysOf, dueAt, endOf, HOLD_MS, MILLION, startOf, type Day, type MeterDay, type Peak, type Reading } from '@keyledger/domain';
 import { context, Refusal, refuse, type LicenseId } from '@keyledger/kernel';
 import { StateDatabases, type Database, type Tables } from '@keyledger/read-models';
 import { sql, type Transaction } from 'kysely';
@@ -139,6 +139,17 @@ export class UsageLedger {
         params: [again.licenseId, again.meter, again.day, again.dueAt],
       }] : []),
     ]);
+  }
+
+  /** The day falls due at its end for each of the meters of which anything was read in its month. Where it is just being compared, it stays due. */
+  async compareAnew(licenseId: LicenseId, meters: readonly string[], day: Day): Promise<void> {
+    if (meters.length === 0) return;
+    await this.#here().batch([{
+      sql: `insert into usage_days (license_id, meter, day, micros, due_at, version)
+        select license_id, meter, ?, 0, cast(? as bigint), 0 from usage_days where license_id = ? and meter = ? and day >= ? and day <= ? limit 1
+        on conflict (license_id, meter, day) do update set due_at = coalesce(usage_days.due_at, excluded.due_at), version = usage_days.version + 1`,
+      many: meters.map((meter) => [day, endOf(day), licenseId, meter, firstOfMonth(day), day]),
+    }]);
   }
 
   /** Nobody has looked for their peaks. */

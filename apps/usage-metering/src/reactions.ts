@@ -1,34 +1,31 @@
 import { Injectable } from '@nestjs/common';
-import { EventStores, subjectOf } from '@keyledger/event-store';
+import { dayOf, monthlyMeters, type Quota } from '@keyledger/domain';
+import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { Clock, type LicenseId } from '@keyledger/kernel';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { UsageLedger } from './ledger.ts';
 import { Licenses } from './licenses.ts';
 
-/** What was read of a license goes with it. */
+/** What was read of a license goes with it, and is compared with a quota that is set later. */
 @Injectable()
-export class UsageErasure {
+export class UsageReactions {
   readonly #reaction: Reaction;
 
   private constructor(reaction: Reaction) {
     this.#reaction = reaction;
   }
 
-  static async start(events: EventStores, databases: StateDatabases, clock: Clock, ledger: UsageLedger, licenses: Licenses): Promise<UsageErasure> {
-    return new UsageErasure(await Reaction.start({
+  static async start(events: EventStores, databases: StateDatabases, clock: Clock, ledger: UsageLedger, licenses: Licenses): Promise<UsageReactions> {
+    return new UsageReactions(await Reaction.start({
       name: 'usage-erasure', events, databases, clock,
-      isFor: ({ type }) => type === 'LicenseErased', reads: [],
-      async react(erased) {
-        for (const { stream } of erased) {
-          const licenseId = subjectOf(stream) as LicenseId;
-          licenses.forget(licenseId);
-          await ledger.forget(licenseId);
-        }
+      isFor: ({ type }) => type === 'LicenseErased' || type === 'QuotaChanged', reads: [],
+      async react(happened) {
+        for (const event of happened) await (event.type === 'QuotaChanged' ? compareAnew(event, events, ledger) : forget(event, ledger, licenses));
       },
     }));
   }
 
-  /** Resolves when every erasure up to now is complete. */
+  /** Resolves when all that has happened up to now is reacted to. */
   done(): Promise<void> {
     return this.#reaction.current();
   }
@@ -36,4 +33,16 @@ export class UsageErasure {
   close(): Promise<void> {
     return this.#reaction.close();
   }
+}
+
+/** The event is read from its stream: of what is followed, only the name is there. */
+async function compareAnew({ stream, revision }: RecordedEvent, events: EventStores, ledger: UsageLedger): Promise<void> {
+  const [changed] = await events.here().readStream(stream, { from: revision, limit: 1 });
+  if (changed) await ledger.compareAnew(subjectOf(stream) as LicenseId, monthlyMeters(changed.data['quotas'] as readonly Quota[]), dayOf(Date.parse(originOf(changed).at)));
+}
+
+async function forget({ stream }: RecordedEvent, ledger: UsageLedger, licenses: Licenses): Promise<void> {
+  const licenseId = subjectOf(stream) as LicenseId;
+  licenses.forget(licenseId);
+  await ledger.forget(licenseId);
 }

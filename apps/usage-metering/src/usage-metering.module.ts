@@ -6,14 +6,14 @@ import { StateDatabases } from '@keyledger/read-models';
 import { DailyComparison, DueUsageQueries, QuotaEvaluation } from './evaluation.ts';
 import { UsageLedger } from './ledger.ts';
 import { Licenses } from './licenses.ts';
-import { UsageErasure } from './reactions.ts';
+import { UsageReactions } from './reactions.ts';
 import { UsageCommands } from './usage.handlers.ts';
 import { ExplainQuery, Meters, MetersQuery, SeriesQuery } from './usage.queries.ts';
 
 /** Counts what instances report, and finds the days on which it was too much. What that means for a license is the license's own decision. */
 @Module({})
 export class UsageMeteringModule implements OnModuleDestroy {
-  constructor(private readonly erasure: UsageErasure) {}
+  constructor(private readonly reactions: UsageReactions) {}
 
   static with(platform: readonly Provider[]): DynamicModule {
     return {
@@ -23,12 +23,12 @@ export class UsageMeteringModule implements OnModuleDestroy {
         ...platform,
         UsageLedger, Licenses, Meters, DailyComparison,
         UsageCommands, MetersQuery, SeriesQuery, ExplainQuery, QuotaEvaluation, DueUsageQueries,
-        { provide: UsageErasure, useFactory: UsageErasure.start, inject: [EventStores, StateDatabases, Clock, UsageLedger, Licenses] },
+        { provide: UsageReactions, useFactory: UsageReactions.start, inject: [EventStores, StateDatabases, Clock, UsageLedger, Licenses] },
       ],
     };
   }
 
   async onModuleDestroy(): Promise<void> {
-    await this.erasure.close();
+    await this.reactions.close();
   }
 }

@@ -17,7 +17,7 @@ import { openStores } from '@keyledger/stores';
 import fc from 'fast-check';
 import { UsageMeteringModule, usageSchema } from './index.ts';
 import { UsageLedger } from './ledger.ts';
-import { UsageErasure } from './reactions.ts';
+import { UsageReactions } from './reactions.ts';
 import { Meters } from './usage.queries.ts';
 
 const environment = 'staging';
@@ -60,8 +60,8 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
     rekey: (licenseId: LicenseId, key: string) => keys.set(hashOf(key), licenseId),
     events: (licenseId: LicenseId) => inContext(async () => (await app.get(EventStores).here().readStream(`license-${licenseId}`)).slice(3).map(({ type, data }) => ({ type, data: data as Record<string, unknown> }))),
     state: (licenseId: LicenseId) => inContext(() => licenses.load(licenseId, (state) => structuredClone(issued(state)))),
-    /** Every erasure up to now is complete. */
-    erased: () => inContext(() => app.get(UsageErasure).done()),
+    /** What follows of everything up to now is done. */
+    reacted: () => inContext(() => app.get(UsageReactions).done()),
     rows: async (licenseId: LicenseId) => {
       const count = async (table: string) => (await app.get(StateDatabases).of(environment).run<{ n: number }>(`select count(*) as n from ${table} where license_id = ?`, [licenseId])).rows[0]?.n;
       return [Number(await count('usage_readings')), Number(await count('usage_days'))];
@@ -395,6 +395,36 @@ function suite(place: () => Parameters<typeof start>[0]) {
       expect(await quota(licenseId)).toMatchObject({ state: 'normal' });
     });
 
+    it.each([['that is lowered', 100], ['that is newly set', undefined]] as const)('%s, though nothing more is read in its month', async (_, limit) => {
+      const { licenseId } = await over(limit === undefined ? {} : { quotas: [{ meter, limit, per: 'month' }] });
+      metering.at('2026-03-14T10:00:00.000Z');
+      await metering.evaluate();
+      await metering.tell(licenseId, { type: 'Edit', quotas: [{ meter, limit: 29, per: 'month' }, { meter: 'unread', limit: 0, per: 'month' }] });
+      expect(await metering.evaluate()).toEqual({ examined: 0, transitions: {} });
+      metering.at('2026-03-16T08:00:00.000Z');
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: { QuotaExceeded: 1 } });
+      expect(await quota(licenseId)).toEqual({ state: 'exceeded', lastPeak: 30, graceEndsAt: '2026-03-22T00:00:00.000Z' });
+      expect((await metering.rows(licenseId))[1]).toBe(3);
+      await metering.tell(licenseId, { type: 'Edit', quotas: [{ meter, limit: 30, per: 'month' }] });
+      expect(await quota(licenseId)).toMatchObject({ state: 'normal' });
+      metering.at('2026-03-17T00:00:00.000Z');
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
+    });
+
+    it('again, when that was lowered at the last moment, while it was compared', async () => {
+      const { licenseId } = await over({ quotas: [{ meter, limit: 29, per: 'month' }] });
+      metering.at('2026-03-13T00:00:00.000Z');
+      metering.meanwhile(async () => {
+        metering.at('2026-03-12T23:59:59.999Z');
+        await metering.tell(licenseId, { type: 'Edit', quotas: [{ meter, limit: 28, per: 'month' }] });
+        await metering.reacted();
+        metering.at('2026-03-13T00:00:00.000Z');
+      });
+      expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: 1 } });
+      expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
+      expect(await metering.evaluate()).toEqual({ examined: 0, transitions: {} });
+    });
+
     it('later, when the authority cannot be asked', async () => {
       const { licenseId } = await over();
       metering.at('2026-03-13T00:00:00.000Z');
@@ -517,11 +547,11 @@ function suite(place: () => Parameters<typeof start>[0]) {
     const { run } = database;
     const spy = jest.spyOn(database, 'run').mockImplementation(async (...statement: Parameters<typeof run>) => {
       const result = await run.apply(database, statement);
-      changed.push(result.changes);
+      if (statement[0].startsWith('delete')) changed.push(result.changes);
       return result as never;
     });
     await metering.tell(licenseId, { type: 'Erase', reason: 'asked for', force: true, mayEraseActivated: true });
-    await metering.erased();
+    await metering.reacted();
     spy.mockRestore();
     expect(await metering.rows(licenseId)).toEqual([0, 0]);
     expect(changed.reduce((sum, count) => sum + count, 0)).toBe(12_000);
@@ -533,7 +563,7 @@ function suite(place: () => Parameters<typeof start>[0]) {
     const { licenseId, seats: [first] } = await metering.sell();
     await report(licenseId, first, record(9, '2026-03-12T07:00:00.000Z'));
     await metering.tell(licenseId, { type: 'Erase', reason: 'asked for', force: true, mayEraseActivated: true });
-    await metering.erased();
+    await metering.reacted();
     expect(await metering.rows(licenseId)).toEqual([0, 0]);
     expect(await code(report(licenseId, first, record(9, '2026-03-12T07:00:00.000Z')))).toBe('LICENSE_NOT_FOUND');
     expect(await code(metering.ask(UsageSeries, { licenseId, meter }))).toBe('LICENSE_NOT_FOUND');
