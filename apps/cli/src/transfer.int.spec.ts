@@ -305,6 +305,16 @@ describe('An export', () => {
     for (const path of [recent, ...others]) rmSync(path);
   });
 
+  it('names what older releases cannot read, which refuse it for that: destroyed keys are overwritten', async () => {
+    const [source, file] = [await inFiles(), newFile()];
+    await fill(source);
+    await exportTo(file, source);
+    const { header: { environments } } = await readArchive(Readable.from([readFileSync(file)]));
+    const keys = (await partsIn(file)).flatMap((part) => ('table' in part && part.table === 'keyring_data_keys' ? part.rows : []));
+    expect(keys.filter(({ wrapped }) => /^0+$/.test(String(wrapped)))).toHaveLength(Object.keys(environments).length);
+    for (const { migrations } of Object.values(environments)) expect(migrations).toContain('keyring-2-overwritten');
+  });
+
   it('does not take the place of another file, nor come out of nothing', async () => {
     const source = await inFiles();
     await expect(exportTo(newFile(), source)).rejects.toThrow(/nothing to export/);

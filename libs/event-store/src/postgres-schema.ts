@@ -1,18 +1,17 @@
-const SCHEMA_VERSION = 1;
+/** Raised, with a step below, when a release that knows the one before cannot write to the log any more, such as when a function takes other parameters. */
+const SCHEMA_VERSION = 2;
 type Run = (text: string) => Promise<readonly (readonly unknown[])[]>;
 
-/** Makes the log's tables where they are missing. */
+/** Makes the log's tables where they are missing, and its functions as they are in this release. */
 export async function prepareLog(run: Run, schema: string): Promise<void> {
   await run(`create schema if not exists "${schema}"`);
   await run(`create table if not exists "${schema}".schema_version (version integer not null)`);
   const [[version] = [0]] = await run(`select version from "${schema}".schema_version`);
-  if (version !== 0 && version !== SCHEMA_VERSION) throw new Error(`${schema} has schema version ${String(version)}; this release knows ${SCHEMA_VERSION}`);
-  if (version === 0) {
-    await run(log(schema));
-    await run(`insert into "${schema}".schema_version (version) values (${SCHEMA_VERSION})`);
-  }
-  // Not only in new logs. By itself PostgreSQL takes a plan for one event to be so much cheaper than one for any number that it makes one each time.
-  await run(`alter function "${schema}".append set plan_cache_mode to force_generic_plan`);
+  if (Number(version) > SCHEMA_VERSION) throw new Error(`${schema} has schema version ${String(version)}; this release knows ${SCHEMA_VERSION}`);
+  if (version === 0) await run(tables(schema));
+  if (version === 1) await run(`drop function if exists "${schema}".append(text[], integer[], integer[], uuid[], text[], text[], text[])`);
+  await run(functions(schema));
+  if (version !== SCHEMA_VERSION) await run(`delete from "${schema}".schema_version; insert into "${schema}".schema_version (version) values (${SCHEMA_VERSION})`);
 }
 
 /** A server that forgets what it has confirmed is no place for a log, nor for the keys to one. */
@@ -29,7 +28,7 @@ export async function mustBeDurable(run: Run): Promise<void> {
  * The one row of `head` is the counter of positions, locked by each writer from before it looks until it has committed. So positions are
  * dense, their order is that of the commits, and a reader who sees one sees all before it.
  */
-const log = (schema: string): string => `
+const tables = (schema: string): string => `
   set local search_path to "${schema}";
   create table events (
     position bigint primary key, stream text collate "C" not null, revision integer not null, id uuid not null,
@@ -43,14 +42,19 @@ const log = (schema: string): string => `
   begin
     raise exception 'events are never %', case tg_op when 'UPDATE' then 'changed' else 'deleted' end;
   end $$;
-  create trigger events_are_never_changed before update or delete or truncate on events for each statement execute function refuse_change();
+  create trigger events_are_never_changed before update or delete or truncate on events for each statement execute function refuse_change();`;
+
+/** Replaced at every start, so that what has changed in them reaches the logs that are there. */
+const functions = (schema: string): string => `
+  set local search_path to "${schema}";
 
   -- Several appends, each all or nothing: its stream, its expected revision (null where that does not matter) and how many of the events are its own.
   -- A row for each: as the embedded store's outcomes. Its plans are kept, and may be made when the tables are empty: they must not be scans.
+  -- By itself PostgreSQL takes a plan for one event to be so much cheaper than one for any number that it makes one each time.
   -- Who listens is told only when asked for.
-  create function append(streams text[], expected integer[], counts integer[], ids uuid[], types text[], datas text[], metadatas text[], tell boolean)
+  create or replace function append(streams text[], expected integer[], counts integer[], ids uuid[], types text[], datas text[], metadatas text[], tell boolean)
   returns table (outcome text, last_revision integer, last_position bigint, at text)
-  language plpgsql set search_path to "${schema}" set enable_seqscan to off set jit to off as $$
+  language plpgsql set search_path to "${schema}" set enable_seqscan to off set jit to off set plan_cache_mode to force_generic_plan as $$
   declare
     log_end bigint;
     log_end_before bigint;
@@ -100,7 +104,7 @@ const log = (schema: string): string => `
   end $$;
 
   -- Events as another log has recorded them, in its order.
-  create function restore(positions bigint[], streams text[], revisions integer[], ids uuid[], types text[], datas text[], metadatas text[], times text[])
+  create or replace function restore(positions bigint[], streams text[], revisions integer[], ids uuid[], types text[], datas text[], metadatas text[], times text[])
   returns void language plpgsql set search_path to "${schema}" as $$
   declare
     log_end bigint;

@@ -40,6 +40,9 @@ export const dataKeysMigration: Migration = {
   up: ({ run }) => run('create table keyring_data_keys (subject text primary key, wrapped text)'),
 };
 
+/** Changes nothing. It is there for its name: a release that does not know it takes an overwritten key for one that the master key does not open. */
+export const overwrittenKeys: Migration = { name: 'keyring-2-overwritten', up: async () => {} };
+
 /**
  * A destroyed key is overwritten by as many zeros. On SQLite rows come at the end of the table, never change their size and never go: none is
  * ever moved, so no copy of one is left in the gaps of the pages, and the file need not be written anew, while which all that is in it would have to wait.
