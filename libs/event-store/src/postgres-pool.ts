@@ -2,6 +2,7 @@ import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { refuse, type Refusal } from '@keyledger/kernel';
 import pg from 'pg';
+import type { Position, RecordedEvent } from './port.ts';
 
 /** Every operation is answered, or refused with UNAVAILABLE, after so many milliseconds at most. */
 export const ANSWER_WITHIN_MS = 1_400;
@@ -56,14 +57,54 @@ class Sockets {
   }
 }
 
-const clientOptions = (connectionString: string) => ({ connectionString, keepAlive: true, fallback_application_name: 'keyledger' });
+/** Both sides notice within some ten seconds that the other's machine is lost. */
+const clientOptions = (connectionString: string) => ({
+  connectionString, keepAlive: true, keepAliveInitialDelayMillis: 5_000, fallback_application_name: 'keyledger',
+  options: '-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3',
+});
+
+/** What a process knows of the end of a log. */
+export interface Known {
+  /** The log has reached at least to here. */
+  readonly position: Position;
+  /** The last event that the process has seen. */
+  readonly event: Pick<RecordedEvent, 'position' | 'id'> | undefined;
+}
+
+/** A log on the server. */
+export interface Log {
+  readonly schema: string;
+  readonly known: Known;
+  /** It has reached this position. */
+  heard(position: Position): void;
+  /** It ends at this position; is the event that was known when the server was asked still in its place? Throws when this is not the log that was known. */
+  found(position: Position, isThere: boolean, known: Known): void;
+}
+
+/** Asks where all logs end, and for the last event known of each: a standby that has taken over may lack it, and have another in its place. */
+async function look(client: pg.ClientBase, logs: readonly Log[], withinMs: number): Promise<void> {
+  const known = logs.map((log) => log.known);
+  const text = logs.map(({ schema }, n) => {
+    const [position, id] = [`$${2 * n + 1}::bigint`, `$${2 * n + 2}::uuid`];
+    return `select ${n}, position, ${id} is null or exists (select from "${schema}".events e where e.position = ${position} and e.id = ${id}) from "${schema}".head`;
+  }).join(' union all ');
+  const query: pg.QueryArrayConfig & { query_timeout: number } = {
+    name: 'look', text, values: known.flatMap(({ event }) => [event?.position, event?.id]), rowMode: 'array', query_timeout: withinMs,
+  };
+  const { rows } = await client.query<[number, string, boolean]>(query);
+  for (const [n, position, isThere] of rows) logs[n]?.found(Number(position), isThere, known[n] as Known);
+}
 
 /** A few connections to one server for all that this process asks of it. A connection that fails is dropped and replaced when the next is needed. */
 export class PostgresPool {
   readonly #pool: pg.Pool;
   readonly #sockets = new Sockets();
+  readonly #logs: readonly Log[];
+  readonly #looked = new WeakSet<pg.PoolClient>();
 
-  constructor(url: string, connections: number) {
+  /** A new connection may lead to another server: it is used once that has been found to have what is known of these logs. */
+  constructor(url: string, connections: number, logs: readonly Log[] = []) {
+    this.#logs = logs;
     this.#pool = new pg.Pool({ ...clientOptions(url), stream: this.#sockets.make, max: connections, connectionTimeoutMillis: CONNECT_WITHIN_MS, idleTimeoutMillis: IDLE_MS });
     // An idle connection is lost: the pool has dropped it. One in use: its question has failed.
     this.#pool.on('error', () => undefined).on('connect', (client) => client.on('error', () => undefined));
@@ -78,13 +119,17 @@ export class PostgresPool {
     const client = await this.#pool.connect().catch((error: unknown) => {
       throw unreachable(error);
     });
-    const left = deadline - performance.now();
-    if (left < 1) {
+    const left = () => Math.max(1, deadline - performance.now());
+    if (left() === 1) {
       client.release();
       throw unreachable(new Error('No connection was free in time'));
     }
-    const query: pg.QueryArrayConfig & { query_timeout: number } = { name, text, values: [...values], rowMode: 'array', query_timeout: left };
     try {
+      if (this.#logs.length > 0 && !this.#looked.has(client)) {
+        await look(client, this.#logs, left());
+        this.#looked.add(client);
+      }
+      const query: pg.QueryArrayConfig & { query_timeout: number } = { name, text, values: [...values], rowMode: 'array', query_timeout: left() };
       const { rows } = await client.query(query);
       client.release();
       return rows;
@@ -124,8 +169,6 @@ const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 1_000;
 
 interface Listening {
-  /** A log's schema, and a position that it has reached. */
-  readonly heard: (schema: string, position: number) => void;
   /** There is a connection again. */
   readonly restored: () => void;
   /** There is none any more; once for each loss. */
@@ -138,14 +181,14 @@ interface Listening {
  */
 export class Listener {
   readonly #url: string;
-  readonly #schemas: readonly string[];
+  readonly #logs: readonly Log[];
   readonly #on: Listening;
   readonly #closed = new AbortController();
   #running: Promise<void> = Promise.resolve();
 
-  constructor(url: string, schemas: readonly string[], on: Listening) {
+  constructor(url: string, logs: readonly Log[], on: Listening) {
     this.#url = url;
-    this.#schemas = schemas;
+    this.#logs = logs;
     this.#on = on;
   }
 
@@ -186,15 +229,13 @@ export class Listener {
     const sockets = new Sockets();
     const client = new pg.Client({ ...clientOptions(this.#url), stream: sockets.make, connectionTimeoutMillis: connectWithinMs, query_timeout: ANSWER_WITHIN_MS });
     const lost = new AbortController();
-    client.on('notification', ({ channel, payload }) => this.#on.heard(channel, Number(payload)));
+    client.on('notification', ({ channel, payload }) => this.#logs.find(({ schema }) => schema === channel)?.heard(Number(payload)));
     client.on('error', (error) => lost.abort(error)).on('end', () => lost.abort(new Error('Connection closed')));
     try {
       await client.connect();
-      await client.query(this.#schemas.map((schema) => `listen "${schema}"`).join('; '));
-      const heads = this.#schemas.map((schema) => `select '${schema}', position from "${schema}".head`).join(' union all ');
+      await client.query(this.#logs.map(({ schema }) => `listen "${schema}"`).join('; '));
       while (!this.#closed.signal.aborted) {
-        const { rows } = await client.query<[string, string]>({ text: heads, rowMode: 'array' });
-        for (const [schema, position] of rows) this.#on.heard(schema, Number(position));
+        await look(client, this.#logs, ANSWER_WITHIN_MS);
         up();
         await this.#pause(POLL_MS, lost.signal);
         lost.signal.throwIfAborted();

@@ -23,6 +23,7 @@ export class Tail {
   readonly #failed: (error: unknown) => void;
   #recent = new RecentEvents(0);
   #known: Position = 0;
+  #newest: RecordedEvent | undefined;
   #wanted: Position = 0;
   #reading = false;
   /** What any of the followers wants to know more of. */
@@ -37,6 +38,15 @@ export class Tail {
   /** The log has reached at least to here. */
   get known(): Position {
     return this.#known;
+  }
+
+  /** The last event that this process has seen. */
+  get newest(): RecordedEvent | undefined {
+    return this.#newest;
+  }
+
+  saw(event: RecordedEvent): void {
+    if (event.position > (this.#newest?.position ?? 0)) this.#newest = event;
   }
 
   add(follower: Follower, reads: Reads): void {
@@ -68,6 +78,7 @@ export class Tail {
   }
 
   wrote(events: readonly RecordedEvent[]): void {
+    this.saw(events.at(-1) as RecordedEvent);
     const first = events[0];
     if (first?.position === this.#recent.end + 1) for (const event of events) this.#recent.push(event);
   }

@@ -6,6 +6,7 @@ import { stopwatch } from '@keyledger/testing';
 import pg from 'pg';
 import { anEvent, eventStoreContract } from './event-store.contract.ts';
 import { NO_STREAM, WrongExpectedRevision, type Appended, type EventStore, type NewEvent, type RecordedEvent } from './port.ts';
+import { PostgresPool } from './postgres-pool.ts';
 import { PostgresEventStores, type PostgresEventStore, type PostgresOptions } from './postgres.ts';
 
 const unavailable = expect.objectContaining({ name: 'Refusal', code: 'UNAVAILABLE' });
@@ -123,16 +124,38 @@ describeWith('postgres', 'The event store', (server) => {
 
     it('is not opened by a release that does not know its schema', async () => {
       await open();
-      await sql('update SCHEMA.schema_version set version = 2');
-      await expect(open()).rejects.toThrow('this release knows 1');
+      await sql('update SCHEMA.schema_version set version = 3');
+      await expect(open()).rejects.toThrow('this release knows 2');
     });
 
-    it('keeps the plans of its appends, also in a log that was made before it did', async () => {
+    const functions = () => sql("select oid::regprocedure::text, prosrc, proconfig from pg_proc where pronamespace = 'SCHEMA'::regnamespace order by 1");
+
+    it('has the functions of this release also in a log that another has made', async () => {
       await open();
-      await sql('alter function SCHEMA.append reset plan_cache_mode');
+      const own = await functions();
+      await sql(`update pg_proc set prosrc = 'begin end', proconfig = null where pronamespace = 'SCHEMA'::regnamespace and proname in ('append', 'restore')`);
       await open();
-      const [[settings] = []] = await sql("select proconfig from pg_proc where oid = 'SCHEMA.append'::regproc");
-      expect(settings).toContain('plan_cache_mode=force_generic_plan');
+      expect(await functions()).toEqual(own);
+    });
+
+    it('takes up a log whose appends had other parameters, and keeps older releases from it', async () => {
+      const own = await open().then(functions);
+      await sql(`drop function SCHEMA.append; update SCHEMA.schema_version set version = 1;
+        create function SCHEMA.append(streams text[], expected integer[], counts integer[], ids uuid[], types text[], datas text[], metadatas text[]) returns integer language sql as 'select 1'`);
+      const store = await open();
+      expect(await functions()).toEqual(own);
+      expect(await sql('select version from SCHEMA.schema_version')).toEqual([[2]]);
+      expect(await store.append('license-a', NO_STREAM, [anEvent()])).toMatchObject({ position: 1 });
+    });
+
+    it('has another schema version when its functions take other parameters', async () => {
+      await open();
+      const parameters = "select proname || '(' || pg_get_function_identity_arguments(oid) || ')' from pg_proc where pronamespace = 'SCHEMA'::regnamespace and proname <> 'refuse_change'";
+      expect(await sql(`select version::text from SCHEMA.schema_version union all (${parameters} order by 1)`)).toEqual([
+        ['2'],
+        ['append(streams text[], expected integer[], counts integer[], ids uuid[], types text[], datas text[], metadatas text[], tell boolean)'],
+        ['restore(positions bigint[], streams text[], revisions integer[], ids uuid[], types text[], datas text[], metadatas text[], times text[])'],
+      ]);
     });
 
     it('commits in groups', async () => {
@@ -291,6 +314,61 @@ describeWith('postgres', 'The event store', (server) => {
       expect(failures).toEqual([expect.stringMatching(/ends at 1 but has reached to 2: events are missing$/)]);
     });
 
+    /** What a standby has that takes over without the events after `kept`, when others have appended so many since. */
+    const takeOver = async (kept: number, appended: number) => sql(`alter table SCHEMA.events disable trigger user;
+      delete from SCHEMA.events where position > ${kept};
+      insert into SCHEMA.events select n, 'license-' || n, 0, gen_random_uuid(), 'SeatTaken', '{}', '{}', '2026-01-01T00:00:00.000Z' from generate_series(${kept + 1}, ${kept + appended}) n;
+      update SCHEMA.head set position = ${kept + appended}; alter table SCHEMA.events enable trigger user`);
+    /** A store that follows its log of ten events, some of which are lost then. */
+    const followed = async () => {
+      const failures: string[] = [];
+      const name = randomUUID();
+      const store = await open({ url: `${server().url}&application_name=${name}`, connections: 1, failed: ({ message }) => void failures.push(message) });
+      const follower = follow(store);
+      for (let n = 0; n < 10; n++) await store.append('license-a', 'any', [anEvent()]);
+      await follower.has(10);
+      return { store, follower, failures, cut: (which = 'true') => sql(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = '${name}' and ${which}`) };
+    };
+
+    it('neither reads nor writes nor hands over anything on a server that has other events in the places of those it knows, and says so once', async () => {
+      const { store, follower, failures, cut } = await followed();
+      await takeOver(7, 8);
+      await cut();
+      for (const asked of [store.append('license-b', NO_STREAM, [anEvent()]), store.readAll(10), store.head()]) await expect(asked).rejects.toEqual(unavailable);
+      await sleep(1_200);
+      expect(follower.events).toHaveLength(10);
+      expect(failures).toEqual([expect.stringMatching(/has another event at 10 than it had: events are missing$/)]);
+    });
+
+    it('does not try again what it has in hand when that is of events that are missing', async () => {
+      const { store, failures, cut } = await followed();
+      let tries = 0;
+      store.subscribe(9, () => {
+        tries++;
+        throw new Error('There is no database');
+      });
+      while (tries < 3) await sleep(10);
+      await takeOver(7, 3);
+      // The connection that listens remains, and notices within a second.
+      await cut("query not like '%exists%'");
+      tries = 0;
+      await sleep(2_000);
+      expect([tries, failures.length]).toEqual([0, 1]);
+    });
+
+    it('notices within a second that events are missing although it has kept its connections, as behind a pooler', async () => {
+      const { failures } = await followed();
+      await takeOver(7, 3);
+      expect((await timed(async () => { while (failures.length === 0) await sleep(10); })).ms).toBeLessThan(1_500);
+    });
+
+    it('notices at once when it gets a position for its own events that others had', async () => {
+      const { store, failures } = await followed();
+      await takeOver(7, 1);
+      await store.append('license-b', NO_STREAM, [anEvent()]);
+      expect(failures).toEqual([expect.stringMatching(/takes position 9 but has reached to 10: events are missing$/)]);
+    });
+
     it('takes no server that may lose what it has confirmed', async () => {
       await expect(open({ allowUnsafe: false })).rejects.toThrow(/fsync=off.*would lose what it has confirmed/);
     });
@@ -346,6 +424,12 @@ describeWith('postgres', 'The event store', (server) => {
       const { has } = follow(store);
       await sql(`insert into SCHEMA.events values (1, 'license-a', 0, gen_random_uuid(), 'SeatTaken', '{}', '{}', '2026-01-01T00:00:00.000Z'); update SCHEMA.head set position = 1`);
       await has(1);
+    });
+
+    it('has the server look whether the machine at the other end is still there', async () => {
+      const pool = new PostgresPool(server().url, 1);
+      expect(await pool.ask({ name: 'settings', text: "select source from pg_settings where name like 'tcp_keepalives_%'" }, [])).toEqual([['client'], ['client'], ['client']]);
+      await pool.close();
     });
 
     it('does not open when there is no server', async () => {

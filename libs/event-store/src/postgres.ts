@@ -4,7 +4,7 @@ import {
   type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
 } from './port.ts';
 import { GroupCommit, type Group, type Outcome, type PendingAppend } from './postgres-commits.ts';
-import { ANSWER_WITHIN_MS, isOwnFault, Listener, PostgresPool, prepare, schemaOf, unreachable, type Cells } from './postgres-pool.ts';
+import { ANSWER_WITHIN_MS, isOwnFault, Listener, PostgresPool, prepare, schemaOf, unreachable, type Cells, type Known, type Log } from './postgres-pool.ts';
 import { mustBeDurable, prepareLog } from './postgres-schema.ts';
 import { READ_LIMIT, Tail, Telling } from './postgres-tail.ts';
 import { Follower, type Handler } from './subscription.ts';
@@ -28,7 +28,7 @@ export interface PostgresOptions {
   readonly lost?: (error: unknown) => void;
   /**
    * The server lacks events that it has confirmed: another has taken its place that had not got them yet. What this process remembers is of a
-   * log that is no more; it should end. Called once. Default: a process warning.
+   * log that is no more; it should end. Subscribers get nothing more. Called once. Default: a process warning.
    */
   readonly failed?: (error: Error) => void;
 }
@@ -43,18 +43,18 @@ interface Shared {
 }
 
 /** The log of one environment in a schema of its own, for any number of processes. The objects it hands out are shared between all readers; nobody changes them. */
-export class PostgresEventStore implements EventStore {
-  readonly #schema: string;
+export class PostgresEventStore implements EventStore, Log {
+  readonly schema: string;
   readonly #shared: Shared;
   readonly #options: PostgresOptions;
   readonly #commits = new GroupCommit((group, withinMs) => this.#send(group, withinMs), (group, outcomes) => this.#settle(group, outcomes));
   readonly #tail: Tail;
-  readonly #telling = new Telling(() => this.#ask('tell', `select pg_notify('${this.#schema}', position::text) from "${this.#schema}".head`, []));
+  readonly #telling = new Telling(() => this.#ask('tell', `select pg_notify('${this.schema}', position::text) from "${this.schema}".head`, []));
   #closing: Promise<void> | undefined;
   #hasFailed = false;
 
   constructor(schema: string, shared: Shared, options: PostgresOptions) {
-    this.#schema = schema;
+    this.schema = schema;
     this.#shared = shared;
     this.#options = options;
     this.#tail = new Tail((after, reads) => (reads ? this.#readSome(after, reads) : this.readAll(after)), options.lost ?? warn);
@@ -85,7 +85,7 @@ export class PostgresEventStore implements EventStore {
   }
 
   subscribe(after: Position, handler: Handler, reads?: readonly string[]): Subscription {
-    const follower = new Follower(after, (position) => this.#tail.after(position), handler, this.#options.handlerFailed ?? warn);
+    const follower = new Follower(after, (position) => this.#tail.after(position), handler, this.#options.handlerFailed ?? warn, () => this.head());
     this.#tail.add(follower, reads);
     queueMicrotask(() => {
       follower.wake();
@@ -101,6 +101,16 @@ export class PostgresEventStore implements EventStore {
     };
   }
 
+  get known(): Known {
+    return { position: this.#tail.known, event: this.#tail.newest };
+  }
+
+  found(position: Position, isThere: boolean, known: Known): void {
+    if (position < known.position) throw this.#wentBack(`ends at ${position} but has reached to ${known.position}`);
+    if (!isThere) throw this.#wentBack(`has another event at ${known.event?.position} than it had`);
+    this.heard(position);
+  }
+
   /** The server tells that the log reaches to this position. */
   heard(position: Position): void {
     this.#tail.heard(position);
@@ -113,8 +123,8 @@ export class PostgresEventStore implements EventStore {
 
   async head(): Promise<Position> {
     const { known } = this.#tail;
-    const [[position] = []] = await this.#ask('head', `select position from "${this.#schema}".head`, []);
-    if (Number(position) < known) this.#wentBack(known, Number(position));
+    const [[position] = []] = await this.#ask('head', `select position from "${this.schema}".head`, []);
+    if (Number(position) < known) this.#wentBack(`ends at ${Number(position)} but has reached to ${known}`);
     return Number(position);
   }
 
@@ -123,7 +133,7 @@ export class PostgresEventStore implements EventStore {
     if (this.#closing) throw new Error(CLOSED);
     const column = <T>(of: (event: RecordedEvent) => T) => events.map(of);
     try {
-      await this.#ask('restore', `select "${this.#schema}".restore($1, $2, $3, $4, $5, $6, $7, $8)`, [
+      await this.#ask('restore', `select "${this.schema}".restore($1, $2, $3, $4, $5, $6, $7, $8)`, [
         column(({ position }) => position), column(({ stream }) => stream), column(({ revision }) => revision), column(({ id }) => id), column(({ type }) => type),
         column(({ data }) => JSON.stringify(data)), column(({ metadata }) => JSON.stringify(metadata)), column(({ recordedAt }) => recordedAt),
       ], RESTORE_WITHIN_MS);
@@ -146,17 +156,24 @@ export class PostgresEventStore implements EventStore {
     await this.#shared.release();
   }
 
-  #wentBack(from: Position, to: Position): void {
-    if (this.#hasFailed) return;
+  #wentBack(how: string): Error {
+    const error = new Error(`The event log in ${this.schema} ${how}: events are missing`);
+    if (!this.#hasFailed) (this.#options.failed ?? warn)(error);
     this.#hasFailed = true;
-    (this.#options.failed ?? warn)(new Error(`The event log in ${this.#schema} ends at ${to} but has reached to ${from}: events are missing`));
+    // What they have in hand may be of the missing events: it must not get into a database that lacks them, too.
+    for (const follower of this.#tail.followers.keys()) void follower.close();
+    return error;
   }
 
   async #send(group: Group, withinMs: number): Promise<readonly Outcome[]> {
     const isTelling = this.#telling.isDue();
+    const { known } = this.#tail;
     let outcomes: readonly Outcome[] = [];
     try {
-      return (outcomes = await this.#commit(group, isTelling, withinMs));
+      outcomes = await this.#commit(group, isTelling, withinMs);
+      const reused = outcomes.find(([what, , position]) => what === 'appended' && Number(position) <= known);
+      if (reused) this.#wentBack(`takes position ${reused[2]} but has reached to ${known}`);
+      return outcomes;
     } finally {
       if (isTelling && !outcomes.some(([what]) => what === 'appended')) this.#telling.missed();
     }
@@ -164,7 +181,7 @@ export class PostgresEventStore implements EventStore {
 
   #commit(group: Group, isTelling: boolean, withinMs: number): Promise<readonly Outcome[]> {
     const events = group.flatMap((append) => append.events);
-    return this.#ask('append', `select * from "${this.#schema}".append($1, $2, $3, $4, $5, $6, $7, $8)`, [
+    return this.#ask('append', `select * from "${this.schema}".append($1, $2, $3, $4, $5, $6, $7, $8)`, [
       group.map(({ stream }) => stream), group.map(({ expected }) => (expected === 'any' ? null : expected)), group.map((append) => append.events.length),
       events.map(({ id }) => id), events.map(({ type }) => type), group.flatMap(({ datas }) => datas), group.flatMap(({ metadatas }) => metadatas), isTelling,
     ], withinMs) as Promise<readonly unknown[]> as Promise<readonly Outcome[]>;
@@ -195,18 +212,24 @@ export class PostgresEventStore implements EventStore {
 
   async #readSome(after: Position, reads: readonly string[]): Promise<readonly RecordedEvent[]> {
     const only = (column: string) => `case when stream like any ($3) then ${column} end`;
-    const rows = await this.#ask('some', `select position, stream, revision, id, type, ${only('data')}, ${only('metadata')}, recorded_at from "${this.#schema}".events where position > $1 order by position limit $2`,
+    const rows = await this.#ask('some', `select position, stream, revision, id, type, ${only('data')}, ${only('metadata')}, recorded_at from "${this.schema}".events where position > $1 order by position limit $2`,
       [after, READ_LIMIT, reads.map((category) => `${category.replaceAll('_', '\\_')}-%`)]);
-    return rows.map(eventOf);
+    return this.#seen(rows);
   }
 
   async #read(name: string, where: string, values: readonly unknown[]): Promise<readonly RecordedEvent[]> {
-    return (await this.#ask(name, `select position, stream, revision, id, type, data, metadata, recorded_at from "${this.#schema}".events ${where}`, values)).map(eventOf);
+    return this.#seen(await this.#ask(name, `select position, stream, revision, id, type, data, metadata, recorded_at from "${this.schema}".events ${where}`, values));
+  }
+
+  #seen(rows: readonly Cells[]): readonly RecordedEvent[] {
+    const events = rows.map(eventOf);
+    for (const event of events) this.#tail.saw(event);
+    return events;
   }
 
   async #ask(name: string, text: string, values: readonly unknown[], withinMs = ANSWER_WITHIN_MS): Promise<readonly Cells[]> {
     if (withinMs <= 0) throw unreachable(new Error('Waited too long for others'));
-    return this.#shared.pool.ask({ name: `${this.#schema} ${name}`, text }, values, withinMs);
+    return this.#shared.pool.ask({ name: `${this.schema} ${name}`, text }, values, withinMs);
   }
 }
 
@@ -223,24 +246,21 @@ export class PostgresEventStores extends PerEnvironment<PostgresEventStore> {
       if (!allowUnsafe) await mustBeDurable(run);
       for (const schema of schemas) await prepareLog(run, schema);
     });
-    const pool = new PostgresPool(url, connections);
+    const logs: PostgresEventStore[] = [];
+    const pool = new PostgresPool(url, connections, logs);
     let users = environments.length;
     const release = async () => {
       if (--users === 0) await Promise.all([listener.close(), pool.close()]);
     };
-    const stores = new Map(schemas.map((schema) => [schema, new PostgresEventStore(schema, { pool, release }, options)]));
-    const listener = new Listener(url, schemas, {
-      heard: (schema, position) => stores.get(schema)?.heard(position),
-      restored: () => { for (const store of stores.values()) store.retry(); },
-      lost,
-    });
+    logs.push(...schemas.map((schema) => new PostgresEventStore(schema, { pool, release }, options)));
+    const listener = new Listener(url, logs, { restored: () => { for (const log of logs) log.retry(); }, lost });
     try {
       await listener.start();
     } catch (error) {
       await pool.close();
       throw error;
     }
-    return new PostgresEventStores(environments.map((environment) => [environment, stores.get(schemaOf(environment)) as PostgresEventStore]));
+    return new PostgresEventStores(environments.map((environment, n) => [environment, logs[n] as PostgresEventStore]));
   }
 
   async close(): Promise<void> {

@@ -17,6 +17,7 @@ export class Follower implements Subscription {
   readonly #source: Source;
   readonly #handler: Handler;
   readonly #failed: (error: unknown) => void;
+  readonly #confirm: (() => Promise<unknown>) | undefined;
   readonly #closed = new AbortController();
   #position: Position;
   /** The batch that the handler has not got through yet. */
@@ -26,11 +27,13 @@ export class Follower implements Subscription {
   #running: Promise<void> = Promise.resolve();
   #pause = new AbortController();
 
-  constructor(after: Position, source: Source, handler: Handler, failed: (error: unknown) => void) {
+  /** `confirm`: before a batch is handed over again. What made the handler fail may have changed the log as well. */
+  constructor(after: Position, source: Source, handler: Handler, failed: (error: unknown) => void, confirm?: () => Promise<unknown>) {
     this.#position = after;
     this.#source = source;
     this.#handler = handler;
     this.#failed = failed;
+    this.#confirm = confirm;
   }
 
   get position(): Position {
@@ -58,7 +61,9 @@ export class Follower implements Subscription {
     while (this.#woken && !this.#closed.signal.aborted) {
       try {
         this.#woken = false;
-        if (this.#batch.length === 0) {
+        if (this.#batch.length > 0) {
+          await this.#confirm?.();
+        } else {
           const found = this.#source(this.#position);
           this.#batch = isHere(found) ? found : await found;
         }

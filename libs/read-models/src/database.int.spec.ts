@@ -2,11 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, describe, expect, it } from '@jest/globals';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { defineEntity, p, UniqueConstraintViolationException } from '@mikro-orm/sql';
 import { describeWith } from '@keyledger/servers/contract';
 import { stopwatch } from '@keyledger/testing';
+import { CompiledQuery } from 'kysely';
 import { Database, openDatabases, type DatabaseOptions, type Migration } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
 
@@ -271,9 +273,9 @@ describeWith('postgres', 'A database whose server is lost or silent', (server) =
   it('gives what takes long the time it needs, where it may take long', async () => {
     const slow: Migration = { name: 'test-3-slow', up: ({ run }) => run('select pg_sleep(1.8)') };
     const [state, read, copied] = await Promise.all([open({ migrations: [lastSeen, slow] }), open({ kind: 'read' }), open({ answerWithinMs: null })]);
-    const sleep = 'select 1 as n from pg_sleep(1.8)';
-    await expect(state.run(sleep)).rejects.toEqual(unavailable);
-    expect((await Promise.all([read, copied].map((database) => database.run(sleep)))).map(({ rows }) => rows)).toEqual([[{ n: 1 }], [{ n: 1 }]]);
+    const asleep = 'select 1 as n from pg_sleep(1.8)';
+    await expect(state.run(asleep)).rejects.toEqual(unavailable);
+    expect((await Promise.all([read, copied].map((database) => database.run(asleep)))).map(({ rows }) => rows)).toEqual([[{ n: 1 }], [{ n: 1 }]]);
     await state.scrub();
     expect((await all(state)).errors).toEqual([]);
   });
@@ -299,6 +301,55 @@ describeWith('postgres', 'A database whose server is lost or silent', (server) =
     const took = stopwatch();
     await Promise.all(several.map((database) => database.scrub()));
     expect(took()).toBeLessThan(3_000);
+  });
+
+  it('is tidied up without a lock that a process which hangs would keep', async () => {
+    const schema = 'unlocked';
+    const [one, other] = await Promise.all([1, 2].map(() => open({ at: { postgresUrl: server().url, schema } }))) as [Database, Database];
+    const locks = async (which: string) => (await one.run<{ locktype: string }>(`select locktype from pg_locks where ${which}`)).rows;
+    const tidied = other.transaction(async (sql) => {
+      await sql.executeQuery(CompiledQuery.raw('lock table test_last_seen in share update exclusive mode'));
+      const scrubbing = one.scrub();
+      while ((await locks('not granted')).length === 0) await sleep(10);
+      expect(await locks("locktype = 'advisory'")).toEqual([]);
+      return [scrubbing];
+    });
+    await (await tidied)[0];
+  });
+
+  it('lets go of what a process that hangs has locked in the middle of a transaction, and does nothing of that', async () => {
+    const at = { postgresUrl: server().url, schema: 'hanging' };
+    const [hanging, waiting] = [await open({ kind: 'read', at }), await open({ kind: 'read', at })];
+    await waiting.batch([{ sql: insert, many: [['a', 'x', 1], ['b', 'x', 1]] }]);
+    const begun = Promise.withResolvers<void>();
+    const hung = hanging.transaction(async (sql) => {
+      await sql.updateTable('test_last_seen').set({ count: 2 }).execute();
+      begun.resolve();
+      await sleep(5_500);
+    });
+    hung.catch(() => undefined);
+    await begun.promise;
+    expect((await waiting.run("update test_last_seen set seen_at = 'y' where id = 'a'")).changes).toBe(1);
+    await expect(hung).rejects.toEqual(unavailable);
+    expect((await waiting.run('select seen_at, count from test_last_seen order by id')).rows).toEqual([{ seen_at: 'y', count: 1 }, { seen_at: 'x', count: 1 }]);
+    expect((await all(hanging)).errors).toEqual([]);
+  }, 15_000);
+
+  it('does not cut off who copies whole tables, or has it alone, while that looks elsewhere', async () => {
+    const [copied, read] = [await open({ answerWithinMs: null }), await open({ kind: 'read' })];
+    await Promise.all([
+      copied.transaction(async (sql) => {
+        await sql.insertInto('test_last_seen').values({ id: 'a', seen_at: 'x', count: 1 }).execute();
+        await sleep(5_500);
+      }),
+      read.alone(() => sleep(5_500)),
+    ]);
+    expect(await ids(copied)).toEqual(['a']);
+  }, 15_000);
+
+  it('has the server look whether the machine at the other end is still there', async () => {
+    const { rows } = await (await open()).run("select source from pg_settings where name like 'tcp_keepalives_%'");
+    expect(rows).toEqual(Array.from({ length: 3 }, () => ({ source: 'client' })));
   });
 
   it('has a few connections, however much is asked at once', async () => {

@@ -3,7 +3,7 @@ import { PerEnvironment } from '@keyledger/kernel';
 import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type SqlEntityManager } from '@mikro-orm/sql';
 import { CompiledQuery, type Kysely, type Transaction } from 'kysely';
 import type { Pool } from 'pg';
-import { guardPool, patiently, started, startOptions, type Guard } from './lost-server.ts';
+import { guardPool, patiently, serverSettings, started, startOptions, type Guard } from './lost-server.ts';
 import { objectOf, SqlFailure, SqliteFile, sqliteDialect, type DatabaseKind } from './sqlite-dialect.ts';
 import type { SqlValue, Statement } from './sqlite.worker.ts';
 
@@ -180,8 +180,7 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
       ...startOptions(guard),
       // As a whole, because MikroORM drops what comes after the `?` (a socket's folder, sslmode).
       connectionString: url,
-      // public comes second for the operator classes of pg_trgm.
-      options: `-c search_path=${schema},public`,
+      options: serverSettings(schema, guard),
       onPoolCreated(pool: Pool & { options: { types: { setTypeParser(oid: number, parse: typeof Number): void } } }) {
         // bigint as number, as in SQLite: none of ours exceeds 2^53.
         pool.options.types.setTypeParser(20, Number);
@@ -200,14 +199,12 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
     dialect: 'postgres',
     batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
     alone: (work) => patiently(() => oneAtATime(sql, work)),
-    scrub: () => patiently(() => sql.connection().execute(async (connection) => {
-      const run = (text: string) => connection.executeQuery<{ name: string }>(CompiledQuery.raw(text));
+    scrub: () => patiently(async () => {
+      const run = (text: string) => sql.executeQuery<{ name: string }>(CompiledQuery.raw(text));
       const { rows } = await run("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = current_schema()");
-      if (rows.length === 0) return;
-      // Two at the same table keep each other from cutting off its end, and each tries for 5 s; so do readers.
-      await run('select pg_advisory_lock(5280019)');
-      await run(`vacuum (truncate false) ${rows.map(({ name }) => name).join(', ')}`).finally(() => run('select pg_advisory_unlock(5280019)'));
-    })),
+      // Others keep it from cutting off a table's end, and it would try for 5 s.
+      if (rows.length > 0) await run(`vacuum (truncate false) ${rows.map(({ name }) => name).join(', ')}`);
+    }),
     started: () => pools.forEach(started),
     close: async () => {},
   };
@@ -253,6 +250,8 @@ const placeholders = (dialect: Dialect, text: string): string => {
 /** Several processes start at the same moment; the lock ends with the transaction. */
 function oneAtATime<T>(sql: Kysely<Tables>, work: (sql: Kysely<Tables>) => Promise<T>): Promise<T> {
   return sql.transaction().execute(async (transaction) => {
+    // What it holds the lock for may happen elsewhere, and take long.
+    await transaction.executeQuery(CompiledQuery.raw('set local idle_in_transaction_session_timeout = 0'));
     await transaction.executeQuery(CompiledQuery.raw('select pg_advisory_xact_lock(5280017)'));
     return work(transaction);
   });

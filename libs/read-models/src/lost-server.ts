@@ -6,6 +6,9 @@ import type { Client, Pool, PoolClient } from 'pg';
 const CONNECT_WITHIN_MS = 1_500;
 /** At the start many processes connect at the same moment. */
 const START_WITHIN_MS = 15_000;
+/** A client that hangs in the middle of a transaction keeps what it has locked from all others, and so from every list, for so long. */
+const IDLE_IN_TRANSACTION_MS = 5_000;
+const KEEPALIVE_AFTER_MS = 5_000;
 
 /** SQLSTATE classes of a server that is full, ends, starts, or has become a replica, and of a transaction that it gave up for another's sake. */
 const serverFault = /^(08|25006|40|53|57|58|XX)/;
@@ -22,7 +25,16 @@ export interface Guard {
 }
 
 /** Options of a pool, for its start. */
-export const startOptions = ({ connections }: Guard) => ({ max: connections, connectionTimeoutMillis: START_WITHIN_MS, keepAlive: true, idleTimeoutMillis: 60_000 });
+export const startOptions = ({ connections }: Guard) => ({
+  max: connections, connectionTimeoutMillis: START_WITHIN_MS, keepAlive: true, keepAliveInitialDelayMillis: KEEPALIVE_AFTER_MS, idleTimeoutMillis: 60_000,
+});
+
+/** What a connection asks of its server: to let go of a client that hangs, or whose machine is lost. A client that copies whole tables may look elsewhere meanwhile. */
+export const serverSettings = (schema: string, { answerWithinMs }: Guard): string => Object.entries({
+  // public comes second for the operator classes of pg_trgm.
+  search_path: `${schema},public`, idle_in_transaction_session_timeout: answerWithinMs === null ? 0 : IDLE_IN_TRANSACTION_MS,
+  tcp_keepalives_idle: KEEPALIVE_AFTER_MS / 1_000, tcp_keepalives_interval: 2, tcp_keepalives_count: 3,
+}).map(([name, value]) => `-c ${name}=${value}`).join(' ');
 
 /**
  * Makes a pool fail soon and in one way, Refusal UNAVAILABLE, when its server is lost or silent; whether a statement under way was carried out

@@ -8,14 +8,23 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, it, jest } from '@jest/globals';
 import type { RecordedEvent } from '@keyledger/event-store';
+import { until } from '@keyledger/testing';
 import { defineEntity, p } from '@mikro-orm/sql';
 import fc from 'fast-check';
 import { Database } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
-import { deliver, erased, moved, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';
+import { deliver, erased, moved, Parcel, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';
 import { Projector, type ProjectorOptions } from './projector.ts';
 import { RowTable, type Projection } from './projection.ts';
 import { ReadIndex } from './read-index.ts';
+
+const Second = defineEntity({ name: 'Second', tableName: 'test_second', properties: { id: p.string().primary(), revision: p.integer() } });
+const second = { ...parcels(), name: 'second', entity: Second, search: undefined, row: (_: unknown, { id, revision }: ParcelRow) => ({ id, revision }) } as unknown as Projection;
+/** Of a release that can read what `writeUnreadable` writes. */
+const able = { ...parcels(), source: {
+  ...Parcel, shapes: { ...Parcel.shapes, ParcelTeleported: { schema: 1 } },
+  evolve: (parcel: never, event: never) => ((event as { type: string }).type === 'ParcelTeleported' ? parcel : Parcel.evolve(parcel, event)),
+} } as unknown as Projection;
 
 onEveryDialect('A projector', ({ dialect, open, place }) => {
   let log: ParcelLog;
@@ -185,15 +194,57 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await again.parked()).toHaveLength(1);
     await again.close();
 
-    const able = parcels();
-    const source = { ...able.source, shapes: { ...able.source.shapes, ParcelTeleported: { schema: 1 } }, evolve: (parcel: never, event: never) => ((event as { type: string }).type === 'ParcelTeleported' ? parcel : able.source.evolve(parcel, event, undefined as never)) };
-    const released = await start({ projections: [{ ...able, source } as Projection] });
+    const released = await start({ projections: [able] });
     expect(await released.parked()).toEqual([]);
     expect(await rowsIn(database)).toEqual([expect.objectContaining({ id: 'bad', revision: 2, places: ['Bonn'] })]);
     await log.write('bad', moved('Rome'));
     await drained(released);
     expect(await released.parked()).toEqual([]);
     expect(await rowsIn(database)).toEqual([expect.objectContaining({ id: 'bad', revision: 3, places: ['Bonn', 'Rome'] })]);
+  });
+
+  it('catches up with a parked stream also in a table that is behind the others at the start, as after a kill', async () => {
+    database = await open({ entities: [ParcelRow, Second], place: here });
+    const other = { ...second, source: able.source };
+    const old = await start({ projections: [parcels(), other] });
+    await log.write('bad', sent('Grace'));
+    await log.writeUnreadable('bad');
+    await log.write('good', sent('Ada'));
+    await drained(old);
+    await old.close();
+    await database.run("update projections set position = position - 1 where name = 'parcels'");
+    const released = await start({ projections: [able, other] });
+    await until(() => released.parked(), (parked) => parked.length === 0);
+    expect(await rowsIn(database)).toEqual([expect.objectContaining({ id: 'bad', revision: 1 }), expect.objectContaining({ id: 'good', revision: 0 })]);
+  });
+
+  it('passes over no event of a stream that another process has caught up with at the same moment', async () => {
+    const old = await start();
+    await log.writeUnreadable('bad');
+    await drained(old);
+    await old.close();
+    let faster: Promise<Projector> | undefined;
+    const readStream: typeof log.store.readStream = async (...all) => {
+      await (faster ??= start({ projections: [able] }));
+      return log.store.readStream(...all);
+    };
+    const failed: unknown[] = [];
+    const slower = await start({ projections: [able], store: { ...deliver(log.store, (events) => events), readStream }, failed: (error) => failed.push(error) });
+    await (await faster)?.close();
+    for (const id of ['bad', 'good']) {
+      await log.write(id, moved('Bonn'));
+      await drained(slower);
+    }
+    expect(await rowsIn(database)).toEqual([expect.objectContaining({ id: 'bad', places: ['Bonn'] }), expect.objectContaining({ id: 'good', places: ['Bonn'] })]);
+    expect(failed).toEqual([]);
+  });
+
+  it('counts as parked only what its own projections have parked, not those of another service in the same database', async () => {
+    const mine = await start();
+    const others = await start({ database: await open({ entities: [Second], place: here }), projections: [second] });
+    await log.writeUnreadable('bad');
+    await Promise.all([drained(mine), drained(others)]);
+    expect([await mine.parked(), await others.parked()]).toEqual([[expect.objectContaining({ projection: 'parcels' })], [expect.objectContaining({ projection: 'second' })]]);
   });
 
   it('parks a stream whose row no table can hold', async () => {
@@ -551,6 +602,24 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     expect(await rowsIn(other)).toEqual(await log.expected());
   });
 
+  it('writes again what the database has lost since it was written, as when a standby takes over', async () => {
+    const projector = await start();
+    await log.write('a', sent('Ada'));
+    await drained(projector);
+    const { rows: [{ position, fence } = { position: 0, fence: 0 }] } = await database.run<{ position: number; fence: number }>('select position, fence from projections');
+    for (const id of ['b', 'c']) {
+      await log.write(id, sent('Grace'));
+      await drained(projector);
+    }
+    await database.batch([{ sql: "delete from test_parcels_v1 where id <> 'a'" }, { sql: 'update projections set position = ?, fence = ?', params: [position, fence] }]);
+    await log.write('d', sent('Alan'));
+    await drained(projector);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+    await log.write('a', moved('Bonn'));
+    await drained(projector);
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
   it('misses nothing in a table that it is alone to have, where another process was faster with the others', async () => {
     const Own = defineEntity({ name: 'Own', tableName: 'test_own', properties: { id: p.string().primary(), revision: p.integer() } });
     const own = { ...parcels(), name: 'own', entity: Own, search: undefined, row: (_: unknown, { id, revision }: ParcelRow) => ({ id, revision }) } as unknown as Projection;
@@ -688,9 +757,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     await drained(first);
     await first.close();
     await database.close();
-    const Second = defineEntity({ name: 'Second', tableName: 'test_second', properties: { id: p.string().primary(), revision: p.integer() } });
     database = await open({ entities: [ParcelRow, Second], place: here });
-    const second = { ...parcels(), name: 'second', entity: Second, search: undefined, row: (_: unknown, { id, revision }: ParcelRow) => ({ id, revision }) } as unknown as Projection;
     const projector = await start({ projections: [parcels(), second] });
     await log.write('p3', moved('Rome'));
     await drained(projector);

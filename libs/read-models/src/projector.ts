@@ -103,8 +103,9 @@ export class Projector implements View {
     return { get position() { return lane().position; }, onAdvance: (listener) => lane().onAdvance(listener) };
   }
 
-  parked(): Promise<readonly Parked[]> {
-    return this.#register.parked();
+  /** Of its own projections: others may have their tables in the same database. */
+  async parked(): Promise<readonly Parked[]> {
+    return (await this.#register.parked()).filter(({ projection }) => this.#serving.has(projection));
   }
 
   /** Builds the projection anew from the first event while the present table goes on serving; resolves when the new one has taken over. */
@@ -169,10 +170,11 @@ export class Projector implements View {
     await mustReach(store, furthest, database.environment);
     // Tables that all have to be filled from nothing are better filled beside the subscription.
     const from = furthest > 0 ? furthest : await this.#emptyTablesFrom(await store.head());
-    this.#live = serving.filter(({ position }) => position === from);
+    const live = serving.filter(({ position }) => position === from);
+    this.#live = [...live];
     for (const lane of serving.filter(({ position }) => position < from)) void this.#catchUp(lane);
     this.#followed = from;
-    await this.#unpark();
+    for (const lane of live) await this.#unpark(lane);
     this.#subscription = store.subscribe(from, async (events) => {
       await this.#alone(() => this.#follow(events));
       await this.#rest();
@@ -180,20 +182,30 @@ export class Projector implements View {
   }
 
   /** Folds parked streams once more: this release may be able to. */
-  async #unpark(): Promise<void> {
-    for (const lane of this.#live) {
-      for (const stream of [...lane.parked]) {
-        try {
-          const changes = await this.#folding.anew(lane, stream);
-          if (changes.parked.length > 0) continue;
-          await this.#writing.save([{ lane, position: lane.position, statements: [...this.#writing.statements(lane, changes), this.#register.unpark(lane, stream)] }]);
-          lane.parked.delete(stream);
-        } catch (error) {
-          // It stays parked; what cannot be read or written now is no reason not to start.
-          (this.#options.failed ?? warn)(error);
-        }
+  async #unpark(lane: Lane): Promise<void> {
+    const streams = [...lane.parked];
+    for (const stream of streams) {
+      try {
+        // Another process may have been faster: with this, or with something else.
+        while (lane.parked.has(stream) && !await this.#foldAnew(lane, stream)) if (!await this.#reloaded(lane)) return;
+      } catch (error) {
+        // It stays parked; what cannot be read or written now is no reason not to start.
+        (this.#options.failed ?? warn)(error);
       }
     }
+  }
+
+  /** False when another process has written to the table meanwhile. */
+  async #foldAnew(lane: Lane, stream: string): Promise<boolean> {
+    const changes = await this.#folding.anew(lane, stream);
+    if (changes.parked.length > 0) return true;
+    try {
+      await this.#writing.save([{ lane, position: lane.position, statements: [...this.#writing.statements(lane, changes), this.#register.unpark(lane, stream)] }]);
+    } catch (error) {
+      ignoreFenced(error);
+      return false;
+    }
+    return lane.parked.delete(stream);
   }
 
   #emptyTablesFrom(head: Position): Position {
@@ -295,6 +307,7 @@ export class Projector implements View {
     lane.forgotten.clear();
     // They say what the other tables hold; this one may lack it.
     this.#folds.forEach((own) => own.clear());
+    await this.#unpark(lane);
     return true;
   }
 
@@ -375,12 +388,21 @@ export class Projector implements View {
   /** Somebody else has written; looks where that leaves the live tables. */
   async #reload(): Promise<void> {
     for (const lane of this.#live) {
-      if (lane.following || await this.#reloaded(lane)) continue;
+      const { position } = lane;
+      if (lane.following || await this.#reloaded(lane)) {
+        if (lane.position < position) this.#fallBack(lane);
+        continue;
+      }
       const serving = await this.#register.servingOf(lane.projection.name);
       // Built anew by a process of this release: go on there. Of another release: that one's rows are not this one's to make.
       if (serving?.version !== lane.version) lane.following = true;
       else await this.#goOnAt(new Lane(lane.projection, lane.table, serving), lane);
     }
+  }
+
+  #fallBack(lane: Lane): void {
+    this.#live = this.#live.filter((other) => other !== lane);
+    void this.#catchUp(lane);
   }
 
   async #goOnAt(lane: Lane, old: Lane): Promise<void> {
@@ -410,6 +432,8 @@ export class Projector implements View {
     if (!now) return false;
     if (now.serving && !lane.serving) this.#adopt(lane, this.#laneOf(lane.projection.name));
     lane.fence = now.fence;
+    // The database had more: a standby has taken over that lacks the last of it.
+    if (now.position < lane.saved) lane.position = now.position;
     lane.wasSaved(now.position);
     lane.advance(now.position);
     await this.#loadParked(lane);

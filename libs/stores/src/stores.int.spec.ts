@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { EventStores, NO_STREAM } from '@keyledger/event-store';
 import { startServer, type TestServer } from '@keyledger/event-store/eventstoredb-server';
 import { Keyrings } from '@keyledger/keyring';
 import { createLog, Health, Metrics } from '@keyledger/observability';
+import { StateDatabases } from '@keyledger/read-models';
 import { describeWith } from '@keyledger/servers/contract';
 import { until } from '@keyledger/testing';
 import { storesConfig, type StoresConfig } from './config.ts';
@@ -39,6 +40,18 @@ describe('Stores', () => {
     await expect(open(configOf())).rejects.toThrow(/^There is no master key here: .*master\.key does not exist/);
     expect(readdirSync(dataDir)).not.toContain('master.key');
   });
+
+  it('are refused when a newer release has written to them, but not for the tables of services that are not opened here', async () => {
+    const config = configOf();
+    const migrated = async (name: string) => {
+      const stores = await open(config);
+      await partOf(stores, StateDatabases).of('control').run('insert into migrations (name) values (?)', [name]);
+      await stores.close();
+    };
+    await migrated('usage-99-future');
+    await migrated('keyring-99-future');
+    await expect(open(config)).rejects.toThrow(/^These stores were written by a newer release: this one does not know keyring-99-future/);
+  });
 });
 
 describeWith('postgres', 'Stores that another process uses as well', (postgres) => {
@@ -53,6 +66,19 @@ describeWith('postgres', 'Stores that another process uses as well', (postgres) 
     await write(there, 'LicenseErased');
     await until(opened, (name) => name === null);
     await Promise.all([here.close(), there.close()]);
+  });
+}, { durable: true });
+
+describeWith('postgres', 'Stores whose log has lost events that were confirmed', (postgres) => {
+  it('end their process without an orderly end, which would save how far it has read', async () => {
+    const [exit, kill] = [jest.spyOn(process, 'exit').mockImplementation((() => undefined) as never), jest.spyOn(process, 'kill').mockReturnValue(true)];
+    const stores = await open(configOf({ DATABASE_URL: postgres().url }));
+    await write(stores);
+    await partOf(stores, StateDatabases).of('production').run('update production_events.head set position = 0');
+    await logsOf(stores).of('production').head();
+    expect([exit.mock.calls, kill.mock.calls]).toEqual([[[1]], []]);
+    await stores.close();
+    jest.restoreAllMocks();
   });
 }, { durable: true });
 

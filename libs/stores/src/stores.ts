@@ -5,9 +5,9 @@ import {
   EventStoreDbEventStores, EventStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, subjectOf, type EventStore, type SnapshotStore,
 } from '@keyledger/event-store';
 import { Clock, controlEnvironment, environments, type PerEnvironment } from '@keyledger/kernel';
-import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, StoredDataKeys } from '@keyledger/keyring';
+import { dataKeysMigration, Keyring, Keyrings, loadMasterKey, overwrittenKeys, StoredDataKeys } from '@keyledger/keyring';
 import { projectionsKeepUp, type Health, type Log, type Metrics, type ProjectionLag } from '@keyledger/observability';
-import { openDatabases, Projectors, ReadDatabases, reactionsTable, StateDatabases, tablesOf, type Databases, type Migration } from '@keyledger/read-models';
+import { migrationsOf, openDatabases, Projectors, ReadDatabases, reactionsTable, StateDatabases, tablesOf, type Databases, type Migration } from '@keyledger/read-models';
 import { EnvironmentClocks } from './clocks.ts';
 import type { StoresConfig } from './config.ts';
 import { mustBeComplete } from './import.ts';
@@ -50,9 +50,10 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
   const key = loadMasterKey({ dataDir, existing, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
   // Before anything is migrated: an older export can be finished only in the tables that it was begun with. Once more below, for one that begins meanwhile.
   const control = await openDatabases({ kind: 'state', environments: [controlEnvironment], at, connections, entities: [] });
-  const [{ events, snapshots }, state, read] = await mustBeComplete(control).then(() => Promise.all([
+  const migrations = stateMigrations(schemas);
+  const [{ events, snapshots }, state, read] = await mustBeComplete(control).then(() => mustNotBeNewer(control, migrations)).then(() => Promise.all([
     openLogs(config, log, metrics),
-    openDatabases({ kind: 'state', environments: names, at, connections, entities: [], migrations: stateMigrations(schemas) }),
+    openDatabases({ kind: 'state', environments: names, at, connections, entities: [], migrations }),
     openDatabases({ kind: 'read', environments: names, at, connections, entities: schemas.flatMap((schema) => schema.read ?? []) }),
   ])).finally(() => control.of(controlEnvironment).close());
   const close = async () => {
@@ -83,6 +84,15 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
     },
   };
 }
+
+/** This release could misread them. It knows all migrations of the services that it has any of; the others share the database and know theirs. */
+async function mustNotBeNewer(state: Databases, known: readonly Migration[]): Promise<void> {
+  const services = new Set(known.map(({ name }) => serviceOf(name)));
+  const unknown = (await migrationsOf(state.of(controlEnvironment))).find((name) => services.has(serviceOf(name)) && known.every((own) => own.name !== name));
+  if (unknown) throw new Error(`These stores were written by a newer release: this one does not know ${unknown}`);
+}
+
+const serviceOf = (migration: string): string => migration.replace(/-\d+-.*$/, '');
 
 /** Not where only a part of an installation is, or another's. */
 async function openKeyrings(state: Databases, events: Logs, masterKey: Uint8Array): Promise<Keyrings> {
@@ -139,7 +149,7 @@ export async function openRecords(config: StoresConfig, { log, metrics }: Pick<H
 }
 
 /** All that make the state tables of these services, and those that every installation has. */
-export const stateMigrations = (schemas: readonly Schema[]): readonly Migration[] => [dataKeysMigration, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])];
+export const stateMigrations = (schemas: readonly Schema[]): readonly Migration[] => [dataKeysMigration, overwrittenKeys, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])];
 
 /** Where the databases are; folders are made. */
 function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } | { postgresUrl: string } {
@@ -167,10 +177,15 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix:
   }
   const { mustBeDurablePostgres, PostgresEventStores, PostgresSnapshotStores } = await import('@keyledger/event-store/postgres');
   const lost = (error: unknown) => log.warn({ err: error }, 'the event store does not answer; it is tried again');
+  // At once: an orderly end would save how far a log has been read that is no more.
+  const gone = (error: Error) => {
+    log.fatal({ err: error }, 'the event store cannot go on');
+    process.exit(1);
+  };
   if (eventStoreUrl !== undefined) await mustBeDurablePostgres(databaseUrl);
   const [events, snapshots] = await Promise.all([
     eventStoreUrl === undefined
-      ? PostgresEventStores.open({ url: databaseUrl, environments: names, connections, ...options, lost })
+      ? PostgresEventStores.open({ url: databaseUrl, environments: names, connections, ...options, failed: gone, lost })
       : EventStoreDbEventStores.open({ url: eventStoreUrl, environments: names, ...(prefix !== undefined && { prefix }), ...options, disconnected: lost }),
     PostgresSnapshotStores.open({ url: databaseUrl, environments: names }),
   ]);
