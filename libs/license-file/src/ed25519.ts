@@ -25,7 +25,17 @@ export async function importPublicKey(jwk: unknown): Promise<Verified<{ key: Pub
   if (!bytes) return no('MALFORMED');
   if (!isStrongPoint(bytes)) return no('WEAK_KEY');
   const clean: PublicJwk = { kty: 'OKP', crv: 'Ed25519', x: x as string };
-  return { ok: true, jwk: clean, kid: await thumbprint(clean), key: await crypto.subtle.importKey('raw', bytes, 'Ed25519', false, ['verify']) };
+  const key = await imported(bytes);
+  return { ok: true, jwk: clean, kid: await thumbprint(clean), key };
+}
+
+/** Throws where no signature can be checked at all: that is no fault of the key. */
+async function imported(bytes: Uint8Array<ArrayBuffer>): Promise<PublicKey> {
+  try {
+    return await crypto.subtle.importKey('raw', bytes, 'Ed25519', false, ['verify']);
+  } catch (cause) {
+    throw new Error('Signatures cannot be checked here: this needs Ed25519 in WebCrypto, which a page has only in a secure context (https or localhost)', { cause });
+  }
 }
 
 /** RFC 7638: the name of a key is made from the key, so no two keys share one. */

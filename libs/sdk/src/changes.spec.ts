@@ -2,13 +2,11 @@ import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals
 import type { LicenseOptions } from './api.ts';
 import { License } from './license.ts';
 import { memoryStore } from './store.ts';
-import { problem, TestClock, Vendor } from './vendor.contract.ts';
+import { problem, TestClock, ticks, Vendor } from './vendor.contract.ts';
 
 let clock: TestClock;
 let vendor: Vendor;
 const open_: License[] = [];
-/** Every license looks at the clock that often. */
-const tickMs = 30_000;
 beforeEach(async () => {
   clock = new TestClock();
   vendor = await Vendor.open(clock);
@@ -174,7 +172,7 @@ describe('The stream of changes', () => {
     vendor.between = (path) => (path.endsWith('/stream') ? answer : undefined);
     clock.slept.length = 0;
     jest.spyOn(Math, 'random').mockReturnValue(0.5);
-    const waited = () => clock.slept.filter((ms) => ms !== tickMs);
+    const waited = () => clock.slept.filter((ms) => !ticks.has(ms));
     license.changes.start();
     for (let n = 1; n < waits.length; n++) {
       await until(() => streams() === n && waited().length === n);

@@ -4,7 +4,7 @@ import type { Beat, Kept } from './kept.ts';
 import type { Activation, Logger } from './api.ts';
 import { noServer, notActivated, type Refusal } from './refusal.ts';
 import { nextWait, type Refused, type Reply, type Unreachable } from './server.ts';
-import { inTime, type Judgement, type Reading } from './state.ts';
+import { adjustmentMs, inTime, type Judgement, type Reading } from './state.ts';
 
 export type BeatResult = { readonly ok: true; readonly judgement: Judgement; /** Until the next one is due. */ readonly nextInMs: number } | Refusal;
 
@@ -42,6 +42,8 @@ interface Port {
   /** From now on it wants to be the one of several processes that sends them. What it returns ends that. */
   contend(): () => void;
   isLeading(): boolean;
+  /** Others of this installation may send them as well, because no lead can be taken. */
+  isLeadAssumed(): boolean;
   /** Nobody else does, as of now. */
   leads(): Promise<boolean>;
   /** Reads what the one who sends them has heard. */
@@ -53,6 +55,10 @@ interface Port {
   lease(token: string, instanceId: string): Promise<Reason | null>;
   verdict(token: string, nonce: string, asked: Reading): Promise<Refusal | null>;
   refusal(reply: Refused | Unreachable): Refusal;
+  /** The same, where a refusal tells no more than no answer would. */
+  unheard(reply: Refused): Refusal;
+  /** No verdict replaces a heartbeat that was refused. */
+  needsLease(): boolean;
   distrust(reason: Reason): Refusal;
   reportUsage(): Promise<unknown>;
   refreshKeys(): Promise<void>;
@@ -65,6 +71,8 @@ const shortestWaitMs = 1_000;
 const HIGHEST_SEQ = 2 ** 52;
 /** A longer one would be refused with every heartbeat that acknowledges it. */
 const ID_AT_MOST = 64;
+/** In a row: others that count with the same numbers get ahead again and again only where no server counts. */
+const mostRefused = 5;
 /** Nobody is kept silent for longer by a Retry-After. */
 const longestRetryAfterMs = 3_600_000;
 
@@ -153,7 +161,7 @@ export class Heartbeats {
     while (!signal.aborted) {
       const result = await this.#turn(signal);
       const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
-      const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.hasLostSeat());
+      const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.judgement().unreachable || this.#port.hasLostSeat());
       wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
       const planned = inTime(isLost ? wait : regular * (1 + jitter * (Math.random() * 2 - 1)), this.#port.judgement());
       const next = isLost ? Math.max(planned, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : planned;
@@ -179,7 +187,7 @@ export class Heartbeats {
 
   async #beat(): Promise<BeatResult> {
     const leads = await this.#port.leads();
-    if (leads && this.#conflict) return this.#conflict;
+    if (leads && this.#conflict && !this.#port.isLeadAssumed()) return this.#conflict;
     const result = await (leads ? this.#renew() : this.#follow());
     if (result.ok) await this.#port.reportUsage();
     await this.#port.persist();
@@ -192,7 +200,7 @@ export class Heartbeats {
   }
 
   async #renew(): Promise<BeatResult> {
-    for (;;) {
+    for (let refused = 0; ;) {
       const { beat: last, acks, state: { licenseId, instanceId } } = this.#port.kept();
       if (licenseId === null || instanceId === null) return notActivated;
       const isAgain = !last.answered;
@@ -211,12 +219,15 @@ export class Heartbeats {
         if (!Number.isSafeInteger(lastSeq) || lastSeq > HIGHEST_SEQ) return this.#refused(reply);
         // Another process has taken over while this one was held up.
         if (!(await this.#port.leads())) return this.#follow();
-        this.#port.conflict(lastSeq, beat.seq);
-        if (this.#accepted) return (this.#conflict = this.#port.refusal(reply));
-        // Before the first of this process it is no wonder: its state was lost, or put back from a copy. From here on it counts on.
+        const isClone = !this.#port.isLeadAssumed();
+        if (isClone) this.#port.conflict(lastSeq, beat.seq);
+        if (isClone && this.#accepted) return (this.#conflict = this.#port.refusal(reply));
+        // Before the first of this process it is no wonder: its state was lost, or put back from a copy. Nor is it while others of this installation
+        // count with the same numbers. From here on it counts on.
         this.#accepted = true;
         this.#port.keep({ beat: { ...beat, seq: lastSeq, answered: true } });
-        continue;
+        if (++refused < mostRefused) continue;
+        return this.#port.refusal(reply);
       }
       const result = await this.#answered(reply.body, instanceId, beat, isAgain ? undefined : asked);
       if (!result.ok) return result;
@@ -226,14 +237,15 @@ export class Heartbeats {
     }
   }
 
-  /** Not signed. What it means for the license is asked for. */
+  /** Not signed. What it means for the license is asked for; where that gives no reason, the lease still runs out, and the software must be told. */
   async #refused(reply: Refused): Promise<Refusal> {
-    await this.#port.ask();
-    return this.#port.refusal(reply);
+    const problem = await this.#port.ask();
+    const isUnexplained = !problem && this.#port.needsLease() && this.#port.judgement().valid;
+    return isUnexplained ? this.#port.unheard(reply) : this.#port.refusal(reply);
   }
 
   async #answered(body: Readonly<Record<string, unknown>>, instanceId: string, { nonce, acks }: Beat, asked: Reading | undefined): Promise<BeatResult> {
-    const { token, enforcement, directives = [], nextInSeconds } = body as { token?: unknown; enforcement?: unknown; directives?: readonly Directive[]; nextInSeconds?: unknown };
+    const { token, enforcement, directives = [], nextInSeconds, serverTime } = body as { token?: unknown; enforcement?: unknown; directives?: readonly Directive[]; nextInSeconds?: unknown; serverTime?: unknown };
     // Not signed, so it may make the next one sooner, and not later.
     const nextInMs = Math.min(typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : Infinity, this.#port.intervalMs());
     if (typeof token === 'string') {
@@ -251,7 +263,9 @@ export class Heartbeats {
     // What was said without a signature is only a reason to ask. So is a lease that came once more, where the next answer may be too late.
     const judgement = this.#port.judgement();
     const left = judgement.offlineUntil === null ? Infinity : Date.parse(judgement.offlineUntil) - Date.parse(judgement.at);
-    const isUnclear = typeof token !== 'string' || enforcement !== judgement.enforcement || left < nextInMs * 1.5;
+    // A lease only ever puts the time forward, and may itself be of an earlier heartbeat. A verdict puts it back.
+    const isAhead = Date.parse(judgement.at) - Date.parse(String(serverTime)) > adjustmentMs;
+    const isUnclear = typeof token !== 'string' || enforcement !== judgement.enforcement || left < nextInMs * 1.5 || isAhead;
     const problem = asked && isUnclear ? await this.#port.ask() : null;
     if (problem && typeof token !== 'string') return problem;
     return { ok: true, judgement: this.#port.judgement(), nextInMs };

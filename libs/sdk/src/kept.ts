@@ -59,12 +59,33 @@ export const kidOf = (key: unknown): unknown => (key as { kid?: unknown } | null
 /** Nobody can take away a key that the root has certified by leaving it out. */
 export function joined(known: KnownKeys, news: KnownKeys): KnownKeys {
   const fresh = new Set(news.keys.map(kidOf));
-  return { keys: [...news.keys, ...known.keys.filter((key) => !fresh.has(kidOf(key)))].slice(0, 100), revoked: [...new Set([...(known.revoked ?? []), ...(news.revoked ?? [])])].slice(0, 1000) };
+  return { keys: [...news.keys, ...known.keys.filter((key) => !fresh.has(kidOf(key)))], revoked: [...new Set([...(known.revoked ?? []), ...(news.revoked ?? [])])].slice(0, 1000) };
+}
+
+const mostKeys = 100;
+
+/**
+ * The text of the store must not grow with every key that a vendor ever had. Of too many the newest go into it, of the purposes that are checked
+ * with them (files bring their keys along), and those of the proofs beside them, which must be readable where the server is away.
+ */
+function lasting(keys: readonly unknown[], { lease, said }: Pick<State, 'lease' | 'said'>): readonly unknown[] {
+  if (keys.length <= mostKeys) return keys;
+  const inUse = [lease, said].map((proof) => proof && partIn(proof.text, 0)['kid']);
+  const all = keys.map((key) => ({ key, ...certifiedOf(key) }));
+  const newestFirst = (wanted: string) => all.filter(({ purpose }) => purpose === wanted).sort((a, b) => b.since - a.since).map(({ key }) => key);
+  return ['lease', 'verdict'].flatMap((purpose) => newestFirst(purpose).filter((key, n) => n < mostKeys / 2 || inUse.includes(kidOf(key))));
+}
+
+/** Out of a certificate that was checked when the key was learned. */
+function certifiedOf(key: unknown): { readonly purpose: unknown; readonly since: number } {
+  const payload = (key as { kl_cert?: { payload?: unknown } | null } | null)?.kl_cert?.payload;
+  const { purpose, notBefore } = (jsonIn(decoded(String(payload))) ?? {}) as { purpose?: unknown; notBefore?: unknown };
+  return { purpose, since: Date.parse(String(notBefore)) };
 }
 
 /** Proofs as they were signed, not what was read out of them: that is read anew each time. */
-export const written = ({ state: { lease, said, file, ...state }, ...kept }: Kept): string =>
-  JSON.stringify({ version: 1, ...kept, state: { ...state, lease: lease?.text ?? null, said: said && { from: said.from, text: said.text }, file: file?.text ?? null } });
+export const written = ({ state: { lease, said, file, ...state }, keys, ...kept }: Kept): string =>
+  JSON.stringify({ version: 1, ...kept, keys: { ...keys, keys: lasting(keys.keys, { lease, said }) }, state: { ...state, lease: lease?.text ?? null, said: said && { from: said.from, text: said.text }, file: file?.text ?? null } });
 
 /** What is in a store, before anything of it is believed. */
 export function installationIn(text: string | undefined): string | undefined {
@@ -77,13 +98,16 @@ interface Written extends Omit<Kept, 'state'> {
   readonly state: Omit<State, 'lease' | 'said' | 'file' | 'epoch'> & { readonly epoch?: number; readonly lease: string | null; readonly said: { readonly from: 'network' | 'offline-file'; readonly text: string } | null; readonly file: string | null };
 }
 
-/** The text is known to be ours. Proofs that are good no more, because their key was revoked, are left out. Undefined for a text of another version. */
-export async function readKept(text: string, verifier: Checks): Promise<Kept | undefined> {
+/**
+ * The text is known to be ours. Proofs that are good no more, because their key was revoked, are left out. Undefined for a text of another version.
+ * `known`: keys that the verifier is to know beside those of the text.
+ */
+export async function readKept(text: string, verifier: Checks, known: readonly unknown[] = []): Promise<Kept | undefined> {
   const stored = jsonIn(text) as Written | undefined;
   if (stored?.version !== 1) return undefined;
   const { version: _, state: { lease, said, file, ...state }, ...kept } = stored;
   verifier.distrust(kept.keys.revoked ?? []);
-  await verifier.learn({ keys: kept.keys.keys });
+  await verifier.learn({ keys: joined({ keys: known }, kept.keys).keys });
   const [leased, answered, licensed] = await Promise.all([
     lease && verifier.lease(lease, { now: timeIn(lease) }),
     said && (said.from === 'network' ? verifier.verdict(said.text, { now: timeIn(said.text), nonce: nonceIn(said.text) }) : opened(verifier, said.text)),
@@ -114,11 +138,12 @@ async function opened(verifier: Checks, text: string) {
  * that goes wrong must keep nobody from an answer that was just given. What time it really is then follows from the answer.
  */
 export function timeIn(token: string): string {
-  const { iat } = bodyIn(token);
+  const { iat } = partIn(token, 1);
   return typeof iat === 'number' && iat >= 0 && iat < 253_402_300_800 ? new Date(iat * 1000).toISOString() : '';
 }
-const nonceIn = (token: string): string => String(bodyIn(token)['nonce'] ?? '');
-const bodyIn = (token: string): Record<string, unknown> => (jsonIn(decoded((token.split('.')[1] ?? '').replaceAll('-', '+').replaceAll('_', '/'))) ?? {}) as Record<string, unknown>;
+const nonceIn = (token: string): string => String(partIn(token, 1)['nonce'] ?? '');
+/** 0 is the header, 1 the body. */
+const partIn = (token: string, n: 0 | 1): Record<string, unknown> => (jsonIn(decoded((token.split('.')[n] ?? '').replaceAll('-', '+').replaceAll('_', '/'))) ?? {}) as Record<string, unknown>;
 
 function decoded(base64: string): string {
   try {

@@ -4,7 +4,7 @@ import { vectorsContract } from '@keyledger/license-file/contract';
 import type { LicenseOptions } from './api.ts';
 import { License } from './license.ts';
 import { memoryStore, sealerFor, type Store } from './store.ts';
-import { problem, TestClock, Vendor } from './vendor.contract.ts';
+import { problem, TestClock, ticks, Vendor } from './vendor.contract.ts';
 
 const minute = 60_000;
 const hour = 60 * minute;
@@ -60,6 +60,19 @@ describe('A license', () => {
     }
     for (const roots of [undefined, 'https://licenses.example', {}, [{}], []]) {
       await expect(License.open({ roots } as LicenseOptions)).rejects.toThrow(/^The roots cannot be pinned: .+ They are what your server answers to \S+keyledger-root.json/);
+    }
+  });
+
+  it('says what is missing where no signature can be checked: a page that is not secure, an old browser', async () => {
+    const roots = { roots: vendor.roots };
+    jest.spyOn(crypto.subtle, 'importKey').mockRejectedValue(new DOMException('Unrecognized name.', 'NotSupportedError'));
+    await expect(License.open(roots)).rejects.toThrow(/Ed25519 in WebCrypto.+secure context/);
+    const missing = { value: undefined, configurable: true };
+    Object.defineProperties(crypto, { subtle: missing, randomUUID: missing });
+    try {
+      await expect(License.open(roots)).rejects.toThrow(/Ed25519 in WebCrypto.+secure context/);
+    } finally {
+      for (const name of ['subtle', 'randomUUID'] as const) Reflect.deleteProperty(crypto, name);
     }
   });
 
@@ -169,7 +182,7 @@ describe('A license', () => {
     license.heartbeat.start({ interval: 7 * minute, jitter: 0 });
     license.changes.start();
     await until(() => beats().length === 1 && license.changes.isConnected && clock.slept.includes(7 * minute));
-    for (const answer of [new TypeError('fetch failed'), problem(403, 'PERMISSION_DENIED')]) {
+    for (const answer of [new TypeError('fetch failed'), problem(403, 'PERMISSION_DENIED'), [200, { status: 'ok' }] as const]) {
       vendor.between = (path) => (path === '/license/deactivate' ? answer : undefined);
       const before = beats().length;
       clock.slept.length = 0;
@@ -198,12 +211,16 @@ describe('No answer', () => {
   it.each([
     ['a cut network', () => new TypeError('fetch failed')], ['a 500', () => problem(500, 'INTERNAL')], ['a 503', () => problem(503, 'UNAVAILABLE')], ['a 429', () => problem(429, 'RATE_LIMITED')],
     ['a page of a captive portal', () => [200, '<html>Welcome</html>']], ['a 404 that is not of the product', () => [404, 'Not found']], ['a 401 of a proxy', () => [401, { error: 'who are you' }]],
+    ['a 404 with a code', () => problem(404, 'ENVIRONMENT_NOT_FOUND')], ['a 403 with a code of whatever stands in front of the server', () => [403, { code: 'WAF_BLOCKED' }]],
     ['a "no" without a signature', () => [200, { valid: false, code: 'REVOKED', enforcement: 'LOCKED' }]], ['nonsense for a token', () => [200, { token: 'a.b.c' }]],
   ] as [string, () => never][])('is %s: it goes on within the grace, and locks after it', async (_name, answer) => {
     const license = await activated();
     await license.validate();
     vendor.between = (path) => (path.startsWith('/.well-known') ? undefined : answer());
-    expect(await license.validate()).toMatchObject({ valid: true, code: 'IN_OFFLINE_GRACE', enforcement: 'WARN', source: 'cache', problem: { ok: false } });
+    const unreachable = jest.fn();
+    license.on('unreachable', unreachable);
+    expect(await license.validate()).toMatchObject({ valid: true, code: 'IN_OFFLINE_GRACE', enforcement: 'WARN', source: 'cache', unreachable: true, problem: { ok: false } });
+    expect(unreachable).toHaveBeenCalledTimes(1);
     expect(await license.activate()).toMatchObject({ ok: false });
     expect(await license.heartbeat.beat()).toMatchObject({ ok: false });
     clock.pass(13 * day + 23 * hour);
@@ -297,6 +314,25 @@ describe('An answer', () => {
     }
   });
 
+  it.each(['lease', 'verdict', 'webhook'] as const)('is good after any number of keys, also after a restart without the server (%s)', async (purpose) => {
+    const license = await activated();
+    await license.validate();
+    for (let n = 0; n < 60; n++) await vendor.rotate('verdict');
+    for (let n = 0; n < 60; n++) await vendor.rotate(purpose);
+    clock.pass(2 * day);
+    expect(await license.validate()).toMatchObject({ valid: true, source: 'network', problem: null });
+    // The lease is still of the first key, until there is a heartbeat.
+    vendor.cut();
+    expect([(await restarted()).judgement().valid, (await restarted()).terms?.id]).toEqual([true, 'lic_1']);
+    vendor.mend();
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true });
+    vendor.cut();
+    const asked = vendor.asked.length;
+    const next = await restarted();
+    expect([next.judgement().valid, next.terms?.id, vendor.asked.length]).toEqual([true, 'lic_1', asked]);
+    expect(((JSON.parse(String(await store.read()).slice(65)) as { keys: { keys: unknown[] } }).keys.keys).length).toBeLessThanOrEqual(102);
+  });
+
   it('of a revoked key is good no more after a restart either, whoever is asked then', async () => {
     const license = await activated();
     const before = await vendor.jwks();
@@ -354,6 +390,34 @@ describe('What is kept', () => {
     expect(next.judgement().valid).toBe(true);
     clock.pass(4 * day);
     expect(next.judgement()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE' });
+  });
+
+  it('by a process that is killed costs the next one no less than it has lasted, and little more', async () => {
+    const license = await activated();
+    vendor.cut();
+    const begun = clock.wall;
+    let text = String(await store.read());
+    await license.dispose();
+    /** Each on a machine that was started anew, with its clock put back. */
+    const ran = async (ms: number) => {
+      Object.assign(clock, { boot: crypto.randomUUID(), mono: 0, wall: begun });
+      const kept = memoryStore(text);
+      const next = await open({ store: kept });
+      const { at } = next.judgement();
+      for (let lasted = 0; lasted < ms; lasted += 50) {
+        const [isDue, slept] = [clock.wakes(50), clock.slept.length];
+        clock.pass(50);
+        if (isDue) await until(() => clock.slept.length > slept);
+      }
+      text = String(await kept.read());
+      await next.dispose();
+      return Date.parse(at);
+    };
+    for (const ms of [50, 50, 100, 150, 350, 1_000, 7_000, 29_950, 30_000, 61_000, 200_000]) {
+      const before = await ran(ms);
+      const cost = (await ran(0)) - before;
+      expect([ms, cost >= ms, cost <= 3 * ms + 200]).toEqual([ms, true, true]);
+    }
   });
 
   it('tells when the clock was put back', async () => {
@@ -416,6 +480,17 @@ describe('What is kept', () => {
     expect(await license.activate()).toMatchObject({ ok: true, judgement: { valid: true } });
     expect(warn).toHaveBeenCalledWith('the license state could not be written', expect.anything());
   });
+
+  it('is written again when it can be, also where the logger has failed over it', async () => {
+    let isFull = true;
+    const filling: Store = { read: () => null, write: () => { if (isFull) throw new Error('ENOSPC'); } };
+    const license = await open({ store: filling, logger: { warn: () => { throw new Error('EPIPE'); } } });
+    await license.activate();
+    expect(license.isStored).toBe(false);
+    isFull = false;
+    expect(await license.validate()).toMatchObject({ valid: true });
+    expect(license.isStored).toBe(true);
+  });
 });
 
 describe('Heartbeats', () => {
@@ -459,7 +534,7 @@ describe('Heartbeats', () => {
     for (let [wait, left] = [most as number, 2 * most]; (left -= wait) > minute;) {
       clock.slept.length = 0;
       clock.pass(wait);
-      const tried = () => clock.slept.find((ms) => ms !== 30_000);
+      const tried = () => clock.slept.find((ms) => !ticks.has(ms));
       await until(() => tried() !== undefined);
       wait = tried() ?? 0;
       expect(wait).toBeLessThanOrEqual(left / 2 + 1);
@@ -524,6 +599,49 @@ describe('Heartbeats', () => {
     expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID', enforcement: 'FULL' } });
   });
 
+  it.each(['heartbeat', 'online'] as const)('that are refused for no reason that a verdict knows of are missed where they keep the license alive (%s)', async (validationMode) => {
+    vendor.terms = { ...vendor.terms, validationMode };
+    const license = await activated();
+    const unreachable = jest.fn();
+    license.on('unreachable', unreachable);
+    vendor.between = (path) => (path.endsWith('/heartbeat') ? problem(404, 'NOT_FOUND') : undefined);
+    license.heartbeat.start({ jitter: 0 });
+    const isMissed = validationMode === 'heartbeat';
+    await until(() => clock.slept.some((ms) => (isMissed ? ms >= 1_000 && ms <= 3_000 : ms === hour)));
+    expect([license.judgement().code, license.judgement().graceUntil]).toEqual(isMissed ? ['IN_OFFLINE_GRACE', new Date(clock.wall + 14 * day).toISOString()] : ['VALID', null]);
+    expect(unreachable.mock.calls).toEqual(isMissed ? [[expect.objectContaining({ code: 'NOT_FOUND' })]] : []);
+    vendor.mend();
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID', unreachable: false } });
+    license.heartbeat.stop();
+  });
+
+  it('that are refused like all else are tried again with growing waits', async () => {
+    const license = await activated();
+    vendor.between = () => problem(404, 'ENVIRONMENT_NOT_FOUND');
+    license.heartbeat.start({ jitter: 0 });
+    await until(() => clock.slept.some((ms) => ms >= 1_000 && ms <= 3_000));
+    expect(license.judgement()).toMatchObject({ code: 'IN_OFFLINE_GRACE', unreachable: true });
+    license.heartbeat.stop();
+  });
+
+  it('do not wait for the next one where the grace has ended while the machine slept, and wait with patience where there is no network yet', async () => {
+    const license = await activated();
+    license.heartbeat.start({ jitter: 0 });
+    for (const isThere of [true, false]) {
+      await until(() => clock.slept.includes(hour));
+      const before = beats().length;
+      if (!isThere) vendor.cut();
+      // Timers do not count what a machine sleeps; its clocks do.
+      clock.suspend(20 * day);
+      clock.slept.length = 0;
+      clock.pass(minute);
+      await until(() => beats().length > before && clock.slept.some((ms) => !ticks.has(ms)));
+      expect(license.judgement().code).toBe(isThere ? 'VALID' : 'HEARTBEAT_OVERDUE');
+      expect(beats()).toHaveLength(before + 1);
+    }
+    license.heartbeat.stop();
+  });
+
   it('hand on directives once, and acknowledge them', async () => {
     const license = await activated();
     const told = jest.fn();
@@ -583,7 +701,7 @@ describe('A seat that floats', () => {
     vendor.cut();
     clock.slept.length = 0;
     license.heartbeat.start({ interval: hour, jitter: 0 });
-    await until(() => license.judgement().unreachable && clock.slept.some((ms) => ms < 30_000));
+    await until(() => license.judgement().unreachable && clock.slept.some((ms) => !ticks.has(ms)));
     vendor.lapse();
     clock.pass(3 * hour);
     vendor.mend();
@@ -632,7 +750,7 @@ describe('A seat that floats', () => {
     await until(() => clock.slept.includes(hour));
     vendor.lapse();
     vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED') : undefined);
-    const waited = () => clock.slept.filter((ms) => ms !== 30_000);
+    const waited = () => clock.slept.filter((ms) => !ticks.has(ms));
     clock.slept.length = 0;
     const taken = seats().length;
     for (let n = 1; n <= 12; n++) {
@@ -696,15 +814,17 @@ describe('What is used', () => {
     expect(license.quota('cores')).toMatchObject({ limit: 8, used: 6, remaining: 2, state: 'normal' });
     vendor.cut();
     await license.reportUsage();
+    vendor.between = (path) => (path === '/license/usage' ? [200, { status: 'ok' }] : undefined);
+    expect(await license.reportUsage()).toMatchObject({ ok: false, code: 'UNTRUSTED_ANSWER' });
     vendor.mend();
     const next = await restarted();
     expect(next.quota('reports').tryConsume()).toBe(false);
     await next.heartbeat.beat();
     await next.heartbeat.beat();
     const sent = vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => (body['records'] as { id: string; meter: string }[]));
-    expect(sent).toHaveLength(2);
-    expect(sent[1]).toEqual(sent[0]);
-    expect(sent[1]).toMatchObject([{ meter: 'reports', value: 5 }, { meter: 'cores', value: 6 }]);
+    expect(sent).toHaveLength(3);
+    expect(sent.slice(1)).toEqual([sent[0], sent[0]]);
+    expect(sent[0]).toMatchObject([{ meter: 'reports', value: 5 }, { meter: 'cores', value: 6 }]);
     expect(next.feature('reports').remaining).toBe(0);
     clock.pass(day);
     expect(next.feature('reports').remaining).toBe(5);
@@ -871,6 +991,42 @@ describe('What is used', () => {
     const ids = vendor.asked.filter(({ path }) => path === '/license/usage').flatMap(({ body }) => (body['records'] as { id: string }[]).map(({ id }) => id));
     expect(new Set(ids).size).toBe(ids.length);
     expect([license.quota('reports').used, license.waiting]).toEqual([2, 0]);
+  });
+
+  describe('after a clock that was an hour behind was put right', () => {
+    /** By then the license believes that it is an hour later than it is. */
+    async function ahead(): Promise<License> {
+      vendor.now = () => clock.wall + hour;
+      const license = await activated();
+      await license.validate();
+      clock.wall += hour;
+      vendor.now = () => clock.wall;
+      expect(Date.parse(license.judgement().at)).toBe(clock.wall + hour);
+      return license;
+    }
+
+    it('is kept while nobody says what time it is, and counts then; but for what the software itself has dated in the future', async () => {
+      const license = await ahead();
+      license.quota('cores').report(3);
+      await license.record([{ meter: 'reports', value: 2, id: 'r-1' }, { meter: 'reports', value: 1, id: 'r-2', at: new Date(clock.wall + 30 * minute).toISOString() }]);
+      vendor.between = (path) => (path === '/license/validate' ? problem(503, 'UNAVAILABLE') : undefined);
+      expect(await license.reportUsage()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
+      expect(license.waiting).toBe(3);
+      vendor.mend();
+      expect(await license.reportUsage()).toEqual({ ok: true, accepted: 2 });
+      expect(usage().at(-1)).toEqual([expect.objectContaining({ meter: 'cores', value: 3, at: new Date(clock.wall - 1).toISOString() }), { id: 'r-1', meter: 'reports', value: 2, at: new Date(clock.wall).toISOString() }]);
+      expect([license.waiting, license.judgement().at]).toEqual([0, new Date(clock.wall).toISOString()]);
+    });
+
+    it('is known by the next heartbeat to be of now', async () => {
+      const license = await ahead();
+      license.quota('cores').report(3);
+      const before = questions();
+      await license.heartbeat.beat();
+      await license.heartbeat.beat();
+      expect([questions() - before, license.judgement().at, license.waiting]).toEqual([1, new Date(clock.wall).toISOString(), 0]);
+      expect(usage()).toEqual([[expect.objectContaining({ meter: 'cores', value: 3, at: new Date(clock.wall).toISOString() })]]);
+    });
   });
 
   it('is not allowed while writes are blocked', async () => {

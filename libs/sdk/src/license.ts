@@ -7,21 +7,18 @@ import { fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
 import { inherited, joined, kidOf, nothingKept, readKept, timeIn, written, type Checks, type Kept } from './kept.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult, type TokenOptions, type TokenResult } from './offline.ts';
-import { openState, quietly, type Opened } from './opening.ts';
+import { harmless, openState, quietly, type Opened } from './opening.ts';
 import { Quotas, type UsableQuota } from './quotas.ts';
 import { notActivated, noServer, unreachable, untrusted, type Refusal } from './refusal.ts';
 import { Reports } from './reports.ts';
 import { Sharing } from './sharing.ts';
 import { Server, type Refused, type Unreachable } from './server.ts';
 import {
-  apply, infoOf, isClockBack, judge, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
+  apply, firstTickMs, infoOf, isClockBack, judge, needsLease, nextTick, reservedFor, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
 } from './state.ts';
 import { memoryStore, spelled, type Store } from './store.ts';
 import type { Counted, Feature } from './usage.ts';
 
-/** A state in the store counts this much as gone if its process ends without a word, and is written again well before. */
-const reservedMs = 60_000;
-const tickMs = 30_000;
 const keysForMs = 86_400_000;
 
 /**
@@ -56,14 +53,16 @@ export class License {
   #wantsWrite = false;
   #isStored = true;
   #isOver = false;
+  #tickMs = firstTickMs;
 
-  /** Rejects only for roots that are no keys. */
-  static async open({ key: typed, ...given }: LicenseOptions): Promise<License> {
+  /** Rejects only for roots that are no keys, and where there is no WebCrypto with Ed25519. */
+  static async open({ key: typed, logger, ...given }: LicenseOptions): Promise<License> {
     const key = typed === undefined ? undefined : spelled(typed);
-    const options: LicenseOptions = { ...given, ...(key !== undefined && { key }) };
-    const { environment = 'production', roots, clock = processClock(), store = memoryStore() } = options;
+    const options: LicenseOptions = { ...given, ...(key !== undefined && { key }), ...(logger && { logger: harmless(logger) }) };
+    const { environment = 'production', roots } = options;
     const trust = await Verifier.open({ environment, roots });
     if (!trust.ok) throw new Error(`The roots cannot be pinned: ${reasons[trust.reason]}. They are what your server answers to /.well-known/keyledger-root.json, or PEM`);
+    const { clock = processClock(), store = memoryStore() } = options;
     const opened = await openState(typed ?? '', trust.verifier, { ...options, clock, store });
     const license = new License({ ...options, environment, clock, store }, opened);
     license.#apply({ type: 'Restarted' });
@@ -94,14 +93,14 @@ export class License {
     this.#last = judge(kept.state, clock.read(), this.#limits);
     const { shared } = store;
     this.#sharing = shared && new Sharing({
-      clock, store, shared, read: (sealed) => unseal(sealed), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
+      clock, store, shared, read: (sealed) => unseal(sealed, this.#kept.keys.keys), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
       persist: () => this.#persist(), written: () => this.#writing, leading: () => this.heartbeat.takeOver(),
       failed: (error) => options.logger?.warn('the other processes of this installation cannot be looked after', { error }),
     }, text);
     const server = this.#server;
     this.#reports = new Reports({
       kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), now: () => this.#now(), info: () => this.info, logger: options.logger,
-      refusal: (reply) => this.#refusal(reply), waitsForSeat: () => this.terms?.seats === 'floating',
+      refusal: (reply) => this.#refusal(reply), ask: () => this.#ask(), waitsForSeat: () => this.terms?.seats === 'floating',
       send: server && ((instanceId, records) => server.ask('POST', '/license/usage', { licenseKey: options.key, instanceId, records })),
     });
     this.#quotas = new Quotas({
@@ -288,12 +287,12 @@ export class License {
     if (this.#sharing) await this.#persist();
     const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#options.key, instanceId });
     // A key that is no more, of a license that was erased or has a new one, has no seats.
-    const isGone = reply.kind === 'answered' || (reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND'));
+    const isGone = reply.kind === 'answered' ? reply.body['deactivated'] === true : (reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND'));
     if (!isGone) {
       this.#keep({ leaving: undefined });
       if (this.#sharing) await this.#persist();
       if (!this.#disposed.signal.aborted) for (const goOn of [heartbeats, changes]) goOn();
-      return this.#refusal(reply);
+      return reply.kind === 'answered' ? untrusted('The answer does not say that the seat was given back') : this.#refusal(reply);
     }
     this.#apply({ type: 'Released' });
     this.#keep({ seat: undefined, leaving: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
@@ -355,7 +354,8 @@ export class License {
     const reply = await this.#server.ask('POST', '/license/validate', {
       licenseKey: key, fingerprint: this.#fingerprint, nonce, ...defined({ instanceId: instanceId ?? undefined, productId, deploymentId, deploymentMode }),
     });
-    if (reply.kind !== 'answered') return this.#refusal(reply);
+    // The server answers 200 to every question that is well-formed: no refusal here is about the license, and the offline grace runs.
+    if (reply.kind !== 'answered') return this.#unheard(reply);
     return this.#verdict(String(reply.body['token'] ?? ''), nonce, asked, defined({ audience: productId }));
   }
 
@@ -403,7 +403,7 @@ export class License {
 
   /** Learns the keys, and reads what was signed anew: some of it may be by a key that was revoked. */
   async #readAnew(): Promise<void> {
-    const again = await readKept(written(this.#kept), this.#verifier);
+    const again = await readKept(written(this.#kept), this.#verifier, this.#kept.keys.keys);
     if (again) this.#keep({ state: { ...this.#kept.state, lease: again.state.lease && this.#kept.state.lease, said: again.state.said && this.#kept.state.said, file: again.state.file && this.#kept.state.file } });
   }
 
@@ -431,8 +431,9 @@ export class License {
       version: this.#options.version, fingerprint: this.#fingerprint,
       send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
       ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId, { renews: true }), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
-      refusal: (reply) => this.#refusal(reply), distrust: (reason) => this.#distrust(reason), judgement: () => this.judgement(), reportUsage: () => this.#reports.send(),
-      isLeading: () => this.#sharing?.isLeading ?? false,
+      refusal: (reply) => this.#refusal(reply), unheard: (reply) => this.#unheard(reply), distrust: (reason) => this.#distrust(reason),
+      needsLease: () => this.terms !== null && needsLease(this.terms), judgement: () => this.judgement(), reportUsage: () => this.#reports.send(),
+      isLeading: () => this.#sharing?.isLeading ?? false, isLeadAssumed: () => this.#sharing?.isAssumed ?? false,
       contend: () => {
         this.#sharing?.contend();
         return () => this.#sharing?.retire();
@@ -457,6 +458,12 @@ export class License {
   #refusal(reply: Refused | Unreachable): Refusal {
     if (reply.kind === 'refused') return { ok: false, code: reply.code, detail: reply.detail, docUrl: reply.docUrl, members: reply.body, retryAfterMs: null };
     return this.#failed(unreachable(reply.detail, reply.retryAfterMs, reply.status));
+  }
+
+  /** Where a refusal tells no more of the license than no answer would. */
+  #unheard(reply: Refused | Unreachable): Refusal {
+    const refusal = this.#refusal(reply);
+    return reply.kind === 'refused' ? this.#failed(refusal) : refusal;
   }
 
   /** Whoever has answered, it was not the vendor's server, or an older answer of it. */
@@ -510,7 +517,8 @@ export class License {
     const [before, now] = [this.#last, judge(this.#kept.state, reading, this.#limits)];
     this.#last = now;
     if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#emit('state', { before, now });
-    if (before.code !== now.code && this.#hasLostSeat()) this.heartbeat.hurry();
+    // Timers stand still while a machine sleeps, and the grace does not: the server may be there, and the next heartbeat an interval away.
+    if (before.code !== now.code && (now.code === 'HEARTBEAT_OVERDUE' || this.#hasLostSeat())) this.heartbeat.hurry();
     this.#quotas.notice();
     const isBack = isClockBack(this.#kept.state.time, reading);
     if (isBack && !this.#clockIsBack) this.#emit('clock-rollback', { wall: reading.wall, atLeast: Date.parse(now.at) });
@@ -530,8 +538,9 @@ export class License {
   async #keepTime(): Promise<void> {
     const { signal } = this.#disposed;
     for (;;) {
-      await this.#clock.sleep(tickMs, signal);
+      await this.#clock.sleep(this.#tickMs, signal);
       if (signal.aborted) return;
+      this.#tickMs = nextTick(this.#tickMs);
       this.#keep({ state: ticked(this.#kept.state, this.#clock.read()) });
       await this.#persist();
     }
@@ -546,7 +555,7 @@ export class License {
       this.#wantsWrite = false;
       const isWritten = await quietly(async () => {
         const mayWrite = await this.#sharing?.mayWrite();
-        const state = reserving(this.#kept.state, this.#clock.read(), this.#disposed.signal.aborted ? 0 : reservedMs);
+        const state = reserving(this.#kept.state, this.#clock.read(), this.#disposed.signal.aborted ? 0 : reservedFor(this.#tickMs));
         const text = await this.#seal(written({ ...this.#kept, state }));
         await (this.#sharing && mayWrite !== undefined ? this.#sharing.write(text, mayWrite) : this.#store.write(text));
         return true;

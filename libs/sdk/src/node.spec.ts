@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, ut
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, it } from '@jest/globals';
+import { afterAll, describe, expect, it, jest } from '@jest/globals';
 import { fileStore, machineFingerprint, nodeClock } from './node.ts';
 import { localStorageStore, memoryStore } from './store.ts';
 
@@ -66,6 +66,19 @@ describe('The lead of a file', () => {
     expect([await first.take(), await second.leader(), await second.take()]).toEqual([true, 'other', false]);
     await until(async () => second.take());
     expect([await first.leader(), await first.take(), await second.leader()]).toEqual(['other', false, 'self']);
+  });
+
+  it('is nobody’s at first sight where it was not touched for too long by the clock of the files, which is not that of any machine', async () => {
+    const [first, early, late] = [sharedAt('stale', 10_000), sharedAt('stale', 10_000), sharedAt('stale', 10_000)];
+    await first.take();
+    const atFirst = statSync(join(folder, 'stale.lead-1')).mtimeMs;
+    jest.useFakeTimers({ now: 0, doNotFake: ['hrtime', 'nextTick', 'performance', 'queueMicrotask', 'setImmediate', 'clearImmediate', 'setInterval', 'clearInterval', 'setTimeout', 'clearTimeout'] });
+    await first.take().finally(() => jest.useRealTimers());
+    const touched = statSync(join(folder, 'stale.lead-1')).mtimeMs;
+    expect([touched >= atFirst, await early.leader()]).toEqual([true, 'other']);
+    utimesSync(join(folder, 'stale.lead-1'), new Date(touched - 11_000), new Date(touched - 11_000));
+    expect([await late.leader(), await late.take(), await first.leader()]).toEqual(['nobody', true, 'other']);
+    expect(readdirSync(folder).filter((name) => name.startsWith('stale'))).toEqual(['stale.lead-2']);
   });
 
   it('clears away what others were killed over while they wrote it, and nothing that may still be written', async () => {

@@ -42,6 +42,19 @@ async function placed(file: string, text: string, place: (from: string, to: stri
   }
 }
 
+/** By the clock of the file system; -1 where there is none. */
+const changedAt = (file: string): Promise<number> => stat(file).then(({ mtimeMs }) => mtimeMs, () => -1);
+
+/** By writing into it: whoever sets the time of a file sets it by the clock of its own machine. A full disk allows that still. */
+async function touch(file: string): Promise<void> {
+  try {
+    const handle = await open(file, 'r+');
+    await handle.write('1', 0).finally(() => handle.close());
+  } catch {
+    await utimes(file, new Date(), new Date()).catch(() => undefined);
+  }
+}
+
 const isCode = (error: unknown, ...codes: readonly string[]): boolean => codes.includes(String((error as NodeJS.ErrnoException).code));
 
 /** Nobody takes so long to write a file, nor do the clocks of two machines differ by so much. */
@@ -49,14 +62,15 @@ const unfinishedMs = 3_600_000;
 
 /**
  * Who leads has made the file with the highest number, which only one can make, and touches it. That it was not touched for long is what each
- * sees with its own clock, so those of two machines need not agree. Who was held up, and replaced, finds a higher number when he goes on.
+ * sees with its own clock, and at first sight by that of the file system, so those of two machines need not agree. Who was held up, and replaced,
+ * finds a higher number when he goes on.
  */
 function sharedFile(file: string, takeOverMs: number): Shared {
   const [folder, name, id] = [dirname(file), basename(file), randomUUID()];
   const leadOf = (n: number) => join(folder, `${name}.lead-${n}`);
   const own = join(folder, `${name}.${id}.told`);
   const given = 'given back';
-  /** The number of this process; Infinity where nobody can make a file, and there is nobody to be told apart from. */
+  /** The number of this process; Infinity where it can make no file: then it leads beside all others that cannot either. */
   let mine = 0;
   let seen = { n: 0, touched: 0, at: 0 };
 
@@ -68,27 +82,41 @@ function sharedFile(file: string, takeOverMs: number): Shared {
 
   /** Who leads, and the number that says so. */
   async function look(): Promise<{ readonly who: Leader; readonly n: number }> {
-    const n = await highest();
+    // A folder that cannot even be listed is one in which no file can be made.
+    const n = await highest().catch((error: unknown) => (mine > 0 && mine !== Infinity ? Promise.reject(error) : 0));
     return { who: await whoIs(n), n };
   }
 
   async function whoIs(n: number): Promise<Leader> {
-    if (mine === Infinity || (n > 0 && n === mine)) return 'self';
-    if (n === 0 || (await textIn(leadOf(n))) === given) return 'nobody';
-    const touched = await stat(leadOf(n)).then(({ mtimeMs }) => mtimeMs, () => -1);
+    if (n > 0 && n === mine) return 'self';
+    const whoElse = mine === Infinity ? 'self' : 'nobody';
+    if (n === 0 || (await textIn(leadOf(n))) === given) return whoElse;
+    const touched = await changedAt(leadOf(n));
+    // A process that ends within seconds would never see it untouched for long.
+    const age = seen.n === 0 && touched >= 0 ? (await timeOfFiles()) - touched : 0;
     const now = performance.now();
-    if (n !== seen.n || touched !== seen.touched) seen = { n, touched, at: now };
-    return now - seen.at > takeOverMs ? 'nobody' : 'other';
+    if (n !== seen.n || touched !== seen.touched) seen = { n, touched, at: now - Math.max(0, age) };
+    return now - seen.at > takeOverMs ? whoElse : 'other';
+  }
+
+  /** What time it is in this folder; -1 where no file can be made to tell. */
+  async function timeOfFiles(): Promise<number> {
+    const file = join(folder, `${name}.${randomUUID()}.tmp`);
+    return writeFile(file, '', { flag: 'wx', mode: 0o600 }).then(() => changedAt(file)).finally(() => rm(file, { force: true })).catch(() => -1);
   }
 
   async function take(): Promise<boolean> {
     const { who, n: last } = await look();
-    if (who === 'other') return false;
-    if (who === 'self' && mine !== Infinity) return utimes(leadOf(mine), new Date(), new Date()).then(() => true, () => true);
+    if (who === 'other') {
+      mine = 0;
+      return false;
+    }
+    if (who === 'self' && mine !== Infinity) return touch(leadOf(mine)).then(() => true);
     // The one after that which leads nobody: were it the one after the highest by now, it would be taken from who was faster.
     const n = last + 1;
     try {
-      await mkdir(folder, { recursive: true, mode: 0o700 });
+      // What is in the way of the folder is in the way of the file, too.
+      await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => undefined);
       await (await open(leadOf(n), 'wx', 0o600)).close();
     } catch (error) {
       if (isCode(error, 'EEXIST')) return false;
@@ -108,8 +136,8 @@ function sharedFile(file: string, takeOverMs: number): Shared {
   async function forgetUnfinished(): Promise<void> {
     const unfinished = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.tmp')).map((one) => join(folder, one));
     await Promise.all(unfinished.map(async (one) => {
-      const at = await stat(one).then(({ mtimeMs }) => mtimeMs, () => Infinity);
-      if (Date.now() - at > unfinishedMs) await rm(one, { force: true });
+      const at = await changedAt(one);
+      if (at >= 0 && Date.now() - at > unfinishedMs) await rm(one, { force: true });
     }));
   }
 
@@ -117,6 +145,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     lookMs: takeOverMs / 5,
     leader,
     take,
+    isAssumed: () => mine === Infinity,
     create: (text) => placed(file, text, (from, to) => link(from, to).then(() => rm(from))).then(() => true, (error: unknown) => (isCode(error, 'EEXIST') ? false : Promise.reject(error))),
     release: async () => {
       if (mine > 0 && mine !== Infinity && mine === (await highest())) await writeFile(leadOf(mine), given);
@@ -125,7 +154,9 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     tell: (text) => (text === null ? rm(own, { force: true }) : placed(own, text, rename)),
     told: async () => {
       const others = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.told') && one !== basename(own));
-      return Promise.all(others.map(async (one) => ({ name: one, text: (await textIn(join(folder, one))) ?? '' })));
+      // Who leads has touched its own file just now.
+      const now = await changedAt(leadOf(mine));
+      return Promise.all(others.map(async (one) => ({ name: one, text: (await textIn(join(folder, one))) ?? '', ageMs: Math.max(0, now - (await changedAt(join(folder, one)))) })));
     },
     forget: (one) => rm(join(folder, basename(one)), { force: true }),
   };

@@ -10,7 +10,7 @@ export interface Opened {
   readonly fingerprint: string;
   readonly verifier: Checks;
   readonly seal: (text: string) => Promise<string>;
-  readonly unseal: (text: string) => Promise<Kept | undefined>;
+  readonly unseal: (text: string, known?: readonly unknown[]) => Promise<Kept | undefined>;
   /** As it was in the store. */
   readonly text: string | null;
 }
@@ -33,9 +33,9 @@ export async function openState(typed: string, verifier: Verifier, options: Lice
   }
   const { installation, fingerprint, sealer } = self;
   // What was sealed before spellings were one was sealed under the key as it was typed.
-  const unseal = async (sealed: string) => {
+  const unseal = async (sealed: string, known?: readonly unknown[]) => {
     const bare = (await sealer.open(sealed)) ?? (await (await sealerFor(fingerprint, typed)).open(sealed));
-    return bare === undefined ? undefined : readKept(bare, verifier);
+    return bare === undefined ? undefined : readKept(bare, verifier, known);
   };
   const found = text === null ? undefined : await unseal(text);
   const kept = found ?? nothingKept(clock.read(), installation, options.after);
@@ -52,3 +52,6 @@ export async function quietly<T>(work: () => Promise<T> | T, message: string, lo
     return undefined;
   }
 }
+
+/** Whatever the logger of a vendor throws ends nothing here. */
+export const harmless = (logger: Logger): Logger => ({ warn: (message, details) => void quietly(() => logger.warn(message, details), '', undefined) });

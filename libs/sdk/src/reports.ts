@@ -1,9 +1,9 @@
 import type { Logger } from './api.ts';
 import type { Kept } from './kept.ts';
-import { noServer, notActivated, notStored, tooManyWaiting, type Refusal } from './refusal.ts';
+import { noServer, notActivated, notStored, tooManyWaiting, untrusted, type Refusal } from './refusal.ts';
 import type { Refused, Reply, Unreachable } from './server.ts';
 import type { LicenseInfo } from './state.ts';
-import { batchOf, noted, remembered, type UsageRecord } from './usage.ts';
+import { batchOf, noted, redated, remembered, type UsageRecord } from './usage.ts';
 
 /** What reports need of their license. Times are by its reckoning, in milliseconds since 1970. */
 interface Port {
@@ -16,6 +16,8 @@ interface Port {
   /** Undefined without a server. */
   readonly send: ((instanceId: string, records: readonly UsageRecord[]) => Promise<Reply>) | undefined;
   refusal(reply: Refused | Unreachable): Refusal;
+  /** For a verdict, which says what time it is. */
+  ask(): Promise<Refusal | null>;
   /** Who has lost his seat takes another one, and reports then what he has used meanwhile. */
   waitsForSeat(): boolean;
 }
@@ -30,6 +32,8 @@ export class Reports {
   readonly #port: Port;
   /** Ids of readings that nobody was sent yet: they may still become more. Of another process it is not known. */
   readonly #open = new Set<string>();
+  /** Ids of readings that the software has dated. What another process was given is not known: rather than refused, it would count as of now. */
+  readonly #dated = new Set<string>();
   /** The server takes no more, and what lies between may take less. */
   #mostAtOnce = 1000;
   #sending: Promise<unknown> = Promise.resolve();
@@ -58,6 +62,7 @@ export class Reports {
     const now = new Date(this.#port.now()).toISOString();
     const news = readings.map(({ id = crypto.randomUUID(), meter, value, at = now }): UsageRecord => ({ id, meter, value, at })).filter(({ id }) => !known.has(id) && known.add(id));
     if (outbox.length + news.length > mostWaiting) return tooManyWaiting;
+    for (const { id, at } of news) if (at !== now) this.#dated.add(id);
     this.#port.keep({ outbox: [...outbox, ...news] });
     if (await this.#port.persist()) return { ok: true, accepted: news.length, duplicates: readings.length - news.length };
     this.#settle(news);
@@ -74,10 +79,10 @@ export class Reports {
     }));
   }
 
-  /** A verdict has counted what the server had answered for when it was asked for. */
+  /** A verdict has counted what the server had answered for when it was asked for; and it may have put the time back. */
   areKnown(askedAt: number): void {
     const sent = this.#port.kept().sent.map((record) => (record.sentAt <= askedAt ? { ...record, isKnown: true } : record));
-    this.#port.keep({ sent: remembered(sent, this.#port.info(), this.#port.now()) });
+    this.#port.keep({ sent: remembered(sent, this.#port.info(), this.#port.now()), outbox: redated(this.#port.kept().outbox, this.#dated, this.#port.now()) });
   }
 
   async #send(): Promise<Reported> {
@@ -97,10 +102,18 @@ export class Reports {
         continue;
       }
       if (reply.kind === 'unreachable') return this.#port.refusal(reply);
+      if (reply.kind === 'answered' && typeof reply.body['accepted'] !== 'number') return untrusted('The answer does not say that the readings were counted');
       const isTooEarly = reply.kind === 'refused' && (!ofReadings.has(reply.code) || (reply.code === 'INSTANCE_NOT_FOUND' && this.#port.waitsForSeat()));
       if (isTooEarly) {
         logger?.warn('usage was refused and waits', { code: reply.code, detail: reply.detail });
         return this.#port.refusal(reply);
+      }
+      // Of the future they are only by the reckoning here: a verdict puts that right, and with it the readings that were dated by it.
+      if (reply.kind === 'refused' && reply.code === 'USAGE_OUT_OF_RANGE') {
+        const problem = await this.#port.ask();
+        if (problem) return problem;
+        const unchanged = new Set(kept().outbox);
+        if (records.some((record) => !unchanged.has(record))) continue;
       }
       // Readings that were refused would be refused again: all of them, or those that are named, without whom the others are sent once more.
       const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
@@ -116,6 +129,7 @@ export class Reports {
   /** They wait no more; and some of them count from now on as sent. */
   #settle(done: readonly UsageRecord[], sent: readonly UsageRecord[] = []): void {
     const [ids, sentAt] = [new Set(done.map(({ id }) => id)), this.#port.now()];
+    for (const id of ids) this.#dated.delete(id);
     this.#port.keep({
       outbox: this.#port.kept().outbox.filter(({ id }) => !ids.has(id)),
       sent: remembered([...this.#port.kept().sent, ...sent.map((record) => ({ ...record, sentAt }))], this.#port.info(), sentAt),

@@ -10,11 +10,13 @@ export interface Shared {
   leader(): Promise<Leader>;
   /** Takes the lead if nobody has it, or says that it is still wanted. Answers whether this process leads. */
   take(): Promise<boolean>;
+  /** It leads only because nobody can take the lead here, and others may do so as well. */
+  isAssumed?(): boolean;
   release(): Promise<void>;
   /** A text beside that of the store, of this process alone; null removes it. */
   tell(text: string | null): Promise<void>;
-  /** Those of the others, also of processes that are no more. */
-  told(): Promise<readonly { readonly name: string; readonly text: string }[]>;
+  /** Those of the others, also of processes that are no more. `ageMs`: for so long it has not been written, where that is known to who leads. */
+  told(): Promise<readonly { readonly name: string; readonly text: string; readonly ageMs?: number }[]>;
   forget(name: string): Promise<void>;
 }
 

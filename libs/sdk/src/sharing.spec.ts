@@ -1,9 +1,13 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { LicenseOptions } from './api.ts';
 import { License } from './license.ts';
+import { fileStore } from './node.ts';
 import type { WebLocks } from './shared.ts';
 import { localStorageStore } from './store.ts';
-import { TestClock, Vendor } from './vendor.contract.ts';
+import { problem, TestClock, Vendor } from './vendor.contract.ts';
 
 /** Tabs of a browser: one storage, and the Web Locks of Node, which are those of the standard. */
 const { locks } = navigator as unknown as { locks: WebLocks };
@@ -194,5 +198,75 @@ describe('Tabs that share a store', () => {
     await until(() => leader.instanceId !== null, 2_000);
     expect(await leader.deactivate()).toEqual({ ok: true });
     await until(() => other.instanceId === null, 2_000);
+  });
+});
+
+describe('Processes that share a folder', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'keyledger-sdk-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  it('lead and write at once where the one that led was killed long ago, and send what was used by others that were', async () => {
+    const path = join(folder, 'license');
+    const names = () => readdirSync(folder).filter((name) => name.startsWith('license')).toSorted();
+    const killed = await tab({ store: fileStore(path) });
+    await killed.activate();
+    killed.heartbeat.start({ leader: 'auto' });
+    await until(() => killed.heartbeat.isLeader && beats().length === 1);
+    const other = await tab({ store: fileStore(path) });
+    other.quota('reports').tryConsume(2);
+    await other.dispose();
+    const told = names().find((name) => name.endsWith('.told')) ?? '';
+    expect(names()).toEqual(['license', told, 'license.lead-1'].toSorted());
+
+    const anHourAgo = new Date(Date.now() - 3_600_000);
+    for (const name of [told, 'license.lead-1']) utimesSync(join(folder, name), anHourAgo, anHourAgo);
+    const short = await tab({ store: fileStore(path) });
+    short.heartbeat.start({ leader: 'auto' });
+    await until(() => used().length > 0);
+    expect([short.heartbeat.isLeader, used()]).toMatchObject([true, [{ value: 2 }]]);
+    await short.dispose();
+    expect([names(), readFileSync(path, 'utf8').includes('"outbox":[]')]).toEqual([['license', 'license.lead-2'], true]);
+  });
+
+  it('all go on where nothing can be written there, and none is taken for a clone', async () => {
+    vendor.terms = { ...vendor.terms, offlineGraceDays: 1 };
+    writeFileSync(join(folder, 'no-folder'), '');
+    const conflict = jest.fn();
+    const workers = await Promise.all(Array.from({ length: 4 }, () => tab({ store: fileStore(join(folder, 'no-folder', 'license')), fingerprint: 'machine-1' })));
+    for (const worker of workers) {
+      worker.on('conflict', conflict);
+      await worker.activate();
+      worker.heartbeat.start({ leader: 'auto' });
+    }
+    await until(() => workers.every(({ heartbeat }) => heartbeat.isLeader));
+    for (let hours = 0; hours < 30; hours++) {
+      clock.pass(3_600_000);
+      expect((await Promise.all(workers.map(({ heartbeat }) => heartbeat.beat()))).map(({ ok }) => ok)).toEqual([true, true, true, true]);
+    }
+    expect([workers.map((worker) => worker.judgement().code), conflict.mock.calls]).toEqual([['VALID', 'VALID', 'VALID', 'VALID'], []]);
+    // Whatever is answered, it asks no more often than that.
+    vendor.between = (path) => (path.endsWith('/heartbeat') ? problem(409, 'STALE_SEQUENCE', { lastSeq: 1_000 }) : undefined);
+    const [before, [worker]] = [beats().length, workers];
+    await Promise.all(workers.slice(1).map((one) => one.dispose()));
+    expect(await worker?.heartbeat.beat()).toMatchObject({ ok: false, code: 'STALE_SEQUENCE' });
+    expect(beats().length - before).toBeLessThan(10);
+    vendor.mend();
+    expect(await worker?.heartbeat.beat()).toMatchObject({ ok: true });
+  });
+
+  it('are told from a clone, which has a copy of it', async () => {
+    const path = join(folder, 'original');
+    const original = await tab({ store: fileStore(path) });
+    await original.activate();
+    original.heartbeat.start({ leader: 'auto' });
+    await until(() => original.heartbeat.isLeader && beats().length === 1 && readFileSync(path, 'utf8').includes('"answered":true'));
+    writeFileSync(join(folder, 'copy'), readFileSync(path));
+    const clone = await tab({ store: fileStore(join(folder, 'copy')) });
+    clone.heartbeat.start({ leader: 'auto' });
+    await until(() => clone.heartbeat.isLeader && beats().length === 2);
+    const conflict = jest.fn();
+    original.on('conflict', conflict);
+    expect([await original.heartbeat.beat(), await original.heartbeat.beat()]).toMatchObject([{ code: 'STALE_SEQUENCE' }, { code: 'STALE_SEQUENCE' }]);
+    expect([conflict.mock.calls.length, beats().length]).toEqual([1, 3]);
   });
 });

@@ -53,6 +53,11 @@ export class Sharing {
     return this.#isLeading;
   }
 
+  /** Others of this installation may lead as well. */
+  get isAssumed(): boolean {
+    return this.#port.shared.isAssumed?.() ?? false;
+  }
+
   /** From now on, until `retire`, it leads when nobody else does. */
   contend(): void {
     this.#wantsLead = true;
@@ -155,6 +160,7 @@ export class Sharing {
     this.#isLeading = true;
     await this.#port.persist();
     this.#port.leading();
+    await this.#hear();
   }
 
   /** What another one has written since, who writes no more. A store that cannot be read keeps nobody from going on with what he has. */
@@ -185,13 +191,15 @@ export class Sharing {
     const { mono } = clock.read();
     const told = await shared.told();
     for (const name of this.#heard.keys()) if (!told.some((one) => one.name === name)) this.#heard.delete(name);
-    for (const { name, text } of told) {
+    for (const { name, text, ageMs = 0 } of told) {
       const heard = this.#heard.get(name);
       const isNews = heard?.text !== text;
-      if (!isNews && mono - heard.at < goneMs) continue;
+      const at = isNews ? mono - ageMs : heard.at;
+      const isGone = mono - at >= goneMs;
+      if (!isNews && !isGone) continue;
       const kept = await read(text);
-      if (isNews) {
-        this.#heard.set(name, { text, at: mono });
+      if (!isGone) {
+        this.#heard.set(name, { text, at });
         if (kept) learn(kept);
       } else if (kept) {
         inherit(kept);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import type { LeaseClaims, LicensedTerms, LicenseFile, OfflineFile, SignedVerdict, VerdictClaims } from '@keyledger/license-file';
 import fc from 'fast-check';
-import { apply, initial, infoOf, isClockBack, judge, reserving, ticked, timeOf, type LicenseEvent, type Reading, type State } from './state.ts';
+import { apply, firstTickMs, initial, infoOf, isClockBack, judge, nextTick, reservedFor, reserving, ticked, timeOf, type LicenseEvent, type Reading, type State } from './state.ts';
 
 const hour = 3_600_000;
 const day = 24 * hour;
@@ -273,7 +273,10 @@ describe('Whoever cannot reach the server', () => {
     const reading = (): Reading => ({ wall: start + real + offset, mono: real - booted, boot: ['one'][boot] ?? String(boot) });
     let state = given(seat, answer(0));
     let ran = 0;
-    let kept: Folder = { state: reserving(state, reading(), 60_000), ran };
+    let tick = firstTickMs;
+    let due = tick;
+    const saved = (): Folder => ({ state: reserving(state, reading(), reservedFor(tick)), ran });
+    let kept = saved();
     let copy = kept;
     let [longest, latest] = [0, 0];
     const work = (ms: number) => {
@@ -288,16 +291,22 @@ describe('Whoever cannot reach the server', () => {
       if (!applied.ok) throw new Error(applied.reason);
       ({ ran } = kept);
       state = applied.state;
-      kept = { state: reserving(state, reading(), 60_000), ran };
+      due = tick = firstTickMs;
+      kept = saved();
       // What its process has done since it was written last is not in a folder, but it was done.
     };
     for (const { kind, by } of moves) {
       if (kind === 'run') {
-        // Written down every 30 seconds, so at most that much of it is not.
-        const unsaved = by % 30_000;
-        work(by - unsaved);
-        kept = { state: reserving(state, reading(), 60_000), ran };
-        work(unsaved);
+        // Written down at each tick, so at most the last of it is not.
+        let left = by;
+        while (left >= due) {
+          work(due);
+          left -= due;
+          due = tick = nextTick(tick);
+          kept = saved();
+        }
+        work(left);
+        due -= left;
       } else if (kind === 'kill') {
         const done = ran;
         start_();

@@ -352,9 +352,12 @@ function expiryGraceEnd(state: State, info: LicenseInfo | null): number | null {
 /** Who may not be offline at all still has the time between two answers, as the server has it. */
 const betweenAnswers = (terms: LicensedTerms | null): number => 2 * (terms?.heartbeatIntervalSeconds ?? 3600) * 1000;
 
+/** A verdict says that all is well, and keeps no seat. */
+export const needsLease = ({ validationMode, seats }: LicensedTerms): boolean => validationMode === 'heartbeat' || seats === 'floating';
+
 /**
  * Until when it may work without the server, by what was signed; null when nothing was. Who must send heartbeats, or has a seat that floats, lives
- * on the lease alone: a verdict says that all is well, and keeps no seat. A license file says all there is to say to who never asks.
+ * on the lease alone. A license file says all there is to say to who never asks.
  */
 export function offlineUntilOf(state: State): number | null {
   const { lease, said, file } = state;
@@ -364,7 +367,7 @@ export function offlineUntilOf(state: State): number | null {
   if (file) ends.push(file.file.license.validationMode === 'offline' ? Infinity : Date.parse(file.file.issuedAt) + file.file.license.offlineGraceDays * day);
   if (said) {
     if (said.from === 'offline-file' || !terms) ends.push(said.until);
-    else if (terms.validationMode !== 'heartbeat' && terms.seats !== 'floating') ends.push(said.at + (terms.offlineGraceDays * day || betweenAnswers(terms)));
+    else if (!needsLease(terms)) ends.push(said.at + (terms.offlineGraceDays * day || betweenAnswers(terms)));
   }
   return ends.length > 0 ? Math.max(...ends) : null;
 }
@@ -423,6 +426,14 @@ export const ticked = (state: State, reading: Reading): State => ({ ...state, ti
 export const reserving = (state: State, reading: Reading, aheadMs: number): State =>
   ({ ...state, time: { ...state.time, peak: timeOf(state.time, reading), reserved: aheadMs > 0 ? timeOf(state.time, reading) + aheadMs : 0 } });
 
+/**
+ * A process writes its state again after each tick, and has reserved twice as long. Ticks grow with the process: one that ends early has cost its
+ * successor about what it has lasted, and one that is killed over and over has never cost less.
+ */
+export const firstTickMs = 100;
+export const nextTick = (ms: number): number => Math.min(2 * ms, 30_000);
+export const reservedFor = (tickMs: number): number => 2 * tickMs;
+
 function restarted(time: Time, reading: Reading): Time {
   const now = timeOf(time, reading);
   const at = reading.boot === time.mark.boot ? now : Math.max(now, time.reserved);
@@ -442,8 +453,8 @@ function exactly(time: Time, signedAt: number, asked: Reading): Time {
 }
 
 /** More than that is no adjustment. */
-const rollbackMs = 5 * 60_000;
+export const adjustmentMs = 5 * 60_000;
 
 /** Whether the wall clock is behind where it must be by what is known. */
 export const isClockBack = ({ mark }: Time, { wall, mono, boot }: Reading): boolean =>
-  wall < mark.wall + (boot === mark.boot ? Math.max(0, mono - mark.mono) : 0) - rollbackMs;
+  wall < mark.wall + (boot === mark.boot ? Math.max(0, mono - mark.mono) : 0) - adjustmentMs;

@@ -115,6 +115,13 @@ export function noted(outbox: readonly UsageRecord[], open: ReadonlySet<string>,
   return changed([[first, first.value > second.value ? first : second], [second, record]]);
 }
 
+/** Once it is known that it is earlier: what was read in a time that has not come yet was read just now, one after the other. `dated`: ids of what the software has dated itself. */
+export function redated(outbox: readonly UsageRecord[], dated: ReadonlySet<string>, now: number): readonly UsageRecord[] {
+  const isEarly = ({ id, at }: UsageRecord) => Date.parse(at) > now && !dated.has(id);
+  let after = outbox.filter(isEarly).length;
+  return after === 0 ? outbox : outbox.map((record) => (isEarly(record) ? { ...record, at: new Date(now - --after).toISOString() } : record));
+}
+
 /** The server takes a body of 256 KiB. */
 const mostBytes = 200 * 1024;
 

@@ -5,12 +5,16 @@ import type { Clock } from './clock.ts';
 import type { Fetch } from './server.ts';
 import type { Reading } from './state.ts';
 
+/** How long a license sleeps before it writes down again what time it is. */
+export const ticks: ReadonlySet<number> = new Set([...Array.from({ length: 9 }, (_, n) => 100 * 2 ** n), 30_000]);
+
 /** Time that passes when the test says so. Whoever sleeps is woken by the time, or by nobody. */
 export class TestClock implements Clock {
   wall = Date.parse('2026-07-01T12:00:00.000Z');
   mono = 1_000;
   boot = 'boot-1';
   readonly slept: number[] = [];
+  #suspended = 0;
   readonly #sleepers = new Set<{ readonly until: number; readonly wake: () => void }>();
 
   read(): Reading {
@@ -21,7 +25,7 @@ export class TestClock implements Clock {
     this.slept.push(ms);
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve();
-      const sleeper = { until: this.mono + ms, wake: resolve };
+      const sleeper = { until: this.#awake + ms, wake: resolve };
       this.#sleepers.add(sleeper);
       signal?.addEventListener('abort', () => {
         this.#sleepers.delete(sleeper);
@@ -32,14 +36,25 @@ export class TestClock implements Clock {
 
   /** Somebody sleeps no longer than that. */
   wakes(ms: number): boolean {
-    return [...this.#sleepers].some(({ until }) => until <= this.mono + ms);
+    return [...this.#sleepers].some(({ until }) => until <= this.#awake + ms);
+  }
+
+  /** Timers count the time that the machine is awake. */
+  get #awake(): number {
+    return this.mono - this.#suspended;
+  }
+
+  suspend(ms: number): void {
+    this.#suspended += ms;
+    this.mono += ms;
+    this.wall += ms;
   }
 
   pass(ms: number): void {
     this.mono += ms;
     this.wall += ms;
     for (const sleeper of this.#sleepers) {
-      if (sleeper.until > this.mono) continue;
+      if (sleeper.until > this.#awake) continue;
       this.#sleepers.delete(sleeper);
       sleeper.wake();
     }
@@ -117,7 +132,7 @@ export class Vendor {
 
   async rotate(purpose: Purpose): Promise<void> {
     const key = newKey();
-    const payload: KeyStatement = { kid: key.kid, purpose, environment, publicJwk: key.jwk, notBefore: '2026-01-01T00:00:00.000Z', notAfter: '2030-01-01T00:00:00.000Z' };
+    const payload: KeyStatement = { kid: key.kid, purpose, environment, publicJwk: key.jwk, notBefore: isoOf(Date.parse('2026-01-01') + this.#published.length * 60_000), notAfter: '2030-01-01T00:00:00.000Z' };
     const certificate = JSON.parse(await signed({ type: 'key-certificate', payload }, this.#root.kid, this.#root.sign)) as Certificate;
     this.#keys.set(purpose, { ...key, certificate });
     this.#published.push({ ...key.jwk, kid: key.kid, alg: 'Ed25519', use: 'sig', kl_cert: certificate });
@@ -230,6 +245,8 @@ export class Vendor {
     if (path === '/license/activate') return [201, { activated: true, instance: { id: this.instance }, license: {}, token: await this.lease(String(body['fingerprint']), 0) }];
     if (path === '/license/deactivate') return [200, { deactivated: true }];
     if (path === '/license/usage' && this.#gone.has(String(body['instanceId']))) return problem(404, 'INSTANCE_NOT_FOUND');
+    const errors = path === '/license/usage' ? (body['records'] as { at: string }[]).flatMap(({ at }, n) => (Date.parse(at) > this.now() + 300_000 ? [{ pointer: `/records/${n}/at` }] : [])) : [];
+    if (errors.length > 0) return problem(422, 'USAGE_OUT_OF_RANGE', { errors });
     if (path === '/license/usage') return [200, { accepted: 1, duplicates: 0, quotas: [] }];
     if (path === '/license/validate') return [200, { valid: true, token: await this.verdictFor(body) }];
     if (path === `/licenses/${this.terms.id}/heartbeat`) return this.#heartbeat(body);
