@@ -387,28 +387,26 @@ export class Secrets {
 export function findTexts(bytes: Buffer, texts: ReadonlyMap<string, readonly Buffer[]>): string[] {
   const found = new Set<string>();
   const byStart = new Map<number, { readonly name: string; readonly form: Buffer }[]>();
-  const maybe = new Uint8Array(2 ** 22);
+  // Two bytes pass most places in a text without a look-up.
+  const begins = new Uint8Array(65_536);
   for (const [name, forms] of texts) {
     for (const form of forms) {
       const start = form.readInt32LE();
       const alike = byStart.get(start);
       if (alike) alike.push({ name, form });
       else byStart.set(start, [{ name, form }]);
-      maybe[bucketOf(start)] = 1;
+      begins[form.readUInt16LE()] = 1;
     }
   }
-  for (let at = 0, start = 0; at < bytes.length; at++) {
-    start = (start >>> 8) | ((bytes[at] as number) << 24);
-    if (at < 3 || maybe[bucketOf(start)] === 0) continue;
-    for (const { name, form } of byStart.get(start) ?? []) {
-      if (!found.has(name) && bytes.subarray(at - 3, at - 3 + form.length).equals(form)) found.add(name);
+  for (let at = 0; at + 3 < bytes.length; at++) {
+    const begin = (bytes[at] as number) | ((bytes[at + 1] as number) << 8);
+    if (begins[begin] === 0) continue;
+    for (const { name, form } of byStart.get(begin | ((bytes[at + 2] as number) << 16) | ((bytes[at + 3] as number) << 24)) ?? []) {
+      if (!found.has(name) && bytes.subarray(at, at + form.length).equals(form)) found.add(name);
     }
   }
   return [...found];
 }
-
-/** One of four million for four bytes, so that most places in a text are passed without a look-up. */
-const bucketOf = (start: number): number => Math.imul(start, 0x9e37_79b1) >>> 10;
 
 /** The bytes that a text could have become in a file or a log: UTF-8, UTF-16, JSON with escapes, percent-encoding, hex and base64. */
 export function spellings(text: string): Buffer[] {
