@@ -15,14 +15,14 @@ import { AccessStreams } from './streams.ts';
 
 const tidyEveryMs = 3_600_000;
 
-/** Who may do what, and once: environments, API keys, idempotency records. */
+/** Environments, API keys and idempotency records. */
 @Module({})
 export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
   #tidying: NodeJS.Timeout | undefined;
 
   constructor(private readonly projectors: Projectors, private readonly requests: Requests, private readonly log: Log) {}
 
-  /** `print` shows a new root key to whoever starts the product, once. */
+  /** `print` shows a new root key to the operator, once. */
   static with(platform: readonly Provider[], config: AccessConfig, print: (secret: string) => void): DynamicModule {
     return {
       module: AccessModule,
@@ -64,7 +64,7 @@ export class AccessModule implements OnApplicationBootstrap, OnModuleDestroy {
       try {
         await runIn(systemContext(environment, now), () => this.requests.forgetOld(now));
       } catch (error) {
-        this.log.error({ err: error, environment }, 'old idempotency records not removed');
+        this.log.error({ err: error, environment }, 'old idempotency records could not be removed');
       }
     }
   }

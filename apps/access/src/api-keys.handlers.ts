@@ -24,7 +24,7 @@ export class ApiKeyCommands {
     return null;
   }
 
-  /** In the environment that the key is for: a root key may make keys for any. */
+  /** In the environment that the key is for: a root key may create keys for any. */
   async #create({ environment = context().environment, ...command }: CreateApiKey) {
     mayGrant(context().actor.permissions, command);
     await this.streams.mustReach(environment);
@@ -37,7 +37,7 @@ export class ApiKeyCommands {
     });
   }
 
-  /** Whoever has the secret may what the key may: to make a new one is to grant that. */
+  /** The secret gives all permissions of the key, so creating a new secret means granting them. */
   async #rotate({ apiKeyId }: RotateApiKey) {
     const { permissions } = await this.streams.apiKeys.load(apiKeyId, view);
     mayGrant(context().actor.permissions, { permissions });
@@ -62,8 +62,8 @@ export class ApiKeyQuery {
 }
 
 /**
- * Whose secret is it? Where to look is remembered; whether the key is still good is read from its stream every time,
- * so a deleted or rotated key is dead at the next request.
+ * Finds the key with a secret. The stream to read is cached; whether the key is still valid is read from that stream every time, so a deleted or
+ * rotated key stops working with the next request.
  */
 @Handles(Authenticate)
 export class Authentication {
@@ -76,7 +76,7 @@ export class Authentication {
     const place = this.#known.get(hash) ?? (await this.#look(secret, hash));
     if (!place) return null;
     const { environment, apiKeyId } = place;
-    // The question comes from control; the key lives in the time of its environment.
+    // The message comes in the context of control; the key expires by the time of its environment.
     const clockIsSet = this.clock.current?.(environment);
     if (clockIsSet) await clockIsSet;
     const now = this.clock.now(environment);
@@ -89,7 +89,7 @@ export class Authentication {
 
   async #look(secret: string, hash: string) {
     const named = environments.find((name) => secret.startsWith(`lk_${name}_`));
-    // A root key that the operator has made up may begin like any other.
+    // A root key chosen by the operator may begin like any other key.
     for (const environment of named ? [named, controlEnvironment] : [controlEnvironment]) {
       const apiKeyId = await runIn({ ...context(), environment }, () => this.table.bySecretHash(hash));
       if (!apiKeyId) continue;

@@ -4,7 +4,7 @@ import { Clock, context, controlEnvironment, environments, refuse, runIn } from 
 import { Handles } from '@keyledger/messaging';
 import { AccessStreams } from './streams.ts';
 
-/** Environments are kept in `control`, and that is in real time. */
+/** Environments are kept in `control`, which runs in real time. */
 const inControl = <T>(clock: Clock, work: () => Promise<T>): Promise<T> =>
   runIn({ ...context(), environment: controlEnvironment, now: clock.now(controlEnvironment) }, work);
 
@@ -34,7 +34,7 @@ export class EnvironmentQueries {
   }
 }
 
-/** Moves the time of an environment. What has fallen due by that is the sweeper's to say. */
+/** Moves the clock of an environment. The sweeper records what falls due by that. */
 @Handles(SetClock, AdvanceClock)
 export class ClockCommands {
   constructor(private readonly streams: AccessStreams, private readonly clock: Clock) {}

@@ -19,28 +19,28 @@ export const requestsTable: Migration = {
   },
 };
 
-/** How long a duplicate waits for the one before it; then the caller is asked to come back. */
+/** How long a duplicate waits for the first request; then the caller is asked to try again later. */
 const patienceMs = 4000;
-/** After this long whoever worked on a request is taken for dead: an edge waits 5 s for a service, and then says so. */
+/** After this long the process that worked on a request is presumed dead: a gateway waits 5 s for a service, and then reports the outcome. */
 const abandonedMs = 6_000;
 const LOOK_MS = 100;
 const keptDays = 4;
-/** In place of an answer: the attempt has ended without one, and the next may begin at once. */
+/** In place of an answer: the attempt ended without one, and the next may begin at once. */
 const RELEASED = '';
 
 /**
- * Idempotency-Keys. A claim is one row, durable before the request is worked on, and fixes the command id: whoever runs the request again
- * runs the same command, whose events the store already knows. The answer is sealed under the Idempotency-Key itself, of which only a
- * keyed hash is stored, so that what was answered can be read by those alone who have the key.
+ * Idempotency-Keys. A claim is one row, durable before the request is worked on, and fixes the command id: running the request again runs the
+ * same command, whose events the store already knows. The answer is sealed under the Idempotency-Key itself, of which only a keyed hash is stored,
+ * so that only a caller with that key can read the answer.
  */
 @Injectable()
 export class Requests {
-  /** Claims that are being worked on in this process, since when, as `performance.now()` says it: the clock may be set back. */
+  /** Claims being worked on in this process → since when, by `performance.now()`, because the clock may be set back. */
   readonly #running = new Map<string, Running>();
 
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
-  /** Claims that this process takes for being worked on. */
+  /** Claims that this process considers to be worked on. */
   get running(): number {
     return this.#running.size;
   }
@@ -68,7 +68,7 @@ export class Requests {
     }
   }
 
-  /** The first answer that is stored is the answer. */
+  /** The first stored answer counts. */
   async complete({ status, body, headers, ...claim }: CompleteRequest): Promise<StoredAnswer> {
     const { id } = this.#hashes(claim);
     const answer: StoredAnswer = { status, body, headers };
@@ -87,10 +87,10 @@ export class Requests {
     await this.databases.here().run('delete from access_requests where command_at < ?', [addDays(now, -keptDays)]);
   }
 
-  /** The request is the caller's, for the first time or again: another process may be at work on it, too, and both do the same. */
+  /** The caller may run the request, for the first time or again: another process may be running it, too, and both do the same. */
   async #take(claim: Claim, id: string, body: string) {
     const commandId = newCommandId();
-    // As the edge says it: retries happen in real time, whatever the environment's clock says.
+    // The gateway's time: retries happen in real time, whatever the environment's clock says.
     const { commandAt } = context();
     const { changes } = await this.databases.here().run(
       'insert into access_requests (claim, body_hash, command_id, command_at) values (?, ?, ?, ?) on conflict (claim) do nothing', [id, body, commandId, commandAt]);
@@ -117,7 +117,7 @@ export class Requests {
   }
 
   #begin(id: string): void {
-    // What was completed in another process, or never, is first in the map.
+    // Claims completed in another process, or never, come first in the map.
     for (const [local, { since }] of this.#running) {
       if (since >= performance.now() - abandonedMs) break;
       this.#running.delete(local);

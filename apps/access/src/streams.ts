@@ -3,7 +3,7 @@ import { Aggregates, type EventStores } from '@keyledger/event-store';
 import { context, controlEnvironment, environments, refuse, runIn, type ApiKeyId } from '@keyledger/kernel';
 import type { Keyrings } from '@keyledger/keyring';
 
-/** The streams that access alone writes. */
+/** The streams that only access writes. */
 export class AccessStreams {
   readonly apiKeys;
   readonly environments;
@@ -13,7 +13,7 @@ export class AccessStreams {
     this.environments = new Aggregates(Environment, events, keyrings);
   }
 
-  /** Refuses unless there is such an environment and the caller's key is one of it, or a root key. */
+  /** Refuses unless the environment exists and the caller's key belongs to it or is a root key. */
   async mustReach(environment: string): Promise<void> {
     if (!(environments as readonly string[]).includes(environment)) throw refuse('ENVIRONMENT_NOT_FOUND');
     const { environment: own, actor } = context();

@@ -57,7 +57,7 @@ export class ActivationModule implements OnModuleDestroy {
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },
         {
           provide: LastSeenLedger,
-          useFactory: (databases: StateDatabases, clock: Clock, log: Log) => new LastSeenLedger(databases, clock, (error) => log.error({ err: error }, 'last-seen times not written, kept')),
+          useFactory: (databases: StateDatabases, clock: Clock, log: Log) => new LastSeenLedger(databases, clock, (error) => log.error({ err: error }, 'last-seen times could not be written; they are kept and tried again')),
           inject: [StateDatabases, Clock, Log],
         },
         { provide: LeaseOpening, useFactory: LeaseOpening.start, inject: [EventStores, StateDatabases, Clock, VerdictCaches, LeaseLedger, Log] },

@@ -2,8 +2,8 @@ import { hash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ActivateAppliance, BindAppliance, ContinueLease, Heartbeat, LoseHeartbeats, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
 import {
-  beat, beatSeconds, clientLicenseView, isEnding, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, signedAtOf, standingOf, verdictOf,
-  type Activation, type Directive, type IssuedLicense, type Lease, type Standing,
+  activationOf, beat, beatSeconds, clientLicenseView, isEnding, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, signedAtOf, standingOf, verdictOf,
+  type Directive, type IssuedLicense, type Lease, type Standing,
 } from '@keyledger/domain';
 import { context, isId, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -51,10 +51,10 @@ export class ApplianceTokens {
     const statement = { activationId, fingerprint, counter: Math.max(lease.seq, 0), seq: known.revision, seconds, license: terms };
     try {
       const text = (await this.#sign(statement)) ?? (await sleep(heardAfterMs).then(() => this.#sign(statement)));
-      if (text === undefined) throw refuse('UNAVAILABLE', 'The key that signs was revoked');
+      if (text === undefined) throw refuse('UNAVAILABLE', 'The signing key was revoked');
       return text ? { text, says, signedAt: signedAtOf(lease, license.terms) } : null;
     } catch (error) {
-      this.log.warn({ err: error, activationId }, 'a heartbeat is answered without a new lease');
+      this.log.warn({ err: error, activationId }, 'a heartbeat was answered without a new lease');
       return last?.says === says ? last : null;
     }
   }
@@ -220,30 +220,24 @@ export class Heartbeats {
     };
   }
 
-  /** When it cannot be said now, the next heartbeat says it. */
+  /** If this cannot be recorded now, the next heartbeat records it. */
   async #recovered(licenseId: LicenseId, activationId: ActivationId): Promise<void> {
     try {
       await this.messages.send(RecoverHeartbeat, { licenseId, activationId });
     } catch (error) {
-      this.log.warn({ err: error, licenseId, activationId }, 'a box was heard of again, and nobody could be told');
+      this.log.warn({ err: error, licenseId, activationId }, 'an appliance that was silent is back, but this could not be recorded');
     }
   }
 
   #conflict(licenseId: LicenseId, activationId: ActivationId): void {
     this.metrics.decision('SEQUENCE_CONFLICT');
-    this.log.warn({ licenseId, activationId }, 'two boxes share an activation: cloned, or put back from a copy');
+    this.log.warn({ licenseId, activationId }, 'two appliances share an activation: one was cloned or restored from a backup');
   }
 }
 
 function lastAnswer(kept: Kept | undefined): HeartbeatAnswer {
-  if (!kept?.answer) throw new Error('A heartbeat was accepted, and yet there is no answer to it');
+  if (!kept?.answer) throw new Error('A heartbeat was accepted, but its answer cannot be found');
   return kept.answer;
 }
 
 const viewOf = ({ id, kind, payload, issuedAt }: Directive) => ({ id, kind, ...(payload && { payload }), issuedAt });
-
-function activationOf({ activations }: IssuedLicense, id: ActivationId): Activation {
-  const activation = activations.get(id);
-  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
-  return activation;
-}

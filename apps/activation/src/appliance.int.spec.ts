@@ -235,7 +235,7 @@ onEveryDialect('A signed lease', ({ open }) => {
     all.now = addDays(all.now, 1);
     all.revoked.add('lease 3').add('lease 4');
     expect(await process.beat(2)).toMatchObject({ token: 'lease 2' });
-    expect(all.noticed).toEqual(['a heartbeat is answered without a new lease']);
+    expect(all.noticed).toEqual(['a heartbeat was answered without a new lease']);
     all.revoked.add('lease 2').add('lease 5').add('lease 6');
     expect(await process.beat(3)).toMatchObject({ state: 'active', token: null });
   });
@@ -250,7 +250,7 @@ onEveryDialect('A signed lease', ({ open }) => {
     all.signs = false;
     all.now = addDays(all.now, 1);
     expect((await process.beat(3)).token).toBe('lease 1');
-    expect(all.noticed).toContain('a heartbeat is answered without a new lease');
+    expect(all.noticed).toContain('a heartbeat was answered without a new lease');
   });
 });
 

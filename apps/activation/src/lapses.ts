@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
 import { boundAtOf, isLive, isMissed, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
-import { Clock, context, environments, isPassing, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { Clock, context, environments, isTransient, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
@@ -51,9 +51,9 @@ async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLe
 
 /** A license that cannot be read keeps no other's instances from their leases. Its own are due until it can be: it says itself then what they have. Nobody's can be, if nobody answers. */
 async function lookLater(event: RecordedEvent, error: unknown, leases: LeaseLedger, log: Log): Promise<void> {
-  if (isPassing(error)) throw error;
+  if (isTransient(error)) throw error;
   const { stream, data: { activationId } } = event;
-  log.error({ err: error, stream, activationId }, 'nobody can tell what lease this instance has; it is looked at until somebody can');
+  log.error({ err: error, stream, activationId }, 'the lease of an instance cannot be determined; it will be tried again');
   if (typeof activationId === 'string') await leases.lookLater(activationId as ActivationId, event);
 }
 
@@ -147,8 +147,8 @@ export class LapseCommand {
     try {
       return { row, license: await licenseIn(this.caches, row.license_id) };
     } catch (error) {
-      if (isPassing(error)) throw error;
-      this.log.error({ err: error, licenseId: row.license_id, activationId: row.activation_id }, 'nobody can tell whether this instance is still heard of');
+      if (isTransient(error)) throw error;
+      this.log.error({ err: error, licenseId: row.license_id, activationId: row.activation_id }, 'it cannot be determined whether an instance still sends heartbeats');
       return undefined;
     }
   }

@@ -42,7 +42,7 @@ type LoadLicense = (licenseId: LicenseId) => Promise<KnownLicense>;
 export class VerdictCache implements View {
   /** By key as typed, to spare the hash. */
   readonly #typed = new LRUCache<string, { readonly keyHash: string; readonly entry: Entry }>({ maxSize: maxLicenses, sizeCalculation: () => 1 });
-  /** An entry that falls out is no longer marked, so what it knew must not be found any more. */
+  /** An evicted entry no longer receives marks, so what it knows is dropped: it must not be found by its key any more. */
   readonly #entries = new LRUCache<LicenseId, Entry>({ maxSize: maxLicenses, sizeCalculation: () => 1, dispose: (entry) => { entry.known = undefined; } });
   readonly #subscription: Subscription;
   readonly #index: ReadIndex;

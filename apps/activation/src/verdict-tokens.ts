@@ -47,7 +47,7 @@ export class VerdictTokens {
     const tokens = await this.messages.send(SignVerdicts, { verdicts: waiting.map(({ statement }) => statement) }, { timeoutMs: signedWithinMs }).then(
       (signed) => signed.tokens,
       (error: unknown) => {
-        this.log.warn({ err: error, verdicts: waiting.length }, 'verdicts given without a token');
+        this.log.warn({ err: error, verdicts: waiting.length }, 'verdicts were answered without a token');
         return [];
       },
     );

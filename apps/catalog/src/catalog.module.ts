@@ -16,7 +16,7 @@ import { ProductCommands, ProductQueries } from './product.handlers.ts';
 import { OrderCompletion } from './reactions.ts';
 import { CatalogStreams } from './streams.ts';
 
-/** What is sold, to whom, and the orders that issue licenses. */
+/** Products, plans, generators and customers, and the orders that issue licenses. */
 @Module({})
 export class CatalogModule implements OnApplicationBootstrap, OnModuleDestroy {
   constructor(private readonly projectors: Projectors, private readonly completion: OrderCompletion, private readonly pools: Pools) {}
@@ -27,10 +27,9 @@ export class CatalogModule implements OnApplicationBootstrap, OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        Customers, Fulfilment, Pools,
+        CatalogStreams, Customers, Fulfilment, Pools,
         ProductCommands, ProductQueries, ProductList, PlanCommands, PlanQueries, PlanList, CustomerCommands, CustomerQueries, CustomerReferences, CustomerFinder, CustomerList,
         OrderCommands, OrderQueries, OrderList, GeneratorCommands, GeneratorQueries, GeneratorList, Offers,
-        { provide: CatalogStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new CatalogStreams(events, keyrings), inject: [EventStores, Keyrings] },
         {
           provide: Projectors,
           useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>

@@ -21,7 +21,7 @@ interface Listing<State, View extends object> {
   readonly view: (state: State) => View;
 }
 
-/** The table says which and in what order; what is shown comes from the streams. */
+/** The table gives the ids and their order; the content comes from the streams. */
 async function list<State, View extends object>({ database, table, request: { sort = '-createdAt', limit = 25, cursor }, where, load, view }: Listing<State, View>) {
   const all = database.sql<Record<string, { id: string }>>().selectFrom(table).select('id');
   const query = where.filter((condition) => condition !== undefined).reduce((rest, condition) => rest.where(condition), all);

@@ -7,9 +7,9 @@ import { Injectable } from '@nestjs/common';
 import { CatalogStreams, shown } from './streams.ts';
 import { UniqueValues } from './unique-values.ts';
 
-const view = shown(customerView);
+const view = shown(customerView, 'CUSTOMER_NOT_FOUND');
 
-/** Customers, one for each e-mail address. */
+/** Customers; each e-mail address belongs to only one. */
 @Injectable()
 export class Customers {
   readonly #addresses;
@@ -25,7 +25,7 @@ export class Customers {
     return this.#addresses.create(customerId, emailHash, { type: 'Create', customerId, name, email, emailHash, ...(metadata && { metadata }) }, view);
   }
 
-  /** The customer with this address, made if there is none. */
+  /** The customer with this address, created if there is none. */
   async findOrCreate(customer: { name: string; email: string }): Promise<CustomerId> {
     try {
       return (await this.create(customer)).id;
@@ -48,7 +48,7 @@ export class Customers {
     return view(state, revision);
   }
 
-  /** Whose address this is. */
+  /** The customer with this address. */
   async find(email: string): Promise<CustomerId | undefined> {
     return (await this.#addresses.bearer(this.#hash(email))) as CustomerId | undefined;
   }

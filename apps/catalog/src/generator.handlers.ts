@@ -5,7 +5,7 @@ import { Handles } from '@keyledger/messaging';
 import { Customers } from './customer.handlers.ts';
 import { CatalogStreams, shown } from './streams.ts';
 
-const view = shown(generatorView);
+const view = shown(generatorView, 'GENERATOR_NOT_FOUND');
 
 @Handles(CreateGenerator, UpdateGenerator)
 export class GeneratorCommands {
@@ -32,14 +32,12 @@ export class GeneratorCommands {
 export class GeneratorQueries {
   constructor(private readonly streams: CatalogStreams) {}
 
-  async execute({ generatorId }: GetGenerator) {
-    const { state, revision } = await this.streams.generators.load(generatorId);
-    if (!state) throw refuse('GENERATOR_NOT_FOUND');
-    return view(state, revision);
+  execute({ generatorId }: GetGenerator) {
+    return this.streams.generators.load(generatorId, view);
   }
 }
 
-/** What a new license is made of. The generator's terms go before its plan's. */
+/** What a new license is made of. The generator's terms override its plan's. */
 @Handles(ResolveOffer)
 export class Offers {
   constructor(private readonly streams: CatalogStreams, private readonly customers: Customers) {}
@@ -67,4 +65,4 @@ export function termsOf({ licensing: { enabled: _, ...terms } }: Awaited<ReturnT
   return terms;
 }
 
-const noReference = (field: string) => refuse('REFERENCE_NOT_FOUND', `${field} names nothing of this product`, { field });
+const noReference = (field: string) => refuse('REFERENCE_NOT_FOUND', `${field} does not belong to this product`, { field });

@@ -1,5 +1,5 @@
 import { GetLicense, GetOrder, IssueOrderedLicense, PlaceOrder, PrepareLicenses, type LicenseView } from '@keyledger/contracts';
-import { License, likeMeters, mustBeActive, orderView, type OrderState, type PlanState, type ProductState, type Terms } from '@keyledger/domain';
+import { likeMeters, mustBeActive, mustBeIssuable, orderView, type OrderState, type PlanState, type ProductState, type Terms } from '@keyledger/domain';
 import { context, instantOf, newId, Refusal, refuse, type OrderId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Injectable } from '@nestjs/common';
@@ -11,7 +11,7 @@ import { CatalogStreams } from './streams.ts';
 /** Issues what an order says. The order fixes the ids, so this can be repeated until every license is there. */
 @Injectable()
 export class Fulfilment {
-  /** What this process has done, or is doing, by itself: the reaction to the order leaves it alone. */
+  /** Orders this process has issued, or is issuing, itself: the reaction to the order skips them. */
   readonly #own = new LRUCache<OrderId, Promise<unknown>>({ maxSize: 20_000, sizeCalculation: () => 1 });
 
   constructor(private readonly messages: MessageClient) {}
@@ -27,7 +27,7 @@ export class Fulfilment {
   }
 }
 
-/** What of an order goes into each of its licenses. */
+/** The parts of an order that go into each of its licenses. */
 function issueOf({ productId, planId, customerId, purchasedAt, terms, deploymentId, deploymentMode }: Pick<OrderState, 'productId' | 'planId' | 'customerId' | 'purchasedAt' | 'terms' | 'deploymentId' | 'deploymentMode'>) {
   const deployment = { ...(deploymentId !== null && { deploymentId }), ...(deploymentMode !== null && { deploymentMode }) };
   return { productId, planId, customerId, purchasedAt, terms: { ...terms, ...deployment } };
@@ -53,7 +53,8 @@ export class OrderCommands {
     mustBeActive(product);
     const { quantity = 1 } = command;
     const { enabled: licensingEnabled } = plan.licensing;
-    if (licensingEnabled) mustBeIssuable(plan);
+    // An order whose licenses are refused would be useless, and so would its customer.
+    if (licensingEnabled) mustBeIssuable(termsOf(plan), context().now);
     const customerId = await this.#customer(command);
     const licenseIds = licensingEnabled ? Array.from({ length: quantity }, (_, index) => newId('lic', index)) : [];
     const purchasedAt = command.purchasedAt && instantOf(command.purchasedAt);
@@ -69,7 +70,7 @@ export class OrderCommands {
 
   async #customer({ customerId, customer }: PlaceOrder) {
     if ((customerId === undefined) === (customer === undefined)) {
-      throw refuse('VALIDATION_FAILED', 'Either customerId or customer', { errors: [{ pointer: '/customerId', detail: 'either customerId or customer must be given' }] });
+      throw refuse('VALIDATION_FAILED', 'Give either customerId or customer', { errors: [{ pointer: '/customerId', detail: 'either customerId or customer must be given' }] });
     }
     if (customer) return this.customers.findOrCreate(customer);
     return (await this.customers.require(customerId as NonNullable<typeof customerId>, 'REFERENCE_NOT_FOUND')).id;
@@ -88,7 +89,7 @@ export class OrderQueries {
   }
 }
 
-/** An erased license is gone from its order too. */
+/** An erased license is removed from its order, too. */
 async function thoseLeft(licenses: readonly Promise<LicenseView>[]): Promise<LicenseView[]> {
   const found = await Promise.all(licenses.map((license) => license.catch((error: unknown) => {
     if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return undefined;
@@ -97,15 +98,8 @@ async function thoseLeft(licenses: readonly Promise<LicenseView>[]): Promise<Lic
   return found.filter((license) => license !== undefined);
 }
 
-/** The product says what the meters of the plan's quotas are. */
+/** The product defines the meters of the plan's quotas. */
 function meteredTerms(plan: PlanState, { meters = [] }: ProductState): Partial<Terms> {
   const { quotas, ...terms } = termsOf(plan);
   return quotas ? { ...terms, quotas: likeMeters(quotas, meters) } : terms;
-}
-
-/** Asks the rule that will issue the licenses before the order is taken: an order whose licenses are refused would help nobody, nor would its customer. */
-function mustBeIssuable(plan: PlanState): void {
-  const { environment, now } = context();
-  const key = { value: '', hash: '', prefix: '' };
-  License.decide(License.initial(), { type: 'Issue', licenseId: newId('lic'), productId: plan.productId, environment, terms: termsOf(plan), key }, now);
 }

@@ -1,10 +1,10 @@
 import { CreatePlan, GetPlan, UpdatePlan } from '@keyledger/contracts';
 import { mustBeActive, planView } from '@keyledger/domain';
-import { newId, refuse, type PlanId } from '@keyledger/kernel';
+import { newId, type PlanId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { CatalogStreams, shown } from './streams.ts';
 
-const view = shown(planView);
+const view = shown(planView, 'PLAN_NOT_FOUND');
 
 @Handles(CreatePlan, UpdatePlan)
 export class PlanCommands {
@@ -26,9 +26,7 @@ export class PlanCommands {
 export class PlanQueries {
   constructor(private readonly streams: CatalogStreams) {}
 
-  async execute({ planId }: GetPlan) {
-    const { state, revision } = await this.streams.plans.load(planId);
-    if (!state) throw refuse('PLAN_NOT_FOUND');
-    return view(state, revision);
+  execute({ planId }: GetPlan) {
+    return this.streams.plans.load(planId, view);
   }
 }

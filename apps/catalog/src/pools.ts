@@ -1,21 +1,21 @@
 import { CountAvailable, type ProductView } from '@keyledger/contracts';
 import { isLow } from '@keyledger/domain';
-import { Clock, environments, isPassing, runIn, systemContext, type ProductId } from '@keyledger/kernel';
+import { Clock, environments, isTransient, runIn, systemContext, type ProductId } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { Log, Metrics } from '@keyledger/observability';
 import { Projectors } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { CatalogStreams } from './streams.ts';
 
-/** Counted now and then, and when a product is looked at; those who sell and issue know nothing of it. */
+/** Pools are counted periodically and when a product is viewed; the code that sells and issues licenses knows nothing of them. */
 const LOOK_EVERY_MS = 15_000;
 const PRODUCTS_PER_QUESTION = 500;
-/** No view waits longer for it: then it does not say. */
+/** A view does not wait longer for the count, and omits it then. */
 const ASK_MS = 1_000;
 
 type Watched = Omit<ProductView, 'pool'> & { readonly pool: { readonly buffer: number } | null };
 
-/** What is left of products whose licenses are issued before they have a holder: in views, as a metric, and as an event when it is too little. */
+/** Licenses without a holder that are left of each product with a buffer: in views, as a metric, and as an event when there are too few. */
 @Injectable()
 export class Pools {
   #timer: NodeJS.Timeout | undefined;
@@ -46,11 +46,11 @@ export class Pools {
     return products.map((product) => ({ ...product, pool: product.pool && levelOf(product.pool.buffer, available?.get(product.id)) }));
   }
 
-  /** One look after the other, in each environment. */
+  /** One count at a time in each environment. */
   look(environment: string): void {
     const before = this.#looking.get(environment) ?? Promise.resolve();
     const look = before.then(() => runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAround(environment)))
-      .catch((error: unknown) => this.log.warn({ err: error, environment }, 'the pools cannot be counted; it is tried again'));
+      .catch((error: unknown) => this.log.warn({ err: error, environment }, 'the pools could not be counted; it will be tried again'));
     this.#looking.set(environment, look);
   }
 
@@ -82,6 +82,6 @@ const levelOf = (buffer: number, available: number | undefined): NonNullable<Pro
   ({ buffer, available: available ?? null, low: available === undefined ? null : isLow({ available, buffer }) });
 
 function ifUnanswered(error: unknown): undefined {
-  if (isPassing(error)) return undefined;
+  if (isTransient(error)) return undefined;
   throw error;
 }

@@ -1,13 +1,13 @@
 import { ArchiveProduct, CreateProduct, GetProduct, UpdateProduct } from '@keyledger/contracts';
 import { Product, productView, type ProductState } from '@keyledger/domain';
-import { context, newId, refuse } from '@keyledger/kernel';
+import { context, newId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Pools } from './pools.ts';
 import { CatalogStreams, shown } from './streams.ts';
 import { UniqueValues } from './unique-values.ts';
 
-const view = shown(productView);
+const view = shown(productView, 'PRODUCT_NOT_FOUND');
 
 @Handles(CreateProduct, UpdateProduct, ArchiveProduct)
 export class ProductCommands {
@@ -54,8 +54,6 @@ export class ProductQueries {
   constructor(private readonly streams: CatalogStreams, private readonly pools: Pools) {}
 
   async execute({ productId }: GetProduct) {
-    const { state, revision } = await this.streams.products.load(productId);
-    if (!state) throw refuse('PRODUCT_NOT_FOUND');
-    return this.pools.complete(view(state, revision));
+    return this.pools.complete(await this.streams.products.load(productId, view));
   }
 }

@@ -1,12 +1,12 @@
 import { Injectable } from '@nestjs/common';
 import { EventStores, subjectOf } from '@keyledger/event-store';
-import { Clock, isPassing, Refusal, type OrderId } from '@keyledger/kernel';
+import { Clock, isTransient, Refusal, type OrderId } from '@keyledger/kernel';
 import { Log } from '@keyledger/observability';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { Fulfilment } from './order.handlers.ts';
 import { CatalogStreams } from './streams.ts';
 
-/** Every order gets its licenses, even if the process that took it died before it had issued them all. */
+/** Every order gets its licenses, even if the process that placed it died before issuing them all. */
 @Injectable()
 export class OrderCompletion {
   readonly #reaction: Reaction;
@@ -21,7 +21,7 @@ export class OrderCompletion {
       name: 'catalog-order-completion', events, databases, clock,
       isFor: ({ type }) => type === 'OrderPlaced', reads: [],
       react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log).catch((error: unknown) => {
-        if (isPassing(error)) throw error;
+        if (isTransient(error)) throw error;
         const failed = (failures.get(stream) ?? 0) + 1;
         failures.set(stream, failed);
         if (failed < maxFailures) throw error;
@@ -40,14 +40,14 @@ async function complete(orderId: OrderId, streams: CatalogStreams, fulfilment: F
   if (await fulfilment.wasDone(orderId)) return;
   const { state } = await streams.orders.load(orderId);
   if (!state) return;
-  // Each by itself: one that is refused says nothing of the others.
+  // One by one: a refused license must not stop the others.
   const refusals = (await Promise.allSettled(fulfilment.licensesOf(state))).flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
   for (const error of refusals) {
     if (!(error instanceof Refusal) || error.status >= 500) throw error;
-    // What is not found has been there, and was erased since.
+    // A license that is not found existed and has been erased since.
     if (error.status !== 404) log.error({ err: error, orderId }, 'an order asks for a license that cannot be issued');
   }
 }
 
-/** What has gone wrong with one order so often keeps the others waiting no longer. */
+/** After this many failures an order no longer keeps the others waiting. */
 const maxFailures = 5;

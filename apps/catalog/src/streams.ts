@@ -1,8 +1,11 @@
 import { Customer, Generator, Order, Plan, Pool, Product, Unique } from '@keyledger/domain';
-import { Aggregates, type EventStore } from '@keyledger/event-store';
-import type { PerEnvironment, Sealing } from '@keyledger/kernel';
+import { Aggregates, EventStores } from '@keyledger/event-store';
+import { refuse, type ErrorCode } from '@keyledger/kernel';
+import { Keyrings } from '@keyledger/keyring';
+import { Injectable } from '@nestjs/common';
 
-/** The streams that the catalog alone writes. */
+/** The streams that only the catalog writes. */
+@Injectable()
 export class CatalogStreams {
   readonly products;
   readonly plans;
@@ -12,19 +15,19 @@ export class CatalogStreams {
   readonly unique;
   readonly pools;
 
-  constructor(events: PerEnvironment<EventStore>, sealings: PerEnvironment<Sealing>) {
-    this.products = new Aggregates(Product, events, sealings);
-    this.plans = new Aggregates(Plan, events, sealings);
-    this.customers = new Aggregates(Customer, events, sealings);
-    this.orders = new Aggregates(Order, events, sealings);
-    this.generators = new Aggregates(Generator, events, sealings);
-    this.unique = new Aggregates(Unique, events, sealings);
-    this.pools = new Aggregates(Pool, events, sealings);
+  constructor(events: EventStores, keyrings: Keyrings) {
+    this.products = new Aggregates(Product, events, keyrings);
+    this.plans = new Aggregates(Plan, events, keyrings);
+    this.customers = new Aggregates(Customer, events, keyrings);
+    this.orders = new Aggregates(Order, events, keyrings);
+    this.generators = new Aggregates(Generator, events, keyrings);
+    this.unique = new Aggregates(Unique, events, keyrings);
+    this.pools = new Aggregates(Pool, events, keyrings);
   }
 }
 
-/** A view of a state that must be there, with its revision; else the refusal. */
-export const shown = <State, View extends object>(view: (state: State) => View) => (state: State | null, revision: number): View & { revision: number } => {
-  if (state === null) throw new Error('Nothing to show after a command that succeeded');
+/** The view of a state that must exist, with its revision; otherwise the refusal. */
+export const shown = <State, View extends object>(view: (state: State) => View, otherwise: ErrorCode) => (state: State | null, revision: number): View & { revision: number } => {
+  if (state === null) throw refuse(otherwise);
   return { ...view(state), revision };
 };

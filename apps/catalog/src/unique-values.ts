@@ -10,7 +10,7 @@ interface Bearers<State, Command extends { type: string }, Event extends { type:
   readonly taken: ErrorCode;
   readonly rules: Aggregate<State, Command, Event>;
   readonly owners: Aggregates<State, Command, Event>;
-  /** Of the value that an owner bears. */
+  /** The hash of the value that an owner has. */
   hashOf(state: State): string | null;
 }
 
@@ -18,7 +18,7 @@ const MAX_LOST_RACES = 50;
 /** Nearly a second in all. */
 const MAX_CLAIMS = 10;
 
-/** Values of one kind, that only one may have, and the commands by which one comes to bear them: see unique.ts in the domain. */
+/** Unique values of one kind, and the commands that give them to an owner: see unique.ts in the domain. */
 export class UniqueValues<State, Command extends { type: string }, Event extends { type: string }> {
   readonly #unique: CatalogStreams['unique'];
   readonly #keyrings: Keyrings;
@@ -40,7 +40,7 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
     return state && (await this.#bears(state.ownerId, hash)) ? state.ownerId : undefined;
   }
 
-  /** The command makes an owner that bears the value. */
+  /** The command creates an owner with the value. */
   async create<Answer>(ownerId: string, hash: string, command: Command, view: View<State, Event, Answer>): Promise<Answer> {
     const { rules, owners } = this.#bearers;
     const done = await owners.done(ownerId, command.type, view);
@@ -50,7 +50,7 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
     return owners.create(ownerId, command, view);
   }
 
-  /** The command makes the owner bear the value instead of the one it has; null: instead of it, none. */
+  /** The command replaces the owner's value; null: removes it. */
   update<Answer>(ownerId: string, hash: string | null, command: Command, view: View<State, Event, Answer>): Promise<Answer> {
     const { rules, owners, hashOf } = this.#bearers;
     const message = context();
@@ -58,7 +58,7 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
     const runAt = (revision: number) => runIn({ ...message, ifRevision: revision }, () =>
       owners.run(ownerId, command, (state, at, events) => ({ answer: view(state, at, events), isNew: events.length > 0 })));
 
-    // The caller's revision is the owner's: the values' streams have others.
+    // The caller's revision is that of the owner's stream, not of the value's.
     return runIn({ ...message, ifRevision: undefined }, () => unlessDone(async () => (await runAt(NOWHERE)).answer, async () => {
       for (let lostRaces = 0; lostRaces < MAX_LOST_RACES; lostRaces++) {
         const { held, revision } = await owners.load(ownerId, (state, found) => {
@@ -94,14 +94,14 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
     }
   }
 
-  /** Returns the revision of the claim. Who has claimed it and does not bear it may be about to: that is waited for, a little. */
+  /** Returns the revision of the claim. An owner that has claimed the value but does not have it yet may be about to: wait for it a little. */
   async #claim(hash: string, ownerId: string): Promise<number> {
     const { taken } = this.#bearers;
     let insteadOf: string | undefined;
     for (let tries = 0; tries < MAX_CLAIMS; tries++) {
       try {
         const { events, revision } = await this.#unique.run(this.#id(hash), { type: 'Claim', ownerId, taken, ...(insteadOf !== undefined && { insteadOf }) });
-        // None: claimed by an earlier run of this message, and who has it now is not said.
+        // No events: an earlier run of this message claimed it, and the answer does not tell who has it now.
         if (events.length > 0) return revision;
       } catch (error) {
         if (!(error instanceof Refusal) || error.code !== taken) throw error;
@@ -110,12 +110,12 @@ export class UniqueValues<State, Command extends { type: string }, Event extends
         await sleep(20 * tries);
       }
     }
-    throw refuse('TRY_AGAIN', 'Somebody has claimed it who does not bear it yet');
+    throw refuse('TRY_AGAIN', 'Another request has reserved this value and is not finished; try again');
   }
 
   async #release(hash: string, ownerId: string, revision: number): Promise<void> {
     try {
-      // A try that has lost the race may have released another claim before.
+      // A try that lost the race may have released another claim before.
       const { commandId } = context();
       await runIn({ ...context(), commandId: eventId(commandId, `release/${revision}`), ifRevision: revision }, () => this.#unique.run(this.#id(hash), { type: 'Release', ownerId }));
     } catch (error) {

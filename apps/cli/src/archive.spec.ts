@@ -63,14 +63,14 @@ describe('An export', () => {
 
 describe('A file is refused', () => {
   const whole = written();
-  const refused = async (bytes: Buffer, why: RegExp | string = 'damaged or has been cut off') => {
+  const refused = async (bytes: Buffer, why: RegExp | string = 'damaged or incomplete') => {
     await expect(readArchive(Readable.from([bytes]))).rejects.toThrow(why);
     await expect(readArchive(Readable.from([bytes]))).rejects.toThrow(BadArchive);
   };
 
   it('wherever it is cut off', async () => {
     const bytes = await whole;
-    for (let end = 0; end < bytes.length; end++) await refused(bytes.subarray(0, end), /damaged|not an export/);
+    for (let end = 0; end < bytes.length; end++) await refused(bytes.subarray(0, end), /damaged|not a Keyledger export/);
   });
 
   it('whichever byte of it is another', async () => {
@@ -103,11 +103,11 @@ describe('A file is refused', () => {
 
   it('when it is something else', async () => {
     await refused(Buffer.from('PK zip'), /damaged/);
-    await refused(Buffer.alloc(0), /damaged|not an export/);
-    await refused(gzipSync('some text\nand more\n'), 'not an export of Keyledger');
-    await refused(gzipSync('{"format":"other"}\n{}\n'), 'not an export of Keyledger');
-    await refused(gzipSync('null\n{}\n'), 'not an export of Keyledger');
-    await refused(await written(parts, { ...header, version: 2 }), 'format 2; this release knows 1');
+    await refused(Buffer.alloc(0), /damaged|not a Keyledger export/);
+    await refused(gzipSync('some text\nand more\n'), 'not a Keyledger export');
+    await refused(gzipSync('{"format":"other"}\n{}\n'), 'not a Keyledger export');
+    await refused(gzipSync('null\n{}\n'), 'not a Keyledger export');
+    await refused(await written(parts, { ...header, version: 2 }), 'format 2; this release reads format 1');
   });
 
   it('with the reason when it cannot be read at all', async () => {

@@ -84,7 +84,7 @@ export async function readArchive(source: Readable, take?: (part: Part) => Promi
     held = line;
   }
   const digest = hash.digest('hex');
-  if (!header || held?.toString() !== `${JSON.stringify({ sha256: digest })}\n`) throw new BadArchive('it is damaged or has been cut off');
+  if (!header || held?.toString() !== `${JSON.stringify({ sha256: digest })}\n`) throw new BadArchive('it is damaged or incomplete');
   await pages.end();
   return { header, digest };
 }
@@ -120,8 +120,8 @@ const tableOf = (line: Line): string | undefined => ('table' in line ? line.tabl
 
 function headerIn(line: Buffer): Header {
   const { format, version, ...rest } = json(line) as Partial<Header>;
-  if (format !== FORMAT) throw new BadArchive('it is not an export of Keyledger');
-  if (version !== VERSION) throw new BadArchive(`it is of format ${version}; this release knows ${VERSION}`);
+  if (format !== FORMAT) throw new BadArchive('it is not a Keyledger export');
+  if (version !== VERSION) throw new BadArchive(`it has format ${version}; this release reads format ${VERSION}`);
   return { format, version, ...rest } as Header;
 }
 
@@ -129,7 +129,7 @@ function json(line: Buffer): object {
   try {
     return Object(JSON.parse(line.toString())) as object;
   } catch {
-    throw new BadArchive('it is not an export of Keyledger');
+    throw new BadArchive('it is not a Keyledger export');
   }
 }
 
@@ -139,7 +139,7 @@ async function* unpacked(source: Readable): AsyncGenerator<Buffer> {
   try {
     yield* gunzip as AsyncIterable<Buffer>;
   } catch (error) {
-    throw String((error as NodeJS.ErrnoException).code).startsWith('Z_') ? new BadArchive(`it is damaged or has been cut off (${(error as Error).message})`) : error;
+    throw String((error as NodeJS.ErrnoException).code).startsWith('Z_') ? new BadArchive(`it is damaged or incomplete (${(error as Error).message})`) : error;
   } finally {
     source.destroy();
   }

@@ -41,8 +41,8 @@ describe('keyledger', () => {
 
   it.each([
     [['restore'], 'there is no command restore'], [['export'], 'export needs --to <file>'], [['import', '--from'], "Option '--from <value>' argument missing"],
-    [['import', '--to', 'x'], 'import needs --from <file>'], [['export', '--to', 'x', '--from', 'y'], 'export knows --to only'], [['export', 'all', '--to', 'x'], 'one command, please'],
-    [['export', '--all'], "Unknown option '--all'"], [['--to', 'x'], 'one command, please'],
+    [['import', '--to', 'x'], 'import needs --from <file>'], [['export', '--to', 'x', '--from', 'y'], 'export accepts only --to'], [['export', 'all', '--to', 'x'], 'give exactly one command'],
+    [['export', '--all'], "Unknown option '--all'"], [['--to', 'x'], 'give exactly one command'],
   ])('does not guess: %j', async (args, why) => {
     expect(await keyledger(args)).toEqual({ code: 2, out: Buffer.alloc(0), said: `keyledger: ${why} (keyledger --help)\n` });
   });
@@ -78,7 +78,7 @@ describe('keyledger', () => {
     const { code, out, said } = await keyledger(['export', '--to', '-']);
     expect({ code, said }).toEqual({ code: 0, said: 'Exported 3 events and 3 rows\n' });
     const target = { KEYLEDGER_DATA_DIR: join(folder, 'other'), KEYLEDGER_MASTER_KEY_FILE: join(dataDir, 'master.key') };
-    expect(await keyledger(['import', '--from', '-'], { env: target, input: out.subarray(0, -9) })).toMatchObject({ code: 1, said: expect.stringContaining('what came in cannot be used, and nothing was written') });
+    expect(await keyledger(['import', '--from', '-'], { env: target, input: out.subarray(0, -9) })).toMatchObject({ code: 1, said: expect.stringContaining('what came in cannot be used; nothing was written') });
     expect(await keyledger(['import', '--from', '-'], { env: target, input: out })).toEqual({ code: 0, out: Buffer.alloc(0), said: 'Imported 3 events and 3 rows\n' });
     const again = await keyledger(['export', '--to', '-'], { env: target });
     expect(again.said).toBe('Exported 3 events and 3 rows\n');

@@ -2,30 +2,29 @@ import { parseArgs } from 'node:util';
 
 const help = `keyledger <command> [options]
 
-  export --to <file>     writes all that cannot be made again into one file: the log of
-                         every environment and the tables beside it, the wrapped data keys
-                         among them. On files the product must be stopped; on PostgreSQL
-                         it may run.
-  import --from <file>   fills empty stores from such a file. Cut short, it is run again
-                         with the same file; until then the product does not start on them.
+  export --to <file>     Write everything that cannot be rebuilt to one file: the log of every
+                         environment and the state tables, including the wrapped data keys.
+                         On files, stop the product first; on PostgreSQL it may keep running.
+  import --from <file>   Fill empty stores from such a file. If interrupted, run it again with
+                         the same file; until then the product does not start on those stores.
 
-  A file named - is standard output or input.
-  -h, --help             this text
+  Use - as the file for standard output or input.
+  -h, --help             Show this text.
 
-Which stores: those that the product itself would use with the same environment variables,
-files in KEYLEDGER_DATA_DIR, or the servers at DATABASE_URL and EVENTSTORE_URL.
-The master key is not in the file. An import asks for the one that the export was made
-under: KEYLEDGER_MASTER_KEY_FILE, KEYLEDGER_MASTER_KEY, or master.key in the data directory.
+The stores are those the product would use with the same environment variables: files in
+KEYLEDGER_DATA_DIR, or the servers at DATABASE_URL and EVENTSTORE_URL.
+The master key is not in the file. An import needs the one the export was made under:
+KEYLEDGER_MASTER_KEY_FILE, KEYLEDGER_MASTER_KEY, or master.key in the data directory.
 
-Ends with 0, with 1 when it could not be done, with 2 when it was not understood.`;
+Exit status: 0 done, 1 failed, 2 usage error.`;
 
-/** The option that names the file, and what is done with it. Loaded when asked for, because it takes a moment. */
+/** The option that names the file, and the function that handles it, loaded on demand because loading takes a moment. */
 const commands = {
   export: { option: 'to', load: async () => (await import('./export.ts')).exportTo },
   import: { option: 'from', load: async () => (await import('./import.ts')).importFrom },
 } as const;
 
-/** Asked for in a way that nobody understands. */
+/** The arguments are wrong: exit status 2. */
 class Misunderstood extends Error {}
 
 /** Does what the arguments ask for. Standard output is for data alone; what was done, or what went wrong, is one line of standard error. Returns the exit code. */
@@ -47,15 +46,15 @@ export async function run(args: readonly string[]): Promise<0 | 1 | 2> {
   }
 }
 
-/** undefined: the help. */
+/** Undefined: show the help. */
 function understood(args: readonly string[]): { readonly command: keyof typeof commands; readonly file: string } | undefined {
   const { values, positionals: [name, ...others] } = parsed(args);
   if (values.help || (name === undefined && Object.keys(values).length === 0)) return undefined;
-  if (name === undefined || !isCommand(name) || others.length > 0) throw new Misunderstood(name === undefined || isCommand(name) ? 'one command, please' : `there is no command ${name}`);
+  if (name === undefined || !isCommand(name) || others.length > 0) throw new Misunderstood(name === undefined || isCommand(name) ? 'give exactly one command' : `there is no command ${name}`);
   const { option } = commands[name];
   const { [option]: file, ...rest } = values;
   if (!file) throw new Misunderstood(`${name} needs --${option} <file>`);
-  if (Object.keys(rest).length > 0) throw new Misunderstood(`${name} knows --${option} only`);
+  if (Object.keys(rest).length > 0) throw new Misunderstood(`${name} accepts only --${option}`);
   return { command: name, file };
 }
 

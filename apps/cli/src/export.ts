@@ -26,8 +26,8 @@ interface Moment {
 export async function exportTo(file: string, config: StoresConfig): Promise<string> {
   const { dataDir, databaseUrl } = config;
   if (databaseUrl === undefined && !existsSync(join(dataDir, 'control', 'events.db'))) throw new Error(`There is nothing to export in ${dataDir} (KEYLEDGER_DATA_DIR)`);
-  if (file !== '-' && existsSync(file)) throw new Error(`${file} exists already`);
-  if (file === '-' && process.stdout.isTTY) throw new Error('Standard output is a terminal: say where the export is to go');
+  if (file !== '-' && existsSync(file)) throw new Error(`${file} already exists`);
+  if (file === '-' && process.stdout.isTTY) throw new Error('Standard output is a terminal: redirect it, or name a file');
   const records = await openFor('export', config);
   const moments: Moment[] = [];
   try {
@@ -74,7 +74,7 @@ async function momentOf(environment: string, store: EventStore, { state }: Recor
   const database = state.of(environment);
   const isNew = (await tablesOf(database)).length === 0;
   const probe = isNew ? undefined : await Keyring.probe(new StoredDataKeys(database));
-  if (probe === undefined) throw new Error(`There is nothing to export: ${environment} has never been in use`);
+  if (probe === undefined) throw new Error(`There is nothing to export: ${environment} has never been used`);
   const migrations = await migrationsOf(database);
   const { head, dump } = await quietMoment(environment, store, database);
   try {
@@ -96,7 +96,7 @@ async function quietMoment(environment: string, store: EventStore, database: Dat
     if ((await store.head()) === head) return { head, dump };
     await dump.close();
   }
-  throw new Error(`${environment} is written to without a pause. Try again when there is less to do, or stop the services`);
+  throw new Error(`${environment} is being written to without a pause. Try again when there is less load, or stop the services`);
 }
 
 async function* partsOf(moments: readonly Moment[]): AsyncGenerator<Part> {

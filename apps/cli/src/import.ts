@@ -31,7 +31,7 @@ export async function importFrom(file: string, config: StoresConfig): Promise<st
 
 async function importFile(file: string, config: StoresConfig, name = file): Promise<string> {
   const { header, digest } = await readArchive(createReadStream(file)).catch((error: unknown) => {
-    throw error instanceof BadArchive ? new Error(`${name} cannot be used, and nothing was written: ${error.message}`) : error;
+    throw error instanceof BadArchive ? new Error(`${name} cannot be used; nothing was written: ${error.message}`) : error;
   });
   mustHaveItsKey(header, config);
   const records = await openFor('import', config, migrationsOf(header));
@@ -39,7 +39,7 @@ async function importFile(file: string, config: StoresConfig, name = file): Prom
     await begin(records, digest);
     const target = new Target(header, records);
     const again = await readArchive(createReadStream(file), (part) => target.take(part));
-    if (again.digest !== digest) throw new Error(`${name} has been changed while it was read`);
+    if (again.digest !== digest) throw new Error(`${name} was changed while it was being read`);
     await target.end();
     await endImport(records.state);
     return `Imported ${sumOf(header)}`;
@@ -51,7 +51,7 @@ async function importFile(file: string, config: StoresConfig, name = file): Prom
 function mustHaveItsKey({ environments }: Header, { dataDir, masterKey: { value, file } }: StoresConfig): void {
   const masterKey = loadMasterKey({ dataDir, existing: true, ...(value && { value }), ...(file && { file }) });
   if (!Object.entries(environments).every(([environment, { probe }]) => Keyring.fits(probe, { masterKey, environment }))) {
-    throw new Error('The export was made under another master key, and nothing was written. Set KEYLEDGER_MASTER_KEY_FILE (or KEYLEDGER_MASTER_KEY) to that of the installation it comes from: without it nobody can read what is sealed');
+    throw new Error('The export was made under another master key; nothing was written. Set KEYLEDGER_MASTER_KEY_FILE (or KEYLEDGER_MASTER_KEY) to the key of the installation it comes from: without it the sealed data cannot be read');
   }
 }
 
@@ -60,7 +60,7 @@ function migrationsOf({ environments }: Header): readonly Migration[] {
   const known = stateMigrations(schemas);
   const named = new Set(Object.values(environments).flatMap(({ migrations }) => migrations));
   const unknown = [...named].find((name) => !known.some((migration) => migration.name === name));
-  if (unknown) throw new Error(`The export was made by a newer release, and nothing was written: this one does not know ${unknown}`);
+  if (unknown) throw new Error(`The export was made by a newer release; nothing was written: this release does not know ${unknown}`);
   return known.filter(({ name }) => named.has(name));
 }
 
@@ -68,7 +68,7 @@ function migrationsOf({ environments }: Header): readonly Migration[] {
 async function begin(records: Records, digest: string): Promise<void> {
   const begun = await unfinishedImport(records.state);
   if (begun === digest) return;
-  if (begun !== undefined) throw new Error('An import of another file was begun here and not finished. Run that one again, or empty these stores first');
+  if (begun !== undefined) throw new Error('An import of another file was started here but not finished. Run that import again, or empty these stores first');
   const there = await records.contents();
   if (there) throw new Error(`The target must be empty, but there are ${there}`);
   await beginImport(records.state, digest);
@@ -100,7 +100,7 @@ class Target {
     await this.#filled();
     for (const [environment, { head }] of Object.entries(this.#header.environments)) {
       const store = this.#records.events.of(environment);
-      if (store.restore && (await store.head()) !== head) throw new Error(`The log of ${environment} ends at ${await store.head()} instead of ${head}: somebody else is writing to it`);
+      if (store.restore && (await store.head()) !== head) throw new Error(`The log of ${environment} ends at ${await store.head()} instead of ${head}: another process is writing to it`);
     }
   }
 

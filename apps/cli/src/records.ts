@@ -10,7 +10,7 @@ export async function openFor(command: 'export' | 'import', config: StoresConfig
     return await openRecords(config, { log, metrics: new Metrics('cli', { processMetrics: false }) }, migrations);
   } catch (error) {
     if (!(error as Error).message.endsWith('is already open for writing')) throw error;
-    throw new Error(`The product is running on these files, stop it first: ${(error as Error).message}`, { cause: error });
+    throw new Error(`The product is running on these files; stop it first: ${(error as Error).message}`, { cause: error });
   }
 }
 

@@ -170,10 +170,10 @@ const interruptions = (title: string, to: () => Promise<StoresConfig>) => descri
     const [target, other] = [await to(), newFile()];
     await killedAt(step, nth, file, target);
 
-    await expect(openable(target)).rejects.toThrow('An import into these stores was begun and not finished');
-    await expect(exportTo(newFile(), target)).rejects.toThrow('An import into these stores was begun and not finished');
+    await expect(openable(target)).rejects.toThrow('An import into these stores was started but not finished');
+    await expect(exportTo(newFile(), target)).rejects.toThrow('An import into these stores was started but not finished');
     await writeArchive(headerOf('2020-01-01T00:00:00.000Z', headersOf(file)), Readable.from([]), toFile(other));
-    await expect(importFrom(other, target)).rejects.toThrow('An import of another file was begun here and not finished');
+    await expect(importFrom(other, target)).rejects.toThrow('An import of another file was started here but not finished');
 
     await importFrom(file, target);
     deepEqual(await contentOf(target), content);
@@ -267,7 +267,7 @@ describe('An export', () => {
     await fill(source);
     const product = await openStores(source, host, schemas);
     const file = newFile();
-    await expect(exportTo(file, source)).rejects.toThrow(/^The product is running on these files, stop it first: .*events\.db is already open for writing$/);
+    await expect(exportTo(file, source)).rejects.toThrow(/^The product is running on these files; stop it first: .*events\.db is already open for writing$/);
     expect(existsSync(file)).toBe(false);
     await product.close();
     await expect(exportTo(join(folder, 'nowhere', 'export.gz'), source)).rejects.toThrow(/ENOENT/);
@@ -322,7 +322,7 @@ describe('An export', () => {
     await fill(source);
     const file = newFile();
     writeFileSync(file, 'precious');
-    await expect(exportTo(file, source)).rejects.toThrow('exists already');
+    await expect(exportTo(file, source)).rejects.toThrow('already exists');
     expect(readFileSync(file, 'utf8')).toBe('precious');
   });
 });
@@ -343,7 +343,7 @@ describe('An import writes nothing', () => {
     const { file, target } = await given();
     const bytes = readFileSync(file);
     writeFileSync(file, bytes.subarray(0, -1));
-    await refused(file, target, /cannot be used, and nothing was written: it is damaged or has been cut off/);
+    await refused(file, target, /cannot be used; nothing was written: it is damaged or incomplete/);
     await refused(join(folder, 'nowhere'), target, 'ENOENT');
     writeFileSync(file, bytes);
     await importFrom(file, target);
@@ -351,9 +351,9 @@ describe('An import writes nothing', () => {
 
   it('without the master key that the file was made under, and makes none', async () => {
     const { file, target } = await given();
-    await refused(file, { ...target, masterKey: { value: randomBytes(32).toString('hex'), file: undefined } }, /made under another master key, and nothing was written\. Set KEYLEDGER_MASTER_KEY_FILE/);
+    await refused(file, { ...target, masterKey: { value: randomBytes(32).toString('hex'), file: undefined } }, /made under another master key; nothing was written\. Set KEYLEDGER_MASTER_KEY_FILE/);
     const none = { ...target, masterKey: { value: undefined, file: undefined } };
-    await refused(file, none, /There is no master key here/);
+    await refused(file, none, /There is no master key: /);
     mkdirSync(target.dataDir, { recursive: true });
     writeFileSync(join(target.dataDir, 'master.key'), masterKey);
     await importFrom(file, none);
@@ -363,7 +363,7 @@ describe('An import writes nothing', () => {
     const { file, target } = await given();
     const newer = newFile();
     await rewritten(file, newer, ({ migrations, ...contents }) => ({ ...contents, migrations: [...migrations, 'access-99-future'] }));
-    await refused(newer, target, 'made by a newer release, and nothing was written: this one does not know access-99-future');
+    await refused(newer, target, 'made by a newer release; nothing was written: this release does not know access-99-future');
   });
 });
 
@@ -389,7 +389,7 @@ it('An export of an older release can be finished although somebody has tried to
   await killedAt('insert', 2, older, target);
   const tables = async () => Object.keys((await contentOf(target))['production']?.rows ?? {});
   const before = await tables();
-  await expect(openable(target)).rejects.toThrow('An import into these stores was begun and not finished');
+  await expect(openable(target)).rejects.toThrow('An import into these stores was started but not finished');
   expect(await tables()).toEqual(before);
   await importFrom(older, target);
   await openable(target);
@@ -405,9 +405,9 @@ it('An import is taken for complete by nobody when its file became another on th
   await rewritten(file, shorter, (contents) => ({ ...contents, head: contents.head - 1 }));
   /** Who asks where to write has read the file once. */
   const onTheWay = { ...target, get databaseUrl(): undefined { return void writeFileSync(file, readFileSync(later)); } };
-  await expect(importFrom(file, onTheWay)).rejects.toThrow(`${file} has been changed while it was read`);
-  await expect(importFrom(shorter, other)).rejects.toThrow('The log of control ends at 25 instead of 24: somebody else is writing to it');
-  for (const config of [target, other]) await expect(openable(config)).rejects.toThrow('An import into these stores was begun and not finished');
+  await expect(importFrom(file, onTheWay)).rejects.toThrow(`${file} was changed while it was being read`);
+  await expect(importFrom(shorter, other)).rejects.toThrow('The log of control ends at 25 instead of 24: another process is writing to it');
+  for (const config of [target, other]) await expect(openable(config)).rejects.toThrow('An import into these stores was started but not finished');
 });
 
 /** What a store that gives out positions and times itself can keep of a log. */
@@ -425,7 +425,7 @@ describeWith('postgres', 'An installation whose log EventStoreDB keeps', (server
     await fill(source);
     await exportTo(file, source);
     await killedAt('append', 12, file, target);
-    await expect(openable(target)).rejects.toThrow('An import into these stores was begun and not finished');
+    await expect(openable(target)).rejects.toThrow('An import into these stores was started but not finished');
     await importFrom(file, target);
     const [before, after] = [await contentOf(source), await contentOf(target)];
     for (const environment of Object.keys(before)) {

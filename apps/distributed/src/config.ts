@@ -37,7 +37,7 @@ function replicasOf(text: string): DistributedConfig['replicas'] {
   for (const part of text.split(',').filter(Boolean)) {
     const [, asked, count] = /^([a-z-]+)=(\d+)$/.exec(part.trim()) ?? [];
     const service = services.find(({ name, alias }) => name === asked || alias === asked);
-    if (!service || Number(count) < 1 || Number(count) > 16) throw new Error(`--replicas ${part}: say <service>=<1 to 16>, of ${services.map(({ name }) => name).join(', ')}`);
+    if (!service || Number(count) < 1 || Number(count) > 16) throw new Error(`--replicas ${part}: expected <service>=<1 to 16>, with a service of ${services.map(({ name }) => name).join(', ')}`);
     counts[service.name] = Number(count);
   }
   return counts;

@@ -44,12 +44,12 @@ export class AccessController {
     return this.edge.send(GetApiKey, { apiKeyId });
   }
 
-  @Route('POST /api-keys/:id/rotate', { needs: 'access.manage', summary: 'A new secret; the old one is dead at once', answer: RotateApiKey.answer, versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
+  @Route('POST /api-keys/:id/rotate', { needs: 'access.manage', summary: 'Rotate the secret; the old one stops working at once', answer: RotateApiKey.answer, versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
   rotateApiKey(@ApiKeyParam() apiKeyId: ApiKeyId) {
     return this.edge.send(RotateApiKey, { apiKeyId });
   }
 
-  @Route('DELETE /api-keys/:id', { needs: 'access.manage', summary: 'Delete; dead at the next request', versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
+  @Route('DELETE /api-keys/:id', { needs: 'access.manage', summary: 'Delete; it stops working with the next request', versioned: true, refuses: ['API_KEY_NOT_FOUND'] })
   async deleteApiKey(@ApiKeyParam() apiKeyId: ApiKeyId) {
     await this.edge.send(DeleteApiKey, { apiKeyId });
   }

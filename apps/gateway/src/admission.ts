@@ -18,7 +18,7 @@ declare module 'fastify' {
 }
 
 const requestIdPattern = /^[\w.:-]{1,128}$/;
-/** The caller's own Request-Id when it is harmless, else a new one. */
+/** The caller's own Request-Id if it is harmless, otherwise a new one. */
 export function requestIdOf(headers: FastifyRequest['headers']): string {
   const given = headers['request-id'];
   return typeof given === 'string' && requestIdPattern.test(given) ? given : randomUUID();
@@ -26,7 +26,7 @@ export function requestIdOf(headers: FastifyRequest['headers']): string {
 
 const client: Actor = { type: 'client', id: 'client', permissions: [] };
 
-/** Who asks, how often, and in which environment. */
+/** Checks who calls, how often, and in which environment. */
 export class Admission {
   constructor(
     private readonly messages: MessageClient,
@@ -59,7 +59,7 @@ export class Admission {
     request.context = this.#context(request, operation, caller.environment ?? chosen ?? 'production', actor);
   }
 
-  /** Once the body is known, and before anything is stored for it. However a key is spelled, it is one key to the limit. */
+  /** After the body is parsed and before anything is stored for it. All spellings of a license key count as one key. */
   licenseKey(request: FastifyRequest, reply: FastifyReply): void {
     this.#takeLicenseKey(request, reply, (request.body as { licenseKey: string }).licenseKey);
   }
@@ -95,17 +95,17 @@ export class Admission {
   #context({ headers, id }: FastifyRequest, operation: Operation, environment: string, actor: Actor): MessageContext {
     const now = this.clock.now(environment);
     const ifRevision = honoursIfMatch(operation) ? revisionFrom(headers['if-match']) : undefined;
-    // Our own request id is as good a name for the command; one that the caller made up is not.
+    // A request id made here can name the command, too; one that the caller made up cannot.
     const commandId = headers['request-id'] === undefined ? id : newCommandId();
     return { environment, actor, commandId, commandAt: now, now, correlationId: id, ...(ifRevision !== undefined && { ifRevision }) };
   }
 }
 
-/** A key ends where spaces do: they are gone through once, and not again for each end that it might have. */
+/** Trailing spaces are scanned once, not again for each place where the key might end. */
 const schemes = { bearer: /^bearer +(\S+) *$/i, license: /^license +(\S(?:.{0,253}[^ ])?) *$/i };
 const credentialOf = ({ headers: { authorization } }: FastifyRequest, scheme: keyof typeof schemes): string | undefined => schemes[scheme].exec(authorization ?? '')?.[1];
 
-/** `"17"` → 17; `*` asks for nothing in particular; anything else matches no revision. */
+/** `"17"` → 17; `*` accepts any revision; anything else matches none. */
 function revisionFrom(header: string | undefined): number | undefined {
   if (header === undefined || header.trim() === '*') return undefined;
   const revision = /^(?:W\/)?"(\d{1,15})"$/.exec(header.trim())?.[1];

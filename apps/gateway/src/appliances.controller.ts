@@ -15,13 +15,13 @@ import { network, RateLimits } from './rate-limits.ts';
 const { created: _, ...activated } = ActivateAppliance.answer.properties;
 const byBox = { orLicenseKey: true } as const satisfies Partial<OperationOptions>;
 
-/** Boxes that stand for a deployment: they activate, send heartbeats and follow their license, by an API key or by the license's own. */
+/** Appliances, each of which stands for a deployment: they activate, send heartbeats and follow their license, with an API key or the license's own. */
 @Controller()
 export class AppliancesController {
   constructor(private readonly edge: Edge, private readonly limits: RateLimits, private readonly streams: LicenseStreams) {}
 
   @Route('POST /licenses/:id/activate', {
-    ...byBox, needs: 'license.manage', summary: 'First run of an appliance: binds its fingerprint. Again: 200 with the same activation', body: bodyOf(ActivateAppliance, 'licenseId', 'licenseKey', 'address'),
+    ...byBox, needs: 'license.manage', summary: 'Activate an appliance and bind it to its fingerprint. Repeated: 200 with the same activation', body: bodyOf(ActivateAppliance, 'licenseId', 'licenseKey', 'address'),
     answer: Type.Object(activated), status: 201, alsoStatus: 200,
     refuses: [
       'LICENSE_NOT_FOUND', 'LICENSE_NOT_ASSIGNED', 'LICENSE_NOT_YET_EFFECTIVE', 'LICENSE_EXPIRED', 'LICENSE_INACTIVE', 'LICENSE_SUSPENDED', 'LICENSE_REVOKED', 'FINGERPRINT_MISMATCH',
@@ -35,7 +35,7 @@ export class AppliancesController {
   }
 
   @Route('POST /licenses/:id/heartbeat', {
-    ...byBox, needs: 'license.manage', summary: 'A sign of life, which extends the lease. The same seq again: the same answer', body: bodyOf(Heartbeat, 'licenseId', 'licenseKey'), answer: HeartbeatAnswer,
+    ...byBox, needs: 'license.manage', summary: 'Send a heartbeat; extends the lease. The same seq returns the same answer', body: bodyOf(Heartbeat, 'licenseId', 'licenseKey'), answer: HeartbeatAnswer,
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'FINGERPRINT_MISMATCH', 'STALE_SEQUENCE'], example: examples.heartbeat,
   })
   sendHeartbeat(@LicenseParam() licenseId: LicenseId, @Body() body: Heartbeat, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
@@ -43,7 +43,7 @@ export class AppliancesController {
   }
 
   @Route('POST /licenses/:id/rebind', {
-    needs: 'license.revoke', summary: 'Move an activation to other hardware; it keeps its seat, and the box before is locked', body: bodyOf(RebindLicense, 'licenseId'), answer: LicenseView, versioned: true,
+    needs: 'license.revoke', summary: 'Move an activation to other hardware; it keeps its seat, and the previous appliance is locked', body: bodyOf(RebindLicense, 'licenseId'), answer: LicenseView, versioned: true,
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'FINGERPRINT_MISMATCH', 'TERMINAL_STATE'],
   })
   rebindLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RebindLicense) {
@@ -51,7 +51,7 @@ export class AppliancesController {
   }
 
   @Route('POST /licenses/:id/directives', {
-    needs: 'license.manage', summary: 'Tell the boxes of a license to do something; each hears of it with its heartbeats until it acknowledges it', body: bodyOf(QueueDirective, 'licenseId'),
+    needs: 'license.manage', summary: 'Queue a directive for every active appliance of a license; delivered with each heartbeat until acknowledged', body: bodyOf(QueueDirective, 'licenseId'),
     answer: Directive, status: 201, refuses: ['LICENSE_NOT_FOUND', 'TERMINAL_STATE', 'METADATA_TOO_LARGE'], example: examples.directive,
   })
   queueDirective(@LicenseParam() licenseId: LicenseId, @Body() body: QueueDirective) {
@@ -59,9 +59,9 @@ export class AppliancesController {
   }
 
   @Route('GET /licenses/:id/stream', {
-    ...byBox, needs: 'license.read', summary: 'Changes of the license as they happen (server-sent events `state`, `change` and `end`)', query: { activationId: NextChanges.fields.activationId },
+    ...byBox, needs: 'license.read', summary: 'Stream changes of the license as they happen (server-sent events `state`, `change` and `end`)', query: { activationId: NextChanges.fields.activationId },
     contentType: 'text/event-stream', refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'],
-    answer: Type.String({ description: 'First `state`, then `change` with the revision as its id. A new stream goes on after Last-Event-ID, else after what the activation has acknowledged' }),
+    answer: Type.String({ description: 'First `state`, then `change` with the revision as its id. A new stream continues after Last-Event-ID, otherwise after the last revision the activation acknowledged' }),
   })
   async followLicense(
     @LicenseParam() licenseId: LicenseId, @Query() query: Pick<NextChanges, 'activationId'>, @Headers('last-event-id') lastEventId: string | undefined,
@@ -72,14 +72,14 @@ export class AppliancesController {
   }
 
   @Route('POST /licenses/:id/stream/ack', {
-    ...byBox, needs: 'license.manage', summary: 'Everything up to this revision has arrived', body: bodyOf(AcknowledgeChanges, 'licenseId', 'licenseKey'), answer: AcknowledgeChanges.answer,
+    ...byBox, needs: 'license.manage', summary: 'Acknowledge all changes up to this revision', body: bodyOf(AcknowledgeChanges, 'licenseId', 'licenseKey'), answer: AcknowledgeChanges.answer,
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'],
   })
   acknowledgeChanges(@LicenseParam() licenseId: LicenseId, @Body() body: AcknowledgeChanges, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
     return this.#asked(request, reply, (by) => this.edge.send(AcknowledgeChanges, { ...body, ...by, licenseId }));
   }
 
-  /** A license key goes along, to be compared with the license's; and guessing shows. */
+  /** The license key is passed on, to be compared with the license's, and guesses are counted. */
   #asked<T>(request: FastifyRequest, reply: FastifyReply, work: (by: { licenseKey?: string }) => Promise<T>): Promise<T> {
     const { licenseKey } = request;
     return licenseKey === undefined ? work({}) : this.limits.watching(request.ip, licenseKey, reply, () => work({ licenseKey }));

@@ -18,7 +18,7 @@ export function acceptBodies(fastify: FastifyInstance): void {
   for (const [type, bodyLimit] of Object.entries(fileLimits)) accept(fastify, type as FileType, bodyLimit, readFile);
 }
 
-/** Larger than other bodies, and only where a file is asked for. */
+/** Larger than the limit of other bodies, and only on routes that take a file. */
 const fileLimits: Readonly<Record<FileType, number>> = { 'text/csv': 16 * 1024 * 1024 };
 
 function accept(fastify: FastifyInstance, type: FileType | 'application/json', bodyLimit: number | undefined, read: (body: Buffer) => unknown): void {
@@ -32,7 +32,7 @@ function accept(fastify: FastifyInstance, type: FileType | 'application/json', b
     }
     done(null, value);
   });
-  // Before it is read: nobody has 16 MiB read where that is none of the route's.
+  // Before the body is read: no client may have 16 MiB read on a route that takes no file.
   if (bodyLimit === undefined) return;
   fastify.addHook('preParsing', ({ headers, routeOptions: { config: { operation } } }, _reply, _payload, done) => {
     const given = typeOf(headers);
@@ -71,7 +71,7 @@ function parse(text: string): unknown {
   }
 }
 
-/** Looking at every value of every body would be wasted: without any of this in the text there is nothing to find. */
+/** A cheap test before every value is inspected: without any of these in the text there is nothing to find. */
 function isSuspicious(text: string): boolean {
   return text.includes('\\u') || text.includes('__proto__') || hugeExponent.test(text) || manyDigits.test(text) || opens(text, '{') + opens(text, '[') > maxDepth;
 }

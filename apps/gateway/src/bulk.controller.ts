@@ -15,10 +15,10 @@ import { Route } from './operation.ts';
 import { IdOf } from './params.ts';
 
 const JobParam = () => Param('id', IdOf('job', 'JOB_NOT_FOUND'));
-/** A page of a long file may take its time; nobody waits for it but who reads it. */
+/** A page of a long file may take its time: only the client that reads the file waits for it. */
 const patience = { timeoutMs: 30_000 };
 const CHUNKS_AT_ONCE = 8;
-const csvText = Type.String({ description: 'RFC 4180; a field that a spreadsheet would take for a formula has a \' before it' });
+const csvText = Type.String({ description: 'RFC 4180; a field that a spreadsheet would read as a formula is prefixed with \'' });
 const format = optional(oneOf('csv', 'json'));
 type Exporting = Omit<Fields<ExportLicenses>, 'cursor'> & { readonly format?: 'csv' | 'json' };
 type ResultRow = ResultOf<ReadJobResult>['data'][number];
@@ -37,7 +37,7 @@ export class BulkController {
   }
 
   @Route('POST /imports', {
-    needs: 'jobs.manage', summary: 'Give licenses to customers as a file says (licenseKey,customerEmail), in the background. A dry run reports what would happen to each row and changes nothing',
+    needs: 'jobs.manage', summary: 'Assign licenses to customers from a file (licenseKey,customerEmail), in the background. A dry run reports what would happen to each row and changes nothing',
     file: 'text/csv', query: { dryRun: optional(Type.Boolean()) }, answer: JobView, status: 202, location: true,
   })
   async startImport(@Body() file: unknown, @Query() { dryRun = false }: { dryRun?: boolean }, @Res({ passthrough: true }) reply: FastifyReply) {
@@ -52,27 +52,27 @@ export class BulkController {
     return this.edge.send(ListJobs, query);
   }
 
-  @Route('GET /jobs/:id', { needs: 'jobs.manage', summary: 'One job, and how far it has come', answer: JobView, refuses: ['JOB_NOT_FOUND'] })
+  @Route('GET /jobs/:id', { needs: 'jobs.manage', summary: 'One job and its progress', answer: JobView, refuses: ['JOB_NOT_FOUND'] })
   getJob(@JobParam() jobId: JobId) {
     return this.edge.send(GetJob, { jobId });
   }
 
   @Route('GET /jobs/:id/events', {
-    needs: 'jobs.manage', summary: 'The job as it goes on (server-sent events `progress` and, when it is over, `end`)', contentType: 'text/event-stream', refuses: ['JOB_NOT_FOUND'],
-    answer: Type.String({ description: 'Each event is the job as it is then. A stream that goes on after Last-Event-ID begins with the next change' }),
+    needs: 'jobs.manage', summary: 'Stream of the job\'s progress (server-sent events `progress` and, when it is over, `end`)', contentType: 'text/event-stream', refuses: ['JOB_NOT_FOUND'],
+    answer: Type.String({ description: 'Each event is the job at that moment. A stream resumed with Last-Event-ID begins with the next change' }),
   })
   async followJob(@JobParam() jobId: JobId, @Headers('last-event-id') lastEventId: string | undefined, @Req() { method }: FastifyRequest, @Res() reply: FastifyReply) {
     const stream = await this.streams.open(jobId, lastEventId, method);
     void reply.headers({ 'Content-Type': 'text/event-stream', 'X-Accel-Buffering': 'no' }).send(stream);
   }
 
-  @Route('POST /jobs/:id/cancel', { needs: 'jobs.manage', summary: 'Stop; what is done stays done', answer: JobView, refuses: ['JOB_NOT_FOUND', 'INVALID_TRANSITION'] })
+  @Route('POST /jobs/:id/cancel', { needs: 'jobs.manage', summary: 'Cancel; rows already processed stay processed', answer: JobView, refuses: ['JOB_NOT_FOUND', 'INVALID_TRANSITION'] })
   cancelJob(@JobParam() jobId: JobId) {
     return this.edge.send(CancelJob, { jobId });
   }
 
   @Route('GET /jobs/:id/result', {
-    needs: 'jobs.manage', summary: 'What each row has come to, as JSON or CSV. The CSV of a batch has the keys, and can be downloaded once',
+    needs: 'jobs.manage', summary: 'The result of each row, as JSON or CSV. The CSV of a batch contains the keys and can be downloaded once',
     answer: Type.Object({ data: Type.Array(JobResult) }), otherwise: { 'text/csv': csvText }, refuses: ['JOB_NOT_FOUND', 'JOB_NOT_FINISHED', 'KEYS_ALREADY_DOWNLOADED'],
   })
   async getJobResult(@JobParam() jobId: JobId, @Headers('accept') accept: string | undefined, @Req() { method }: FastifyRequest, @Res() reply: FastifyReply) {
@@ -81,14 +81,14 @@ export class BulkController {
     const withKeys = asCsv && kind === 'batch' && method !== 'HEAD';
     const read = (after: number) => this.edge.send(ReadJobResult, { jobId, after, withKeys }, patience);
     const first = await read(0);
-    // Once they can be delivered, not before: they are gone with it.
+    // Only once the keys can be delivered: they can be downloaded only this once.
     if (withKeys) await this.edge.send(TakeJobKeys, { jobId });
     const rows = rowsOf(first, ({ data }) => read(data.at(-1)?.row ?? 0));
     this.#download(reply, method, `${jobId}.${asCsv ? 'csv' : 'json'}`, asCsv ? csvOf(kind === 'batch' ? batchCells : importCells, rows) : jsonOf(rows, ['{"data":[', ']}']));
   }
 
   @Route('GET /licenses/export', {
-    needs: 'license.export', summary: 'All licenses that fit the filters, as a file; with their keys, and found and sorted by them, for who has license.read', query: { ...licenseFilters, sort: licenseSort, format }, answer: Type.Array(LicenseView), otherwise: { 'text/csv': csvText },
+    needs: 'license.export', summary: 'Export all licenses that match the filters. Keys are included, searchable and sortable only with license.read', query: { ...licenseFilters, sort: licenseSort, format }, answer: Type.Array(LicenseView), otherwise: { 'text/csv': csvText },
   })
   async exportLicenses(@Query() { format: wanted, ...filters }: Exporting, @Headers('accept') accept: string | undefined, @Req() { method }: FastifyRequest, @Res() reply: FastifyReply) {
     const asCsv = wanted === undefined ? prefersCsv(accept) : wanted === 'csv';
@@ -98,7 +98,7 @@ export class BulkController {
     this.#download(reply, method, `licenses.${asCsv ? 'csv' : 'json'}`, asCsv ? csvOf(licenseCells, rows) : jsonOf(only(rows, ({ license }) => license)));
   }
 
-  /** In chunks, some of them on their way at a time: a file of any size is nowhere in memory but here. */
+  /** In chunks, a few of them in flight at a time: a large file is held in memory only here. */
   async #stage(jobId: JobId, rows: AsyncIterable<ImportRow>): Promise<number> {
     const chunks: ImportRow[][] = [];
     let total = 0;
@@ -116,7 +116,7 @@ export class BulkController {
     return total;
   }
 
-  /** If it breaks off, so does the connection: half a file must not look whole. */
+  /** If reading fails, the connection is cut: half a file must not look complete. */
   #download(reply: FastifyReply, method: string, name: string, text: AsyncIterable<string>): void {
     const type = name.endsWith('.csv') ? 'text/csv; charset=utf-8; header=present' : 'application/json; charset=utf-8';
     void reply.headers({ 'Content-Type': type, 'Content-Disposition': `attachment; filename="${name}"` }).send(Readable.from(method === 'HEAD' ? [] : text));
@@ -128,7 +128,7 @@ function accepted(reply: FastifyReply, job: JobView): JobView {
   return job;
 }
 
-/** Page after page, in the context of the request, whoever pulls. */
+/** Page after page, in the context of the request, whatever context the stream is read in. */
 function rowsOf<P extends { readonly data: readonly unknown[]; readonly last: boolean }>(first: P, next: (page: P) => Promise<P>): AsyncGenerator<P['data']> {
   const own = context();
   return (async function* pages() {
@@ -146,7 +146,7 @@ async function* only<T, U>(pages: AsyncIterable<readonly T[]>, part: (item: T) =
 const asTheyAre = (exported: ExportedLicense): ExportedLicense => exported;
 const withoutKey = ({ license, ...names }: ExportedLicense): ExportedLicense => ({ ...names, license: { ...license, key: null } });
 
-/** Whichever has more weight (RFC 9110, 12.4.2), of equals the one named first, and JSON for who does not care. */
+/** The type with more weight (RFC 9110, 12.4.2), of equals the one named first, and JSON for a client without a preference. */
 function prefersCsv(accept = ''): boolean {
   const named = accept.toLowerCase().split(',').filter((range) => /^\s*(text\/csv|application\/json)\s*(;|$)/.test(range));
   const weighed = named.map((range) => ({ isCsv: range.includes('text/csv'), weight: Number(/;\s*q=([\d.]+)/.exec(range)?.[1] ?? 1) }));
@@ -162,7 +162,7 @@ const importCells: Cells<ResultRow> = {
 };
 
 const text = (value: unknown): string | null => (value === null ? null : JSON.stringify(value));
-/** Names for people beside the ids for machines. -1 would look like the beginning of a formula. */
+/** Names for people beside ids for machines. A cell with -1 would look like the beginning of a formula. */
 const licenseCells: Cells<ExportedLicense> = {
   id: ({ license }) => license.id, key: ({ license }) => license.key, status: ({ license }) => license.status,
   productId: ({ license }) => license.productId, productName: ({ productName }) => productName, planId: ({ license }) => license.planId,

@@ -26,7 +26,7 @@ export class CatalogController {
     return this.edge.send(CreateProduct, body);
   }
 
-  @Route('GET /products', { needs: 'license.read', summary: 'Products', query: ListProducts.fields, answer: ListProducts.answer })
+  @Route('GET /products', { needs: 'license.read', summary: 'List products', query: ListProducts.fields, answer: ListProducts.answer })
   listProducts(@Query() query: ListProducts) {
     return this.edge.send(ListProducts, query);
   }
@@ -44,7 +44,7 @@ export class CatalogController {
     return this.edge.send(UpdateProduct, { ...body, productId });
   }
 
-  @Route('POST /products/:id/archive', { needs: 'catalog.manage', summary: 'Sell it no longer; licenses live on', answer: ProductView, versioned: true, refuses: ['PRODUCT_NOT_FOUND'] })
+  @Route('POST /products/:id/archive', { needs: 'catalog.manage', summary: 'Archive: no new sales; existing licenses stay valid', answer: ProductView, versioned: true, refuses: ['PRODUCT_NOT_FOUND'] })
   archiveProduct(@ProductParam() productId: ProductId) {
     return this.edge.send(ArchiveProduct, { productId });
   }
@@ -57,7 +57,7 @@ export class CatalogController {
     return this.edge.send(CreatePlan, { ...body, productId });
   }
 
-  @Route('GET /products/:id/plans', { needs: 'license.read', summary: 'Plans of a product', query: planQuery, answer: ListPlans.answer, refuses: ['PRODUCT_NOT_FOUND'] })
+  @Route('GET /products/:id/plans', { needs: 'license.read', summary: 'List the plans of a product', query: planQuery, answer: ListPlans.answer, refuses: ['PRODUCT_NOT_FOUND'] })
   listPlans(@ProductParam() productId: ProductId, @Query() query: ListPlans) {
     return this.edge.send(ListPlans, { ...query, productId });
   }
@@ -82,7 +82,7 @@ export class CatalogController {
     return this.edge.send(CreateCustomer, body);
   }
 
-  @Route('GET /customers', { needs: 'license.read', summary: 'Customers; q finds part of a name or e-mail address', query: ListCustomers.fields, answer: ListCustomers.answer })
+  @Route('GET /customers', { needs: 'license.read', summary: 'List customers; q matches part of a name or e-mail address', query: ListCustomers.fields, answer: ListCustomers.answer })
   listCustomers(@Query() query: ListCustomers) {
     return this.edge.send(ListCustomers, query);
   }
@@ -101,14 +101,14 @@ export class CatalogController {
   }
 
   @Route('POST /orders', {
-    needs: 'license.issue', summary: 'Take an order; its licenses are in the answer, usable at once', body: bodyOf(PlaceOrder), answer: OrderView, status: 201, versioned: true,
+    needs: 'license.issue', summary: 'Place an order; the answer contains its licenses, usable at once', body: bodyOf(PlaceOrder), answer: OrderView, status: 201, versioned: true,
     refuses: ['REFERENCE_NOT_FOUND', 'PRODUCT_ARCHIVED', 'EXPIRY_IN_PAST'],
   })
   placeOrder(@Body() body: PlaceOrder) {
     return this.edge.send(PlaceOrder, body);
   }
 
-  @Route('GET /orders', { needs: 'license.read', summary: 'Orders', query: ListOrders.fields, answer: ListOrders.answer })
+  @Route('GET /orders', { needs: 'license.read', summary: 'List orders', query: ListOrders.fields, answer: ListOrders.answer })
   listOrders(@Query() query: ListOrders) {
     return this.edge.send(ListOrders, query);
   }
@@ -126,7 +126,7 @@ export class CatalogController {
     return this.edge.send(CreateGenerator, body);
   }
 
-  @Route('GET /generators', { needs: 'license.read', summary: 'Generators', query: ListGenerators.fields, answer: ListGenerators.answer })
+  @Route('GET /generators', { needs: 'license.read', summary: 'List generators', query: ListGenerators.fields, answer: ListGenerators.answer })
   listGenerators(@Query() query: ListGenerators) {
     return this.edge.send(ListGenerators, query);
   }

@@ -1,10 +1,10 @@
 import { isIP, isIPv4 } from 'node:net';
 
-/** What the gateway can be told from outside. Every limit is per minute; 0 switches it off. */
+/** The gateway's settings. Every limit is per minute; 0 switches it off. */
 export interface GatewayConfig {
   host: string;
   port: number;
-  /** Addresses of the proxies whose X-Forwarded-For is believed. */
+  /** Addresses of the proxies whose X-Forwarded-For is trusted. */
   trustProxy: false | string;
   rateLimits: { perLicenseKey: number; unknownKeysPerAddress: number; perApiKey: number };
 }
@@ -22,7 +22,7 @@ export function gatewayConfig(env: NodeJS.ProcessEnv = process.env): GatewayConf
   };
 }
 
-/** Addresses or networks, `10.0.0.5,fd00::/8`; `true` is any private one. Never everybody, or a caller could choose its address. */
+/** Addresses or networks, `10.0.0.5,fd00::/8`; `true` means any private one. Never every address, or a caller could choose its own. */
 function trustedProxies(text = 'false'): GatewayConfig['trustProxy'] {
   if (text === '' || text === 'false') return false;
   if (text === 'true') return namedNetworks.join();
@@ -32,7 +32,7 @@ function trustedProxies(text = 'false'): GatewayConfig['trustProxy'] {
 
 const namedNetworks = ['loopback', 'linklocal', 'uniquelocal'];
 
-/** What Fastify takes: an address, perhaps with the length of a prefix, or a mask. */
+/** What Fastify accepts: an address, optionally with a prefix length or a mask. */
 function isNetwork(text: string): boolean {
   const [, address = '', prefix] = /^([^/]*)(?:\/(.*))?$/.exec(text) ?? [];
   if (isIP(address) === 0) return namedNetworks.includes(text);

@@ -35,11 +35,11 @@ describe('A body', () => {
   it('is refused with one entry for each field that is wrong', async () => {
     const body = { name: 1, email: 'no', 'a/b~c': 1, metadata: [] };
     expect(await errorsOf('POST', '/customers', { body })).toEqual([
-      { pointer: '/a~1b~0c', detail: 'is not known here' }, { pointer: '/name', detail: 'must be string' }, { pointer: '/email', detail: 'must match format "email"' }, { pointer: '/metadata', detail: 'must be object' },
+      { pointer: '/a~1b~0c', detail: 'is not a known field' }, { pointer: '/name', detail: 'must be string' }, { pointer: '/email', detail: 'must match format "email"' }, { pointer: '/metadata', detail: 'must be object' },
     ]);
     expect(await errorsOf('POST', '/customers', { body: {} })).toEqual([{ pointer: '/name', detail: 'is required' }, { pointer: '/email', detail: 'is required' }]);
     expect(await errorsOf('POST', '/orders', { body: { planId: 'x', customer: { name: 'Ada', mail: 'x' } } })).toEqual(expect.arrayContaining([
-      { pointer: '/planId', detail: expect.stringMatching('must match pattern') }, { pointer: '/customer/email', detail: 'is required' }, { pointer: '/customer/mail', detail: 'is not known here' },
+      { pointer: '/planId', detail: expect.stringMatching('must match pattern') }, { pointer: '/customer/email', detail: 'is required' }, { pointer: '/customer/mail', detail: 'is not a known field' },
     ]));
   });
 
@@ -57,7 +57,7 @@ describe('A body', () => {
     expect((await call('POST', `/products/${sampleId('prd')}/archive`)).status).toBe(200);
     expect((await call('POST', `${license}/revoke`)).status).toBe(200);
     expect((await call('POST', `${license}/revoke`, { body: '' })).status).toBe(200);
-    expect(await errorsOf('POST', `/products/${sampleId('prd')}/archive`, { body: { now: true } })).toEqual([{ pointer: '/now', detail: 'is not known here' }]);
+    expect(await errorsOf('POST', `/products/${sampleId('prd')}/archive`, { body: { now: true } })).toEqual([{ pointer: '/now', detail: 'is not a known field' }]);
     for (const body of ['null', '[]', '1', '"x"']) expect(await errorsOf('POST', `${license}/revoke`, { body })).toEqual([{ pointer: '', detail: 'must be object' }]);
     expect(await errorsOf('POST', '/products')).toEqual([{ pointer: '', detail: 'must be object' }]);
   });
@@ -93,7 +93,7 @@ describe('A body', () => {
   });
 
   it('cannot name what comes from the path or from the server', async () => {
-    for (const field of ['licenseId', 'type', 'actor', 'commandId']) expect(await errorsOf('POST', `${license}/suspend`, { body: { [field]: 'x' } })).toEqual([{ pointer: `/${field}`, detail: 'is not known here' }]);
+    for (const field of ['licenseId', 'type', 'actor', 'commandId']) expect(await errorsOf('POST', `${license}/suspend`, { body: { [field]: 'x' } })).toEqual([{ pointer: `/${field}`, detail: 'is not a known field' }]);
   });
 
   it('is answered shortly, however much is wrong with it', async () => {
@@ -113,7 +113,7 @@ describe('A query', () => {
     await call('GET', '/licenses?status=active&status=expired');
     expect(gateway.sent.at(-1)?.message).toEqual({ status: ['active', 'expired'] });
     expect(await errorsOf('GET', '/licenses?limit=101&sort=x&who=me')).toEqual([
-      { in: 'query', pointer: '/who', detail: 'is not known here' }, { in: 'query', pointer: '/sort', detail: expect.stringMatching(/^must be one of key, /) }, { in: 'query', pointer: '/limit', detail: 'must be <= 100' },
+      { in: 'query', pointer: '/who', detail: 'is not a known field' }, { in: 'query', pointer: '/sort', detail: expect.stringMatching(/^must be one of key, /) }, { in: 'query', pointer: '/limit', detail: 'must be <= 100' },
     ]);
     for (const query of ['limit=0', 'limit=', 'limit=1.5', 'limit=1&limit=2', '__proto__=1', 'constructor=1', 'q[]=1', 'status=', 'productId=x', 'createdAfter=yesterday']) await refused('VALIDATION_FAILED', 'GET', `/licenses?${query}`);
   });
@@ -125,7 +125,7 @@ describe('A query', () => {
     ];
     for (const [method, url, body] of places) {
       const { status, json } = await call(method, `${url}?dryRun=true`, { body });
-      expect({ method, url, status, ...(method !== 'HEAD' && { errors: json['errors'] }) }).toEqual({ method, url, status: 400, ...(method !== 'HEAD' && { errors: [{ in: 'query', pointer: '/dryRun', detail: 'is not known here' }] }) });
+      expect({ method, url, status, ...(method !== 'HEAD' && { errors: json['errors'] }) }).toEqual({ method, url, status: 400, ...(method !== 'HEAD' && { errors: [{ in: 'query', pointer: '/dryRun', detail: 'is not a known field' }] }) });
     }
     expect(gateway.sent.filter(({ subject }) => subject !== 'access.authenticate')).toEqual([]);
   });
@@ -417,6 +417,10 @@ describe('An Idempotency-Key', () => {
 });
 
 describe('The documentation', () => {
+  it('shows the permission that a route needs', async () => {
+    expect((await gateway.call('GET', '/docs/start.js', { as: '' })).text).toContain('showExtensions: true');
+  });
+
   it('comes from our own origin, under a policy that allows no other', async () => {
     const { text, headers } = await gateway.call('GET', '/docs', { as: '' });
     expect(headers['content-type']).toBe('text/html; charset=utf-8');

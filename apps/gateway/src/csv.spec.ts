@@ -34,8 +34,8 @@ describe('A file to import', () => {
     expect(read(file)).rejects.toThrow(refusedWith({ members: { errors: pointers.map((pointer) => expect.objectContaining({ pointer })) } })));
 
   it.each([
-    ['licenseKey,customerEmail\nA,"b', 'Line 2 of the file has a quote that is not closed'],
-    ['licenseKey,customerEmail\nA,b\n"A"x,b', 'Line 3 of the file has something behind a closing quote'],
+    ['licenseKey,customerEmail\nA,"b', 'Line 2 of the file has an unclosed quote'],
+    ['licenseKey,customerEmail\nA,b\n"A"x,b', 'Line 3 of the file has text after a closing quote'],
     ['licenseKey,customerEmail\nA,b"c', 'Line 2 of the file has a quote in the middle of a field'],
     [`licenseKey,customerEmail\n${'x'.repeat(20_000)},b`, 'Line 2 of the file is too long'],
   ])('is refused where it is no CSV, without repeating it: %#', async (file, message) => expect(read(file)).rejects.toThrow(refusedWith({ message })));
@@ -43,8 +43,8 @@ describe('A file to import', () => {
   it('says in the row what is wrong with it, and goes on', async () => {
     const file = `licenseKey,customerEmail\nAAAA-1,ada@example.com\n,x@example.com\nCCCC,\nDDDD,x@example.com,more\nEEEE\n${'F'.repeat(256)},x@example.com\nG\0,x@example.com\naaaaL,bob@example.com\nBBBB-2,bob@example.com`;
     expect(await read(file)).toEqual([a, ...[
-      'licenseKey is missing', 'customerEmail is missing', 'The row has 3 fields, and the header 2', 'The row has 1 fields, and the header 2', 'licenseKey is too long', 'licenseKey contains NUL',
-      'The license is in row 1 already',
+      'licenseKey is missing', 'customerEmail is missing', 'The row has 3 fields, but the header has 2', 'The row has 1 fields, but the header has 2', 'licenseKey is too long', 'licenseKey contains NUL',
+      'The license already appears in row 1',
     ].map((fault) => ({ licenseKey: '', customerEmail: '', fault })), b]);
   });
 

@@ -10,12 +10,12 @@ const delimiters = [',', ';', '\t'] as const;
 const longestField = 255;
 /** In bytes. What is longer has lost its closing quote. */
 const longestRecord = 10_000;
-/** Some milliseconds' worth. */
+/** A few milliseconds' work. */
 const piece = 16 * 1024;
 
 /**
- * The rows of a file that says whose each license is: a header with both columns in any order, separated by commas, semicolons or tabs, whatever
- * ends a line. What is wrong with a row is said in the row; a file that cannot be read as a whole is refused. Gives way to others between pieces.
+ * The rows of a file that assigns licenses: a header with both columns in any order, separated by commas, semicolons or tabs, with any line ends.
+ * A fault in a row is reported in that row; a file that cannot be read as a whole is refused. Yields to other requests between pieces.
  */
 export async function* importRows(file: Buffer): AsyncGenerator<ImportRow> {
   const parser = Readable.from(piecesOf(file)).pipe(parse({
@@ -32,10 +32,10 @@ export async function* importRows(file: Buffer): AsyncGenerator<ImportRow> {
   } catch (error) {
     throw error instanceof CsvError ? unreadable(error) : error;
   }
-  if (!places) throw headerFault(columns.map((name) => ({ pointer: `/${name}`, detail: 'is missing in the header' })));
+  if (!places) throw headerFault(columns.map((name) => ({ pointer: `/${name}`, detail: 'is missing from the header' })));
 }
 
-/** A stream by itself would not let anybody else in before it has come to its end. */
+/** A stream by itself would not let other requests in before its end. */
 async function* piecesOf(bytes: Buffer): AsyncGenerator<Buffer> {
   for (let from = 0; from < bytes.length; from += piece) {
     yield bytes.subarray(from, from + piece);
@@ -43,7 +43,7 @@ async function* piecesOf(bytes: Buffer): AsyncGenerator<Buffer> {
   }
 }
 
-/** The one that the header has most of. */
+/** The separator that occurs most often in the header. */
 function delimiterOf(file: Buffer): string {
   const [header = ''] = file.toString('utf8', 0, longestRecord).split(/[\r\n]/, 1);
   const count = (delimiter: string) => header.split(delimiter).length;
@@ -56,11 +56,11 @@ function placesIn(header: readonly string[]): Places {
   const given = header.map((name) => name.trim().toLowerCase());
   const placeOf = (name: string) => given.indexOf(name.toLowerCase());
   const errors = [
-    ...columns.filter((name) => placeOf(name) < 0).map((name) => ({ pointer: `/${name}`, detail: 'is missing in the header' })),
+    ...columns.filter((name) => placeOf(name) < 0).map((name) => ({ pointer: `/${name}`, detail: 'is missing from the header' })),
     ...header.slice(0, 100).flatMap((name, n) => {
       const isKnown = columns.some((column) => column.toLowerCase() === given[n]);
-      if (!isKnown) return [{ pointer: `/${name.slice(0, 100)}`, detail: 'is not known here' }];
-      return given.indexOf(given[n] as string) < n ? [{ pointer: `/${name}`, detail: 'is in the header twice' }] : [];
+      if (!isKnown) return [{ pointer: `/${name.slice(0, 100)}`, detail: 'is not a known column' }];
+      return given.indexOf(given[n] as string) < n ? [{ pointer: `/${name}`, detail: 'appears twice in the header' }] : [];
     }),
   ];
   if (errors.length > 0) throw headerFault(errors);
@@ -72,7 +72,7 @@ const headerFault = (errors: readonly { pointer: string; detail: string }[]): Re
 
 function rowOf(record: readonly string[], { width, ...places }: Places, rowsByKey: Map<string, number>, row: number): ImportRow {
   const [licenseKey = '', customerEmail = ''] = columns.map((name) => record[places[name]]?.trim());
-  const fault = record.length === width ? fieldFault({ licenseKey, customerEmail }) ?? repetition(licenseKey, rowsByKey, row) : `The row has ${record.length} fields, and the header ${width}`;
+  const fault = record.length === width ? fieldFault({ licenseKey, customerEmail }) ?? repetition(licenseKey, rowsByKey, row) : `The row has ${record.length} fields, but the header has ${width}`;
   return fault === undefined ? { licenseKey, customerEmail } : { licenseKey: '', customerEmail: '', fault };
 }
 
@@ -85,20 +85,20 @@ function fieldFault(fields: Readonly<Record<(typeof columns)[number], string>>):
   return undefined;
 }
 
-/** Two rows about one license contradict each other, or say nothing. */
+/** Two rows about the same license contradict each other, or the second is redundant. */
 function repetition(licenseKey: string, rowsByKey: Map<string, number>, row: number): string | undefined {
   const key = normaliseKey(licenseKey);
   const before = rowsByKey.get(key);
-  if (before !== undefined) return `The license is in row ${before} already`;
+  if (before !== undefined) return `The license already appears in row ${before}`;
   rowsByKey.set(key, row);
   return undefined;
 }
 
 const reasons: Readonly<Record<string, string>> = {
-  CSV_QUOTE_NOT_CLOSED: 'has a quote that is not closed', CSV_INVALID_CLOSING_QUOTE: 'has something behind a closing quote',
+  CSV_QUOTE_NOT_CLOSED: 'has an unclosed quote', CSV_INVALID_CLOSING_QUOTE: 'has text after a closing quote',
   INVALID_OPENING_QUOTE: 'has a quote in the middle of a field', CSV_MAX_RECORD_SIZE: 'is too long',
 };
-/** The library would repeat what is in the file. */
+/** The library's messages would quote the content of the file. */
 function unreadable(error: CsvError): Refusal {
   const line = Number(error['lines'] ?? 0);
   return refuse('VALIDATION_FAILED', `Line ${line} of the file ${reasons[error.code] ?? 'cannot be read'}`, { line });
@@ -107,7 +107,7 @@ function unreadable(error: CsvError): Refusal {
 export type Cells<T> = Readonly<Record<string, (item: T) => string | number | null>>;
 
 /**
- * A file for people and spreadsheets (RFC 4180): every field is quoted, and one that a spreadsheet would take for a formula has a `'` before it
+ * A file for people and spreadsheets (RFC 4180): every field is quoted, and one that a spreadsheet would read as a formula is prefixed with `'`
  * (OWASP, CSV Injection).
  */
 export async function* csvOf<T>(cells: Cells<T>, pages: AsyncIterable<readonly T[]>): AsyncGenerator<string> {
@@ -119,7 +119,7 @@ export async function* csvOf<T>(cells: Cells<T>, pages: AsyncIterable<readonly T
 export const csvLines = (rows: readonly (readonly (string | number | null)[])[]): string =>
   stringify(rows.map((row) => row.map(textOf)), { quoted: true, escape_formulas: true, record_delimiter: '\r\n' });
 
-/** The library escapes all that begins a formula but a line feed, behind which one may begin. */
+/** The library escapes everything that begins a formula except a line feed, after which a formula may begin. */
 const textOf = (cell: string | number | null): string => (cell === null ? '' : String(cell).replace(/^\n/, "'\n"));
 
 /** The same as a JSON array, within a frame. */

@@ -8,7 +8,7 @@ import type { Operation } from './operation.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** Made at the first request, most processes are never asked; and written out once, which takes longer than all else that everybody may ask for. */
+/** Built at the first request, because most processes never get one; and serialised once, because that takes longer than any other public route. */
 export class ApiDocument {
   #json: Buffer | undefined;
 
@@ -27,7 +27,7 @@ const page = `<!doctype html>
 <body><div id="swagger-ui"></div><script src="/docs/assets/swagger-ui-bundle.js"></script><script src="/docs/start.js"></script></body>
 </html>
 `;
-const start = "SwaggerUIBundle({ url: '/openapi.json', dom_id: '#swagger-ui', deepLinking: true, validatorUrl: null });\n";
+const start = "SwaggerUIBundle({ url: '/openapi.json', dom_id: '#swagger-ui', deepLinking: true, showExtensions: true, validatorUrl: null });\n";
 
 const errorsPage = () => `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Keyledger errors</title></head><body><h1>Errors</h1><table><thead><tr><th>Code</th><th>Status</th><th>Meaning</th></tr></thead><tbody>
@@ -35,7 +35,7 @@ ${Object.entries(errors).map(([code, { status, title }]) => `<tr id="${code}"><t
 </tbody></table></body></html>
 `;
 
-/** `/docs`, from our own origin: nothing is fetched from anywhere else. */
+/** `/docs`, from the server's own origin: nothing is fetched from anywhere else. */
 export function serveDocs(fastify: FastifyInstance): void {
   fastify.get('/docs', (_request, reply) => text(reply, 'html', page));
   fastify.get('/docs/errors', (_request, reply) => text(reply, 'html', errorsPage()));

@@ -1,4 +1,4 @@
-/** The calls that a customer's software makes, as the documentation shows them. */
+/** Examples for the documentation: the calls that a customer's software makes. */
 
 const licenseKey = '7XXC90C-V60HD1W-Z53PM9S-T96AD8S';
 const license = {

@@ -22,7 +22,7 @@ it('A gateway waits for access, and says so, but not at every try', async () => 
   await sleep(500);
   transport.serve('environment.list', 'access', handlerOf(ListEnvironments, () => ({ data: [] }) as never, { clock: systemClock, onError: () => undefined }));
   await (await starting).close();
-  expect(said).toEqual([expect.stringContaining('The gateway waits for access, which knows the environments: Nobody answers environment.list at the moment')]);
+  expect(said).toEqual([expect.stringContaining('Waiting for the access service to list the environments: No service answers environment.list at the moment')]);
 });
 
 it('A gateway that is to close answers what is under way, and does not wait for whoever has sent nothing, half a head or half a body', async () => {

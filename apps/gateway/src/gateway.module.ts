@@ -4,7 +4,7 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ListEnvironments } from '@keyledger/contracts';
-import { isPassing, Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
+import { isTransient, Refusal, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import { MessageClient } from '@keyledger/messaging';
 import { Health, Metrics, nowAndThen, type Log } from '@keyledger/observability';
 import type { FastifyInstance } from 'fastify';
@@ -38,7 +38,7 @@ import { serveValidation } from './validate.route.ts';
 import { validatorCompiler } from './validation.ts';
 import { WebhooksController } from './webhooks.controller.ts';
 
-/** What the gateway needs of the process it runs in. */
+/** What the gateway needs from the process it runs in. */
 export interface GatewayPlatform {
   messages: MessageClient;
   clock: Clock;
@@ -46,7 +46,7 @@ export interface GatewayPlatform {
   health: Health;
   log: Log;
   config: GatewayConfig;
-  /** Where the services may be out of reach while this process goes on. */
+  /** Set where the services may be out of reach while this process keeps running. */
   lastKnown?: LastKnownVerdicts;
 }
 
@@ -73,7 +73,7 @@ class GatewayModule {
   }
 }
 
-/** The REST edge, not yet listening. The services that it asks must be there. */
+/** The REST edge, not yet listening. The services it calls must be running. */
 export async function createGateway(platform: GatewayPlatform): Promise<NestFastifyApplication> {
   const { messages, clock, metrics, log, config, lastKnown } = platform;
   const operations: Operation[] = [];
@@ -104,15 +104,15 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
 
 const askAgainAfterMs = 200;
 
-/** Environments are made at the first start and never again, so asking once is enough; it may take a while until somebody answers. */
+/** Environments are created at the first start and never again, so asking once is enough; it may take a while until access answers. */
 async function environmentNames(messages: MessageClient, clock: Clock, log: Log): Promise<ReadonlySet<string>> {
-  const waiting = nowAndThen((error: Refusal) => log.warn(`The gateway waits for access, which knows the environments: ${error.message}`));
+  const waiting = nowAndThen((error: Refusal) => log.warn(`Waiting for the access service to list the environments: ${error.message}`));
   for (;;) {
     try {
       const { data } = await runIn(systemContext('control', clock.now('control')), () => messages.send(ListEnvironments, {}));
       return new Set(data.map(({ name }) => name));
     } catch (error) {
-      if (!isPassing(error)) throw error;
+      if (!isTransient(error)) throw error;
       waiting(error);
       await sleep(askAgainAfterMs);
     }
@@ -121,11 +121,11 @@ async function environmentNames(messages: MessageClient, clock: Clock, log: Log)
 
 const bodyLimit = 256 * 1024;
 /**
- * For requests under way to be answered when the server is to close: a little more than most messages are given. Who has sent nothing yet, or half a
- * request, is not idle to Node, whose own limits are not looked at any more by then: he would keep the server open for ever.
+ * Time for requests in flight to be answered when the server closes: a little more than most messages are given. To Node, a client that has sent
+ * nothing or half a request is not idle, and its own limits no longer apply by then: such a client would keep the server open for ever.
  */
 const drainLimitMs = 6_000;
-/** For a whole request to arrive, and for its headers: whoever is slower holds a connection open for nothing. */
+/** Time for a whole request to arrive, and for its headers: a slower client holds a connection open for nothing. */
 const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 
 function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {

@@ -16,14 +16,14 @@ declare module 'fastify' {
   }
 }
 
-/** Headers of an answer that belong to it whenever it is given. */
+/** Headers that belong to an answer, also when it is repeated. */
 const keptHeaders = ['content-type', 'etag', 'location'] as const;
 
-/** `Idempotency-Key`: the first answer again for the same request, and one effect however often it is sent. `access` keeps the claims. */
+/** `Idempotency-Key`: a repeated request gets the first answer again and has its effect only once. `access` keeps the claims. */
 export class Idempotency {
   constructor(private readonly messages: MessageClient) {}
 
-  /** Before the handler: true when the answer is known already and has been sent. */
+  /** Before the handler: true when a stored answer has been sent. */
   async begin(request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
     const key = request.headers['idempotency-key'];
     if (key === undefined) return false;
@@ -42,7 +42,7 @@ export class Idempotency {
     return false;
   }
 
-  /** With the answer at hand: what is stored is what is sent, so that parallel duplicates cannot disagree. A 5xx is no answer. */
+  /** After the handler: what is stored is what is sent, so that parallel duplicates cannot disagree. A 5xx is not stored. */
   async finish(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {
     const { claim, context } = request;
     if (!claim || !context) return payload;
@@ -61,7 +61,7 @@ export class Idempotency {
   }
 }
 
-/** An API key, or for the client license API the license key as it is spelled: a repeated request is the same, byte by byte (access stores only a keyed hash of it). */
+/** An API key, or for the client license API the license key as spelled: a repeated request is the same byte by byte (access stores only a keyed hash). */
 function callerOf({ context, licenseKey, body }: FastifyRequest): string {
   if (context?.actor.type === 'api-key') return context.actor.id;
   return `client:${hash(licenseKey ?? String((body as { licenseKey?: unknown } | undefined)?.licenseKey))}`;

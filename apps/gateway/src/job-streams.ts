@@ -8,14 +8,14 @@ import type { ResultOf } from '@keyledger/messaging';
 import { Edge } from './edge.ts';
 import { eventOf } from './license-streams.ts';
 
-/** People look at progress, so there are not many of them. */
+/** Streams are for people who watch progress, so there are not many. */
 const MAX_OPEN = 1_000;
 const OPEN_FOR_MS = 15 * 60_000;
 const QUIET_MS = 15_000;
 const GRACE_MS = 5_000;
 const ASK_AGAIN_MS = 1_000;
 
-/** The progress of a job as server-sent events: where it stands, each time that has changed, and `end` when it is over. */
+/** The progress of a job as server-sent events: its state after each change, and `end` when it is over. */
 @Injectable()
 export class JobStreams {
   readonly #open = new Set<PassThrough>();
@@ -23,12 +23,12 @@ export class JobStreams {
 
   constructor(private readonly edge: Edge) {}
 
-  /** Refuses like every other request before there is a stream. */
+  /** Refuses like any other request before the stream begins. */
   async open(jobId: JobId, lastEventId: string | undefined, method: string): Promise<Readable> {
     const first = await this.edge.send(FollowJob, { jobId, waitMs: 0 });
     const stream = new PassThrough();
     if (method === 'HEAD') return stream.end();
-    if (this.#closing || this.#open.size >= MAX_OPEN) throw refuse('UNAVAILABLE', 'Too many streams are open; the job can be asked for', { retryAfter: 60 });
+    if (this.#closing || this.#open.size >= MAX_OPEN) throw refuse('UNAVAILABLE', 'Too many streams are open; poll the job instead', { retryAfter: 60 });
     this.#open.add(stream);
     stream.once('close', () => this.#open.delete(stream));
     void this.#follow(stream, jobId, first, lastEventId);
@@ -58,7 +58,7 @@ export class JobStreams {
     stream.end();
   }
 
-  /** Undefined while nobody can be asked, which is no reason to end. */
+  /** Undefined while the service is unavailable, which is no reason to end the stream. */
   async #next(jobId: JobId, after: string): Promise<ResultOf<FollowJob> | undefined> {
     try {
       return await this.edge.send(FollowJob, { jobId, after, waitMs: QUIET_MS }, { timeoutMs: QUIET_MS + GRACE_MS });

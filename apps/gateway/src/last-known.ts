@@ -1,12 +1,12 @@
 import type { ValidateLicense, Verdict } from '@keyledger/contracts';
 import { LRUCache } from 'lru-cache';
 
-/** Characters, of questions and answers: some 20,000 of the usual size. */
+/** In characters of requests and answers: some 20,000 pairs of the usual size. */
 const mostKept = 25_000_000;
 const keptMs = 24 * 3_600_000;
 
 /**
- * What the same question was answered last, for the time when nobody can be asked: a machine that does not answer is no reason to lock a
+ * The last answer to the same request, for when the activation service is unavailable: a server that does not answer is no reason to lock a
  * customer out. Such an answer keeps its `checkedAt` and is not conclusive.
  */
 export class LastKnownVerdicts {
@@ -16,12 +16,12 @@ export class LastKnownVerdicts {
     this.#kept.set(nameOf(environment, question), { text, at: now });
   }
 
-  /** "There is no such license" is the last word as well. */
+  /** "There is no such license" counts as a last answer as well. */
   forget(environment: string, question: ValidateLicense): void {
     this.#kept.delete(nameOf(environment, question));
   }
 
-  /** Undefined when there is none, or when an instant that it names has passed since: then it may not be true any more. */
+  /** Undefined when there is none, or when an instant named in it has passed since: then it may no longer be true. */
   find(environment: string, question: ValidateLicense, now: number): string | undefined {
     const kept = this.#kept.get(nameOf(environment, question));
     if (kept === undefined) return undefined;
@@ -30,10 +30,10 @@ export class LastKnownVerdicts {
   }
 }
 
-/** A nonce makes every question another one, and is answered by a token, which is only ever given fresh. */
+/** A nonce makes every request a different one, and its answer has a token, which must be fresh. */
 const nameOf = (environment: string, { nonce: _, ...question }: ValidateLicense & { nonce?: string }): string => `${environment} ${JSON.stringify(question)}`;
 
-/** By its own time and what has passed since: a test environment may be years ahead of this process. */
+/** By the time of the answer plus what has passed since: a test environment may be years ahead of this process. */
 function stands({ checkedAt, graceEndsAt, license }: Verdict, elapsedMs: number): boolean {
   const from = Date.parse(checkedAt);
   const hasPassed = (instant: string | null | undefined) => typeof instant === 'string' && Date.parse(instant) > from && Date.parse(instant) <= from + elapsedMs;

@@ -12,7 +12,7 @@ import { network } from './rate-limits.ts';
 type Asked = Pick<NextChanges, 'licenseId' | 'licenseKey' | 'activationId'>;
 type Changes = ResultOf<NextChanges>;
 
-/** How many may be open, and for how long one is: an API key that is good no more must not be listened with for ever. */
+/** How many streams may be open, and for how long each: a revoked API key must not be able to listen for ever. */
 export interface StreamLimits {
   readonly perLicense: number;
   readonly perAddress: number;
@@ -21,15 +21,15 @@ export interface StreamLimits {
 }
 const limits: StreamLimits = { perLicense: 1_000, perAddress: 200, inAll: 10_000, openForMs: 15 * 60_000 };
 
-/** After so long without news a comment keeps the connection alive. */
+/** After this long without news a comment keeps the connection alive. */
 const quietMs = 15_000;
-/** For the answer to come, beyond the time that it is waited for. */
+/** Time for the answer to arrive, beyond the time activation may wait for news. */
 const graceMs = 5_000;
 const askAgainAfterMs = 1_000;
 
 /**
- * Streams of server-sent events. Each asks activation again and again for what comes next, a request that waits there for something to happen: so
- * it is the same in one process and over a network, and who is asked may be another process each time.
+ * Streams of server-sent events. Each polls activation for what comes next with a request that waits there for something to happen: so it works the
+ * same in one process and over a network, and a different process may answer each time.
  */
 @Injectable()
 export class LicenseStreams {
@@ -46,7 +46,7 @@ export class LicenseStreams {
     return this.#open.size;
   }
 
-  /** Refuses like every other request before there is a stream. */
+  /** Refuses like any other request before the stream begins. */
   async open(asked: Asked, lastEventId: string | undefined, { ip, method }: Pick<FastifyRequest, 'ip' | 'method'>): Promise<Readable> {
     const first = await this.edge.send(NextChanges, { ...asked, waitMs: 0 });
     const stream = new PassThrough();
@@ -79,7 +79,7 @@ export class LicenseStreams {
     stream.end();
   }
 
-  /** Undefined while nobody can be asked. What is refused for good ends the stream. */
+  /** Undefined while activation is unavailable. A permanent refusal ends the stream. */
   async #next(asked: Asked & { after: number }): Promise<Changes | undefined> {
     try {
       return await this.edge.send(NextChanges, { ...asked, waitMs: quietMs }, { timeoutMs: quietMs + graceMs });
@@ -93,8 +93,8 @@ export class LicenseStreams {
   #admit(stream: PassThrough, names: readonly string[]): void {
     const [ofLicense = 0, ofAddress = 0] = names.map((name) => this.#counts.get(name));
     if (this.#closing) throw refuse('UNAVAILABLE');
-    if (ofLicense >= this.#limits.perLicense || ofAddress >= this.#limits.perAddress) throw refuse('RATE_LIMITED', 'Too many streams are open; heartbeats go on', { retryAfter: 60 });
-    if (this.#open.size >= this.#limits.inAll) throw refuse('UNAVAILABLE', 'Too many streams are open; heartbeats go on', { retryAfter: 60 });
+    if (ofLicense >= this.#limits.perLicense || ofAddress >= this.#limits.perAddress) throw refuse('RATE_LIMITED', 'Too many streams are open; use heartbeats instead', { retryAfter: 60 });
+    if (this.#open.size >= this.#limits.inAll) throw refuse('UNAVAILABLE', 'Too many streams are open; use heartbeats instead', { retryAfter: 60 });
     this.#open.set(stream, names);
     for (const name of names) this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
   }
@@ -111,7 +111,7 @@ export class LicenseStreams {
 
 export const eventOf = (event: string, data: object, id?: number | string): string => `${id === undefined ? '' : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
 
-/** Each change with the state that all of them have led to. */
+/** Each change with the state after all of them. */
 function textOf({ changes, status, code, enforcement }: Changes): string {
   if (changes.length === 0) return ': all is as it was\n\n';
   return changes.map(({ seq, type, at }) => eventOf('change', { seq, type, at, status, code, enforcement }, seq)).join('');

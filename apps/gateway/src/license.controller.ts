@@ -27,7 +27,7 @@ export class LicenseController {
   }
 
   @Route('POST /license/deactivate', {
-    needs: 'license-key', summary: 'Give the seat of an instance back', body: bodyOf(DeactivateLicense), answer: DeactivateLicense.answer,
+    needs: 'license-key', summary: 'Deactivate an instance and free its seat', body: bodyOf(DeactivateLicense), answer: DeactivateLicense.answer,
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'], example: examples.deactivate,
   })
   deactivateLicense(@Body() body: DeactivateLicense, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {

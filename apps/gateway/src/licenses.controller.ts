@@ -15,7 +15,7 @@ const action = (type: { fields: object }, needs: OperationOptions['needs'], summ
   needs, summary, body: bodyOf(type as typeof AssignLicense, 'licenseId'), answer: LicenseView, versioned: true, refuses: [...stateful, ...refuses],
 });
 
-/** Named by the license that it pays for; what the processor says is the reason, and nothing else is its business. */
+/** A subscription is named by the license it pays for. The payment processor may give a reason and nothing else. */
 const subscription = (type: { fields: object }, summary: string): OperationOptions => ({
   needs: 'license.manage', summary, body: bodyOf(type as typeof SuspendLicense, 'licenseId', 'cause', 'until'), answer: LicenseView, versioned: true, refuses: stateful,
 });
@@ -58,12 +58,12 @@ export class LicensesController {
     return this.edge.send(EditLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/assign', action(AssignLicense, 'license.manage', 'Give the license a holder, or another one', ['REFERENCE_NOT_FOUND']))
+  @Route('POST /licenses/:id/assign', action(AssignLicense, 'license.manage', 'Assign the license to a customer, or to another one', ['REFERENCE_NOT_FOUND']))
   assignLicense(@LicenseParam() licenseId: LicenseId, @Body() body: AssignLicense) {
     return this.edge.send(AssignLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/inactivate', action(InactivateLicense, 'license.manage', 'Pause; with `until` it goes on by itself', ['EXPIRY_IN_PAST']))
+  @Route('POST /licenses/:id/inactivate', action(InactivateLicense, 'license.manage', 'Pause; with `until` the pause ends by itself', ['EXPIRY_IN_PAST']))
   inactivateLicense(@LicenseParam() licenseId: LicenseId, @Body() body: InactivateLicense) {
     return this.edge.send(InactivateLicense, { ...body, licenseId });
   }
@@ -73,7 +73,7 @@ export class LicensesController {
     return this.edge.send(ReactivateLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/suspend', action(SuspendLicense, 'license.manage', 'Suspend; with `until` it ends by itself', ['EXPIRY_IN_PAST']))
+  @Route('POST /licenses/:id/suspend', action(SuspendLicense, 'license.manage', 'Suspend; with `until` the suspension ends by itself', ['EXPIRY_IN_PAST']))
   suspendLicense(@LicenseParam() licenseId: LicenseId, @Body() body: SuspendLicense) {
     return this.edge.send(SuspendLicense, { ...body, licenseId });
   }
@@ -83,33 +83,33 @@ export class LicensesController {
     return this.edge.send(UnsuspendLicense, { ...body, licenseId });
   }
 
-  @Route('POST /subscriptions/:id/invalidate', subscription(SuspendLicense, 'What a payment processor calls when the subscription is not paid any more: suspends with the cause `subscription`'))
+  @Route('POST /subscriptions/:id/invalidate', subscription(SuspendLicense, 'For payment processors, when a subscription is no longer paid: suspends with the cause `subscription`'))
   invalidateSubscription(@LicenseParam() licenseId: LicenseId, @Body() { reason }: SuspendLicense) {
     return this.edge.send(SuspendLicense, { licenseId, cause: 'subscription', ...(reason !== undefined && { reason }) });
   }
 
-  @Route('POST /subscriptions/:id/restore', subscription(UnsuspendLicense, 'The subscription is good again: lifts that suspension and no other'))
+  @Route('POST /subscriptions/:id/restore', subscription(UnsuspendLicense, 'For payment processors, when a subscription is paid again: lifts that suspension and no other'))
   restoreSubscription(@LicenseParam() licenseId: LicenseId, @Body() { reason }: UnsuspendLicense) {
     return this.edge.send(UnsuspendLicense, { licenseId, cause: 'subscription', ...(reason !== undefined && { reason }) });
   }
 
-  @Route('POST /licenses/:id/revoke', action(RevokeLicense, 'license.revoke', 'Deactivate for good; every activation ends at once'))
+  @Route('POST /licenses/:id/revoke', action(RevokeLicense, 'license.revoke', 'Revoke permanently; every activation ends at once'))
   revokeLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RevokeLicense) {
     return this.edge.send(RevokeLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/renew', action(RenewLicense, 'license.manage', 'Move the expiry later, also after it has passed', ['EXPIRY_NOT_LATER', 'EXPIRY_IN_PAST', 'TRIAL_TOO_LONG']))
+  @Route('POST /licenses/:id/renew', action(RenewLicense, 'license.manage', 'Move the expiry to a later time, even after it has passed', ['EXPIRY_NOT_LATER', 'EXPIRY_IN_PAST', 'TRIAL_TOO_LONG']))
   renewLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RenewLicense) {
     return this.edge.send(RenewLicense, { ...body, licenseId });
   }
 
-  @Route('POST /licenses/:id/regenerate-key', action(RegenerateKey, 'license.manage', 'A new key; the old one and every activation end at once'))
+  @Route('POST /licenses/:id/regenerate-key', action(RegenerateKey, 'license.manage', 'Issue a new key; the old one and every activation end at once'))
   regenerateLicenseKey(@LicenseParam() licenseId: LicenseId, @Body() body: RegenerateKey) {
     return this.edge.send(RegenerateKey, { ...body, licenseId });
   }
 
   @Route('DELETE /licenses/:id', {
-    needs: 'license.manage', summary: 'Erase: its data becomes unreadable everywhere, for good', body: bodyOf(EraseLicense, 'licenseId'), versioned: true,
+    needs: 'license.manage', summary: 'Erase: the data of the license becomes permanently unreadable everywhere', body: bodyOf(EraseLicense, 'licenseId'), versioned: true,
     refuses: ['LICENSE_NOT_FOUND', 'LICENSE_EVER_ACTIVATED', 'PERMISSION_DENIED'],
   })
   async eraseLicense(@LicenseParam() licenseId: LicenseId, @Body() body: EraseLicense) {
@@ -117,7 +117,7 @@ export class LicensesController {
   }
 
   @Route('GET /licenses/:id/activations', {
-    needs: 'license.read', summary: 'Instances, newest first; ?include=ended adds those that gave their seat back',
+    needs: 'license.read', summary: 'Instances, newest first; ?include=ended adds those that no longer hold a seat',
     query: { include: ListActivations.fields.include, ...paging }, answer: ListActivations.answer, refuses: ['LICENSE_NOT_FOUND'],
   })
   async listLicenseActivations(@LicenseParam() licenseId: LicenseId, @Query() query: ListActivations) {
@@ -127,7 +127,7 @@ export class LicensesController {
     return { data: data.map((instance) => ({ ...instance, lastSeenAt: seen[instance.id] ?? instance.lastSeenAt, ...(leases[instance.id] && { lease: leases[instance.id] }) })), page };
   }
 
-  @Route('DELETE /licenses/:id/activations/:instanceId', { needs: 'license.manage', summary: 'Revoke one instance; its seat is free', versioned: true, refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'] })
+  @Route('DELETE /licenses/:id/activations/:instanceId', { needs: 'license.manage', summary: 'Revoke one instance and free its seat', versioned: true, refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND'] })
   async revokeLicenseActivation(@LicenseParam() licenseId: LicenseId, @Param('instanceId', IdOf('act', 'INSTANCE_NOT_FOUND')) activationId: string) {
     await this.edge.send(RevokeActivation, { licenseId, activationId });
   }
@@ -141,7 +141,7 @@ export class LicensesController {
   }
 
   @Route('POST /licenses/:id/offline-file', {
-    needs: 'license.preview', summary: 'The verdict of now for a machine that cannot ask, good for 24 hours', body: bodyOf(IssueOfflineFile, 'licenseId'), answer: IssueOfflineFile.answer, status: 201,
+    needs: 'license.preview', summary: 'An offline validation file: the current verdict, valid for 24 hours', body: bodyOf(IssueOfflineFile, 'licenseId'), answer: IssueOfflineFile.answer, status: 201,
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'LICENSE_TOO_LARGE'], example: examples.offlineFile,
   })
   issueOfflineFile(@LicenseParam() licenseId: LicenseId, @Body() body: IssueOfflineFile) {

@@ -7,7 +7,7 @@ import { problemType } from './problems.ts';
 type Document = Record<string, unknown>;
 const reference = (kind: 'schemas' | 'parameters' | 'headers', name: string) => ({ $ref: `#/components/${kind}/${name}` });
 
-/** The OpenAPI 3.1 document, made of what the routes themselves declare. */
+/** The OpenAPI 3.1 document, built from what the routes declare. */
 export function openApi(operations: readonly Operation[], version: string): Document {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const operation of operations) {
@@ -17,8 +17,8 @@ export function openApi(operations: readonly Operation[], version: string): Docu
   return {
     openapi: '3.1.0',
     info: {
-      title: 'Keyledger', version, summary: 'Licenses that cannot be oversold, answers that explain themselves',
-      description: 'Every refusal is `application/problem+json`; the codes are listed at [/docs/errors](/docs/errors). A path that is not here answers 404 `NOT_FOUND`, a method that is not here 405 `METHOD_NOT_ALLOWED` with `Allow`.',
+      title: 'Keyledger', version, summary: 'Issue, activate and validate software licenses',
+      description: 'Send an API key as `Authorization: Bearer …`; `/license/*` needs the license key in its body and no API key. Errors are `application/problem+json`; [/docs/errors](/docs/errors) lists the codes. Unknown paths answer 404 `NOT_FOUND`, unsupported methods 405 `METHOD_NOT_ALLOWED` with `Allow`.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: '/' }],
@@ -27,7 +27,7 @@ export function openApi(operations: readonly Operation[], version: string): Docu
     webhooks: Object.fromEntries(Object.entries(webhookBodies).map(([type, body]) => [type, { post: webhook(type, body) }])),
     components: {
       securitySchemes: {
-        apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. It belongs to one environment; a root key chooses by X-Environment' },
+        apiKey: { type: 'http', scheme: 'bearer', description: 'An API key. Valid for one environment; the root key selects one with X-Environment' },
         licenseKey: { type: 'apiKey', in: 'header', name: 'Authorization', description: '`License <license key>`: the key of the license in the path, in the environment of X-Environment' },
       },
       parameters,
@@ -37,28 +37,28 @@ export function openApi(operations: readonly Operation[], version: string): Docu
   };
 }
 
-/** What a receiver is asked. Its answer is told by its status alone. */
+/** The request a receiver gets. Only the status of its answer matters. */
 const webhook = (type: string, body: TSchema) => ({
-  operationId: `on-${type}`, summary: `${type}, to the endpoints that want it`, tags: ['webhooks'],
+  operationId: `on-${type}`, summary: `${type}, sent to the endpoints subscribed to it`, tags: ['webhooks'],
   parameters: ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => ({ name, in: 'header', required: true, schema: { type: 'string' } })),
   requestBody: { required: true, content: { 'application/json': { schema: withReferences(body) } } },
-  responses: { '2XX': { description: 'Taken' }, 410: { description: 'The endpoint is gone: nothing is sent to it any more' } },
+  responses: { '2XX': { description: 'Accepted' }, 410: { description: 'The endpoint is gone; it is disabled and nothing more is sent to it' } },
 });
 
 const parameters = {
-  environment: { name: 'X-Environment', in: 'header', schema: { type: 'string', default: 'production' }, description: 'For the license API and for root keys. Another key needs none, and one that differs from its own is refused' },
-  idempotencyKey: { name: 'Idempotency-Key', in: 'header', schema: { type: 'string', minLength: 1, maxLength: 255 }, description: 'Same key and body: the first answer again, for three days at least' },
-  ifMatch: { name: 'If-Match', in: 'header', schema: { type: 'string' }, description: 'The ETag you have seen; 412 VERSION_CONFLICT when it is stale' },
+  environment: { name: 'X-Environment', in: 'header', schema: { type: 'string', default: 'production' }, description: 'Selects the environment for the license API and for root keys. Other API keys have their own; a different value is refused' },
+  idempotencyKey: { name: 'Idempotency-Key', in: 'header', schema: { type: 'string', minLength: 1, maxLength: 255 }, description: 'Repeating a request with the same key and body returns the first answer, for at least three days' },
+  ifMatch: { name: 'If-Match', in: 'header', schema: { type: 'string' }, description: 'The ETag of the version you have read; 412 VERSION_CONFLICT if it is out of date' },
 };
 
 const headers = {
-  'Request-Id': { schema: { type: 'string' }, required: true, description: 'Yours, if you sent one of up to 128 letters, digits and .:_-, or a new one. Name it when you ask for help' },
+  'Request-Id': { schema: { type: 'string' }, required: true, description: 'The one you sent (up to 128 letters, digits and .:_-), or a new one. Quote it when you ask for help' },
   ETag: { schema: { type: 'string' }, description: 'Revision, for If-Match' },
-  Location: { schema: { type: 'string' }, required: true, description: 'Where it can be followed' },
-  RateLimit: { schema: { type: 'string' }, description: 'Per limit: what remains (r) and the seconds until all is there again (t)' },
-  'RateLimit-Policy': { schema: { type: 'string' }, description: 'Per limit: so many requests (q) in so many seconds (w)' },
-  'Retry-After': { schema: { type: 'integer' }, description: 'Seconds' },
-  'Idempotency-Replayed': { schema: { type: 'string', enum: ['true'] }, description: 'The answer was given before' },
+  Location: { schema: { type: 'string' }, required: true, description: 'Where to follow its progress' },
+  RateLimit: { schema: { type: 'string' }, description: 'Per limit: requests remaining (r), and seconds until the full quota is available again (t)' },
+  'RateLimit-Policy': { schema: { type: 'string' }, description: 'Per limit: the number of requests (q) allowed in a window of seconds (w)' },
+  'Retry-After': { schema: { type: 'integer' }, description: 'Seconds to wait before trying again' },
+  'Idempotency-Replayed': { schema: { type: 'string', enum: ['true'] }, description: 'This is the stored answer to an earlier request' },
 };
 const headersOf = (...names: (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, reference('headers', name)]));
 
@@ -74,7 +74,7 @@ function describe(operation: Operation): Document {
   const { id, summary, needs, body, file, answer, alsoStatus, example } = operation;
   const others = Object.entries(operation.otherwise ?? {}).map(([type, schema]) => [type, { schema: withReferences(schema) }]);
   const content = answer && { content: { [operation.contentType ?? 'application/json']: { schema: withReferences(answer), ...(example && { example: example.answer }) }, ...Object.fromEntries(others) } };
-  const success = { description: 'Done', headers: successHeaders(operation), ...content };
+  const success = { description: 'Success', headers: successHeaders(operation), ...content };
   return {
     operationId: id,
     summary,
@@ -104,7 +104,7 @@ function parametersOf(operation: Operation): unknown[] {
   return [...path, ...search, ...shared];
 }
 
-/** The codes it can answer: those of every route of its kind, and its own. */
+/** The codes an operation can answer: those of every route of its kind, and its own. */
 export function codesOf(operation: Operation): ReadonlySet<ErrorCode> {
   const { needs, method, refuses = [] } = operation;
   const codes: ErrorCode[] = ['VALIDATION_FAILED', 'INTERNAL', ...refuses];
@@ -128,13 +128,13 @@ function problemsOf(operation: Operation): Record<string, unknown> {
       { allOf: [reference('schemas', 'Problem'), { properties: { status: { const: status }, code: { enum: codes } } }] },
       ...(status === 429 || status === 503 ? ['Retry-After' as const] : []),
     )])),
-    default: problem('`REQUEST_TIMEOUT` 408, `HEADERS_TOO_LARGE` 431: before anything is known of the request', reference('schemas', 'Problem')),
+    default: problem('`REQUEST_TIMEOUT` 408, `HEADERS_TOO_LARGE` 431: answered before the request is read in full', reference('schemas', 'Problem')),
   };
 }
 
 const [mediaType = ''] = problemType.split(';');
 
-/** Named schemas become references to the components. What is only there to be refused by a rule is not shown. */
+/** Named schemas become references to the components. Fields that exist only to be refused by a rule are not shown. */
 function withReferences(schema: TSchema, self?: string): unknown {
   const names = new Map([...namedSchemas].map(([name, named]) => [named as unknown, name]));
   const visit = (value: unknown): unknown => {
@@ -152,7 +152,7 @@ const isHidden = (schema: unknown): boolean => typeof schema === 'object' && sch
 
 const problemSchema = {
   type: 'object',
-  description: 'RFC 9457; further members depend on the code',
+  description: 'RFC 9457; additional members depend on the code',
   required: ['type', 'title', 'status', 'detail', 'instance', 'code', 'requestId'],
   properties: {
     type: { type: 'string', format: 'uri-reference', description: 'Where the code is explained' },

@@ -1,5 +1,5 @@
 /**
- * Who may call what: written by hand, reviewed by people, and held against every route by permissions.int.spec.ts. It is not made from the code.
+ * Who may call what: written by hand, reviewed by people, and checked against every route by permissions.int.spec.ts. It is not generated from the code.
  * A line is a route and a column for each role: `x` may call it, `.` is refused with 403 PERMISSION_DENIED. Routes under "Without an API key" are
  * open to whoever has a license key, or to everybody; where "or the license's own key" is said, `Authorization: License <license key>` will do as well.
  */

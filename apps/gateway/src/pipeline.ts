@@ -6,8 +6,8 @@ import type { Idempotency } from './idempotency.ts';
 import { isForCustomers, isMutation, needsApiKey, requiresBody, type Operation } from './operation.ts';
 
 /**
- * What happens around every handler, in this order: admission (who, where, how often) before the body is read; the body's schema; the limits of
- * a license key; the Idempotency-Key; the message context. Fastify hooks and no Nest interceptors, which would cost more than the request itself.
+ * What happens around every handler, in this order: admission (caller, environment, rate) before the body is read; the body's schema; the limits of
+ * a license key; the Idempotency-Key; the message context. Fastify hooks, not Nest interceptors, which would cost more than the request itself.
  */
 export function assemblePipeline(fastify: FastifyInstance, { admission, idempotency, metrics, operations }: {
   admission: Admission; idempotency: Idempotency; metrics: Metrics; operations: Operation[];
@@ -16,7 +16,7 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
   fastify.decorateRequest('claim', undefined);
   fastify.decorateRequest('licenseKey', undefined);
   const places = new Places();
-  // Node would answer these two by itself, and bare: an expectation that it does not know is none, a missing Host is refused below.
+  // Node would answer these two by itself, without a body: an unknown expectation is ignored, a missing Host is refused below.
   fastify.server.on('checkExpectation', (request, response) => fastify.server.emit('request', request, response));
 
   fastify.addHook('onRequest', (request, reply, done) => {
@@ -28,7 +28,7 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
     const { allowed, isForCustomers: isOpen } = place;
     void reply.header('Allow', allowed);
     if (isOpen && request.headers.origin !== undefined) void reply.headers({ ...crossOrigin, 'Access-Control-Allow-Methods': allowed, ...preflight });
-    if (request.method !== 'OPTIONS') return done(refuse('METHOD_NOT_ALLOWED', `${request.method} is not possible here; ${allowed} are`));
+    if (request.method !== 'OPTIONS') return done(refuse('METHOD_NOT_ALLOWED', `${request.method} is not allowed here; allowed: ${allowed}`));
     void reply.status(204).send();
   });
 
@@ -81,7 +81,7 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
   });
 }
 
-/** Nothing that a browser adds by itself counts here, so any page may ask; see the Fetch standard, "CORS protocol". */
+/** Nothing that a browser adds by itself is a credential here, so any page may send requests; see the Fetch standard, "CORS protocol". */
 const crossOrigin = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Expose-Headers': 'Request-Id, Retry-After' } as const;
 const preflight = { 'Access-Control-Allow-Headers': 'Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Environment', 'Access-Control-Max-Age': '7200' } as const;
 
@@ -109,7 +109,7 @@ interface Place {
   isForCustomers: boolean;
 }
 
-/** Every path that is served, with its methods: tells 405 from 404. */
+/** Every served path with its methods, to tell 405 from 404. */
 class Places {
   readonly #places = new Map<string, Place>();
   #mostParts = 0;
@@ -122,7 +122,7 @@ class Places {
     this.#mostParts = Math.max(this.#mostParts, place.parts.length);
   }
 
-  /** `GET, HEAD, OPTIONS`, or undefined where nothing is. A path of more parts than there are anywhere is not looked at to its end. */
+  /** `GET, HEAD, OPTIONS`, or undefined for an unknown path. A path with more parts than any route is not parsed to its end. */
   at(url: string): { allowed: string; isForCustomers: boolean } | undefined {
     const given = pathOf(url).split('/', this.#mostParts + 1);
     const found = [...this.#places.values()].filter(({ parts }) => fits(parts, given));
@@ -133,7 +133,7 @@ class Places {
 
 const pathOf = (url: string): string => url.split('?', 1)[0] ?? '';
 
-/** `/licenses/:id` fits `/licenses/x`; `*` fits any rest. */
+/** `/licenses/:id` matches `/licenses/x`; `*` matches any rest. */
 function fits(wanted: readonly string[], given: readonly string[]): boolean {
   if (wanted.at(-1) === '*') return given.length >= wanted.length && wanted.slice(0, -1).every((part, n) => part === given[n]);
   return given.length === wanted.length && wanted.every((part, n) => part === given[n] || part.startsWith(':'));

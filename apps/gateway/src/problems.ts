@@ -21,7 +21,7 @@ export interface Problem {
   [member: string]: unknown;
 }
 
-/** Members that one service tells another and nobody else. */
+/** Members for other services only, never for callers. */
 const internal: readonly string[] = ['retired'];
 
 export function problemOf(refusal: Refusal, { url, id }: Pick<FastifyRequest, 'url' | 'id'>): Problem {
@@ -35,7 +35,7 @@ const escaped = (name: string): string => (name.length > 200 ? `${name.slice(0, 
 /** JSON pointer (RFC 6901) to a field of the object at `pointer`. */
 export const pointerTo = (pointer: string, name: string): string => `${pointer}/${escaped(name)}`;
 
-/** As many findings of one request as anybody will read. */
+/** More findings than any reader of one answer needs. */
 const maxFindings = 1000;
 const maxFields = 100;
 
@@ -47,7 +47,7 @@ export function validationRefusal(findings: readonly FastifySchemaValidationErro
   return refuse('VALIDATION_FAILED', detail, { errors: fields });
 }
 
-/** Where none of several alternatives fits, what is wrong inside of one of them says more than that it is not another one. */
+/** If none of several alternatives fits, a fault inside one of them says more than that none matched. */
 function fieldsOf(findings: readonly FastifySchemaValidationError[]): [pointer: string, detail: string][] {
   const fields = Map.groupBy(findings.filter(({ keyword }) => keyword !== 'anyOf'), pointerOf);
   const alternatives = new Set(findings.filter(({ keyword }) => keyword === 'anyOf').map(({ instancePath }) => instancePath));
@@ -62,7 +62,7 @@ function pointerOf({ instancePath, params }: FastifySchemaValidationError): stri
 }
 
 function detailOf({ keyword, params, message = 'is not valid' }: FastifySchemaValidationError): string {
-  if (keyword === 'additionalProperties') return 'is not known here';
+  if (keyword === 'additionalProperties') return 'is not a known field';
   if (keyword === 'required') return 'is required';
   if (keyword === 'enum') return `must be one of ${(params['allowedValues'] as unknown[]).join(', ')}`;
   return keyword === 'const' ? `must be ${JSON.stringify(params['allowedValue'])}` : message;
@@ -98,7 +98,7 @@ function sendProblem(refusal: Refusal, request: FastifyRequest, reply: FastifyRe
   const retryAfter = refusal.members['retryAfter'] ?? ([429, 503].includes(refusal.status) ? 1 : undefined);
   if (retryAfter !== undefined) void reply.header('Retry-After', String(retryAfter));
   if (refusal.code === 'UNAUTHENTICATED') void reply.header('WWW-Authenticate', request.routeOptions.config.operation?.orLicenseKey ? 'Bearer, License' : 'Bearer');
-  // Fastify would close behind a body it has not read: a client that is still sending then learns of a broken pipe, and not of what was wrong.
+  // Fastify would close the connection if it has not read the body: a client that is still sending would see a broken pipe instead of the refusal.
   void reply.removeHeader('ETag').removeHeader('Connection').status(refusal.status).headers({ 'Request-Id': request.id, 'Content-Type': problemType }).send(JSON.stringify(problemOf(refusal, request)));
 }
 
@@ -113,17 +113,17 @@ function refusalFrom(error: unknown): Refusal | undefined {
   return status !== undefined && status >= 400 && status < 500 ? refuse(byStatus[status] ?? 'VALIDATION_FAILED') : undefined;
 }
 
-/** For URLs that no route could be looked for: `/%zz`, or a path segment of absurd length. */
+/** For URLs that cannot be routed: `/%zz`, or a path segment of absurd length. */
 export function refuseUrl(error: Error, request: FastifyRequest, reply: FastifyReply): void {
   const detail = 'The URL is not well-formed';
   sendProblem(refusalFrom(error) ? refuse('VALIDATION_FAILED', detail) : refuse('INTERNAL'), request, reply);
 }
 
-/** For bytes that are no HTTP request, or too slow or too much of one: there is no request and no reply then, only a socket. */
+/** For bytes that are not an HTTP request, arrive too slowly, or are too many: there is no request and no reply then, only a socket. */
 export function refuseBytes(error: NodeJS.ErrnoException, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
   const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ''] ?? 400;
-  const problem = problemOf(refuse(byStatus[status] ?? 'VALIDATION_FAILED', status === 400 ? 'This is not well-formed HTTP' : undefined), { url: '/', id: newCommandId() });
+  const problem = problemOf(refuse(byStatus[status] ?? 'VALIDATION_FAILED', status === 400 ? 'The request is not well-formed HTTP' : undefined), { url: '/', id: newCommandId() });
   const body = JSON.stringify(problem);
   const head = [`HTTP/1.1 ${status} ${STATUS_CODES[status]}`, `Content-Type: ${problemType}`, `Content-Length: ${Buffer.byteLength(body)}`, `Request-Id: ${problem.requestId}`, 'Connection: close'];
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);

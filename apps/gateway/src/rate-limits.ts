@@ -6,7 +6,7 @@ import type { GatewayConfig } from './config.ts';
 
 const minute = 60_000;
 const hour = 60 * minute;
-/** Callers that one limit knows at a time. With more, those not seen for longest start afresh: memory is bounded whoever makes up callers. */
+/** Callers that one limit remembers. Beyond that, the least recently seen start afresh: memory stays bounded even if an attacker makes up callers. */
 const remembered = 50_000;
 
 type Reply = Pick<FastifyReply, 'getHeader' | 'header'>;
@@ -29,7 +29,7 @@ interface Window {
   endsAt: number;
 }
 
-/** So many requests a minute for each caller; 0 is no limit. */
+/** Requests a minute for each caller; 0 means no limit. */
 export class Limit {
   readonly #windows = new LRUCache<string, Window>({ maxSize: remembered, sizeCalculation: () => 1 });
 
@@ -53,7 +53,7 @@ interface Suspect extends Window {
   times: number;
 }
 
-/** Look-ups of credentials that an address has not proven, and those that wait for what becomes of them. */
+/** Look-ups of credentials that an address has not proven, and requests that wait for their outcome. */
 interface Asking {
   count: number;
   waiting: Set<Waiter>;
@@ -62,15 +62,15 @@ interface Waiter {
   readonly pair: string;
   go(): void;
 }
-/** As long as a request waits for whoever does not answer. To let everybody in then would be to let in a rush that has seen to it that all wait. */
+/** As long as a request waits for a service that does not answer. Letting all requests in after that would let in an attacker who made them wait. */
 const waitAtMostMs = 2_000;
 const nothing = () => undefined;
 
 /**
- * Against guessing: an address that has offered so many wrong credentials within a minute is shut out for a minute, and each next time twice as
- * long, up to an hour; a day later that is forgotten. Credentials that it has used with success go on working, so nobody is locked out by a
- * neighbour behind the same address. Of all others no more are looked up at once than may still be wrong: a thousand guesses sent together are
- * counted like those sent one after the other, and as many good credentials all get through.
+ * Against guessing: an address that has sent too many wrong credentials within a minute is shut out for a minute, and each further time for twice
+ * as long, up to an hour; a day later that is forgotten. Credentials it has used successfully keep working, so a client is not locked out by a
+ * neighbour behind the same address. Of all others, no more are looked up at once than may still be wrong: a thousand guesses sent together are
+ * counted like guesses sent one by one, while a thousand good credentials all get through.
  */
 export class Guesses {
   readonly #suspects = new LRUCache<string, Suspect>({ maxSize: remembered, sizeCalculation: () => 1 });
@@ -79,7 +79,7 @@ export class Guesses {
 
   constructor(private readonly name: string, private readonly quota: number) {}
 
-  /** Throws RATE_LIMITED while the address is shut out, but for a credential that it has proven. */
+  /** Throws RATE_LIMITED while the address is shut out, except for a credential that it has proven. */
   admit(address: string, credential: string, reply: Reply): void {
     if (this.#suspects.size === 0) return;
     const from = network(address);
@@ -123,7 +123,7 @@ export class Guesses {
     }
   }
 
-  /** So many more before the address is shut out. While it is there is nothing to wait for: everybody is told. */
+  /** How many more wrong credentials shut the address out. While it is shut out there is nothing to wait for: every request is refused at once. */
   #mayBeWrong(from: string): number {
     const now = performance.now();
     const suspect = this.#suspects.peek(from);
@@ -151,7 +151,7 @@ export class Guesses {
 function turnOf(asking: Asking, pair: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const late = setTimeout(() => {
-      if (asking.waiting.delete(waiter)) reject(refuse('UNAVAILABLE', 'Too many others from this address are being looked up'));
+      if (asking.waiting.delete(waiter)) reject(refuse('UNAVAILABLE', 'Too many other API keys from this address are being looked up; try again'));
     }, waitAtMostMs).unref();
     const waiter: Waiter = {
       pair,
@@ -166,13 +166,13 @@ function turnOf(asking: Asking, pair: string): Promise<void> {
   });
 }
 
-/** What only IPv6 looks like; `isIPv6` would take as long as all the rest of a limit. */
+/** Only IPv6 has two colons; `isIPv6` would take as long as the rest of a limit. */
 const v6 = /^[\da-f]{0,4}:[\da-f]{0,4}:[\da-f:.]{0,40}(?:%\w*)?$/i;
 const withPort = /^(?:\[([^\]]*)\]|([^:]*))(?::\d+)?$/;
 
 /**
- * What counts as one address: of IPv6 a /64, which is what a customer owns. Some proxies write the port behind it, which is another one for each
- * connection. Whatever is no address is one together.
+ * What counts as one address: for IPv6 a /64, which is what a customer owns. Some proxies append the port, which differs for each connection.
+ * Everything that is not an address counts as one.
  */
 export function network(written: string): string {
   if (isIPv4(written)) return written;
@@ -191,10 +191,10 @@ export class RateLimits {
   readonly licenseKeys: Limit;
   readonly apiKeys: Limit;
   readonly unknownLicenseKeys: Guesses;
-  /** API keys are too long to be guessed: this bounds what the attempts cost us. */
+  /** API keys are too long to be guessed: this bounds what the attempts cost the server. */
   readonly unknownApiKeys: Guesses;
 
-  /** `guessed` hears of each key that nobody has, with the network it came from. */
+  /** `guessed` is called for each unknown key, with the network it came from. */
   constructor({ perLicenseKey, perApiKey, unknownKeysPerAddress }: GatewayConfig['rateLimits'], private readonly guessed: (address: string) => void = () => undefined) {
     this.licenseKeys = new Limit('license-key', perLicenseKey);
     this.apiKeys = new Limit('api-key', perApiKey);
@@ -202,7 +202,7 @@ export class RateLimits {
     this.unknownApiKeys = new Guesses('unknown-api-keys', perApiKey);
   }
 
-  /** Whether the key was a license's, so that guessing shows. One that was a license's until it was regenerated is no guess. */
+  /** Whether the key is a license's, so that guesses are counted. A key that was a license's until it was regenerated is not a guess. */
   watching<T>(address: string, licenseKey: string, reply: Reply, work: () => Promise<T>): Promise<T> {
     return this.unknownLicenseKeys.inTurn(address, licenseKey, reply, async (right) => {
       try {

@@ -14,8 +14,8 @@ function sendAll(): void {
 }
 
 /**
- * Answers that are ready in the same turn of the event loop are written one right after the other, at its end. Whoever reads an answer that
- * comes alone has to be woken for it, which costs the writer as much as a quarter of a validation; who is awake already costs nothing.
+ * Answers that are ready in the same turn of the event loop are written one right after the other, at its end. A client that reads an answer that
+ * comes alone has to be woken for it, which costs the server as much as a quarter of a validation; a client that is awake costs nothing.
  * `cork()` does not help: Node uncorks a socket when a response ends.
  */
 export class TogetherResponse<Request extends IncomingMessage = IncomingMessage> extends ServerResponse<Request> {
@@ -36,7 +36,7 @@ export class TogetherResponse<Request extends IncomingMessage = IncomingMessage>
   }
 }
 
-// What Fastify asks to know whether a request has been answered. Node has a getter here and its types a property, which a class may not override.
+// Fastify reads this to know whether a request has been answered. Node has a getter here and its types a property, which a class may not override.
 Object.defineProperty(TogetherResponse.prototype, 'writableEnded', {
   get(this: TogetherResponse) {
     return this.isEnding || (Reflect.get(ServerResponse.prototype, 'writableEnded', this) as boolean);

@@ -15,17 +15,17 @@ const healthAnswer = Type.Object({
 export class SystemController {
   constructor(private readonly health: Health, private readonly metrics: Metrics, private readonly document: ApiDocument) {}
 
-  @Route('GET /health/live', { needs: 'public', summary: 'The process can go on', answer: healthAnswer, alsoStatus: 503 })
+  @Route('GET /health/live', { needs: 'public', summary: 'Liveness', answer: healthAnswer, alsoStatus: 503 })
   async getLiveness(@Res({ passthrough: true }) reply: FastifyReply) {
     return withStatus(await this.health.live(), reply);
   }
 
-  @Route('GET /health/ready', { needs: 'public', summary: 'It can do its work now; the lag of the read models counts', answer: healthAnswer, alsoStatus: 503 })
+  @Route('GET /health/ready', { needs: 'public', summary: 'Readiness, including read-model lag', answer: healthAnswer, alsoStatus: 503 })
   async getReadiness(@Res({ passthrough: true }) reply: FastifyReply) {
     return withStatus(await this.health.ready(), reply);
   }
 
-  @Route('GET /metrics', { needs: 'public', summary: 'Numbers in the format of Prometheus', answer: Type.String(), contentType: 'text/plain' })
+  @Route('GET /metrics', { needs: 'public', summary: 'Metrics in Prometheus format', answer: Type.String(), contentType: 'text/plain' })
   async getMetrics(@Res({ passthrough: true }) reply: FastifyReply) {
     void reply.header('Content-Type', this.metrics.contentType);
     return this.metrics.expose();

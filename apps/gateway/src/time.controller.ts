@@ -1,33 +1,33 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Body, Controller, Param, Query, Res } from '@nestjs/common';
 import { AdvanceClock, bodyOf, ClockView, GetClock, ListSweeps, RunSweep, SetClock, SweepReport } from '@keyledger/contracts';
-import { isPassing, type ErrorCode } from '@keyledger/kernel';
+import { isTransient, type ErrorCode } from '@keyledger/kernel';
 import type { FastifyReply } from 'fastify';
 import { Edge } from './edge.ts';
 import { Route } from './operation.ts';
 
-/** Somebody who has not answered by then may be dead; asking once more does no harm. */
+/** A sweeper that has not answered by then may be dead; asking once more does no harm. */
 const answeredWithinMs = 15_000;
 const lookedWithinMs = 60_000;
-/** What has fallen due may be years' worth. */
+/** Years' worth of work may have fallen due. */
 const settledWithinMs = 600_000;
 /** For that long nobody has taken it up at all. */
 const goneAfterMs = 30_000;
 const askAgainAfterMs = 500;
 const moving: readonly ErrorCode[] = ['ENVIRONMENT_NOT_FOUND', 'ENVIRONMENT_FORBIDDEN', 'PRODUCTION_CLOCK', 'CLOCK_BACKWARDS'];
 
-/** What time it is in an environment, and what time has brought about. */
+/** The clocks of environments, and sweeps. */
 @Controller()
 export class TimeController {
   constructor(private readonly edge: Edge) {}
 
-  @Route('GET /environments/:name/clock', { needs: 'settings.manage', summary: 'What time it is in an environment', answer: ClockView, refuses: ['ENVIRONMENT_NOT_FOUND', 'ENVIRONMENT_FORBIDDEN'] })
+  @Route('GET /environments/:name/clock', { needs: 'settings.manage', summary: 'The clock of an environment', answer: ClockView, refuses: ['ENVIRONMENT_NOT_FOUND', 'ENVIRONMENT_FORBIDDEN'] })
   getClock(@Param('name') name: string) {
     return this.edge.send(GetClock, { name });
   }
 
   @Route('PUT /environments/:name/clock', {
-    needs: 'settings.manage', summary: 'Put the clock of a test environment forward; it ticks on from there, and everything that falls due by it is done', body: bodyOf(SetClock, 'name'), answer: ClockView, refuses: moving,
+    needs: 'settings.manage', summary: 'Set the clock of a test environment forward; it keeps running from there, and everything due by then is processed', body: bodyOf(SetClock, 'name'), answer: ClockView, refuses: moving,
   })
   async setClock(@Param('name') name: string, @Body() body: SetClock) {
     const clock = await this.edge.send(SetClock, { ...body, name });
@@ -36,7 +36,7 @@ export class TimeController {
   }
 
   @Route('POST /environments/:name/clock/advance', {
-    needs: 'settings.manage', summary: 'Let time pass in a test environment: answered when everything that fell due has been done', body: bodyOf(AdvanceClock, 'name'), answer: ClockView, refuses: moving,
+    needs: 'settings.manage', summary: 'Advance the clock of a test environment; answers when everything due has been processed', body: bodyOf(AdvanceClock, 'name'), answer: ClockView, refuses: moving,
   })
   async advanceClock(@Param('name') name: string, @Body() body: AdvanceClock) {
     const clock = await this.edge.send(AdvanceClock, { ...body, name });
@@ -44,12 +44,12 @@ export class TimeController {
     return clock;
   }
 
-  @Route('POST /licenses/health/sweep', { needs: 'license.revoke', summary: 'Make explicit what time has brought about, now; a dry run says what that would be', body: bodyOf(RunSweep, 'trigger'), answer: SweepReport, alsoStatus: 202 })
+  @Route('POST /licenses/health/sweep', { needs: 'license.revoke', summary: 'Run a sweep now; a dry run reports what it would do', body: bodyOf(RunSweep, 'trigger'), answer: SweepReport, alsoStatus: 202 })
   async sweepLicenses(@Body() body: RunSweep, @Res({ passthrough: true }) reply: FastifyReply): Promise<SweepReport> {
     try {
       return await this.edge.send(RunSweep, { ...body, trigger: 'request' }, { timeoutMs: body.dryRun ? lookedWithinMs : answeredWithinMs });
     } catch (error) {
-      if (!isPassing(error) || body.dryRun) throw error;
+      if (!isTransient(error) || body.dryRun) throw error;
       const { data: [run] } = await this.edge.send(ListSweeps, { limit: 1 });
       if (run?.state !== 'running') throw error;
       void reply.status(202);
@@ -58,7 +58,7 @@ export class TimeController {
     }
   }
 
-  @Route('GET /sweeps', { needs: 'license.read', summary: 'Runs of the sweep, newest first', query: ListSweeps.fields, answer: ListSweeps.answer })
+  @Route('GET /sweeps', { needs: 'license.read', summary: 'Sweeps, newest first', query: ListSweeps.fields, answer: ListSweeps.answer })
   listSweeps(@Query() query: ListSweeps) {
     return this.edge.send(ListSweeps, query);
   }
@@ -73,7 +73,7 @@ export class TimeController {
       } catch (error) {
         const failedAt = performance.now();
         if (failedAt - askedAt >= answeredWithinMs) takenUpAt = failedAt;
-        if (!isPassing(error) || failedAt > until || failedAt - takenUpAt > goneAfterMs) throw error;
+        if (!isTransient(error) || failedAt > until || failedAt - takenUpAt > goneAfterMs) throw error;
         await sleep(askAgainAfterMs);
       }
     }

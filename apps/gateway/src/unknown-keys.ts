@@ -3,10 +3,10 @@ import { context, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 
 const tellEveryMs = 1_000;
-/** Whoever makes up addresses as well fills no memory: the rest counts as one. */
+/** Bounds memory when an attacker makes up addresses, too: all further addresses count as one. */
 const apartAtMost = 1_000;
 
-/** Requests with keys that nobody has: counted, and told once a second. What cannot be told then is only in the metrics. */
+/** Requests with unknown license keys: counted, and reported once a second. What cannot be reported then is only in the metrics. */
 export class UnknownKeys {
   readonly #seen = new Map<string, Map<string, number>>();
 

@@ -11,13 +11,13 @@ import { RateLimits } from './rate-limits.ts';
 const { licenseId: _series, ...seriesQuery } = UsageSeries.fields;
 const { licenseId: _explain, ...explainQuery } = ExplainUsage.fields;
 
-/** What instances use: they report it, and vendors look at it. */
+/** Usage: instances report it, vendors query it. */
 @Controller()
 export class UsageController {
   constructor(private readonly edge: Edge, private readonly limits: RateLimits) {}
 
   @Route('POST /license/usage', {
-    needs: 'license-key', summary: 'Report what an instance has used; a record id counts once, ever', body: bodyOf(ReportUsage), answer: ReportUsage.answer,
+    needs: 'license-key', summary: 'Report the usage of an instance; a record id counts only once, ever', body: bodyOf(ReportUsage), answer: ReportUsage.answer,
     refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'USAGE_OUT_OF_RANGE'], example: examples.usage,
   })
   reportUsage(@Body() body: ReportUsage, @Req() request: FastifyRequest, @Res({ passthrough: true }) reply: FastifyReply) {
@@ -25,14 +25,14 @@ export class UsageController {
   }
 
   @Route('GET /licenses/:id/usage', {
-    needs: 'license.read', summary: 'What a meter has shown, hour by hour, day by day or month by month', query: seriesQuery, answer: UsageSeries.answer, refuses: ['LICENSE_NOT_FOUND'],
+    needs: 'license.read', summary: 'The values of a meter by hour, day or month', query: seriesQuery, answer: UsageSeries.answer, refuses: ['LICENSE_NOT_FOUND'],
   })
   getLicenseUsage(@LicenseParam() licenseId: LicenseId, @Query() query: UsageSeries) {
     return this.edge.send(UsageSeries, { ...query, licenseId });
   }
 
   @Route('GET /licenses/:id/usage/explain', {
-    needs: 'license.read', summary: 'Why a day counted so much: the instances and readings behind its peak', query: explainQuery, answer: ExplainUsage.answer, refuses: ['LICENSE_NOT_FOUND'],
+    needs: 'license.read', summary: 'How the value of a day came about: the instances and readings behind its peak', query: explainQuery, answer: ExplainUsage.answer, refuses: ['LICENSE_NOT_FOUND'],
   })
   explainLicenseUsage(@LicenseParam() licenseId: LicenseId, @Query() query: ExplainUsage) {
     return this.edge.send(ExplainUsage, { ...query, licenseId });

@@ -1,5 +1,5 @@
 import { bodyOf, ValidateLicense, Verdict } from '@keyledger/contracts';
-import { isPassing } from '@keyledger/kernel';
+import { isTransient } from '@keyledger/kernel';
 import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
@@ -11,12 +11,12 @@ import type { RateLimits } from './rate-limits.ts';
 
 const operation: Operation = {
   id: 'validateLicense', method: 'POST', path: '/license/validate', needs: 'license-key', safe: true,
-  summary: 'Is this license good? Always 200 for a well-formed request', body: bodyOf(ValidateLicense), answer: Verdict, example: examples.validate,
+  summary: 'Validate a license. Always 200 for a well-formed request; the verdict is in the body', body: bodyOf(ValidateLicense), answer: Verdict, example: examples.validate,
 };
 
 /**
- * `POST /license/validate` is asked more often than all else together. It is Fastify's own route: Nest's way from the route to a method
- * costs more than the verdict does.
+ * `POST /license/validate` is called more often than everything else together. It is a plain Fastify route: Nest's way from the route to a
+ * method costs more than the verdict does.
  */
 export function serveValidation(
   fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts,
@@ -35,7 +35,7 @@ export function serveValidation(
         else lastKnown?.forget(environment, body);
         void answer(text);
       })).catch((error: unknown) => {
-        const known = isPassing(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
+        const known = isTransient(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
         void (known === undefined ? reply.send(error) : answer(known));
       });
     },
@@ -44,7 +44,7 @@ export function serveValidation(
 
 const licenses = new WeakMap<object, string>();
 
-/** A license that has not changed since the last verdict comes as the same object, and need not be written out again. */
+/** A license that has not changed since the last verdict is the same object and need not be serialised again. */
 function written({ license, retired, ...verdict }: Static<typeof ValidateLicense.answer>): string {
   if (!license) return JSON.stringify({ ...verdict, license });
   let text = licenses.get(license);

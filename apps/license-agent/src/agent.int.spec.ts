@@ -386,7 +386,7 @@ describe('A license key', () => {
     expect(await box.license()).toMatchObject({ keyPrefix: 'KEY-1', enforcement: 'FULL' });
   });
 
-  it.each([[429, 'is asked too often (429), and wants to be asked again in 120 seconds'], [503, 'is not available (503)'], [500, 'failed (500)']])('that the server cannot answer for now (%i) is no matter of the network', async (status, why) => {
+  it.each([[429, 'gets too many requests (429), and asks for the next try in 120 seconds'], [503, 'is not available (503)'], [500, 'failed (500)']])('that the server cannot answer for now (%i) is no matter of the network', async (status, why) => {
     const box = await activated();
     bench.vendor.between = () => [status, 'busy', { 'retry-after': '120' }];
     for (const asking of [() => box.put('OTHER-KEY'), () => box.put('OTHER-KEY', '?dry-run=all'), () => box.ask('POST', '/api/license/refresh'), () => box.ask('POST', '/api/license/deactivate')]) {

@@ -51,7 +51,7 @@ export class Agent {
     const isLost = await holder.restore();
     if (holder.found === 'foreign') agent.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
     // A file was kept whole, and is installed again: then there is nothing for anybody to do.
-    if (isLost && holder.license.licenseId !== null) options.log.warn({ license: holder.license.licenseId }, 'the state of the license was lost, and made anew by its file');
+    if (isLost && holder.license.licenseId !== null) options.log.warn({ license: holder.license.licenseId }, 'the state of the license was lost and restored from its file');
     else if (holder.found === 'damaged' || isLost) agent.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
     agent.#rebuild();
     return agent;
@@ -157,7 +157,7 @@ export class Agent {
     if (!source) throw new Refused('NO_LICENSE');
     const now = this.#holder.now;
     const strange = readings.findIndex(({ at }) => at !== undefined && !(Date.parse(at) <= now + skewMs && Date.parse(at) > now - reachesBackMs));
-    if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is of the future, or more than 399 days ago' }] });
+    if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is in the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
       const duplicates = await this.#exclusively(async () => (this.#kept.source?.kind === 'file' ? this.#holder.meter(readings) : undefined));
       // It has given way meanwhile: they are for what is there now.
@@ -281,8 +281,8 @@ export class Agent {
     this.#follow(license);
     if (source) this.#problems.delete('state');
     this.#problems.delete('clone');
-    this.#options.log.info({ source: source?.kind ?? null, license: license.licenseId }, source ? 'a license was taken' : 'the license was given back');
-    void release().catch((error: unknown) => this.#options.log.warn({ err: error }, 'the license before was not given back'));
+    this.#options.log.info({ source: source?.kind ?? null, license: license.licenseId }, source ? 'a license was installed' : 'the license was released');
+    void release().catch((error: unknown) => this.#options.log.warn({ err: error }, 'the previous license could not be released'));
   }
 
   /** A key that is configured, or was before its state was lost: until it is taken, or something else is, or the agent ends. */
@@ -324,7 +324,7 @@ export class Agent {
     if (refused ? !gaveWay && !atOnce && mono < refused.retryAt : isKnown) return;
     try {
       if (hash !== this.#kept.seen.file) {
-        if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'Too large for a license');
+        if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'The text is too large for a license');
         if (!gaveWay) await this.#apply(text, false);
         await this.#holder.keep({ seen: { ...this.#kept.seen, file: hash } });
       }
@@ -343,7 +343,7 @@ export class Agent {
   /** What is no refusal is a bug, and is logged whole. */
   #refused(error: unknown): Refused {
     if (error instanceof Refused) return error;
-    this.#options.log.warn({ err: error }, 'a license could not be looked at');
+    this.#options.log.warn({ err: error }, 'a license could not be checked');
     return new Refused('INTERNAL');
   }
 

@@ -2,8 +2,7 @@ import type { Enforcement, FeatureState } from '@keyledger/sdk';
 
 /** What the agent answers, and every way in which it refuses. The page under `src/page` lives on this file alone. */
 
-export const runtimeStates = ['normal', 'dp_core_exceeded', 'restricted'] as const;
-export type RuntimeState = (typeof runtimeStates)[number];
+export type RuntimeState = 'normal' | 'dp_core_exceeded' | 'restricted';
 
 /** `GET /api/license`; also what the calls that change something answer, and a dry run for what it was given. Instants are RFC 3339 UTC. */
 export interface LicenseAnswer {

@@ -122,7 +122,7 @@ function fileOf(name: string, path: string): string {
   }
 }
 
-export const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 
 /** Each is a path, or the PEM itself. */
 function tlsOf(cert: string | undefined, key: string | undefined): AgentConfig['tls'] {

@@ -209,7 +209,7 @@ export class Holder {
     license.changes.stop();
     if (source?.kind === 'key') {
       await license.reportUsage();
-      if (license.waiting > 0) this.#options.log.warn({ readings: license.waiting }, 'usage could not be delivered, and is lost');
+      if (license.waiting > 0) this.#options.log.warn({ readings: license.waiting }, 'usage could not be delivered and is lost');
       if (isReplaced && license.instanceId !== null && this.#isKnownAsOther(license)) await license.deactivate();
     }
     await license.dispose();

@@ -15,9 +15,9 @@ export function refusedBy({ code, detail, members, retryAfterMs }: Refusal): Ref
 /** Whoever answers 429 or 5xx is there; other answers that are none of the server's are of somebody on the way. */
 function notReached(detail: string, status: unknown, retryAfterMs: number | null): Refused {
   if (typeof status !== 'number' || (status !== 429 && status < 500)) return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
-  const wait = retryAfterMs === null ? '' : `, and wants to be asked again in ${Math.ceil(retryAfterMs / 1000)} seconds`;
-  const why = status === 429 ? `is asked too often (429)${wait}` : status === 503 ? `is not available (503)${wait}` : `failed (${status})${wait}`;
-  return new Refused('LICENSE_SERVER_UNAVAILABLE', `The way to the license server is open, but it ${why}. It is asked again by itself; if it stays so, tell your vendor`, { serverStatus: status });
+  const wait = retryAfterMs === null ? '' : `, and asks for the next try in ${Math.ceil(retryAfterMs / 1000)} seconds`;
+  const why = status === 429 ? `gets too many requests (429)${wait}` : status === 503 ? `is not available (503)${wait}` : `failed (${status})${wait}`;
+  return new Refused('LICENSE_SERVER_UNAVAILABLE', `The license server can be reached, but it ${why}. The agent tries again by itself; if this persists, tell your vendor`, { serverStatus: status });
 }
 
 /** What a verdict or a file says of itself. */
@@ -30,7 +30,7 @@ export function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
 export function refusedFile(judgement: Judgement, issuedAt: string): Refused {
   const { code, offlineUntil } = judgement;
   if (code !== 'HEARTBEAT_OVERDUE') return refusedFor(judgement);
-  return new Refused('LICENSE_FILE_TOO_OLD', `It was issued on ${issuedAt}${offlineUntil === null ? '' : ` and was good until ${offlineUntil}`} where the license server is not asked. Ask your vendor for a new one`, { issuedAt, offlineGraceEndsAt: offlineUntil });
+  return new Refused('LICENSE_FILE_TOO_OLD', `It was issued on ${issuedAt}${offlineUntil === null ? '' : ` and was valid until ${offlineUntil}`} without contact to the license server. Ask your vendor for a new one`, { issuedAt, offlineGraceEndsAt: offlineUntil });
 }
 
 /** What is written must be on the disk, or the caller has to know that it is not. */
@@ -43,14 +43,14 @@ export async function stored<T>(work: () => Promise<T>): Promise<T> {
 }
 
 const titles: Readonly<Record<string, string>> = {
-  STATE_OF_ANOTHER_MACHINE: 'The data directory is of another machine', STATE_DAMAGED: 'The state was damaged', STATE_CLONED: 'This machine was cloned',
+  STATE_OF_ANOTHER_MACHINE: 'The data directory belongs to another machine', STATE_DAMAGED: 'The state was damaged', STATE_CLONED: 'This machine was cloned',
   CLOCK_SET_BACK: 'The clock was set back', LICENSE_FILE_MISSING: 'There is no license file',
 };
 export const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
 
 /** What follows from the license as it stands. */
 export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, { hasLicense, isStored, unheard }: { readonly hasLicense: boolean; readonly isStored: boolean; /** Why the server was not reached. */ readonly unheard: Refused | null }): ProblemAnswer[] {
-  const disk: ProblemAnswer[] = isStored ? [] : [{ code: 'STORAGE_FAILED', severity: 'error', title: problems.STORAGE_FAILED.title, detail: 'It works with what it knows; nothing new can be taken', at }];
+  const disk: ProblemAnswer[] = isStored ? [] : [{ code: 'STORAGE_FAILED', severity: 'error', title: problems.STORAGE_FAILED.title, detail: 'The agent works with what it knows; changes cannot be stored', at }];
   if (!hasLicense) return [...disk, { code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];
   const why = unheard?.code ?? 'NO_OUTBOUND_ACCESS';
   const until = offlineUntil === null ? '' : ` It works until ${offlineUntil}`;

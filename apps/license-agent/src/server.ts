@@ -53,7 +53,7 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
       const name = `${method} ${path}`;
       const route = feature !== undefined && method === 'GET' ? () => ok(agent.feature(decoded(feature))) : api[name];
       if (!route) throw new Refused(feature !== undefined || Object.keys(api).some((one) => one.endsWith(` ${path}`)) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
-      if (method !== 'GET' && access !== 'full') throw new Refused('VIEWER_TOKEN', 'It takes the agent token to change something');
+      if (method !== 'GET' && access !== 'full') throw new Refused('VIEWER_TOKEN', 'Changes need the agent token');
       const query = new URLSearchParams(search);
       // Nobody is to think that he was understood: `?dryRun=all` would install what was only to be tried.
       only(Object.fromEntries(query), '', ...(name === 'PUT /api/license' ? ['dry-run'] : []));

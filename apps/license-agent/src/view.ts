@@ -3,7 +3,7 @@ import type { LicenseAnswer, MeterAnswer, RuntimeState } from './api.ts';
 
 /** What the page and the product are shown of a license. Pure. */
 
-export const coreMeter = 'max_dp_cores';
+const coreMeter = 'max_dp_cores';
 
 /** What is known of a license at one moment. */
 export interface Known {
@@ -31,7 +31,7 @@ export function licensePart({ judgement, info, terms, meters }: Known, own: { re
 }
 
 /** Without a license writes are blocked as well. */
-export function runtimeStateOf({ enforcement }: Judgement, meters: readonly MeterAnswer[]): RuntimeState {
+function runtimeStateOf({ enforcement }: Judgement, meters: readonly MeterAnswer[]): RuntimeState {
   if (enforcement === 'READ_ONLY' || enforcement === 'LOCKED') return 'restricted';
   return meters.some(({ meter, state }) => meter === coreMeter && state !== 'normal') ? 'dp_core_exceeded' : 'normal';
 }

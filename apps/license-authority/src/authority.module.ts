@@ -1,6 +1,6 @@
 import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
-import { EventStores, SnapshotStores } from '@keyledger/event-store';
+import { EventStores } from '@keyledger/event-store';
 import { Clock } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
@@ -35,15 +35,13 @@ export class LicenseAuthorityModule implements OnApplicationBootstrap, OnModuleD
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
+        AbuseStreams, Jobs, Licenses,
         LicenseKeys, LicenseTable, LicenseViews, LeaseTokens, Usage, JobLedger, JobRows, JobViews, JobWorker,
         QuotaCommands, IssueCommands, PrepareCommand, LicenseCommands, RegenerateKeyCommand, EraseCommand, ActivateCommand, DeactivateCommand, RevokeActivationCommand,
         BindCommand, QueueDirectiveCommand, RecoverHeartbeatCommand,
         LicenseFileCommand, OfflineFileCommand, LicenseQuery, ResolveKeyQuery, LicenseList, LicenseSuggestions, LicenseTotals, ActivationList, LicenseEvents, DueQueries, SweepCommands,
         AvailableLicenses, LicenseExport, StartCommands, JobCommands, JobQueries, JobList, JobResults,
         AbuseRuleCommands, UnknownKeyReports, DenialQueries, Sightings,
-        { provide: AbuseStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new AbuseStreams(events, keyrings), inject: [EventStores, Keyrings] },
-        { provide: Jobs, useFactory: (events: EventStores, keyrings: Keyrings) => new Jobs(events, keyrings), inject: [EventStores, Keyrings] },
-        { provide: Licenses, useFactory: (events: EventStores, keyrings: Keyrings, snapshots: SnapshotStores) => new Licenses(events, keyrings, snapshots), inject: [EventStores, Keyrings, SnapshotStores] },
         {
           provide: Projectors,
           useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>

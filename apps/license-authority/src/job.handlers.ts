@@ -3,7 +3,7 @@ import { Injectable } from '@nestjs/common';
 import {
   CancelJob, FollowJob, GetGenerator, GetJob, ListJobs, ReadJobResult, ResolveOffer, ROWS_PER_CHUNK, StageImport, StartBatch, StartImport, TakeJobKeys, type JobResult,
 } from '@keyledger/contracts';
-import { issued, jobView, License, likeMeters, rowLicenseId, type JobState, type JobWork } from '@keyledger/domain';
+import { issued, jobView, likeMeters, mustBeIssuable, rowLicenseId, type JobState, type JobWork } from '@keyledger/domain';
 import { context, newId, Refusal, refuse, type JobId, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
@@ -54,8 +54,7 @@ export class StartCommands {
     const { planId, keyFormat, meters, terms: { quotas = [], ...terms } } = await this.messages.send(ResolveOffer, { productId, generatorId });
     const work = { kind: 'batch', productId, generatorId, planId, keyFormat, terms: { ...terms, quotas: likeMeters(quotas, meters) } } as const;
     // What would be refused of every row is refused now.
-    const { environment, now } = context();
-    License.decide(License.initial(), { type: 'Issue', licenseId: newId('lic'), productId, environment, terms: work.terms, key: { value: '', hash: '', prefix: '' } }, now);
+    mustBeIssuable(work.terms, context().now);
     return work as JobWork;
   }
 
@@ -140,7 +139,7 @@ export class JobResults {
     const { state: job } = await this.jobs.load(jobId);
     if (!job) throw refuse('JOB_NOT_FOUND');
     if (job.finishedAt === null) throw refuse('JOB_NOT_FINISHED');
-    if (withKeys && after > 0 && job.keysTakenAt === null) throw new Error(`The keys of ${jobId} are not taken`);
+    if (withKeys && after > 0 && job.keysTakenAt === null) throw new Error(`The keys of ${jobId} have not been claimed for download`);
     const to = Math.min(after + CHUNKS_PER_READ * ROWS_PER_CHUNK, job.done);
     const kept = new Map((await this.ledger.results(jobId, Math.floor(after / ROWS_PER_CHUNK), Math.floor(to / ROWS_PER_CHUNK))).map((result) => [result.row, result]));
     const rows = Array.from({ length: Math.max(0, to - after) }, (_, n) => kept.get(after + 1 + n) ?? issuedBy(job, after + 1 + n));

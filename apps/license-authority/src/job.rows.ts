@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { FindCustomers, ROWS_PER_CHUNK, type ImportRow, type JobResult } from '@keyledger/contracts';
 import { issued, License, normaliseEmail, rowCommandId, rowLicenseId, type JobState, type JobWork, type LicenseCommand } from '@keyledger/domain';
-import { context, isPassing, Refusal, refuse, runIn, type CustomerId, type LicenseId } from '@keyledger/kernel';
+import { context, isTransient, Refusal, refuse, runIn, type CustomerId, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
@@ -52,9 +52,9 @@ export class JobRows {
       return await runIn(own, work);
     } catch (error) {
       if (error instanceof Refusal && error.status < 500) return { ...nothing, outcome: 'failed', code: error.code, detail: error.message };
-      if (job.work.kind === 'batch' || isPassing(error)) throw error;
+      if (job.work.kind === 'batch' || isTransient(error)) throw error;
       broken.push(error);
-      this.log.error({ err: error, jobId: job.id, row }, 'a row of an import could not be done');
+      this.log.error({ err: error, jobId: job.id, row }, 'a row of an import failed unexpectedly');
       const { code, message } = refuse('INTERNAL');
       return { ...nothing, outcome: 'failed', code, detail: message };
     }

@@ -3,7 +3,7 @@ import { Injectable } from '@nestjs/common';
 import { ROWS_PER_CHUNK } from '@keyledger/contracts';
 import { Job, type JobCommand, type JobEvent, type JobState } from '@keyledger/domain';
 import { Aggregates, EventStores } from '@keyledger/event-store';
-import { Clock, environments, isPassing, newCommandId, runIn, systemContext, type JobId } from '@keyledger/kernel';
+import { Clock, environments, isTransient, newCommandId, runIn, systemContext, type JobId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
 import { Stopping } from '@keyledger/process';
@@ -11,6 +11,7 @@ import { JobLedger, SIGN_OF_LIFE_MS, type Waiting } from './job.ledger.ts';
 import { JobRows } from './job.rows.ts';
 
 /** The streams of jobs. */
+@Injectable()
 export class Jobs extends Aggregates<JobState | null, JobCommand, JobEvent> {
   constructor(events: EventStores, keyrings: Keyrings) {
     super(Job, events, keyrings);
@@ -56,7 +57,7 @@ export class JobWorker {
   look(environment: string): void {
     if (this.#timer === undefined || this.stopping.signal.aborted) return;
     const before = this.#looking.get(environment) ?? Promise.resolve();
-    const look = before.then(() => this.#lookAround(environment)).catch((error: unknown) => this.log.warn({ err: error, environment }, 'jobs cannot be looked for; it is tried again'));
+    const look = before.then(() => this.#lookAround(environment)).catch((error: unknown) => this.log.warn({ err: error, environment }, 'jobs could not be looked up; it will be tried again'));
     this.#looking.set(environment, look);
   }
 
@@ -88,8 +89,8 @@ export class JobWorker {
     try {
       return (await this.jobs.load(id)).state;
     } catch (error) {
-      if (isPassing(error)) throw error;
-      if (!this.#unread.has(id)) this.log.error({ err: error, jobId: id }, 'a job cannot be read, and waits');
+      if (isTransient(error)) throw error;
+      if (!this.#unread.has(id)) this.log.error({ err: error, jobId: id }, 'a job cannot be read and waits');
       this.#unread.add(id);
       return undefined;
     }
@@ -101,7 +102,7 @@ export class JobWorker {
     try {
       await this.#through(environment, waiting);
     } catch (error) {
-      await this.#stumbled(environment, id, error).catch((another: unknown) => this.log.warn({ err: another, jobId: id }, 'a job could not be given back; it is taken over later'));
+      await this.#stumbled(environment, id, error).catch((another: unknown) => this.log.warn({ err: another, jobId: id }, 'a job could not be released; it will be taken over later'));
     } finally {
       clearInterval(alive);
     }
@@ -129,13 +130,13 @@ export class JobWorker {
 
   /** Where somebody cannot be asked just now it goes on as soon as that is over; what goes wrong again and again ends the job. */
   async #stumbled(environment: string, id: JobId, error: unknown): Promise<void> {
-    const passes = isPassing(error);
-    if (!passes) this.log.error({ err: error, jobId: id }, 'a job stumbled');
+    const passes = isTransient(error);
+    if (!passes) this.log.error({ err: error, jobId: id }, 'a job failed and will be retried, unless it keeps failing');
     if (!this.stopping.signal.aborted) await sleep(AGAIN_AFTER_MS, undefined, { signal: this.stopping.signal }).catch(() => undefined);
     const isHopeless = await this.#as(environment, () => this.ledger.abandon(id, this.#name, !passes));
     if (!isHopeless) return;
     const { done, failed } = (await this.#as(environment, () => this.ledger.progress([id]))).get(id) ?? { done: 0, failed: 0 };
-    await this.#finish(environment, id, { type: 'Finish', outcome: 'failed', done, failed, detail: 'Something went wrong here again and again; the log of the license-authority says what' });
+    await this.#finish(environment, id, { type: 'Finish', outcome: 'failed', done, failed, detail: 'The job kept failing; the log of the license-authority has the details' });
   }
 
   async #finish(environment: string, id: JobId, outcome: JobCommand & { type: 'Finish' }): Promise<void> {

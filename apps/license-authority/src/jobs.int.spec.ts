@@ -159,7 +159,7 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     });
     await worker.begin();
     expect(await authority.ended(passing)).toMatchObject({ state: 'completed', done: 200 });
-    expect(await authority.ended(hopeless)).toMatchObject({ state: 'failed', done: 0, detail: expect.stringMatching('again and again') });
+    expect(await authority.ended(hopeless)).toMatchObject({ state: 'failed', done: 0, detail: expect.stringMatching('kept failing') });
     await worker.stop();
     expect((await authority.sql('select id from authority_jobs')).rows).toEqual([]);
   });

@@ -149,7 +149,7 @@ export class ActivateCommand {
 
 function activated(license: IssuedLicense, instance: Parameters<typeof instanceLike>[1], activationId: ActivationId, now: Instant) {
   const activation = license.activations.get(activationId) ?? instanceLike(license, instance);
-  if (!activation) throw new Error(`${license.id} was activated, and yet the instance is not there`);
+  if (!activation) throw new Error(`${license.id} was activated, but the instance cannot be found`);
   const { id, name, fingerprint, metadata, createdAt } = instanceView(activation);
   return {
     activated: true as const,

@@ -1,7 +1,7 @@
 import { CountAvailable, ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
 import { instanceView, instantIn, issued, licenseStatuses, licenseView, normaliseKey, spellingsOf, type LicenseState } from '@keyledger/domain';
 import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, refuse, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
+import { context, malformedQuery, refuse, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
@@ -249,7 +249,7 @@ const cursorOf = (place: string): string => Buffer.from(place).toString('base64u
 function placeOf(cursor: string, isOne: (place: string) => boolean): string {
   const place = Buffer.from(cursor, 'base64url').toString();
   if (isOne(place)) return place;
-  throw refuse('VALIDATION_FAILED', 'cursor is not from a page of this list', { errors: [{ in: 'query', pointer: '/cursor', detail: 'is not from a page of this list' }] });
+  throw malformedQuery('cursor', 'is not from a page of this list');
 }
 
 /** Nothing of a key but what lists show of it, nothing that is sealed. */

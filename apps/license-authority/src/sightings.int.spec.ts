@@ -148,7 +148,7 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     all.broken = refuse('UNAVAILABLE');
     all.refused('one', 'two');
     await all.sightings.write();
-    expect([await all.told(), all.logged]).toEqual([[], ['who asked for seats was not written down; it is tried again']]);
+    expect([await all.told(), all.logged]).toEqual([[], ['requests for seats could not be recorded; it will be tried again']]);
     all.broken = undefined;
     all.refused('one');
     await all.sightings.write();
@@ -160,7 +160,7 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     all.unreadable = true;
     all.refused('one');
     await all.sightings.write();
-    expect(all.logged).toEqual(['what was seen of a license is written, but the rules could not look at it; it is tried again']);
+    expect(all.logged).toEqual(['requests for seats are recorded, but the abuse rules could not be applied; it will be tried again']);
     all.unreadable = false;
     await all.sightings.lookAgain();
     expect(await all.told()).toMatchObject([{ denials: 1 }]);

@@ -155,7 +155,7 @@ export class Sightings {
         await this.clock.current?.(environment);
         await runIn(systemContext(environment, this.clock.now(environment)), work);
       } catch (error) {
-        this.log.warn({ err: error, environment }, 'who asked for seats was not written down; it is tried again');
+        this.log.warn({ err: error, environment }, 'requests for seats could not be recorded; it will be tried again');
       }
     }
   }
@@ -247,7 +247,7 @@ export class Sightings {
     } catch (error) {
       if (error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND') return this.#forget(licenseId);
       seen.again.add(licenseId);
-      this.log.warn({ err: error, licenseId }, 'what was seen of a license is written, but the rules could not look at it; it is tried again');
+      this.log.warn({ err: error, licenseId }, 'requests for seats are recorded, but the abuse rules could not be applied; it will be tried again');
     }
   }
 

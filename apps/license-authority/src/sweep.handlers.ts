@@ -1,6 +1,6 @@
 import { DueLicenseBacklog, DueLicenses, LoseHeartbeats, SweepLicenses, type Backlog } from '@keyledger/contracts';
 import { License, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
-import { context, eventId, isPassing, Refusal, runIn, type ErrorCode, type Instant, type LicenseId } from '@keyledger/kernel';
+import { context, eventId, isTransient, Refusal, runIn, type ErrorCode, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { Projectors } from '@keyledger/read-models';
@@ -60,8 +60,8 @@ export class SweepCommands {
       return await this.licenses.run(licenseId, command, (_state, _revision, events) => events);
     } catch (error) {
       if (error instanceof Refusal && gone.includes(error.code)) return [];
-      if (isPassing(error)) throw error;
-      this.log.error({ err: error, licenseId }, 'what is due of a license could not be said');
+      if (isTransient(error)) throw error;
+      this.log.error({ err: error, licenseId }, 'what is due for a license could not be determined');
       return undefined;
     }
   }

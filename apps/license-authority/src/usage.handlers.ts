@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { ExceedQuota, ReadMeters, RestoreQuota, type MeterReadings } from '@keyledger/contracts';
 import { isMetered, metersNamed, withUse } from '@keyledger/domain';
-import { isPassing, type LicenseId } from '@keyledger/kernel';
+import { isTransient, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Licenses } from './streams.ts';
 
@@ -40,7 +40,7 @@ export class Usage {
     try {
       return await this.messages.send(ReadMeters, asked, { timeoutMs: askMs });
     } catch (error) {
-      if (isPassing(error)) return undefined;
+      if (isTransient(error)) return undefined;
       throw error;
     }
   }

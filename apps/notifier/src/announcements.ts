@@ -2,18 +2,18 @@ import type { WebhookData } from '@keyledger/contracts';
 import type { DenialsEvent, JobEvent, LicenseEvent, LicenseEventType, LicenseState, SigningKeysEvent, SigningKeysState, WebhookType } from '@keyledger/domain';
 import type { JobId, JsonObject } from '@keyledger/kernel';
 
-/** What is said in public about something that has happened. */
+/** The public form of an event. */
 export interface Announcement {
   readonly type: WebhookType;
   readonly data: JsonObject;
 }
-/** What an event of ours is to others. `types` is all that `tell` may say, to know before the event is decoded whether anybody wants it. */
+/** How a stored event becomes a public one. `types` lists all that `tell` may return, so that it is known before decoding whether any endpoint wants it. */
 export interface Announced<Event, Facts> {
   readonly types: readonly WebhookType[];
   tell(event: Event, facts: Facts): readonly Announcement[];
 }
 
-/** What every announcement about a license says of it. */
+/** The fields of the license in every announcement about it. */
 export type LicenseFacts = Pick<WebhookData['license.assigned'], 'licenseId' | 'keyPrefix' | 'productId' | 'planId' | 'customerId' | 'orderId'>;
 
 export function factsOf(license: LicenseState): LicenseFacts | undefined {
@@ -30,7 +30,7 @@ const one = <E extends LicenseEventType, T extends WebhookType>(type: T, own: (e
   ({ types: [type], tell: (event, facts) => [say(type, facts, own(event))] });
 const held = ({ cause, reason }: Pick<Own<'license.suspended'>, 'cause' | 'reason'>) => ({ cause, reason });
 
-/** Nothing that is sealed in an event is told: its fields are null here. What is not in this table nobody outside hears of. */
+/** Sealed fields of an event are never sent: they are null here. Events that are not in this table are never sent. */
 export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseEvent & { type: E }, LicenseFacts> } = {
   LicenseIssued: one('license.issued', ({ terms: { expiresAt, activationLimit } }) => ({ expiresAt, activationLimit })),
   LicenseAssigned: one('license.assigned', ({ customerId }) => ({ customerId })),
@@ -48,7 +48,7 @@ export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseE
   LicenseErased: one('license.erased', ({ keyPrefix, reason, everActivated }) => ({ keyPrefix, reason, everActivated })),
   InstanceRebound: one('activation.rebound', ({ activationId, reason }) => ({ activationId, reason })),
   HeartbeatMissed: one('deployment.late', ({ activationId, dueAt: since = null }) => ({ activationId, since })),
-  // A box whose grace without contact is over has locked itself.
+  // An appliance whose grace without contact is over has locked itself.
   HeartbeatLost: one('deployment.locked', ({ activationId, dueAt: since = null }) => ({ activationId, by: 'silence' as const, since })),
   HeartbeatRecovered: one('deployment.recovered', ({ activationId }) => ({ activationId })),
   DirectiveQueued: {

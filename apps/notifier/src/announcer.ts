@@ -7,7 +7,7 @@ import { mustReach, ReadIndex, type Database, type Statement, type StateDatabase
 import { factsOf, ofDenials, ofJobs, ofLicenses, ofSigningKeys, type Announced, type Announcement } from './announcements.ts';
 import { giveUpSome, KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 
-/** What is to be known of an endpoint to put something into its way. */
+/** What must be known of an endpoint to queue something for it. */
 interface Listener {
   readonly id: WebhookEndpointId;
   readonly revision: number;
@@ -16,10 +16,10 @@ interface Listener {
   readonly createdAt: Instant;
 }
 
-/** Which mails there are: the event's type → what a mail of it needs, or nothing. It holds nothing of a person. */
+/** The mails: event type → what a mail about it needs, or nothing. It holds no personal data. */
 export type MailsOf = (event: RecordedEvent) => { readonly type: string; readonly body: string } | undefined;
 
-/** What is read of others' streams to make announcements of. */
+/** What is read of other services' streams to make announcements of. */
 export class Sources {
   readonly #licenses: Aggregates<LicenseState, LicenseCommand, LicenseEvent>;
   readonly #signingKeys: Aggregates<SigningKeysState, SigningKeysCommand, SigningKeysEvent>;
@@ -59,8 +59,8 @@ export class Sources {
   }
 }
 
-/** Nobody outside is told what is sealed, so it is not opened. */
-const closed: Sealer = { seal: (subject) => { throw new Error(`Nothing is sealed for ${subject} here`); }, open: () => null };
+/** Sealed fields are never sent to receivers, so they are not opened. */
+const closed: Sealer = { seal: (subject) => { throw new Error(`The notifier seals nothing for ${subject}`); }, open: () => null };
 const opened = (shapes: Readonly<Record<string, EventShape>>, event: RecordedEvent) => decode(shapes, event, closed);
 const categoryOf = (stream: string): string => stream.slice(0, stream.indexOf('-'));
 
@@ -70,7 +70,7 @@ const REPLAY_PAGE = 500;
 const TRIES = 6;
 const TIMEOUT_MS = 3_000;
 const SKEW_SECONDS = 60;
-/** Both in `reactions`: how far the log has been read, and where it ended when it was first followed. */
+/** Both in `reactions`: the read position in the log, and where the log ended when it was first followed. */
 const CHECKPOINT = 'notifier';
 const MAILS_AFTER = 'notifier-mails-after';
 
@@ -83,15 +83,15 @@ interface AnnouncerOptions {
   readonly mailsOf: MailsOf;
   /** A license's data key has been destroyed: nothing of it may stay in memory. */
   readonly forget: (licenseId: LicenseId) => void;
-  /** Something has been put into the outbox. */
+  /** Called when something has been put into the outbox. */
   readonly wake: () => void;
   readonly log: Log;
 }
 
 /**
- * Follows the log of one environment and puts what somebody wants to hear into the outbox, in one transaction with how far it has read: nothing is
- * left out, and since a parcel's id derives from event and target, nothing is put there twice, by however many processes. Where nobody wants
- * anything, events pass by without being looked into.
+ * Follows the log of one environment and puts what its endpoints and mails need into the outbox, in one transaction with the read position: nothing
+ * is left out, and since a parcel's id derives from event and target, nothing is put there twice, by however many processes. Without a subscriber,
+ * events pass by without being decoded.
  */
 class Announcer implements View {
   readonly #at: AnnouncerOptions;
@@ -108,7 +108,7 @@ class Announcer implements View {
   position: Position;
 
   static async start(at: AnnouncerOptions): Promise<Announcer> {
-    // One statement, so that the endpoints are those of that place in the log.
+    // One statement, so that the endpoints are those of that position in the log.
     const { rows } = await at.database.run<{ position: number | null; mails_after: number | null; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
       `select c.position, c.mails_after, e.id, e.revision, e.enabled, e.events, e.created_at
         from (select max(case name when '${CHECKPOINT}' then position end) as position, max(case name when '${MAILS_AFTER}' then position end) as mails_after from reactions) as c
@@ -146,10 +146,10 @@ class Announcer implements View {
     if (this.#passed > 0) await this.#at.database.batch([reached(this.position)]);
   }
 
-  /** Works off what endpoints are to be told once more of the past, and gives up what still waits for those that are over. */
+  /** Queues past events that endpoints are to be sent once more, and gives up pending deliveries of endpoints that are deleted or disabled. */
   replay(): void {
     const before = this.#replaying ?? Promise.resolve();
-    this.#replaying = before.then(() => this.#replay()).catch((error: unknown) => this.#at.log.warn({ err: error, environment: this.#at.environment }, 'what was left to do for endpoints failed; it is tried once more'));
+    this.#replaying = before.then(() => this.#replay()).catch((error: unknown) => this.#at.log.warn({ err: error, environment: this.#at.environment }, 'missed events could not be queued for endpoints; it will be tried again'));
   }
 
   #follow(events: readonly RecordedEvent[]): void | Promise<void> {
@@ -194,7 +194,7 @@ class Announcer implements View {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Undefined when nobody wants to hear of it. */
+  /** Undefined when no endpoint and no mail needs it. */
   #howToTell({ stream, type }: RecordedEvent, endpoints: readonly Listener[]): Announced<never, never> | undefined {
     if (endpoints.length === 0) return undefined;
     const how = this.#at.sources.byCategory[categoryOf(stream)]?.table[type];
@@ -216,14 +216,14 @@ class Announcer implements View {
     });
   }
 
-  /** What cannot be read, after some tries, keeps nobody from hearing of the rest. A store that is away is no such case: it is waited for. */
+  /** After some tries an event that cannot be read is skipped, so that the rest is sent. A store that is unavailable is different: it is waited for. */
   #cannotTell(event: RecordedEvent, error: unknown): readonly never[] {
     if (error instanceof Refusal) throw error;
     const tries = (this.#unread.get(event.stream) ?? 0) + 1;
     this.#unread.set(event.stream, tries);
     if (tries < TRIES) throw error;
     const { environment, log } = this.#at;
-    log.error({ err: error, environment, stream: event.stream, position: event.position }, 'an event cannot be read, so nobody was told of it');
+    log.error({ err: error, environment, stream: event.stream, position: event.position }, 'an event cannot be read, so no notification was sent');
     return [];
   }
 
@@ -262,7 +262,7 @@ class Announcer implements View {
     }];
   }
 
-  /** The place before the first event of each hour, to find the past again. */
+  /** The position before the first event of each hour, to find the past again. */
   #newHours(events: readonly RecordedEvent[]): Statement[] {
     const found: [string, Position][] = [];
     let before = this.position;
@@ -304,8 +304,8 @@ class Announcer implements View {
 const isOfEndpoint = ({ stream }: RecordedEvent): boolean => stream.startsWith(`${WebhookEndpoint.category}-`);
 const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => enabled && wants(events, type);
 /**
- * Where all of a log is read again, as after it was moved: what was before the endpoint was there is none of its business (several machines' clocks
- * may differ a little), and what is long over may have been sent and forgotten. An environment's own time is never behind the real one.
+ * For when all of a log is read again, as after it was moved: events from before the endpoint existed are not sent to it (clocks of several machines
+ * may differ a little), and old ones may have been sent and forgotten. An environment's own time is never behind real time.
  */
 const isNewsFor = ({ createdAt }: Listener, timestamp: Instant): boolean => timestamp >= addSeconds(createdAt, -SKEW_SECONDS) && Date.parse(timestamp) >= Date.now() - KEPT_DAYS * 86_400_000;
 const hourOf = (instant: Instant): string => instant.slice(0, 13);
@@ -313,7 +313,7 @@ const reached = (position: Position): Statement => ({
   sql: 'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > reactions.position', params: [CHECKPOINT, position],
 });
 
-/** Where there is no checkpoint the log may be another one, with the same events at other positions: what is known of positions is void. Resolves with MAILS_AFTER, as the first notifier noted it. */
+/** Without a checkpoint the log may be a different one, with the same events at other positions, so stored positions are void. Resolves with MAILS_AFTER, as the first notifier noted it. */
 async function beginAnew({ database, store }: Pick<AnnouncerOptions, 'database' | 'store'>): Promise<Position> {
   const head = await store.head();
   const answers = await database.batch([
@@ -366,7 +366,7 @@ export class Announcers {
     announcer.replay();
   }
 
-  /** What was cut short goes on. */
+  /** Resumes replays that were cut short. */
   replay(): void {
     for (const [, { announcer }] of this.#kept.entries()) announcer.replay();
   }

@@ -11,7 +11,7 @@ describe('The configuration of mail', () => {
   it.each([
     ...['smtp://', 'smtp:///mail', 'mail.example.com:587', 'http://mail.example.com'].map((url) => [{ KEYLEDGER_SMTP_URL: url }, /^KEYLEDGER_SMTP_URL must be/] as const),
     ...['not an address', 'licenses', 'licenses@', '<@example.com>'].map((from) => [{ KEYLEDGER_MAIL_FROM: from }, /^KEYLEDGER_MAIL_FROM must be/] as const),
-    [{ KEYLEDGER_MAIL_FROM: '' }, /not KEYLEDGER_MAIL_FROM/], [{ KEYLEDGER_MAIL_LICENSE_KEYS: 'yes' }, /^KEYLEDGER_MAIL_LICENSE_KEYS/],
+    [{ KEYLEDGER_MAIL_FROM: '' }, /but KEYLEDGER_MAIL_FROM, .* is not$/], [{ KEYLEDGER_MAIL_LICENSE_KEYS: 'yes' }, /^KEYLEDGER_MAIL_LICENSE_KEYS/],
   ])('names what is wrong: %j', (env, why) => {
     expect(() => notifierConfig({ ...mail, ...env })).toThrow(why);
   });

@@ -19,12 +19,12 @@ export const notifierConfig = (env: NodeJS.ProcessEnv = process.env): NotifierCo
 
 function mailConfig(env: NodeJS.ProcessEnv): MailConfig | undefined {
   const smtpUrl = settingOrFile(env, 'KEYLEDGER_SMTP_URL', 'KEYLEDGER_SMTP_URL_FILE');
-  // Looked at in any case: a wrong one is named at the start and not on the day when there is a mail server.
+  // Checked in any case: a wrong one is reported at the start and not on the day a mail server is set.
   const switches = { licenseKeys: isTrue(env, 'KEYLEDGER_MAIL_LICENSE_KEYS'), allEnvironments: isTrue(env, 'KEYLEDGER_MAIL_ALL_ENVIRONMENTS') };
   if (smtpUrl === undefined) return undefined;
-  if (!/^smtps?:\/\//.test(smtpUrl) || !URL.parse(smtpUrl)?.hostname) throw new Error('KEYLEDGER_SMTP_URL must be smtp://… or smtps://…, with the name of a server');
+  if (!/^smtps?:\/\//.test(smtpUrl) || !URL.parse(smtpUrl)?.hostname) throw new Error('KEYLEDGER_SMTP_URL must be smtp://… or smtps://… with the name of a server');
   const from = env['KEYLEDGER_MAIL_FROM'];
-  if (!from) throw new Error('KEYLEDGER_SMTP_URL is set but not KEYLEDGER_MAIL_FROM, the address that mail comes from');
+  if (!from) throw new Error('KEYLEDGER_SMTP_URL is set, but KEYLEDGER_MAIL_FROM, the sender address of mail, is not');
   if (!/[^\s<>@]@[^\s<>@]+>?$/.test(from.trim())) throw new Error('KEYLEDGER_MAIL_FROM must be an address: licenses@example.com, or Example <licenses@example.com>');
   return { smtpUrl, from, ...switches };
 }

@@ -4,30 +4,30 @@ import type { Log, Metrics } from '@keyledger/observability';
 import type { Answer } from './egress.ts';
 import { MAIL, type ClaimedParcel, type Outbox } from './outbox.ts';
 
-/** Takes parcels to where they belong. Both work in the environment of the context. */
+/** Delivers parcels to their targets. Both methods work in the environment of the context. */
 export interface Channel {
-  /** One try. A text says that it is for nobody any more. Rejects only when `signal` is aborted. */
+  /** One attempt. A text says why the parcel is no longer wanted. Rejects only when `signal` is aborted. */
   attempt(parcel: ClaimedParcel, signal: AbortSignal): Promise<Answer | string>;
-  /** The target takes nothing (any more). */
+  /** The target accepts nothing (any more). */
   giveUp(target: string, cause: 'failing' | 'gone'): Promise<void>;
 }
 
-/** Tries at a time, in all; for one target at most; and for all those together that get one each, so that targets that are known to take things find a place. */
+/** Limits of concurrent attempts: in all; for one target; and for all targets together that get one each, which keeps room for targets known to accept deliveries. */
 const AT_ONCE = { all: 128, target: 4, unproven: 96 } as const;
-/** Who takes longer than this to answer keeps a place from others. */
+/** A target that takes longer than this to answer takes a place from others. */
 const SLOW_MS = 2_000;
-/** How often it is looked for what has fallen due by time, or was put there by another process. */
+/** How often to check for parcels that have fallen due, or were added by another process. */
 const LOOK_EVERY_MS = 1_000;
 
-/** A target begins with one try at a time, gets more with each one that it takes at once, and begins again when it does not. */
+/** A target begins with one attempt at a time, gets more with each delivery it accepts promptly, and begins again when it does not. */
 interface Lane {
   running: number;
   width: number;
 }
 
 /**
- * Empties the outbox. What is due is claimed, tried, and settled; whoever dies meanwhile loses his claim, and the same is tried again under the same
- * id. A target that is slow or dead keeps nobody else waiting. No order is promised.
+ * Empties the outbox. A due parcel is claimed, tried, and settled; a process that dies meanwhile loses its claim, and the parcel is tried again under
+ * the same id. A slow or dead target does not keep others waiting. No order is promised.
  */
 export class Courier {
   readonly #lanes = new Map<string, Lane>();
@@ -58,7 +58,7 @@ export class Courier {
     }
   }
 
-  /** What is under way is broken off; it counts as not tried. */
+  /** Aborts attempts in flight; they count as not tried. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
     this.#stopping.abort();
@@ -72,14 +72,14 @@ export class Courier {
       try {
         await this.#in(environment, (now) => this.#sendDue(environment, now));
       } catch (error) {
-        this.log.warn({ err: error, environment }, 'what is due could not be read; it is tried again');
+        this.log.warn({ err: error, environment }, 'due deliveries could not be read; it will be tried again');
       }
     }
   }
 
   async #sendDue(environment: string, now: Instant): Promise<void> {
     const lanes = (await this.outbox.dueTargets(now)).filter((target) => target !== MAIL || this.mail).map((target) => ({ target, lane: this.#laneOf(environment, target) }));
-    // Who has the fewest under way comes first.
+    // Targets with the fewest attempts in flight come first.
     for (const { target, lane } of lanes.toSorted((a, b) => a.lane.running - b.lane.running)) {
       const room = this.#roomIn(lane);
       if (room > 0) for (const parcel of await this.outbox.claim(target, room, now)) this.#send(environment, parcel, lane);
@@ -103,7 +103,7 @@ export class Courier {
   #send(environment: string, parcel: ClaimedParcel, lane: Lane): void {
     lane.running += 1;
     const trip = this.#in(environment, () => this.#carry(environment, parcel, lane))
-      .catch((error: unknown) => this.log.error({ err: error, environment, parcel: parcel.id }, 'a delivery could not be worked on; it is tried again'))
+      .catch((error: unknown) => this.log.error({ err: error, environment, parcel: parcel.id }, 'a delivery could not be processed; it will be tried again'))
       .finally(() => {
         lane.running -= 1;
         this.#trips.delete(trip);

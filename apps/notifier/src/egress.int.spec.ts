@@ -93,7 +93,7 @@ describe('Egress to whatever somebody names', () => {
     names['rebound.example'] = ['8.8.8.8'];
     await egress.mustBeAllowed(`https://rebound.example:${port}/`);
     names['rebound.example'] = ['127.0.0.1'];
-    expect(await egress.post(`https://rebound.example:${port}/`, {}, '{}', never)).toEqual({ status: null, text: null, error: 'The address is not one of the public internet' });
+    expect(await egress.post(`https://rebound.example:${port}/`, {}, '{}', never)).toEqual({ status: null, text: null, error: 'The address is not on the public internet' });
     expect(connections).toBe(0);
   });
 

@@ -1,8 +1,8 @@
 import { lookup as systemLookup, type LookupAddress } from 'node:dns';
 import { BlockList, isIP, type LookupFunction } from 'node:net';
-import { refuse } from '@keyledger/kernel';
+import { malformed, refuse } from '@keyledger/kernel';
 
-/** The one way out to addresses that somebody else has named. Whatever a name means, and however an address is spelled: nothing connects to one that is not public. */
+/** The only way out to addresses chosen by users. Whatever a name resolves to, and however an address is spelled: nothing connects to one that is not public. */
 
 /** All of an IPv4 address space that is not the public internet (IANA's special-purpose registry), and Azure's host, which only looks public. */
 const specialV4 = blockList('ipv4', [
@@ -11,7 +11,7 @@ const specialV4 = blockList('ipv4', [
 ]);
 /** Of IPv6 only 2000::/3 is public: neither mapped nor translated IPv4 (::ffff:0:0/96, 64:ff9b::/96), nor local addresses are in it. */
 const publicV6 = blockList('ipv6', ['2000::/3']);
-/** But Teredo and other protocols' own, documentation, and 6to4, which carries an IPv4 address. */
+/** Except Teredo and other protocol ranges, documentation, and 6to4, which carries an IPv4 address. */
 const specialV6 = blockList('ipv6', ['2001::/23', '2001:db8::/32', '2002::/16', '2620:4f:8000::/48', '3fff::/20']);
 
 function blockList(family: 'ipv4' | 'ipv6', networks: readonly string[]): BlockList {
@@ -23,7 +23,7 @@ function blockList(family: 'ipv4' | 'ipv6', networks: readonly string[]): BlockL
   return list;
 }
 
-/** Whether an address, in any spelling that the system would connect to, is one of the public internet. */
+/** Whether an address, in any spelling that the system would connect to, is on the public internet. */
 export function isPublicAddress(address: string): boolean {
   const bare = address.replace(/^\[|\]$/g, '');
   switch (isIP(bare)) {
@@ -39,26 +39,26 @@ export interface Answer {
   /** The first 2 KB. */
   readonly text: string | null;
   readonly error: string | null;
-  /** The next try would be answered the same. */
+  /** Another attempt would get the same answer. */
   readonly isFinal?: boolean;
 }
 
 export interface EgressOptions {
   readonly allowPrivate: boolean;
-  /** For specs: what names mean. */
+  /** For specs: resolves names. */
   readonly lookup?: typeof systemLookup;
   readonly timeoutMs?: number;
 }
 
 const TIMEOUT_MS = 15_000;
 const READ_BYTES = 2_048;
-/** Whoever registers an address does not wait longer for what its name means; it is asked again at each connection. */
+/** A request that registers an address does not wait longer for its name to resolve; the name is resolved again at each connection. */
 const RESOLVE_MS = 2_000;
 
 class NotPublic extends Error {
   readonly code = 'NOT_PUBLIC';
   constructor() {
-    super('The address is not one of the public internet');
+    super('The address is not on the public internet');
   }
 }
 
@@ -74,14 +74,14 @@ export class Egress {
     this.#timeoutMs = timeoutMs;
   }
 
-  /** Refuses with WEBHOOK_URL_REFUSED and the reason what nothing would be sent to, and with VALIDATION_FAILED what is no URL. */
+  /** Refuses with VALIDATION_FAILED what is not a URL, and with WEBHOOK_URL_REFUSED and the reason a URL to which nothing would be sent. */
   async mustBeAllowed(text: string): Promise<void> {
-    if (!URL.canParse(text)) throw refuse('VALIDATION_FAILED', 'url is not a URL', { errors: [{ pointer: '/url', detail: 'is not a URL' }] });
+    if (!URL.canParse(text)) throw malformed('url', 'is not a URL');
     const reason = this.#refusalOf(text) ?? (await this.#refusalByName(text));
     if (reason) throw refuse('WEBHOOK_URL_REFUSED', reason);
   }
 
-  /** Never rejects, but when `signal` is aborted. Redirections are not followed. */
+  /** Rejects only when `signal` is aborted. Redirects are not followed. */
   async post(url: string, headers: Readonly<Record<string, string>>, body: string, signal: AbortSignal): Promise<Answer> {
     const reason = this.#refusalOf(url);
     if (reason) return { status: null, text: null, error: reason };
@@ -100,10 +100,10 @@ export class Egress {
     await (await this.#client)?.agent.destroy();
   }
 
-  /** With the first message: not everybody has webhooks, and undici is a hundred modules for each start to load. */
+  /** With the first message: not every installation has webhooks, and undici would add a hundred modules to each start. */
   private async connect() {
     const { Agent, buildConnector, request } = await import('undici');
-    // Where the host is an address, nobody looks it up: hence the look before each connection, too.
+    // A host that is an address is never resolved: hence the check before each connection, too.
     const connect = buildConnector({ lookup: this.#checkedLookup, timeout: this.#timeoutMs, allowH2: false });
     const agent = new Agent({
       connect: (options, callback) => (isIP(options.hostname.replace(/^\[|\]$/g, '')) && !this.#mayReach(options.hostname) ? callback(new NotPublic(), null) : connect(options, callback)),
@@ -116,7 +116,7 @@ export class Egress {
     return this.#allowPrivate || isPublicAddress(address);
   }
 
-  /** What can be told without asking anybody. The URL parser has already made one spelling of 127.1, 0x7f000001 and 017700000001. */
+  /** What can be checked without DNS. The URL parser has already normalised 127.1, 0x7f000001 and 017700000001. */
   #refusalOf(text: string): string | undefined {
     const url = URL.parse(text);
     if (!url) return 'It is not a URL';
@@ -128,7 +128,7 @@ export class Egress {
     return undefined;
   }
 
-  /** A name that means nothing now may mean something later: that is no reason. */
+  /** A name that does not resolve now may resolve later: that is no reason to refuse. */
   async #refusalByName(text: string): Promise<string | undefined> {
     const { hostname } = new URL(text);
     if (this.#allowPrivate || isIP(hostname.replace(/^\[|\]$/g, ''))) return undefined;
@@ -140,7 +140,7 @@ export class Egress {
     return addresses.every(({ address }) => isPublicAddress(address)) ? undefined : 'The host has an address of this machine or of a private network (KEYLEDGER_WEBHOOK_ALLOW_PRIVATE)';
   }
 
-  /** A name with one address that must not be reached is not to be trusted with the others. */
+  /** If one address of a name is forbidden, its other addresses are not trusted either. */
   readonly #checkedLookup: LookupFunction = (hostname, options, callback) => {
     this.#lookup(hostname, { ...options, all: true }, (error, addresses) => {
       const refused = error ?? (addresses.every(({ address }) => this.#mayReach(address)) ? null : new NotPublic());
@@ -156,7 +156,7 @@ async function beginningOf(body: AsyncIterable<Buffer>): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
   try {
-    // To leave the loop is to hang up.
+    // Leaving the loop closes the connection.
     for await (const chunk of body) {
       chunks.push(chunk);
       if ((size += chunk.length) >= READ_BYTES) break;
@@ -167,7 +167,7 @@ async function beginningOf(body: AsyncIterable<Buffer>): Promise<string> {
   return Buffer.concat(chunks).subarray(0, READ_BYTES).toString().replaceAll('\0', '');
 }
 
-/** What went wrong, without the address. */
+/** The error in words, without the address. */
 function wordsFor(error: unknown): string {
   const { code, message } = error as { code?: string; message?: string };
   return (code === 'NOT_PUBLIC' ? message : undefined) ?? code ?? 'the connection failed';

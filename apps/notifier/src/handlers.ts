@@ -132,7 +132,7 @@ export class DeliveryQueries {
       return found;
     }
     const { limit = 25, cursor } = query;
-    // Nothing bounds their number, and to count them takes longer than PostgreSQL is given.
+    // Their number is unbounded, and counting them takes longer than PostgreSQL is given for a statement.
     const { data, page: position } = await page(this.outbox.list(query), { timestamp: { column: 'timestamp', kind: 'text' } }, { sort: '-timestamp', limit, cursor, total: false });
     return { data: data.map(deliveryOf), page: position };
   }

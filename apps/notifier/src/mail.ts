@@ -9,24 +9,24 @@ import type { Channel } from './courier.ts';
 import type { Answer } from './egress.ts';
 import type { ClaimedParcel } from './outbox.ts';
 
-/** What a mail is about. Nothing of a person: who gets it, and the key, are read when it is sent. */
+/** What a mail is about. No personal data: the recipient and the key are read when it is sent. */
 export type Occasion =
   | { readonly kind: 'expiring'; readonly days: number; readonly expiresAt: Instant }
-  /** The key is somebody's now, whether the license was issued for him or assigned later. */
+  /** The license has a customer now, whether it was issued for that customer or assigned later. */
   | { readonly kind: 'issued'; readonly customerId?: CustomerId }
   | { readonly kind: 'regenerated'; readonly keyVersion: number };
 interface Letter {
   readonly subject: string;
   readonly text: string;
 }
-/** A mail server is given up after so long without a word. */
+/** After this long without an answer an attempt at the mail server is given up. */
 const TIMEOUT_MS = 10_000;
 const DAY_MS = 86_400_000;
 
 /** Customers of a test environment may be copies of real ones. */
 const isSentIn = (environment: string, { allEnvironments }: MailConfig): boolean => environment === 'production' || allEnvironments;
 
-/** An event's mail, if it has one, as the outbox keeps it. */
+/** The mail of an event, if it has one, as the outbox keeps it. */
 export const mailsOf = (config: MailConfig, environment: string): MailsOf => ({ type, data, stream }) => {
   if (!isSentIn(environment, config)) return undefined;
   const parcel = (told: string, occasion: Occasion) => ({ type: told, body: JSON.stringify({ licenseId: subjectOf(stream), occasion }) });
@@ -40,31 +40,31 @@ export const mailsOf = (config: MailConfig, environment: string): MailsOf => ({ 
   }
 };
 
-/** What is written, or why nothing is (any more). A reminder that comes late says how it is now, and only the last of several does. */
-export function letterOf(occasion: Occasion, license: LicenseState, { product, name, now }: { readonly product: string; readonly name: string; readonly now: Instant }): Letter | string {
-  if (license.existence !== 'issued' || license.revokedAt) return 'the license is gone';
+/** The mail, or why there is none (any more). A late reminder states the days left now, and of several only the last is sent. */
+function letterOf(occasion: Occasion, license: LicenseState, { product, name, now }: { readonly product: string; readonly name: string; readonly now: Instant }): Letter | string {
+  if (license.existence !== 'issued' || license.revokedAt) return 'the license no longer exists or is revoked';
   const greeting = `Dear ${name},\n\n`;
-  if (occasion.kind !== 'expiring' && !license.key) return 'the license is gone';
+  if (occasion.kind !== 'expiring' && !license.key) return 'the license no longer exists or is revoked';
   if (occasion.kind === 'regenerated') {
-    if (license.keyVersion !== occasion.keyVersion) return 'a later key has been sent';
-    return { subject: `Your new license key for ${product}`, text: `${greeting}this is your new license key for ${product}:\n\n${license.key}\n\nThe one before is not valid any more.\n` };
+    if (license.keyVersion !== occasion.keyVersion) return 'the key has been regenerated again';
+    return { subject: `Your new license key for ${product}`, text: `${greeting}This is your new license key for ${product}:\n\n${license.key}\n\nThe previous key is no longer valid.\n` };
   }
   if (occasion.kind === 'issued') {
-    if (occasion.customerId !== undefined && occasion.customerId !== license.customerId) return 'the license is somebody else’s';
-    return { subject: `Your license key for ${product}`, text: `${greeting}this is your license key for ${product}:\n\n${license.key}\n\nKeep it: it is what activates the software.\n` };
+    if (occasion.customerId !== undefined && occasion.customerId !== license.customerId) return 'the license belongs to another customer now';
+    return { subject: `Your license key for ${product}`, text: `${greeting}This is your license key for ${product}:\n\n${license.key}\n\nKeep it safe: it activates the software.\n` };
   }
   const { expiresAt, days } = occasion;
-  if (license.terms.expiresAt !== expiresAt) return 'the license does not expire then any more';
-  if (license.reminded !== null && license.reminded < days) return 'a later reminder says it';
+  if (license.terms.expiresAt !== expiresAt) return 'the license no longer expires at that time';
+  if (license.reminded !== null && license.reminded < days) return 'a later reminder replaces this one';
   const left = Math.ceil((Date.parse(expiresAt) - Date.parse(now)) / DAY_MS);
   if (left <= 0) return 'the license has expired';
   const span = left === 1 ? 'one day' : `${left} days`;
-  return { subject: `Your license for ${product} expires in ${span}`, text: `${greeting}your license ${license.keyPrefix}… for ${product} expires in ${span}, on ${expiresAt.slice(0, 10)}.\n\nRenew it in time, and everything goes on as it is.\n` };
+  return { subject: `Your license for ${product} expires in ${span}`, text: `${greeting}Your license ${license.keyPrefix}… for ${product} expires in ${span}, on ${expiresAt.slice(0, 10)}.\n\nRenew it in time to continue without interruption.\n` };
 }
 
 const escapes: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
-/** The same for those whose mail program wants HTML. */
-export const htmlOf = (text: string): string => text.trim().split('\n\n').map((paragraph) => `<p>${paragraph.replaceAll(/[&<>"]/g, (one) => escapes[one] as string)}</p>`).join('\n');
+/** The same text as HTML. */
+const htmlOf = (text: string): string => text.trim().split('\n\n').map((paragraph) => `<p>${paragraph.replaceAll(/[&<>"]/g, (one) => escapes[one] as string)}</p>`).join('\n');
 
 /** Mail to customers by SMTP. */
 export class MailChannel implements Channel {
@@ -74,7 +74,7 @@ export class MailChannel implements Channel {
   readonly #config: MailConfig;
   readonly #transport: Transporter;
 
-  /** Loaded by who sends mail: nodemailer is forty modules for each start. Rejects when the server's URL is none. */
+  /** nodemailer is loaded only where mail is sent: it would add forty modules to each start. Rejects when the server's URL is not valid. */
   static async open(config: MailConfig, events: EventStores, keyrings: Keyrings): Promise<MailChannel> {
     const { createTransport } = await import('nodemailer');
     const limits = { connectionTimeout: TIMEOUT_MS, greetingTimeout: TIMEOUT_MS, socketTimeout: TIMEOUT_MS };
@@ -90,34 +90,34 @@ export class MailChannel implements Channel {
     this.#transport = transport;
   }
 
-  /** A mail is not broken off: a server that has taken half of it may have taken all. Its answers may name the receiver, so only their number is kept. */
+  /** An attempt is never aborted: a server that has received half of a mail may have accepted all of it. Its answers may name the recipient, so only their code is kept. */
   async attempt({ id, body }: ClaimedParcel): Promise<Answer | string> {
     const { licenseId, occasion } = JSON.parse(body) as { licenseId: LicenseId; occasion: Occasion };
     const { environment, now } = context();
-    if (!isSentIn(environment, this.#config)) return 'mail goes out of production only';
+    if (!isSentIn(environment, this.#config)) return 'mail is sent from production only';
     const about = await this.#licenses.load(licenseId, (license) => (license.existence === 'issued' ? { customerId: license.customerId, productId: license.productId } : undefined));
     const customer = about?.customerId ? await this.#customers.load(about.customerId, (state) => (state && !isErased(state) ? state : undefined)) : undefined;
-    if (!about || !customer?.email) return 'there is nobody to write to';
+    if (!about || !customer?.email) return 'the license has no customer with an e-mail address';
     const product = await this.#products.load(about.productId, (state) => state?.name ?? 'your software');
     const letter = await this.#licenses.load(licenseId, (license) => letterOf(occasion, license, { product, name: customer.name ?? 'customer', now }));
     if (typeof letter === 'string') return letter;
     try {
       await this.#transport.sendMail({
         from: this.#config.from, to: { name: customer.name ?? '', address: customer.email }, subject: environment === 'production' ? letter.subject : `[${environment}] ${letter.subject}`,
-        // The same for every try, so that a mailbox can tell that it has it.
+        // The same for every attempt, so that a mailbox can recognise a duplicate.
         messageId: `<${id}@keyledger>`, text: letter.text, html: htmlOf(letter.text), headers: { 'Auto-Submitted': 'auto-generated' },
       });
       return { status: 250, text: null, error: null };
     } catch (error) {
       const { responseCode = null, code = 'the mail server did not answer', command = '' } = error as { responseCode?: number; code?: string; command?: string };
-      // What is said of the receiver or the text will be said again; what is said of us (who we are, whether we may send) somebody can put right.
+      // A refusal of the recipient or the text is final; a refusal of the sender (credentials, permission) can be put right by the operator.
       const isFinal = responseCode !== null && responseCode >= 500 && ['RCPT TO', 'DATA'].includes(command);
       return { status: responseCode, text: null, error: code, isFinal };
     }
   }
 
   async giveUp(): Promise<void> {
-    // There is one mail server, and no other to give it up for.
+    // There is only one mail server, so it is never given up.
   }
 
   /** The license's data key has been destroyed. */

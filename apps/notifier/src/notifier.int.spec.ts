@@ -540,7 +540,7 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
       mailing.at(addSeconds(mailing.clock.instant, 3600));
       await settled();
       expect(to('tony@example.com')).toEqual([]);
-      expect((await mailing.run('select * from notifier_outbox where body like ?', [`%${licenseId}%`])).rows).toMatchObject([{ status: 'failed', last_error: 'mail goes out of production only' }]);
+      expect((await mailing.run('select * from notifier_outbox where body like ?', [`%${licenseId}%`])).rows).toMatchObject([{ status: 'failed', last_error: 'mail is sent from production only' }]);
       await restart();
     });
 

@@ -19,7 +19,7 @@ const TIDY_EVERY_MS = 3_600_000;
 const MAILS = Symbol('mail, where there is a server for it');
 const START = Symbol('what is done before anything else');
 
-/** Tells others what has happened: vendors' software by webhook, customers by mail. */
+/** Sends notifications: to vendors' software by webhook, to customers by mail. */
 @Module({})
 export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
   readonly #timers: NodeJS.Timeout[] = [];
@@ -35,9 +35,8 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, Outbox,
+        EndpointCommands, EndpointQueries, DeliveryCommands, DeliveryQueries, Endpoints, Outbox,
         { provide: Egress, useFactory: () => new Egress({ allowPrivate }) },
-        { provide: Endpoints, useFactory: (events: EventStores, keyrings: Keyrings) => new Endpoints(events, keyrings), inject: [EventStores, Keyrings] },
         { provide: MAILS, useFactory: (events: EventStores, keyrings: Keyrings) => mail && MailChannel.open(mail, events, keyrings), inject: [EventStores, Keyrings] },
         {
           provide: Courier,
@@ -86,7 +85,7 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
   }
 }
 
-/** Files are one process's alone: what the last one had claimed when it died is free at once. */
+/** Files belong to one process: claims left by the previous one when it died are released at once. */
 async function releaseAll(databases: StateDatabases, outbox: Outbox, clock: Clock): Promise<void> {
   for (const environment of environments) {
     if (databases.of(environment).dialect === 'sqlite') await runIn(systemContext(environment, clock.now(environment)), () => outbox.releaseAll());

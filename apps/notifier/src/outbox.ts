@@ -5,10 +5,10 @@ import { addSeconds, type Instant, type WebhookDeliveryId, type WebhookEndpointI
 import { StateDatabases, type Database, type Statement } from '@keyledger/read-models';
 import type { Answer } from './egress.ts';
 
-/** Mail is one target, each webhook endpoint another. */
+/** All mail is one target; each webhook endpoint is another. */
 export const MAIL = 'mail';
 
-/** Something that has to go out. */
+/** A webhook or a mail to be sent. */
 export interface Parcel {
   readonly id: string;
   readonly target: string;
@@ -16,25 +16,25 @@ export interface Parcel {
   readonly timestamp: Instant;
   readonly body: string;
 }
-/** One that is this process's to send, for a while. */
+/** A parcel that this process may send, for a while. */
 export interface ClaimedParcel extends Parcel {
   readonly attempts: number;
-  /** Whoever has another number has it now. */
+  /** A process with a newer number has taken the claim over. */
   readonly claimedUntil: number;
 }
 
-/** For longer than a try may take: then its process is taken for dead, and another one tries. A mail server may take its time at each step. */
+/** Longer than an attempt may take: after that its process is presumed dead, and another one tries. A mail server may take its time at each step. */
 const claimMs = (target: string): number => (target === MAIL ? 120_000 : 20_000);
 export const KEPT_DAYS = 30;
 /** Rows that one statement changes at most: SQLite answers nothing else meanwhile, and PostgreSQL is cut off after 1.5 s. */
 const AT_ONCE = 2_000;
 
-/** All that goes out of one environment, the message's, and what has come of it. */
+/** Everything to be sent from the message's environment, and its outcome. */
 @Injectable()
 export class Outbox {
   constructor(private readonly databases: StateDatabases) {}
 
-  /** Targets that something is due for. */
+  /** Targets with due parcels. */
   async dueTargets(now: Instant): Promise<readonly string[]> {
     const due = "select 1 from notifier_outbox o where o.target = t.id and o.status = 'pending' and o.next_at <= ? and o.claimed_until <= ?";
     const { rows } = await this.#here().run<{ id: string }>(
@@ -42,7 +42,7 @@ export class Outbox {
     return rows.map(({ id }) => id);
   }
 
-  /** What is due for a target, the longest due first; nobody else gets the same while it is claimed. */
+  /** Claims due parcels of a target, longest due first; no other process gets them while they are claimed. */
   async claim(target: string, limit: number, now: Instant): Promise<readonly ClaimedParcel[]> {
     const database = this.#here();
     const free = "select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ?";
@@ -51,7 +51,7 @@ export class Outbox {
     return rows.map(({ id, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil }));
   }
 
-  /** What has come of a try; nothing is written if the claim is somebody else's by now. Answers since when the target has been failing. */
+  /** Records the outcome of an attempt, unless another process has taken the claim over. Answers since when the target has been failing. */
   async settle({ id, target, attempts, claimedUntil }: ClaimedParcel, outcome: AttemptOutcome, { status, text, error }: Answer, ms: number, now: Instant): Promise<Instant | null> {
     const database = this.#here();
     const failed = outcome.is !== 'delivered';
@@ -70,17 +70,17 @@ export class Outbox {
     return row?.failing_since ?? null;
   }
 
-  /** It was not tried: whoever comes next may. */
+  /** Releases a parcel that was not tried. */
   async release({ id, claimedUntil }: ClaimedParcel): Promise<void> {
     await this.#here().run('update notifier_outbox set claimed_until = 0 where id = ? and claimed_until = ?', [id, claimedUntil]);
   }
 
-  /** Where only one process can have claimed anything, and that one has just started. */
+  /** Releases all claims, where only this process can have made any and it has just started. */
   async releaseAll(): Promise<void> {
     await this.#here().run("update notifier_outbox set claimed_until = 0 where status = 'pending' and claimed_until > 0");
   }
 
-  /** It will not be tried any more. */
+  /** Gives a parcel up: it will not be tried any more. */
   async drop({ id }: Pick<Parcel, 'id'>, reason: string): Promise<void> {
     await this.#here().run("update notifier_outbox set status = 'failed', last_error = ? where id = ? and status = 'pending'", [reason, id]);
   }
@@ -94,12 +94,12 @@ export class Outbox {
     return row && deliveryOf(row);
   }
 
-  /** From the beginning, whatever has come of it. */
+  /** Starts a parcel over, whatever its outcome. */
   async again(id: WebhookDeliveryId, now: Instant): Promise<void> {
     await this.#here().run("update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where id = ?", [Date.parse(now), id]);
   }
 
-  /** The number of those that failed since then and are tried again. */
+  /** Queues failed parcels since then again; answers how many. */
   async againSince(target: WebhookEndpointId, since: Instant, now: Instant): Promise<number> {
     const failed = "select id from notifier_outbox where target = ? and (timestamp, id) > (?, ?) and status = 'failed' order by timestamp, id limit ?";
     const database = this.#here();
@@ -121,14 +121,14 @@ export class Outbox {
     return status === undefined ? of : of.where('status', '=', status);
   }
 
-  /** How many are waiting to be sent, and since when the longest due has been. */
+  /** How many parcels are waiting to be sent, and since when the oldest due one has been due. */
   async waiting(now: Instant): Promise<{ readonly pending: number; readonly lateMs: number }> {
     const { rows: [row] } = await this.#here().run<{ n: number; oldest: number | null }>(
       `select count(*) as n, min(next_at) as oldest from notifier_outbox where status = 'pending' and target not in (select id from notifier_endpoints where ${isOver})`);
     return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
   }
 
-  /** What is long over is forgotten, some of it at a time. */
+  /** Deletes old parcels, a limited number at a time. */
   async forgetOld(now: Instant): Promise<void> {
     const before = addSeconds(now, -KEPT_DAYS * 86_400);
     for (let changes = AT_ONCE; changes === AT_ONCE;) {

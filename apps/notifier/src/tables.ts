@@ -1,8 +1,8 @@
 import type { Migration } from '@keyledger/read-models';
 
 /**
- * What has to go out is observed and technical, so it is rows, written in one transaction with how far the log has been read (in `reactions`).
- * `notifier_outbox` is all that goes to a target, an endpoint or `mail`. `next_at` is in the time of the environment, `claimed_until` in real time, both milliseconds.
+ * What has to be sent follows from the log, so it is kept as rows, written in one transaction with the read position in the log (in `reactions`).
+ * `notifier_outbox` has everything for a target, an endpoint or `mail`. `next_at` is in the time of the environment, `claimed_until` in real time, both milliseconds.
  * `notifier_endpoints` is what is wanted as of that place in the log; `notifier_hours` the place before each hour's first event.
  */
 export const notifierTables: Migration = {
@@ -24,7 +24,7 @@ export const notifierTables: Migration = {
   },
 };
 
-/** Failures are few, and asked for among all that was delivered. */
+/** Failures are few, and are looked up among all deliveries. */
 export const failedIndex: Migration = {
   name: 'notifier-2-failed',
   up: ({ run }) => run("create index notifier_outbox_failed on notifier_outbox (timestamp, id) where status = 'failed'"),

@@ -13,7 +13,7 @@ export function signingConfig(env: NodeJS.ProcessEnv = process.env): SigningConf
   const passphrase = passphraseIn(env, 'KEYLEDGER_SIGNING_PASSPHRASE');
   const rootPassphrase = passphraseIn(env, 'KEYLEDGER_ROOT_PASSPHRASE');
   const folder = env['KEYLEDGER_ROOT_EXPORT'] || undefined;
-  if (folder !== undefined && rootPassphrase === undefined) throw new Error('KEYLEDGER_ROOT_EXPORT is set but not KEYLEDGER_ROOT_PASSPHRASE, under which the root keys are to be sealed');
+  if (folder !== undefined && rootPassphrase === undefined) throw new Error('KEYLEDGER_ROOT_EXPORT is set, but KEYLEDGER_ROOT_PASSPHRASE, which seals the exported root keys, is not');
   return { passphrase, rootExport: folder !== undefined && rootPassphrase !== undefined ? { folder: resolve(folder), passphrase: rootPassphrase } : undefined };
 }
 

@@ -135,7 +135,7 @@ describe('Sealed keys', () => {
     jest.spyOn(databases.of('production'), 'scrub').mockRejectedValueOnce(new Error('the disk is full'));
     await expect(inProduction(() => store.destroy(kid))).rejects.toThrow('the disk is full');
     expect(await inProduction(() => again.has(kid))).toBe(true);
-    for (const each of [store, again]) await expect(inProduction(() => each.exported(kid, passphrase))).rejects.toThrow('is not here');
+    for (const each of [store, again]) await expect(inProduction(() => each.exported(kid, passphrase))).rejects.toThrow('There is no private key');
     await inProduction(() => again.destroy(kid));
     expect(await inProduction(() => store.has(kid))).toBe(false);
     expect(readdirSync(directory).some((file) => readFileSync(join(directory, file)).includes(sealed))).toBe(false);
@@ -182,7 +182,7 @@ describe('Sealed keys', () => {
       return run(...statement);
     });
     await inProduction(() => store.destroy(kid));
-    await expect(inProduction(sign)).rejects.toThrow('is not here');
+    await expect(inProduction(sign)).rejects.toThrow('There is no private key');
     await close();
   });
 

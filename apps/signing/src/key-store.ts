@@ -8,19 +8,19 @@ import { open, placeOf, seal, settingOf, Unopened, type Lock } from './sealing.t
 import { Signer } from './signer.ts';
 
 /**
- * Where private keys are, and the only place where they are used. There is no way to read one, nor to sign anything but a statement.
+ * Keeps private keys, and is the only place where they are used. It offers no way to read one, nor to sign anything but a statement.
  * A store in a hardware module or in the cloud is another class that passes `key-store.contract.ts`. Keys belong to the environment of the message.
  */
 export abstract class KeyStore {
   /** Makes a key pair. The private half is durable before this resolves. */
   abstract generate(): Promise<{ readonly kid: string; readonly publicJwk: PublicJwk }>;
-  /** A file, a token or a certificate. Rejects when the key is not here, and with `TooLarge` when nobody could read the result. */
+  /** Signs a file, a token or a certificate. Rejects when the key is not here, and with `TooLarge` when no verifier would accept the result. */
   abstract sign(kid: string, statement: Statement): Promise<string>;
-  /** Also when it could only be destroyed in part: that has to be asked for again. */
+  /** Also true when a key could be destroyed only in part: then call `destroy` again. */
   abstract has(kid: string): Promise<boolean>;
-  /** Whether it can be signed with here, and the setting which that takes. Undefined when there is nothing that any setting could open. */
+  /** Whether this store can sign with the key, and the setting that opens it. Undefined when there is nothing that any setting could open. */
   abstract tried(kid: string): Promise<{ readonly setting: string; readonly opens: boolean } | undefined>;
-  /** For good, in every file. */
+  /** Permanently, in every file. */
   abstract destroy(kid: string): Promise<void>;
   abstract close(): Promise<void>;
 }
@@ -31,17 +31,17 @@ export const sealedKeysTable: Migration = {
 };
 
 /**
- * What stands in the place of a destroyed key, and as long: nothing is moved in the file then, which would leave copies behind. `0…` until the files
- * are rid of it, `1…` from then on. An earlier release left nothing in its place, and the file to be written anew.
+ * Replaces a destroyed key by a text of the same length: so no row is moved in the file, which would leave copies behind. `0…` until no file holds the
+ * key any more, `1…` from then on. An earlier release left an empty text in its place, and the file still to be rewritten.
  */
 const inPlaceOf = (sealed: string, digit: '0' | '1'): string => digit.repeat(Math.max(1, sealed.length));
-/** Stands among the keys likewise, for all that were sealed anew. */
+/** The same mark for all keys that were sealed anew. */
 const SCRUBBED = '#scrubbed';
 const isOverwritten = (sealed: string): boolean => /^(0+|1+)$/.test(sealed);
 
 /**
- * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. What is kept of an opened
- * key is a function that signs with it, here or, in a rush, in a thread of its own.
+ * Sealed private keys in a state table, so that every signing process of an installation has them, on whatever machine. Of an opened key only a
+ * function is kept that signs with it, here or, under load, in a thread of its own.
  */
 export class SealedKeys extends KeyStore {
   readonly #opened = new Map<string, Promise<SignText>>();
@@ -86,9 +86,9 @@ export class SealedKeys extends KeyStore {
     const database = this.databases.here();
     const become = (digit: '0' | '1') => database.run('update signing_sealed_keys set sealed = ? where kid = ?', [inPlaceOf(row, digit), kid]);
     await become('0');
-    this.#opened.delete(nameOf(kid)); // not before: somebody may have wanted to sign with it meanwhile
+    this.#opened.delete(nameOf(kid)); // not earlier: another request may have opened it meanwhile
     await database.scrub({ overwritten: row.length > 1 });
-    // Last: until the files are rid of the key the row says that there is something left to do.
+    // Last: until no file holds the key any more, the row says that something is left to do.
     await become('1');
     // A thread has its own copy of what it has signed with.
     await this.#signer.close();
@@ -98,7 +98,7 @@ export class SealedKeys extends KeyStore {
     await this.#signer.close();
   }
 
-  /** Keys from before there was a passphrase come under it, and nothing stays of how they lay before. One that cannot be opened stays as it is. */
+  /** Seals keys from before there was a passphrase under it, and leaves no copy of the old seals. A key that cannot be opened stays as it is. */
   async sealAnew(): Promise<void> {
     if (this.passphrase === undefined) return;
     const database = this.databases.here();
@@ -109,16 +109,16 @@ export class SealedKeys extends KeyStore {
       const anew = await seal(this.#lock(), this.#place(kid), secret);
       secret.fill(0);
       await this.#mark('0');
-      // Unless it was destroyed meanwhile.
+      // Not if the key was destroyed meanwhile.
       await database.run('update signing_sealed_keys set sealed = ? where kid = ? and sealed = ?', [anew, kid, sealed]);
     }
-    // The rows have grown, and so were moved. Whoever dies before the file is rid of that leaves the mark.
+    // The rows have grown, and so were moved. If the process dies before the file is rewritten, the mark stays.
     if ((await this.#row(SCRUBBED)) !== '0') return;
     await database.scrub();
     await this.#mark('1');
   }
 
-  /** The private key, sealed anew under another passphrase, to be kept elsewhere. Only what is in a table can be taken out of it. */
+  /** The private key, sealed under another passphrase, to be kept elsewhere. Only a store in a table can export keys. */
   async exported(kid: string, passphrase: string): Promise<string> {
     const secret = await this.#secret(kid);
     try {
@@ -148,7 +148,7 @@ export class SealedKeys extends KeyStore {
 
   async #secret(kid: string): Promise<Buffer> {
     const sealed = await this.#sealed(kid);
-    if (!sealed) throw new Error(`The private key ${kid} is not here`);
+    if (!sealed) throw new Error(`There is no private key ${kid}`);
     return open(this.#lock(), this.#place(kid), sealed);
   }
 

@@ -1,6 +1,6 @@
 import { ActivateSigningKey, CreateSigningKey, GetKeySet, GetRootKeys, ListSigningKeys, RetireSigningKey, RevokeSigningKey, type SigningKeyView } from '@keyledger/contracts';
 import { keyOf, revokedKeys, signingKeyView, trustedKeys, type SigningKey } from '@keyledger/domain';
-import { context, isPassing, refuse } from '@keyledger/kernel';
+import { context, isTransient, malformedQuery } from '@keyledger/kernel';
 import type { Certificate } from '@keyledger/license-file';
 import { Handles } from '@keyledger/messaging';
 import { Keys } from './keys.ts';
@@ -27,7 +27,7 @@ export class SigningKeyList {
   async execute({ limit = 25, cursor }: ListSigningKeys) {
     const newestFirst = [...(await this.keys.load()).keys.values()].reverse();
     const last = cursor === undefined ? -1 : newestFirst.findIndex(({ kid }) => kid === cursor);
-    if (cursor !== undefined && last < 0) throw refuse('VALIDATION_FAILED', 'cursor is not from a page of this list', { errors: [{ in: 'query', pointer: '/cursor', detail: 'is not from a page of this list' }] });
+    if (cursor !== undefined && last < 0) throw malformedQuery('cursor', 'is not from a page of this list');
     const data = newestFirst.slice(last + 1, last + 1 + limit).map(viewOf);
     return { data, page: { next: last + 1 + limit < newestFirst.length ? (data.at(-1)?.kid ?? null) : null, total: newestFirst.length } };
   }
@@ -35,13 +35,13 @@ export class SigningKeyList {
 
 @Handles(GetKeySet)
 export class KeySetQuery {
-  /** By environment: what is still so is signed once. */
+  /** By environment: an unchanged statement is signed once. */
   readonly #said = new Map<string, { readonly what: string; readonly revocations: string }>();
 
   constructor(private readonly keys: Keys, private readonly signatures: Signatures) {}
 
   async execute() {
-    // First what is signed, for it may take a new key, which must be among them.
+    // Sign first, because that may create a new key, which must be in the set.
     const said = await this.#revocations();
     const state = await this.keys.load();
     return {
@@ -50,7 +50,7 @@ export class KeySetQuery {
     };
   }
 
-  /** The same, to the letter, whoever signs it and when. Undefined where there is nothing to say, or no key to say it with: the others are told all the same. */
+  /** The same text to the letter, whichever process signs it and when. Undefined where nothing is revoked, or no key can sign: the key set is answered all the same. */
   async #revocations(): Promise<{ readonly revocations: string } | undefined> {
     const { environment: env } = context();
     const keys = revokedKeys(await this.keys.load());
@@ -65,7 +65,7 @@ export class KeySetQuery {
       this.#said.set(env, { what, revocations });
       return { revocations };
     } catch (error) {
-      if (isPassing(error)) return undefined;
+      if (isTransient(error)) return undefined;
       throw error;
     }
   }

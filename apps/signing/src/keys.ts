@@ -1,14 +1,16 @@
 import {
   keyOf, Signatures, SigningKeys, signingKeyFor, signingPurposes, successorFor, type SigningKey, type SigningKeysCommand, type SigningKeysState, type SigningPurpose,
 } from '@keyledger/domain';
-import { Aggregates, type EventStores, type Subscription } from '@keyledger/event-store';
+import { Aggregates, EventStores, type Subscription } from '@keyledger/event-store';
 import { addDays, context, refuse, runIn, systemContext, type Clock, type JsonObject } from '@keyledger/kernel';
-import type { Keyrings } from '@keyledger/keyring';
+import { Keyrings } from '@keyledger/keyring';
 import { Verifier, type Certificate, type KeyStatement } from '@keyledger/license-file';
 import type { Log } from '@keyledger/observability';
+import { Injectable } from '@nestjs/common';
 import type { KeyStore } from './key-store.ts';
 
-/** The streams that signing alone writes. */
+/** The streams that only signing writes. */
+@Injectable()
 export class SigningStreams {
   readonly keys;
   readonly signatures;
@@ -27,10 +29,10 @@ export interface TriedKey {
   readonly opens: boolean;
 }
 
-/** A key that nobody replaces is replaced so long before its certificate ends, as long as the root is here. */
+/** How long before its certificate ends a key is replaced automatically, as long as the root is here. */
 const renewDaysBefore = 30;
 
-/** The keys of the message's environment, and which of them signs. */
+/** The keys of the message's environment, and which of them sign. */
 export class Keys {
   /** By environment and purpose, until something happens to a key of the environment. */
   readonly #signers = new Map<string, SigningKey>();
@@ -40,7 +42,7 @@ export class Keys {
 
   constructor(private readonly streams: SigningStreams, private readonly store: KeyStore, private readonly clock: Clock, private readonly log: Log) {}
 
-  /** What happens to keys, here or in another process, is heard of in every environment. */
+  /** Follows changes of keys, made here or in another process, in every environment. */
   async listen(): Promise<void> {
     for (const [environment, store] of this.streams.events.entries()) {
       const stream = `${SigningKeys.category}-${environment}`;
@@ -63,7 +65,7 @@ export class Keys {
     return this.streams.keys.run(context().environment, command, (state) => state).finally(() => this.#forget());
   }
 
-  /** The certified key that signs for the purpose. Where there is none (any more) it is made; UNAVAILABLE when that takes a root that is elsewhere. */
+  /** The certified key that signs for the purpose, created if there is none (any more); UNAVAILABLE when that needs a root that is offline. */
   async signer(purpose: SigningPurpose): Promise<SigningKey & { readonly certificate: Certificate }> {
     const { environment, now } = context();
     const name = `${environment} ${purpose}`;
@@ -80,7 +82,7 @@ export class Keys {
     return certified(key);
   }
 
-  /** The keys that signing hangs on: those that are active, and the root while it is here. Each with the setting that opens it, if there is any that could. */
+  /** The keys that signing depends on: the active ones, and the root while it is here. Each with the setting that opens it, if any setting could. */
   async tried(): Promise<readonly TriedKey[]> {
     const { environment } = context();
     const { root, keys } = await this.load();
@@ -90,13 +92,13 @@ export class Keys {
     return tried;
   }
 
-  /** A root, or nothing of one that is offline, and an active key for every purpose, also for a while to come. Repeating it changes nothing. */
+  /** Ensures a root, or that nothing is left here of one that is offline, and an active key for every purpose that lasts for a while. Repeating it changes nothing. */
   async provideAll(): Promise<void> {
     await this.#provideRoot();
     for (const purpose of signingPurposes) await this.provide(purpose, renewDaysBefore);
   }
 
-  /** Once at a time for each purpose, and in nobody's name. */
+  /** One run at a time for each purpose, in the name of the system. */
   provide(purpose: SigningPurpose, daysBefore: number): Promise<void> {
     const { environment } = context();
     const name = `${environment} ${purpose}`;
@@ -108,30 +110,30 @@ export class Keys {
     return providing;
   }
 
-  /** A staged key, certified if the root is here. `unlessThere`: not when there is one to sign with, or to take next. */
+  /** Creates a staged key, certified if the root is here. `unlessThere`: not if there is an active or a staged key already. */
   async create(purpose: SigningPurpose, unlessThere = false): Promise<SigningKey> {
     const { kid, publicJwk } = await this.store.generate();
     const state = await this.run({ type: 'Create', kid, purpose, publicJwk, unlessThere });
-    if (!state.keys.has(kid)) await this.store.destroy(kid); // somebody was faster, or this was done before
+    if (!state.keys.has(kid)) await this.store.destroy(kid); // another process was faster, or an earlier run did this
     const key = state.keys.get(kid) ?? [...state.keys.values()].findLast((one) => one.purpose === purpose);
-    if (!key) throw new Error(`A key for ${purpose} was made, and yet it is not there`);
+    if (!key) throw new Error(`A key for ${purpose} was created but cannot be found`);
     return keyOf(await this.certify(key.kid), key.kid);
   }
 
-  /** Certified before, if it can be. A key that is of no use here would retire one that is. */
+  /** Certifies the key first, if possible. A key that cannot be used here would retire one that can. */
   async activate(kid: string, given?: Certificate): Promise<SigningKeysState> {
     const { state, notBefore, notAfter } = keyOf(await this.load(), kid);
     const { now } = context();
     if (state === 'staged') {
       const unfit = now < notBefore || now >= notAfter ? `It may sign from ${notBefore} to ${notAfter} only`
-        : await this.#opens(kid) ? undefined : 'Its private key cannot be opened here: it is damaged, or was made under another KEYLEDGER_SIGNING_PASSPHRASE';
+        : await this.#opens(kid) ? undefined : 'Its private key cannot be opened here: it is damaged, or was sealed with another KEYLEDGER_SIGNING_PASSPHRASE';
       if (unfit) throw refuse('INVALID_TRANSITION', unfit, { from: state, requested: 'activate', allowed: ['revoke'] });
     }
     await this.certify(kid, given);
     return this.run({ type: 'Activate', kid });
   }
 
-  /** With the root's word from elsewhere, or, if it is here, with its own. Without either the key stays as it is. */
+  /** With a certificate made by the offline root, or, if the root is here, with a new one. Without either the key stays as it is. */
   async certify(kid: string, given?: Certificate): Promise<SigningKeysState> {
     const state = await this.load();
     const key = keyOf(state, kid);
@@ -152,12 +154,12 @@ export class Keys {
     if (root?.kid !== kid) await this.store.destroy(kid); // another process was faster
   }
 
-  /** The process that took the root offline may have died before it was destroyed. That it still cannot be is no reason to sign nothing. */
+  /** The process that took the root offline may have died before destroying it here. If that still fails, it is no reason to stop signing. */
   async #leaveNothingOf(kid: string): Promise<void> {
     try {
       if (await this.store.has(kid)) await this.store.destroy(kid);
     } catch (error) {
-      this.log.error({ err: error, environment: context().environment, kid }, 'the root is offline, and its private key could not be destroyed here; it is tried again');
+      this.log.error({ err: error, environment: context().environment, kid }, 'the root is offline, but the private key could not be destroyed here; it will be tried again');
     }
   }
 
@@ -169,10 +171,10 @@ export class Keys {
     const successor = successorFor(await this.#openedOf(state), purpose, now) ?? await this.create(purpose, !key && !successorFor(state, purpose, now));
     const { certificate } = keyOf(await this.certify(successor.kid), successor.kid);
     if (certificate) await this.run({ type: 'Activate', kid: successor.kid });
-    else this.log.warn({ environment: context().environment, purpose, kid: successor.kid }, 'a signing key waits for its certificate; the root is not here');
+    else this.log.warn({ environment: context().environment, purpose, kid: successor.kid }, 'a signing key waits for its certificate from the offline root');
   }
 
-  /** Without the staged keys that cannot be opened here: they are left to whoever can, or revokes them. */
+  /** Without staged keys that cannot be opened here: another process may be able to, or an operator revokes them. */
   async #openedOf(state: SigningKeysState): Promise<SigningKeysState> {
     const keys = new Map(state.keys);
     for (const key of state.keys.values()) if (key.state === 'staged' && !(await this.#opens(key.kid))) keys.delete(key.kid);
@@ -189,18 +191,18 @@ export class Keys {
   }
 }
 
-/** What the root is asked to sign, from what the log says of the key. */
+/** The statement for the root to sign, made of what the log says about the key. */
 export const statementOf = ({ kid, purpose, publicJwk, notBefore, notAfter }: Pick<SigningKey, 'kid' | 'purpose' | 'publicJwk' | 'notBefore' | 'notAfter'>, environment = context().environment): KeyStatement =>
   ({ kid, purpose, environment, publicJwk: { kty: publicJwk.kty, crv: publicJwk.crv, x: publicJwk.x }, notBefore, notAfter });
 
 /** Only keys with a certificate become active. */
 const certified = (key: SigningKey) => key as SigningKey & { readonly certificate: Certificate & JsonObject };
 
-/** CERTIFICATE_INVALID unless the root says exactly this. */
+/** CERTIFICATE_INVALID unless the root signed exactly this statement. */
 async function mustCertify(certificate: Certificate, statement: KeyStatement, root: SigningKey['publicJwk']): Promise<void> {
   const opened = await Verifier.open({ environment: statement.environment, roots: [root] });
   const learned = opened.ok ? await opened.verifier.learn({ keys: [{ kid: statement.kid, kl_cert: certificate }] }) : opened;
   const reason = !learned.ok ? learned.reason : learned.refused[0]?.reason;
   if (reason) throw refuse('CERTIFICATE_INVALID', undefined, { reason });
-  if (Buffer.from(certificate.payload, 'base64').toString() !== JSON.stringify(statement)) throw refuse('CERTIFICATE_INVALID', 'It certifies something else', { reason: 'BAD_CERTIFICATE' });
+  if (Buffer.from(certificate.payload, 'base64').toString() !== JSON.stringify(statement)) throw refuse('CERTIFICATE_INVALID', 'The certificate is for another key', { reason: 'BAD_CERTIFICATE' });
 }

@@ -2,21 +2,21 @@ import { argon2, createSecretKey, randomBytes, type KeyObject } from 'node:crypt
 import { promisify } from 'node:util';
 import { decrypt, encrypt } from '@keyledger/keyring';
 
-/** What opens sealed private keys. With a passphrase, new ones are sealed under that. */
+/** What opens sealed private keys. With a passphrase, new keys are sealed under it. */
 export interface Lock {
   /** Derived from the master key. */
   readonly key?: KeyObject;
   readonly passphrase?: string | undefined;
-  /** What was made of the passphrase, by salt. What is sealed next shares a salt with it, so that not every key costs a start as much as a guess is to cost. */
+  /** Keys derived from the passphrase, by salt. New seals reuse a salt, so that a start does not pay for every key what a guess is meant to cost. */
   readonly stretched?: Map<string, Promise<KeyObject>>;
 }
 
-/** Another secret, another place, or a bit that is wrong: nobody can tell which. */
+/** A wrong secret, a wrong place, or a wrong bit: they cannot be told apart. */
 export class Unopened extends Error {
   override readonly name = 'Unopened';
 }
 
-/** Where the secret comes from that a text was sealed under. Undefined for what is no sealed private key. */
+/** The source of the secret that a text was sealed under. Undefined for anything but a sealed private key. */
 export const settingOf = (sealed: string): string | undefined => (sealed.startsWith('p1.') ? 'KEYLEDGER_SIGNING_PASSPHRASE' : sealed.startsWith('m1.') ? 'KEYLEDGER_MASTER_KEY' : undefined);
 
 /** Where a sealed key belongs: it opens nowhere else. */
@@ -28,11 +28,11 @@ export async function seal({ key, passphrase, stretched = new Map() }: Lock, pla
     const [salt = randomBytes(16).toString('base64url')] = stretched.keys();
     return `p1.${salt}.${encrypt(await stretch(passphrase, salt, stretched), place, secret)}`;
   }
-  if (!key) throw new Error('There is nothing to seal a private key under');
+  if (!key) throw new Error('There is no key to seal a private key with');
   return `m1.${encrypt(key, place, secret)}`;
 }
 
-/** Throws `Unopened` when a bit of it is wrong, or the lock or the place is another's. */
+/** Throws `Unopened` when a bit of it is wrong, or the lock or the place does not match. */
 export async function open({ key, passphrase, stretched = new Map() }: Lock, place: Buffer, sealed: string): Promise<Buffer> {
   const [kind, first = '', second = ''] = sealed.split('.');
   if (kind === 'm1' && key) return opened(key, place, first);
@@ -51,7 +51,7 @@ function opened(key: KeyObject, place: Buffer, sealed: string): Buffer {
 
 const derive = promisify(argon2);
 
-/** The second choice of RFC 9106, for machines that have other things to do: 64 MiB, three passes, four lanes. */
+/** The second recommended option of RFC 9106, for memory-constrained environments: 64 MiB, three passes, four lanes. */
 function stretch(passphrase: string, salt: string, stretched: Map<string, Promise<KeyObject>>): Promise<KeyObject> {
   const known = stretched.get(salt);
   if (known) return known;

@@ -18,7 +18,7 @@ export interface Done {
 const keys = new Map<number, KeyObject>();
 
 parentPort?.on('message', ({ call, name, key = keys.get(name), texts }: Task) => {
-  if (!key) throw new Error('A task came before its key');
+  if (!key) throw new Error('The worker got a task before its key');
   keys.set(name, key);
   const signatures = new Uint8Array(64 * texts.length);
   texts.forEach((text, n) => signatures.set(sign(null, Buffer.from(text), key), 64 * n));

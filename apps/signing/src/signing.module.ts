@@ -1,9 +1,8 @@
 import { Module, type DynamicModule, type OnApplicationBootstrap, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
-import { EventStores } from '@keyledger/event-store';
 import { Clock, environments, runIn, systemContext } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
-import { Log, Metrics } from '@keyledger/observability';
+import { Log } from '@keyledger/observability';
 import { StateDatabases } from '@keyledger/read-models';
 import type { SigningConfig } from './config.ts';
 import { KeyStore, SealedKeys } from './key-store.ts';
@@ -14,7 +13,7 @@ import { FileSigning, LeaseSigning, Signatures, VerdictSigning } from './stateme
 
 const lookEveryMs = 6 * 3_600_000;
 
-/** Keeps the private keys of every environment, and signs what licenses are outside of the house. */
+/** Keeps the private keys of every environment, and signs what proves a license outside of the server. */
 @Module({})
 export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
   #looking: NodeJS.Timeout | undefined;
@@ -27,14 +26,8 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        SigningKeyCommands, SigningKeyList, KeySetQuery, RootKeysQuery, FileSigning, LeaseSigning, VerdictSigning,
+        SigningKeyCommands, SigningKeyList, KeySetQuery, RootKeysQuery, FileSigning, LeaseSigning, VerdictSigning, Signatures, SigningStreams,
         { provide: KeyStore, useFactory: (databases: StateDatabases, keyrings: Keyrings) => new SealedKeys(databases, keyrings, passphrase), inject: [StateDatabases, Keyrings] },
-        { provide: SigningStreams, useFactory: (events: EventStores, keyrings: Keyrings) => new SigningStreams(events, keyrings), inject: [EventStores, Keyrings] },
-        {
-          provide: Signatures,
-          useFactory: (streams: SigningStreams, store: KeyStore, metrics: Metrics, clock: Clock) => new Signatures(streams, store, metrics, clock),
-          inject: [SigningStreams, KeyStore, Metrics, Clock],
-        },
         {
           provide: Keys,
           useFactory: async (streams: SigningStreams, store: KeyStore, clock: Clock, log: Log) => {
@@ -53,7 +46,7 @@ export class SigningModule implements OnApplicationBootstrap, OnModuleDestroy {
   }
 
   onApplicationBootstrap(): void {
-    this.#looking = setInterval(() => void provide(this.keys, this.clock).catch((error: unknown) => this.log.error({ err: error }, 'signing keys not renewed')), lookEveryMs).unref();
+    this.#looking = setInterval(() => void provide(this.keys, this.clock).catch((error: unknown) => this.log.error({ err: error }, 'signing keys could not be renewed; it will be tried again')), lookEveryMs).unref();
   }
 
   async onModuleDestroy(): Promise<void> {
@@ -70,13 +63,13 @@ async function provide(keys: Keys, clock: Clock): Promise<void> {
   await inEach(clock, () => keys.provideAll());
 }
 
-/** Under another passphrase nothing would be signed, and what is made meanwhile could not be under the right one. One key that is damaged is no reason not to sign with the others. */
+/** With a wrong passphrase nothing could be signed, and keys created meanwhile would be sealed with it. A single damaged key is no reason not to sign with the others. */
 async function mustOpen(keys: Keys, clock: Clock, log: Log): Promise<void> {
   const tried = (await inEach(clock, () => keys.tried())).flat();
   for (const { setting } of tried) {
     if (setting !== undefined && !tried.some((key) => key.setting === setting && key.opens)) {
-      throw new Error(`${setting} is another one than signing keys were sealed under, or is not set: it opens none of them, and nothing could be signed with them`);
+      throw new Error(`${setting} is missing or not the one the signing keys were sealed with: none of them can be opened, so nothing could be signed`);
     }
   }
-  for (const { opens, ...key } of tried) if (!opens) log.error(key, 'a signing key is not here, or cannot be opened');
+  for (const { opens, ...key } of tried) if (!opens) log.error(key, 'a signing key is missing or cannot be opened');
 }

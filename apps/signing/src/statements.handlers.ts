@@ -2,20 +2,21 @@ import { hash, randomUUID } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SignLeases, SignLicenseFile, SignOfflineFile, SignVerdicts } from '@keyledger/contracts';
 import type { RecordedSignature } from '@keyledger/domain';
-import { addSeconds, context, refuse, runIn, systemContext, type Clock, type Instant } from '@keyledger/kernel';
+import { addSeconds, Clock, context, refuse, runIn, systemContext, type Instant } from '@keyledger/kernel';
 import type { LeaseClaims, LicenseFile, OfflineFile, VerdictClaims } from '@keyledger/license-file';
 import { TooLarge, type Statement } from '@keyledger/license-file/sign';
 import { Handles } from '@keyledger/messaging';
 import { Metrics } from '@keyledger/observability';
+import { Injectable } from '@nestjs/common';
 import { Keys, SigningStreams } from './keys.ts';
 import { KeyStore } from './key-store.ts';
 
-/** How long what was answered once may be believed without asking again. */
+/** How long an answer may be relied on without asking again. */
 const daySeconds = 86_400;
 
 const linesPerPage = 1000;
 
-/** What is about to be signed in one environment: while one line is written, the next gathers. Nobody else writes on its pages, and it never reads. */
+/** Records of what is about to be signed in one environment: while one line is written, the next gathers. Only this object writes its streams, and it never reads them. */
 class Book {
   #page = { id: randomUUID() as string, lines: 0 };
   #writing: Promise<unknown> = Promise.resolve();
@@ -27,7 +28,7 @@ class Book {
   add(signature: RecordedSignature): Promise<void> {
     if (!this.#next) {
       const signatures: RecordedSignature[] = [];
-      // After the turn in which the first of them came: what came with it shares the line.
+      // After the turn in which the first statement came: all statements of that turn share the line.
       const written = this.#writing.then(() => nextTurn()).then(() => this.#line(signatures));
       this.#next = { signatures, written };
       this.#writing = written.catch(() => undefined);
@@ -43,7 +44,8 @@ class Book {
   }
 }
 
-/** Records what is about to be signed, then signs it: what was signed and never recorded does not exist. */
+/** Records what is about to be signed, then signs it: nothing is ever signed without a record. */
+@Injectable()
 export class Signatures {
   readonly #books = new Map<string, Book>();
 
@@ -61,7 +63,7 @@ export class Signatures {
     return text;
   }
 
-  /** In a context of its own: a line is several callers', and each signature is recorded, also that of a command that runs again. */
+  /** In a context of its own: a line holds statements of several callers, and each signature is recorded, also when a command runs again. */
   #bookOf(environment: string): Book {
     let book = this.#books.get(environment);
     if (!book) {

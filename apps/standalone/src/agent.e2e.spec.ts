@@ -6,7 +6,7 @@ import type { InstanceView } from '@keyledger/contracts';
 import { agentConfig, startAgent, type Surroundings } from '@keyledger/license-agent';
 import { Box } from '@keyledger/license-agent/contract';
 import { TestClock } from '@keyledger/sdk/contract';
-import { stopwatch } from '@keyledger/testing';
+import { stopwatch, until } from '@keyledger/testing';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { offer, Product, sell, type Client, type Sold } from '@keyledger/testing/process';
 
@@ -82,11 +82,11 @@ describe('A license agent', () => {
     expect(Number((await instances(license))[0]?.lease?.seq)).toBeGreaterThanOrEqual(2);
 
     proxy.cut();
-    const until = Date.parse(String((await box.license()).offlineGraceEndsAt));
+    const endsAt = Date.parse(String((await box.license()).offlineGraceEndsAt));
     const passTo = async (ms: number) => clock.pass(ms - Date.parse((await box.license()).now));
-    await passTo(until - 4 * hour);
+    await passTo(endsAt - 4 * hour);
     await passUntil(clock, box, ({ server }) => server.reachable === false);
-    await passTo(until - hour);
+    await passTo(endsAt - hour);
     const left = await box.license();
     expect(left).toMatchObject({ enforcement: 'WARN', status: 'grace', runtimeState: 'normal', problems: [{ code: 'IN_OFFLINE_GRACE' }, { code: 'NO_OUTBOUND_ACCESS' }] });
     expect(left.offlineGraceSeconds).toBeLessThanOrEqual(3600);
@@ -98,7 +98,8 @@ describe('A license agent', () => {
     expect(await again.license()).toMatchObject({ enforcement: expect.stringMatching(/FULL|WARN/) });
     clock.pass(hour);
     await again.until(({ enforcement }) => enforcement === 'LOCKED');
-    expect(await again.enforcement()).toMatchObject({ enforcement: 'LOCKED', reasons: ['HEARTBEAT_OVERDUE'] });
+    // That answer may be some milliseconds old.
+    expect(await until(() => again.enforcement(), ({ enforcement }) => enforcement === 'LOCKED')).toMatchObject({ reasons: ['HEARTBEAT_OVERDUE'] });
 
     await proxy.pass();
     await passUntil(clock, again, ({ enforcement, server }) => enforcement === 'FULL' && server.connected);

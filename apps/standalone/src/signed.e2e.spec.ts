@@ -142,8 +142,9 @@ describe('A license file', () => {
 
   it('larger than anybody would read is refused', async () => {
     const { product: { id: productId } } = await offer(root);
-    const features = Object.fromEntries(Array.from({ length: 3000 }, (_, n) => [`feature number ${n}`, true]));
-    const { id, key } = await root.post<Sold>('/licenses', { productId, features });
+    const features = Object.fromEntries(Array.from({ length: 1200 }, (_, n) => [`feature number ${n}`, true]));
+    const quotas = Array.from({ length: 50 }, (_, n) => ({ meter: `${n}`.padEnd(100, '€'), limit: 1 }));
+    const { id, key } = await root.post<Sold>('/licenses', { productId, features, quotas, featureFlags: { all: 'x'.repeat(10_000) } });
     expect(await root.refused('POST', `/licenses/${id}/license-file`)).toMatchObject({ status: 422, code: 'LICENSE_TOO_LARGE' });
     const verdict = await validate({ licenseKey: key, nonce: 'n' });
     expect(verdict).toMatchObject({ code: 'NOT_ASSIGNED' });

@@ -1,5 +1,5 @@
 export interface SweeperConfig {
-  /** KEYLEDGER_SWEEP_SECONDS: how often it looks for what is due, in real time; 0: only when it is asked to. */
+  /** KEYLEDGER_SWEEP_SECONDS: how often to check for due work, in real time; 0: only on request. */
   intervalMs: number;
 }
 

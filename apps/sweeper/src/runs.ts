@@ -1,12 +1,12 @@
 import type { SweepView } from '@keyledger/contracts';
 import { Sweeps, type SweepsCommand, type SweepsEvent, type SweepsState, type SweepTrigger } from '@keyledger/domain';
 import { Aggregates, originOf, type EventStores, type RecordedEvent, type SnapshotStore } from '@keyledger/event-store';
-import { addSeconds, context, refuse, systemClock, type Instant, type PerEnvironment, type Sealing } from '@keyledger/kernel';
+import { addSeconds, context, malformedQuery, systemClock, type Instant, type PerEnvironment, type Sealing } from '@keyledger/kernel';
 
-/** Some ten pages of a list, read at once. */
+/** About ten pages of a list, read at once. */
 const EVENTS_PER_READ = 200;
 
-/** The runs of each environment's sweep, in a stream of it: the claim of the one that is under way, and the history. */
+/** The sweeps of each environment, in one stream: the claim of the run under way, and the history. */
 export class Runs {
   readonly #streams: Aggregates<SweepsState, SweepsCommand, SweepsEvent>;
 
@@ -14,7 +14,7 @@ export class Runs {
     this.#streams = new Aggregates(Sweeps, events, sealings, { snapshots });
   }
 
-  /** The number of the run, which is the caller's now; undefined while somebody else is at it. */
+  /** The number of the run, now claimed by the caller; undefined while another process runs one. */
   start(trigger: SweepTrigger): Promise<number | undefined> {
     return this.#streams.run(context().environment, { type: 'Start', trigger, at: realNow() }, ({ number }, _, events) => (events.length > 0 ? number : undefined));
   }
@@ -54,7 +54,7 @@ const realNow = (): Instant => systemClock.now('');
 
 function revisionFrom(cursor: string): number {
   if (/^\d{1,15}$/.test(cursor)) return Number(cursor);
-  throw refuse('VALIDATION_FAILED', 'cursor is not from a page of this list', { errors: [{ in: 'query', pointer: '/cursor', detail: 'is not from a page of this list' }] });
+  throw malformedQuery('cursor', 'is not from a page of this list');
 }
 
 function runOf(start: RecordedEvent, end: RecordedEvent | undefined, running: number | undefined): SweepView {

@@ -4,11 +4,11 @@ import type { Log, Metrics } from '@keyledger/observability';
 import type { Subject } from './passes.ts';
 import { placeAfter, type Sweeper } from './sweeper.ts';
 
-/** For that long nobody looks again at what a run could do nothing about, such as a license whose stream cannot be folded. */
+/** How long a run's leftovers are left alone, such as a license whose stream cannot be folded. */
 const LEAVE_ALONE_MS = 3_600_000;
 const LATE_SECONDS = 60;
 
-/** Looks at every environment every few seconds, in real time, and starts a run where something is due. */
+/** Checks every environment every few seconds, in real time, and starts a run where something is due. */
 export class Schedule {
   readonly #leftAlone = new Map<string, Backlog & { readonly place: Subject; readonly until: number }>();
   readonly #late = new Map<string, string>();
@@ -30,12 +30,12 @@ export class Schedule {
     for (const environment of environments) await this.#lookIn(environment);
   }
 
-  /** A word about what is late, for `/health/ready`; to be late is no reason to send requests elsewhere. */
+  /** A detail about overdue work for `/health/ready`; being late is no reason to send requests elsewhere. */
   word(): string | undefined {
     return this.#late.size > 0 ? [...this.#late.values()].join('; ') : undefined;
   }
 
-  /** Each by itself: a long run in one of them, whose clock was put forward by a year, keeps no other waiting. */
+  /** Each environment by itself: a long run in one whose clock was set forward by a year does not keep the others waiting. */
   #lookOnce(environment: string): void {
     if (!this.#looking.has(environment)) this.#looking.set(environment, this.#lookIn(environment).finally(() => this.#looking.delete(environment)));
   }
@@ -45,7 +45,7 @@ export class Schedule {
       await runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAt(environment));
     } catch (error) {
       this.#late.set(environment, `${environment}: ${error instanceof Error ? error.message : String(error)}`);
-      this.log.warn({ err: error, environment }, 'the sweep was not finished; it is tried again');
+      this.log.warn({ err: error, environment }, 'the sweep did not finish; it will be tried again');
     }
   }
 
@@ -60,7 +60,7 @@ export class Schedule {
     const report = await this.sweeper.run('schedule');
     if (!report) return;
     this.#late.delete(environment);
-    // What has fallen due only just may not have by the clock of its owner, and is looked at again.
+    // What fell due only just now may not be due yet by the clock of its owner, and is checked again.
     if (Object.keys(report.transitions).length === 0) this.#leftAlone.set(environment, { ...await this.sweeper.backlog(), place: placeAfter(addSeconds(report.startedAt, -LATE_SECONDS)), until: Date.now() + LEAVE_ALONE_MS });
   }
 

@@ -13,7 +13,7 @@ import { Schedule } from './schedule.ts';
 import { SweepCommand, SweepList } from './sweep.handlers.ts';
 import { Sweeper } from './sweeper.ts';
 
-/** What time brings about, made explicit. */
+/** Records what falls due with time. */
 @Module({})
 export class SweeperModule implements OnApplicationBootstrap, OnModuleDestroy {
   constructor(private readonly schedule: Schedule) {}

@@ -7,25 +7,25 @@ import type { Pass, Passes, Subject } from './passes.ts';
 import type { Runs } from './runs.ts';
 
 const SUBJECTS_PER_LOOK = 500;
-/** Some ten milliseconds of somebody else's time, in several pieces; then a rest for those who ask for something right now. */
+/** Some ten milliseconds of the owner's time, in several pieces; then a rest, in which the owner serves other requests. */
 const SUBJECTS_PER_COMMAND = 50;
 const LONGEST_REST_MS = 20;
 const SIGN_OF_LIFE_MS = SWEEP_ABANDONED_SECONDS * 1000 / 3;
 const LOOK_AGAIN_MS = 100;
 
-/** What has been done so far. */
+/** What a run has done so far. */
 interface Tally {
   examined: number;
   transitions: Record<string, number>;
 }
 
-/** Asks what has fallen due and has it said, until nothing is due any more. A run may be cut short, repeated, or run beside another one: the result is the same. */
+/** Asks what has fallen due and has its owner record it, until nothing is due any more. A run may be cut short, repeated, or run beside another one: the result is the same. */
 export class Sweeper {
   constructor(
     private readonly groups: readonly Passes[], private readonly runs: Runs, private readonly clock: Clock, private readonly metrics: Metrics, private readonly stopping: AbortSignal,
   ) {}
 
-  /** Everything that is due now. Undefined while another run is under way. */
+  /** Processes everything due now. Undefined while another run is under way. */
   async run(trigger: SweepTrigger): Promise<SweepReport | undefined> {
     return this.#asTime(async (startedAt) => {
       const number = await this.runs.start(trigger);
@@ -33,7 +33,7 @@ export class Sweeper {
     });
   }
 
-  /** The same, after the run that is under way. */
+  /** The same, after the run under way. */
   async runInTurn(trigger: SweepTrigger): Promise<SweepReport> {
     for (;;) {
       const report = await this.run(trigger);
@@ -43,7 +43,7 @@ export class Sweeper {
     }
   }
 
-  /** What a run would do. */
+  /** Reports what a run would do. */
   dryRun(): Promise<SweepReport> {
     return this.#asTime(async (startedAt) => {
       const [tally, startedMs] = [newTally(), performance.now()];
@@ -52,7 +52,7 @@ export class Sweeper {
     });
   }
 
-  /** What is due now, beyond a place, of all groups that answer. */
+  /** What is due now, beyond a place, from all groups that answer. */
   async backlog(after?: Subject): Promise<Backlog> {
     return this.#asTime(async (now) => {
       const asked = await Promise.allSettled(this.groups.map((passes) => this.#backlog(passes, now, after)));
@@ -83,7 +83,7 @@ export class Sweeper {
   async #everything(now: Instant, tally: Tally): Promise<void> {
     const going = new Set(this.groups);
     const failures: unknown[] = [];
-    /** Side by side. A group that cannot go on is no hindrance to the others; that it could not is said in the end. */
+    /** All groups in parallel. A failing group does not stop the others; its error is thrown at the end. */
     const each = (work: (passes: Passes) => Promise<unknown>) => Promise.all([...going].map((passes) => work(passes).catch((error: unknown) => {
       going.delete(passes);
       failures.push(error);
@@ -112,7 +112,7 @@ export class Sweeper {
     return together(await Promise.all(passes.map((pass) => pass.backlog(until, after))));
   }
 
-  /** Once through all that a pass finds due; the number of events that came of it. */
+  /** Goes once through everything a pass finds due; returns the number of events recorded. */
   async #walk(pass: Pass, until: Instant, after: Subject | undefined, tally: Tally, dryRun: boolean): Promise<number> {
     let found = 0;
     for (let place = after; ;) {
@@ -136,10 +136,10 @@ export class Sweeper {
   }
 
   #mayGoOn(): void {
-    if (this.stopping.aborted) throw refuse('UNAVAILABLE', 'This process is ending; what is left will be done by another one');
+    if (this.stopping.aborted) throw refuse('UNAVAILABLE', 'This process is stopping; another one will finish the sweep');
   }
 
-  /** By time itself, whoever asked; the time is that of the environment, which may have been put forward a moment ago. */
+  /** As the system, whoever called; at the time of the environment, whose clock may have been set forward a moment ago. */
   async #asTime<T>(work: (now: Instant) => Promise<T>): Promise<T> {
     const asked = context();
     await this.clock.current?.(asked.environment);

@@ -1,9 +1,9 @@
 import { Injectable } from '@nestjs/common';
 import { DueUsage, DueUsageBacklog, EvaluateQuotas, ExceedQuota, RestoreQuota } from '@keyledger/contracts';
 import {
-  countsOf, dayBefore, dayOf, demandOf, endOf, evidenceOf, License, metersNamed, nextLook, startOf, type Day, type IssuedLicense, type MeterDay, type SeatEnds,
+  countsOf, dayBefore, dayOf, demandOf, endOf, evidenceOf, License, meterState, metersNamed, nextLook, startOf, type Day, type IssuedLicense, type MeterDay, type SeatEnds,
 } from '@keyledger/domain';
-import { context, eventId, isPassing, Refusal, type LicenseId } from '@keyledger/kernel';
+import { context, eventId, isTransient, Refusal, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
 import { firstOfMonth, UsageLedger, type DueDay, type ExaminedDay } from './ledger.ts';
@@ -150,7 +150,7 @@ export class QuotaEvaluation {
     try {
       return await this.daily.compare(licenseId, until, dryRun);
     } catch (error) {
-      if (isPassing(error)) throw error;
+      if (isTransient(error)) throw error;
       this.log.error({ err: error, licenseId }, 'usage could not be compared with the quotas');
       return [];
     }
@@ -177,7 +177,7 @@ const together = (examined: readonly ExaminedDay[]) =>
 
 /** From the day on that was compared: a late one may be of a period that is long over. */
 function again(license: IssuedLicense, { licenseId, meter, dueAt }: ExaminedDay): Omit<DueDay, 'version'> | undefined {
-  if ((license.meters.get(meter)?.state ?? 'normal') === 'normal') return undefined;
+  if (meterState(license, meter).state === 'normal') return undefined;
   const next = nextLook(license, meter, lastOver(dueAt));
   return next === undefined ? undefined : { licenseId, meter, day: next, dueAt: endOf(next) };
 }

@@ -196,7 +196,7 @@ class Writer {
   }
 
   write(arrivals: readonly Arrival[]): Promise<number> {
-    if (this.#size + arrivals.length > READINGS_WAITING) return Promise.reject(refuse('UNAVAILABLE', 'More usage arrives than can be written'));
+    if (this.#size + arrivals.length > READINGS_WAITING) return Promise.reject(refuse('UNAVAILABLE', 'Usage arrives faster than it can be written; try again'));
     return new Promise((resolve, reject) => {
       this.#size += arrivals.length;
       this.#waiting.push({ arrivals, resolve, reject });

@@ -43,7 +43,7 @@ export class UsageCommands {
 /** Names those that are of a time after the seat, so that the others can be sent without them. */
 function mustBeOfSeat(records: readonly UsageRecord[], { endedAt }: Pick<Activation, 'endedAt'>, now: Instant): void {
   const errors = records.flatMap((record, n) => (counts(timeOf(record), endedAt, now) ? [] : [{ pointer: `/records/${n}/at`, detail: 'is not before the end of the seat' }]));
-  if (errors.length > 0) throw refuse('INSTANCE_NOT_FOUND', `The instance has given up its seat at ${endedAt}`, { errors });
+  if (errors.length > 0) throw refuse('INSTANCE_NOT_FOUND', `The instance gave up its seat at ${endedAt}`, { errors });
 }
 
 function seatOf({ activations }: IssuedLicense, instanceId: string): Pick<Activation, 'id' | 'endedAt'> {

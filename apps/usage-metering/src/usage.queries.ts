@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { ExplainUsage, ReadMeters, UsageSeries, type MeterReadings } from '@keyledger/contracts';
 import {
-  bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, instantIn, isDay, MILLION, startOf, useOf,
+  bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, instantIn, isDay, kindOf, MILLION, startOf, useOf,
   type Bucket, type Counted, type Day, type IssuedLicense, type Peak, type SeatEnds, type Span,
 } from '@keyledger/domain';
 import { addDays, context, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
@@ -118,7 +118,7 @@ export class ExplainQuery {
   constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters) {}
 
   async execute({ licenseId, meter, day }: ExplainUsage) {
-    if (!isDay(day)) throw refuse('VALIDATION_FAILED', 'day is not a day', { errors: [{ in: 'query', pointer: '/day', detail: 'is not a day like 2026-03-12' }] });
+    if (!isDay(day)) throw refuse('VALIDATION_FAILED', 'day is not a valid day', { errors: [{ in: 'query', pointer: '/day', detail: 'must be a day like 2026-03-12' }] });
     const { ends, names, kind } = await this.licenses.load(licenseId, (license) => ({ ends: seatEnds(license), names: instanceNames(license), kind: kindOf(license, meter) }));
     const [peak] = await this.meters.peaks(licenseId, meter, [spanOf(day)], ends);
     const [counted] = await this.ledger.days(licenseId, meter, day, day);
@@ -135,12 +135,6 @@ export class ExplainQuery {
     for await (const page of this.ledger.readings(licenseId, meter, startOf(day), endOf(day))) return { readings: page.slice(0, MAX_READINGS), complete: page.length <= MAX_READINGS };
     return { readings: [], complete: true };
   }
-}
-
-/** Whatever the license says to be counted per day or month is a counter; any other meter is a gauge. */
-export function kindOf({ terms: { features, quotas } }: IssuedLicense, meter: string): 'gauge' | 'counter' {
-  const feature = Object.hasOwn(features, meter) ? features[meter] : undefined;
-  return quotas.some((quota) => quota.meter === meter && quota.per) || (typeof feature === 'object' && !quotas.some((quota) => quota.meter === meter)) ? 'counter' : 'gauge';
 }
 
 const instanceNames = ({ activations }: IssuedLicense): ReadonlyMap<string, string | null> => new Map([...activations].map(([id, { name }]) => [id, name]));

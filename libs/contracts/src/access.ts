@@ -15,7 +15,7 @@ export const ApiKeyView = named('ApiKey', Type.Object({
 export type ApiKeyView = Static<typeof ApiKeyView>;
 /** The secret is shown here and never again. */
 const ApiKeyWithSecret = named('ApiKeyWithSecret', Type.Object({ ...ApiKeyView.properties, secret: Type.String() }));
-/** Either a role or a list of permissions. Nobody can grant what he does not have. */
+/** Either a role or a list of permissions. A caller cannot grant a permission it does not have. */
 export class CreateApiKey extends command('api-key.create', {
   name, role: optional(role), permissions: optional(listOf(permission, { minItems: 1 })), environment: optional(Type.String({ minLength: 1, maxLength: 64 })), expiresAt: optional(nullable(instant)),
 }, ApiKeyWithSecret) {}
@@ -30,10 +30,10 @@ export class ListEnvironments extends query('environment.list', {}, Type.Object(
 
 export const ClockView = named('Clock', Type.Object({
   now: instant,
-  controlled: Type.Boolean({ description: 'It was put somewhere and ticks on from there; otherwise it is real time' }),
+  controlled: Type.Boolean({ description: 'True when the clock has been set and runs on from there; otherwise it is real time' }),
 }));
 export class GetClock extends query('environment.clock', { name: Type.String() }, ClockView) {}
-/** Forward only; production refuses. */
+/** Forward only; refused in production. */
 export class SetClock extends command('environment.set-clock', { name: Type.String(), now: instant }, ClockView) {
   readonly type = 'SetClock';
 }
@@ -41,7 +41,7 @@ export class AdvanceClock extends command('environment.advance-clock', { name: T
   readonly type = 'AdvanceClock';
 }
 
-/** Whose secret this is; null when nobody's, or no longer. `environment` is null for a root key, which reaches all of them. */
+/** The API key with this secret; null when there is none, or no longer. `environment` is null for a root key, which is valid in all of them. */
 export class Authenticate extends query('access.authenticate', { secret: Type.String() }, nullable(Type.Object({
   apiKeyId: ids.apiKey, environment: nullable(Type.String()), role: nullable(role), permissions,
 }))) {
@@ -49,7 +49,7 @@ export class Authenticate extends query('access.authenticate', { secret: Type.St
 }
 
 /**
- * Claims an Idempotency-Key for one request. `run`: do it under this command id (`retry` when an earlier try may have got somewhere);
+ * Claims an Idempotency-Key for one request. `run`: do it under this command id (`retry` when an earlier try may have had effects);
  * `done`: this was the answer.
  */
 export class ClaimRequest extends command('access.claim-request', {
@@ -58,7 +58,7 @@ export class ClaimRequest extends command('access.claim-request', {
   Type.Object({ state: Type.Literal('run'), commandId: Type.String(), commandAt: instant, retry: Type.Boolean() }),
   Type.Object({ state: Type.Literal('done'), status: Type.Integer(), body: Type.String(), headers: Type.Record(Type.String(), Type.String()) }),
 ])) {}
-/** Stores the answer of a claimed request; answers what is stored, which is the first answer given. Status 0 gives the claim up. */
+/** Stores the answer of a claimed request; answers what is stored, which is the first answer given. Status 0 releases the claim. */
 export class CompleteRequest extends command('access.complete-request', {
   caller: Type.String(), route: Type.String(), key: Type.String(), status: Type.Integer(), body: Type.String(), headers: Type.Record(Type.String(), Type.String()),
 }, Type.Object({ status: Type.Integer(), body: Type.String(), headers: Type.Record(Type.String(), Type.String()) })) {}

@@ -7,17 +7,17 @@ import { command, query } from './message.ts';
 import { ids } from './terms.ts';
 import { UsageRecord } from './usage.ts';
 
-/** The license key, where that is the credential: it must be the license's own. Never from a body. */
+/** The license key where it is the credential: it must be the license's own. Never taken from a body. */
 const licenseKey = optional(key);
 const fingerprint = Type.String({ minLength: 1, maxLength: 512 });
-/** Said by the gateway: the network the request came from. */
+/** Set by the gateway: the network the request came from. */
 const address = optional(Type.String());
-const version = optional(Type.String({ minLength: 1, maxLength: 100, description: 'Of the software' }));
+const version = optional(Type.String({ minLength: 1, maxLength: 100, description: 'Version of the software' }));
 const state = oneOf(...deploymentStates);
-/** A string of any shape: what is no id names no instance. */
+/** A string of any shape: one that is not an id names no instance. */
 const activationId = Type.Unsafe<ActivationId>(Type.String({ minLength: 1, maxLength: 64 }));
 const seq = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
-const token = nullable(Type.String({ description: 'Signed: a lease (kl-lease+jwt) while the box may work, else a verdict (kl-verdict+jwt) that says why not. Null for a license too large for a token' }));
+const token = nullable(Type.String({ description: 'Signed: a lease (kl-lease+jwt) while the appliance may run, otherwise a verdict (kl-verdict+jwt) with the reason. Null for a license too large for a token' }));
 
 export const Directive = named('Directive', Type.Object({
   id: idOf('dir'),
@@ -27,7 +27,7 @@ export const Directive = named('Directive', Type.Object({
 }));
 export type Directive = Static<typeof Directive>;
 
-/** The first run of an appliance, and every further one: the same fingerprint has the same activation. */
+/** The first activation of an appliance, or a repeated one: the same fingerprint has the same activation. */
 export class ActivateAppliance extends command('activation.activate-appliance', {
   licenseId: ids.license, licenseKey, fingerprint, hostname: optional(name), version, address,
 }, Type.Object({
@@ -36,8 +36,8 @@ export class ActivateAppliance extends command('activation.activate-appliance', 
   deployment: Type.Object({ state }),
   offlineGraceSeconds: Type.Integer({ description: 'How long it may run without contact' }),
   nextInSeconds: Type.Integer({ description: 'When the next heartbeat is due' }),
-  lastSeq: nullable(Type.Integer({ description: 'Of the last heartbeat that was accepted: count on from there. Null before the first' })),
-  /** Between services only. False when this box had its seat already: the gateway answers 200 instead of 201. */
+  lastSeq: nullable(Type.Integer({ description: 'seq of the last accepted heartbeat: continue counting from there. Null before the first' })),
+  /** Between services only. False when the appliance already had its seat: the gateway answers 200 instead of 201. */
   created: Type.Boolean(),
 })) {}
 
@@ -47,7 +47,7 @@ export const HeartbeatAnswer = named('HeartbeatAnswer', Type.Object({
   nextInSeconds: Type.Integer(),
   serverTime: instant,
   usageRefused: optional(listOf(Type.String(), {
-    description: 'Ids of the usage records that were not counted: from the future, from more than 400 days ago, or read without a seat. All others were. Left out when there are none',
+    description: 'Ids of the usage records that were not counted: from the future, from more than 400 days ago, or read without a seat. All others were counted. Omitted when there are none',
   })),
 }));
 export type HeartbeatAnswer = Static<typeof HeartbeatAnswer>;
@@ -56,12 +56,12 @@ export class Heartbeat extends command('activation.heartbeat', {
   licenseId: ids.license, licenseKey, activationId, fingerprint, seq, version,
   usage: optional(listOf(UsageRecord, { maxItems: 1000 })),
   acks: optional(listOf(Type.String({ maxLength: 64 }), { maxItems: 100 })),
-  nonce: optional(Type.String({ minLength: 1, maxLength: 255, description: 'Random, the same when the heartbeat is sent again: tells two boxes with one counter apart' })),
+  nonce: optional(Type.String({ minLength: 1, maxLength: 255, description: 'Random, but the same when the heartbeat is sent again: tells apart two appliances that share one counter' })),
 }, HeartbeatAnswer) {
   static override readonly direct = true;
 }
 
-/** Without `activationId` it is the only live one. */
+/** Without `activationId`: the only live activation. */
 export class RebindLicense extends command('license.rebind', {
   licenseId: ids.license, activationId: optional(activationId), fingerprint, reason: Type.String({ minLength: 1, maxLength: 1000 }),
 }, LicenseView) {
@@ -75,31 +75,31 @@ export class BindAppliance extends command('license.bind-appliance', {
   licenseId: ids.license, keyHash: optional(Type.String()), fingerprint, hostname: optional(name), address,
 }, Type.Object({ activationId: ids.activation, created: Type.Boolean() })) {}
 
-/** Between services: an instance has asked for the seat that it has. `token` is what its lease still is; null where it may not work, or nobody signs. */
+/** Between services: an instance has activated again and has its seat already. `token` is its current lease; null where it may not run, or signing is unavailable. */
 export class ContinueLease extends command('activation.continue-lease', { licenseId: ids.license, activationId: ids.activation }, Type.Object({ token: nullable(Type.String()) })) {}
 
-/** Between services: a box that was late has been heard of again. */
+/** Between services: an appliance whose heartbeat was overdue is back. */
 export class RecoverHeartbeat extends command('license.recover-heartbeat', { licenseId: ids.license, activationId: ids.activation }, Type.Null()) {
   readonly type = 'RecoverHeartbeat';
 }
 
-/** What a reader of a license's stream is told of it: the license itself, without regard to any box. */
+/** What a reader of a license's stream gets: the state of the license itself, not of any appliance. */
 const standing = { seq: Type.Integer({ description: 'Revision of the license stream' }), status: Type.String(), code: Type.String(), enforcement };
 export const LicenseChange = named('LicenseChange', Type.Object({ ...standing, type: Type.String({ description: 'LicenseRevoked, InstanceRebound, …' }), at: instant }));
 export type LicenseChange = Static<typeof LicenseChange>;
 
 /**
- * What has happened to a license after a revision: answered as soon as there is something, or with nothing after `waitMs`.
- * Without `after` it is answered at once, with where this reader was left. `ended`: there is nothing more to come.
+ * The changes of a license after a revision: answered as soon as there are any, or empty after `waitMs`.
+ * Without `after` it is answered at once, with the revision this reader had reached. `ended`: no more changes will come.
  */
 export class NextChanges extends query('activation.next-changes', {
   licenseId: ids.license, licenseKey, activationId: optional(activationId), after: optional(Type.Integer()), waitMs: Type.Integer(),
 }, Type.Object({ ...standing, after: Type.Integer(), changes: listOf(Type.Object({ seq: Type.Integer(), type: Type.String(), at: instant })), ended: Type.Boolean() })) {}
 
-/** Without `activationId` it is the license as a whole that has heard of it. */
+/** Without `activationId` the changes are acknowledged for the license as a whole. */
 export class AcknowledgeChanges extends command('activation.acknowledge-changes', {
   licenseId: ids.license, licenseKey, activationId: optional(activationId), seq,
-}, Type.Object({ acknowledged: Type.Integer({ description: 'Revision up to which everything is known to have arrived' }) })) {}
+}, Type.Object({ acknowledged: Type.Integer({ description: 'Revision up to which all changes are known to have arrived' }) })) {}
 
-/** What is known of instances by their heartbeats. */
+/** What the heartbeats of instances have told about them. */
 export class Leases extends query('activation.leases', { activationIds: listOf(ids.activation) }, Type.Record(Type.String(), LeaseView)) {}

@@ -2,8 +2,8 @@
 export type Bus = Readonly<Record<string, Readonly<Record<string, readonly string[]>>>>;
 
 /**
- * All that services say to each other. What is not here is let through by no NATS server that has been told so (`deploy/nats.conf`), and
- * `tools/bus.spec.ts` holds it against what the services handle and ask.
+ * All messages between services. A NATS server configured with `deploy/nats.conf` passes no others, and `tools/bus.spec.ts` checks this table
+ * against what the services handle and send.
  */
 export const bus = {
   'license-authority': {

@@ -6,12 +6,12 @@ import { ids, keyFormat, licensing, meters, termsFields } from './terms.ts';
 
 const sort = optional(oneOf('name', '-name', 'createdAt', '-createdAt'));
 
-const buffer = Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'How many licenses that are nobody\'s yet shall be in store; 50 to 100 is usual' });
+const buffer = Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Number of unassigned licenses to keep available; 50 to 100 is usual' });
 export const ProductView = named('Product', Type.Object({
   id: ids.product, name: Type.String(), code: nullable(Type.String()), status: oneOf('active', 'archived'), metadata: json, meters,
   pool: nullable(Type.Object({
-    buffer, available: nullable(Type.Integer({ description: 'null while nobody can be asked' })), low: nullable(Type.Boolean({ description: 'There are fewer than the buffer' })),
-  }, { description: 'For licenses that are issued before they have a holder; null when nobody cares' })),
+    buffer, available: nullable(Type.Integer({ description: 'null while the count is unavailable' })), low: nullable(Type.Boolean({ description: 'Fewer than the buffer' })),
+  }, { description: 'For licenses that are issued before they have a holder; null when not set' })),
   createdAt: instant, revision: Type.Integer(),
 }));
 export type ProductView = Static<typeof ProductView>;

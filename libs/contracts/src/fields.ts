@@ -1,7 +1,7 @@
 import { idPattern, type Id, type IdPrefix, type JsonObject } from '@keyledger/kernel';
 import Type, { type Static, type TSchema } from 'typebox';
 
-/** The building blocks of bodies and answers. What a schema can say is refused at the edge with 400; what needs a rule is not said here. */
+/** The building blocks of bodies and answers. What a schema can express is refused at the edge with 400; what needs a rule is left to the domain. */
 
 const schemas = new Map<string, TSchema>();
 /** Gives a schema its name in the OpenAPI document. */
@@ -19,9 +19,9 @@ export const listOf = <S extends TSchema>(item: S, options?: { minItems?: number
 export const name = Type.String({ minLength: 1, maxLength: 255 });
 export const text = (maxLength: number) => Type.String({ maxLength });
 export const email = Type.String({ format: 'email', maxLength: 254 });
-/** A JSON object of the caller's own; its size is a rule (10 KB). */
+/** A JSON object of the caller's own; a rule limits its size (10 KB). */
 export const json = Type.Unsafe<JsonObject>(Type.Object({}, { additionalProperties: true }));
-export const reason = Type.String({ maxLength: 1000, description: 'Free text; it is kept in clear in the log, also after an erasure' });
+export const reason = Type.String({ maxLength: 1000, description: 'Free text; stored unencrypted in the log, even after an erasure' });
 export const oneOf = <const V extends readonly string[]>(...values: V) => Type.Unsafe<V[number]>(Type.String({ enum: [...values] }));
 /** Any value, refused by a rule with a code of its own. */
 export const anything = Type.Unknown();
@@ -29,8 +29,8 @@ export const anything = Type.Unknown();
 /** `limit` and `cursor` of every list. */
 export const paging = {
   limit: optional(Type.Integer({ minimum: 1, maximum: 100, default: 25 })),
-  /** It holds what the last row is sorted by: a name of 255 control characters makes one of 2,120. */
-  cursor: optional(Type.String({ maxLength: 4096, description: 'page.next of the answer before' })),
+  /** A cursor holds the sort value of the last row: a name of 255 control characters makes a cursor of 2,120. */
+  cursor: optional(Type.String({ maxLength: 4096, description: 'page.next of the previous page' })),
 };
 
 export const pageOf = <S extends TSchema>(item: S) =>

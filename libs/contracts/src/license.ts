@@ -9,7 +9,7 @@ const cause = oneOf('abuse', 'payment', 'subscription', 'heartbeat', 'manual');
 export const quotaStates = listOf(
   Type.Object({ meter: Type.String(), limit: Type.Number(), per: optional(oneOf('day', 'month')), state: oneOf('normal', 'exceeded', 'restricted'), lastPeak: nullable(Type.Number()), graceEndsAt: nullable(instant) }),
 );
-/** name → true, a number, or {limit, per, used, remaining}; the last two are missing while the metering cannot be asked. */
+/** name → true, a number, or {limit, per, used, remaining}; the last two are missing while usage-metering is unavailable. */
 const featureStates = Type.Record(
   Type.String(),
   Type.Union([Type.Literal(true), Type.Number(), Type.Object({ limit: Type.Number(), per: oneOf('day', 'month'), used: optional(Type.Number()), remaining: optional(Type.Number()) })]),
@@ -19,7 +19,7 @@ export const LicenseView = named('License', Type.Object({
   id: ids.license,
   key: nullable(Type.String()),
   keyPrefix: Type.String(),
-  keyVersion: Type.Integer({ description: '1, and one more with each regenerated key' }),
+  keyVersion: Type.Integer({ description: 'Starts at 1; each regenerated key adds one' }),
   status,
   productId: ids.product,
   planId: nullable(ids.plan),
@@ -35,7 +35,7 @@ export const LicenseView = named('License', Type.Object({
     kind: oneOf('suspended', 'inactive'), cause, reason: nullable(Type.String()), at: instant, until: optional(instant),
     actor: Type.Object({ type: Type.String(), id: Type.String(), role: optional(Type.String()) }),
   })),
-  locked: Type.Boolean({ description: 'A `lock` directive has every box locked, until an `unlock`: all verdicts say INACTIVE' }),
+  locked: Type.Boolean({ description: 'Locked by a `lock` directive until an `unlock`: all verdicts say INACTIVE' }),
   features: featureStates,
   featureFlags: json,
   quotas: quotaStates,
@@ -46,13 +46,13 @@ export const LicenseView = named('License', Type.Object({
 }));
 export type LicenseView = Static<typeof LicenseView>;
 
-/** What is known of an instance by its heartbeats. */
+/** What the heartbeats of an instance have told about it. */
 export const LeaseView = named('Lease', Type.Object({
-  seq: nullable(Type.Integer({ description: 'Of the last heartbeat' })),
+  seq: nullable(Type.Integer({ description: 'seq of the last heartbeat' })),
   contactAt: instant,
   endsAt: instant,
   version: nullable(Type.String()),
-  acknowledgedSeq: Type.Integer({ description: 'Revision of the license up to which the instance is known to have heard of everything' }),
+  acknowledgedSeq: Type.Integer({ description: 'Revision of the license up to which the instance is known to have received all changes' }),
 }));
 
 const InstanceView = named('Instance', Type.Object({
@@ -97,7 +97,7 @@ export class IssueLicense extends command('license.issue', {
   ...termsFields,
 }, LicenseView) {}
 
-/** One license of an order, with the ids and terms that the order has fixed. Repeating it is harmless. */
+/** One license of an order, with the ids and terms fixed by the order. Repeating it is harmless. */
 export class IssueOrderedLicense extends command('license.issue-ordered', {
   licenseId: ids.license,
   orderId: ids.order,
@@ -110,7 +110,7 @@ export class IssueOrderedLicense extends command('license.issue-ordered', {
   static override readonly direct = true;
 }
 
-/** Makes the data keys of licenses that are about to be issued, while the order that wants them is still being written. */
+/** Creates the data keys of licenses that are about to be issued, while their order is still being written. */
 export class PrepareLicenses extends command('license.prepare', { licenseIds: listOf(ids.license) }, Type.Null()) {
   static override readonly direct = true;
 }
@@ -129,7 +129,6 @@ export const licenseFilters = {
   expiresBefore: optional(instant),
 };
 const licenseSorts = ['key', 'product', 'customer', 'status', 'activations', 'expiresAt', 'createdAt'] as const;
-export type LicenseSort = (typeof licenseSorts)[number];
 export const licenseSort = optional(oneOf(...licenseSorts, ...licenseSorts.map((field) => `-${field}` as const)));
 export class ListLicenses extends query('license.list', {
   ...licenseFilters,
@@ -144,8 +143,8 @@ export class SuggestLicenses extends query('license.suggest', { q: Type.String({
 export class TotalLicenses extends query('license.totals', licenseFilters, Type.Object({
   licenses: Type.Integer(),
   byStatus: Type.Record(Type.String(), Type.Integer()),
-  averageLimit: nullable(Type.Number({ description: 'Over licenses with a limit; null when there is none' })),
-  maximumActivations: nullable(Type.Integer({ description: 'Sum of the limits; null when one is unlimited' })),
+  averageLimit: nullable(Type.Number({ description: 'Average over licenses with a limit; null when there are none' })),
+  maximumActivations: nullable(Type.Integer({ description: 'Sum of the limits; null when any license is unlimited' })),
 })) {}
 
 export class AssignLicense extends command('license.assign', { licenseId: ids.license, customerId: ids.customer }, LicenseView) {
@@ -189,9 +188,9 @@ export class RenewLicense extends command('license.renew', { licenseId: ids.lice
 const file = named('SignedFile', Type.Object({
   filename: Type.String(), content: Type.String({ description: 'The text of the file' }), issuedAt: instant, expiresAt: nullable(instant),
 }));
-/** What the license allows, for a machine that pins the root: long-lived, checked without asking anybody. `expiresAt` is the license's. */
+/** What the license allows, for a machine that pins the root: long-lived, verified without contact to the server. `expiresAt` is the license's. */
 export class IssueLicenseFile extends command('license.issue-file', { licenseId: ids.license }, file) {}
-/** The verdict of now, for a machine that cannot ask: good for a day. */
+/** The current verdict, for a machine without contact to the server: valid for a day. */
 export class IssueOfflineFile extends command('license.issue-offline-file', { licenseId: ids.license, activationId: optional(Type.String({ maxLength: 64 })) }, file) {}
 export class RegenerateKey extends command('license.regenerate-key', { licenseId: ids.license, reason: optional(reason) }, LicenseView) {}
 export class EraseLicense extends command('license.erase', { licenseId: ids.license, reason: Type.String({ minLength: 1, maxLength: 1000 }), force: optional(Type.Boolean()) }, Type.Null()) {}
@@ -207,10 +206,10 @@ export class ListLicenseEvents extends query('license.events', { licenseId: ids.
 // ---- the client license API: the license key is the credential ----
 
 export const licenseKey = Type.String({ minLength: 1, maxLength: 255 });
-/** However it is spelled, it is one key: for who counts by it. */
+/** Every spelling of a license key becomes the same text: for whatever counts by key. */
 export { normaliseKey } from '@keyledger/domain';
 
-/** The license as its own software sees it: nothing of the vendor's side. */
+/** The license as the licensed software sees it, without the vendor's data. */
 export const ClientLicense = named('ClientLicense', Type.Object({
   id: ids.license,
   status,
@@ -234,7 +233,7 @@ export const Activated = named('Activated', Type.Object({
   }),
   license: ClientLicense,
   token: optional(Type.String({ description: 'A lease (JWS, kl-lease+jwt): the instance may run without contact until it ends' })),
-  heartbeatIntervalSeconds: optional(Type.Integer({ description: 'How often to be heard of, where that is expected: by heartbeats, or, with a floating seat that owes none, by validations too' })),
+  heartbeatIntervalSeconds: optional(Type.Integer({ description: 'How often the server expects to hear from the instance, where it does: by heartbeats or, with a floating seat that owes none, also by validations' })),
 }));
 
 export class ActivateLicense extends command('license.activate', {
@@ -247,11 +246,11 @@ export class ActivateLicense extends command('license.activate', {
   deploymentMode: optional(text(100)),
   productId: optional(text(64)),
   metadata: optional(json),
-  /** Said by the gateway: the network the request came from. */
+  /** Set by the gateway: the network the request came from. */
   address: optional(Type.String()),
 }, Type.Object({
   ...Activated.properties,
-  /** Between services only. False when this instance had its seat already: the gateway answers 200 instead of 201. */
+  /** Between services only. False when the instance already had its seat: the gateway answers 200 instead of 201. */
   created: Type.Boolean(),
 })) {
   static override readonly direct = true;
@@ -263,7 +262,7 @@ export class DeactivateLicense extends command('license.deactivate', { licenseKe
   activationLimit: Type.Integer(),
 }))) {}
 
-/** Which license has this key now. `retired`: none, but one had it before. */
+/** The license that has this key now. `retired`: none has it now, but one had it before. */
 export class ResolveKey extends query('license.resolve-key', { keyHash: Type.String() }, Type.Object({ licenseId: nullable(ids.license), retired: Type.Boolean() })) {
   static override readonly direct = true;
 }
@@ -273,15 +272,15 @@ export const Verdict = named('Verdict', Type.Object({
   code: Type.String({ description: 'The first failing or warning rule, or VALID' }),
   detail: Type.String(),
   reasons: listOf(Type.String()),
-  conclusive: Type.Boolean({ description: 'False when the log could not be asked just now: the rest is then the last known answer' }),
+  conclusive: Type.Boolean({ description: 'False while the event log is unavailable: the rest is then the last known answer' }),
   enforcement,
   graceEndsAt: nullable(instant),
-  decisionId: Type.String({ description: 'License, revision, instant and hash of the question' }),
-  seq: Type.Integer({ description: 'Revision of the license stream; refuse a state older than one you have seen' }),
+  decisionId: Type.String({ description: 'License, revision, instant and hash of the request' }),
+  seq: Type.Integer({ description: 'Revision of the license stream; reject a state older than one you have seen' }),
   checkedAt: instant,
   license: nullable(ClientLicense),
   instance: nullable(Type.Object({ id: ids.activation, name: nullable(Type.String()), lastSeenAt: instant })),
-  token: optional(Type.String({ description: 'The verdict, signed, for who sent a nonce (JWS, kl-verdict+jwt)' })),
+  token: optional(Type.String({ description: 'The signed verdict (JWS, kl-verdict+jwt), if the request had a nonce' })),
 }));
 export type Verdict = Static<typeof Verdict>;
 
@@ -296,14 +295,14 @@ export class ValidateLicense extends query('activation.validate', {
   nonce: optional(Type.String({ minLength: 1, maxLength: 255 })),
 }, Type.Object({
   ...Verdict.properties,
-  /** Between services only. An unknown key that once was a license's: nobody is guessing. */
+  /** Between services only. An unknown key that once was a license's, so it is not a guess. */
   retired: optional(Type.Boolean()),
 })) {
   static override readonly direct = true;
 }
 
-/** Last-seen times of a license's instances, as far as they have been seen. */
+/** Last-seen times of a license's instances; instances never seen are not in it. */
 export class LastSeen extends query('activation.last-seen', { activationIds: listOf(ids.activation) }, Type.Record(Type.String(), instant)) {}
 
-/** Between services: an instance has asked for the seat that it has. */
+/** Between services: an instance has activated again and has its seat already. */
 export class SeeInstance extends command('activation.see-instance', { activationId: ids.activation, at: instant }, Type.Null()) {}

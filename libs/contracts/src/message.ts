@@ -10,7 +10,7 @@ export interface MessageClass<F extends TProperties = TProperties, A extends TSc
   readonly subject: string;
   readonly fields: F;
   readonly answer: A;
-  /** Handed over inside one process without a copy; for the hot path only. */
+  /** Passed within one process without a copy; for the hot path only. */
   readonly direct: boolean;
 }
 

@@ -14,9 +14,9 @@ export const features = Type.Record(
 /** A meter is a gauge, and the quota is for its daily peak, unless `per` says that it is a counter. */
 export const quotas = listOf(Type.Object({ meter: name, limit: Type.Number({ minimum: 0 }), per: optional(oneOf('day', 'month')) }, { additionalProperties: false }), { maxItems: 50 });
 
-/** What is counted of a product. Its plans' and licenses' quotas need not say it again. */
+/** The meters of a product. The quotas of its plans and licenses need not repeat it. */
 export const meters = listOf(
-  Type.Object({ meter: name, per: optional(oneOf('day', 'month')), unit: optional(Type.String({ maxLength: 50, description: 'For people: cores, GB' })) }, { additionalProperties: false }), { maxItems: 100 },
+  Type.Object({ meter: name, per: optional(oneOf('day', 'month')), unit: optional(Type.String({ maxLength: 50, description: 'For display: cores, GB' })) }, { additionalProperties: false }), { maxItems: 100 },
 );
 
 export const expiry = nullable(
@@ -25,7 +25,7 @@ export const expiry = nullable(
 
 const days = Type.Integer({ minimum: 0, maximum: 3650 });
 
-/** Licensing terms a plan, a generator or a new license may set. What is left out keeps its default. */
+/** Licensing terms that a plan, a generator or a new license may set. Omitted terms keep their defaults. */
 export const termsFields = {
   activationLimit: optional(Type.Integer({ description: '-1 (unlimited) or 1 to 10000' })),
   effectiveAt: optional(nullable(instant)),

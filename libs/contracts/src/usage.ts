@@ -10,9 +10,9 @@ const meter = Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\
 const day = Type.String({ description: 'A day in UTC, 2026-03-12' });
 
 export const UsageRecord = Type.Object({
-  id: Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\\u001f]*$', description: 'Made by the instance. Within the license it counts once, ever' }),
+  id: Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\u0000-\\u001f]*$', description: 'Chosen by the instance. Within a license it counts only once, ever' }),
   meter,
-  value: Type.Number({ minimum: 0, maximum: 1e12, description: 'Of a gauge what it shows, of a counter what was used since the record before. Kept to a millionth' }),
+  value: Type.Number({ minimum: 0, maximum: 1e12, description: 'Gauge: the current value; counter: the amount used since the previous record. Stored to six decimal places' }),
   at: instant,
 }, { additionalProperties: false });
 export type UsageRecord = Static<typeof UsageRecord>;
@@ -20,16 +20,16 @@ export type UsageRecord = Static<typeof UsageRecord>;
 export const records = listOf(UsageRecord, { minItems: 1, maxItems: 1000 });
 
 export const UsageRecorded = named('UsageRecorded', Type.Object({
-  accepted: Type.Integer({ description: 'Records that count from now on' }),
-  duplicates: Type.Integer({ description: 'Records whose id had been counted before' }),
+  accepted: Type.Integer({ description: 'Records that were counted' }),
+  duplicates: Type.Integer({ description: 'Records whose id had already been counted' }),
   quotas: quotaStates,
 }));
 export type UsageRecorded = Static<typeof UsageRecorded>;
 
 const batch = { instanceId: Type.String({ maxLength: 64 }), records };
-/** Answered when it is durable: the batch is counted as a whole or not at all. The holder of the license key reports. */
+/** Answered when the records are durable: the batch is counted as a whole or not at all. Needs the license key. */
 export class ReportUsage extends command('usage.report', { licenseKey, ...batch }, UsageRecorded) {}
-/** The same out of a heartbeat, from a service that knows the license already: counted as far as it can be. `refused`: ids of those that were not. */
+/** The records of a heartbeat, from a service that has checked the license: counted as far as possible. `refused`: ids of records not counted. */
 const UsageTaken = Type.Object({ ...UsageRecorded.properties, refused: listOf(Type.String()) });
 export type UsageTaken = Static<typeof UsageTaken>;
 export class RecordUsage extends command('usage.record', { licenseId: ids.license, ...batch }, UsageTaken) {}
@@ -37,8 +37,8 @@ export class RecordUsage extends command('usage.record', { licenseId: ids.licens
 export const UsageBucket = named('UsageBucket', Type.Object({
   from: instant,
   to: instant,
-  peak: Type.Number({ description: 'Of a gauge: the highest sum over the instances at one moment' }),
-  sum: Type.Number({ description: 'Of a counter: all records together' }),
+  peak: Type.Number({ description: 'Gauge: the highest sum over all instances at one moment' }),
+  sum: Type.Number({ description: 'Counter: the sum of all records' }),
 }));
 /** Whole hours, days or months (UTC) that have a part between `from` and `to`, at most 750 of them. By default what led up to now. */
 export class UsageSeries extends query('usage.series', {
@@ -58,16 +58,16 @@ export class ExplainUsage extends query('usage.explain', { licenseId: ids.licens
     instanceId: ids.activation, name: nullable(Type.String()), value: Type.Number(),
     readings: listOf(reading),
   })),
-  complete: Type.Boolean({ description: 'False when there are more readings than are shown' }),
+  complete: Type.Boolean({ description: 'False when there are more readings than shown' }),
 }))) {}
 
-/** How far each meter is, by its name: what views of a license are completed with. `last` is what a quota was last compared with. */
+/** The value of each meter by name, which completes the views of a license. `last` is the value a quota was last compared with. */
 const meters = Type.Record(Type.String(), Type.Object({
   today: Type.Number(), month: Type.Number(), last: Type.Object({ gauge: nullable(Type.Number()), day: Type.Number(), month: Type.Number() }),
 }));
 export const MeterReadings = Type.Record(Type.String(), meters, { description: 'By license id' });
 export type MeterReadings = Static<typeof MeterReadings>;
-/** `meters`: those that somebody asks about; a license may have very many others. */
+/** `meters`: the meters asked for; a license may have very many others. */
 export class ReadMeters extends query('usage.meters', { licenseIds: listOf(ids.license), meters: optional(listOf(Type.String())) }, MeterReadings) {
   static override readonly direct = true;
 }

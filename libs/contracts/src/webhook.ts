@@ -4,14 +4,14 @@ import { instant, listOf, named, nullable, oneOf, optional, pageOf, paging, text
 import { command, query } from './message.ts';
 import { ids } from './terms.ts';
 
-const url = Type.String({ format: 'uri', minLength: 1, maxLength: 2048, description: 'https; addresses of the own machine and of private networks are refused' });
+const url = Type.String({ format: 'uri', minLength: 1, maxLength: 2048, description: 'https; addresses of the server itself and of private networks are refused' });
 const filters = listOf(Type.Unsafe<WebhookFilter>(Type.String({ enum: [...webhookFilters] })), { minItems: 1, maxItems: 50 });
 const description = nullable(text(1000));
 
 export const WebhookEndpointView = named('WebhookEndpoint', Type.Object({
   id: ids.webhookEndpoint, url: Type.String(), events: filters, description, enabled: Type.Boolean(),
-  disabledBy: nullable(Type.Unsafe<'manual' | 'failing' | 'gone'>(Type.String({ enum: ['manual', 'failing', 'gone'], description: 'failing: nothing was taken for three days; gone: it answered 410' }))),
-  oldSecretValidUntil: nullable(Type.String({ format: 'date-time', description: 'After a rotation: until then both secrets sign' })),
+  disabledBy: nullable(Type.Unsafe<'manual' | 'failing' | 'gone'>(Type.String({ enum: ['manual', 'failing', 'gone'], description: 'failing: no delivery was accepted for three days; gone: it answered 410' }))),
+  oldSecretValidUntil: nullable(Type.String({ format: 'date-time', description: 'After a rotation: both secrets sign until then' })),
   createdAt: instant, revision: Type.Integer(),
 }));
 export type WebhookEndpointView = Static<typeof WebhookEndpointView>;
@@ -25,28 +25,28 @@ export class UpdateWebhookEndpoint extends command('webhook-endpoint.update', {
   endpointId: ids.webhookEndpoint, url: optional(url), events: optional(filters), description: optional(description), enabled: optional(Type.Boolean()),
 }, WebhookEndpointView) {}
 export class DeleteWebhookEndpoint extends command('webhook-endpoint.delete', { endpointId: ids.webhookEndpoint }, Type.Null()) {}
-/** The old secret goes on signing beside the new one for a day. */
+/** The old secret keeps signing beside the new one for a day. */
 export class RotateWebhookSecret extends command('webhook-endpoint.rotate-secret', { endpointId: ids.webhookEndpoint }, WebhookEndpointWithSecret) {}
 
 const deliveryStatus = oneOf('pending', 'delivered', 'failed');
 export const WebhookDeliveryView = named('WebhookDelivery', Type.Object({
   id: ids.webhookDelivery, endpointId: ids.webhookEndpoint, type: Type.String(), timestamp: instant, status: deliveryStatus,
-  attempts: Type.Integer({ description: 'Tries so far, each under the same webhook-id: the id' }), nextAttemptAt: nullable(instant), lastAttemptAt: nullable(instant),
-  responseStatus: nullable(Type.Integer({ description: 'HTTP status of the last answer' })), responseBody: nullable(Type.String({ description: 'Its first 2 KB' })),
+  attempts: Type.Integer({ description: 'Attempts so far, each with the same webhook-id: the id' }), nextAttemptAt: nullable(instant), lastAttemptAt: nullable(instant),
+  responseStatus: nullable(Type.Integer({ description: 'HTTP status of the last answer' })), responseBody: nullable(Type.String({ description: 'The first 2 KB of the answer' })),
   error: nullable(Type.String({ description: 'Why there was no answer' })), durationMs: nullable(Type.Integer()),
   payload: Type.Object({}, { additionalProperties: true, description: 'The body as it is sent' }),
 }));
 export type WebhookDeliveryView = Static<typeof WebhookDeliveryView>;
 export class TestWebhookEndpoint extends command('webhook-endpoint.test', { endpointId: ids.webhookEndpoint }, WebhookDeliveryView) {}
-/** What failed, and what the endpoint was not told of at all while it was disabled. */
+/** Failed deliveries, and events the endpoint was never sent while it was disabled. */
 export class RecoverWebhookEndpoint extends command('webhook-endpoint.recover', { endpointId: ids.webhookEndpoint, since: instant },
-  Type.Object({ since: instant, requeued: Type.Integer({ description: 'Failed deliveries that are tried again. What was never tried follows from the log' }) })) {}
+  Type.Object({ since: instant, requeued: Type.Integer({ description: 'Number of failed deliveries queued again. Events never sent before are taken from the log and not counted' }) })) {}
 export class ListWebhookDeliveries extends query('webhook-delivery.list', { endpointId: optional(ids.webhookEndpoint), status: optional(deliveryStatus), ...paging }, pageOf(WebhookDeliveryView)) {}
 export class GetWebhookDelivery extends query('webhook-delivery.get', { deliveryId: ids.webhookDelivery }, WebhookDeliveryView) {}
 /** Under the same webhook-id. */
 export class ResendWebhookDelivery extends command('webhook-delivery.resend', { deliveryId: ids.webhookDelivery }, WebhookDeliveryView) {}
 
-// ---- what receivers are sent: public API, and not what is stored. Members are added, never renamed or dropped. ----
+// ---- what is sent to receivers: public API, and not what is stored. Members are added, never renamed or dropped. ----
 
 const license = {
   licenseId: ids.license, keyPrefix: Type.String({ description: 'The first characters of the key; the key itself is never sent' }),
@@ -55,7 +55,7 @@ const license = {
 const reason = nullable(Type.String());
 const held = { ...license, cause: oneOf(...holdCauses), reason };
 const activation = { ...license, activationId: ids.activation };
-const since = nullable(Type.String({ format: 'date-time', description: 'Since when it has been so; it is said a little later' }));
+const since = nullable(Type.String({ format: 'date-time', description: 'When it began; the event is sent a little later' }));
 
 const data = {
   'license.issued': { ...license, expiresAt: nullable(instant), activationLimit: Type.Integer() },
@@ -87,7 +87,7 @@ const data = {
   'signing-key.rotated': { kid: Type.String(), purpose: oneOf(...signingPurposes) },
   'job.finished': { jobId: ids.job, kind: oneOf('batch', 'import'), state: oneOf('completed', 'failed', 'cancelled'), total: Type.Integer(), done: Type.Integer(), failed: Type.Integer(), detail: nullable(Type.String()) },
 } satisfies Record<WebhookType, TProperties>;
-/** What is told of each type, besides the environment. */
+/** What is sent for each type, besides the environment. */
 export type WebhookData = { readonly [T in WebhookType]: Static<TObject<(typeof data)[T]>> };
 
 const bodyOf = (type: string, fields: TProperties): TSchema => Type.Object({

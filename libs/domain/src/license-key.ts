@@ -24,7 +24,7 @@ export type RandomBytes = (size: number) => Uint8Array;
 
 export const DEFAULT_KEY_FORMAT: KeyFormat = { kind: 'crockford' };
 /** Below this, guessing a key of a large installation within ten years is no longer absurd. */
-export const MINIMUM_KEY_BITS = 96;
+const MINIMUM_KEY_BITS = 96;
 
 const CROCKFORD = '0123456789ABCDEFGHJKMNPQRSTVWXYZ';
 const alphabets: Readonly<Record<string, string>> = { '#': '0123456789', '?': CROCKFORD.slice(10), '*': CROCKFORD };
@@ -54,12 +54,12 @@ export function checkKeyFormat(format: KeyFormat): void {
   if (kind === 'chunks' && !within(chunks, 16)) throw malformed('chunks', 'must be 1 to 16');
   if (kind === 'chunks' && !within(chunkLength, 32)) throw malformed('chunkLength', 'must be 1 to 32');
   const length = (prefix === undefined ? 0 : prefix.length + 1) + chunks * (chunkLength + 1) - 1;
-  if (kind === 'chunks' && length > MAX_KEY_LENGTH) throw malformed('chunkLength', `makes keys of ${length} characters, and ${MAX_KEY_LENGTH} are the most`);
+  if (kind === 'chunks' && length > MAX_KEY_LENGTH) throw malformed('chunkLength', `makes keys of ${length} characters; the maximum is ${MAX_KEY_LENGTH}`);
   if (kind === 'pattern' && !/^[#?*A-Za-z0-9._ -]{1,128}$/.test(pattern ?? '')) {
     throw malformed('pattern', 'must be 1 to 128 of: # (digit), ? (letter), * (either), and letters, digits, - . _ and spaces as they are');
   }
   const bits = Math.floor(entropyBits(format));
-  if (bits < MINIMUM_KEY_BITS) throw refuse('KEY_FORMAT_TOO_WEAK', `Keys of this format have ${bits} random bits; ${MINIMUM_KEY_BITS} are needed`, { bits, minimum: MINIMUM_KEY_BITS });
+  if (bits < MINIMUM_KEY_BITS) throw refuse('KEY_FORMAT_TOO_WEAK', `Keys of this format have ${bits} random bits; at least ${MINIMUM_KEY_BITS} are required`, { bits, minimum: MINIMUM_KEY_BITS });
 }
 
 const within = (value: number, most: number): boolean => Number.isInteger(value) && value >= 1 && value <= most;

@@ -8,9 +8,9 @@ const DEPTH_LIMIT = 100;
 /** Refuses with METADATA_TOO_LARGE a JSON object of the caller's own that is over 10 KB. Nothing given is nothing to check. */
 export function checkMetadata(metadata: JsonObject | null | undefined, name = 'metadata'): void {
   if (!metadata) return;
-  if (deeperThan(DEPTH_LIMIT, metadata)) throw refuse('METADATA_TOO_LARGE', `${name} is nested more than ${DEPTH_LIMIT} deep`, { limit: METADATA_LIMIT });
+  if (deeperThan(DEPTH_LIMIT, metadata)) throw refuse('METADATA_TOO_LARGE', `${name} is nested more than ${DEPTH_LIMIT} levels deep`, { limit: METADATA_LIMIT });
   const size = Buffer.byteLength(JSON.stringify(metadata));
-  if (size > METADATA_LIMIT) throw refuse('METADATA_TOO_LARGE', `${name} is ${size} bytes of JSON; ${METADATA_LIMIT} are possible`, { limit: METADATA_LIMIT, size });
+  if (size > METADATA_LIMIT) throw refuse('METADATA_TOO_LARGE', `${name} is ${size} bytes of JSON; the maximum is ${METADATA_LIMIT}`, { limit: METADATA_LIMIT, size });
 }
 
 function deeperThan(levels: number, value: Json | undefined): boolean {

@@ -6,7 +6,7 @@ export type JsonObject = { readonly [name: string]: Json | undefined };
 
 /** How an event type is stored. */
 export interface EventShape {
-  /** Version of the stored data; 1 when new, one more with every change of shape. */
+  /** Version of the stored data; starts at 1, and each change of shape adds one. */
   readonly schema: number;
   /** Fields that are encrypted under the data key of the stream's subject; they fold to null once that key is destroyed. */
   readonly sealed?: readonly string[];

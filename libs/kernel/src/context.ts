@@ -3,7 +3,7 @@ import { derivedId, newCommandId, type Id, type IdPrefix } from './ids.ts';
 import type { Permission } from './permissions.ts';
 import type { Instant } from './time.ts';
 
-/** Who asks. `client` is a customer's software with a license key; `system` is Keyledger itself. */
+/** The sender of a message. `client` is a customer's software with a license key; `system` is Keyledger itself. */
 export interface Actor {
   readonly type: 'api-key' | 'client' | 'system';
   readonly id: string;
@@ -16,13 +16,13 @@ export interface MessageContext {
   readonly environment: string;
   readonly actor: Actor;
   readonly commandId: string;
-  /** When the command was asked for the first time: the same for every retry, so that derived ids are too. */
+  /** When the command was first sent: the same for every retry, so that derived ids are the same, too. */
   readonly commandAt: Instant;
   /** One decision time for the whole message. */
   readonly now: Instant;
   readonly correlationId: string;
   readonly causationId?: string;
-  /** The command may have run before, in part or whole: a refusal must first ask whether it is its own doing. */
+  /** The command may have run before, in part or whole: before a refusal, check whether an earlier run of it caused the conflict. */
   readonly retry?: boolean;
   /** From If-Match: the stream revision the caller has seen. Holds for the message itself, not for those sent on from it. */
   readonly ifRevision?: number;
@@ -33,7 +33,7 @@ const storage = new AsyncLocalStorage<MessageContext>();
 
 export const runIn = <T>(context: MessageContext, work: () => T): T => storage.run(context, work);
 
-/** The context of the message being handled. Its absence is a bug: whoever starts work opens one. */
+/** The context of the message being handled. Its absence is a bug: all work starts in one. */
 export function context(): MessageContext {
   const current = storage.getStore();
   if (!current) throw new Error('No message context: work must start in runIn()');
@@ -48,10 +48,10 @@ export function newId<P extends IdPrefix>(prefix: P, index = 0): Id<P> {
   return derivedId(prefix, commandId, commandAt, index);
 }
 
-/** Worlds that are there from the first start on. `control` holds what spans them and is nobody's to ask for. */
+/** Environments that exist from the first start. `control` holds what spans them and cannot be selected by a caller. */
 export const environments = ['production', 'staging'] as const;
 export const controlEnvironment = 'control';
-/** Customers live in real time, and so does what spans the worlds; any other world can be given a time of its own. */
+/** Production runs in real time, and so does `control`; any other environment can have a clock of its own. */
 export const mayHaveOwnTime = (environment: string): boolean => environment !== 'production' && environment !== controlEnvironment;
 
 const system: Actor = { type: 'system', id: 'keyledger', permissions: [] };
@@ -61,7 +61,7 @@ export function systemContext(environment: string, now: Instant, commandId = new
   return { environment, actor: system, commandId, commandAt: now, now, correlationId: commandId };
 }
 
-/** One resource per environment; `here()` is the one of the current message. There is no other way to name an environment by accident. */
+/** One resource per environment; `here()` is the one of the current message, so that code cannot use another environment's by accident. */
 export class PerEnvironment<T> {
   readonly #resources: ReadonlyMap<string, T>;
 

@@ -102,8 +102,14 @@ export class Refusal extends Error {
   }
 }
 
-/** Nobody answers just now. That passes, and nothing is at fault that was asked about. */
-export const isPassing = (error: unknown): error is Refusal => error instanceof Refusal && error.status === 503;
+/** A dependency is unavailable for now; the request itself is not at fault, so it can be retried. */
+export const isTransient = (error: unknown): error is Refusal => error instanceof Refusal && error.status === 503;
 
 /** `throw refuse('LIMIT_OUT_OF_RANGE', 'activationLimit is 0')` */
 export const refuse = (code: ErrorCode, detail?: string, members?: RefusalMembers): Refusal => new Refusal(code, detail, members);
+
+/** A refusal that names a faulty field of the body: `malformed('quantity', 'must be 1 to 100')`. */
+export const malformed = (field: string, detail: string): Refusal => refuse('VALIDATION_FAILED', `${field} ${detail}`, { errors: [{ pointer: `/${field}`, detail }] });
+/** The same of the query. */
+export const malformedQuery = (field: string, detail: string): Refusal =>
+  refuse('VALIDATION_FAILED', `${field} ${detail}`, { errors: [{ in: 'query', pointer: `/${field}`, detail }] });

@@ -3,7 +3,7 @@ import { v5 as uuidV5, v7 as uuidV7, validate } from 'uuid';
 import type { Instant } from './time.ts';
 
 /** What an id names → its prefix. An id is the prefix, an underscore and a UUIDv7 (RFC 9562). */
-export const idPrefixes = {
+const idPrefixes = {
   license: 'lic', activation: 'act', product: 'prd', plan: 'pln', customer: 'cus', order: 'ord', generator: 'gen', apiKey: 'key', job: 'job', directive: 'dir', webhookEndpoint: 'whk', webhookDelivery: 'whd',
 } as const;
 export type IdPrefix = (typeof idPrefixes)[keyof typeof idPrefixes];
@@ -21,7 +21,7 @@ export type DirectiveId = Id<'dir'>;
 export type WebhookEndpointId = Id<'whk'>;
 export type WebhookDeliveryId = Id<'whd'>;
 
-/** For JSON Schema and for a look before a stream is read. */
+/** For JSON Schema, and to check an id before its stream is read. */
 export const idPattern = (prefix: IdPrefix): string => `^${prefix}_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`;
 
 export function isId<P extends IdPrefix>(prefix: P, value: unknown): value is Id<P> {

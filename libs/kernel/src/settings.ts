@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 
-/** A setting that may hold a secret: itself, or from a file that the other variable names, so that it need not be in the environment. Undefined when there is neither. */
+/** A setting that may hold a secret: from its variable, or from the file named by the other variable, so that it need not be in the environment. Undefined when neither is set. */
 export function settingOrFile(env: Readonly<Record<string, string | undefined>>, name: string, fileName: string): string | undefined {
   const [value, path] = [env[name] || undefined, env[fileName] || undefined];
   if (path === undefined) return value;

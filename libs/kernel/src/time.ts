@@ -3,7 +3,7 @@ export type Instant = string;
 
 export type CalendarUnit = 'days' | 'months' | 'years';
 
-/** The same instant in the one spelling used inside; undefined when it is none, or lies outside the years 0001–9999. */
+/** The instant in the one spelling used inside; undefined when the text is not an instant, or lies outside the years 0001–9999. */
 export function instantOf(value: string | number | Date): Instant | undefined {
   const date = new Date(value);
   const year = date.getUTCFullYear();
@@ -38,7 +38,7 @@ export abstract class Clock {
 let lastMillisecond = -1;
 let lastInstant: Instant = '';
 
-/** Every message asks, many of them within the same millisecond. */
+/** Every message reads the time, many of them within the same millisecond. */
 export const systemClock: Clock = {
   now() {
     const millisecond = Date.now();

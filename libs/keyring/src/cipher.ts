@@ -9,7 +9,7 @@ const VERSION = 1;
 const IV = 12;
 const TAG = 16;
 
-/** `context` is not stored: only who knows where the text belongs can open it. */
+/** `context` is not stored: the text opens only for a caller that knows where it belongs. */
 export function encrypt(key: KeyObject, context: Uint8Array, plain: string | Uint8Array): string {
   const iv = nextIv();
   const cipher = createCipheriv(ALGORITHM, key, iv, { authTagLength: TAG });
@@ -19,7 +19,7 @@ export function encrypt(key: KeyObject, context: Uint8Array, plain: string | Uin
   return Buffer.concat([version, iv, body, cipher.getAuthTag()]).toString('base64url');
 }
 
-/** Throws when a bit of the text is wrong, or the key or context is another's. */
+/** Throws when a bit of the text is wrong, or the key or the context does not match. */
 export function decrypt(key: KeyObject, context: Uint8Array, sealed: string): Buffer {
   const bytes = Buffer.from(sealed, 'base64url');
   if (bytes[0] !== VERSION || bytes.length < 1 + IV + TAG) throw new Error('Not a sealed text');
@@ -27,13 +27,13 @@ export function decrypt(key: KeyObject, context: Uint8Array, sealed: string): Bu
   decipher.setAAD(context);
   decipher.setAuthTag(bytes.subarray(-TAG));
   const start = decipher.update(bytes.subarray(1 + IV, -TAG));
-  const end = decipher.final(); // checks the tag; what came before it was not to be trusted yet
+  const end = decipher.final(); // checks the tag; the text decrypted so far could not be trusted yet
   return end.length ? Buffer.concat([start, end]) : start;
 }
 
 const version = Buffer.from([VERSION]);
 
-/** Random bytes cost more to ask for than to have, so they are asked for by the hundred. None is handed out twice. */
+/** Each call for random bytes is expensive whatever its size, so one call gets many. No byte is used twice. */
 const pool = Buffer.alloc(IV * 256);
 let used = pool.length;
 function nextIv(): Buffer {

@@ -1,6 +1,6 @@
 import type { Database, Migration } from '@keyledger/read-models';
 
-/** subject → its wrapped data key, or null when that was destroyed for good. */
+/** subject → its wrapped data key, or null when the key has been destroyed. */
 export type WrappedKeys = ReadonlyMap<string, string | null>;
 
 /**
@@ -8,11 +8,11 @@ export type WrappedKeys = ReadonlyMap<string, string | null>;
  * so this is neither in the event log nor in a read model that could be built again.
  */
 export interface DataKeyStore {
-  /** Those that there are; a subject that never had a key is not in the answer. */
+  /** Existing and destroyed keys; a subject that never had a key is not in the answer. */
   get(subjects: readonly string[]): Promise<WrappedKeys>;
-  /** Adds, in one go and durably, those that are not there; answers what is stored then for every subject asked about: the first to come won. */
+  /** Adds missing keys, durably and in one write; answers what is then stored for every subject asked about: the first writer wins. */
   insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys>;
-  /** Durably replaces the keys by a mark that there must never be one again, also where there was none. Clearing away what is left of them takes its time, so all at once. */
+  /** Durably replaces the keys by a mark that there must never be one again, also where there was none. Clearing away their remains takes time, so all at once. */
   destroy(...subjects: readonly string[]): Promise<void>;
 }
 
@@ -40,21 +40,21 @@ export const dataKeysMigration: Migration = {
   up: ({ run }) => run('create table keyring_data_keys (subject text primary key, wrapped text)'),
 };
 
-/** Changes nothing. It is there for its name: a release that does not know it takes an overwritten key for one that the master key does not open. */
+/** Changes nothing. Its name stops older releases, which would take an overwritten key for one that the master key does not open. */
 export const overwrittenKeys: Migration = { name: 'keyring-2-overwritten', up: async () => {} };
 
 /**
- * A destroyed key is overwritten by as many zeros. On SQLite rows come at the end of the table, never change their size and never go: none is
- * ever moved, so no copy of one is left in the gaps of the pages, and the file need not be written anew, while which all that is in it would have to wait.
+ * A destroyed key is overwritten by as many zeros. On SQLite rows are added at the end of the table, never change their size and are never deleted:
+ * no row is ever moved, so no copy is left in the gaps of pages, and the file need not be rewritten, which would block all access meanwhile.
  */
 const overwritten = {
   sqlite: "substr(hex(zeroblob(length(keyring_data_keys.wrapped))), 1, length(keyring_data_keys.wrapped))",
   postgres: "repeat('0', length(keyring_data_keys.wrapped))",
 } as const;
-/** No sealed text is that. null where there never was a key, or an earlier release destroyed it. */
+/** A sealed text never looks like this. Null where there never was a key, or an earlier release destroyed it. */
 const isDestroyed = (wrapped: string | null): boolean => wrapped === null || /^0+$/.test(wrapped);
 
-/** Well under what either database takes as parameters of one statement. */
+/** Well below the number of parameters that either database accepts in one statement. */
 const ROWS_PER_STATEMENT = 500;
 
 export class StoredDataKeys implements DataKeyStore {
@@ -75,7 +75,7 @@ export class StoredDataKeys implements DataKeyStore {
   }
 
   async insert(keys: ReadonlyMap<string, string>): Promise<WrappedKeys> {
-    // Sorted: other processes do the same, and two must not wait for each other.
+    // Sorted, like in every other process, so that two processes cannot deadlock.
     const subjects = [...keys.keys()].sort();
     for (const some of inParts(subjects)) {
       await this.#database.run(

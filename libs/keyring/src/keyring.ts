@@ -13,7 +13,7 @@ export interface KeyringOptions {
   readonly cachedKeys?: number;
 }
 
-/** A subject's data key, and what its sealed texts are bound to. */
+/** A subject's data key, and the context its sealed texts are bound to. */
 interface DataKey {
   readonly key: KeyObject;
   readonly context: Buffer;
@@ -21,7 +21,7 @@ interface DataKey {
 type Slot = { readonly dataKey: DataKey | null };
 const destroyed: Slot = { dataKey: null };
 
-/** Stands in the table like a subject, so that a wrong master key is noticed at the start and not at the first customer. */
+/** A row like that of a subject, so that a wrong master key is noticed at the start and not with the first customer. */
 const PROBE = '#probe';
 
 /**
@@ -40,7 +40,7 @@ export class Keyring implements Sealing {
   readonly signingKeys: KeyObject;
   readonly #store: DataKeyStore;
   readonly #cache: LRUCache<string, Slot>;
-  /** Grows with every key that is forgotten: what was read from the store before that must not get into the cache after it. */
+  /** Increases with every forgotten key: a key read from the store before that must not get into the cache afterwards. */
   #forgotten = 0;
   #waiting: Request[] = [];
   #busy = false;
@@ -63,7 +63,7 @@ export class Keyring implements Sealing {
     return keyring;
   }
 
-  /** Tells by `fits` which master key an environment's data keys were wrapped under, without any of them. undefined where no keyring was ever opened. */
+  /** Checks with `fits` which master key an environment's data keys were wrapped under, without opening any of them. Undefined where no keyring was ever opened. */
   static async probe(dataKeys: DataKeyStore): Promise<string | undefined> {
     return (await dataKeys.get([PROBE])).get(PROBE) ?? undefined;
   }
@@ -82,7 +82,7 @@ export class Keyring implements Sealing {
     return createHmac('sha256', this.#pepper).update(`${kind}\0${value}`).digest('base64url');
   }
 
-  /** What license keys are looked up by. Takes the normalised key. */
+  /** The hash by which license keys are looked up. Takes the normalised key. */
   keyHash(normalisedKey: string): string {
     return this.hmac('license-key', normalisedKey);
   }
@@ -103,17 +103,17 @@ export class Keyring implements Sealing {
     try {
       await this.#store.destroy(...subjects);
     } finally {
-      for (const subject of subjects) this.forget(subject); // also when it went wrong: the store knows how far it came
+      for (const subject of subjects) this.forget(subject); // also after a failure: the store knows how far it got
     }
   }
 
-  /** For a process that hears that another one has shredded a subject. The next use asks the store. */
+  /** For when another process has shredded a subject. The next use asks the store. */
   forget(subject: string): void {
     this.#forgotten++;
     this.#cache.delete(subject);
   }
 
-  /** Seals the stored answer of a request so that only who brings the same Idempotency-Key (never stored in clear) can read it. */
+  /** Seals the stored answer of a request so that only a request with the same Idempotency-Key (never stored in clear) can read it. */
   sealAnswer(idempotencyKey: string, answer: Json): string {
     return encrypt(this.#answerKey(idempotencyKey), this.#context('answer', ''), JSON.stringify(answer));
   }
@@ -131,7 +131,7 @@ export class Keyring implements Sealing {
     return Buffer.from(JSON.stringify(['keyledger', purpose, this.#environment, subject]));
   }
 
-  /** Everybody who asks while the store is busy shares the next turn, so that five hundred new licenses cost one write and not five hundred. */
+  /** Callers that come while the store is busy share the next write, so that five hundred new licenses cost one write and not five hundred. */
   #load(subjects: readonly string[], create: boolean): Promise<Loaded> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ subjects, create, resolve, reject });
@@ -142,7 +142,7 @@ export class Keyring implements Sealing {
   async #work(): Promise<void> {
     this.#busy = true;
     while (this.#waiting.length) {
-      await Promise.resolve(); // let everybody in who asks in this turn of the loop
+      await Promise.resolve(); // wait for all callers of this turn of the event loop
       const requests = this.#waiting.splice(0);
       const forgotten = this.#forgotten;
       try {
@@ -189,7 +189,7 @@ export class Keyring implements Sealing {
       const key = createSecretKey(decrypt(this.#wrapping, this.#context('data-key', subject), wrapped));
       return { dataKey: { key, context: this.#context('sealed', subject) } };
     } catch (error) {
-      throw new Error(`The data key of ${subject} in ${this.#environment} was made under another master key: look at KEYLEDGER_MASTER_KEY`, { cause: error });
+      throw new Error(`The data key of ${subject} in ${this.#environment} was wrapped with another master key: check KEYLEDGER_MASTER_KEY`, { cause: error });
     }
   }
 }
@@ -221,7 +221,7 @@ class KeySealer implements Sealer {
     return dataKey && (JSON.parse(decrypt(dataKey.key, dataKey.context, sealed).toString()) as JsonObject);
   }
 
-  /** A key that is neither there nor destroyed was lost, or never asked for. To call its data erased would be to hide that. */
+  /** A key that is neither stored nor destroyed was lost or never created. Calling its data erased would hide that. */
   #slot(subject: string): Slot {
     const slot = this.#slots.get(subject);
     if (!slot) throw new Error(`There is no data key of ${subject}`);

@@ -55,7 +55,7 @@ describe('The master key', () => {
   });
 
   it('is missed, and not made, where it must be one that exists', () => {
-    expect(() => loadMasterKey({ dataDir, existing: true })).toThrow(/no master key here.*KEYLEDGER_MASTER_KEY_FILE/);
+    expect(() => loadMasterKey({ dataDir, existing: true })).toThrow(/no master key: .*KEYLEDGER_MASTER_KEY_FILE/);
     expect(readdirSync(dataDir)).toEqual([]);
     const made = loadMasterKey({ dataDir });
     expect(loadMasterKey({ dataDir, existing: true })).toEqual(made);

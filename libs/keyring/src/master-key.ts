@@ -12,23 +12,23 @@ const FILE_NAME = 'master.key';
  */
 export function loadMasterKey({ value, file, dataDir, existing = false }: { value?: string; file?: string; dataDir: string; existing?: boolean }): Buffer {
   const [given, inFile] = [value ? keyIn(value) : undefined, file ? parse(read(file, 'KEYLEDGER_MASTER_KEY_FILE'), `KEYLEDGER_MASTER_KEY_FILE (${file})`) : undefined];
-  if (given && inFile && !given.equals(inFile)) throw new Error('KEYLEDGER_MASTER_KEY and KEYLEDGER_MASTER_KEY_FILE are two different keys');
+  if (given && inFile && !given.equals(inFile)) throw new Error('KEYLEDGER_MASTER_KEY and KEYLEDGER_MASTER_KEY_FILE are different keys');
   const chosen = given ?? inFile;
   if (chosen) return chosen;
   const own = join(dataDir, FILE_NAME);
-  if (existing && !existsSync(own)) throw new Error(`There is no master key here: ${own} does not exist, and neither KEYLEDGER_MASTER_KEY nor KEYLEDGER_MASTER_KEY_FILE is set`);
+  if (existing && !existsSync(own)) throw new Error(`There is no master key: ${own} does not exist, and neither KEYLEDGER_MASTER_KEY nor KEYLEDGER_MASTER_KEY_FILE is set`);
   return parse(readIfThere(own) ?? make(dataDir, own), own);
 }
 
-/** 32 letters are bare bytes in a file, where a key may have come from anywhere; here they are a password, or half a key in hex. */
+/** In a file, 32 characters are bare bytes, because a key file may come from anywhere; in the variable they are a password, or half a key in hex. */
 function keyIn(value: string): Buffer {
   if (Buffer.byteLength(value) !== BYTES) return parse(Buffer.from(value), 'KEYLEDGER_MASTER_KEY');
-  throw new Error(`KEYLEDGER_MASTER_KEY must be ${BYTES} bytes in base64 or hex, not ${BYTES} characters. An installation that was made with these goes on with them in a file, without a line end, which KEYLEDGER_MASTER_KEY_FILE names`);
+  throw new Error(`KEYLEDGER_MASTER_KEY must be ${BYTES} bytes in base64 or hex, not ${BYTES} characters. If the installation was created with these characters as its key, put them in a file without a line end and set KEYLEDGER_MASTER_KEY_FILE to it`);
 }
 
 function parse(content: Buffer, source: string): Buffer {
   const key = content.length === BYTES ? content : decode(content.toString('latin1').trim());
-  if (key?.length !== BYTES) throw new Error(`${source} must be ${BYTES} bytes in base64 or hex, for instance from: openssl rand -base64 ${BYTES}`);
+  if (key?.length !== BYTES) throw new Error(`${source} must be ${BYTES} bytes in base64 or hex, for example from: openssl rand -base64 ${BYTES}`);
   return key;
 }
 

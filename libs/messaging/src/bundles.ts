@@ -1,17 +1,17 @@
 import type { Envelope } from './transport.ts';
 
-/** An envelope on its way; the answer has the number of its request. */
+/** An envelope in transit; an answer has the number of its request. */
 export interface Part extends Envelope {
   readonly id: number;
 }
 
-/** So that a rush is shared by the processes of a service, and that a bundle fits into what any server takes. */
+/** Limits that spread a rush over the processes of a service and keep a bundle within what any server accepts. */
 const PARTS_AT_MOST = 16;
 const CHARACTERS_AT_MOST = 256 * 1024;
 
 /**
- * What is sent to one address in one turn of the event loop travels together, sixteen at most: under load a message costs several times what it
- * carries. A part that is too long for company travels alone.
+ * Envelopes sent to one address in one turn of the event loop travel together, sixteen at most: under load a NATS message costs several times what
+ * it carries. An envelope that is too long to share a bundle travels alone.
  */
 export class Bundles<P extends Part> {
   readonly #waiting = new Map<string, P[]>();
@@ -25,7 +25,7 @@ export class Bundles<P extends Part> {
   add(address: string, part: P): void {
     const parts = this.#waiting.get(address);
     if (!parts) this.#waiting.set(address, [part]);
-    // A full one does not wait for the end of the turn: whoever gets it works on it while this process goes on.
+    // A full bundle does not wait for the end of the turn: its receiver can begin while this process carries on.
     else if (parts.push(part) === PARTS_AT_MOST) return this.#flush(address, parts);
     this.#scheduled ??= setImmediate(() => this.flush());
   }
@@ -42,7 +42,7 @@ export class Bundles<P extends Part> {
   }
 }
 
-/** How many of the first ones go together: one at least. */
+/** How many of the first envelopes go together: at least one. */
 function fitting(parts: readonly Part[]): number {
   let characters = 0;
   let count = 0;
@@ -57,7 +57,7 @@ function fitting(parts: readonly Part[]): number {
 /** A line of JSON, `[[id, length of the body, head], …]`, and then the bodies. Lengths are in UTF-16 units, as JavaScript counts. */
 export const packed = (parts: readonly Part[]): string => `${JSON.stringify(parts.map(({ id, head, body }) => [id, body.length, head]))}\n${parts.map(({ body }) => body).join('')}`;
 
-/** Undefined for what nobody of ours has sent. */
+/** Undefined for input that is not one of our bundles. */
 export function unpacked(text: string): readonly Part[] | undefined {
   let at = text.indexOf('\n') + 1;
   try {

@@ -6,9 +6,9 @@ import { openAnswer, requestEnvelope, type SentContext, type Transport } from '.
 export interface SendOptions {
   /** 5000 ms by default. */
   readonly timeoutMs?: number;
-  /** Another environment than the caller's. */
+  /** An environment other than the caller's. */
   readonly environment?: string;
-  /** What differs from the caller's context; all of it where there is no caller's. `now` is always the receiver's own. */
+  /** What differs from the caller's context; a complete context where there is no caller. `now` is always the receiver's own. */
   readonly context?: Partial<MessageContext>;
 }
 
@@ -23,8 +23,8 @@ export class MessageClient {
   }
 
   /**
-   * Sends a message to whoever serves it and resolves with the answer, under the caller's context.
-   * Rejects with the Refusal that the handler threw; with UNAVAILABLE when nobody serves it, or not in time; with INTERNAL when the handler crashed.
+   * Sends a message to a server of its subject and resolves with the answer, under the caller's context.
+   * Rejects with the Refusal that the handler threw; with UNAVAILABLE when no server answers in time; with INTERNAL when the handler crashed.
    */
   send<M extends Message>(type: MessageType<M>, fields: Fields<M>, options: SendOptions = inherit): Promise<ResultOf<M>> {
     const { timeoutMs = 5000 } = options;
@@ -42,7 +42,7 @@ export class MessageClient {
   }
 }
 
-/** If-Match is about the message that the caller got, so only an explicit one is sent on. */
+/** If-Match belongs to the message the caller received, so only an explicit one is sent on. */
 function contextFor({ environment, context: given }: SendOptions): SentContext {
   if (!hasContext()) return complete({ ...given, environment: environment ?? given?.environment });
   const caller = context();
@@ -61,7 +61,7 @@ function contextFor({ environment, context: given }: SendOptions): SentContext {
   return { ...sent, ...(isAnother && { causationId: caller.commandId }), ...given, environment: environment ?? given?.environment ?? caller.environment };
 }
 
-/** Outside of any message, whoever sends must say on whose behalf. */
+/** Outside of any message the sender must give a complete context. */
 function complete(given: Partial<SentContext>): SentContext {
   const { environment, actor, commandId, commandAt, correlationId } = given;
   if (!environment || !actor || !commandId || !commandAt || !correlationId) throw new Error('A message sent outside of runIn() needs a complete context');

@@ -61,7 +61,7 @@ export class InProcessTransport implements Transport {
     return handler;
   }
 
-  /** The handler counts as in flight until it is done, even if nobody waits for its answer any more. */
+  /** The handler counts as in flight until it is done, even if the caller has stopped waiting. */
   #inTime<T>(subject: string, answer: Promise<T>, timeoutMs: number): Promise<T> {
     this.#inFlight += 1;
     return new Promise((resolve, reject) => {

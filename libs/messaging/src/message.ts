@@ -1,13 +1,13 @@
 import type { Command, Query } from '@nestjs/cqrs';
 
-/** What a message class of `@keyledger/contracts` is: its subject on the wire, its fields, and the type of its answer. */
+/** A message class of `@keyledger/contracts`: its subject on the wire, its fields, and the type of its answer. */
 export type Message = Command<unknown> | Query<unknown>;
 
 export interface MessageType<M extends Message = Message> {
   new (): M;
   readonly name: string;
   readonly subject: string;
-  /** Handed over without a copy where both sides are in one process. For the hot path: both sides must leave it unchanged. */
+  /** Passed on uncopied where both sides are in one process. For the hot path: both sides must leave it unchanged. */
   readonly direct?: boolean;
 }
 
@@ -18,7 +18,7 @@ export type Fields<M extends Message> = {
   [K in keyof M as K extends 'type' ? never : K extends string ? (M[K] extends (...args: never[]) => unknown ? never : K) : never]: M[K];
 };
 
-/** An instance again after the wire. What the class is cannot be overridden by what came in. */
+/** Makes an instance of what came over the wire. Received fields cannot override what the class itself sets. */
 export function revive<M extends Message>(type: MessageType<M>, fields: object): M {
   const message = new type() as M & { readonly type?: string };
   const own = message.type === undefined ? undefined : { type: message.type };

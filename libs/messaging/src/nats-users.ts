@@ -1,12 +1,12 @@
 import type { Bus } from '@keyledger/contracts';
 
-/** Where the answers to what a service asks arrive, and nobody else's. */
+/** The inbox in which only the answers to one service's requests arrive. */
 export const inboxOf = (service: string): string => `_INBOX.${service}`;
 
 /**
- * The part of nats-server's configuration that lets nobody in but the services of the table, each with a password of its own (`$VARIABLE`, or
- * a text in quotes), and lets each listen and send to what the table says only: on subjects that it answers, as a member of its own queue group,
- * and in its own inbox; to subjects that it asks, and into the inboxes of those who may ask it.
+ * The part of nats-server's configuration that admits only the services of the table, each with its own password (`$VARIABLE`, or a text in quotes),
+ * and permits each only what the table says: to subscribe to subjects it answers, as a member of its own queue group, and to its own inbox; to
+ * publish to subjects it sends, and to the inboxes of services that may send to it.
  */
 export function natsUsers(bus: Bus, passwordOf: (service: string) => string): string {
   const users = [...new Set([...Object.keys(bus), ...Object.values(bus).flatMap(Object.keys)])].sort();
@@ -23,6 +23,6 @@ export function natsUsers(bus: Bus, passwordOf: (service: string) => string): st
   return ['authorization {', '  users: [', ...lines, '  ]', '}', ''].join('\n');
 }
 
-/** For nats-server an empty list would be no limit at all. */
+/** To nats-server an empty list means no limit at all. */
 const listed = (what: string, subjects: readonly string[]): readonly string[] =>
   (subjects.length === 0 ? [`        ${what}: { deny: ">" }`] : [`        ${what}: [`, ...subjects.map((subject) => `          ${JSON.stringify(subject)}`), '        ]']);

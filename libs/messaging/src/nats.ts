@@ -10,40 +10,40 @@ import { nobody, refusalEnvelope, tooLate, type Envelope, type MessageHandler, t
 export interface NatsOptions {
   /** `nats://127.0.0.1:4222`, several separated by commas; user and password, or a token, in the URL. `tls://` for an encrypted connection. */
   readonly url: string;
-  /** The service: what the server calls this connection in its own lists, and whose inbox answers arrive in. */
+  /** The service: names this connection in the server's lists, and the inbox in which answers arrive. */
   readonly name?: string;
-  /** How long `close` waits for what is being handled. */
+  /** How long `close` waits for requests being handled. */
   readonly drainLimitMs?: number;
-  /** `refused`: the server knows this user no more. The connection does not come back by itself; a new one may be let in. */
+  /** `refused`: the server no longer accepts this user. The connection does not come back by itself; a new one may be accepted. */
   readonly onStatus?: (status: 'connected' | 'disconnected' | 'refused') => void;
-  /** Nobody answers there, and it is tried again: of each try before there has been a connection. */
+  /** Called for each failed try before the first connection; it is tried again. */
   readonly onWaiting?: (hosts: string, error: unknown) => void;
-  /** The server does not let this user do that. What it asks is refused then with UNAVAILABLE; what it does not hear it cannot answer. */
+  /** The server does not permit this user the operation. A publish is then refused with UNAVAILABLE; requests it may not subscribe to go unanswered. */
   readonly onDenied?: (operation: 'publish' | 'subscription', subject: string) => void;
 }
 
-/** A server that is silent is taken for gone after 1 to 1.5 s; what waits for it is refused then, whatever its own time limit. */
+/** A silent server counts as gone after 1 to 1.5 s; requests waiting for it are refused then, whatever their own time limit. */
 const heartbeat = { pingInterval: 500, maxPingOut: 2 } as const;
 const reconnect = { maxReconnectAttempts: -1, reconnectTimeWait: 100, reconnectJitter: 100 } as const;
-/** A server of several that is not there any more does not hold up the way to the next. */
+/** With several servers, how long to try one that is gone before the next. */
 const DIAL_WITHIN_MS = 2_000;
 /**
- * Who works on a request for longer than the one says so, and who hears nothing of his within the other takes it for lost: the process that got it
- * hangs. So a slow answer may take its time, and nobody waits long for one that does not come.
+ * A server that works on a request for longer than SIGN_AFTER_MS sends a keep-alive; a client that has received nothing within SIGN_WITHIN_MS gives the
+ * request up, because the server hangs. So slow answers may take their time, and nobody waits long for one that never comes.
  */
 const SIGN_AFTER_MS = 400;
 const SIGN_WITHIN_MS = 1_500;
-/** A hundred licenses, as large as they may be. */
+/** A hundred licenses of the largest size allowed. */
 const LARGEST_MESSAGE = 8_000_000;
 const NO_RESPONDERS = 503;
-/** For what nobody of ours has sent: answered like a message that is none. */
+/** Stands for input that is not one of our bundles; it is answered as malformed. */
 const unreadable: Part = { id: -1, head: {}, body: '' };
 
 interface Pending extends Part {
   readonly subject: string;
   readonly timeoutMs: number;
   readonly askedAt: number;
-  /** Names the bundle that it was sent in, and is known to nobody but who got that. */
+  /** Names the bundle it was sent in; only the receiver of that bundle knows it. */
   bundle?: string;
   readonly resolve: (answer: Envelope) => void;
   readonly reject: (refusal: Refusal) => void;
@@ -68,7 +68,7 @@ export class NatsTransport implements Transport {
   #inFlight = 0;
   #drained: (() => void) | undefined;
 
-  /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong, or the server is not whom its certificate should name. */
+  /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong, or the server's certificate does not match. */
   static async connect(options: NatsOptions): Promise<NatsTransport> {
     const { url, name, onWaiting } = options;
     const address = addressOf(url);
@@ -94,7 +94,7 @@ export class NatsTransport implements Transport {
     return this.#connected;
   }
 
-  /** The server's own limit in bytes, where that is too low for the largest answers; they are refused with INTERNAL then. */
+  /** The server's message limit in bytes, if it is too low for the largest answers, which are then refused with INTERNAL. */
   get tooLowALimit(): number | undefined {
     const limit = this.#connection.info?.max_payload ?? LARGEST_MESSAGE;
     return limit < LARGEST_MESSAGE ? limit : undefined;
@@ -113,7 +113,7 @@ export class NatsTransport implements Transport {
     });
   }
 
-  /** Resolves when the server knows it: whoever asks from then on is answered. Rejects when the server does not let this user answer that. */
+  /** Resolves when the server has registered it: requests are answered from then on. Rejects when the server does not permit this user to serve the subject. */
   async serve(subject: string, queue: string, handler: MessageHandler): Promise<void> {
     const already = this.#served.get(subject);
     if (already && already.queue !== queue) throw new Error(`${subject} is served by ${already.queue} and ${queue}: each would answer it`);
@@ -127,7 +127,7 @@ export class NatsTransport implements Transport {
     this.#state = 'draining';
     const limit = AbortSignal.timeout(this.#drainLimitMs);
     const limited = new Promise<void>((resolve) => limit.addEventListener('abort', () => resolve()));
-    // First nothing new comes in, then what has come in is answered, then the line is cut.
+    // First stop new requests, then answer those that have come in, then close the connection.
     if (this.#connected) await Promise.race([limited, Promise.all([...this.#served.values()].map(({ subscription }) => subscription.isClosed() || subscription.drain()))]);
     if (this.#inFlight > 0) await Promise.race([limited, new Promise<void>((resolve) => { this.#drained = resolve; })]);
     this.#state = 'closed';
@@ -144,7 +144,7 @@ export class NatsTransport implements Transport {
       else hear(message);
     };
     const subscription = this.#connection.subscribe(subject, { ...options, callback });
-    // If the line breaks, it comes back with all that is listened to.
+    // If the connection breaks, it comes back with all its subscriptions.
     const isHeard = this.#connection.flush().catch(() => undefined).then(() => {
       if (denied) throw new Error(`The NATS server does not let this user listen on ${subject}`, { cause: denied });
     });
@@ -152,10 +152,10 @@ export class NatsTransport implements Transport {
   }
 
   #ask(subject: string, bundle: readonly Pending[]): void {
-    // What was refused since then needs no answer any more.
+    // Requests refused in the meantime need no answer any more.
     const asking = bundle.filter(({ id }) => this.#pending.has(id));
     if (asking.length === 0) return;
-    // Nobody can answer in the place of another who was asked: where the answer goes is told to him alone, and cannot be guessed.
+    // No process can answer in place of the one that was asked: only that one knows the reply address, which cannot be guessed.
     const reply = `${this.#inbox}.${randomUUID()}`;
     for (const pending of asking) pending.bundle = reply;
     try {
@@ -174,7 +174,7 @@ export class NatsTransport implements Transport {
     const sign = inbox ? setTimeout(() => void (this.#state === 'closed' || this.#answers.add(inbox, { ...working, id })), SIGN_AFTER_MS) : undefined;
     const answer = await handler.answer(request);
     clearTimeout(sign);
-    // Who took longer than the drain's limit has nobody left to tell.
+    // A handler that took longer than the drain limit has no connection left to answer on.
     if (inbox && this.#state !== 'closed') this.#answers.add(inbox, { ...answer, id });
     this.#inFlight--;
     if (this.#inFlight === 0) this.#drained?.();
@@ -184,7 +184,7 @@ export class NatsTransport implements Transport {
     try {
       this.#connection.publish(inbox, packed(bundle));
     } catch {
-      // Larger than the server takes. The connection itself may be gone as well: then nobody waits any more.
+      // Larger than the server accepts. The connection itself may be gone as well: then no caller waits any more.
       const refusal = refusalEnvelope(refuse('INTERNAL', 'The answer is too large to be sent'));
       if (this.#connected) this.#connection.publish(inbox, packed(bundle.map(({ id }) => ({ ...refusal, id }))));
     }
@@ -225,12 +225,12 @@ export class NatsTransport implements Transport {
     return pending;
   }
 
-  /** Work that is being finished may need what only this process serves, and that is no longer announced. */
+  /** Work being finished may need subjects that only this process serves and no longer announces. */
   #whileDraining(subject: string): MessageHandler | undefined {
     return this.#state === 'draining' && isPartOfWork() ? this.#served.get(subject)?.handler : undefined;
   }
 
-  /** An answer to what was asked before the line broke may never come: waiting for it helps nobody. */
+  /** Answers to requests sent before the connection broke may never come, so those requests are refused at once. */
   #refuseAll(which: (pending: Pending) => boolean = () => true): void {
     for (const pending of this.#pending.values()) if (which(pending)) this.#take(pending.id)?.reject(nobody(pending.subject));
   }
@@ -261,7 +261,7 @@ const isSign = ({ head }: Envelope): boolean => (head as { readonly working?: bo
 
 const isPartOfWork = (): boolean => hasContext() && isUnderway(context());
 
-/** Once there was a connection the client looks after it. Before that it is tried again here, unless it would be the same every time. */
+/** After the first connection the client reconnects by itself. Until then the retry is here, unless every try would fail the same way. */
 async function dialled(options: NodeConnectionOptions, waiting: (error: unknown) => void): Promise<NatsConnection> {
   for (;;) {
     try {
@@ -274,7 +274,7 @@ async function dialled(options: NodeConnectionOptions, waiting: (error: unknown)
   }
 }
 
-/** Wrong settings or credentials, and a server that is not whom its certificate should name, or that has none. */
+/** Wrong settings or credentials, and a server whose certificate does not match or is missing. */
 function isForGood(error: unknown): boolean {
   if (error instanceof AuthorizationError || error instanceof InvalidArgumentError) return true;
   const { code = '', message = '', cause } = (error ?? {}) as Partial<NodeJS.ErrnoException>;

@@ -19,8 +19,8 @@ export const Handles = <T extends readonly MessageType[]>(...types: T) => (targe
 };
 
 /**
- * Answers on the transport every message that the application's handlers handle, through its CommandBus and QueryBus; returns their subjects.
- * Call it after the application was initialised and before it is said to be ready.
+ * Serves on the transport every message that the application has a handler for, through its CommandBus and QueryBus; returns their subjects.
+ * Call it after the application has been initialised and before it reports that it is ready.
  */
 export async function serveMessages(app: INestApplicationContext, transport: Transport, options: ServeOptions): Promise<readonly string[]> {
   const commands = app.get(CommandBus, { strict: false });
@@ -28,9 +28,9 @@ export async function serveMessages(app: INestApplicationContext, transport: Tra
   const served = new Map<string, MessageType>();
   for (const [type, wrapper] of handlersIn(app)) {
     if (!type.subject) throw new Error(`${type.name} has a handler but no subject`);
-    if (served.has(type.subject)) throw new Error(`${type.subject} has two handlers, the second is ${String(wrapper.name)}`);
+    if (served.has(type.subject)) throw new Error(`${type.subject} has two handlers; the second is ${String(wrapper.name)}`);
     served.set(type.subject, type);
-    // By itself, each bus registers one message class per handler.
+    // Without this, each bus registers only one message class per handler.
     if (isQuery(type)) queries.bind(wrapper as InstanceWrapper<IQueryHandler>, idOf(type));
     else commands.bind(wrapper as InstanceWrapper<ICommandHandler>, idOf(type));
     await transport.serve(type.subject, options.queue, handlerOf(type, executeOf(type, wrapper), options));

@@ -8,12 +8,12 @@ export interface ServeOptions {
   /** The service's name: processes of one service share its requests. */
   readonly queue: string;
   readonly clock: Clock;
-  /** Gets what was thrown and was no Refusal, within the context of the message if it came to that. The caller learns nothing but INTERNAL. */
+  /** Gets every thrown value that is not a Refusal, in the context of the message if there was one by then. The caller learns only INTERNAL. */
   readonly onError: (error: unknown, subject: string) => void;
   readonly onHandled?: (subject: string, outcome: Outcome) => void;
 }
 
-/** On the context of a message that is being handled: what it sends on is part of it, so a draining transport lets it through. */
+/** Marks the context of a message being handled: messages it sends are part of it, so a draining transport lets them through. */
 const underway = Symbol('underway');
 export const isUnderway = (context: MessageContext): boolean => underway in context;
 
@@ -60,7 +60,7 @@ export function handlerOf<M extends Message>(
     }
   }
 
-  /** What breaks around the handler, on the way in or out, is a crash as well. */
+  /** A failure around the handler, on the way in or out, counts as a crash as well. */
   function refusalFor(error: unknown): Refusal {
     if (error instanceof Refusal) return error;
     onError(error, subject);

@@ -1,38 +1,38 @@
 import { errors, refuse, Refusal, type MessageContext } from '@keyledger/kernel';
 import type { Message } from './message.ts';
 
-/** All that crosses a wire, in either direction: the head is an object of JSON, the body its text (empty for undefined). */
+/** Everything that crosses the wire, in either direction: the head is a JSON object, the body is JSON text (empty for undefined). */
 export interface Envelope {
   readonly head: object;
   readonly body: string;
 }
 
-/** The context as the sender gives it. The receiving side reads its own clock: one decision time per message. */
+/** The context as sent. The receiver reads its own clock: one decision time per message. */
 export type SentContext = Omit<MessageContext, 'now'>;
 
-/** One served message class, as a transport sees it. */
+/** A handler of one message class, as a transport sees it. */
 export interface MessageHandler {
-  /** Never rejects: a refusal and a crash are answers too. */
+  /** Never rejects: a refusal or a crash becomes an answer. */
   answer(request: Envelope): Promise<Envelope>;
-  /** The same without the wire: throws or rejects with a Refusal, and with nothing else. */
+  /** The same without the wire: throws or rejects only with a Refusal. */
   execute(message: Message, sent: SentContext): unknown;
 }
 
-/** Carries requests to whoever serves their subject. Rejects with Refusal UNAVAILABLE when nobody does, or not in time. */
+/** Carries requests to a server of their subject. Rejects with Refusal UNAVAILABLE when there is none, or it does not answer in time. */
 export interface Transport {
   request(subject: string, request: Envelope, timeoutMs: number): Promise<Envelope>;
   /** Servers of one subject share a queue by name; each request goes to one of them. */
   serve(subject: string, queue: string, handler: MessageHandler): void | Promise<void>;
-  /** Hands a message over as it is, where caller and server share a process; answers, throws or promises what the handler does. A transport without it always copies. */
+  /** Passes a message on uncopied where caller and server share a process, and returns, throws or promises what the handler does. A transport without it always copies. */
   handOver?(subject: string, message: Message, sent: SentContext, timeoutMs: number): unknown;
   /**
-   * Drains: what comes from outside is refused from now on, what is being handled is finished, including what it asks of others on the way.
+   * Drains: requests from outside are refused from now on; those being handled are finished, including requests they send on the way.
    * Resolves when that is done, or after the transport's drain limit.
    */
   close(): Promise<void>;
 }
 
-export const nobody = (subject: string): Refusal => refuse('UNAVAILABLE', `Nobody answers ${subject} at the moment`);
+export const nobody = (subject: string): Refusal => refuse('UNAVAILABLE', `No service answers ${subject} at the moment`);
 export const tooLate = (subject: string, timeoutMs: number): Refusal => refuse('UNAVAILABLE', `${subject} was not answered within ${timeoutMs} ms`);
 
 const jsonOf = (value: unknown): string => JSON.stringify(value) ?? '';

@@ -30,7 +30,7 @@ describe('Health', () => {
   });
 
   it('knows each check by one name', () => {
-    expect(() => new Health().add('live', 'a', () => undefined).add('ready', 'a', () => undefined)).toThrow('a health check a already');
+    expect(() => new Health().add('live', 'a', () => undefined).add('ready', 'a', () => undefined)).toThrow('already a health check a');
   });
 
   it.each([

@@ -1,7 +1,7 @@
 import { mask } from './mask.ts';
 import type { ProjectionLag } from './metrics.ts';
 
-/** Returns or resolves when all is well, with a word about it if there is one; throws what is wrong otherwise. */
+/** Returns or resolves when all is well, optionally with a detail; otherwise throws an error that says what is wrong. */
 export type Check = () => string | void | Promise<string | void>;
 
 export interface CheckAnswer {
@@ -21,12 +21,12 @@ interface Registered {
   readonly timeoutMs: number;
 }
 
-/** Live: the process can go on; if not, restart it. Ready: it can do its work now; if not, send requests elsewhere for a while. */
+/** Live: the process works; if not, restart it. Ready: it can do its work now; if not, send requests elsewhere for a while. */
 export class Health {
   readonly #checks = new Map<string, Registered>();
 
   add(kind: Registered['kind'], name: string, check: Check, timeoutMs = 1000): this {
-    if (this.#checks.has(name)) throw new Error(`There is a health check ${name} already`);
+    if (this.#checks.has(name)) throw new Error(`There is already a health check ${name}`);
     this.#checks.set(name, { kind, check, timeoutMs });
     return this;
   }
@@ -62,7 +62,7 @@ async function outcomeOf({ check, timeoutMs }: Registered): Promise<CheckAnswer>
   }
 }
 
-/** Fails while the oldest event that a projection has not applied is older than so many seconds, and says which and by how much. */
+/** Fails while the oldest event not yet applied by a projection is older than this many seconds; names the projections and their lag. */
 export const projectionsKeepUp = (lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>, mostSeconds: number): Check => async () => {
   const behind = (await lags()).filter(({ seconds }) => seconds > mostSeconds);
   if (behind.length === 0) return;

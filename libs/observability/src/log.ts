@@ -3,7 +3,7 @@ import { destination as openDestination, pino, stdSerializers, stdTimeFunctions,
 import { maskLine } from './mask.ts';
 import { currentTraceId } from './tracing.ts';
 
-/** pino's logger, as a class too, so that it can be asked for where dependencies are injected. */
+/** pino's logger, also as a class, so that it can be injected. */
 // oxlint-disable-next-line no-extraneous-class, no-unsafe-declaration-merging -- an injection token with the type of what it stands for
 export abstract class Log {}
 // oxlint-disable-next-line no-unsafe-declaration-merging
@@ -16,7 +16,7 @@ export interface LogOptions {
   readonly destination?: DestinationStream;
 }
 
-/** What every line says about the message being handled, without anybody passing it on. */
+/** What every line says about the message being handled, without callers passing it on. */
 function aboutTheMessage(): object {
   const traceId = currentTraceId();
   if (!hasContext()) return traceId ? { traceId } : {};
@@ -41,7 +41,7 @@ export function createLog({ level, service, destination = openDestination(1) }: 
 
 const TOLD_AGAIN_AFTER_MS = 30_000;
 
-/** For what is tried again and again, for as long as it takes: tells of the first time, and then every half minute. */
+/** For work that is retried as long as it takes: logs the first time, and then every half minute. */
 export function nowAndThen<T extends readonly unknown[]>(tell: (...about: T) => void): (...about: T) => void {
   let toldAt = -Infinity;
   return (...about) => {

@@ -1,4 +1,4 @@
-/** Names of fields whose value is a secret whatever it looks like: keys may also be UUIDs or follow a customer's own pattern. */
+/** Names of fields whose value is a secret whatever it looks like: keys may be UUIDs or follow a customer's own pattern. */
 const secretNames = [
   'licen[sc]e[-_]?key', '(?:root[-_]?|x[-_]?)?api[-_]?key', '(?:client[-_]?|webhook[-_]?)?secret', 'authorization', 'password', 'passphrase', 'pepper',
   'master[-_]?key', 'private[-_]?key', '(?:set[-_]?)?cookie', '(?:access[-_]?|refresh[-_]?|session[-_]?|setup[-_]?)?token',
@@ -10,7 +10,7 @@ const secretField = new RegExp(`^(?:${secretNames}|key)$`, 'i');
 const separator = '(?:[-_. +]|%2[0D])';
 const startOfRun = '(?<![0-9A-Z])';
 const licenseKey = `${startOfRun}(?:[0-9A-Z]{1,16}[-_]){0,3}[0-9A-Z]{7,}${separator}[0-9A-Z]{7}${separator}[0-9A-Z]{7}${separator}[0-9A-Z]{7,}`;
-/** A key typed without its dashes, or any token as long. Pure hex is a trace id or a hash. */
+/** A key typed without its dashes, or any token of that length. Pure hex is a trace id or a hash. */
 const unbroken = `${startOfRun}(?![0-9A-F]+(?![0-9A-Z]))[0-9A-Z]{28,}`;
 const apiKey = 'lk_[0-9A-Z-]+_[0-9A-Z-]+_[0-9A-Z_-]+';
 const webhookSecret = 'whsec_(?:[0-9A-Z+/_=-]|%2[BF]|%3D)+';
@@ -33,17 +33,17 @@ function suspicious(line: string): boolean {
   return hints.some((hint) => lower.includes(hint)) || shapes.test(lower);
 }
 
-/** The first 8 characters; of a short secret, nothing, because that would be more than half of it. What was cut before stays as it is. */
+/** The first 8 characters; nothing of a short secret, because they would be more than half of it. A secret already cut stays as it is. */
 export function cut(secret: string): string {
   if (secret.length === 9 && secret.endsWith('…')) return secret;
   return secret.length < 16 ? '…' : `${secret.slice(0, 8)}…`;
 }
 
-/** The text with everything cut that looks like a license key, an API key or another credential. */
+/** The text with everything that looks like a license key, an API key or another credential cut short. */
 export const mask = (text: string): string => text.replace(secrets, cut);
 
-/** A JSON value with its secrets cut, in values and in names of fields; `secret` says that its own name gave it away. */
-export function maskDeep(value: unknown, secret = false): unknown {
+/** A JSON value with its secrets cut, in values and in names of fields; `secret`: the name of the field marks its value as a secret. */
+function maskDeep(value: unknown, secret = false): unknown {
   if (typeof value === 'string') return secret ? cut(value) : mask(value);
   if (typeof value === 'number') return secret ? '…' : value;
   if (value === null || typeof value !== 'object') return value;
@@ -51,7 +51,7 @@ export function maskDeep(value: unknown, secret = false): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [mask(name), maskDeep(item, secret || secretField.test(name))]));
 }
 
-/** One line of JSON as the logger wrote it: the last gate, so it does not matter how something got into the line. */
+/** Masks a finished JSON line of the logger: the last gate, so it does not matter how a secret got into the line. */
 export function maskLine(line: string): string {
   if (!suspicious(line)) return line;
   try {

@@ -18,7 +18,7 @@ const requestBuckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 const sweepBuckets = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300];
 const appendBuckets = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5];
 
-/** The numbers of one process in Prometheus' format. Labels hold names out of the code (routes, codes, subjects), never values out of a request. */
+/** The metrics of one process in Prometheus format. Labels hold names from the code (routes, codes, subjects), never values from a request. */
 export class Metrics {
   readonly #registry = new Registry();
   readonly #requests = this.#histogram('keyledger_http_request_duration_seconds', 'Time to answer a request', requestBuckets, ['method', 'route', 'status']);
@@ -27,14 +27,14 @@ export class Metrics {
   readonly #messages = this.#counter('keyledger_messages_total', 'Messages handled by subject and outcome', ['subject', 'outcome']);
   readonly #signatures = this.#counter('keyledger_signatures_total', 'Signatures by what was signed', ['statement']);
   readonly #sweeps = this.#histogram('keyledger_sweep_duration_seconds', 'Time a run of the sweep took', sweepBuckets, ['environment']);
-  readonly #swept = this.#counter('keyledger_sweep_transitions_total', 'Events that the sweep has brought about, by type', ['environment', 'type']);
-  readonly #due = this.#gauge('keyledger_sweep_due', 'What was due when the sweep looked last (counted up to 10,000 of each kind)', ['environment']);
-  readonly #overdue = this.#gauge('keyledger_sweep_lag_seconds', 'For how long the oldest of that had been due', ['environment']);
-  readonly #pools = this.#gauge('keyledger_pools_low', 'Products of which fewer licenses than wanted are nobody\'s yet', ['environment']);
-  readonly #usage = this.#counter('keyledger_usage_records_total', 'Usage records that were counted, or had been before', ['outcome']);
-  readonly #deliveries = this.#counter('keyledger_deliveries_total', 'Tries to send a webhook or a mail, by what came of it', ['environment', 'channel', 'outcome']);
-  readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails that wait to be sent, or to be sent again', ['environment']);
-  readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'For how long the oldest of those that are due has been', ['environment']);
+  readonly #swept = this.#counter('keyledger_sweep_transitions_total', 'Events recorded by the sweep, by type', ['environment', 'type']);
+  readonly #due = this.#gauge('keyledger_sweep_due', 'Subjects due when the sweep last looked (counted up to 10,000 of each kind)', ['environment']);
+  readonly #overdue = this.#gauge('keyledger_sweep_lag_seconds', 'How long the oldest of them had been due', ['environment']);
+  readonly #pools = this.#gauge('keyledger_pools_low', 'Products with fewer unassigned licenses than their buffer', ['environment']);
+  readonly #usage = this.#counter('keyledger_usage_records_total', 'Usage records, accepted and duplicate', ['outcome']);
+  readonly #deliveries = this.#counter('keyledger_deliveries_total', 'Delivery attempts by outcome', ['environment', 'channel', 'outcome']);
+  readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails waiting to be sent or retried', ['environment']);
+  readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'How long the oldest pending delivery has been due', ['environment']);
   readonly #observe = new Map<string, (seconds: number) => void>();
   readonly #count = new Map<string, () => void>();
 
@@ -105,7 +105,7 @@ export class Metrics {
     this.#outboxLag.set({ environment }, lagSeconds);
   }
 
-  /** Asked at every scrape, so that the lag of a projection that is stuck grows. What cannot be told, while a database is away, is left out. Call once. */
+  /** Read at every scrape, so that the lag of a stuck projection grows. A lag that is unknown, while a database is away, is left out. Call once. */
   watchProjections(lags: () => readonly ProjectionLag[] | Promise<readonly ProjectionLag[]>): void {
     const labelNames = ['environment', 'projection'] as const;
     const gauge = (name: string, help: string, read: (lag: ProjectionLag) => number) =>
@@ -122,7 +122,7 @@ export class Metrics {
     gauge('keyledger_parked_streams', 'Streams set aside after an event could not be applied', ({ parked }) => parked);
   }
 
-  /** What `GET /metrics` answers. */
+  /** The text that `GET /metrics` answers. */
   expose(): Promise<string> {
     return this.#registry.metrics();
   }

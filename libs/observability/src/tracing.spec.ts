@@ -79,7 +79,7 @@ describe('A trace', () => {
 
 it('Nobody waits for a collector that says nothing', async () => {
   const { stop } = await startTracing({ service: 'test', exporter: { export: () => undefined, shutdown: () => new Promise(() => undefined) } });
-  await expect(stop()).rejects.toThrow('The trace collector has not taken them within 2 s');
+  await expect(stop()).rejects.toThrow('The trace collector did not accept them within 2 s');
 }, 5_000);
 
 describe('parseTraceparent', () => {

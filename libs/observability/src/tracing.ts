@@ -11,15 +11,15 @@ export interface TracingConfig {
   readonly endpoint?: string;
   /** OTEL_SDK_DISABLED is `true`. */
   readonly disabled?: boolean;
-  /** Share of the traces that begin here which are kept, 0–1 (1). A trace that comes in keeps its sender's choice. */
+  /** Share of the traces begun here that are kept, 0–1 (default 1). An incoming trace keeps its sender's choice. */
   readonly sampleRatio?: number;
-  /** Gets every span as it ends, instead of the endpoint: for tests. */
+  /** For tests: gets every span as it ends, instead of the endpoint. */
   readonly exporter?: SpanExporter;
 }
 
 export interface Tracing {
   flush(): Promise<void>;
-  /** Sends what is left and switches tracing off again. Rejects when the collector does not take it, or not in time: nobody is to wait for it. */
+  /** Sends the remaining spans and switches tracing off. Rejects when the collector does not accept them in time: the end of a process must not wait for it. */
   stop(): Promise<void>;
 }
 
@@ -30,13 +30,13 @@ const LAST_SENT_WITHIN_MS = 2_000;
 /** The one boolean of the hot path: undefined means that tracing is off. */
 let on: { readonly api: Awaited<ReturnType<typeof load>>; readonly tracer: Tracer } | undefined;
 
-/** For what would cost even when nothing comes of it. */
+/** For callers whose preparations would cost something even with tracing off. */
 export const isTracing = (): boolean => on !== undefined;
 
 /** Switches tracing on for this process when the configuration asks for it. OpenTelemetry is loaded only then: its API alone is a hundred modules. */
 export async function startTracing(config: TracingConfig): Promise<Tracing> {
   if (config.disabled || !(config.exporter || config.endpoint)) return { flush: async () => {}, stop: async () => {} };
-  if (on) throw new Error('Tracing is on already');
+  if (on) throw new Error('Tracing is already on');
   const { AsyncLocalStorageContextManager } = await import('@opentelemetry/context-async-hooks');
   const [api, provider] = await Promise.all([load(), providerFor(config)]);
   api.context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
@@ -46,7 +46,7 @@ export async function startTracing(config: TracingConfig): Promise<Tracing> {
     stop: async () => {
       on = undefined;
       api.context.disable();
-      const late = sleep(LAST_SENT_WITHIN_MS, undefined, { ref: false }).then(() => { throw new Error(`The trace collector has not taken them within ${LAST_SENT_WITHIN_MS / 1000} s`); });
+      const late = sleep(LAST_SENT_WITHIN_MS, undefined, { ref: false }).then(() => { throw new Error(`The trace collector did not accept them within ${LAST_SENT_WITHIN_MS / 1000} s`); });
       await Promise.race([provider.shutdown(), late]);
     },
   };
@@ -115,10 +115,10 @@ export function currentTraceparent(): string | undefined {
 
 export const currentTraceId = (): string | undefined => on?.api.trace.getActiveSpan()?.spanContext().traceId;
 
-/** Version 00, and what later versions add after it is ignored, as the recommendation asks. */
+/** Version 00; what later versions append is ignored, as the recommendation asks. */
 const shape = /^(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/;
 
-/** undefined for anything but a valid W3C traceparent. */
+/** Undefined for anything but a valid W3C traceparent. */
 export function parseTraceparent(traceparent: string | undefined): SpanContext | undefined {
   const [, version, traceId, spanId, flags, more] = (traceparent && shape.exec(traceparent)) || [];
   if (!traceId || !spanId || !flags || (version === '00' && more !== undefined)) return undefined;

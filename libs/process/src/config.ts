@@ -1,12 +1,12 @@
 import { settingOrFile } from '@keyledger/kernel';
 
-/** What every process can be told from outside, whatever it does. Each variable has a default where one makes sense, and a wrong one is named at the start. */
+/** The settings of every process. Each variable has a default where one makes sense, and a wrong one is named at the start. */
 export interface ProcessConfig {
   logLevel: (typeof levels)[number];
   tracing: { endpoint: string | undefined; disabled: boolean; sampleRatio: number };
   /** NATS_URL or NATS_URL_FILE: where the other services are. */
   natsUrl: string | undefined;
-  /** Where a service without an edge of its own answers for its health and numbers. */
+  /** Where a service without an HTTP server of its own answers for health and metrics. */
   host: string;
   port: number;
 }
@@ -33,7 +33,7 @@ export function processConfig(env: NodeJS.ProcessEnv = process.env): ProcessConf
   };
 }
 
-/** `localhost:4222` is a URL too, of a scheme that is called localhost. */
+/** `localhost:4222` parses as a URL, too, with the scheme `localhost`. */
 function isAddress(text: string, protocols: readonly string[]): boolean {
   const url = URL.parse(text.trim());
   return url !== null && protocols.includes(url.protocol) && url.hostname !== '';

@@ -6,7 +6,7 @@ import type { Health, Metrics } from '@keyledger/observability';
 // An import of it would cost every start 40 ms (tools/house-rules.mjs).
 const { createServer } = process.getBuiltinModule('node:http');
 
-/** `GET /health/live`, `/health/ready` and `/metrics` of a process that has no other door. */
+/** `GET /health/live`, `/health/ready` and `/metrics` of a process that has no other HTTP server. */
 export async function serveHealth(health: Health, metrics: Metrics, { host, port }: { host: string; port: number }): Promise<{ url: string; close(): Promise<void> }> {
   const answers: Record<string, (response: ServerResponse) => Promise<void>> = {
     '/health/live': async (response) => json(response, await health.live()),

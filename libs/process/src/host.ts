@@ -5,7 +5,7 @@ import { MessageClient, serveMessages, type Transport } from '@keyledger/messagi
 import { createLog, Health, Log, Metrics, startTracing } from '@keyledger/observability';
 import type { ProcessConfig } from './config.ts';
 
-/** For what only waits: aborted as soon as the process is to end, so that nobody has to wait for it. */
+/** For work that only waits: aborted as soon as the process is to end, so that the end is not delayed. */
 export class Stopping {
   readonly #controller = new AbortController();
 
@@ -18,18 +18,18 @@ export class Stopping {
   }
 }
 
-/** What a process is made of, whatever runs in it. */
+/** What every process consists of, whatever runs in it. */
 export interface Host {
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
   readonly health: Health;
   readonly messages: MessageClient;
-  /** All of these under the names by which services ask for them. */
+  /** All of these under the tokens by which services inject them. */
   readonly providers: readonly Provider[];
   /** Starts a service in a container of its own; it answers its messages when this resolves. */
   start(queue: string, module: DynamicModule): Promise<INestApplicationContext>;
-  /** Finishes what is under way, then ends the services, last come first. */
+  /** Finishes the work in flight, then ends the services, the last started first. */
   close(): Promise<void>;
 }
 
@@ -54,7 +54,7 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
       const app = await NestFactory.createApplicationContext(module, { logger: false, abortOnError: false });
       services.push(app);
       await serveMessages(app, transport, {
-        // The stores may have brought a clock that knows more than this process does.
+        // The stores may have replaced the process's own clock by one that knows each environment's time.
         queue, clock: app.get(Clock, { strict: false }),
         onError: (error, subject) => log.error({ err: error, subject }, 'message failed'),
         onHandled: (subject, outcome) => metrics.message(subject, outcome),
@@ -65,7 +65,7 @@ export async function openHost(service: string, { logLevel, tracing }: Pick<Proc
       stopping.begin();
       await transport.close();
       for (const app of services.reverse()) await app.close();
-      // What they tell is lost then, and nothing else; the stores are still to be closed.
+      // Only those traces are lost; the stores must still be closed.
       await traces.stop().catch((error: unknown) => log.warn({ err: error }, 'the last traces could not be sent'));
     },
   };

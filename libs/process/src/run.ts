@@ -2,28 +2,28 @@ import { flushCompileCache } from 'node:module';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-/** Says a line to whoever started the process. */
+/** Prints a line for the operator. */
 export const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
-/** Says why, and ends the process; whoever looks after it starts it again. */
+/** Prints the reason and ends the process; its supervisor starts it again. */
 export function fail(line: string): never {
   process.stderr.write(`${line}\n`);
   process.exit(1);
 }
 
-/** One Ctrl-C comes as several signals: the terminal's own, npm's, and that of whoever started this process. */
+/** One Ctrl-C arrives as several signals: the terminal's own, npm's, and that of the parent process. */
 const ONE_REQUEST_MS = 2_000;
-/** Somebody waits for the end, and others may have to wait for him: nothing that hangs may hold it up. */
+/** The operator waits for the end, and other processes may wait, too: nothing that hangs may delay it. */
 export const ENDS_WITHIN_MS = 15_000;
-/** Whoever has waited for the start is served first. */
+/** Requests that have waited for the start come first. */
 const SETTLES_AFTER_MS = 1_000;
 
 /**
- * Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. What goes wrong at either end, or does not
- * close within `endsWithinMs` (who ends others has limits of his own), is said in one line, and the process ends with 1. Who asks again later does
- * not want to wait: it ends at once, with 1. Where a parent process keeps a channel to it, it ends with that parent, too, and does when that says so
- * what it stands still for: `collect`, to give back the room that starting took, and `flush`, to write down what was compiled, which Node itself
- * does only when it ends in order.
+ * Runs until SIGINT or SIGTERM, then closes and ends with 0; while it starts there is nothing to close. A failure at either end, or a close that
+ * takes longer than `endsWithinMs` (a supervisor has limits of its own), is reported in one line, and the process ends with 1. A second signal means
+ * that the operator does not want to wait: the process ends at once, with 1. With a channel to a parent process it also ends when the parent does,
+ * and on the parent's word does what makes it pause: `collect`, to return the memory that starting took, and `flush`, to write the compile cache,
+ * which Node itself does only at an orderly end.
  */
 export async function runUntilStopped(name: string, start: () => Promise<{ close(): Promise<void> }>, endsWithinMs?: number): Promise<void> {
   const cannot = (what: string) => (error: unknown) => fail(`${name} cannot ${what}: ${error instanceof Error ? error.message : String(error)}`);
@@ -38,7 +38,7 @@ export async function runUntilStopped(name: string, start: () => Promise<{ close
     running.close().then(() => process.exit(), cannot('stop'));
   };
   process.on('SIGINT', stop).on('SIGTERM', stop);
-  // Who has started this process, and would end it, is no more, nor perhaps what is needed to end in order.
+  // The parent that started this process, and would end it, is gone, and perhaps also what an orderly end needs.
   process.on('disconnect', () => {
     stop();
     endWithin(ENDS_WITHIN_MS);
@@ -51,7 +51,7 @@ export async function runUntilStopped(name: string, start: () => Promise<{ close
   });
 }
 
-/** V8 keeps the room that starting took, some 60 MB, for objects that are never made where nobody asks for anything. Takes 0.1 to 0.3 s, once. */
+/** V8 keeps the memory that starting took, some 60 MB, for objects that an idle process never creates. Takes 0.1 to 0.3 s, once. */
 function collect(): void {
   setFlagsFromString('--expose-gc');
   const gc = runInNewContext('gc') as (options: { readonly type: 'major'; readonly flavor: 'last-resort' }) => void;

@@ -4,7 +4,7 @@ import { serveHealth } from './health-server.ts';
 import { openHost, type Host } from './host.ts';
 import { ENDS_WITHIN_MS, fail, runUntilStopped, say } from './run.ts';
 
-/** A part of the product as a process of its own: on NATS, with health and metrics; says when it is ready. */
+/** A service as a process of its own: on NATS, with health and metrics; reports when it is ready. */
 export function runService(name: string, begin: (host: Host) => Promise<Part>): Promise<void> {
   return runUntilStopped(name, async () => {
     const config = processConfig();
@@ -21,13 +21,13 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>): 
       onWaiting: nowAndThen((hosts, error) => log.warn(`${name} waits for NATS at ${hosts}: ${error instanceof Error ? error.message : String(error)}`)),
       onDenied: (operation, subject) => {
         const what = `The NATS server does not let ${name} ${operation === 'publish' ? 'send to' : 'listen on'} ${subject}`;
-        // Deaf, it would only keep others waiting.
+        // A service that cannot hear requests would only keep callers waiting.
         if (operation === 'subscription') fail(what);
         host?.log.error({ subject }, what);
       },
     });
     host = await openHost(name, config, transport);
-    if (transport.tooLowALimit) host.log.warn(`The NATS server takes messages of ${transport.tooLowALimit} bytes at most: long lists will fail. Set its max_payload to 8MB`);
+    if (transport.tooLowALimit) host.log.warn(`The NATS server accepts messages of at most ${transport.tooLowALimit} bytes: long lists will fail. Set its max_payload to 8MB`);
     host.health.add('ready', 'NATS', () => {
       if (!transport.isConnected) throw new Error('The NATS server does not answer');
     });
@@ -47,11 +47,11 @@ export function runService(name: string, begin: (host: Host) => Promise<Part>): 
 
 /** What the process was started for. */
 export interface Part {
-  /** Where it answers requests and for its own health; without it there is a door for health alone. */
+  /** The address of its HTTP server, which also answers for its health; without one, a server for health alone is started. */
   readonly url?: string;
   door?: { readonly url: string; close(): Promise<void> };
-  /** Takes no more from outside; what is under way still needs the other services. */
+  /** Accepts no more requests from outside; work in flight still needs the other services. */
   stopListening?(): Promise<void>;
-  /** When nothing is under way any more. */
+  /** Called when no work is in flight any more. */
   close?(): Promise<void>;
 }

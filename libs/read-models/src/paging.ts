@@ -1,4 +1,4 @@
-import { refuse } from '@keyledger/kernel';
+import { malformedQuery } from '@keyledger/kernel';
 import { sql, type SelectQueryBuilder } from 'kysely';
 
 /** A column that may be sorted by, and what is in it (on PostgreSQL an integer is a bigint). An index on (column, id) makes every page cost the same. */
@@ -38,7 +38,7 @@ export async function page<DB, TB extends keyof DB, Row extends { readonly id: s
   const descending = sort.startsWith('-');
   const name = descending ? sort.slice(1) : sort;
   const by = Object.hasOwn(sorts, name) ? sorts[name] : undefined;
-  if (!by) throw invalid('sort', `must be one of ${Object.keys(sorts).join(', ')}, or one of them after a -`);
+  if (!by) throw malformedQuery('sort', `must be one of ${Object.keys(sorts).join(', ')}, or one of them after a -`);
   const after = cursor ? placeOf(cursor, sort, by) : undefined;
   const counting = total ? count(query) : null;
   counting?.catch(() => undefined); // awaited last: when a range fails before it does, its own failure must not be nobody's
@@ -85,14 +85,12 @@ async function count<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB,
   return counted.n;
 }
 
-const invalid = (field: string, detail: string) => refuse('VALIDATION_FAILED', `${field} ${detail}`, { errors: [{ in: 'query', pointer: `/${field}`, detail }] });
-
 const cursorOf = (sort: string, { value, id }: Place): string => Buffer.from(JSON.stringify([sort, value, id])).toString('base64url');
 
 function placeOf(cursor: string, sort: string, { kind }: Sort): Place {
   const [of, value, id, ...rest] = parsed(cursor);
   const fits = value === null || (kind === 'text' ? isText(value) : kind === 'integer' ? Number.isSafeInteger(value) : Number.isFinite(value));
-  if (of !== sort || !fits || !isText(id) || rest.length > 0) throw invalid('cursor', `is not from a page sorted by ${sort}`);
+  if (of !== sort || !fits || !isText(id) || rest.length > 0) throw malformedQuery('cursor', `is not from a page sorted by ${sort}`);
   return { value: value as Place['value'], id };
 }
 

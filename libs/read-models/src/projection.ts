@@ -150,7 +150,7 @@ export class RowTable {
   }
 
   drop(build: number): Statement[] {
-    const search = this.#dialect === 'sqlite' ? [{ sql: `drop table if exists "${this.#view}_v${build}_fts"` }] : [];
+    const search = this.#dialect === 'sqlite' ? [{ sql: `drop table if exists ${this.#fts(build)}` }] : [];
     return [...search, { sql: `drop table if exists ${this.#table(build)}` }];
   }
 
@@ -215,6 +215,14 @@ export class RowTable {
     return `"${this.#view}_v${build}"`;
   }
 
+  #fts(build: number): string {
+    return `"${this.#view}_v${build}_fts"`;
+  }
+
+  #trigger(build: number, name: (typeof TRIGGERS)[number]): string {
+    return `"${this.#view}_v${build}_${name}"`;
+  }
+
   #see(build: number): Statement[] {
     return [{ sql: `drop view if exists "${this.#view}"` }, { sql: `create view "${this.#view}" as select * from ${this.#table(build)}` }];
   }
@@ -222,10 +230,10 @@ export class RowTable {
   #createSearch(build: number): Statement[] {
     const table = this.#table(build);
     if (this.#dialect === 'postgres') return [{ sql: `create index if not exists "${this.#view}_v${build}_search_index" on ${table} using gin (search_text gin_trgm_ops)` }];
-    const fts = `"${this.#view}_v${build}_fts"`;
+    const fts = this.#fts(build);
     return [
       { sql: `drop table if exists ${fts}` },
-      ...['insert', 'delete', 'update'].map((what) => ({ sql: `drop trigger if exists "${this.#view}_v${build}_${what}"` })),
+      ...TRIGGERS.map((name) => ({ sql: `drop trigger if exists ${this.#trigger(build, name)}` })),
       { sql: `create virtual table ${fts} using fts5(search_text, content=${table}, content_rowid='_row', columnsize=0, tokenize='trigram case_sensitive 1')` },
       // What is deleted leaves the index at once, not with some later merge.
       { sql: `insert into ${fts} (${fts}, rank) values ('secure-delete', 1)` },
@@ -240,19 +248,18 @@ export class RowTable {
     const fts = `"${this.#view}_fts"`;
     const gone = { sql: `drop table if exists ${fts}` };
     if (!this.#searchable) return [gone];
-    const untriggered = TRIGGERS.map((name) => ({ sql: `drop trigger "${this.#view}_v${build}_${name}"` }));
-    return [gone, ...untriggered, { sql: `alter table "${this.#view}_v${build}_fts" rename to ${fts}` }, ...this.#triggers(build, fts)];
+    const untriggered = TRIGGERS.map((name) => ({ sql: `drop trigger ${this.#trigger(build, name)}` }));
+    return [gone, ...untriggered, { sql: `alter table ${this.#fts(build)} rename to ${fts}` }, ...this.#triggers(build, fts)];
   }
 
   #triggers(build: number, fts: string): Statement[] {
     const table = this.#table(build);
-    const trigger = (name: (typeof TRIGGERS)[number]) => `create trigger "${this.#view}_v${build}_${name}"`;
     const add = `insert into ${fts} (rowid, search_text) values (new._row, new.search_text);`;
     const remove = `insert into ${fts} (${fts}, rowid, search_text) values ('delete', old._row, old.search_text);`;
     return [
-      { sql: `${trigger('insert')} after insert on ${table} begin ${add} end` },
-      { sql: `${trigger('delete')} after delete on ${table} begin ${remove} end` },
-      { sql: `${trigger('update')} after update on ${table} when old.search_text is not new.search_text begin ${remove} ${add} end` },
+      { sql: `create trigger ${this.#trigger(build, 'insert')} after insert on ${table} begin ${add} end` },
+      { sql: `create trigger ${this.#trigger(build, 'delete')} after delete on ${table} begin ${remove} end` },
+      { sql: `create trigger ${this.#trigger(build, 'update')} after update on ${table} when old.search_text is not new.search_text begin ${remove} ${add} end` },
     ];
   }
 }

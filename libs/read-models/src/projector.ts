@@ -97,12 +97,6 @@ export class Projector implements View {
     this.#endRest?.();
   }
 
-  /** How far one projection is. */
-  view({ name }: Pick<Projection, 'name'>): View {
-    const lane = () => this.#laneOf(name);
-    return { get position() { return lane().position; }, onAdvance: (listener) => lane().onAdvance(listener) };
-  }
-
   /** Of its own projections: others may have their tables in the same database. */
   async parked(): Promise<readonly Parked[]> {
     return (await this.#register.parked()).filter(({ projection }) => this.#serving.has(projection));
@@ -412,8 +406,8 @@ export class Projector implements View {
   }
 
   /**
-   * Who fills a table starts over when somebody else writes to it, so two would throw each other back for ever: waits until it is filled, or nobody
-   * is at it any more. False when there is nothing left to do.
+   * Two processes filling the same table would keep resetting each other. So wait until the other has filled it, or has given no sign of life for a
+   * while. False when nothing is left to do.
    */
   async #leftToOthers(lane: Lane): Promise<boolean> {
     const { serving } = lane;

@@ -67,10 +67,6 @@ export class Projectors {
     return this.#kept.here().projector;
   }
 
-  parked(): Promise<readonly Parked[]> {
-    return this.here().parked();
-  }
-
   /** For metrics and readiness. */
   async lags(): Promise<readonly Lag[]> {
     return Promise.all([...this.#kept.entries()].map(async ([environment, { projector, store }]) => {

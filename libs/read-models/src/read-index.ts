@@ -1,7 +1,7 @@
 import type { EventStore, Position } from '@keyledger/event-store';
 import { refuse } from '@keyledger/kernel';
 
-/** Anything that follows a log: a projector, one of its projections, a view in memory. */
+/** Anything that follows a log: a projector, a view in memory. */
 export interface View {
   /** Every event up to here is in what is shown. */
   readonly position: Position;
@@ -14,7 +14,7 @@ export interface View {
 /** Throws when somebody has read beyond the end of the log: what was there is lost, and what comes next would be taken for read. */
 export async function mustReach(store: Pick<EventStore, 'head'>, position: Position, environment: string): Promise<void> {
   const head = await store.head();
-  if (position > head) throw new Error(`The event log of ${environment} ends at ${head} but has been read up to ${position}: events are missing. Was an older copy put back?`);
+  if (position > head) throw new Error(`The event log of ${environment} ends at ${head} but has been read up to ${position}: events are missing. Was an older backup restored?`);
 }
 
 interface Waiting {

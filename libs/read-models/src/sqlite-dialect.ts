@@ -326,7 +326,7 @@ class SqliteConnection implements DatabaseConnection {
 }
 
 /** SQLite knows neither booleans nor undefined. */
-export const bindable = (value: unknown): SqlValue => (typeof value === 'boolean' ? Number(value) : value === undefined ? null : value as SqlValue);
+const bindable = (value: unknown): SqlValue => (typeof value === 'boolean' ? Number(value) : value === undefined ? null : value as SqlValue);
 
 export function objectOf(columns: readonly string[], row: readonly unknown[]): Record<string, unknown> {
   const object: Record<string, unknown> = {};

@@ -70,7 +70,7 @@ onEveryDialect('What a database holds', ({ open, dialect }) => {
   it('is not read where it would come out as something else, or cannot be paged', async () => {
     const database = await open({ migrations: [{ name: 'test-3-bytes', up: ({ run }) => run(`create table files (name text primary key, bytes ${dialect === 'postgres' ? 'bytea' : 'blob'})`) }] });
     await database.run('insert into files (name, bytes) values (?, ?)', ['a', Buffer.from('x')]);
-    await expect(rowsOf(database)).rejects.toThrow('files.bytes holds something else than texts and numbers');
+    await expect(rowsOf(database)).rejects.toThrow('files.bytes holds values other than texts and numbers');
     const keyless = await open({ migrations: [{ name: 'test-4-keyless', up: ({ run }) => run('create table keyless (name text)') }] });
     await expect(rowsOf(keyless)).rejects.toThrow('keyless has no primary key');
   });

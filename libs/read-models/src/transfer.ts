@@ -38,7 +38,7 @@ export class Dump {
   static async open(database: Database): Promise<Dump> {
     const tables = await tablesOf(database);
     const keyless = tables.find(({ key }) => key.length === 0);
-    if (keyless) throw new Error(`${keyless.name} has no primary key: its rows cannot be read one page after another`);
+    if (keyless) throw new Error(`${keyless.name} has no primary key: its rows cannot be read page by page`);
     const transaction = await database.sql().startTransaction().setIsolationLevel('repeatable read').setAccessMode('read only').execute();
     try {
       // Whoever reads may look elsewhere for minutes before the next page.
@@ -86,7 +86,7 @@ export class Dump {
 
 function mustTravel(table: string, row: Row): void {
   for (const [column, value] of Object.entries(row)) {
-    if (value !== null && typeof value !== 'string' && typeof value !== 'number') throw new Error(`${table}.${column} holds something else than texts and numbers: it cannot be copied`);
+    if (value !== null && typeof value !== 'string' && typeof value !== 'number') throw new Error(`${table}.${column} holds values other than texts and numbers and cannot be copied`);
   }
 }
 

@@ -34,12 +34,13 @@ export class Writing {
     for (const lane of changes.keys()) lane.unsaved += events;
     const due = [...changes].filter(([lane, { rows, gone, parked }]) => rows.size + gone.size + parked.length > 0 || lane.unsaved >= UNSAVED_EVENTS);
     if (due.length === 0) return;
+    const save = () => this.save(due.map(([lane, own]) => ({ lane, position: Math.max(position, lane.position), statements: this.statements(lane, own) })));
     try {
-      await this.save(due.map(([lane, own]) => ({ lane, position: Math.max(position, lane.position), statements: this.statements(lane, own) })));
+      await save();
     } catch (error) {
       if (!isDataError(error)) throw error;
       for (const [lane, own] of due) await this.#parkUnstorable(lane, own, position, error);
-      await this.save(due.map(([lane, own]) => ({ lane, position: Math.max(position, lane.position), statements: this.statements(lane, own) })));
+      await save();
     }
     for (const [lane, { parked }] of due) {
       for (const one of parked) {

@@ -132,7 +132,7 @@ export async function started(title: string, start: () => Child, answers: (child
   const child = start();
   const deadline = Date.now() + withinMs;
   while (!(await answers(child))) {
-    if (!child.isRunning) throw new Error(`${title} ended at its start: ${child.printed.slice(-2_000)}`);
+    if (!child.isRunning) throw new Error(`${title} ended while starting: ${child.printed.slice(-2_000)}`);
     if (Date.now() > deadline) {
       await child.kill();
       throw new Error(`${title} does not answer: ${child.printed.slice(-2_000)}`);

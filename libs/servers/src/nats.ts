@@ -33,7 +33,7 @@ const cores = `GOMAXPROCS=${Math.max(1, Math.floor(availableParallelism() / 2))}
 /** nats-server on 127.0.0.1, without JetStream, for nobody but who knows a password. Resolves when it accepts connections. */
 export async function startNats({ port: wanted, settings: given }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
-  if (!launch) throw new Error('There is no nats-server on this machine. Install it (Debian: nats-server) or Docker, or set NATS_URL to one that runs elsewhere');
+  if (!launch) throw new Error('There is no nats-server on this machine. Install it (Debian: nats-server) or Docker, or set NATS_URL to a server elsewhere');
   const port = wanted ?? await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-nats-'));
   const log = join(folder, 'log');

@@ -14,15 +14,15 @@ const packages: Record<Server, string> = { nats: 'nats-server', postgres: 'postg
 const MINUTE = 60_000;
 
 /** Folder with `postgres` and `initdb`: of the PATH, or the newest that Debian keeps outside of it. */
-export function findPostgres(): string | undefined {
+function findPostgres(): string | undefined {
   const onPath = onThePath('initdb');
   const versions = existsSync(debianPostgres) ? readdirSync(debianPostgres).sort((a, b) => Number(b) - Number(a)) : [];
   return [...(onPath ? [dirname(realpathSync(onPath))] : []), ...versions.map((version) => join(debianPostgres, version, 'bin'))]
     .find((bin) => existsSync(join(bin, 'postgres')) && existsSync(join(bin, 'initdb')));
 }
 
-export const findNats = (): string | undefined => onThePath('nats-server');
-export const findChromium = (): string | undefined => onThePath('chromium');
+const findNats = (): string | undefined => onThePath('nats-server');
+const findChromium = (): string | undefined => onThePath('chromium');
 
 const known = new Map<Server, Launch | undefined>();
 

@@ -32,7 +32,7 @@ const waitForOthersMs = 20_000;
 /** A PostgreSQL on 127.0.0.1 with the superuser `keyledger`, who needs no password. Resolves when it answers. */
 export async function startPostgres(options: PostgresOptions = {}): Promise<RunningPostgres> {
   const launch = obtain('postgres');
-  if (!launch) throw new Error('There is no PostgreSQL on this machine. Install it (Debian: postgresql) or Docker, or set DATABASE_URL to one that runs elsewhere');
+  if (!launch) throw new Error('There is no PostgreSQL on this machine. Install it (Debian: postgresql) or Docker, or set DATABASE_URL to a server elsewhere');
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-pg-'));
   const port = options.port ?? ('image' in launch ? await freePort() : undefined);
   const cluster = 'path' in launch ? new Cluster(launch.path, folder, options) : new Container(launch.image, folder, port as number, options);

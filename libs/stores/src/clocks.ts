@@ -5,8 +5,8 @@ import { ReadIndex, type View } from '@keyledger/read-models';
 const PAGE = 1_000;
 
 /**
- * The time of every environment, by the log of `control`: what was decided there about an environment's clock holds in this process as soon as the
- * log shows it, and `current` waits for that. Where nothing was decided it is real time; production has no other, and never waits.
+ * The time of every environment, from the log of `control`: a change of an environment's clock applies in this process as soon as the log shows it,
+ * and `current` waits for that. Without any change it is real time; production has no other, and never waits.
  */
 export class EnvironmentClocks extends Clock implements View {
   /** Milliseconds. */
@@ -18,7 +18,7 @@ export class EnvironmentClocks extends Clock implements View {
 
   static async open(control: EventStore, environments: readonly string[]): Promise<EnvironmentClocks> {
     const clocks = new EnvironmentClocks(control);
-    // What comes after the head may be read here and heard again below: the last one counts.
+    // Events after the head may be read here and received again below: the last one counts.
     clocks.position = await control.head();
     for (const name of environments.filter(mayHaveOwnTime)) await clocks.#read(control, name);
     clocks.#subscription = control.subscribe(clocks.position, (events) => clocks.#hear(events));

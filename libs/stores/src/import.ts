@@ -1,10 +1,10 @@
 import { controlEnvironment } from '@keyledger/kernel';
 import { tablesOf, type Databases } from '@keyledger/read-models';
 
-/** It is there from before the first step of an import until after the last: stores that have it are not complete, and nobody may work with them. */
+/** Exists from before the first step of an import until after the last: stores that have it are incomplete, and no process may work with them. */
 const TABLE = 'unfinished_import';
 
-/** Of what file an import was begun here and never finished. */
+/** The digest of the file whose import was started here and never finished. */
 export async function unfinishedImport(state: Databases): Promise<string | undefined> {
   const control = state.of(controlEnvironment);
   if (!(await tablesOf(control)).some(({ name }) => name === TABLE)) return undefined;
@@ -25,5 +25,5 @@ export async function endImport(state: Databases): Promise<void> {
 }
 
 export async function mustBeComplete(state: Databases): Promise<void> {
-  if ((await unfinishedImport(state)) !== undefined) throw new Error('An import into these stores was begun and not finished. Run it again: keyledger import --from <the same file>');
+  if ((await unfinishedImport(state)) !== undefined) throw new Error('An import into these stores was started but not finished. Run it again: keyledger import --from <the same file>');
 }

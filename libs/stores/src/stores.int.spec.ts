@@ -31,13 +31,13 @@ describe('Stores', () => {
     await stores.close();
     await (await open(configOf())).close();
     for (const suffix of ['', '-wal', '-shm']) rmSync(join(dataDir, 'production', `state.db${suffix}`), { force: true });
-    await expect(open(configOf())).rejects.toThrow(/^The log of production has events, but the tables beside it are new/);
+    await expect(open(configOf())).rejects.toThrow(/^The log of production has events, but the state tables are new/);
   });
 
   it('are refused without the master key that they were made with, and no other is made', async () => {
     await (await open(configOf())).close();
     rmSync(join(dataDir, 'master.key'));
-    await expect(open(configOf())).rejects.toThrow(/^There is no master key here: .*master\.key does not exist/);
+    await expect(open(configOf())).rejects.toThrow(/^There is no master key: .*master\.key does not exist/);
     expect(readdirSync(dataDir)).not.toContain('master.key');
   });
 
@@ -50,7 +50,7 @@ describe('Stores', () => {
     };
     await migrated('usage-99-future');
     await migrated('keyring-99-future');
-    await expect(open(config)).rejects.toThrow(/^These stores were written by a newer release: this one does not know keyring-99-future/);
+    await expect(open(config)).rejects.toThrow(/^These stores were written by a newer release: this release does not know keyring-99-future/);
   });
 });
 

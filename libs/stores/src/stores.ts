@@ -12,13 +12,13 @@ import { EnvironmentClocks } from './clocks.ts';
 import type { StoresConfig } from './config.ts';
 import { mustBeComplete } from './import.ts';
 
-/** The tables of a service, its own alone: it touches no other's. */
+/** The tables of one service, which touches no other's. */
 export interface Schema {
   readonly state?: readonly Migration[];
   readonly read?: Parameters<typeof openDatabases>[0]['entities'];
 }
 
-/** What the stores need of the process they are opened in. */
+/** What the stores need from the process they are opened in. */
 interface Host {
   readonly log: Log;
   readonly metrics: Metrics;
@@ -26,14 +26,14 @@ interface Host {
 }
 
 export interface Stores {
-  /** All of them under the names by which services ask for them. */
+  /** All of them under the tokens by which services inject them. */
   readonly providers: readonly Provider[];
   /** Metrics and readiness follow the read models of these services. Call once. */
   watch(services: readonly INestApplicationContext[]): void;
   close(): Promise<void>;
 }
 
-/** A log of some kind, in every environment. */
+/** The log of every environment, whichever store keeps it. */
 type Logs = PerEnvironment<EventStore> & { close(): Promise<void> };
 type Snapshots = PerEnvironment<SnapshotStore> & { close(): void | Promise<void> };
 
@@ -41,14 +41,14 @@ const names = [controlEnvironment, ...environments];
 /** A read model further behind than this sends requests elsewhere for a while. In time, because positions are bytes in some logs. */
 const mostBehindSeconds = 10;
 
-/** Opens, and where they are missing makes, the stores of all environments: files of this process, or servers that many share. */
+/** Opens the stores of all environments, creating missing ones: files of this process, or servers shared by many. */
 export async function openStores(config: StoresConfig, { log, metrics, health }: Host, schemas: readonly Schema[]): Promise<Stores> {
   const { dataDir, masterKey, databaseUrl, connections } = config;
   const at = placeOf(config);
-  // A new one would open nothing of what is here already.
+  // A new master key would open nothing of what is already stored here.
   const existing = databaseUrl === undefined && existsSync(join(dataDir, controlEnvironment, 'state.db'));
   const key = loadMasterKey({ dataDir, existing, ...(masterKey.value && { value: masterKey.value }), ...(masterKey.file && { file: masterKey.file }) });
-  // Before anything is migrated: an older export can be finished only in the tables that it was begun with. Once more below, for one that begins meanwhile.
+  // Before any migration: an older export can be finished only in the tables its import was started with. Checked again below, for one that starts meanwhile.
   const control = await openDatabases({ kind: 'state', environments: [controlEnvironment], at, connections, entities: [] });
   const migrations = stateMigrations(schemas);
   const [{ events, snapshots }, state, read] = await mustBeComplete(control).then(() => mustNotBeNewer(control, migrations)).then(() => Promise.all([
@@ -74,7 +74,7 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
       { provide: StateDatabases, useValue: new StateDatabases(state.entries()) },
       { provide: ReadDatabases, useValue: new ReadDatabases(read.entries()) },
       { provide: Keyrings, useValue: keyrings },
-      // Instead of the process's own, which knows real time only.
+      // Instead of the process's own clock, which knows only real time.
       { provide: Clock, useValue: clocks },
     ],
     watch: (services) => watchReadModels(services.map((service) => service.get(Projectors)), metrics, health),
@@ -85,16 +85,16 @@ export async function openStores(config: StoresConfig, { log, metrics, health }:
   };
 }
 
-/** This release could misread them. It knows all migrations of the services that it has any of; the others share the database and know theirs. */
+/** This release could misread them. It knows all migrations of the services it has; other services share the database and know their own. */
 async function mustNotBeNewer(state: Databases, known: readonly Migration[]): Promise<void> {
   const services = new Set(known.map(({ name }) => serviceOf(name)));
   const unknown = (await migrationsOf(state.of(controlEnvironment))).find((name) => services.has(serviceOf(name)) && known.every((own) => own.name !== name));
-  if (unknown) throw new Error(`These stores were written by a newer release: this one does not know ${unknown}`);
+  if (unknown) throw new Error(`These stores were written by a newer release: this release does not know ${unknown}`);
 }
 
 const serviceOf = (migration: string): string => migration.replace(/-\d+-.*$/, '');
 
-/** Not where only a part of an installation is, or another's. */
+/** Not where only a part of an installation is, or parts of two. */
 async function openKeyrings(state: Databases, events: Logs, masterKey: Uint8Array): Promise<Keyrings> {
   await mustBeComplete(state);
   return new Keyrings(await Promise.all(names.map(async (environment) => {
@@ -104,27 +104,27 @@ async function openKeyrings(state: Databases, events: Logs, masterKey: Uint8Arra
   })));
 }
 
-/** New keys open nothing that is in a log already. Its head comes first: who has written by then had made the keys before. */
+/** New keys open nothing that a log already holds. Its head is read first: a process that has written by then had made the keys before. */
 async function mustBelongTogether(environment: string, store: EventStore, dataKeys: StoredDataKeys): Promise<void> {
   if ((await store.head()) === 0 || (await Keyring.probe(dataKeys)) !== undefined) return;
-  throw new Error(`The log of ${environment} has events, but the tables beside it are new: the keys to it are lost, or it is another installation's log`);
+  throw new Error(`The log of ${environment} has events, but the state tables are new: the keys to the log are lost, or it is the log of another installation`);
 }
 
-/** What cannot be made again: the log and the state tables of all environments. */
+/** What cannot be rebuilt: the log and the state tables of all environments. */
 export interface Records {
   readonly events: PerEnvironment<EventStore>;
   readonly state: Databases;
-  /** Something that is here already; undefined when nothing is. */
+  /** Names something that is already here; undefined when the stores are empty. */
   contents(): Promise<string | undefined>;
   close(): Promise<void>;
 }
 
-/** Opens that alone, for who carries it from one place to another. Without migrations: what tables there are, and none is made. */
+/** Opens only these records, for export and import. Without migrations: it uses the tables that exist and creates none. */
 export async function openRecords(config: StoresConfig, { log, metrics }: Pick<Host, 'log' | 'metrics'>, migrations: readonly Migration[] = []): Promise<Records> {
   const at = placeOf(config);
-  // First what only one process may open.
+  // First the files that only one process may open.
   const { events, snapshots } = await openLogs(config, log, metrics);
-  // A large table takes its time, and nobody waits for an answer.
+  // A large table takes time, and no caller waits for an answer.
   const state = await openDatabases({ kind: 'state', environments: names, at, answerWithinMs: null, entities: [], migrations });
   return {
     events, state,
@@ -148,10 +148,10 @@ export async function openRecords(config: StoresConfig, { log, metrics }: Pick<H
   };
 }
 
-/** All that make the state tables of these services, and those that every installation has. */
+/** All migrations of the state tables of these services, and of those that every installation has. */
 export const stateMigrations = (schemas: readonly Schema[]): readonly Migration[] => [dataKeysMigration, overwrittenKeys, reactionsTable, ...schemas.flatMap((schema) => schema.state ?? [])];
 
-/** Where the databases are; folders are made. */
+/** Where the databases are; creates missing folders. */
 function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } | { postgresUrl: string } {
   if (databaseUrl !== undefined) return { postgresUrl: databaseUrl };
   for (const name of names) mkdirSync(join(dataDir, name), { recursive: true, mode: 0o700 });
@@ -161,9 +161,9 @@ function placeOf({ dataDir, databaseUrl }: StoresConfig): { directory: string } 
 async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix: prefix, connections }: StoresConfig, log: Log, metrics: Metrics): Promise<{ events: Logs; snapshots: Snapshots }> {
   const options = {
     observe: (seconds: number) => metrics.append(seconds),
-    handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it gets the same events again'),
+    handlerFailed: (error: unknown) => log.error({ err: error }, 'a subscriber failed; it will get the same events again'),
     failed: (error: Error) => {
-      log.fatal({ err: error }, 'the event store cannot go on');
+      log.fatal({ err: error }, 'the event store failed and cannot continue; this process ends');
       process.exitCode = 1;
       process.kill(process.pid, 'SIGTERM');
     },
@@ -176,10 +176,10 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix:
     return { events, snapshots: Object.assign(new SnapshotStores(snapshots), { close: () => { for (const [, store] of snapshots) store.close(); } }) };
   }
   const { mustBeDurablePostgres, PostgresEventStores, PostgresSnapshotStores } = await import('@keyledger/event-store/postgres');
-  const lost = (error: unknown) => log.warn({ err: error }, 'the event store does not answer; it is tried again');
-  // At once: an orderly end would save how far a log has been read that is no more.
+  const lost = (error: unknown) => log.warn({ err: error }, 'the event store does not answer; it will be tried again');
+  // At once: an orderly end would save a read position in a log that is gone.
   const gone = (error: Error) => {
-    log.fatal({ err: error }, 'the event store cannot go on');
+    log.fatal({ err: error }, 'the event store failed and cannot continue; this process ends');
     process.exit(1);
   };
   if (eventStoreUrl !== undefined) await mustBeDurablePostgres(databaseUrl);

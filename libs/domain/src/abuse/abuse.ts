@@ -1,5 +1,4 @@
-import { addSeconds, type Aggregate, type Instant } from '@keyledger/kernel';
-import { malformed } from '../license/terms.ts';
+import { addSeconds, malformed, type Aggregate, type Instant } from '@keyledger/kernel';
 
 /** What a license that is handed around looks like: how often in which time. */
 export const abusePatterns = {
@@ -31,7 +30,7 @@ export const AbuseRules: Aggregate<AbuseRulesState, AbuseRulesCommand, AbuseRule
   initial: () => [],
   decide(state, { rules }) {
     const wanted = inOrder(rules);
-    if (wanted.length < rules.length) throw malformed('rules', 'has two rules for one pattern');
+    if (wanted.length < rules.length) throw malformed('rules', 'has two rules for the same pattern');
     return JSON.stringify(wanted) === JSON.stringify(state) ? [] : [{ type: 'AbuseRulesSet', rules: wanted }];
   },
   evolve: (_state, { rules }) => rules,

@@ -54,7 +54,7 @@ export const ApiKey: Aggregate<ApiKeyState | null, ApiKeyCommand, ApiKeyEvent> =
 function created(command: ApiKeyCommand & { type: 'Create' }, now: Instant): ApiKeyEvent {
   const { apiKeyId, name, role = null, permissions = [], environment, secretHash, root = false } = command;
   if ((role === null) === (command.permissions === undefined)) {
-    throw refuse('VALIDATION_FAILED', 'Either role or permissions', { errors: [{ pointer: '/role', detail: 'either role or permissions must be given' }] });
+    throw refuse('VALIDATION_FAILED', 'Give either role or permissions', { errors: [{ pointer: '/role', detail: 'either role or permissions must be given' }] });
   }
   const expiresAt = command.expiresAt ? instantIn('expiresAt', command.expiresAt) : null;
   if (expiresAt !== null && expiresAt <= now) throw refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });
@@ -72,7 +72,7 @@ const granted = ({ role, permissions }: Pick<ApiKeyState, 'role' | 'permissions'
 /** Nobody can grant what he does not have: PERMISSION_DENIED with the first permission that is missing. */
 export function mayGrant(own: readonly Permission[], { role = null, permissions = [] }: { readonly role?: Role | null; readonly permissions?: readonly Permission[] }): void {
   const missing = granted({ role, permissions }).find((permission) => !own.includes(permission));
-  if (missing) throw refuse('PERMISSION_DENIED', `Only who has ${missing} can grant it`, { permission: missing });
+  if (missing) throw refuse('PERMISSION_DENIED', `Only a caller with ${missing} can grant it`, { permission: missing });
 }
 
 /** Without the secret's hash: it is of no use to anybody who reads, and of some to who would try secrets offline. */

@@ -1,5 +1,5 @@
-import { addSeconds, instantOf, mayHaveOwnTime, refuse, type Aggregate, type Instant } from '@keyledger/kernel';
-import { instantIn, malformed } from '../license/terms.ts';
+import { addSeconds, instantOf, malformed, mayHaveOwnTime, refuse, type Aggregate, type Instant } from '@keyledger/kernel';
+import { instantIn } from '../license/terms.ts';
 
 /** An isolated world, named for ever: files, schemas, keys and streams carry the name. null before it was created. */
 export type EnvironmentState = Readonly<{
@@ -16,7 +16,7 @@ export type EnvironmentEvent =
   | { readonly type: 'ClockSet'; readonly now: Instant; readonly aheadMs: number };
 
 /** The name becomes part of file, schema and stream names, so it says nothing that one of them could take for something else. */
-export const environmentNamePattern = '^[a-z][a-z0-9-]{0,31}$';
+const environmentNamePattern = '^[a-z][a-z0-9-]{0,31}$';
 /** Instants compare as strings up to the year 9999, and graces must still fit behind every now. */
 const END_OF_CLOCKS: Instant = '9000-01-01T00:00:00.000Z';
 
@@ -48,7 +48,7 @@ export const Environment: Aggregate<EnvironmentState | null, EnvironmentCommand,
 function create(environment: EnvironmentState | null, name: string): EnvironmentEvent[] {
   if (environment) return [];
   if (!new RegExp(environmentNamePattern).test(name)) {
-    throw refuse('VALIDATION_FAILED', 'Not the name of an environment', { errors: [{ pointer: '/name', detail: `must match ${environmentNamePattern}` }] });
+    throw refuse('VALIDATION_FAILED', 'name is not a valid environment name', { errors: [{ pointer: '/name', detail: `must match ${environmentNamePattern}` }] });
   }
   return [{ type: 'EnvironmentCreated', name }];
 }
@@ -57,7 +57,7 @@ function create(environment: EnvironmentState | null, name: string): Environment
 function setClock(environment: EnvironmentState, wanted: Instant, realNow: Instant): EnvironmentEvent[] {
   if (environment.clock?.setTo === wanted) return [];
   const present = timeIn(environment, realNow);
-  if (wanted < present) throw refuse('CLOCK_BACKWARDS', `It is ${present} there already`, { now: present });
+  if (wanted < present) throw refuse('CLOCK_BACKWARDS', `The clock of the environment is already at ${present}`, { now: present });
   if (wanted > END_OF_CLOCKS) throw malformed('now', `must be ${END_OF_CLOCKS} at the latest`);
   return [{ type: 'ClockSet', now: wanted, aheadMs: Date.parse(wanted) - Date.parse(realNow) }];
 }

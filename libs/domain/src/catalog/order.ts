@@ -1,4 +1,4 @@
-import { refuse, type Aggregate, type CustomerId, type Instant, type LicenseId, type OrderId, type PlanId, type ProductId } from '@keyledger/kernel';
+import { malformed, type Aggregate, type CustomerId, type Instant, type LicenseId, type OrderId, type PlanId, type ProductId } from '@keyledger/kernel';
 import { instantIn, type Terms } from '../license/terms.ts';
 
 /** A purchase: a fact that does not change. null before it was placed. */
@@ -26,7 +26,7 @@ type OrderPlaced = {
 };
 export type OrderEvent = OrderPlaced;
 
-export const MAXIMUM_QUANTITY = 100;
+const MAXIMUM_QUANTITY = 100;
 
 export const Order: Aggregate<OrderState | null, OrderCommand, OrderEvent> = {
   category: 'order',
@@ -43,9 +43,7 @@ export const Order: Aggregate<OrderState | null, OrderCommand, OrderEvent> = {
 
 function placed(command: OrderCommand, now: Instant): OrderPlaced {
   const { orderId, planId, productId, customerId, purchasedAt = now, quantity = 1, licensingEnabled, licenseIds, terms } = command;
-  if (!Number.isInteger(quantity) || quantity < 1 || quantity > MAXIMUM_QUANTITY) {
-    throw refuse('VALIDATION_FAILED', `quantity must be 1 to ${MAXIMUM_QUANTITY}`, { errors: [{ pointer: '/quantity', detail: `must be 1 to ${MAXIMUM_QUANTITY}` }] });
-  }
+  if (!Number.isInteger(quantity) || quantity < 1 || quantity > MAXIMUM_QUANTITY) throw malformed('quantity', `must be 1 to ${MAXIMUM_QUANTITY}`);
   const due = licensingEnabled ? quantity : 0;
   if (new Set(licenseIds).size !== due || licenseIds.length !== due) throw new Error(`${orderId}: ${due} license ids expected, got ${licenseIds.length}`);
   const { deploymentId = null, deploymentMode = null } = command;

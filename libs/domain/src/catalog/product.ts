@@ -1,5 +1,5 @@
-import { refuse, type Aggregate, type ErrorCode, type Instant, type JsonObject, type ProductId } from '@keyledger/kernel';
-import { malformed, type Meter } from '../license/terms.ts';
+import { malformed, refuse, type Aggregate, type ErrorCode, type Instant, type JsonObject, type ProductId } from '@keyledger/kernel';
+import type { Meter } from '../license/terms.ts';
 import { changes, checkMetadata } from '../metadata.ts';
 
 /** What is sold. null before it was created. */

@@ -12,8 +12,7 @@ export type JobWork =
   | { readonly kind: 'batch'; readonly productId: ProductId; readonly generatorId: GeneratorId; readonly planId: PlanId | null; readonly keyFormat: KeyFormat; readonly terms: Partial<Terms> }
   | { readonly kind: 'import'; readonly dryRun: boolean };
 export type JobKind = JobWork['kind'];
-export const jobStates = ['queued', 'running', 'completed', 'failed', 'cancelled'] as const;
-export type JobPhase = (typeof jobStates)[number];
+export type JobPhase = 'queued' | 'running' | 'completed' | 'failed' | 'cancelled';
 
 /** null before it was asked for. How far a job has come is no event: only what it has come to is. */
 export type JobState = Readonly<{
@@ -48,9 +47,6 @@ export type JobEvent =
   /** Always the end, whatever it has come to: all that there is to tell anybody else. */
   | ({ readonly type: 'JobFinished'; readonly outcome: 'completed' | 'failed' | 'cancelled'; readonly kind: JobKind; readonly total: number } & Outcome)
   | { readonly type: 'JobKeysTaken' };
-
-/** As many as one job takes. */
-export const MAXIMUM_BATCH = 100_000;
 
 /** Bulk work: a few events however many rows. */
 export const Job: Aggregate<JobState | null, JobCommand, JobEvent> = {
@@ -99,7 +95,7 @@ function finish({ state, work: { kind }, total, finishedAt }: JobState, { outcom
 
 function takeKeys({ finishedAt, keysTakenAt }: JobState): readonly JobEvent[] {
   if (finishedAt === null) throw refuse('JOB_NOT_FINISHED');
-  if (keysTakenAt !== null) throw refuse('KEYS_ALREADY_DOWNLOADED', 'The keys have been downloaded before; the licenses are listed like all others', { at: keysTakenAt });
+  if (keysTakenAt !== null) throw refuse('KEYS_ALREADY_DOWNLOADED', 'The keys have already been downloaded; the licenses can be listed like any other', { at: keysTakenAt });
   return [{ type: 'JobKeysTaken' }];
 }
 

@@ -1,5 +1,5 @@
 import { addSeconds, refuse, type ActivationId, type DirectiveId, type Instant } from '@keyledger/kernel';
-import { isLive, statusOf, type Activation, type Directive, type IssuedLicense } from '../license/state.ts';
+import { activationOf, isLive, statusOf, type Activation, type Directive, type IssuedLicense } from '../license/state.ts';
 import type { Terms } from '../license/terms.ts';
 import { verdictOf, type Enforcement } from '../license/verdict.ts';
 
@@ -65,18 +65,22 @@ export const isMissed = ({ validationMode, seats }: Terms): boolean => validatio
 /** When the activation got the box that it has now. */
 export const boundAtOf = ({ reboundAt, createdAt }: Activation): Instant => reboundAt ?? createdAt;
 
+/** A lease of the box that was there before a rebind is none. */
+const ownLease = <Kept extends Pick<Lease, 'boundAt'>>(activation: Activation, lease: Kept | undefined): Kept | undefined =>
+  (lease?.boundAt === boundAtOf(activation) ? lease : undefined);
+
 /** When the instance is overdue. Undefined where nobody waits for heartbeats; one that has never sent any counts from its activation. */
 export const leaseEndOf = (license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant | undefined =>
   (license.terms.validationMode === 'heartbeat' ? silentFrom(license, activation, lease) : undefined);
 
 /**
- * When the silence of an instance that has a lease is worth a word. A lease of the box that was there before is none. Who owes no heartbeats is
- * heard of by what it asks as well: `seenAt` is the last time.
+ * When the silence of an instance that has a lease is worth a word. Who owes no heartbeats is heard of by what it asks as well: `seenAt` is the
+ * last time.
  */
 export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt' | 'isOver'> | undefined, seenAt?: Instant): Instant {
-  const boundAt = boundAtOf(activation);
-  if (lease?.isOver && lease.boundAt === boundAt) return lease.endsAt;
-  const endsAt = lease?.boundAt === boundAt ? lease.endsAt : addSeconds(boundAt, leaseSeconds(terms));
+  const own = ownLease(activation, lease);
+  if (own?.isOver) return own.endsAt;
+  const endsAt = own?.endsAt ?? addSeconds(boundAtOf(activation), leaseSeconds(terms));
   const seenUntil = seenAt === undefined || terms.validationMode === 'heartbeat' ? endsAt : addSeconds(seenAt, leaseSeconds(terms));
   return seenUntil > endsAt ? seenUntil : endsAt;
 }
@@ -88,15 +92,14 @@ export function silentFrom({ terms }: IssuedLicense, activation: Activation, lea
 export function missedFrom(license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'contactAt' | 'endsAt'> | undefined, upSince: Instant = ''): Instant | undefined {
   const { validationMode, seats, heartbeatIntervalSeconds } = license.terms;
   if (validationMode !== 'heartbeat' || seats === 'floating') return undefined;
-  const boundAt = boundAtOf(activation);
-  const contactAt = lease?.boundAt === boundAt ? lease.contactAt : boundAt;
+  const contactAt = ownLease(activation, lease)?.contactAt ?? boundAtOf(activation);
   const at = addSeconds(upSince > contactAt ? upSince : contactAt, 2 * heartbeatIntervalSeconds);
   return at < silentFrom(license, activation, lease) ? at : undefined;
 }
 
 /** The end of the seat has been decided, and the license has yet to say so: a heartbeat comes too late for it. */
 export const isEnding = (activation: Activation | undefined, lease: Pick<Lease, 'boundAt' | 'isOver'> | undefined): boolean =>
-  lease?.isOver === true && isLive(activation) && lease.boundAt === boundAtOf(activation);
+  isLive(activation) && ownLease(activation, lease)?.isOver === true;
 
 /** When to look at a lease next, unless it is renewed before. */
 export const lookAtOf = (license: IssuedLicense, activationId: ActivationId, lease: Lease): Instant =>
@@ -108,7 +111,7 @@ export const lookAtOf = (license: IssuedLicense, activationId: ActivationId, lea
  */
 export function beat(license: IssuedLicense, kept: Lease | undefined, heartbeat: Beat, now: Instant): BeatOutcome {
   const activation = activationOf(license, heartbeat.activationId);
-  const lease = kept?.boundAt === boundAtOf(activation) ? kept : undefined;
+  const lease = ownLease(activation, kept);
   if (isElsewhere(license, activation, heartbeat.fingerprint)) return { kind: 'told', standing: rebound, directives: [] };
   const standing = standingOf(license, activation, now);
   if (lease && heartbeat.seq <= lease.seq) return repeated(license, activation, lease, heartbeat, standing);
@@ -129,13 +132,13 @@ export function beat(license: IssuedLicense, kept: Lease | undefined, heartbeat:
  */
 export function openLease(license: IssuedLicense, activationId: ActivationId, kept: Lease | undefined, now: Instant): Lease {
   const activation = activationOf(license, activationId);
-  const boundAt = boundAtOf(activation);
+  const own = ownLease(activation, kept);
   const { seats, validationMode } = license.terms;
   const isSignOfLife = seats === 'floating' && validationMode !== 'heartbeat';
-  if (kept?.boundAt === boundAt && kept.endsAt > now && !isSignOfLife) return kept;
+  if (own && own.endsAt > now && !isSignOfLife) return own;
   const endsAt = addSeconds(now, leaseSeconds(license.terms));
-  if (kept?.boundAt === boundAt) return { ...kept, contactAt: now, endsAt };
-  return { boundAt, seq: NO_BEAT, said: '', told: standingOf(license, activation, now), contactAt: now, endsAt, acked: [] };
+  if (own) return { ...own, contactAt: now, endsAt };
+  return { boundAt: boundAtOf(activation), seq: NO_BEAT, said: '', told: standingOf(license, activation, now), contactAt: now, endsAt, acked: [] };
 }
 
 /** The order of the lines is the order of precedence. Whatever locks, locks. */
@@ -151,12 +154,6 @@ export function standingOf(license: IssuedLicense, activation: Activation, now: 
 
 const rebound: Standing = { state: 'rebound', enforcement: 'LOCKED' };
 
-function activationOf({ activations }: IssuedLicense, id: ActivationId): Activation {
-  const activation = activations.get(id);
-  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
-  return activation;
-}
-
 /** Whether the box is one that the activation has been moved away from. An activation that never named its hardware is not held to any. */
 function isElsewhere({ revokedAt }: IssuedLicense, activation: Activation, fingerprint: string): boolean {
   if (revokedAt || !isLive(activation) || activation.fingerprint === null || activation.fingerprint === fingerprint) return false;
@@ -165,9 +162,9 @@ function isElsewhere({ revokedAt }: IssuedLicense, activation: Activation, finge
 }
 
 function repeated(license: IssuedLicense, activation: Activation, lease: Lease, { seq, said }: Beat, standing: Standing): BeatOutcome {
-  if (seq < lease.seq) throw refuse('STALE_SEQUENCE', `Heartbeat ${lease.seq} has been seen already`, { lastSeq: lease.seq });
+  if (seq < lease.seq) throw refuse('STALE_SEQUENCE', `Heartbeat ${lease.seq} has already been received`, { lastSeq: lease.seq });
   if (said !== lease.said) {
-    throw refuse('STALE_SEQUENCE', `Another heartbeat ${seq} has been seen: two boxes share this activation`, { lastSeq: lease.seq, conflict: true });
+    throw refuse('STALE_SEQUENCE', `Another heartbeat ${seq} has already been received: two appliances share this activation`, { lastSeq: lease.seq, conflict: true });
   }
   if (standing.state === lease.told.state && standing.enforcement === lease.told.enforcement) return { kind: 'again' };
   return { kind: 'told', standing, directives: pending(license, activation, lease.acked) };

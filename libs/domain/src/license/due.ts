@@ -9,7 +9,7 @@ interface Due {
 }
 
 /** Days before the expiry. */
-export const reminderDays = [30, 14, 7] as const;
+const reminderDays = [30, 14, 7] as const;
 
 /** When something next has to be said of the license that only time has brought about; null when nothing is to be expected. */
 export const nextDue = (license: LicenseState): Instant | null => (license.existence === 'issued' ? (pending(license)[0]?.dueAt ?? null) : null);

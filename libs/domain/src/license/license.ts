@@ -1,5 +1,5 @@
 import {
-  addDays, addSeconds, refuse, type ActivationId, type Aggregate, type CustomerId, type DirectiveId, type GeneratorId, type Instant, type Json, type JsonObject,
+  addDays, addSeconds, malformed, refuse, type ActivationId, type Aggregate, type CustomerId, type DirectiveId, type GeneratorId, type Instant, type Json, type JsonObject,
   type LicenseId, type OrderId, type PlanId, type ProductId, type Refusal,
 } from '@keyledger/kernel';
 import { abusePatterns, type Finding } from '../abuse/abuse.ts';
@@ -9,12 +9,12 @@ import { checkMetadata, sameJson } from '../metadata.ts';
 import { dueBy, endOfHold } from './due.ts';
 import { evolve, licenseShapes, type LicenseEvent } from './events.ts';
 import {
-  allowedActions, differs, hasFreeSeat, holdOf, instanceLike, isEffective, isExpired, isLive, isOver, issued, statusOf,
-  type Activation, type DirectiveKind, type HoldCause, type IssuedLicense, type LicenseState,
+  activationOf, allowedActions, differs, hasFreeSeat, holdOf, instanceLike, isEffective, isExpired, isLive, isOver, issued, meterState, statusOf,
+  type Activation, type DirectiveKind, type Hold, type HoldCause, type IssuedLicense, type LicenseState,
 } from './state.ts';
 import {
-  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, expiryInPast, expiryWaits, graceEnd, instantIn, likeMeters, malformed, MAX_TRIAL_DAYS,
-  termsOf, trialTooLong, type Features, type Meter, type Quota, type TermsInput,
+  checkActivationLimit, checkFeatures, checkQuotas, expiresAtFirstActivation, expiresAtIssue, expiryInPast, expiryWaits, graceEnd, instantIn, likeMeters, MAX_TRIAL_DAYS,
+  mustBeIssuable, trialTooLong, type Features, type Meter, type Quota, type TermsInput,
 } from './terms.ts';
 import { leads, type LicenseAction } from './transitions.ts';
 
@@ -95,7 +95,7 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
     case 'Assign': return assign(license, command.customerId, now);
     case 'Edit': return edit(license, command, now);
     case 'Activate': return activate(license, command, now);
-    case 'Deactivate': return isLive(instance(license, command.activationId)) ? [{ type: 'InstanceDeactivated', activationId: command.activationId, by: command.by }] : [];
+    case 'Deactivate': return isLive(activationOf(license, command.activationId)) ? [{ type: 'InstanceDeactivated', activationId: command.activationId, by: command.by }] : [];
     case 'Rebind': return rebind(license, command, now);
     case 'QueueDirective': return queueDirective(license, command, now);
     case 'Suspend': case 'Inactivate': return changeHold(license, command, true, now);
@@ -108,7 +108,7 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
     case 'Sweep': return dueBy(license, command.until < now ? command.until : now);
     case 'MissHeartbeat': return missHeartbeat(license, command);
     case 'LoseHeartbeat': return loseHeartbeat(license, command);
-    case 'RecoverHeartbeat': return instance(license, command.activationId).late ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
+    case 'RecoverHeartbeat': return activationOf(license, command.activationId).late ? [{ type: 'HeartbeatRecovered', activationId: command.activationId }] : [];
     case 'ExceedQuota': return exceedQuota(license, command, now);
     case 'RestoreQuota': return restoreQuota(license, command);
     case 'SuspectAbuse': return suspectAbuse(license, command, now);
@@ -128,8 +128,7 @@ export const License: Aggregate<LicenseState, LicenseCommand, LicenseEvent> = {
 function issue(state: LicenseState, command: Issue, now: Instant): LicenseEvent[] {
   if (state.existence === 'issued') return [];
   const { licenseId, productId, planId = null, generatorId = null, orderId = null, customerId = null, environment, metadata = {}, key } = command;
-  const terms = termsOf(command.terms);
-  if (terms.expiresAt && terms.expiresAt <= now) throw expiryInPast(terms.expiresAt);
+  const terms = mustBeIssuable(command.terms, now);
   checkMetadata(metadata);
   const purchasedAt = command.purchasedAt ? instantIn('purchasedAt', command.purchasedAt) : now;
   return [{
@@ -244,26 +243,19 @@ function whyNoActivation(license: IssuedLicense, { productId, deploymentMode, de
   return undefined;
 }
 
-/** The activation, live or ended. */
-function instance(license: IssuedLicense, id: ActivationId): Activation {
-  const activation = license.activations.get(id);
-  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
-  return activation;
-}
-
 /** The silence of the appliance before a rebind says nothing about the one after it. */
 const isOfFormerAppliance = (activation: Activation, dueAt: Instant | undefined): boolean => dueAt !== undefined && dueAt < boundAtOf(activation);
 
 /** A floating seat is free again before anybody could act on it. */
 function missHeartbeat(license: IssuedLicense, { activationId, dueAt }: MissHeartbeat): LicenseEvent[] {
-  const activation = instance(license, activationId);
+  const activation = activationOf(license, activationId);
   if (!isLive(activation) || activation.late || license.terms.seats === 'floating' || isOfFormerAppliance(activation, dueAt)) return [];
   return [{ type: 'HeartbeatMissed', activationId, ...(dueAt !== undefined && { dueAt }) }];
 }
 
 /** A floating seat is free again; any other is only lost sight of. An instance that has ended is nobody's business any more. */
 function loseHeartbeat(license: IssuedLicense, { activationId, dueAt }: LoseHeartbeat): LicenseEvent[] {
-  const activation = instance(license, activationId);
+  const activation = activationOf(license, activationId);
   if (!isLive(activation) || isOfFormerAppliance(activation, dueAt)) return [];
   const since = dueAt === undefined ? {} : { dueAt };
   if (license.terms.seats === 'floating') return [{ type: 'InstanceDeactivated', activationId, by: 'lapse', ...since }];
@@ -273,7 +265,7 @@ function loseHeartbeat(license: IssuedLicense, { activationId, dueAt }: LoseHear
 function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: Rebind, now: Instant): LicenseEvent[] {
   if (license.revokedAt) throw notPossible(license, 'rebind', now);
   if (!fingerprint) throw malformed('fingerprint', 'is needed');
-  const activation = activationId ? instance(license, activationId) : onlyInstance(license);
+  const activation = activationId ? activationOf(license, activationId) : onlyInstance(license);
   if (!isLive(activation)) throw refuse('INSTANCE_NOT_FOUND', 'The instance has given up its seat');
   if (activation.fingerprint === fingerprint) return [];
   const other = instanceLike(license, { fingerprint });
@@ -308,12 +300,14 @@ const holdSteps = {
   Reactivate: { kind: 'inactive', action: 'reactivate', happened: 'LicenseReactivated' },
 } as const;
 
+const isInForce = (hold: Hold | undefined, now: Instant): boolean => hold !== undefined && !isOver(hold, now);
+
 /** Adding a hold that is there, to the same end, or lifting one that is not, is already so. One that has ended is said to have before there is another. */
 function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = null, until }: ChangeHold, there: boolean, now: Instant): LicenseEvent[] {
   const { kind, action, happened } = holdSteps[type];
   const ends = until === undefined ? undefined : instantIn('until', until);
   const known = holdOf(license, kind, cause);
-  const isThere = known !== undefined && !isOver(known, now);
+  const isThere = isInForce(known, now);
   if (!license.revokedAt && isThere === there && (!there || known?.until === ends)) return [];
   must(license, action, now);
   if (ends !== undefined && ends <= now) throw refuse('EXPIRY_IN_PAST', `until: ${ends} is not in the future`, { until: ends });
@@ -360,7 +354,7 @@ const quotaOf = ({ terms }: IssuedLicense, meter: string): Quota | undefined => 
 function exceedQuota(license: IssuedLicense, { meter, peak, since, readings }: ExceedQuota, now: Instant): LicenseEvent[] {
   const quota = quotaOf(license, meter);
   if (!quota || license.revokedAt || peak <= quota.limit) return [];
-  const { state, lastPeak, graceEndsAt } = license.meters.get(meter) ?? { state: 'normal', lastPeak: null, graceEndsAt: null };
+  const { state, lastPeak, graceEndsAt } = meterState(license, meter);
   if (state !== 'normal' && lastPeak === peak) return [];
   const ends = (state !== 'normal' && graceEndsAt) || graceEnd(since ?? now, license.terms.overageGraceDays);
   return [{ type: 'QuotaExceeded', meter, peak, limit: quota.limit, graceEndsAt: ends, readings: readings ?? null }];
@@ -368,22 +362,16 @@ function exceedQuota(license: IssuedLicense, { meter, peak, since, readings }: E
 
 function restoreQuota(license: IssuedLicense, { meter, peak }: RestoreQuota): LicenseEvent[] {
   const quota = quotaOf(license, meter);
-  const known = license.meters.get(meter);
-  if (!quota || license.revokedAt || !known || known.state === 'normal') return [];
+  if (!quota || license.revokedAt || meterState(license, meter).state === 'normal') return [];
   return peak !== undefined && peak > quota.limit ? [] : [{ type: 'QuotaRestored', meter, peak: peak ?? null, limit: quota.limit }];
 }
 
 // ---- what is held against it ----
 
-const isHeldFor = (license: IssuedLicense, now: Instant): boolean => {
-  const hold = holdOf(license, 'suspended', 'abuse');
-  return hold !== undefined && !isOver(hold, now);
-};
-
 /** The same evidence counts once: after an administrator has lifted the hold it takes new evidence to suspend the license again. */
 function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed, from, until, evidence }: SuspectAbuse, now: Instant): LicenseEvent[] {
   if (license.revokedAt || (evidence[0] ?? -1) <= (license.heldAgainst.get(pattern) ?? -1)) return [];
-  const suspends = action === 'suspend' && !isHeldFor(license, now) && leads(statusOf(license, now), 'suspend');
+  const suspends = action === 'suspend' && !isInForce(holdOf(license, 'suspended', 'abuse'), now) && leads(statusOf(license, now), 'suspend');
   const reason = `${observed} ${abusePatterns[pattern].what}, ${limit} are allowed`;
   return [
     { type: 'AbuseSuspected', pattern, limit, action, observed, from, until, evidence },

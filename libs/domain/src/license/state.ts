@@ -59,6 +59,10 @@ export interface MeterState {
   readonly state: 'normal' | 'exceeded' | 'restricted';
   /** The last peak that changed anything. */
   readonly lastPeak: number | null;
+  /**
+   * A meter is not restricted by the clock alone: at the end of the grace its last day has yet to be compared, and it may have been met again on that.
+   * Until that is done, and be it because a machine does not answer, the meter stays exceeded and keeps nobody from work.
+   */
   readonly graceEndsAt: Instant | null;
 }
 
@@ -84,7 +88,7 @@ export interface IssuedLicense {
   readonly customerId: CustomerId | null;
   readonly terms: Terms;
   readonly metadata: JsonObject;
-  /** From `terms`, kept because every verdict asks: until when it works. Null when it does not expire. */
+  /** From `terms`, kept because every verdict asks: the end of the grace after expiry, without a grace the expiry itself. Null when it does not expire. */
   readonly worksUntil: Instant | null;
   readonly holds: readonly Hold[];
   /** Somebody has made it explicit that time is up. */
@@ -129,6 +133,13 @@ export function issued(state: LicenseState): IssuedLicense {
   return state;
 }
 
+/** The activation, live or ended. */
+export function activationOf({ activations }: IssuedLicense, id: ActivationId): Activation {
+  const activation = activations.get(id);
+  if (!activation) throw refuse('INSTANCE_NOT_FOUND');
+  return activation;
+}
+
 /** The order of the lines is the order of precedence. */
 export function statusOf(license: IssuedLicense, now: Instant): LicenseStatus {
   if (license.revokedAt) return 'revoked';
@@ -143,8 +154,6 @@ export function statusOf(license: IssuedLicense, now: Instant): LicenseStatus {
 export const isExpired = ({ expired, worksUntil }: IssuedLicense, now: Instant): boolean => expired || (worksUntil !== null && worksUntil <= now);
 export const isInExpiryGrace = (license: IssuedLicense, now: Instant): boolean =>
   license.terms.expiresAt !== null && license.terms.expiresAt <= now && !isExpired(license, now);
-/** The end of the grace after expiry; without a grace the expiry itself, null when the license does not expire. */
-export const graceEndOf = (license: IssuedLicense): Instant | null => license.worksUntil;
 
 export function isHeld({ holds }: IssuedLicense, kind: HoldKind, now: Instant): boolean {
   for (const hold of holds) if (hold.kind === kind && !isOver(hold, now)) return true;
@@ -173,10 +182,6 @@ export const isLive = (activation: Activation | undefined): activation is Activa
 /** Whether the license is for one and the other was asked for. What is not said is not checked. */
 export const differs = (licensed: string | null, asked: string | null | undefined): boolean => Boolean(licensed && asked && licensed !== asked);
 
-/**
- * Not by the clock alone: at the end of the grace its last day has yet to be compared, and it may have been met again on that. Until that is done, and
- * be it because a machine does not answer, it stays exceeded and keeps nobody from work.
- */
 export const meterState = ({ meters }: IssuedLicense, meter: string): MeterState => meters.get(meter) ?? normal;
 const normal: MeterState = { state: 'normal', lastPeak: null, graceEndsAt: null };
 

@@ -1,4 +1,4 @@
-import { addCalendar, addDays, instantOf, refuse, type CalendarUnit, type Instant, type JsonObject } from '@keyledger/kernel';
+import { addCalendar, addDays, instantOf, malformed, refuse, type CalendarUnit, type Instant, type JsonObject } from '@keyledger/kernel';
 import { checkMetadata } from '../metadata.ts';
 
 /** `true` (it is in), a cap, or a cap per calendar day or month (UTC). */
@@ -49,11 +49,11 @@ export type Terms = {
 /** As asked for: what is left out keeps its default, instants may be in any spelling of RFC 3339. */
 export type TermsInput = { readonly [Name in keyof Terms]?: Terms[Name] | undefined };
 
-export const UNLIMITED = -1;
-export const MAX_ACTIVATION_LIMIT = 10_000;
+const UNLIMITED = -1;
+const MAX_ACTIVATION_LIMIT = 10_000;
 export const MAX_TRIAL_DAYS = 90;
 /** In bytes of JSON in UTF-8: a hundred licenses fit into one message. */
-export const FEATURES_LIMIT = 32_768;
+const FEATURES_LIMIT = 32_768;
 
 export const defaultTerms: Terms = {
   activationLimit: UNLIMITED, effectiveAt: null, expiry: null, expiryBasis: 'purchase', expiresAt: null,
@@ -80,6 +80,13 @@ export function termsOf(input: TermsInput): Terms {
     effectiveAt: terms.effectiveAt && instantIn('effectiveAt', terms.effectiveAt),
     expiresAt: terms.expiresAt && instantIn('expiresAt', terms.expiresAt),
   };
+}
+
+/** Complete terms of a license that would be issued now. EXPIRY_IN_PAST for a date that is over, and as `termsOf` refuses. */
+export function mustBeIssuable(input: TermsInput, now: Instant): Terms {
+  const terms = termsOf(input);
+  if (terms.expiresAt && terms.expiresAt <= now) throw expiryInPast(terms.expiresAt);
+  return terms;
 }
 
 /** The terms of one over those of another: what is asked for over a generator's, and those over its plan's. Who says when it ends, or never, by a date or by a length, has said it whole. */
@@ -124,7 +131,6 @@ function checkNumbers(terms: Terms): void {
 const isWhole = (value: number, least: number, most: number): boolean => Number.isInteger(value) && value >= least && value <= most;
 const isAmount = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value) && value >= 0;
 
-export const malformed = (field: string, detail: string) => refuse('VALIDATION_FAILED', `${field} ${detail}`, { errors: [{ pointer: `/${field}`, detail }] });
 export const trialTooLong = (what: string) => refuse('TRIAL_TOO_LONG', `${what} is longer than ${MAX_TRIAL_DAYS} days from the first activation`, { limit: MAX_TRIAL_DAYS });
 
 export const expiryInPast = (expiresAt: Instant) => refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });

@@ -1,5 +1,5 @@
 import { refuse, type Instant } from '@keyledger/kernel';
-import { allowedActions, graceEndOf, meterState, statusOf, type Activation, type IssuedLicense } from './state.ts';
+import { allowedActions, meterState, statusOf, type Activation, type IssuedLicense } from './state.ts';
 
 export type LicenseView = ReturnType<typeof licenseView>;
 export type ClientLicenseView = ReturnType<typeof clientLicenseView>;
@@ -11,7 +11,7 @@ export function licenseView(license: IssuedLicense, now: Instant) {
   return {
     id, key, keyPrefix, keyVersion, status: statusOf(license, now), productId, planId, generatorId, customerId, orderId, environment, purchasedAt,
     ...terms,
-    activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? graceEndOf(license) : null, holds, locked,
+    activationCount, graceEndsAt: terms.expiryGraceDays > 0 ? license.worksUntil : null, holds, locked,
     features: terms.features as Readonly<Record<string, FeatureView>>, quotas: quotasView(license), metadata,
     createdAt: license.issuedAt, allowedActions: allowedActions(license, now),
   };

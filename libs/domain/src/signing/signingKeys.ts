@@ -143,7 +143,7 @@ function retired(state: SigningKeysState, key: SigningKey, now: Instant): readon
   if (!stepOf(key, 'retired')) return [];
   const { kid, purpose } = key;
   if (signingKeyFor(state, purpose, now)?.kid === kid && state.root?.offline && !successorFor(state, purpose, now)?.certificate) {
-    throw refuse('INVALID_TRANSITION', `It is the only key that signs for ${purpose}, and the root is offline: have a new one certified and activate it, which retires this one`,
+    throw refuse('INVALID_TRANSITION', `This is the only key that signs for ${purpose}, and the root is offline: have a new key certified and activate it, which retires this one`,
       { from: key.state, requested: 'retire', allowed: ['revoke'] });
   }
   return [{ type: 'SigningKeyRetired', kid }];

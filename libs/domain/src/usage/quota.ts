@@ -1,6 +1,6 @@
 import type { Instant, JsonObject } from '@keyledger/kernel';
 import type { LicenseCommand } from '../license/license.ts';
-import type { IssuedLicense } from '../license/state.ts';
+import { meterState, type IssuedLicense } from '../license/state.ts';
 import type { Quota } from '../license/terms.ts';
 import type { FeatureView } from '../license/view.ts';
 import type { Peak } from './gauge.ts';
@@ -38,13 +38,19 @@ export function sumOf(days: readonly MeterDay[], per: Period, last: Day): number
  * What a day that has fallen due asks of the license; undefined when it decides nothing: the license has no such quota, there were no readings,
  * or they came so late that a later day had been compared before. What the license makes of it is its own decision.
  */
-export function demandOf({ terms, meters }: IssuedLicense, meter: string, days: readonly MeterDay[], due: { readonly day: Day; readonly at: number }): (LicenseCommand & { type: 'ExceedQuota' | 'RestoreQuota' }) | undefined {
-  const quota = terms.quotas.find((one) => one.meter === meter);
+export function demandOf(license: IssuedLicense, meter: string, days: readonly MeterDay[], due: { readonly day: Day; readonly at: number }): (LicenseCommand & { type: 'ExceedQuota' | 'RestoreQuota' }) | undefined {
+  const quota = license.terms.quotas.find((one) => one.meter === meter);
   const compared = quota && comparedAt(quota.per, days, due.at);
   if (!compared || (!quota.per && compared.day !== due.day)) return undefined;
   const { value: peak } = compared;
   if (peak > quota.limit) return { type: 'ExceedQuota', meter, peak, limit: quota.limit, since: new Date(due.at).toISOString() };
-  return (meters.get(meter)?.state ?? 'normal') === 'normal' ? undefined : { type: 'RestoreQuota', meter, peak };
+  return meterState(license, meter).state === 'normal' ? undefined : { type: 'RestoreQuota', meter, peak };
+}
+
+/** Whatever the license says to be counted per day or month is a counter; any other meter is a gauge. */
+export function kindOf({ terms: { features, quotas } }: IssuedLicense, meter: string): 'gauge' | 'counter' {
+  const feature = Object.hasOwn(features, meter) ? features[meter] : undefined;
+  return quotas.some((quota) => quota.meter === meter && quota.per) || (typeof feature === 'object' && !quotas.some((quota) => quota.meter === meter)) ? 'counter' : 'gauge';
 }
 
 /** The day at whose end an exceeded quota must be compared again though nothing may have been read: a counter starts again at nought. */

@@ -40,7 +40,7 @@ export type WebhookEndpointEvent =
 /** For so long after a rotation both secrets sign: time enough to tell the receiver of the new one. */
 export const OLD_SECRET_SECONDS = 86_400;
 /** However often it is rotated in a day: each makes the header longer. */
-export const MAX_OLD_SECRETS = 4;
+const MAX_OLD_SECRETS = 4;
 
 export const WebhookEndpoint: Aggregate<WebhookEndpointState | null, WebhookEndpointCommand, WebhookEndpointEvent> = {
   category: 'webhook',
@@ -94,7 +94,7 @@ export function existing(endpoint: WebhookEndpointState | null): WebhookEndpoint
 /** Refuses with WEBHOOK_ENDPOINT_DISABLED where nothing would be sent. */
 export function enabled(endpoint: WebhookEndpointState | null): WebhookEndpointState {
   const { disabledBy } = existing(endpoint);
-  if (disabledBy) throw refuse('WEBHOOK_ENDPOINT_DISABLED', 'Nothing is sent to a disabled endpoint; enable it first', { disabledBy });
+  if (disabledBy) throw refuse('WEBHOOK_ENDPOINT_DISABLED', 'The endpoint is disabled; enable it first', { disabledBy });
   return existing(endpoint);
 }
 
