@@ -15,12 +15,13 @@ export function emptied(folder, name) {
   mkdirSync(folder, { recursive: true });
 }
 
-/** Copies built modules, without source maps. Refuses an import of a workspace package that is not among `packed`. */
+/** Copies built modules, without source maps. Refuses an import of a package that is not among `packed`. */
 export function copyBuilt(from, to, { packed = [], rewrite = (text) => text } = {}) {
   mkdirSync(to, { recursive: true });
   for (const name of readdirSync(from).filter(isPublished)) {
     const text = rewrite(readFileSync(join(from, name), 'utf8')).replaceAll(/\n\/\/# sourceMappingURL=\S+/g, '');
-    const stray = [...text.matchAll(/from ['"](@keyledger\/[^'"/]+)[^'"]*['"]/g)].map(([, module]) => module).find((module) => !packed.includes(module));
+    const imported = [...text.matchAll(/(?:from |import\()['"]((?:@[^'"/]+\/)?[^'"./][^'"/]*)[^'"]*['"]/g)].map(([, module]) => module);
+    const stray = imported.find((module) => !module.startsWith('node:') && !packed.includes(module));
     if (stray) throw new Error(`${name} would need ${stray}`);
     writeFileSync(join(to, name), text);
   }

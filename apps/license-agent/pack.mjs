@@ -11,9 +11,10 @@ const target = resolve(process.argv[2] ?? join(here, 'package'));
 const { name, version, type } = readJson(join(here, 'package.json'));
 const { dependencies } = readJson(join(root, 'package.json'));
 const bundled = ['@keyledger/license-file', '@keyledger/sdk'];
+const fromRegistry = ['pino', 'undici', 'uqr'];
 
 emptied(target, name);
-copyBuilt(join(here, 'dist'), join(target, 'dist'), { packed: bundled });
+copyBuilt(join(here, 'dist'), join(target, 'dist'), { packed: [...bundled, ...fromRegistry] });
 copyBuilt(join(here, 'dist/page'), join(target, 'dist/page'));
 mkdirSync(join(target, 'src/page'), { recursive: true });
 copyInto(join(target, 'src/page'), ...['index.html', 'page.css', 'icon.svg'].map((file) => join(here, 'src/page', file)));
@@ -28,5 +29,5 @@ for (const module of bundled) {
 writeJson(join(target, 'package.json'), {
   name, version, description: 'The Keyledger license agent: keeps a license beside your software', license: 'Apache-2.0', type, engines: { node: '>=24' },
   bin: { 'keyledger-agent': 'dist/main.js' }, files: ['dist', 'src'], bundleDependencies: bundled,
-  dependencies: { ...Object.fromEntries(bundled.map((module) => [module, version])), pino: dependencies.pino, uqr: dependencies.uqr },
+  dependencies: Object.fromEntries([...bundled.map((module) => [module, version]), ...fromRegistry.map((module) => [module, dependencies[module]])]),
 });

@@ -24,10 +24,9 @@ describe('The package of the agent', () => {
   it('runs anywhere with its registry dependencies alone, and serves its page', async () => {
     const { dependencies, bundleDependencies } = JSON.parse(readFileSync(join(target, 'package.json'), 'utf8')) as { dependencies: Record<string, string>; bundleDependencies: string[] };
     const fromRegistry = Object.keys(dependencies).filter((name) => !bundleDependencies.includes(name));
-    expect(fromRegistry).toEqual(['pino', 'uqr']);
     for (const name of fromRegistry) symlinkSync(join(root, 'node_modules', name), join(target, 'node_modules', name));
     const agent = spawn(process.execPath, [join(target, 'dist/main.js')], {
-      env: { PATH: process.env['PATH'], AGENT_PORT: '0', AGENT_DATA_DIR: join(folder, 'data'), KEYLEDGER_ROOT_PUBLIC_KEY: rootKey, LICENSE_MODE: 'offline', LICENSE_MACHINE_ID: 'a machine' },
+      env: { PATH: process.env['PATH'], AGENT_PORT: '0', AGENT_DATA_DIR: join(folder, 'data'), KEYLEDGER_ROOT_PUBLIC_KEY: rootKey, KEYLEDGER_SERVER_URL: 'http://127.0.0.1:9', HTTPS_PROXY: 'http://127.0.0.1:9', LICENSE_MACHINE_ID: 'a machine' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     const ended = new Promise((resolve) => agent.once('exit', resolve));
