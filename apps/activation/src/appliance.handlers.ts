@@ -2,7 +2,7 @@ import { hash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ActivateAppliance, BindAppliance, ContinueLease, Heartbeat, LoseHeartbeats, RecordUsage, RecoverHeartbeat, SignLeases, type HeartbeatAnswer, type Licensed } from '@keyledger/contracts';
 import {
-  activationOf, beat, beatSeconds, clientLicenseView, isEnding, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, signedAtOf, standingOf, verdictOf,
+  activationOf, beat, beatSeconds, clientLicenseView, isEnding, isLive, isOutdated, issued, leaseSeconds, lookAtOf, licensedTerms, NO_BEAT, openLease, signedAtOf, standingOf, verdictOf,
   type Directive, type IssuedLicense, type Lease, type Standing,
 } from '@keyledger/domain';
 import { context, isId, Refusal, refuse, type ActivationId, type DirectiveId, type Instant, type LicenseId } from '@keyledger/kernel';
@@ -147,6 +147,8 @@ export class LeaseContinuation {
       if (!isCertain) return undefined;
       const { now } = context();
       const known = await licenseOf(this.caches, { licenseId });
+      // A lapse was faster than the question for it: the next try takes another seat.
+      if (!isLive(issued(known.state).activations.get(activationId))) throw refuse('TRY_AGAIN');
       const { lease, token, lookAt } = await this.tokens.seated(known, activationId, kept, now);
       const { answer, toldSeq = known.revision, agentVersion = null } = kept ?? {};
       return { answer: { token: token?.text ?? null }, keep: { licenseId, lease, token, answer, toldSeq, agentVersion, lookAt } };

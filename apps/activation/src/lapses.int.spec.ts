@@ -263,9 +263,9 @@ onEveryDialect('Leases that are over', ({ open }) => {
   });
 
   /** A floating seat whose box has been heard of once, and whose three intervals are over. */
-  const silent = async () => {
+  const silent = async (validationMode: 'heartbeat' | 'online' = 'heartbeat') => {
     const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
-    all.history = story(issue({ terms: { validationMode: 'heartbeat', seats: 'floating', heartbeatIntervalSeconds: 600 } }), assign(), activate(laptop));
+    all.history = story(issue({ terms: { validationMode, seats: 'floating', heartbeatIntervalSeconds: 600 } }), assign(), activate(laptop));
     expect(await all.beat(1)).toBe('active FULL');
     all.now = addSeconds(start, 1800);
     return all;
@@ -305,6 +305,15 @@ onEveryDialect('Leases that are over', ({ open }) => {
       else expect(await all.lapse()).toEqual({ InstanceDeactivated: 1 });
       expect([all.said('InstanceDeactivated'), await all.lapse(), await all.due()]).toMatchObject([[{ by: 'lapse', dueAt: all.now }], {}, []]);
     }
+  });
+
+  it('of a floating seat that owes no heartbeats are none when it was validated while they could not be said', async () => {
+    const all = await silent('online');
+    all.beforehand = () => { throw refuse('UNAVAILABLE'); };
+    await expect(all.lapse()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    all.seen = { [laptop.activationId]: all.now };
+    all.now = addSeconds(all.now, 60);
+    expect([await all.lapse(), all.said('InstanceDeactivated'), await all.due(), await all.beat(2)]).toEqual([{}, [], [], 'active FULL']);
   });
 
   it('of a floating seat that is moved to another box while they are said are none of the new one’s', async () => {

@@ -110,6 +110,8 @@ interface Looked {
   readonly silentFrom: Instant | undefined;
   /** Of a floating seat, which ends with its lease: since when its appliance has it. */
   readonly floatsFrom: Instant | undefined;
+  /** An earlier lapse has decided its end, but could not have it said. */
+  readonly isOver: boolean;
 }
 
 /** Looks whether they are still silent (no validation writes here, so the row may be behind), has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
@@ -138,6 +140,7 @@ export class LapseCommand {
     const heard = dryRun ? new Set() : await this.#heard(late);
     const lapsed = late.filter(({ id }) => !heard.has(id)).map(({ id, licenseId, missedFrom: missed, silentFrom: silent }) => ({ licenseId, activationId: id, missedAt: due(missed), dueAt: due(silent) }));
     const { transitions, failed } = lapsed.length > 0 ? await this.messages.send(LoseHeartbeats, { instances: lapsed, dryRun }) : { transitions: {}, failed: [] };
+    if (!dryRun) await this.#lift(looked.filter((one) => one.isOver && !late.includes(one)));
     if (!dryRun) await this.#note(looked.filter(({ id }) => !failed.includes(id) && !heard.has(id)), until);
     return transitions;
   }
@@ -155,11 +158,11 @@ export class LapseCommand {
 
   #look({ activation_id: id, license_id: licenseId, version, bound_at: boundAt, contact_at: contactAt, lease_ends_at: endsAt, over_version: over }: Row, license: IssuedLicense | undefined, seenAt: Instant | undefined): Looked {
     const activation = license?.activations.get(id);
-    if (!license || !isLive(activation)) return { id, licenseId, version, missedFrom: undefined, silentFrom: undefined, floatsFrom: undefined };
-    const lease = { boundAt, contactAt, endsAt, isOver: over === version };
+    if (!license || !isLive(activation)) return { id, licenseId, version, missedFrom: undefined, silentFrom: undefined, floatsFrom: undefined, isOver: false };
+    const lease = { boundAt, contactAt, endsAt };
     return {
       id, licenseId, version, missedFrom: missedFrom(license, activation, lease, this.#upSince.get(context().environment)), silentFrom: silentFrom(license, activation, lease, seenAt),
-      floatsFrom: license.terms.seats === 'floating' ? boundAtOf(activation) : undefined,
+      floatsFrom: license.terms.seats === 'floating' ? boundAtOf(activation) : undefined, isOver: over === version,
     };
   }
 
@@ -180,6 +183,14 @@ export class LapseCommand {
     ]);
     const ends = new Set(over?.rows.map((row) => row['activation_id']));
     return new Set(ids.filter((id) => !ends.has(id)));
+  }
+
+  /** A validation has kept the seat after all, while its end could not be said. */
+  async #lift(kept: readonly Looked[]): Promise<void> {
+    if (kept.length === 0) return;
+    await this.databases.here().batch([{
+      sql: 'update activation_leases set version = version + 1 where activation_id = ? and version = ? and over_version = version', many: kept.map(({ id, version }) => [id, version]),
+    }]);
   }
 
   /** A lease that was extended in the meantime says by itself when to look again. */

@@ -1,9 +1,10 @@
 import { describe, expect, it } from '@jest/globals';
 import { SeeInstance, type IssueLicense } from '@keyledger/contracts';
 import { License, type LicenseCommand, type TermsInput } from '@keyledger/domain';
-import { runIn, systemContext } from '@keyledger/kernel';
+import { refuse, runIn, systemContext, type ErrorCode } from '@keyledger/kernel';
 import { activate, assign, idOf, issue, laptop, licenseKey, scenarios } from '@keyledger/testing';
 import { ActivateCommand, IssueCommands } from './license.handlers.ts';
+import { LeaseTokens } from './signed.handlers.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const { story, stateOf } = scenarios(License, now);
@@ -55,4 +56,9 @@ describe('An instance that asks for its seat', () => {
   });
   it('has it, whether or not the activation service hears of that', async () =>
     expect(await seen('fp-laptop', () => Promise.reject(new Error('nobody answers')))).toMatchObject({ created: false }));
+  it('is answered without a lease while nobody signs, but not about a seat that has ended meanwhile', async () => {
+    const tokenFor = (code: ErrorCode) => new LeaseTokens({ send: () => Promise.reject(refuse(code)) } as never, { warn: () => undefined } as never).tokenFor({ licenseId: idOf('lic'), activationId: laptop.activationId });
+    expect(await tokenFor('UNAVAILABLE')).toBeUndefined();
+    await expect(tokenFor('TRY_AGAIN')).rejects.toMatchObject({ code: 'TRY_AGAIN' });
+  });
 });

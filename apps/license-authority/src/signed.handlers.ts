@@ -77,6 +77,8 @@ export class LeaseTokens {
     try {
       return (await this.#token(statement)) ?? undefined;
     } catch (error) {
+      // The seat has just ended: the answer would be about one that is not there any more.
+      if (error instanceof Refusal && error.code === 'TRY_AGAIN') throw error;
       this.log.warn({ err: error, activationId: statement.activationId }, 'activated without a lease token');
       return undefined;
     }

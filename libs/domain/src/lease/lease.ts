@@ -77,9 +77,8 @@ export const leaseEndOf = (license: IssuedLicense, activation: Activation, lease
  * When the silence of an instance that has a lease is worth a word. Who owes no heartbeats is heard of by what it asks as well: `seenAt` is the
  * last time.
  */
-export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt' | 'isOver'> | undefined, seenAt?: Instant): Instant {
+export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined, seenAt?: Instant): Instant {
   const own = ownLease(activation, lease);
-  if (own?.isOver) return own.endsAt;
   const endsAt = own?.endsAt ?? addSeconds(boundAtOf(activation), leaseSeconds(terms));
   const seenUntil = seenAt === undefined || terms.validationMode === 'heartbeat' ? endsAt : addSeconds(seenAt, leaseSeconds(terms));
   return seenUntil > endsAt ? seenUntil : endsAt;
