@@ -50,15 +50,14 @@ interface Port {
   follow(): Promise<void>;
   takeSeatAnew(): Promise<Activation>;
   send(licenseId: string, body: object): Promise<Reply> | undefined;
-  ask(): Promise<Refusal | null>;
+  /** `afterRefusal`: for the reason why a heartbeat was refused. */
+  ask(options?: { readonly afterRefusal: boolean }): Promise<Refusal | null>;
   /** Renews the seat, if it is still had. */
   lease(token: string, instanceId: string): Promise<Reason | null>;
   verdict(token: string, nonce: string, asked: Reading): Promise<Refusal | null>;
   refusal(reply: Refused | Unreachable): Refusal;
   /** The same, where a refusal tells no more than no answer would. */
   unheard(reply: Refused): Refusal;
-  /** No verdict replaces a heartbeat that was refused. */
-  needsLease(): boolean;
   distrust(reason: Reason): Refusal;
   reportUsage(): Promise<unknown>;
   refreshKeys(): Promise<void>;
@@ -67,6 +66,8 @@ interface Port {
 }
 
 const shortestWaitMs = 1_000;
+/** Whoever has refused one is there, and refuses the next as well until somebody has changed something. */
+const shortestRefusedMs = 60_000;
 /** Nobody gets there by counting: an answer that nobody has signed must not use up all numbers. */
 const HIGHEST_SEQ = 2 ** 52;
 /** A longer one would be refused with every heartbeat that acknowledges it. */
@@ -89,6 +90,8 @@ export class Heartbeats {
   /** One of this process was accepted: from then on nobody else counts with its numbers. */
   #accepted = false;
   #conflict: Refusal | undefined;
+  /** Others of this installation may have counted with its numbers, and do so no more: none of them is a clone. */
+  #isAfterOthers = false;
   #retire: (() => void) | undefined;
 
   constructor(port: Port) {
@@ -138,9 +141,10 @@ export class Heartbeats {
     return held(this.together());
   }
 
-  /** The one who has sent them is no more. */
-  takeOver(): void {
+  /** The one who has sent them is no more. `besideOthers`: until now several have, this process among them. */
+  takeOver(besideOthers: boolean): void {
     this.forget();
+    this.#isAfterOthers = besideOthers;
     this.hurry();
   }
 
@@ -161,8 +165,11 @@ export class Heartbeats {
     while (!signal.aborted) {
       const result = await this.#turn(signal);
       const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
-      const isLost = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.judgement().unreachable || this.#port.hasLostSeat());
-      wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
+      const isUnanswered = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.hasLostSeat());
+      const isRefused = !result.ok && !isUnanswered && this.#port.judgement().unreachable;
+      const isLost = isUnanswered || isRefused;
+      if (isRefused) wait = Math.max(wait, nextWait(Math.max(wait, shortestRefusedMs), [shortestRefusedMs, regular], Math.random));
+      else wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
       const planned = inTime(isLost ? wait : regular * (1 + jitter * (Math.random() * 2 - 1)), this.#port.judgement());
       const next = isLost ? Math.max(planned, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : planned;
       if (signal.aborted) return;
@@ -208,6 +215,7 @@ export class Heartbeats {
       this.#port.keep({ beat });
       await this.#port.persist();
       if (!(await this.#port.leads())) return this.#follow();
+      const isAfterOthers = this.#isAfterOthers;
       const asked = this.#port.clock.read();
       const { answered: _, ...body } = beat;
       const reply = await this.#port.send(licenseId, { activationId: instanceId, fingerprint: this.#port.fingerprint, ...body });
@@ -219,7 +227,7 @@ export class Heartbeats {
         if (!Number.isSafeInteger(lastSeq) || lastSeq > HIGHEST_SEQ) return this.#refused(reply);
         // Another process has taken over while this one was held up.
         if (!(await this.#port.leads())) return this.#follow();
-        const isClone = !this.#port.isLeadAssumed();
+        const isClone = !this.#isAfterOthers && !this.#port.isLeadAssumed();
         if (isClone) this.#port.conflict(lastSeq, beat.seq);
         if (isClone && this.#accepted) return (this.#conflict = this.#port.refusal(reply));
         // Before the first of this process it is no wonder: its state was lost, or put back from a copy. Nor is it while others of this installation
@@ -232,16 +240,19 @@ export class Heartbeats {
       const result = await this.#answered(reply.body, instanceId, beat, isAgain ? undefined : asked);
       if (!result.ok) return result;
       this.#accepted = true;
+      // One that was under way before may have been followed by those of others.
+      if (isAfterOthers) this.#isAfterOthers = false;
       // Its answer may be an old one; the next one's is not.
       if (!isAgain) return result;
     }
   }
 
-  /** Not signed. What it means for the license is asked for; where that gives no reason, the lease still runs out, and the software must be told. */
+  /** Not signed. What it means for the license is asked for; where that gives no reason, the lease still runs out, and the software must be told, once. */
   async #refused(reply: Refused): Promise<Refusal> {
-    const problem = await this.#port.ask();
-    const isUnexplained = !problem && this.#port.needsLease() && this.#port.judgement().valid;
-    return isUnexplained ? this.#port.unheard(reply) : this.#port.refusal(reply);
+    const isKnown = this.#port.judgement().unreachable;
+    const problem = await this.#port.ask({ afterRefusal: true });
+    const isNews = !problem && !isKnown && this.#port.judgement().unreachable;
+    return isNews ? this.#port.unheard(reply) : this.#port.refusal(reply);
   }
 
   async #answered(body: Readonly<Record<string, unknown>>, instanceId: string, { nonce, acks }: Beat, asked: Reading | undefined): Promise<BeatResult> {

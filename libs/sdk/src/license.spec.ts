@@ -607,7 +607,7 @@ describe('Heartbeats', () => {
     vendor.between = (path) => (path.endsWith('/heartbeat') ? problem(404, 'NOT_FOUND') : undefined);
     license.heartbeat.start({ jitter: 0 });
     const isMissed = validationMode === 'heartbeat';
-    await until(() => clock.slept.some((ms) => (isMissed ? ms >= 1_000 && ms <= 3_000 : ms === hour)));
+    await until(() => clock.slept.some((ms) => (isMissed ? ms >= minute && ms <= 3 * minute && !ticks.has(ms) : ms === hour)));
     expect([license.judgement().code, license.judgement().graceUntil]).toEqual(isMissed ? ['IN_OFFLINE_GRACE', new Date(clock.wall + 14 * day).toISOString()] : ['VALID', null]);
     expect(unreachable.mock.calls).toEqual(isMissed ? [[expect.objectContaining({ code: 'NOT_FOUND' })]] : []);
     vendor.mend();
@@ -615,11 +615,34 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
+  it('that are refused again and again tell so once, and wait longer each time', async () => {
+    vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
+    const license = await activated();
+    const told: string[] = [];
+    license.on('state', ({ before, now }) => told.push(`${before.code} > ${now.code}`));
+    license.on('renewed', () => told.push('renewed'));
+    license.on('unreachable', ({ code }) => told.push(code));
+    vendor.between = (path) => (path.endsWith('/heartbeat') ? problem(400, 'VALIDATION_FAILED') : undefined);
+    license.heartbeat.start();
+    const waited = () => clock.slept.filter((ms) => !ticks.has(ms));
+    await until(() => waited().length === 1);
+    for (let n = 2; n <= 10; n++) {
+      clock.pass(waited().at(-1) ?? 0);
+      await until(() => waited().length === n);
+    }
+    expect(waited()).toEqual(waited().toSorted((a, b) => a - b));
+    expect([Math.min(...waited()) >= minute, Math.max(...waited()) <= hour, questions()]).toEqual([true, true, 10]);
+    expect(told).toEqual(['VALID > IN_OFFLINE_GRACE', 'VALIDATION_FAILED']);
+    Object.assign(vendor, { seq: 5, verdict: { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED'], enforcement: 'LOCKED' } });
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: false, code: 'VALIDATION_FAILED' });
+    expect(license.judgement()).toMatchObject({ code: 'SUSPENDED', unreachable: false });
+  });
+
   it('that are refused like all else are tried again with growing waits', async () => {
     const license = await activated();
     vendor.between = () => problem(404, 'ENVIRONMENT_NOT_FOUND');
     license.heartbeat.start({ jitter: 0 });
-    await until(() => clock.slept.some((ms) => ms >= 1_000 && ms <= 3_000));
+    await until(() => clock.slept.some((ms) => ms >= minute && ms <= 3 * minute));
     expect(license.judgement()).toMatchObject({ code: 'IN_OFFLINE_GRACE', unreachable: true });
     license.heartbeat.stop();
   });
@@ -1027,6 +1050,17 @@ describe('What is used', () => {
       expect([questions() - before, license.judgement().at, license.waiting]).toEqual([1, new Date(clock.wall).toISOString(), 0]);
       expect(usage()).toEqual([[expect.objectContaining({ meter: 'cores', value: 3, at: new Date(clock.wall).toISOString() })]]);
     });
+  });
+
+  it('counts as of now after the vendor’s clock was an hour ahead and was put right', async () => {
+    vendor.now = () => clock.wall + hour;
+    const license = await activated();
+    await license.validate();
+    vendor.now = () => clock.wall;
+    clock.pass(10 * minute);
+    await license.record([{ meter: 'reports', value: 2, id: 'r-1' }]);
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 1 });
+    expect([usage().at(-1), license.waiting]).toEqual([[{ id: 'r-1', meter: 'reports', value: 2, at: new Date(clock.wall).toISOString() }], 0]);
   });
 
   it('is not allowed while writes are blocked', async () => {

@@ -14,7 +14,7 @@ import { Reports } from './reports.ts';
 import { Sharing } from './sharing.ts';
 import { Server, type Refused, type Unreachable } from './server.ts';
 import {
-  apply, firstTickMs, infoOf, isClockBack, judge, needsLease, nextTick, reservedFor, reserving, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
+  apply, firstTickMs, infoOf, isClockBack, judge, nextTick, reservedFor, reserving, saidAt, termsOf, ticked, timeOf, type Judgement, type LicenseEvent, type LicenseInfo, type Limits, type Reading, type State,
 } from './state.ts';
 import { memoryStore, spelled, type Store } from './store.ts';
 import type { Counted, Feature } from './usage.ts';
@@ -94,7 +94,7 @@ export class License {
     const { shared } = store;
     this.#sharing = shared && new Sharing({
       clock, store, shared, read: (sealed) => unseal(sealed, this.#kept.keys.keys), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
-      persist: () => this.#persist(), written: () => this.#writing, leading: () => this.heartbeat.takeOver(),
+      persist: () => this.#persist(), written: () => this.#writing, leading: (besideOthers) => this.heartbeat.takeOver(besideOthers),
       failed: (error) => options.logger?.warn('the other processes of this installation cannot be looked after', { error }),
     }, text);
     const server = this.#server;
@@ -345,7 +345,7 @@ export class License {
   }
 
   /** A question with a nonce, whose signed answer decides. Null when there is one. */
-  async #ask(): Promise<Refusal | null> {
+  async #ask({ afterRefusal = false } = {}): Promise<Refusal | null> {
     const { key, product: productId, deploymentId, deploymentMode } = this.#options;
     if (!this.#server) return noServer;
     const nonce = crypto.randomUUID();
@@ -356,17 +356,19 @@ export class License {
     });
     // The server answers 200 to every question that is well-formed: no refusal here is about the license, and the offline grace runs.
     if (reply.kind !== 'answered') return this.#unheard(reply);
-    return this.#verdict(String(reply.body['token'] ?? ''), nonce, asked, defined({ audience: productId }));
+    return this.#verdict(String(reply.body['token'] ?? ''), nonce, asked, { ...defined({ audience: productId }), afterRefusal });
   }
 
-  async #verdict(token: string, nonce: string, asked: Reading, expected: { readonly audience?: string } = {}): Promise<Refusal | null> {
+  async #verdict(token: string, nonce: string, asked: Reading, { afterRefusal = false, ...expected }: { readonly audience?: string; readonly afterRefusal?: boolean } = {}): Promise<Refusal | null> {
     const verdict = await this.#withKeys(() => this.#verifier.verdict(token, { ...expected, now: timeIn(token), nonce, fingerprint: this.#fingerprint }));
+    if (!verdict.ok) return this.#distrust(verdict.reason);
     // Given back since it was asked: what was true of the seat says nothing about who has none.
-    if (verdict.ok && verdict.claims.instanceId !== null && verdict.claims.instanceId !== this.instanceId) return notActivated;
+    if (verdict.claims.instanceId !== null && verdict.claims.instanceId !== this.instanceId) return notActivated;
     const askedAt = timeOf(this.#kept.state.time, asked);
-    const fault = verdict.ok ? this.#apply({ type: 'Answered', text: token, claims: verdict.claims, asked }) : verdict.reason;
+    const fault = this.#apply({ type: 'Answered', text: token, claims: verdict.claims, asked, afterRefusal });
     if (fault) return this.#distrust(fault);
-    this.#reports.areKnown(askedAt);
+    // What was signed before a vendor's clock was put back is ahead of it: the license never goes behind that, but the server judges readings by its clock.
+    this.#reports.areKnown(askedAt, this.#kept.state.time.at - saidAt(verdict.claims));
     return null;
   }
 
@@ -430,9 +432,9 @@ export class License {
       kept: () => this.#kept, keep: (changes) => this.#keep(changes), persist: () => this.#persist(), clock: this.#clock, logger: this.#options.logger,
       version: this.#options.version, fingerprint: this.#fingerprint,
       send: (licenseId, body) => this.#server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, this.#options.key),
-      ask: () => this.#ask(), lease: (token, instanceId) => this.#lease(token, instanceId, { renews: true }), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
+      ask: (options) => this.#ask(options), lease: (token, instanceId) => this.#lease(token, instanceId, { renews: true }), verdict: (token, nonce, asked) => this.#verdict(token, nonce, asked),
       refusal: (reply) => this.#refusal(reply), unheard: (reply) => this.#unheard(reply), distrust: (reason) => this.#distrust(reason),
-      needsLease: () => this.terms !== null && needsLease(this.terms), judgement: () => this.judgement(), reportUsage: () => this.#reports.send(),
+      judgement: () => this.judgement(), reportUsage: () => this.#reports.send(),
       isLeading: () => this.#sharing?.isLeading ?? false, isLeadAssumed: () => this.#sharing?.isAssumed ?? false,
       contend: () => {
         this.#sharing?.contend();
@@ -506,7 +508,8 @@ export class License {
     this.#keep({ state: applied.state });
     const { lease, said, file } = applied.state;
     if (lease !== before.lease || said !== before.said || file !== before.file) {
-      if (event.type !== 'Released' && event.type !== 'Replaced' && event.type !== 'Seated' && this.judgement().enforcement !== 'LOCKED') this.#emit('renewed', this.judgement());
+      const isMissed = event.type === 'Answered' && applied.state.unreachable;
+      if (!isMissed && event.type !== 'Released' && event.type !== 'Replaced' && event.type !== 'Seated' && this.judgement().enforcement !== 'LOCKED') this.#emit('renewed', this.judgement());
     }
     return null;
   }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -87,6 +87,25 @@ describe('The lead of a file', () => {
     utimesSync(left, new Date(), new Date(Date.now() - 7_200_000));
     expect(await sharedAt('cleared', 1_000).take()).toBe(true);
     expect(readdirSync(folder).filter((name) => name.startsWith('cleared')).toSorted()).toEqual(['cleared.2.tmp', 'cleared.lead-1']);
+  });
+
+  it('is kept, and known not to be the only one, while nobody can be shown that it is', async () => {
+    const path = join(folder, 'kept', 'license');
+    const [first, second] = [sharedAt('kept/license', 10_000), sharedAt('kept/license', 10_000)];
+    expect([await first.take(), await second.take(), first.isAssumed?.()]).toEqual([true, false, false]);
+    rmSync(`${path}.lead-1`);
+    symlinkSync('license.lead-1', `${path}.lead-1`);
+    expect([await first.take(), first.isAssumed?.(), await second.take()]).toEqual([true, true, false]);
+    renameSync(dirname(path), join(folder, 'away'));
+    writeFileSync(dirname(path), '');
+    // A moment later the folder may be there again, and who leads has noticed nothing.
+    expect([await second.leader(), await second.take(), second.isAssumed?.()]).toEqual(['other', false, false]);
+    await expect(first.take()).rejects.toThrow('ENOTDIR');
+    rmSync(dirname(path));
+    renameSync(join(folder, 'away'), dirname(path));
+    rmSync(`${path}.lead-1`);
+    writeFileSync(`${path}.lead-1`, '');
+    expect([first.isAssumed?.(), await first.take(), first.isAssumed?.(), await second.take()]).toEqual([true, true, false, false]);
   });
 
   it('is nobody else’s where no file can be made', async () => {

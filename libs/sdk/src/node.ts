@@ -45,13 +45,14 @@ async function placed(file: string, text: string, place: (from: string, to: stri
 /** By the clock of the file system; -1 where there is none. */
 const changedAt = (file: string): Promise<number> => stat(file).then(({ mtimeMs }) => mtimeMs, () => -1);
 
-/** By writing into it: whoever sets the time of a file sets it by the clock of its own machine. A full disk allows that still. */
-async function touch(file: string): Promise<void> {
+/** By writing into it: whoever sets the time of a file sets it by the clock of its own machine. A full disk allows that still. Answers whether it could. */
+async function touch(file: string): Promise<boolean> {
   try {
     const handle = await open(file, 'r+');
     await handle.write('1', 0).finally(() => handle.close());
+    return true;
   } catch {
-    await utimes(file, new Date(), new Date()).catch(() => undefined);
+    return utimes(file, new Date(), new Date()).then(() => true, () => false);
   }
 }
 
@@ -72,6 +73,8 @@ function sharedFile(file: string, takeOverMs: number): Shared {
   const given = 'given back';
   /** The number of this process; Infinity where it can make no file: then it leads beside all others that cannot either. */
   let mine = 0;
+  /** The others see that it still leads. Where they do not, they take its place, or lead beside it. */
+  let isSeen = true;
   let seen = { n: 0, touched: 0, at: 0 };
 
   const names = () => readdir(folder).catch((error: unknown) => (isCode(error, 'ENOENT') ? [] : Promise.reject(error)));
@@ -82,22 +85,28 @@ function sharedFile(file: string, takeOverMs: number): Shared {
 
   /** Who leads, and the number that says so. */
   async function look(): Promise<{ readonly who: Leader; readonly n: number }> {
-    // A folder that cannot even be listed is one in which no file can be made.
-    const n = await highest().catch((error: unknown) => (mine > 0 && mine !== Infinity ? Promise.reject(error) : 0));
+    // A folder that cannot even be listed is one in which no file can be made. For a moment that says nothing of who was seen to lead.
+    const n = await highest().catch((error: unknown) => {
+      if (mine === 0 || mine === Infinity) return seen.n;
+      isSeen = false;
+      throw error;
+    });
     return { who: await whoIs(n), n };
   }
 
   async function whoIs(n: number): Promise<Leader> {
     if (n > 0 && n === mine) return 'self';
     const whoElse = mine === Infinity ? 'self' : 'nobody';
-    if (n === 0 || (await textIn(leadOf(n))) === given) return whoElse;
+    if (n === 0 || (await textIn(leadOf(n)).catch(() => null)) === given) return whoElse;
     const touched = await changedAt(leadOf(n));
     // A process that ends within seconds would never see it untouched for long.
     const age = seen.n === 0 && touched >= 0 ? (await timeOfFiles()) - touched : 0;
-    const now = performance.now();
-    if (n !== seen.n || touched !== seen.touched) seen = { n, touched, at: now - Math.max(0, age) };
-    return now - seen.at > takeOverMs ? whoElse : 'other';
+    if (n !== seen.n || touched !== seen.touched) seen = { n, touched, at: performance.now() - Math.max(0, age) };
+    return wasSeen() ? 'other' : whoElse;
   }
+
+  /** Another process led not long ago, and may lead still. */
+  const wasSeen = () => seen.n > 0 && performance.now() - seen.at <= takeOverMs;
 
   /** What time it is in this folder; -1 where no file can be made to tell. */
   async function timeOfFiles(): Promise<number> {
@@ -111,7 +120,10 @@ function sharedFile(file: string, takeOverMs: number): Shared {
       mine = 0;
       return false;
     }
-    if (who === 'self' && mine !== Infinity) return touch(leadOf(mine)).then(() => true);
+    if (who === 'self' && mine !== Infinity) {
+      isSeen = await touch(leadOf(mine));
+      return true;
+    }
     // The one after that which leads nobody: were it the one after the highest by now, it would be taken from who was faster.
     const n = last + 1;
     try {
@@ -119,7 +131,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
       await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => undefined);
       await (await open(leadOf(n), 'wx', 0o600)).close();
     } catch (error) {
-      if (isCode(error, 'EEXIST')) return false;
+      if (isCode(error, 'EEXIST') || (mine === 0 && wasSeen())) return false;
       mine = Infinity;
       return true;
     }
@@ -127,7 +139,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     const all = await numbers();
     const isHighest = Math.max(...all) === n;
     await Promise.all((isHighest ? all.filter((one) => one < n) : [n]).map((one) => rm(leadOf(one), { force: true })));
-    mine = isHighest ? n : 0;
+    [mine, isSeen] = [isHighest ? n : 0, true];
     if (isHighest) await forgetUnfinished();
     return isHighest;
   }
@@ -145,7 +157,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     lookMs: takeOverMs / 5,
     leader,
     take,
-    isAssumed: () => mine === Infinity,
+    isAssumed: () => mine === Infinity || (mine > 0 && !isSeen),
     create: (text) => placed(file, text, (from, to) => link(from, to).then(() => rm(from))).then(() => true, (error: unknown) => (isCode(error, 'EEXIST') ? false : Promise.reject(error))),
     release: async () => {
       if (mine > 0 && mine !== Infinity && mine === (await highest())) await writeFile(leadOf(mine), given);

@@ -79,10 +79,10 @@ export class Reports {
     }));
   }
 
-  /** A verdict has counted what the server had answered for when it was asked for; and it may have put the time back. */
-  areKnown(askedAt: number): void {
+  /** A verdict has counted what the server had answered for when it was asked for; and it may have put the time back. By `aheadMs` the license is still ahead of it. */
+  areKnown(askedAt: number, aheadMs: number): void {
     const sent = this.#port.kept().sent.map((record) => (record.sentAt <= askedAt ? { ...record, isKnown: true } : record));
-    this.#port.keep({ sent: remembered(sent, this.#port.info(), this.#port.now()), outbox: redated(this.#port.kept().outbox, this.#dated, this.#port.now()) });
+    this.#port.keep({ sent: remembered(sent, this.#port.info(), this.#port.now()), outbox: redated(this.#port.kept().outbox, this.#dated, this.#port.now() - aheadMs) });
   }
 
   async #send(): Promise<Reported> {

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
@@ -252,6 +252,55 @@ describe('Processes that share a folder', () => {
     expect(beats().length - before).toBeLessThan(10);
     vendor.mend();
     expect(await worker?.heartbeat.beat()).toMatchObject({ ok: true });
+  });
+
+  it('are led by one of them as soon as something can be written there, which counts on from where the others were', async () => {
+    const away = join(folder, 'away');
+    writeFileSync(away, '');
+    const conflict = jest.fn();
+    const workers = await Promise.all(Array.from({ length: 3 }, () => tab({ store: fileStore(join(away, 'license')), fingerprint: 'machine-1' })));
+    for (const worker of workers) {
+      worker.on('conflict', conflict);
+      await worker.activate();
+      worker.heartbeat.start({ leader: 'auto' });
+    }
+    await until(() => workers.every(({ heartbeat }) => heartbeat.isLeader));
+    // Each has been accepted, and is behind the one after it.
+    for (const { heartbeat } of workers) expect(await heartbeat.beat()).toMatchObject({ ok: true });
+    rmSync(away);
+    await until(() => workers.filter(({ heartbeat }) => heartbeat.isLeader).length === 1, 2_000);
+    for (let hours = 0; hours < 3; hours++) {
+      clock.pass(3_600_000);
+      for (const { heartbeat } of workers) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID' } });
+    }
+    expect(conflict.mock.calls).toEqual([]);
+  });
+
+  it.each([['for a moment', 10_000, 1], ['for long', 50, 2]])('have one that leads after the folder was away %s', async (_, takeOverMs, leaders) => {
+    const [place, gone] = [join(folder, `place-${takeOverMs}`), join(folder, `gone-${takeOverMs}`)];
+    const conflict = jest.fn();
+    const workers = await Promise.all(Array.from({ length: 2 }, () => tab({ store: fileStore(join(place, 'license'), { takeOverMs }), fingerprint: 'machine-1' })));
+    await workers[0]?.activate();
+    for (const worker of workers) {
+      worker.on('conflict', conflict);
+      worker.heartbeat.start({ leader: 'auto' });
+      await until(() => workers[0]?.heartbeat.isLeader === true && beats().length > 0);
+    }
+    await until(() => workers[1]?.instanceId !== null, takeOverMs / 5);
+    const leading = () => workers.filter(({ heartbeat }) => heartbeat.isLeader).length;
+    renameSync(place, gone);
+    writeFileSync(place, '');
+    for (const end = performance.now() + 200; performance.now() < end;) await until(() => clock.wakes(takeOverMs / 5)).then(() => clock.pass(takeOverMs / 5));
+    await until(() => leading() === leaders);
+    for (const { heartbeat } of [...workers, ...workers]) expect(await heartbeat.beat()).toMatchObject({ ok: true });
+    rmSync(place);
+    renameSync(gone, place);
+    await until(() => leading() === 1, takeOverMs / 5);
+    for (let hours = 0; hours < 3; hours++) {
+      clock.pass(3_600_000);
+      for (const { heartbeat } of workers) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID' } });
+    }
+    expect(conflict.mock.calls).toEqual([]);
   });
 
   it('are told from a clone, which has a copy of it', async () => {

@@ -16,8 +16,8 @@ interface Port {
   inherit(kept: Kept): void;
   persist(): Promise<boolean>;
   written(): Promise<unknown>;
-  /** This process leads from now on. */
-  leading(): void;
+  /** This process leads from now on. `besideOthers`: it did before, but others of this installation may have done so as well. */
+  leading(besideOthers: boolean): void;
   failed(error: unknown): void;
 }
 
@@ -148,18 +148,20 @@ export class Sharing {
   }
 
   async #turn(): Promise<void> {
+    const wasAssumed = this.#isLeading && this.isAssumed;
     const leads = this.#wantsLead && (await this.#port.shared.take());
-    if (leads && !this.#isLeading) return this.#takeOver();
+    const isAlone = wasAssumed && !this.isAssumed;
+    if (leads && (!this.#isLeading || isAlone)) return this.#takeOver(isAlone);
     this.#isLeading = leads;
     await (leads ? this.#hear() : this.#follow());
   }
 
   /** The one before may have ended at any moment, in the middle of a heartbeat: that is sent again, and is the same one. */
-  async #takeOver(): Promise<void> {
+  async #takeOver(besideOthers: boolean): Promise<void> {
     await this.#catchUp();
     this.#isLeading = true;
     await this.#port.persist();
-    this.#port.leading();
+    this.#port.leading(besideOthers);
     await this.#hear();
   }
 

@@ -91,7 +91,7 @@ export interface State {
   readonly file: { readonly text: string; readonly file: LicenseFile } | null;
   /** How often a seat was given back, or a license replaced: of two processes with one state the one that has seen more of it is right. */
   readonly epoch: number;
-  /** The last attempt to reach the server failed. */
+  /** The last attempt to reach the server failed; or heartbeats, which keep it alive, are refused for no reason that a verdict knows of. */
   readonly unreachable: boolean;
   readonly time: Time;
 }
@@ -99,8 +99,8 @@ export interface State {
 export type LicenseEvent =
   /** `renews`: for the seat that it has, and for no other. */
   | { readonly type: 'Leased'; readonly text: string; readonly claims: LeaseClaims; readonly renews?: boolean }
-  /** `asked`: the clocks when the nonce was made. The answer was signed later than that. */
-  | { readonly type: 'Answered'; readonly text: string; readonly claims: VerdictClaims; readonly asked: Reading }
+  /** `asked`: the clocks when the nonce was made. The answer was signed later than that. `afterRefusal`: it was asked why a heartbeat was refused. */
+  | { readonly type: 'Answered'; readonly text: string; readonly claims: VerdictClaims; readonly asked: Reading; readonly afterRefusal?: boolean }
   | { readonly type: 'OfflineFileInstalled'; readonly text: string; readonly file: OfflineFile }
   | { readonly type: 'LicenseFileInstalled'; readonly text: string; readonly file: LicenseFile }
   | { readonly type: 'Unreachable' }
@@ -155,13 +155,14 @@ function leased(state: State, { text, claims, renews = false }: Extract<LicenseE
 }
 
 /** The one proof that is known to be fresh, so the one that may say that it is earlier than it seemed to be. */
-function answered(state: State, { text, claims, asked }: Extract<LicenseEvent, { type: 'Answered' }>): Applied {
+function answered(state: State, { text, claims, asked, afterRefusal = false }: Extract<LicenseEvent, { type: 'Answered' }>): Applied {
   const { license, verdict, counter: seq } = claims;
   if (license && isOther(state, license.id)) return no('WRONG_SUBJECT');
   if (license && seq < state.seq) return no('STALE');
-  // The one is in whole seconds, the other may be of an answer that was known from before.
-  const at = Math.max(claims.iat * 1000, Date.parse(verdict.checkedAt));
-  const reached = { ...state, unreachable: false, time: exactly(state.time, at, asked) };
+  const at = saidAt(claims);
+  // Where that gives no reason, no verdict replaces the heartbeat: the lease still runs out.
+  const terms = termsOf(state);
+  const reached = { ...state, unreachable: afterRefusal && verdict.valid && terms !== null && needsLease(terms), time: exactly(state.time, at, asked) };
   if (!verdict.conclusive) return good(reached);
   return good({ ...reached, said: saidByVerdict(text, claims), ...(license && { licenseId: license.id, seq }) });
 }
@@ -172,6 +173,9 @@ function offlineFileInstalled(state: State, { text, file }: Extract<LicenseEvent
   if (file.seq < state.seq || (state.said !== null && at < state.said.at)) return no('STALE');
   return good({ ...state, licenseId: file.license.id, seq: file.seq, said: saidByFile(text, file), time: atLeast(state.time, at, reading) });
 }
+
+/** The one is in whole seconds, the other may be of an answer that was known from before. */
+export const saidAt = ({ iat, verdict }: VerdictClaims): number => Math.max(iat * 1000, Date.parse(verdict.checkedAt));
 
 export const saidByVerdict = (text: string, { counter: seq, iat, exp, verdict, license }: VerdictClaims): Said =>
   ({ text, from: 'network', seq, at: iat * 1000, until: exp * 1000, verdict, license, terms: null });
