@@ -13,7 +13,7 @@ export interface AggregatesOptions {
 }
 
 const MAX_FOLDS = 25_000;
-/** No stream is there. A command that holds to it is answered if its message had been done before, and otherwise decides nothing. */
+/** A revision that no stream has: with it as `ifRevision`, a command is answered if an earlier run did it, and else decides nothing. */
 export const NOWHERE = NO_STREAM - 1;
 
 /** The one load–decide–append: runs commands on the streams of one aggregate, in the environment of the current message. */
@@ -43,7 +43,7 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
     return this.#stream(id).enqueue(command, context(), view);
   }
 
-  /** The same for a stream that should not be there yet: nothing is read first, and if it is there after all, the append finds out. */
+  /** The same for a stream that should not exist yet: nothing is read first, and if the stream exists after all, the append detects it. */
   create(id: string, command: Command): Promise<Written<State, Event>>;
   create<Answer>(id: string, command: Command, view: View<State, Event, Answer>): Promise<Answer>;
   async create<Answer>(id: string, command: Command, view?: View<State, Event, Answer>): Promise<Written<State, Event> | Answer> {
@@ -53,8 +53,8 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
   }
 
   /**
-   * The answer to such a command of an earlier run of this message, if there was one. For before what the command refers to is checked:
-   * that may have changed since, which is no reason to refuse what has been done. A message that comes for the first time asks nothing.
+   * The answer if an earlier run of this message did such a command. Call it before checking what the command refers to, which may have
+   * changed since: that is no reason to refuse a command already done. For a message that is no retry the store is not asked.
    */
   async done<Answer>(id: string, type: Command['type'], view: View<State, Event, Answer>): Promise<Answer | undefined> {
     const message = context();
@@ -74,7 +74,7 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
     return this.#stream(id).enqueue(undefined, context(), view);
   }
 
-  /** For lists: the views that are not undefined. A stream that cannot be read is told of, and keeps nobody from seeing the others. */
+  /** For lists: the views that are not undefined. A stream that cannot be read is logged and left out; the others are still listed. */
   async loadAll<Answer>(ids: readonly string[], view: View<State, Event, Answer | undefined>, log: Pick<Log, 'error'>): Promise<Answer[]> {
     const found = await Promise.all(ids.map((id) => this.load(id, view).catch((error: unknown) => {
       if (error instanceof Refusal) throw error;
@@ -83,7 +83,7 @@ export class Aggregates<State, Command extends { type: string }, Event extends {
     return found.filter((answer) => answer !== undefined);
   }
 
-  /** Drops the fold, which holds sealed fields in clear: for when its data key has been destroyed. */
+  /** Drops the fold, which holds sealed fields in clear: call it when its data key has been destroyed. */
   forget(id: string): void {
     this.#shelf().streams.delete(id);
   }

@@ -1,13 +1,13 @@
 import type { Aggregate, EventOrigin, EventShape, JsonObject, MessageContext, Sealer } from '@keyledger/kernel';
 import type { RecordedEvent } from './port.ts';
 
-/** What every stored event says about its making. Id and recording time are members of the event itself. */
+/** What every stored event says about its origin. Id and recording time are members of the event itself. */
 export type EventMetadata = {
   readonly commandId: string;
   readonly correlationId: string;
   readonly causationId?: string;
   readonly actor: EventOrigin['actor'];
-  /** When it was decided. */
+  /** When the event was decided. */
   readonly occurredAt: string;
   readonly environment: string;
   readonly schema: number;
@@ -17,7 +17,7 @@ export type EventMetadata = {
 type Shapes = Readonly<Record<string, EventShape>>;
 type DomainEvent = { readonly type: string };
 
-/** `license-lic_…` → `lic_…`: whose data key seals the stream's fields. Categories have no hyphen. */
+/** `license-lic_…` → `lic_…`: the subject whose data key seals the fields. Categories have no hyphen. */
 export const subjectOf = (stream: string): string => stream.slice(stream.indexOf('-') + 1);
 
 export const originOf = ({ metadata }: RecordedEvent): EventOrigin => {
@@ -35,7 +35,7 @@ export function metadataIn({ commandId, correlationId, causationId, environment,
 export const isSealed = (shapes: Shapes, event: DomainEvent): boolean =>
   shapeOf(shapes, event.type).sealed?.some((field) => (event as Partial<Record<string, unknown>>)[field] !== undefined) ?? false;
 
-/** Subjects whose keys `decode` will want for these events, ready for `Sealing.prepare`. */
+/** Subjects whose keys `decode` will need for these events, ready for `Sealing.prepare`. */
 export const sealedSubjects = (events: readonly RecordedEvent[]): string[] =>
   [...new Set(events.filter(({ data }) => data.sealed !== undefined).map(({ stream }) => subjectOf(stream)))];
 
@@ -53,7 +53,7 @@ export function encode(shapes: Shapes, stream: string, event: DomainEvent, seale
 
 /**
  * The event in its newest shape: unsealed, then lifted version by version. Once the subject's key is destroyed its sealed fields are null.
- * Throws for a type or version that this release does not know: whoever reads must stop there, not skip it.
+ * Throws for a type or version that this release does not know: a reader must stop there, not skip it.
  */
 export function decode<Event extends DomainEvent>(shapes: Shapes, { type, stream, data, metadata, position }: RecordedEvent, sealer?: Sealer): Event {
   const shape = shapeOf(shapes, type);
@@ -70,7 +70,7 @@ export function decode<Event extends DomainEvent>(shapes: Shapes, { type, stream
   return { ...lifted, ...lost, type } as unknown as Event;
 }
 
-/** The state after these events of one stream. It starts with, and may change, the state it is given. */
+/** The state after these events of one stream. It starts with the given state, and may change it. */
 export function fold<State, Command extends DomainEvent, Event extends DomainEvent>(
   aggregate: Aggregate<State, Command, Event>, events: readonly RecordedEvent[], sealer?: Sealer, state = aggregate.initial(),
 ): State {

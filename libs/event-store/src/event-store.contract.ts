@@ -15,7 +15,7 @@ const revisions = (events: readonly RecordedEvent[]) => events.map(({ revision }
 const positions = (events: readonly RecordedEvent[]) => events.map(({ position }) => position);
 const isRising = (numbers: readonly number[]) => numbers.every((number, index) => index === 0 || number > (numbers[index - 1] as number));
 
-/** Every promise that an adapter of the port makes. `open` gives a log of its own, empty, each time. */
+/** Every promise that an adapter of the port makes. `open` returns a new, empty log each time. */
 export const eventStoreContract = (name: string, open: () => Promise<EventStore>, { reopen }: ContractOptions = {}) => describe(`${name} is an event store that`, () => {
   let store: EventStore;
   const followers: Subscription[] = [];
@@ -26,7 +26,7 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
     await store.close();
   });
 
-  /** A subscriber that remembers, and can be waited for. */
+  /** A subscriber that keeps its events and can be awaited. */
   function follow(after = 0) {
     const events: RecordedEvent[] = [];
     const waiting: { count: number; resolve: () => void }[] = [];
@@ -186,13 +186,13 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
   });
 
   describe('takes over the log of another store, where it can, and', () => {
-    /** As a store that leaves gaps between its positions would have recorded them. */
+    /** Events as a store with gaps between its positions would record them. */
     const recorded = (revisionsOf: readonly (readonly [stream: string, revision: number])[], after = 0): RecordedEvent[] => revisionsOf.map(([stream, revision], index) => ({
       ...anEvent({ seat: index, text: 'Grüße \u2028 \ud800', small: 1e-7 }), stream, revision, position: after + (index + 1) * 7,
       recordedAt: new Date(Date.UTC(2020, 0, 1) + index).toISOString(),
     }));
     const log = recorded([['license-a', 0], ['license-b', 0], ['license-a', 1], ['license-a', 2], ['product-c', 0]]);
-    /** Contracts run on stores that cannot, too. */
+    /** A store without `restore` passes. */
     const restoring = (title: string, test: (restore: (events: readonly RecordedEvent[]) => Promise<void>) => Promise<void>) => it(title, async () => {
       if (store.restore) await test((events) => store.restore?.(events) as Promise<void>);
     });

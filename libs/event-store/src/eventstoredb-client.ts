@@ -2,14 +2,14 @@ import type { EventStoreDBClient } from '@eventstore/db-client';
 import { refuse, Refusal } from '@keyledger/kernel';
 import type { Position } from './port.ts';
 
-/** Of gRPC. */
+/** A gRPC code. */
 const DEADLINE_EXCEEDED = 4;
-/** What was asked for less time than this tells nothing of the connection. */
+/** A call unanswered for less time than this says nothing about the connection. */
 const MUTE_MS = 1_000;
 
 type Library = typeof import('@eventstore/db-client');
 
-/** To a server, or to the leader of a cluster. Nothing is sent before the first question. */
+/** To a server, or to the leader of a cluster. Nothing is sent before the first call. */
 export class Connection {
   readonly library: Library;
   readonly #url: string;
@@ -28,19 +28,19 @@ export class Connection {
     this.#client = clientOf(library, url);
   }
 
-  /** Not for long: the next call may be another one's. */
+  /** Do not keep it: the next call may need a new client. */
   get client(): EventStoreDBClient {
     return this.#client;
   }
 
-  /** Something has come from the server. */
+  /** The server has sent something. */
   heard(): void {
     this.#heardAt = performance.now();
   }
 
   /**
-   * A call was given up. When nothing else has come since it began (`performance.now()`) either, the other end may have vanished without a word, as
-   * a machine does that loses its power; the client would hold on to it for 20 s. Whatever comes next takes a new connection, to who is there by then.
+   * A call was given up. If nothing else has arrived since it began (`performance.now()`), the server may have vanished silently, for example in a
+   * power cut; the client would keep the connection for 20 s. Later calls take a new connection, to the server that is there by then.
    */
   unanswered(client: EventStoreDBClient, since: number): void {
     if (client !== this.#client || this.#heardAt > since || performance.now() - since < MUTE_MS) return;
@@ -48,7 +48,7 @@ export class Connection {
     closed(client).catch(() => undefined);
   }
 
-  /** The calls of one that was closed end as if they had come to their end. */
+  /** The calls of a closed client end as if they were complete. */
   isOpen(client: EventStoreDBClient): boolean {
     return client === this.#client && !this.#isClosed;
   }
@@ -64,19 +64,19 @@ function clientOf(library: Library, url: string): EventStoreDBClient {
   try {
     client = library.EventStoreDBClient.connectionString(url);
   } catch (error) {
-    // What the client throws about a wrong string carries the whole of it, with the password.
+    // The client's error about a wrong connection string contains all of it, with the password.
     if (!(error instanceof Error && 'connectionString' in error)) throw error;
   }
   if (!client) throw new Error('This is no connection string of an EventStoreDB, such as esdb://user:password@host:2113?tls=true');
-  // The client would send appends over one long-lived call: it forgets their deadlines when the server hangs, keeps the outcome of its first look
-  // at the server's abilities even when that was an error, and throws outside of any promise when an answer follows a lost call. A call for
-  // each append has none of this, and is what the client does with servers that have no such long call.
+  // The client would send appends over one long-lived call: that ignores their deadlines when the server hangs, keeps the outcome of the first
+  // query of the server's features even if it was an error, and throws outside of any promise when an answer follows a lost call. One call
+  // per append has none of these faults; the client does the same with servers that lack the long-lived call.
   return Object.assign(client, { supports: async () => false });
 }
 
 /**
- * The channel comes first: what hangs may never be disposed of, and channels to the same address share their connections as long as one of them
- * is open. The client itself leaves it open, and has no public way to it.
+ * The channel is closed first: disposing a hung client may never end, and channels to one address share their connections while one is open.
+ * The client itself leaves its channel open, and gives no public access to it.
  */
 async function closed(client: EventStoreDBClient): Promise<void> {
   const { getChannel } = client as unknown as { getChannel(): Promise<{ close(): void }> };
@@ -85,20 +85,20 @@ async function closed(client: EventStoreDBClient): Promise<void> {
   await disposed;
 }
 
-/** A read, or a subscription that is left once there is enough. */
+/** A read, or a subscription that is ended once it has enough. */
 type Answers = {
   on(event: string, listener: (answer: unknown) => void): unknown;
   off(event: string, listener: (answer: unknown) => void): unknown;
   resume(): unknown;
 } & ({ cancel(): Promise<void> } | { unsubscribe(): Promise<void> });
 
-/** What is still on its way is let pass: the client takes a call for ended only when nothing of it is left unread. */
+/** Events still on their way are read and dropped: the client considers a call ended only when all of it has been read. */
 export const stop = (answers: Answers): void => {
   answers.resume();
   ('cancel' in answers ? answers.cancel() : answers.unsubscribe()).catch(() => undefined);
 };
 
-/** Resolves when there is no more, or when `enough` says so of an answer; rejects after `patience` milliseconds without a sign of life. */
+/** Resolves at the end, or when `enough` accepts an answer; rejects after `patience` milliseconds without a sign of life. */
 export function read<Answer>(
   connection: Connection, patience: number, open: (client: EventStoreDBClient, alive: () => void) => Answers, enough: (answer: Answer) => boolean,
 ): Promise<void> {
@@ -140,7 +140,7 @@ export function read<Answer>(
   });
 }
 
-/** Rejects when the work takes longer; it may still be done then. */
+/** Rejects when the work takes longer; the work may still complete. */
 export async function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => { timer = setTimeout(() => reject(doesNotAnswer()), milliseconds); });
@@ -151,7 +151,7 @@ export async function within<T>(milliseconds: number, work: Promise<T>): Promise
   }
 }
 
-/** By a call that has a deadline of its own. */
+/** For a call that has a deadline of its own. */
 export const isUnanswered = (error: unknown): boolean => kindOf(error) === 'deadline-exceeded' || (error instanceof Error && 'code' in error && error.code === DEADLINE_EXCEEDED);
 
 export const doesNotAnswer = () => refuse('UNAVAILABLE', 'The event store does not answer');
@@ -159,7 +159,7 @@ export const doesNotAnswer = () => refuse('UNAVAILABLE', 'The event store does n
 /** The client's kinds of error, as it names them in `type`. */
 export const kindOf = (error: unknown): string | undefined => (error instanceof Error && 'type' in error ? String(error.type) : undefined);
 
-/** What the callers of the port are told: whatever is the connection's fault passes. */
+/** The error for callers of the port: UNAVAILABLE for faults of the connection. */
 export function failureOf(error: unknown): unknown {
   const kind = kindOf(error);
   const message = error instanceof Error ? error.message : String(error);
@@ -173,8 +173,8 @@ export function failureOf(error: unknown): unknown {
 
 /**
  * A position is where an event begins in the server's transaction log, in bytes. Each event of an append has a record of its own there, committed by
- * itself: commit and prepare position are the same, grow from event to event, and any event's is a place to go on from. (`prepare` as the server
- * tells it is the first event's of the append; it is not used.) Throws beyond 2^53, which is nine petabytes.
+ * itself: commit and prepare position are equal, grow from event to event, and reading can resume after any event. (The `prepare` that the server
+ * reports is the one of the append's first event; it is not used.) Throws beyond 2^53, which is nine petabytes.
  */
 export function positionOf(at: { readonly commit: bigint } | undefined): Position {
   if (at === undefined) throw new Error('This EventStoreDB does not tell the positions of events; it takes 22.10 or a newer one');
@@ -182,6 +182,6 @@ export function positionOf(at: { readonly commit: bigint } | undefined): Positio
   return Number(at.commit);
 }
 
-/** For questions about what comes after (or, backwards, before) the event there. */
+/** For reading after (or, backwards, before) the event at the position. */
 export const placeOf = (position: Position): 'start' | { commit: bigint; prepare: bigint } =>
   (position === 0 ? 'start' : { commit: BigInt(position), prepare: BigInt(position) });

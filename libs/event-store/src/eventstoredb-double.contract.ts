@@ -22,16 +22,16 @@ interface Proposed {
 interface Logged extends Proposed {
   readonly stream: string;
   readonly revision: number;
-  /** Where its record begins in the log. */
+  /** Where the event's record begins in the log. */
   readonly position: number;
-  /** Where the first record of its append begins. */
+  /** Where the first record of the append begins. */
   readonly transaction: number;
   readonly created: number;
 }
 
 export interface DoubleOptions {
   readonly maxAppendSize?: number;
-  /** Subscribers get an event so many milliseconds after it was confirmed. Default 0. */
+  /** Milliseconds from confirming an event to sending it to subscribers. Default 0. */
   readonly lag?: number;
 }
 
@@ -39,21 +39,21 @@ const MEGABYTE = 1024 * 1024;
 const supported = new features.SupportedMethods().setEventStoreServerVersion('24.10.0').setMethodsList(['append', 'batchappend', 'read'].map((method) =>
   new features.SupportedMethod().setServiceName('event_store.client.streams.streams').setMethodName(method)));
 const RECORD_BYTES = 150;
-/** A new server has written about itself before anybody else can write. */
+/** A new server has written events of its own before a client can write. */
 const FIRST_POSITION = 1_200;
 
 /**
  * A DOUBLE of EventStoreDB for tests, where there is no real one: the part of its gRPC protocol that the adapter uses, spoken with the client's own
  * generated messages. Written after the server's source (StorageWriterService, IndexWriter, AllReader, Enumerator.*): positions are bytes and
- * each event of an append has its own, questions with a position that no record begins at are errors, forwards reads of $all include their start
+ * each event of an append has its own, requests with a position where no record begins are errors, forwards reads of $all include their start
  * and subscriptions do not, every append is followed by events of the server's own, and the same ids at the same revision are written once.
- * It cannot tell how a real server behaves under load, in a cluster, or when it loses its disk.
+ * It cannot show how a real server behaves under load, in a cluster, or when it loses its disk.
  */
 export class EventStoreDbDouble {
   readonly #options: DoubleOptions;
   readonly #log: Logged[] = [];
   readonly #streams = new Map<string, Logged[]>();
-  /** By the positions of the events. */
+  /** By the events' positions. */
   readonly #indexes = new Map<number, number>();
   readonly #changed = new EventEmitter().setMaxListeners(0);
   #end = FIRST_POSITION;
@@ -64,7 +64,7 @@ export class EventStoreDbDouble {
   readonly calls = { append: 0, read: 0, other: 0 };
   /** Events sent so far. */
   sent = 0;
-  /** Before each read is answered, in milliseconds. */
+  /** Delay of each read's answer, in milliseconds. */
   delay = 0;
 
   static async start(options: DoubleOptions = {}): Promise<EventStoreDbDouble> {
@@ -83,18 +83,18 @@ export class EventStoreDbDouble {
     return `esdb://127.0.0.1:${this.#port}?tls=false`;
   }
 
-  /** All connections break, nobody answers any more; what was written stays. */
+  /** Breaks all connections and stops answering; events written stay. */
   kill(): void {
     this.#server.forceShutdown();
   }
 
-  /** On the same data, at the same address. */
+  /** With the same data, at the same address. */
   async restart(): Promise<void> {
     this.#server = new Server();
     await this.#listen();
   }
 
-  /** Connections stay open, nothing is answered until `resume`. */
+  /** Keeps connections open, answers nothing until `resume`. */
   hang(): void {
     this.#going = Promise.withResolvers();
   }
@@ -103,22 +103,22 @@ export class EventStoreDbDouble {
     this.#going.resolve();
   }
 
-  /** Subscriptions are ended, as by a server that is about to go down. */
+  /** Ends subscriptions, like a server that is about to shut down. */
   drop(): void {
     this.#changed.emit('drop');
   }
 
-  /** Subscriptions that are there are forgotten: they stay open and bring nothing any more. */
+  /** Forgets the present subscriptions: they stay open but get no more events. */
   forget(): void {
     this.#changed.removeAllListeners();
   }
 
-  /** Of the server's own. */
+  /** One of the server's own. */
   systemEvent(stream = '$stats-127.0.0.1:2113'): void {
     this.#store(stream, [{ id: randomUUID(), type: '$statsCollected', json: true, data: Buffer.from('{}'), metadata: Buffer.from('{}') }]);
   }
 
-  /** As another application would. */
+  /** Like another application. */
   write(stream: string, count: number, metadata: object = {}): void {
     this.#store(stream, Array.from({ length: count }, () => ({
       id: randomUUID(), type: 'Happened', json: true, data: Buffer.from('{}'), metadata: Buffer.from(JSON.stringify(metadata)),
@@ -162,7 +162,7 @@ export class EventStoreDbDouble {
     });
     call.on('error', () => undefined);
     await once(call, 'end').catch(() => undefined);
-    // Who dies while he asks looks at first as if he had said all: nothing of that is written, as the server reads to the end as well.
+    // A client that dies during its request seems at first to have completed it: nothing is written then, as on the real server.
     await nextTurn();
     if (call.cancelled) return;
     await this.#going.promise;
@@ -182,7 +182,7 @@ export class EventStoreDbDouble {
     answer(null, wrongExpectedVersion(options, last));
   }
 
-  /** The last of the events as they were written before: all of them, and right behind the expected revision, where one is expected. */
+  /** The last of the events if all were written before, and, if a revision is expected, directly after it. */
   #idempotent(stream: string, last: number, expected: number | 'any' | 'exists', events: readonly Proposed[]): Logged | undefined {
     const written = this.#streams.get(stream) ?? [];
     if (typeof expected === 'number' && expected >= last) return undefined;
@@ -249,7 +249,7 @@ export class EventStoreDbDouble {
     return found;
   }
 
-  /** The end of the log is where the next record will begin. */
+  /** The end of the log: where the next record will begin. */
   #indexOf(position: messages.ReadReq.Options.Position | undefined): number | undefined {
     const commit = Number(position?.getCommitPosition());
     return commit === this.#end ? this.#log.length : this.#indexes.get(commit);
@@ -290,7 +290,7 @@ export class EventStoreDbDouble {
     call.end();
   }
 
-  /** false when nobody listens any more. */
+  /** false when the client has gone. */
   async #send(call: ReadCall, answer: messages.ReadResp): Promise<boolean> {
     await this.#going.promise;
     if (call.cancelled || call.destroyed) return false;
@@ -300,7 +300,7 @@ export class EventStoreDbDouble {
   }
 }
 
-/** For more to be written, or nobody who listens. */
+/** Waits for room to write, or until the client has gone. */
 function room(call: ReadCall): Promise<void> {
   const events = ['drain', 'close', 'cancelled'];
   return new Promise((resolve) => {
@@ -362,7 +362,7 @@ const checkpointAt = ({ position }: Logged) => new messages.ReadResp.Checkpoint(
 
 const answers = new WeakMap<Logged, messages.ReadResp>();
 
-/** Made and written out once: most of a test's time would go by with that. */
+/** Built and serialised once: a test would spend most of its time on that. */
 function answerWith(logged: Logged): messages.ReadResp {
   let answer = answers.get(logged);
   if (!answer) {

@@ -3,11 +3,11 @@ import { refuse, type JsonObject } from '@keyledger/kernel';
 import { failureOf, kindOf, placeOf, positionOf, read, stop, within, type Connection } from './eventstoredb-client.ts';
 import type { Position, RecordedEvent } from './port.ts';
 
-/** Ends an environment's name in the name of a stream on the server. */
+/** Follows the environment in a stream's name on the server. */
 export const SEPARATOR = '.';
-/** Events kept in memory per environment, so that live subscribers do not read: at least so many, at most twice. */
+/** Events kept in memory per environment, so that live subscribers do not read: at least this many, at most twice. */
 const RECENT_EVENTS = 5_000;
-/** Most looks at the end of the log find only what the subscription has brought already. */
+/** Most reads of the log's end find only events that the subscription has delivered already. */
 const FIRST_LOOK = 4;
 const PAGE = 1_000;
 const EVENTS_PER_NOTE = 10_000;
@@ -17,13 +17,13 @@ const PATIENCES_OF_SILENCE = 5;
 
 type Event = NonNullable<ResolvedEvent['event']>;
 
-/** What the adapter adds to an event: see EventStoreDbEventStore for why the id on the server is another one. */
+/** What the adapter adds to an event: see EventStoreDbEventStore for why its id on the server differs. */
 export interface Envelope {
   readonly id: string;
   readonly metadata: JsonObject;
 }
 
-/** An event that somebody else has written into one of our streams has no envelope; it is handed on as it is. */
+/** An event that another application wrote into one of our streams has no envelope; it is passed on as it is. */
 export function recorded(event: Event): RecordedEvent {
   const { streamId, revision, type, position, created } = event;
   const { id = event.id, metadata = {} } = (event.metadata ?? {}) as Partial<Envelope>;
@@ -34,7 +34,7 @@ export function recorded(event: Event): RecordedEvent {
 /** The last events of one environment, in order. */
 class RecentEvents {
   #events: RecordedEvent[] = [];
-  /** All later ones are here. */
+  /** All later events are here. */
   #since: Position;
 
   constructor(since: Position) {
@@ -48,7 +48,7 @@ class RecentEvents {
     this.#events = this.#events.slice(RECENT_EVENTS);
   }
 
-  /** undefined when some of them may no longer be here. */
+  /** undefined when some of the events may no longer be here. */
   after(position: Position, limit: number): readonly RecordedEvent[] | undefined {
     if (position < this.#since) return undefined;
     const from = this.#events.findLastIndex((event) => event.position <= position) + 1;
@@ -57,12 +57,12 @@ class RecentEvents {
 }
 
 /**
- * The log that all environments of an installation share, as this process follows it: by one subscription to all of them, which fans out here.
+ * The log that all environments of an installation share, followed by this process with one subscription to all of them, which fans out here.
  *
  * An environment's head is the position of its own last event, because that is what its subscribers reach. The server can only be asked for the end
- * of the whole log, which may be any environment's, another application's or the server's own. So each process knows the head of every environment
- * up to some position, `#seen`, which the subscription moves on; asking for a head is a look at the end of the log, backwards down to `#seen`. Mostly
- * that is one small read. Every event that it comes upon, the subscription brings too.
+ * of the whole log, whose event may be any environment's, another application's or the server's own. So each process knows every environment's head
+ * up to some position, `#seen`, which the subscription moves on; asking for a head reads from the end of the log backwards down to `#seen`. Mostly
+ * that is one small read. The subscription delivers every event found there too.
  */
 export class SharedLog {
   readonly connection: Connection;
@@ -73,7 +73,7 @@ export class SharedLog {
   readonly #listeners = new Map<string, () => void>();
   readonly #grown = new Set<string>();
   #seen: Position = 0;
-  /** The subscription has brought everything up to here. */
+  /** The subscription has delivered everything up to here. */
   #followed: Position = 0;
   #subscription: AllStreamSubscription | undefined;
   #failures = 0;
@@ -84,7 +84,7 @@ export class SharedLog {
   #unnoted = 0;
   #closed = false;
 
-  /** `patience` in milliseconds: how long to wait for the next sign of life from the server; `first`: before it has shown any. */
+  /** `patience`: milliseconds to wait for the next sign of life from the server; `first`: the same for the first one. */
   static async open(connection: Connection, environments: readonly string[], { patience, first }: { patience: number; first: number }, disconnected: (error: unknown) => void): Promise<SharedLog> {
     const log = new SharedLog(connection, environments, first, disconnected);
     try {
@@ -108,24 +108,24 @@ export class SharedLog {
     for (const environment of environments) this.#heads.set(environment, 0);
   }
 
-  /** Calls after new events of an environment. */
+  /** Calls the listener after new events of an environment. */
   listen(environment: string, listener: () => void): void {
     this.#listeners.set(environment, listener);
   }
 
-  /** Covers every append that was answered before the call, by anybody. */
+  /** Covers every append, by any process, answered before the call. */
   async head(environment: string): Promise<Position> {
     await within(this.#patience, this.#ask());
     return this.#headOf(environment);
   }
 
-  /** What a subscriber there has not had yet; nothing is missing that this process has heard of. */
+  /** Events a subscriber at that position has not had yet, up to the newest that this process knows of. */
   next(environment: string, after: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
     const recent = this.#recent.get(environment)?.after(after, PAGE);
     return recent ?? this.#page(environment, after, this.#headOf(environment), PAGE);
   }
 
-  /** As of now. */
+  /** The same, as of now. */
   async after(environment: string, position: Position, limit: number): Promise<readonly RecordedEvent[]> {
     const head = await this.head(environment);
     const recent = this.#recent.get(environment)?.after(position, limit);
@@ -138,11 +138,11 @@ export class SharedLog {
     clearTimeout(this.#again);
     clearTimeout(this.#silence);
     if (this.#subscription) stop(this.#subscription);
-    // A call to a server that hangs may never be over.
+    // A call to a server that hangs may never end.
     await within(this.#patience, this.connection.close()).catch(() => undefined);
   }
 
-  /** A look that is under way may have been too early for the newcomer: all newcomers share the one after it. */
+  /** A read under way may be too early for a new caller: all new callers share the next one. */
   #ask(): Promise<void> {
     if (!this.#asking) return (this.#asking = this.#look().finally(() => { this.#asking = undefined; }));
     return (this.#next ??= this.#asking.catch(() => undefined).then(() => {
@@ -202,7 +202,7 @@ export class SharedLog {
     subscription.on('error', lost).on('end', lost).on('close', lost);
   }
 
-  /** From where it was lost, and over and over. */
+  /** Resumes where the subscription was lost, and retries. */
   #followAgain(error: unknown): void {
     if (this.#subscription) stop(this.#subscription);
     this.#subscription = undefined;
@@ -220,7 +220,7 @@ export class SharedLog {
     this.#seen = Math.max(this.#seen, position);
     this.#moveHead(environment, position);
     this.#unnoted++;
-    // What has arrived together is handed on together.
+    // Events that arrive together are passed on together.
     if (this.#grown.size === 0) setImmediate(() => this.#tell());
     this.#grown.add(environment);
   }
@@ -232,7 +232,7 @@ export class SharedLog {
     this.#note();
   }
 
-  /** A subscription that owes an event and brings nothing at all is dead, whatever the connection says. */
+  /** A subscription that owes an event and delivers nothing at all is dead, whatever the connection says. */
   #expect(position: Position): void {
     if (position <= this.#followed || this.#silence || !this.#subscription) return;
     const since = this.#followed;
@@ -242,7 +242,7 @@ export class SharedLog {
     }, PATIENCES_OF_SILENCE * this.#patience).unref();
   }
 
-  /** Up to an event that is known to be there. The server leaves the other environments' out, which readAll of this client cannot ask for. */
+  /** Up to an event known to exist. The server filters out other environments' events, which this client's readAll cannot request. */
   async #page(environment: string, after: Position, until: Position, limit: number): Promise<readonly RecordedEvent[]> {
     const { library } = this.connection;
     const events: RecordedEvent[] = [];
@@ -275,9 +275,9 @@ export class SharedLog {
     return this.#heads.has(environment) ? environment : undefined;
   }
 
-  // ---- notes: so that a process that starts need not look back to an event of each environment, which may be millions of others' ago -----------------
+  // ---- notes: without them a starting process would read back to the last event of each environment, perhaps past millions of others -----------------
 
-  /** Every so many events the heads are written down, by whoever has counted them. Nothing depends on it but the time that a start takes. */
+  /** A process writes down the heads each time it has counted that many events. Only the time that a start takes depends on this. */
   #note(): void {
     if (this.#unnoted < EVENTS_PER_NOTE) return;
     this.#unnoted = 0;
@@ -306,5 +306,5 @@ export class SharedLog {
 }
 
 const prefixOf = (environment: string): string => `${environment}${SEPARATOR}`;
-/** No environment's stream, because there is no separator in it. */
+/** Belongs to no environment, because it has no separator. */
 const notesOf = (environment: string): string => `${environment}:heads`;

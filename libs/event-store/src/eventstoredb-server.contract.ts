@@ -10,7 +10,7 @@ import { EventStoreDbEventStores } from './eventstoredb.ts';
 
 export interface TestServer {
   readonly url: string;
-  /** What only one's own server can be put through. */
+  /** Only for a server that the test has started. */
   readonly own?: Readonly<Record<Order, () => void | Promise<void>>>;
   stop(): void | Promise<void>;
 }
@@ -20,10 +20,10 @@ const given = process.env['KEYLEDGER_TEST_EVENTSTORE_URL'];
 const docker = (...args: string[]): void => { execFileSync('docker', args, { stdio: 'ignore', timeout: 300_000 }); };
 const hasDocker = given === undefined && spawnSync('docker', ['info'], { stdio: 'ignore', timeout: 5_000 }).status === 0;
 
-/** Which server the tests of this machine are about. */
+/** Which server the tests on this machine use. */
 export const serverKind = given !== undefined ? 'the EventStoreDB of KEYLEDGER_TEST_EVENTSTORE_URL' : hasDocker ? `${IMAGE} in Docker` : undefined;
 
-/** A real one where there is one: the given one, else a container. Otherwise the double; `apart`: in a process of its own, which a busy test does not hold up. */
+/** A real server if possible: the given one, else a container. Otherwise the double; `apart`: in its own process, which a busy test does not block. */
 export async function startServer({ apart = false } = {}): Promise<TestServer> {
   if (given !== undefined) return { url: given, stop: () => undefined };
   if (hasDocker) return startContainer();
@@ -53,7 +53,7 @@ async function startDoubleApart(): Promise<TestServer> {
   };
 }
 
-/** Not in memory: what was written must be there after a restart. */
+/** Not in memory: events written must survive a restart. */
 async function startContainer(): Promise<TestServer> {
   const name = `keyledger-eventstoredb-${randomUUID()}`;
   const port = await freePort();

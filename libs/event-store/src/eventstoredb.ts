@@ -10,21 +10,21 @@ import {
 import { Follower, type Handler } from './subscription.ts';
 
 export interface EventStoreDbOptions {
-  /** `esdb://user:password@host:2113?tls=true`, as the server's documentation has it; several hosts are a cluster. */
+  /** `esdb://user:password@host:2113?tls=true`, as in the server's documentation; several hosts are a cluster. */
   readonly url: string;
-  /** Each is a prefix of the names of its streams: letters, digits, - and _. */
+  /** Each name is a prefix of its streams' names: letters, digits, - and _. */
   readonly environments: readonly string[];
-  /** Begins the names of all its streams where several installations share a server: letters, digits, - and _. */
+  /** Prefix of all stream names where several installations share a server: letters, digits, - and _. */
   readonly prefix?: string;
-  /** An operation that is not answered within so many milliseconds rejects. Default 1,500. */
+  /** Milliseconds after which an unanswered operation rejects. Default 1,500. */
   readonly deadline?: number;
-  /** To begin with it may take longer: nobody waits for an answer then. Default 10,000. */
+  /** The same while opening, when no client waits for an answer. Default 10,000. */
   readonly openWithin?: number;
   /** Called for every answered append: seconds from call to durable answer, number of events. */
   readonly observe?: (seconds: number, events: number) => void;
-  /** A subscription's handler threw, or what it has not had yet could not be read; it gets the same batch again. Default: a process warning. */
+  /** A subscription's handler threw, or its next events could not be read; it gets the same batch again. Default: a process warning. */
   readonly handlerFailed?: (error: unknown) => void;
-  /** The connection is lost; it is tried again until it is back. Default: a process warning. */
+  /** The connection is lost; the store reconnects by itself. Default: a process warning. */
   readonly disconnected?: (error: unknown) => void;
 }
 
@@ -36,10 +36,10 @@ const MAX_LOST_RACES = 100;
 /** Per environment; some ten megabytes. */
 const KNOWN_IDS = 100_000;
 
-/** Ids of a stream's events from the first one on, in order. The size is the revision of the next event. */
+/** Ids of a stream's events, from the first one, in order. The size is the revision of the next event. */
 type Ids = Set<string>;
 
-/** Of the streams read or written lately. */
+/** For streams read or written lately. */
 class KnownIds {
   readonly #streams = new Map<string, Ids>();
   #count = 0;
@@ -48,7 +48,7 @@ class KnownIds {
     return this.#streams.get(stream) ?? new Set();
   }
 
-  /** Events of a revision on. Several may be learning about a stream at once: what is known already is passed over. The latest one stays, however long it is. */
+  /** Events from a revision on. Several reads of a stream may overlap: ids already known are skipped. The latest stream stays, however long it is. */
   learn(stream: string, ids: Ids, from: number, events: readonly Pick<NewEvent, 'id'>[]): void {
     this.#count -= this.#weight(stream);
     for (const { id } of events.slice(ids.size - from)) ids.add(id);
@@ -71,12 +71,12 @@ class KnownIds {
 /**
  * The log of one environment on an EventStoreDB, which other environments and processes share.
  *
- * An id that is in its stream is never written again, whatever revision is expected. The server would see to that only for the same ids at the same
- * expected revision, and would not say whether it wrote or remembered; expecting the current revision, it would write the same events twice. So
+ * An id already in its stream is never written again, whatever revision is expected. The server would ensure that only for the same ids at the same
+ * expected revision, and would not say whether it wrote or remembered; with the current revision expected, it would write the same events twice. So
  * - the server gets a new id for each attempt, and ours with the metadata: an append that succeeds has written, one that fails has not;
- * - every append expects a revision, "any" the one that is believed to be the last: it succeeds only where all earlier events are known;
- * - the ids of the streams in use are kept. Whoever appends has read the stream, or expects that there is none, so this is one round trip. A stream
- *   of which some part is not known (it was loaded from a snapshot) is read before the first append to it.
+ * - every append expects a revision, "any" the one believed to be the last: it succeeds only if all earlier events are known;
+ * - the ids of the streams in use are kept. A writer has read the stream, or expects that there is none, so an append is one round trip. A stream
+ *   known only in part (it was loaded from a snapshot) is read before the first append to it.
  */
 export class EventStoreDbEventStore implements EventStore {
   readonly #log: SharedLog;
@@ -182,7 +182,7 @@ export class EventStoreDbEventStore implements EventStore {
   }
 
   async #write(stream: string, at: number, events: readonly NewEvent[], deadline: number): Promise<Pick<AppendResult, 'success' | 'nextExpectedRevision' | 'position'>> {
-    // Whoever has been told that it failed must not find it done long after.
+    // An append reported as failed must not succeed long after.
     if (deadline <= 0) throw doesNotAnswer();
     const { connection } = this.#log;
     const { client, library } = connection;
@@ -202,14 +202,14 @@ export class EventStoreDbEventStore implements EventStore {
     }
   }
 
-  /** What the first append of these was answered. */
+  /** The answer to the first append of these events. */
   async #remembered(stream: string, revision: number, count: number): Promise<Appended> {
     const last = (await this.#read(stream, revision, count)).at(-1);
     if (!last) throw refuse('UNAVAILABLE', `${stream} has lost its events from revision ${revision} on`);
     return { revision: last.revision, position: last.position, duplicate: true };
   }
 
-  /** With the ids of all events that the stream has now. What has been read in time is kept, so that the next attempt gets further. */
+  /** The ids of all events the stream has now. Ids read in time are kept, so that the next attempt gets further. */
   async #catchUp(stream: string, ids: Ids, until: number): Promise<Ids> {
     while (performance.now() < until) {
       const from = ids.size;
@@ -261,7 +261,7 @@ export class EventStoreDbEventStores extends PerEnvironment<EventStoreDbEventSto
   }
 }
 
-/** What an environment is called on the server. The colon is in neither name, so that no two installations can mean the same. */
+/** An environment's name on the server. The colon is in neither part, so no two installations can share a name. */
 const placeIn = (prefix: string | undefined, environment: string): string => (prefix === undefined ? environment : `${prefix}:${environment}`);
 
 const warn = (error: unknown): void => process.emitWarning(error instanceof Error ? (error.stack ?? error.message) : String(error));

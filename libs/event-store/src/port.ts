@@ -44,9 +44,9 @@ export class WrongExpectedRevision extends Error {
 }
 
 export interface Subscription {
-  /** The position that the handler has finished with. */
+  /** The handler has finished up to this position. */
   readonly position: Position;
-  /** Somebody waits until this position has been handed over: not a moment to gather more events. */
+  /** A reader waits for this position: hand it over without gathering more events. */
   hurry?(position: Position): void;
   /** Ends it; resolves when the handler is no longer running. */
   close(): Promise<void>;
@@ -60,7 +60,7 @@ export interface EventStore {
   readStream(stream: string, options?: { from?: number; limit?: number }): Promise<readonly RecordedEvent[]>;
   /**
    * Events of all streams of a category, stream by stream, each stream's oldest first, at most `limit` (1000), after the given one.
-   * Only where the store has them in that order; it is how a read model is built from nothing without folding any stream twice.
+   * Only if the store has them in that order; a read model is built from nothing this way without folding any stream twice.
    */
   readByStream?(category: string, after?: Pick<RecordedEvent, 'stream' | 'revision'>, limit?: number): Promise<readonly RecordedEvent[]>;
   /** Events after a position in log order, at most `limit` (1000). */
@@ -68,16 +68,16 @@ export interface EventStore {
   /**
    * Hands over every event after a position, in order, then every new one, until closed: it survives a lost connection or server.
    * Waits for the handler before the next batch; a handler that throws gets the same batch again, after a pause.
-   * `reads`: the categories of the streams whose `data` and `metadata` the handler looks at; those of others may not be there, and throw then. All
-   * when it is not said. Who follows a log over a network for little of it says so.
+   * `reads`: categories of the streams whose `data` and `metadata` the handler uses; on other events these may be missing, and then throw.
+   * Default: all. A subscriber that needs little of a log over a network names them.
    */
   subscribe(after: Position, handler: (events: readonly RecordedEvent[]) => void | Promise<void>, reads?: readonly string[]): Subscription;
   /** Position of the last event. A number where it is known without asking (the embedded store). */
   head(): Position | Promise<Position>;
   /**
-   * Takes over events that another store has recorded, as they are: their positions, revisions and times are kept. In log order, after all
-   * that is here, each the next one of its stream; all or none, durable before it resolves. For moving a log into a store that nobody else
-   * writes to yet, and only where the store lets somebody else give out positions.
+   * Takes over events as another store has recorded them: positions, revisions and times are kept. In log order, after all events here,
+   * each the next one of its stream; all or none, durable before it resolves. For moving a log into a store that has no other writer
+   * yet, and only if the store accepts positions given by the caller.
    */
   restore?(events: readonly RecordedEvent[]): Promise<void>;
   close(): Promise<void>;

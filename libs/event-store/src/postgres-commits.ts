@@ -3,7 +3,7 @@ import { ANSWER_WITHIN_MS, isOwnFault } from './postgres-pool.ts';
 
 const APPENDS_PER_GROUP = 500;
 const CHARACTERS_PER_GROUP = 8_000_000;
-/** An append that has waited so long behind a server that does not answer is not sent any more. */
+/** An append that has waited this long for a server that does not answer is not sent any more. */
 const WAIT_AT_MOST_MS = ANSWER_WITHIN_MS / 2;
 
 export interface PendingAppend {
@@ -22,7 +22,7 @@ export type Outcome = readonly [what: 'appended' | 'duplicate' | 'conflict', rev
 
 const isLate = ({ startedAt }: PendingAppend) => performance.now() - startedAt > WAIT_AT_MOST_MS;
 
-/** While a group is being committed, the next gathers. One at a time: in the server they would wait for each other anyway. */
+/** While one group is committed, the next gathers. One at a time: on the server groups would wait for each other anyway. */
 export class GroupCommit {
   readonly #send: (group: Group, withinMs: number) => Promise<readonly Outcome[]>;
   readonly #committed: (group: Group, outcomes: readonly Outcome[]) => void;
@@ -36,7 +36,7 @@ export class GroupCommit {
 
   add(append: PendingAppend): void {
     this.#waiting.push(append);
-    // After all that is ready to run now: appends of one turn travel together.
+    // Runs after all code that is ready now: appends of one turn are sent together.
     this.#running ??= new Promise<void>((resolve) => process.nextTick(resolve)).then(() => this.#run());
   }
 
@@ -72,7 +72,7 @@ export class GroupCommit {
     }
   }
 
-  /** Nothing of the group was stored because of one of them. */
+  /** One append made the whole group fail: each is tried alone. */
   async #findFault(group: Group, cause: unknown): Promise<void> {
     if (group.length > 1) for (const append of group) await this.#commit([append]);
     else for (const { stream, reject } of group) reject(new RangeError(`${stream}: events too large or malformed`, { cause }));

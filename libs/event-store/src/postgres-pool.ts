@@ -4,9 +4,9 @@ import { refuse, type Refusal } from '@keyledger/kernel';
 import pg from 'pg';
 import type { Position, RecordedEvent } from './port.ts';
 
-/** Every operation is answered, or refused with UNAVAILABLE, after so many milliseconds at most. */
+/** Every operation is answered, or refused with UNAVAILABLE, within this many milliseconds. */
 export const ANSWER_WITHIN_MS = 1_400;
-/** Of which so many for a free connection, or a new one. */
+/** Of these, the most for a free or new connection. */
 const CONNECT_WITHIN_MS = 700;
 /** At the start many processes connect at the same moment. */
 const START_WITHIN_MS = 10_000;
@@ -16,20 +16,20 @@ const IDLE_MS = 60_000;
 const PREPARE_WITHIN_MS = 30_000;
 const SCHEMA_LOCK = 5_280_018;
 
-/** SQLSTATE classes that are about what was asked, not about the server: a value it cannot hold, a constraint, a limit of a statement. */
+/** SQLSTATE classes in which the statement is at fault, not the server: a value it cannot hold, a constraint, a limit of a statement. */
 const ownFault = /^(22|23|54)/;
-/** Those of a server that is full, ends, starts, or has become a replica. */
+/** Those of a server that is full, stopping, starting, or now a replica. */
 const serverFault = /^(08|25|40|53|55|57|58|XX)/;
 
 export interface Question {
-  /** A prepared statement's; the same text always. */
+  /** Of the prepared statement: one text per name. */
   readonly name: string;
   readonly text: string;
 }
 export type Cells = readonly unknown[];
 
 export const unreachable = (cause: unknown): Refusal => Object.assign(refuse('UNAVAILABLE', 'The event store does not answer'), { cause });
-/** Nothing was done, because of what was asked. */
+/** The statement was at fault; nothing was done. */
 export const isOwnFault = (error: unknown): boolean => error instanceof pg.DatabaseError && ownFault.test(error.code ?? '');
 
 /** `"production_events"`, and the same without quotes. */
@@ -39,7 +39,7 @@ export function schemaOf(environment: string): string {
   return name;
 }
 
-/** The sockets of a server's clients: one that no longer answers cannot be asked to close them. */
+/** Client sockets to one server: a server that no longer answers cannot be asked to close them. */
 class Sockets {
   readonly #open = new Set<Socket>();
 
@@ -49,7 +49,7 @@ class Sockets {
     return socket.once('close', () => this.#open.delete(socket));
   };
 
-  /** Their clients have said good-bye. */
+  /** For after ending the clients. */
   async close(): Promise<void> {
     const closed = [...this.#open].map((socket) => new Promise<void>((resolve) => socket.once('close', () => resolve())));
     await Promise.race([Promise.all(closed), sleep(CLOSE_WITHIN_MS, undefined, { ref: false })]);
@@ -57,7 +57,7 @@ class Sockets {
   }
 }
 
-/** Both sides notice within some ten seconds that the other's machine is lost. */
+/** Each side notices within some ten seconds that the other machine is lost. */
 const clientOptions = (connectionString: string) => ({
   connectionString, keepAlive: true, keepAliveInitialDelayMillis: 5_000, fallback_application_name: 'keyledger',
   options: '-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3',
@@ -65,7 +65,7 @@ const clientOptions = (connectionString: string) => ({
 
 /** What a process knows of the end of a log. */
 export interface Known {
-  /** The log has reached at least to here. */
+  /** The log reaches at least to here. */
   readonly position: Position;
   /** The last event that the process has seen. */
   readonly event: Pick<RecordedEvent, 'position' | 'id'> | undefined;
@@ -75,9 +75,9 @@ export interface Known {
 export interface Log {
   readonly schema: string;
   readonly known: Known;
-  /** It has reached this position. */
+  /** The log reaches this position. */
   heard(position: Position): void;
-  /** It ends at this position; is the event that was known when the server was asked still in its place? Throws when this is not the log that was known. */
+  /** The log ends at this position; `isThere`: the event known when the server was asked is still in its place. Throws when it is not the known log. */
   found(position: Position, isThere: boolean, known: Known): void;
 }
 
@@ -95,24 +95,24 @@ async function look(client: pg.ClientBase, logs: readonly Log[], withinMs: numbe
   for (const [n, position, isThere] of rows) logs[n]?.found(Number(position), isThere, known[n] as Known);
 }
 
-/** A few connections to one server for all that this process asks of it. A connection that fails is dropped and replaced when the next is needed. */
+/** A few connections to one server for all requests of this process. A failed connection is dropped and replaced when the next is needed. */
 export class PostgresPool {
   readonly #pool: pg.Pool;
   readonly #sockets = new Sockets();
   readonly #logs: readonly Log[];
   readonly #looked = new WeakSet<pg.PoolClient>();
 
-  /** A new connection may lead to another server: it is used once that has been found to have what is known of these logs. */
+  /** A new connection may lead to another server: it is used once that server is known to have these logs' known events. */
   constructor(url: string, connections: number, logs: readonly Log[] = []) {
     this.#logs = logs;
     this.#pool = new pg.Pool({ ...clientOptions(url), stream: this.#sockets.make, max: connections, connectionTimeoutMillis: CONNECT_WITHIN_MS, idleTimeoutMillis: IDLE_MS });
-    // An idle connection is lost: the pool has dropped it. One in use: its question has failed.
+    // If an idle connection is lost, the pool has dropped it; if one in use, its query has failed.
     this.#pool.on('error', () => undefined).on('connect', (client) => client.on('error', () => undefined));
   }
 
   /**
-   * Rows as arrays of text and numbers. Rejects with UNAVAILABLE when there is no answer in time, and then nobody knows what the server has done
-   * or will do; with pg's DatabaseError when the question was wrong.
+   * Rows as arrays of text and numbers. Rejects with UNAVAILABLE when there is no answer in time, and then it is unknown what the server has done
+   * or will do; with pg's DatabaseError when the statement was wrong.
    */
   async ask({ name, text }: Question, values: readonly unknown[], withinMs = ANSWER_WITHIN_MS): Promise<readonly Cells[]> {
     const deadline = performance.now() + withinMs;
@@ -146,7 +146,7 @@ export class PostgresPool {
   }
 }
 
-/** One after another for all processes that start at the same moment, each in a transaction of its own that holds what it did or nothing. */
+/** Processes that start at the same moment run it one after another, each in its own transaction, all or nothing. */
 export async function prepare(url: string, work: (run: (text: string, values?: unknown[]) => Promise<readonly Cells[]>) => Promise<void>): Promise<void> {
   const sockets = new Sockets();
   const client = new pg.Client({ ...clientOptions(url), stream: sockets.make, connectionTimeoutMillis: START_WITHIN_MS, query_timeout: PREPARE_WITHIN_MS });
@@ -169,15 +169,15 @@ const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 1_000;
 
 interface Listening {
-  /** There is a connection again. */
+  /** The connection is back. */
   readonly restored: () => void;
-  /** There is none any more; once for each loss. */
+  /** The connection is lost; once for each loss. */
   readonly lost: (error: unknown) => void;
 }
 
 /**
- * One connection on which the server tells of new events. It is asked as well, once a second: a notification may be lost with the connection
- * or between here and there, and a connection without traffic does not tell when it is dead.
+ * One connection on which the server announces new events. The server is also polled, once a second: a notification may be lost with the
+ * connection or on its way, and a connection without traffic does not show when it is dead.
  */
 export class Listener {
   readonly #url: string;
@@ -192,7 +192,7 @@ export class Listener {
     this.#on = on;
   }
 
-  /** Resolves when the head of every log has been heard; from then on it goes on by itself. Rejects when there is no connection to begin with. */
+  /** Resolves when the head of every log is known; from then on it runs by itself. Rejects when the first connection fails. */
   start(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#running = this.#run(resolve, reject);

@@ -1,8 +1,8 @@
-/** Raised, with a step below, when a release that knows the one before cannot write to the log any more, such as when a function takes other parameters. */
+/** Raise it, with a step below, when releases of the version before can no longer write to the log, such as after a change of a function's parameters. */
 const SCHEMA_VERSION = 2;
 type Run = (text: string) => Promise<readonly (readonly unknown[])[]>;
 
-/** Makes the log's tables where they are missing, and its functions as they are in this release. */
+/** Creates the log's tables where they are missing, and its functions as of this release. */
 export async function prepareLog(run: Run, schema: string): Promise<void> {
   await run(`create schema if not exists "${schema}"`);
   await run(`create table if not exists "${schema}".schema_version (version integer not null)`);
@@ -14,7 +14,7 @@ export async function prepareLog(run: Run, schema: string): Promise<void> {
   if (version !== SCHEMA_VERSION) await run(`delete from "${schema}".schema_version; insert into "${schema}".schema_version (version) values (${SCHEMA_VERSION})`);
 }
 
-/** A server that forgets what it has confirmed is no place for a log, nor for the keys to one. */
+/** A server that may lose confirmed writes must not hold a log, nor the keys to one. */
 export async function mustBeDurable(run: Run): Promise<void> {
   const [settings = []] = await run("select current_setting('fsync'), current_setting('full_page_writes')");
   if (settings.some((setting) => setting !== 'on')) {
@@ -23,10 +23,10 @@ export async function mustBeDurable(run: Run): Promise<void> {
 }
 
 /**
- * Events are json as it was written (text keeps every byte), names of streams in the order of their bytes.
+ * Events are json as it was written (text keeps every byte); names of streams sort by their bytes.
  *
  * The one row of `head` is the counter of positions, locked by each writer from before it looks until it has committed. So positions are
- * dense, their order is that of the commits, and a reader who sees one sees all before it.
+ * dense, their order is that of the commits, and a reader that sees one sees all before it.
  */
 const tables = (schema: string): string => `
   set local search_path to "${schema}";
@@ -44,7 +44,7 @@ const tables = (schema: string): string => `
   end $$;
   create trigger events_are_never_changed before update or delete or truncate on events for each statement execute function refuse_change();`;
 
-/** Replaced at every start, so that what has changed in them reaches the logs that are there. */
+/** Replaced at every start, so that changes in them reach existing logs. */
 const functions = (schema: string): string => `
   set local search_path to "${schema}";
 

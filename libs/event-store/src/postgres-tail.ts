@@ -2,20 +2,20 @@ import type { Position, RecordedEvent } from './port.ts';
 import { RecentEvents } from './recent-events.ts';
 import type { Follower } from './subscription.ts';
 
-/** At most so many events at a time. */
+/** The most events per read. */
 export const READ_LIMIT = 1_000;
-/** Being told wakes every process, and the server lets one writer at a time tell: no more often than this. Whoever has to know sooner asks. */
+/** A notification wakes every process, and the server lets one writer notify at a time: no more often than this. A reader in a hurry asks. */
 const TELL_EVERY_MS = 25;
-/** Events that nobody waits for are read together: a read costs the same for one as for many, and every process follows every log. */
+/** Events that no reader waits for are read together: a read costs the same for one as for many, and every process follows every log. */
 const GATHER_MS = 100;
 
-/** `reads`: the only categories of which more than the name is wanted; all when undefined. */
+/** `reads`: the categories whose data and metadata are needed; all when undefined. */
 type Read = (after: Position, reads: Reads) => Promise<readonly RecordedEvent[]>;
 type Reads = readonly string[] | undefined;
 
 /**
- * The end of a log as this process knows it. Subscribers that have come that far share one read of what is new; what this process has
- * appended itself is not read at all.
+ * The end of a log as this process knows it. Subscribers that have got there share one read of new events; events that this process
+ * has appended itself are not read.
  */
 export class Tail {
   readonly followers = new Map<Follower, Reads>();
@@ -26,7 +26,7 @@ export class Tail {
   #newest: RecordedEvent | undefined;
   #wanted: Position = 0;
   #reading = false;
-  /** What any of the followers wants to know more of. */
+  /** The categories that any follower needs. */
   #reads: Reads = [];
   #gathering: NodeJS.Timeout | undefined;
 
@@ -35,7 +35,7 @@ export class Tail {
     this.#failed = failed;
   }
 
-  /** The log has reached at least to here. */
+  /** The log reaches at least to here. */
   get known(): Position {
     return this.#known;
   }
@@ -54,11 +54,11 @@ export class Tail {
     const wanted = this.#reads && reads && [...new Set([...this.#reads, ...reads])];
     if (wanted?.length === this.#reads?.length) return;
     this.#reads = wanted;
-    // What is remembered may lack what it wants to know.
+    // The events kept may lack the data it needs.
     this.#recent = new RecentEvents(this.#recent.end);
   }
 
-  /** The log reaches to this position. Often it is what this process has appended itself, and that needs no reading. */
+  /** The log reaches this position. Often with events that this process has appended itself and need not read. */
   heard(position: Position): void {
     this.#known = Math.max(this.#known, position);
     if (this.#reading || this.#recent.end >= this.#known) return;
@@ -83,7 +83,7 @@ export class Tail {
     if (first?.position === this.#recent.end + 1) for (const event of events) this.#recent.push(event);
   }
 
-  /** A follower's source. Who has come as far as the others is woken with them. */
+  /** A follower's source. A follower at the end is woken with the others there. */
   after(position: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
     return position >= this.#recent.end ? [] : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position, this.#reads));
   }
@@ -92,7 +92,7 @@ export class Tail {
     for (const follower of this.followers.keys()) follower.wake();
   }
 
-  /** What could not be read or handled before is tried again at once. */
+  /** Tries events again at once that could not be read or handled. */
   retry(): void {
     for (const follower of this.followers.keys()) follower.retry();
   }
@@ -104,7 +104,7 @@ export class Tail {
     this.#reading = true;
     let found = 0;
     try {
-      // Nobody has followed for a while: who is further behind than this reads for himself.
+      // There was no follower for a while: one further behind than this reads by itself.
       if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
       const reads = this.#reads;
       const events = await this.#read(this.#recent.end, reads);
@@ -115,12 +115,12 @@ export class Tail {
       this.#failed(error);
     }
     this.#reading = false;
-    // What could not be read is tried again when something is heard: once a second at the latest.
+    // A failed read is tried again when news of the log arrives: within a second.
     if (found > 0) this.heard(0);
   }
 }
 
-/** Tells the other processes of what was appended: with the append, or a little later of several together. Who is never told asks within a second. */
+/** Notifies the other processes of appends: with the append, or a little later of several together. A process not notified asks within a second. */
 export class Telling {
   readonly #tell: () => Promise<unknown>;
   #lastAt = -Infinity;
@@ -130,7 +130,7 @@ export class Telling {
     this.#tell = tell;
   }
 
-  /** May this append tell itself? Otherwise it will be told of. */
+  /** Whether this append may notify; else a notification follows. */
   isDue(): boolean {
     const wait = this.#lastAt + TELL_EVERY_MS - performance.now();
     if (wait > 0) this.#tellIn(wait);
@@ -138,7 +138,7 @@ export class Telling {
     return wait <= 0;
   }
 
-  /** It was due, and came to nothing: somebody else's may have counted on it. */
+  /** A due notification was not sent: other appends may have counted on it. */
   missed(): void {
     this.#tellIn(TELL_EVERY_MS);
   }

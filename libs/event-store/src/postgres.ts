@@ -14,9 +14,9 @@ export { PostgresSnapshotStores } from './postgres-snapshots.ts';
 export interface PostgresOptions {
   /** `postgresql://user:password@host:port/database` */
   readonly url: string;
-  /** Each has a schema `<environment>_events`, made when it is not there. */
+  /** Each has a schema `<environment>_events`, created if missing. */
   readonly environments: readonly string[];
-  /** At most so many at a time for reading and writing in all environments; one more listens. Default: 4. */
+  /** The most at a time for reading and writing in all environments; one more listens. Default: 4. */
   readonly connections?: number;
   /** Accept a server that may lose confirmed events in a power cut. For tests. */
   readonly allowUnsafe?: boolean;
@@ -24,11 +24,11 @@ export interface PostgresOptions {
   readonly observe?: (seconds: number, events: number) => void;
   /** A subscription's handler threw, or its events could not be read; it gets the same batch again. Default: a process warning. */
   readonly handlerFailed?: (error: unknown) => void;
-  /** The connection on which the server tells of new events is lost; it is being made again. Default: a process warning. */
+  /** The connection on which the server announces new events is lost; the store reconnects. Default: a process warning. */
   readonly lost?: (error: unknown) => void;
   /**
-   * The server lacks events that it has confirmed: another has taken its place that had not got them yet. What this process remembers is of a
-   * log that is no more; it should end. Subscribers get nothing more. Called once. Default: a process warning.
+   * The server lacks confirmed events: a standby that had not received them has taken over. This process remembers a log that no longer
+   * exists; it should end. Subscribers get nothing more. Called once. Default: a process warning.
    */
   readonly failed?: (error: Error) => void;
 }
@@ -42,7 +42,7 @@ interface Shared {
   release(): Promise<void>;
 }
 
-/** The log of one environment in a schema of its own, for any number of processes. The objects it hands out are shared between all readers; nobody changes them. */
+/** The log of one environment in a schema of its own, for any number of processes. The objects it returns are shared by all readers: never change them. */
 export class PostgresEventStore implements EventStore, Log {
   readonly schema: string;
   readonly #shared: Shared;
@@ -75,7 +75,7 @@ export class PostgresEventStore implements EventStore, Log {
   }
 
   async readByStream(category: string, after?: Pick<RecordedEvent, 'stream' | 'revision'>, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
-    // A category's streams are named from `<category>-` on; a point is the character after the hyphen.
+    // The names of a category's streams start with `<category>-`; `.` is the character after `-`.
     const { stream, revision } = after ?? { stream: `${category}-`, revision: -1 };
     return this.#read('between', 'where (stream, revision) > ($1, $2) and stream < $3 order by stream, revision limit $4', [stream, revision, `${category}.`, limit]);
   }
@@ -111,12 +111,12 @@ export class PostgresEventStore implements EventStore, Log {
     this.heard(position);
   }
 
-  /** The server tells that the log reaches to this position. */
+  /** The server says that the log reaches this position. */
   heard(position: Position): void {
     this.#tail.heard(position);
   }
 
-  /** There is a server again: what has failed is tried again now. */
+  /** The server is back: failed work is tried again now. */
   retry(): void {
     this.#tail.retry();
   }
@@ -160,7 +160,7 @@ export class PostgresEventStore implements EventStore, Log {
     const error = new Error(`The event log in ${this.schema} ${how}: events are missing`);
     if (!this.#hasFailed) (this.#options.failed ?? warn)(error);
     this.#hasFailed = true;
-    // What they have in hand may be of the missing events: it must not get into a database that lacks them, too.
+    // Followers may hold some of the missing events, which must not get into a database that lacks them, too.
     for (const follower of this.#tail.followers.keys()) void follower.close();
     return error;
   }
@@ -187,7 +187,7 @@ export class PostgresEventStore implements EventStore, Log {
     ], withinMs) as Promise<readonly unknown[]> as Promise<readonly Outcome[]>;
   }
 
-  /** First everybody's events are shown to the subscribers, then the callers are answered: their reads find current views, unless others write as well. */
+  /** First subscribers see the whole group's events, then the callers are answered: their reads find current views, unless other processes write too. */
   #settle(group: Group, outcomes: readonly Outcome[]): void {
     let head = 0;
     group.forEach(({ stream, events }, place) => {
@@ -233,7 +233,7 @@ export class PostgresEventStore implements EventStore, Log {
   }
 }
 
-/** For who keeps there what belongs to a log elsewhere. Rejects as `open` below does. */
+/** For a server that keeps data of a log elsewhere. Rejects as `open` below does. */
 export const mustBeDurablePostgres = (url: string): Promise<void> => prepare(url, mustBeDurable);
 
 /** The event stores of several environments on one server. */
@@ -268,7 +268,7 @@ export class PostgresEventStores extends PerEnvironment<PostgresEventStore> {
   }
 }
 
-/** Parsed when somebody looks: most of what a process follows is none of its business. */
+/** Parsed on first use: a process never looks into most events that it follows. */
 function eventOf([position, stream, revision, id, type, data, metadata, recordedAt]: Cells): RecordedEvent {
   let parsedData: JsonObject | undefined;
   let parsedMetadata: JsonObject | undefined;

@@ -13,12 +13,12 @@ export class RecentEvents {
     this.#first = this.#next = head + 1;
   }
 
-  /** Position of the last of them; nothing is known of what comes later. */
+  /** Position of the last event here; later ones are unknown. */
   get end(): Position {
     return this.#next - 1;
   }
 
-  /** Later ones only: those that are here are left as they are. */
+  /** Takes later events only: those already here stay. */
   push(event: RecordedEvent): void {
     if (event.position < this.#next) return;
     if (event.position > this.#next) this.#first = this.#next = event.position;
@@ -27,7 +27,7 @@ export class RecentEvents {
     this.#first = Math.max(this.#first, this.#next - RECENT_EVENTS);
   }
 
-  /** undefined when some of them are not here: no longer, or not yet. */
+  /** undefined when some events are not here: no longer, or not yet. */
   after(position: Position, limit: number): readonly RecordedEvent[] | undefined {
     if (position + 1 < this.#first || position >= this.#next) return undefined;
     const events: RecordedEvent[] = [];

@@ -3,7 +3,7 @@ import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { deserialize, serialize } from 'node:v8';
 import type { Aggregate, JsonObject, Sealer } from '@keyledger/kernel';
 
-/** A fold put away. It is a cache: one that is missing, of another version, shredded or not of this very history is ignored. */
+/** A stored fold. It is a cache: a snapshot that is missing, of another version, shredded or of another history is ignored. */
 export interface Snapshot {
   readonly revision: number;
   /** Id of the event at that revision: proof that the snapshot belongs to the stream as it is now (and not as it was before a restore). */
@@ -19,7 +19,7 @@ export interface SnapshotStore {
   put(stream: string, snapshot: Snapshot): Promise<void>;
 }
 
-/** Raised when folds themselves were at fault: no snapshot made before is used. */
+/** Raise it after a fault in folding itself: no older snapshot is used. */
 const FOLDS = 2;
 
 /** Changes with `stateVersion` and, as a safety net, with the text of `evolve` and of the upcasts. */
@@ -29,7 +29,7 @@ export function versionOf<State, Command extends { type: string }, Event extends
   return `${FOLDS}.${stateVersion}-${createHash('sha256').update(String(evolve)).update(code).digest('base64url').slice(0, 16)}`;
 }
 
-/** Of the state as it is at the call; the fold moves on. */
+/** Copies the state at the call; the fold moves on. */
 export const packState = (state: unknown): JsonObject => ({ state: serialize(state).toString('base64') });
 
 /** undefined when it cannot be opened: its subject's key is destroyed, or it is damaged. The stream can always be replayed. */

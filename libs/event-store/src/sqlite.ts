@@ -14,7 +14,7 @@ export interface SqliteOptions {
   readonly observe?: (seconds: number, events: number) => void;
   /** A subscription's handler threw; it gets the same batch again. Default: a process warning. */
   readonly handlerFailed?: (error: unknown) => void;
-  /** The store takes no more writes because the disk let it down: end this process, a fresh one finds out what is on disk. Default: a process warning. */
+  /** The store takes no more writes after a failure of the disk: end this process; a new one finds out what is on disk. Default: a process warning. */
   readonly failed?: (error: Error) => void;
 }
 
@@ -22,7 +22,7 @@ const CLOSED = 'The event store is closed';
 const READ_LIMIT = 1_000;
 /** Streams per database whose last revision is known without asking. */
 const KNOWN_STREAMS = 50_000;
-/** One message is being committed while the next waits at the worker; everything later travels together. That is the group commit. */
+/** One message is being committed while the next waits at the worker; all later appends go together. That is the group commit. */
 const MESSAGES_UNDER_WAY = 2;
 const APPENDS_PER_MESSAGE = 500;
 
@@ -41,7 +41,7 @@ interface PendingQuestion {
   readonly reject: (error: Error) => void;
 }
 
-/** The main thread's end of the worker: questions go out at once, appends in groups. */
+/** The main thread's side of the worker: questions go out at once, appends in groups. */
 class SqliteWorker {
   readonly #worker: Worker;
   readonly #questions = new Map<number, PendingQuestion>();
@@ -56,7 +56,7 @@ class SqliteWorker {
   constructor() {
     // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
     this.#worker = new Worker(new URL(`./sqlite.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: 'event-store' });
-    // `node --watch` tells on the same channel what the thread has imported.
+    // `node --watch` reports the thread's imports on the same channel.
     this.#worker.on('message', (reply: Partial<Reply>) => {
       if (reply.call !== undefined) this.#answered(reply as Reply);
     });
@@ -79,7 +79,7 @@ class SqliteWorker {
     if (--this.#users === 0) await this.#worker.terminate();
   }
 
-  /** Resolves when nothing that was appended to this log is unanswered. */
+  /** Resolves when every append to this log has been answered. */
   async drained(log: OpenLog): Promise<void> {
     while ([...this.#groups.values(), this.#waiting].some((appends) => appends.some((append) => append.log === log))) {
       await new Promise<void>((resolve) => this.#answeredNext.push(resolve));
@@ -100,7 +100,7 @@ class SqliteWorker {
     this.#waiting.push(append);
     if (this.#flushing || this.#groups.size >= MESSAGES_UNDER_WAY) return;
     this.#flushing = true;
-    // After all that is ready to run now: appends of one turn travel together.
+    // Runs after all code that is ready now: appends of one turn are sent together.
     process.nextTick(() => this.#flush());
   }
 
@@ -140,7 +140,7 @@ class SqliteWorker {
   }
 }
 
-/** First everybody's events are recorded and shown to the subscribers, then the callers are answered: their reads find current views. */
+/** First the whole group's events are recorded and shown to subscribers, then the callers are answered: their reads find current views. */
 function settle(group: readonly PendingAppend[], { recordedAt, outcomes, failures }: Committed): void {
   const grown = new Set<OpenLog>();
   group.forEach(({ log, request, events }, place) => {
@@ -161,7 +161,7 @@ function answer({ log, request, events, startedAt, resolve, reject }: PendingApp
   else resolve({ revision, position, duplicate: what === 'duplicate' });
 }
 
-/** A failure of the whole group passes (the disk was full); without one SQLite would not have these very events. */
+/** A failure of the whole group is temporary (the disk was full); without one, SQLite refused these events. */
 const couldNotWrite = (stream: string, failure: Failure | undefined): Error =>
   failure ? refuse('UNAVAILABLE', `The event store could not write: ${failure.message}`) : new RangeError(`${stream}: events too large or malformed`);
 
@@ -195,7 +195,7 @@ class OpenLog {
     this.learn(stream, lastRevision);
   }
 
-  /** These events have come from elsewhere, at positions of their own. */
+  /** These events come from another log, with their positions. */
   restored(events: readonly RecordedEvent[]): void {
     for (const { stream, revision } of events) this.learn(stream, revision);
     this.head = (events.at(-1) as RecordedEvent).position;
@@ -231,7 +231,7 @@ class OpenLog {
 
 /**
  * The embedded event store: a database file of its own, written by this process alone (a second one is refused).
- * The objects it hands out are shared between all readers; nobody changes them.
+ * The objects it returns are shared by all readers: never change them.
  */
 export class SqliteEventStore implements EventStore {
   readonly #worker: SqliteWorker;
@@ -243,7 +243,7 @@ export class SqliteEventStore implements EventStore {
     this.#log = log;
   }
 
-  /** With a worker thread of its own, or one to share. The file is made when it is not there; its folder must be. */
+  /** With a worker thread of its own, or a shared one. The file is created if missing; its folder must exist. */
   static async open(file: string, options: SqliteOptions = {}, worker = new SqliteWorker()): Promise<SqliteEventStore> {
     return new SqliteEventStore(worker, new OpenLog(await worker.open(file), options));
   }
@@ -277,7 +277,7 @@ export class SqliteEventStore implements EventStore {
   }
 
   async readByStream(category: string, after?: Pick<RecordedEvent, 'stream' | 'revision'>, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
-    // A category's streams are named from `<category>-` on; a point is the character after the hyphen.
+    // The names of a category's streams start with `<category>-`; `.` is the character after `-`.
     const { stream, revision } = after ?? { stream: `${category}-`, revision: -1 };
     return (await this.#worker.ask<readonly Row[]>({ op: 'between', db: this.#log.db, stream, revision, end: `${category}.`, limit })).map(eventOf);
   }
@@ -309,7 +309,7 @@ export class SqliteEventStore implements EventStore {
     return this.#log.synchronous;
   }
 
-  /** Waits for the appends and handlers under way, then gives the file free. */
+  /** Waits for the appends and handlers under way, then releases the file. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
   }

@@ -23,7 +23,7 @@ export type Request = { readonly call: number } & (
 /** `revision` and `position` are those of the append's last event; for 'conflict' `revision` is the stream's own and `position` means nothing. */
 export type Outcome = readonly [what: 'appended' | 'duplicate' | 'conflict' | 'failed', revision: number, position: number];
 export type Row = readonly [position: number, stream: string, revision: number, id: string, type: string, data: string, metadata: string, recordedAt: string];
-/** `final`: what is on disk is no longer certain, so this process must not write to the file again. */
+/** `final`: the disk's contents are no longer certain, so this process must not write to the file again. */
 export interface Failure {
   readonly db: number;
   readonly message: string;
@@ -92,7 +92,7 @@ class Tails {
     this.#ids++;
   }
 
-  /** After a rollback nothing here is certain. */
+  /** After a rollback no entry is certain. */
   clear(): void {
     this.#tails.clear();
     this.#ids = 0;
@@ -162,7 +162,7 @@ class Log {
     return this.#sql.all.all(after, limit) as unknown as Row[];
   }
 
-  /** One transaction, one fsync; each append in it succeeds or fails alone. Throws `Failed` when the transaction as a whole did. */
+  /** One transaction, one fsync; each append in it succeeds or fails alone. Throws `Failed` when the whole transaction failed. */
   commit(appends: readonly AppendRequest[], recordedAt: string): Outcome[] {
     if (this.#failed) throw new Failed(this.#failed, true);
     try {
@@ -198,7 +198,7 @@ class Log {
     this.#lock.close();
   }
 
-  /** Nobody else writes: what is so before the transaction is so in it. */
+  /** No other process writes: a check before the transaction holds in it. */
   #mustFollow(rows: readonly Row[]): void {
     let head = this.head();
     const revisions = new Map<string, number>();
@@ -265,8 +265,8 @@ class Log {
   }
 
   /**
-   * A full disk or a lock is over once there is room: nothing was written. Any other failure of a commit (above all of its fsync) leaves
-   * unknown what the disk holds, and asking again would only be told that all is well: the kernel forgets the lost pages.
+   * A full disk or a lock is temporary: nothing was written. Any other failure of a commit (above all of its fsync) leaves it unknown
+   * what the disk holds, and a second attempt would only report success: the kernel forgets the lost pages.
    */
   #rolledBack(cause: unknown): Failed {
     let final = codeOf(cause) !== FULL && codeOf(cause) !== BUSY;
@@ -294,7 +294,7 @@ class Log {
   }
 }
 
-/** What a whole transaction ended with. */
+/** The failure of a whole transaction. */
 class Failed extends Error {
   readonly final: boolean;
 
@@ -306,7 +306,7 @@ class Failed extends Error {
 
 /**
  * A second writer must not open the log. The lock is an SQLite lock on an empty file beside it, held as long as this process lives:
- * the kernel drops it however the process ends, no stale pid has to be judged, and others may still read the log (verify, back up).
+ * the kernel drops it however the process ends, no stale pid needs a check, and other processes may read the log (verify, back up).
  */
 function lockFor(file: string): DatabaseSync {
   const lock = new DatabaseSync(`${file}.lock`);

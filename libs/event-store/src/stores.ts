@@ -2,8 +2,8 @@ import { PerEnvironment } from '@keyledger/kernel';
 import type { EventStore } from './port.ts';
 import type { SnapshotStore } from './snapshots.ts';
 
-/** The log of each environment; `here()` is the one of the current message's. */
+/** The log of each environment; `here()` is the current message's. */
 export class EventStores extends PerEnvironment<EventStore> {}
 
-/** Where long streams' folds are put away, for each environment. */
+/** Where folds of long streams are stored, for each environment. */
 export class SnapshotStores extends PerEnvironment<SnapshotStore> {}

@@ -10,7 +10,7 @@ import { Task, type View } from './task.ts';
 const EVENTS_PER_WEIGHT = 20;
 const MAX_LOST_RACES = 20;
 const COMMANDS_PER_APPEND = 500;
-/** The first snapshot after so many events, the next ones each time that the stream has doubled: the work stays in proportion. */
+/** The first snapshot comes after this many events, the next each time the stream has doubled: the work stays proportional. */
 const EVENTS_PER_SNAPSHOT = 500;
 const PAGE = 1_000;
 
@@ -22,7 +22,7 @@ export interface Shelf<State, Command extends { type: string }, Event extends { 
   readonly streams: LRUCache<string, Stream<State, Command, Event>>;
 }
 
-/** The aggregate and what follows from it, once. */
+/** The aggregate and what is derived from it, once. */
 export class Rules<State, Command extends { type: string }, Event extends { type: string }> {
   readonly aggregate: Aggregate<State, Command, Event>;
   readonly version: string;
@@ -43,11 +43,11 @@ interface Fold<State> {
   /** Of the last event. */
   eventId: string;
   snapshotRevision: number;
-  /** It holds events that are not stored (yet): good only if the append under way succeeds. */
+  /** The fold has events that are not stored (yet): valid only if the append under way succeeds. */
   ahead: boolean;
 }
 
-/** Who has made events; and the last of them, where nobody came behind and its events are not in the fold yet. */
+/** The tasks that made events; `last`: the batch's last task if it made some, which are not in the fold yet. */
 interface Decided<State, Command extends { type: string }, Event extends { type: string }> {
   readonly authors: readonly Task<State, Command, Event>[];
   readonly last: Task<State, Command, Event> | undefined;
@@ -57,7 +57,7 @@ interface Decided<State, Command extends { type: string }, Event extends { type:
  * One stream: its fold, and the commands that wait for it. While an append is under way they queue; then all of them are decided one after
  * another on the moving state and appended together, so that a rush on one stream costs neither lost races nor an fsync each.
  *
- * Nobody is answered from a cached fold alone. An append at the expected revision proves that the fold was current, for the refusals
+ * No command is answered from a cached fold alone. An append at the expected revision proves that the fold was current, for the refusals
  * in the same batch too; a batch that appends nothing reads on from the fold's revision first.
  */
 export class Stream<State, Command extends { type: string }, Event extends { type: string }> {
@@ -95,7 +95,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     this.#reweigh();
   }
 
-  /** A retry goes alone, and so does the second of two runs of the same command: its answer is the first one's. */
+  /** A retry runs alone. The second of two runs of a command waits for a later batch: its answer is the first one's. */
   #nextBatch(): Task<State, Command, Event>[] {
     const claims = new Set<string>();
     let size = 0;
@@ -115,9 +115,9 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
       if (retry && (await this.#has(retry.eventId(0)))) return await this.#answerDone(retry);
       await this.#settle(batch);
     } catch (error) {
-      // Whether the events are stored is not known, nor is the fold any good: the next command reads.
+      // It is unknown whether the events are stored, and the fold is void: the next command reads.
       this.#fold = undefined;
-      // Who queues behind would wait as long again, and be told the same.
+      // Queued commands would wait as long again for the same refusal.
       const others = error instanceof Refusal && error.code === 'UNAVAILABLE' ? this.#queue.splice(0) : [];
       for (const { reject } of [...batch, ...others]) reject(error);
     }
@@ -143,7 +143,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     throw refuse('TRY_AGAIN');
   }
 
-  /** Decides one after another, each on the state that the one before leaves. */
+  /** Decides the tasks in order, each on the state that the one before leaves. */
   #decide(fold: Fold<State>, batch: readonly Task<State, Command, Event>[]): Decided<State, Command, Event> {
     const authors: Task<State, Command, Event>[] = [];
     let { revision } = fold;
@@ -174,7 +174,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     try {
       events = await this.#encode(authors);
     } catch (error) {
-      // Another process has erased what it is about since this fold was made: the stream says so.
+      // Another process has erased the subject since this fold was made: the stream says so.
       if (confirmed || !(error instanceof Refusal && error.code === 'NOT_FOUND')) throw error;
       this.#fold = undefined;
       return false;
@@ -215,7 +215,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     for (const task of batch) task.answer(state, position);
   }
 
-  /** One of them had been stored before; alone, each finds out whether it was. */
+  /** One of the tasks was stored before; run alone, each finds out whether it was. */
   async #answerSingly(batch: readonly Task<State, Command, Event>[]): Promise<void> {
     if (this.#fold?.ahead) this.#fold = undefined;
     const [only] = batch;
@@ -251,7 +251,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     return { state: this.#rules.aggregate.initial(), revision: NO_STREAM, position: 0, eventId: '', snapshotRevision: NO_STREAM, ahead: false };
   }
 
-  /** Number of events that were new. */
+  /** Returns the number of new events. */
   async #catchUp(fold: Fold<State>): Promise<number> {
     const before = fold.revision;
     for await (const page of this.#pages(fold.revision + 1)) await this.#take(fold, page);
@@ -291,7 +291,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     return fold;
   }
 
-  /** Nobody waits for it. */
+  /** No command waits for it. */
   #snapshot(fold: Fold<State>): void {
     const { snapshots } = this.#shelf;
     if (!snapshots || fold.revision - fold.snapshotRevision < Math.max(EVENTS_PER_SNAPSHOT, fold.snapshotRevision)) return;
@@ -305,7 +305,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
     put().catch((error: unknown) => process.emitWarning(`No snapshot of ${this.#name}: ${String(error)}`));
   }
 
-  /** Never makes a key: one that is gone was destroyed on purpose. */
+  /** Never makes a key: a missing one was destroyed on purpose. */
   async #snapshotSealer(): Promise<Sealer> {
     return this.#rules.keepsSecrets ? this.#shelf.sealing.prepare([this.#id]) : unsealed;
   }
@@ -320,7 +320,7 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
   }
 }
 
-/** Within the trace of the first command whose events these are; the others are linked. */
+/** In the trace of the first command that made events; the others' are linked. */
 function traceAppend<T>(stream: string, [first, ...others]: readonly { readonly message: MessageContext }[], append: () => Promise<T>): Promise<T> {
   return withRemoteParent(first?.message.traceparent, () =>
     traced('append', { 'keyledger.stream': stream }, append, others.map(({ message }) => message.traceparent)));

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Position, RecordedEvent, Subscription } from './port.ts';
 
 type Events = readonly RecordedEvent[];
-/** Events after a position, oldest first; none when there are none yet. Answered at once where they are at hand. */
+/** Events after a position, oldest first; none when there are none yet. Not a promise when they are at hand. */
 export type Source = (after: Position) => Events | Promise<Events>;
 export type Handler = (events: Events) => void | Promise<void>;
 
@@ -20,14 +20,14 @@ export class Follower implements Subscription {
   readonly #confirm: (() => Promise<unknown>) | undefined;
   readonly #closed = new AbortController();
   #position: Position;
-  /** The batch that the handler has not got through yet. */
+  /** The batch that the handler has not finished yet. */
   #batch: Events = [];
   #woken = false;
   #busy = false;
   #running: Promise<void> = Promise.resolve();
   #pause = new AbortController();
 
-  /** `confirm`: before a batch is handed over again. What made the handler fail may have changed the log as well. */
+  /** `confirm` runs before a batch is handed over again: what made the handler fail may have changed the log, too. */
   constructor(after: Position, source: Source, handler: Handler, failed: (error: unknown) => void, confirm?: () => Promise<unknown>) {
     this.#position = after;
     this.#source = source;
@@ -45,7 +45,7 @@ export class Follower implements Subscription {
     if (!this.#busy && !this.#closed.signal.aborted) this.#running = this.#follow();
   }
 
-  /** What made it fail may be over: it need not wait any longer before it tries again. */
+  /** Ends the pause after a failure: its cause may be gone. */
   retry(): void {
     this.#pause.abort();
   }

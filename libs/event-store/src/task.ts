@@ -2,22 +2,22 @@ import { eventId, refuse, type Aggregate, type EventOrigin, type MessageContext 
 import { originIn } from './codec.ts';
 import { NO_STREAM, type Position } from './port.ts';
 
-/** What a command has come to. */
+/** The outcome of a command. */
 export interface Written<State, Event> {
-  /** The fold itself, which later commands move on: look at it before the next await, or pass `run` a view. */
+  /** The fold itself, which later commands change: read it before the next await, or pass `run` a view. */
   readonly state: State;
   /** Of the stream after this command; -1 when there is no such stream. */
   readonly revision: number;
   /** Every event that the answer rests on is at or before this position. */
   readonly position: Position;
-  /** None when it was already so. */
+  /** None when nothing changed. */
   readonly events: readonly Event[];
 }
 
-/** Makes the caller's answer from the state right after his own command. It must not keep the state. */
+/** Makes the caller's answer from the state right after its own command. It must not keep the state. */
 export type View<State, Event, Answer> = (state: State, revision: number, events: readonly Event[]) => Answer;
 
-/** A command (or, without one, a look) that waits for its turn and then for its answer. */
+/** A command (or, without one, a read) that waits for its turn and then for its answer. */
 export class Task<State, Command extends { type: string }, Event extends { type: string }> {
   readonly command: Command | undefined;
   readonly message: MessageContext;
@@ -53,7 +53,7 @@ export class Task<State, Command extends { type: string }, Event extends { type:
     return eventId(this.message.commandId, `${this.claim}/${index}`);
   }
 
-  /** `last`: the event that made the state. Where it is this command's own, its message has come twice, which is no reason to refuse it. */
+  /** `last`: the event that made the state. If it is this command's own, the message has come twice, which is no reason to refuse it. */
   decide(aggregate: Aggregate<State, Command, Event>, state: State, revision: number, last: string | undefined): void {
     this.events = [];
     this.error = undefined;
@@ -68,7 +68,7 @@ export class Task<State, Command extends { type: string }, Event extends { type:
     this.revision = revision + this.events.length;
   }
 
-  /** Done before, by an earlier run of the same message. */
+  /** An earlier run of the same message did the command. */
   wasDone(revision: number): void {
     this.events = [];
     this.error = undefined;
@@ -99,7 +99,7 @@ export class Task<State, Command extends { type: string }, Event extends { type:
 
 const runsIn = new WeakMap<MessageContext, Map<string, number>>();
 
-/** Tells the n-th run of a command on a stream from the other runs in the same message; a retry of the message counts the same way. */
+/** Numbers the runs of a command on a stream within one message; a retry of the message counts the same way. */
 function claimIn(message: MessageContext, run: string): string {
   let runs = runsIn.get(message);
   if (!runs) runsIn.set(message, (runs = new Map()));

@@ -27,11 +27,11 @@ export interface DatabaseOptions {
   readonly entities: readonly EntityName[];
   readonly migrations?: readonly Migration[];
   readonly at: { readonly sqliteFile: string } | { readonly postgresUrl: string; readonly schema?: string };
-  /** PostgreSQL: at most so many at a time. Default: 4. */
+  /** PostgreSQL: the most at a time. Default: 4. */
   readonly connections?: number;
   /**
-   * PostgreSQL: a statement that is not answered in that time fails, with UNAVAILABLE: its server may be gone without a word. Default: 1.5 s
-   * in state tables, which decide about requests, and 20 s in read models, which are also built; null for who copies whole tables.
+   * PostgreSQL: a statement not answered in that time fails, with UNAVAILABLE: its server may have vanished silently. Default: 1.5 s
+   * in state tables, which decide about requests, and 20 s in read models, which are also built; null for copying whole tables.
    */
   readonly answerWithinMs?: number | null;
 }
@@ -47,13 +47,13 @@ interface Engine {
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   alone<T>(work: () => Promise<T>): Promise<T>;
   scrub(overwritten: boolean): Promise<void>;
-  /** All that may take its time is done. */
+  /** Slow start-up work is done. */
   started?(): void;
   close(): Promise<void>;
 }
 
 /**
- * State tables or read models of one environment: a MikroORM, and below it plain SQL with bound parameters for what has to be fast.
+ * State tables or read models of one environment: a MikroORM, and below it plain SQL with bound parameters where speed matters.
  * SQL given to `run` and `batch` has `?` for a parameter in both dialects.
  */
 export class Database {
@@ -112,19 +112,19 @@ export class Database {
     return sql.isTransaction ? runEach(this.dialect, sql, statements) : this.#engine.batch(statements);
   }
 
-  /** Statements that depend on each other's answers. Nothing else is answered meanwhile: keep it short, and use only what it is given. */
+  /** Statements that depend on each other's answers. No other statement runs meanwhile: keep it short, and use only the given `sql`. */
   transaction<T>(work: (sql: Transaction<Tables>) => Promise<T>): Promise<T> {
     return this.sql().transaction().execute(work);
   }
 
-  /** No other process is in here at the same time. For the start; besides what the work needs it takes a connection. */
+  /** Runs in one process at a time. For the start; it takes one connection more than the work needs. */
   alone<T>(work: () => Promise<T>): Promise<T> {
     return this.#engine.alone(work);
   }
 
   /**
-   * After a deletion: nothing of what was deleted stays readable in the files. SQLite writes its file anew for that, some 6 s per GB
-   * in which nobody else is answered: gather deletions, or overwrite instead with `overwritten`, which leaves only its log to be emptied.
+   * After a deletion: no deleted data stays readable in the files. SQLite writes its file anew for that, some 6 s per GB in which no
+   * other statement runs: gather deletions, or overwrite rows first and pass `overwritten`, so that only its log is emptied.
    * On PostgreSQL the space is freed either way, and its write-ahead log ages out by itself.
    */
   scrub({ overwritten: isOverwritten = false } = {}): Promise<void> {
@@ -163,7 +163,7 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
       const results = await file.batch(statements);
       return results.map(({ columns, rows, changes }) => ({ rows: rows.map((row) => objectOf(columns, row)), changes }));
     },
-    // A file has one process.
+    // Only one process uses a file.
     alone: (work) => work(),
     scrub: (overwritten) => file.scrub(overwritten),
     close: () => file.close(),
@@ -178,7 +178,7 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
     ...common, dbName: undefined, clientUrl: url, entities: [...entities], driver: PostgreSqlDriver,
     driverOptions: {
       ...startOptions(guard),
-      // As a whole, because MikroORM drops what comes after the `?` (a socket's folder, sslmode).
+      // As a whole, because MikroORM drops the part after the `?` (a socket's folder, sslmode).
       connectionString: url,
       options: serverSettings(schema, guard),
       onPoolCreated(pool: Pool & { options: { types: { setTypeParser(oid: number, parse: typeof Number): void } } }) {
@@ -202,7 +202,7 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
     scrub: () => patiently(async () => {
       const run = (text: string) => sql.executeQuery<{ name: string }>(CompiledQuery.raw(text));
       const { rows } = await run("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = current_schema()");
-      // Others keep it from cutting off a table's end, and it would try for 5 s.
+      // Other connections keep it from truncating tables, and it would try for 5 s.
       if (rows.length > 0) await run(`vacuum (truncate false) ${rows.map(({ name }) => name).join(', ')}`);
     }),
     started: () => pools.forEach(started),
@@ -250,14 +250,14 @@ const placeholders = (dialect: Dialect, text: string): string => {
 /** Several processes start at the same moment; the lock ends with the transaction. */
 function oneAtATime<T>(sql: Kysely<Tables>, work: (sql: Kysely<Tables>) => Promise<T>): Promise<T> {
   return sql.transaction().execute(async (transaction) => {
-    // What it holds the lock for may happen elsewhere, and take long.
+    // The work under the lock may use other connections, and take long.
     await transaction.executeQuery(CompiledQuery.raw('set local idle_in_transaction_session_timeout = 0'));
     await transaction.executeQuery(CompiledQuery.raw('select pg_advisory_xact_lock(5280017)'));
     return work(transaction);
   });
 }
 
-/** MikroORM's own migrator takes longer than everything else together when a process starts. */
+/** MikroORM's own migrator takes longer than all other steps of a process's start together. */
 async function migrate(database: Database, migrations: readonly Migration[]): Promise<void> {
   const { dialect } = database;
   const apply = async (sql: Kysely<Tables>) => {

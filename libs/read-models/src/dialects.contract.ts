@@ -21,7 +21,7 @@ export interface Bench {
   place(): string;
 }
 
-/** Runs a suite on SQLite, and on a PostgreSQL of its own where there can be one; where not, a skipped test says so. */
+/** Runs a suite on SQLite, and on its own PostgreSQL where one can run; otherwise a skipped test says so. */
 export function onEveryDialect(title: string, suite: (bench: Bench) => void): void {
   describe(`${title} (SQLite)`, () => {
     const directory = mkdtempSync(join(tmpdir(), 'keyledger-'));

@@ -6,10 +6,10 @@ import type { Lane } from './lane.ts';
 import { patiently } from './lost-server.ts';
 import type { Writing } from './writing.ts';
 
-/** Events read at a time by who has much to read. */
+/** Events read at a time when far behind. */
 export const PAGE_TO_CATCH_UP = 4_000;
 const EVENTS_PER_FILL = 2_000;
-/** Who fills a table gives a sign with every batch, and so often where one takes long. */
+/** A process filling a table gives a sign with every batch, and in long ones this often. */
 const SIGN_MS = 1_000;
 
 export interface FillingOptions {
@@ -29,7 +29,7 @@ export class Filling {
     this.#options = options;
   }
 
-  /** Stream by stream, so that each event is read and each row written once; what happens meanwhile follows in log order. */
+  /** Stream by stream, so that each event is read and each row written once; events after the start follow in log order. */
   async fill(lane: Lane): Promise<void> {
     const { store, folding, writing: rows, maxFolds, stop } = this.#options;
     const { source } = lane.projection;
@@ -43,7 +43,7 @@ export class Filling {
       isMore = events.length === PAGE_TO_CATCH_UP;
       if (isMore) {
         reading = store.readByStream(source.category, events.at(-1), PAGE_TO_CATCH_UP);
-        // It is awaited in the next round, or nobody wants it any more.
+        // It is awaited in the next round, or no longer needed.
         reading.catch(() => undefined);
       }
       for (let from = 0; from < events.length; from += EVENTS_PER_FILL) {
@@ -62,12 +62,12 @@ export class Filling {
     lane.advance(head);
   }
 
-  /** Over rows that are there an index costs a third of what it costs row by row. */
+  /** Indexing existing rows costs a third of indexing row by row. */
   async #index(lane: Lane): Promise<void> {
     if (lane.serving) return;
     for (const statements of lane.table.index(lane.build)) {
       const made = patiently(() => this.#options.database.batch(statements)).then(() => true);
-      // When a sign fails, nobody waits for it any more.
+      // When a sign fails, it is not awaited any more.
       made.catch(() => undefined);
       while (!await Promise.race([made, sleep(SIGN_MS, false, { ref: false })])) await this.#options.writing.save([{ lane, position: lane.position, statements: [] }]);
     }

@@ -15,10 +15,10 @@ interface Fold {
   revision: number;
   at: string;
 }
-/** States kept, per source, so that the next event of a stream needs no other. */
+/** States kept, per source, so that a stream's next event needs no earlier one. */
 export type Folds = Map<Projection['source'], LRUCache<string, Fold>>;
 
-/** What a batch does to one table. */
+/** A batch's changes to one table. */
 export interface Changes {
   readonly rows: Map<string, readonly SqlValue[]>;
   readonly gone: Set<string>;
@@ -43,7 +43,7 @@ export class Folding {
     this.#sealing = sealing;
   }
 
-  /** Groups the batch by stream, gets what is missing before or after it from the store, and turns the folds into rows. */
+  /** Groups the batch by stream, reads events missing before or after it from the store, and turns the folds into rows. */
   async batch(
     source: Projection['source'], lanes: readonly Lane[], batch: readonly RecordedEvent[], folds: Folds, behind: boolean, changes: ReadonlyMap<Lane, Changes>,
   ): Promise<void> {
@@ -59,7 +59,7 @@ export class Folding {
       const [first] = news ?? events;
       if (news?.length === 0 || !first) continue;
       const isNew = lanes.every((lane) => first.position > lane.position);
-      // The later events of a stream that is all in this batch so far are likely to be there, too.
+      // A stream with all its events so far in this batch is likely to have the later ones here, too.
       if (news && (known || isNew && (!behind || news.length > 1))) fresh.push([stream, known, news]);
       else toRead.push([stream, known, Math.max(...events.map(({ revision }) => revision))]);
     }
@@ -79,13 +79,13 @@ export class Folding {
     }
   }
 
-  /** What is in the stream, from its beginning, for one table that had parked it. */
+  /** Folds the stream from its beginning, for one table that had parked it. */
   async anew(lane: Lane, stream: string): Promise<Changes> {
     const events = await this.#read(stream, 0);
     return this.#project([lane], stream, undefined, events, await this.#sealer(events)).get(lane) ?? newChanges();
   }
 
-  /** Without the streams whose rows are as new as that revision already: most of them, on the second and later events of a stream. */
+  /** Without streams whose rows have that revision already: most of them, on a stream's second and later events. */
   async #stale<Read extends readonly [string, Fold | undefined, number]>(lanes: readonly Lane[], toRead: readonly Read[]): Promise<readonly Read[]> {
     if (toRead.length === 0) return toRead;
     const ids = toRead.map(([stream]) => subjectOf(stream));
@@ -97,7 +97,7 @@ export class Folding {
     return toRead.filter(([stream, , revision]) => tables.some((table) => (table.get(subjectOf(stream)) ?? -1) < revision));
   }
 
-  /** Folds one stream's events onto what is known and makes its row for each table; an error parks the stream, with the row as of the event before. */
+  /** Folds one stream's events onto its known fold and makes its row for each table; an error parks the stream, with the row as of the event before. */
   #project(
     lanes: readonly Lane[], stream: string, known: Fold | undefined, events: readonly RecordedEvent[], sealer: Sealer, keep?: (fold: Fold) => void,
   ): Map<Lane, Changes> {
@@ -149,7 +149,7 @@ function addChange({ rows, gone }: Changes, { projection, table }: Lane, where: 
   rows.set(where.id, table.values({ ...row, id: where.id, revision: where.revision }, projection.search && searchTextOf(projection.search(row))));
 }
 
-/** The events from a revision on, each once and without a gap; undefined when there is one. Events may come twice and in any order. */
+/** The events from a revision on, each once; undefined if there is a gap. Events may come twice and in any order. */
 function inOrder(events: readonly RecordedEvent[], from: number): readonly RecordedEvent[] | undefined {
   const wanted = events.filter(({ revision }) => revision >= from);
   const isSorted = wanted.every(({ revision }, at) => revision === from + at);

@@ -11,15 +11,15 @@ export class Lane {
   /** Applied, and visible to queries. */
   position: Position;
   saved: Position;
-  /** Events since then. */
+  /** Events since `saved`. */
   unsaved = 0;
-  /** Counts what anybody has done to this table. Who does not know the last of it must look again. */
+  /** Counts the writes to this table by all processes. A process with an older count must reload. */
   fence: number;
   serving: boolean;
-  /** Another process with a newer release keeps this projection; here it is only waited for. */
+  /** A process with a newer release keeps this projection; this one only waits for it. */
   following = false;
   readonly parked = new Set<string>();
-  /** Erased while the table is being built: no row of these is written any more. */
+  /** Ids erased while the table is being built: their rows are no longer written. */
   readonly forgotten = new Set<string>();
   #listeners: (() => void)[] = [];
 
@@ -39,7 +39,7 @@ export class Lane {
     for (const listener of this.#listeners) listener();
   }
 
-  /** The database knows that it is there. */
+  /** The checkpoint is in the database. */
   wasSaved(position: Position): void {
     this.saved = position;
     this.unsaved = 0;
@@ -49,7 +49,7 @@ export class Lane {
     this.#listeners.push(listener);
   }
 
-  /** Queries now see `successor`, which may be further: those who wait do so there. */
+  /** Queries now see `successor`, which may be further: moves the listeners there. */
   hand(successor: Lane): void {
     for (const listener of this.#listeners.splice(0)) {
       successor.onAdvance(listener);

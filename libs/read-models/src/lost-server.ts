@@ -6,21 +6,21 @@ import type { Client, Pool, PoolClient } from 'pg';
 const CONNECT_WITHIN_MS = 1_500;
 /** At the start many processes connect at the same moment. */
 const START_WITHIN_MS = 15_000;
-/** A client that hangs in the middle of a transaction keeps what it has locked from all others, and so from every list, for so long. */
+/** A client that hangs in the middle of a transaction keeps its locks, which block every list, for this long. */
 const IDLE_IN_TRANSACTION_MS = 5_000;
 const KEEPALIVE_AFTER_MS = 5_000;
 
-/** SQLSTATE classes of a server that is full, ends, starts, or has become a replica, and of a transaction that it gave up for another's sake. */
+/** SQLSTATE classes of a server that is full, stopping, starting, or now a replica, and of a transaction aborted in favour of another. */
 const serverFault = /^(08|25006|40|53|57|58|XX)/;
 
 const patience = new AsyncLocalStorage<true>();
-/** However long it takes: a migration, the clearing away of what was deleted. */
+/** Without a time limit: for a migration, or clearing away deleted rows. */
 export const patiently = <T>(work: () => Promise<T>): Promise<T> => patience.run(true, work);
 
 export interface Guard {
-  /** A statement of this pool that is not answered in time fails; null: none does. */
+  /** A statement of this pool not answered in this time fails; null: no limit. */
   readonly answerWithinMs: number | null;
-  /** At most so many connections. */
+  /** The most connections. */
   readonly connections: number;
 }
 
@@ -29,7 +29,7 @@ export const startOptions = ({ connections }: Guard) => ({
   max: connections, connectionTimeoutMillis: START_WITHIN_MS, keepAlive: true, keepAliveInitialDelayMillis: KEEPALIVE_AFTER_MS, idleTimeoutMillis: 60_000,
 });
 
-/** What a connection asks of its server: to let go of a client that hangs, or whose machine is lost. A client that copies whole tables may look elsewhere meanwhile. */
+/** Settings that make the server drop a client that hangs, or whose machine is lost. A client that copies whole tables may be idle in its transaction. */
 export const serverSettings = (schema: string, { answerWithinMs }: Guard): string => Object.entries({
   // public comes second for the operator classes of pg_trgm.
   search_path: `${schema},public`, idle_in_transaction_session_timeout: answerWithinMs === null ? 0 : IDLE_IN_TRANSACTION_MS,
@@ -37,17 +37,17 @@ export const serverSettings = (schema: string, { answerWithinMs }: Guard): strin
 }).map(([name, value]) => `-c ${name}=${value}`).join(' ');
 
 /**
- * Makes a pool fail soon and in one way, Refusal UNAVAILABLE, when its server is lost or silent; whether a statement under way was carried out
- * is not known then. A connection that does not answer is cut, and so leaves the pool: the next user gets a new one.
+ * Makes a pool fail soon and in one way, Refusal UNAVAILABLE, when its server is lost or silent; it is then unknown whether a statement under
+ * way was carried out. A connection that does not answer is cut, and so leaves the pool: the next user gets a new one.
  */
 export function guardPool(pool: Pool, { answerWithinMs }: Guard): void {
   const connect = pool.connect.bind(pool) as () => Promise<PoolClient>;
-  // Kysely, which is the pool's only user, asks in no other way.
+  // Kysely, the pool's only user, connects in no other way.
   pool.connect = (() => connect().catch(unavailable)) as typeof pool.connect;
   pool.on('connect', (client) => guardClient(client as PoolClient & Client, answerWithinMs));
 }
 
-/** From now on nobody waits long for a connection. */
+/** From now on waits for a connection are short. */
 export function started(pool: Pool): void {
   pool.options.connectionTimeoutMillis = CONNECT_WITHIN_MS;
 }
@@ -55,7 +55,7 @@ export function started(pool: Pool): void {
 function guardClient(client: Client, answerWithinMs: number | null): void {
   const query = client.query.bind(client) as (text: unknown, values: unknown) => Promise<unknown>;
   const guarded = (text: unknown, values: unknown) => {
-    // What reads through a cursor asks for as much as it can take.
+    // A cursor's reads are paced by its reader: no limit.
     if (typeof text !== 'string') return query(text, values);
     const timer = answerWithinMs !== null && !patience.getStore() ? setTimeout(() => client.connection.stream.destroy(), answerWithinMs) : undefined;
     return query(text, values).catch(lostOrWrong).finally(() => clearTimeout(timer));

@@ -1,7 +1,7 @@
 import { malformedQuery } from '@keyledger/kernel';
 import { sql, type SelectQueryBuilder } from 'kysely';
 
-/** A column that may be sorted by, and what is in it (on PostgreSQL an integer is a bigint). An index on (column, id) makes every page cost the same. */
+/** A column to sort by, and its type (on PostgreSQL an integer is a bigint). An index on (column, id) makes every page cost the same. */
 export interface Sort {
   readonly column: string;
   readonly kind: 'text' | 'integer' | 'double';
@@ -42,11 +42,11 @@ export async function page<DB, TB extends keyof DB, Row extends { readonly id: s
   const after = cursor ? placeOf(cursor, sort, by) : undefined;
   const counting = total ? count(query) : null;
   counting?.catch(() => undefined); // awaited last: when a range fails before it does, its own failure must not be nobody's
-  // Two ranges of one index, instead of an order that puts the empty ones at an end and that no index has.
+  // Two ranges of one index, instead of an order with empty values at one end, which no index has.
   const filled = (rows: number) => range(query, by.column, descending, rows, after?.value === null ? undefined : after);
   const empty = (rows: number) => emptyRange(query, by.column, descending, rows, after?.value === null ? after.id : undefined);
   const parts = descending ? [empty, filled] : [filled, empty];
-  // A cursor in the second range has the first one behind it.
+  // A cursor in the second range is past the first one.
   const isInEmpty = after && after.value === null;
   const left = after && isInEmpty !== descending ? parts.slice(1) : parts;
   const data: (Row & Named)[] = [];

@@ -8,7 +8,7 @@ import { defineEntity, p, type InferEntity } from '@mikro-orm/sql';
 import type { Database } from './database.ts';
 import { projection, rowsOf, type Projection } from './projection.ts';
 
-/** A stream kind for the specs of this library: parcels that are sent to somebody, moved about, and perhaps erased. */
+/** A stream kind for the specs of this library: parcels that are sent to a person, moved, and perhaps erased. */
 export type ParcelEvent =
   | { readonly type: 'ParcelSent'; readonly to: string | null }
   | { readonly type: 'ParcelMoved'; readonly place: string }
@@ -53,7 +53,7 @@ export const sent = (to: string): ParcelEvent => ({ type: 'ParcelSent', to });
 export const moved = (place: string): ParcelEvent => ({ type: 'ParcelMoved', place });
 export const erased: ParcelEvent = { type: 'ParcelErased' };
 
-/** Seals by nothing but a name, so that a spec may destroy keys and read what is stored. */
+/** Seals with only a name, so that a spec can destroy keys and read stored data. */
 export class TestSealing implements Sealing {
   readonly destroyed = new Set<string>();
 
@@ -106,7 +106,7 @@ export class ParcelLog<Store extends EventStore = SqliteEventStore> {
     return (await this.store.append(`other-${randomUUID()}`, 'any', [this.#event('Other', {})])).position;
   }
 
-  /** What the rows must be: fold(events), stream by stream, without any of the code under test. */
+  /** The rows as they must be: fold(events), stream by stream, without the code under test. */
   async expected(row: Row = parcelRow): Promise<ParcelRow[]> {
     const streams = new Map<string, { state: ParcelState; revision: number; origin: EventOrigin }>();
     for (let after = 0, page = await this.store.readAll(0); page.length > 0; page = await this.store.readAll(after)) {
@@ -139,7 +139,7 @@ export class ParcelLog<Store extends EventStore = SqliteEventStore> {
 export const rowsIn = (database: Database, of: Projection<ParcelRow> = parcels()): Promise<ParcelRow[]> =>
   rowsOf(database, of).orderBy('id').execute() as Promise<ParcelRow[]>;
 
-/** The store, with its deliveries changed on the way. */
+/** The store, with changed deliveries to subscribers. */
 export const deliver = (store: EventStore, change: (events: Parameters<Parameters<EventStore['subscribe']>[1]>[0]) => typeof events): EventStore => ({
   append: (...all) => store.append(...all),
   readStream: (...all) => store.readStream(...all),

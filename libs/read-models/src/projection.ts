@@ -4,7 +4,7 @@ import { JsonType, type EntityProperty, type EntitySchema } from '@mikro-orm/sql
 import { sql, type KyselyPlugin, type PluginTransformQueryArgs, type PluginTransformResultArgs, type QueryResult, type RootOperationNode, type SelectQueryBuilder, type UnknownRow } from 'kysely';
 import type { Database, Dialect, SqlValue, Statement } from './database.ts';
 
-/** Where a stream stands: its id without the category, its last event's revision and the time that was decided at. */
+/** Where a stream stands: its id without the category, and revision and decision time of its last event. */
 export interface Projected {
   readonly id: string;
   readonly revision: number;
@@ -17,21 +17,21 @@ export interface ProjectionRow {
 }
 
 type DomainEvent = { readonly type: string };
-/** What a projection needs of an aggregate: everything but its decisions. */
+/** The part of an aggregate that a projection needs: all but its decisions. */
 export type Source<State, Event extends DomainEvent> = Pick<Aggregate<State, never, Event>, 'category' | 'shapes' | 'initial' | 'evolve'>;
 
 /** One stream, one row: the row is a function of the stream's state, and of nothing else (no clock, no random, no look-up). */
 export interface Projection<Row extends ProjectionRow = ProjectionRow> {
   /** Fixed once released, like the entity's table name. */
   readonly name: string;
-  /** One more whenever `row` or `search` gives something else for the same state: the rows are built anew. A change of columns is noticed. */
+  /** Raise it whenever `row` or `search` changes its result for a state: the rows are built anew. A change of columns is detected. */
   readonly version: number;
   readonly source: Source<unknown, DomainEvent>;
   /** Properties are text, integers, doubles, booleans or JSON; a new meaning gets a new name, because rows of two versions share a table for a while. */
   readonly entity: EntitySchema;
   /** null: there is no row, for example because the subject was erased. */
   row(state: unknown, where: Projected): Row | null;
-  /** What a search finds the row by. */
+  /** The text to find the row by. */
   search?(row: Row): string;
 }
 
@@ -46,7 +46,7 @@ export function projection<State, Event extends DomainEvent, Row extends Project
   return definition as unknown as Projection<Row>;
 }
 
-/** The tables behind a projection are `<view>_v<build>`; queries see the view, which is on the build that serves. */
+/** The tables behind a projection are `<view>_v<build>`; queries use the view, which shows the serving build. */
 export const viewOf = ({ entity }: Pick<Projection, 'entity'>): string => entity.meta.tableName;
 export const ftsOf = (of: Pick<Projection, 'entity'>): string => `${viewOf(of)}_fts`;
 
@@ -104,13 +104,13 @@ export class RowTable {
     return [...this.columns.map(({ name }) => name), ...(this.#searchable ? ['search_text'] : [])];
   }
 
-  /** `bare`: without indexes, for a table that nobody reads before it is filled; `index` makes up for it. */
+  /** `bare`: without indexes, for a table not read before it is filled; `index` adds them. */
   create(build: number, bare = false): Statement[] {
     const table = this.#table(build);
     const types = columnTypes[this.#dialect];
     const constraint: Partial<Record<string, string>> = { id: this.#dialect === 'sqlite' ? ' not null unique' : ' primary key', revision: ' not null' };
     const columns = this.columns.map(({ name, kind }) => `"${name}" ${types[kind]}${constraint[name] ?? ''}`);
-    // The full-text index points at rows by number, and an implicit one may change.
+    // The full-text index refers to rows by number, and an implicit number may change.
     if (this.#dialect === 'sqlite') columns.unshift('_row integer primary key');
     if (this.#searchable) columns.push(`search_text ${types.text}`);
     return [
@@ -119,7 +119,7 @@ export class RowTable {
     ];
   }
 
-  /** Each list is a transaction of its own. It may be run again when it was cut short, but not for a build that serves. */
+  /** Each list is a transaction of its own. It may be run again after an interruption, but not for a serving build. */
   index(build: number): Statement[][] {
     const table = this.#table(build);
     return [
@@ -128,7 +128,7 @@ export class RowTable {
     ];
   }
 
-  /** Queries of this release find all their columns, empty at first, in a table that an older one has built. */
+  /** Adds this release's columns, empty at first, to a table that an older release has built. */
   extend(build: number, there: readonly string[]): Statement[] {
     const types = columnTypes[this.#dialect];
     const missing = this.columns.filter(({ name }) => !there.includes(name));
@@ -166,8 +166,8 @@ export class RowTable {
   }
 
   /**
-   * Before an upsert: sets only the columns that no index has, where those that one has stay as they are. SQLite writes the indexes of every
-   * column that is set anew, changed or not, and most events change few; PostgreSQL looks first.
+   * Before an upsert: where no indexed column changes, sets only the columns without an index. SQLite writes the indexes of every column
+   * that is set, changed or not, and most events change few; PostgreSQL compares first.
    */
   touch(build: number, rows: readonly (readonly SqlValue[])[]): Statement[] {
     const indexed = new Set([...this.#indexes.flat(), 'search_text']);
@@ -198,7 +198,7 @@ export class RowTable {
     return { sql: `select ${columns.join(', ')} from "${this.#view}" where id > ? order by id limit ${limit}`, params: [after] };
   }
 
-  /** Values in the order of `columnNames`. Throws for what the column cannot hold, so that both dialects refuse the same. */
+  /** Values in the order of `columnNames`. Throws for values that the column cannot hold, so that both dialects refuse the same. */
   values(row: object, searchText: string | undefined): SqlValue[] {
     const values = this.columns.map(({ property, kind }) => stored(property, kind, (row as Record<string, unknown>)[property]));
     if (this.#searchable) values.push(searchText ?? null);
@@ -235,14 +235,14 @@ export class RowTable {
       { sql: `drop table if exists ${fts}` },
       ...TRIGGERS.map((name) => ({ sql: `drop trigger if exists ${this.#trigger(build, name)}` })),
       { sql: `create virtual table ${fts} using fts5(search_text, content=${table}, content_rowid='_row', columnsize=0, tokenize='trigram case_sensitive 1')` },
-      // What is deleted leaves the index at once, not with some later merge.
+      // Deleted text leaves the index at once, not with a later merge.
       { sql: `insert into ${fts} (${fts}, rank) values ('secure-delete', 1)` },
       { sql: `insert into ${fts} (${fts}) values ('rebuild')` },
       ...this.#triggers(build, fts),
     ];
   }
 
-  /** Queries know the full-text index by one name. A rename does not reach the commands in its triggers. */
+  /** Queries use one name for the full-text index. A rename does not change the commands in its triggers. */
   #serveSearch(build: number): Statement[] {
     if (this.#dialect === 'postgres') return [];
     const fts = `"${this.#view}_fts"`;
@@ -303,7 +303,7 @@ function stored(property: string, kind: ColumnKind, value: unknown): SqlValue {
   throw new TypeError(`${property} cannot be stored as ${kind}: it is ${typeof value === 'object' ? 'an object' : `the ${typeof value} ${String(value).slice(0, 40)}`}`);
 }
 
-/** What PostgreSQL refuses in text becomes the replacement character in both dialects. */
+/** Text that PostgreSQL refuses becomes the replacement character in both dialects. */
 const wellFormed = (text: string): string => text.replaceAll('\0', '\ufffd').toWellFormed();
 
 function wellFormedJson(value: unknown): unknown {

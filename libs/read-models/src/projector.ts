@@ -18,11 +18,11 @@ export interface ProjectorOptions {
   readonly sealing: Sealing;
   /** Folded states kept, per source. Default 25,000. */
   readonly maxFolds?: number;
-  /** A stream has been parked. Default: a process warning. */
+  /** Called when a stream is parked. Default: a process warning. */
   readonly parked?: (parked: Parked) => void;
-  /** Building a table met an error that is no event's fault (a full disk, a lost connection); it is tried again. Default: a process warning. */
+  /** Building a table met an error not caused by an event (a full disk, a lost connection); it is tried again. Default: a process warning. */
   readonly failed?: (error: unknown) => void;
-  /** After every batch: events looked at, rows written, seconds taken. */
+  /** After every batch: events seen, rows written, seconds taken. */
   readonly observe?: (batch: { readonly events: number; readonly rows: number; readonly seconds: number }) => void;
 }
 
@@ -30,20 +30,20 @@ const MAX_FOLDS = 25_000;
 /** Some ten milliseconds, on either thread. */
 const EVENTS_PER_BATCH = 500;
 const PAGE = 1_000;
-/** A batch this large means that there is more to come; then it pays to read a stream to its end at first sight. */
+/** A batch this large means that more events will come; then it pays to read a new stream to its end at once. */
 const CATCHING_UP = 100;
-/** After a batch others may gather, because many rows cost hardly more than one; not while somebody waits. */
+/** After a batch more events may gather, because many rows cost hardly more than one; not while a reader waits. */
 const GATHER_MS = 10;
 const RETRY_MS = 1_000;
 const FOLLOW_MS = 50;
-/** Who waits for another to fill a table looks for its signs so often, */
+/** A process waiting for another to fill a table checks its signs this often, */
 const LOOK_MS = 250;
-/** and takes over after so long without. */
+/** and takes over after this long without. */
 const SILENT_MS = 5_000;
 
 /**
  * Keeps the tables of an environment's projections: every row is its stream's state, and rows and checkpoint are committed together.
- * Any number of processes may run one on the same PostgreSQL schema; whoever commits a batch first has done it for all.
+ * Any number of processes may run one on the same PostgreSQL schema; the first to commit a batch has done it for all.
  * An empty table is filled by one of them while the others wait.
  */
 export class Projector implements View {
@@ -60,7 +60,7 @@ export class Projector implements View {
   #turn: Promise<unknown> = Promise.resolve();
   readonly #catchingUp = new Map<Lane, Promise<void>>();
   readonly #serving = new Map<string, Lane>();
-  /** Where the subscription is, whether or not a table was there to be fed. */
+  /** The subscription's position, whether or not it feeds a table. */
   #followed: Position = 0;
   #wanted: Position = 0;
   #endRest: (() => void) | undefined;
@@ -82,7 +82,7 @@ export class Projector implements View {
     this.#folds = this.#newFolds();
   }
 
-  /** All queries see at least this. */
+  /** Queries see all events up to here. */
   get position(): Position {
     return Math.min(...[...this.#serving.values()].map(({ position }) => position));
   }
@@ -97,12 +97,12 @@ export class Projector implements View {
     this.#endRest?.();
   }
 
-  /** Of its own projections: others may have their tables in the same database. */
+  /** Of its own projections: other projectors may use the same database. */
   async parked(): Promise<readonly Parked[]> {
     return (await this.#register.parked()).filter(({ projection }) => this.#serving.has(projection));
   }
 
-  /** Builds the projection anew from the first event while the present table goes on serving; resolves when the new one has taken over. */
+  /** Builds the projection anew from the first event while the present table keeps serving; resolves when the new one has taken over. */
   async rebuild(name: string): Promise<void> {
     const serving = this.#laneOf(name);
     const building = [...this.#catchingUp.keys()].find((lane) => lane.projection.name === name) ?? await this.#build(serving);
@@ -110,11 +110,11 @@ export class Projector implements View {
   }
 
   /**
-   * These subjects were erased, and what had sealed them is destroyed: their rows leave the tables that are still being built, too, which may come to
-   * that event hours from now, and stay away from them.
+   * These subjects were erased and their keys destroyed: their rows are removed from, and no longer written to, tables still being built, too, which
+   * may reach the erasing event only hours from now.
    */
   async forget(name: string, ids: readonly string[]): Promise<void> {
-    // What has been folded already is written after this.
+    // Rows already folded are written after this.
     for (const lane of this.#catchingUp.keys()) if (lane.projection.name === name) for (const id of ids) lane.forgotten.add(id);
     const { table } = this.#laneOf(name);
     const builds = (await this.#register.tablesOf(name)).filter(({ serving }) => !serving);
@@ -134,7 +134,7 @@ export class Projector implements View {
     }
   }
 
-  /** Resolves when nothing is under way any more. What was applied is kept. */
+  /** Resolves when no work is under way. Applied events stay applied. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
   }
@@ -146,7 +146,7 @@ export class Projector implements View {
     await Promise.all(this.#catchingUp.values());
     await this.#alone(async () => {
       const unsaved = this.#live.filter((lane) => !lane.following && lane.position > lane.saved);
-      // Another process that was faster is no reason not to end.
+      // That another process was faster does not stop the close.
       if (unsaved.length > 0) await this.#writing.save(unsaved.map((lane) => ({ lane, position: lane.position, statements: [] }))).catch(ignoreFenced);
     });
   }
@@ -162,7 +162,7 @@ export class Projector implements View {
     const serving = [...this.#serving.values()];
     const furthest = Math.max(0, ...serving.map(({ position }) => position));
     await mustReach(store, furthest, database.environment);
-    // Tables that all have to be filled from nothing are better filled beside the subscription.
+    // If all tables are empty, they are better filled beside the subscription.
     const from = furthest > 0 ? furthest : await this.#emptyTablesFrom(await store.head());
     const live = serving.filter(({ position }) => position === from);
     this.#live = [...live];
@@ -180,10 +180,10 @@ export class Projector implements View {
     const streams = [...lane.parked];
     for (const stream of streams) {
       try {
-        // Another process may have been faster: with this, or with something else.
+        // Another process may have been faster, with this or other work.
         while (lane.parked.has(stream) && !await this.#foldAnew(lane, stream)) if (!await this.#reloaded(lane)) return;
       } catch (error) {
-        // It stays parked; what cannot be read or written now is no reason not to start.
+        // It stays parked; a failed read or write must not prevent the start.
         (this.#options.failed ?? warn)(error);
       }
     }
@@ -206,7 +206,7 @@ export class Projector implements View {
     return this.#options.store.readByStream && head > PAGE ? head : 0;
   }
 
-  /** Ends early when a reader wants more than is there. */
+  /** Ends early when a reader waits for later events. */
   #rest(): Promise<void> | void {
     if (this.#wanted > this.position || this.#stop.signal.aborted) return;
     return new Promise((resolve) => {
@@ -219,7 +219,7 @@ export class Projector implements View {
     });
   }
 
-  /** Finds the table that serves a projection, or makes it; takes up or begins a new one when that is of another version. */
+  /** Finds the table that serves a projection, or creates it; if its version differs, resumes or begins building a new one. */
   async #open(projection: Projection): Promise<void> {
     const table = new RowTable(this.#options.database, projection);
     const version = `${projection.version}-${table.shape}`;
@@ -268,7 +268,7 @@ export class Projector implements View {
 
   async #readUp(lane: Lane): Promise<void> {
     const folds = this.#newFolds();
-    // It has been begun; perhaps somebody is still at it.
+    // Filling has begun; perhaps another process is still at it.
     let isFencedOff = lane.position === 0 && lane.fence > 0;
     while (!this.#stop.signal.aborted) {
       try {
@@ -290,7 +290,7 @@ export class Projector implements View {
     }
   }
 
-  /** The last stretch and the change-over happen between two live batches. False when the log is still ahead. */
+  /** The last events and the change-over come between two live batches. False when the log is still ahead. */
   async #join(lane: Lane, folds: Folds): Promise<boolean> {
     const live = this.#followed;
     const rest = lane.position < live ? await this.#options.store.readAll(lane.position, PAGE) : [];
@@ -299,7 +299,7 @@ export class Projector implements View {
     if (!lane.serving) await this.#takeOver(lane, this.#laneOf(lane.projection.name));
     this.#live.push(lane);
     lane.forgotten.clear();
-    // They say what the other tables hold; this one may lack it.
+    // The folds match the other tables; this one may lack rows.
     this.#folds.forEach((own) => own.clear());
     await this.#unpark(lane);
     return true;
@@ -330,7 +330,7 @@ export class Projector implements View {
     try {
       await this.#applyAll(this.#live, events, this.#folds, events.length >= CATCHING_UP);
     } catch (error) {
-      // The folds of these streams have moved on and the rows have not.
+      // The folds of these streams have advanced, their rows have not.
       for (const { stream } of events) this.#folds.forEach((own) => own.delete(stream));
       if (!isFenced(error)) throw error;
       await this.#reload();
@@ -379,7 +379,7 @@ export class Projector implements View {
 
   // ---- other processes ----------------------------------------------------------------------------------------------------------
 
-  /** Somebody else has written; looks where that leaves the live tables. */
+  /** Another process has written: reloads the state of the live tables. */
   async #reload(): Promise<void> {
     for (const lane of this.#live) {
       const { position } = lane;
@@ -388,7 +388,7 @@ export class Projector implements View {
         continue;
       }
       const serving = await this.#register.servingOf(lane.projection.name);
-      // Built anew by a process of this release: go on there. Of another release: that one's rows are not this one's to make.
+      // Rebuilt by a process of this release: continue there. By another release: only its processes can make those rows.
       if (serving?.version !== lane.version) lane.following = true;
       else await this.#goOnAt(new Lane(lane.projection, lane.table, serving), lane);
     }
@@ -407,13 +407,13 @@ export class Projector implements View {
 
   /**
    * Two processes filling the same table would keep resetting each other. So wait until the other has filled it, or has given no sign of life for a
-   * while. False when nothing is left to do.
+   * while. False when no work is left.
    */
   async #leftToOthers(lane: Lane): Promise<boolean> {
     const { serving } = lane;
     for (let fence = -1, since = 0; ; await sleep(LOOK_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined)) {
       if (this.#stop.signal.aborted || !await this.#reloaded(lane)) return false;
-      // A file has one process.
+      // Only one process uses a file.
       if (lane.position > 0 || lane.serving !== serving || this.#options.database.dialect === 'sqlite') return true;
       if (lane.fence !== fence) [fence, since] = [lane.fence, performance.now()];
       else if (performance.now() - since > SILENT_MS) return true;
@@ -426,7 +426,7 @@ export class Projector implements View {
     if (!now) return false;
     if (now.serving && !lane.serving) this.#adopt(lane, this.#laneOf(lane.projection.name));
     lane.fence = now.fence;
-    // The database had more: a standby has taken over that lacks the last of it.
+    // The database had more: a standby without the last writes has taken over.
     if (now.position < lane.saved) lane.position = now.position;
     lane.wasSaved(now.position);
     lane.advance(now.position);
@@ -468,7 +468,7 @@ export class Projector implements View {
   }
 }
 
-/** A span in every trace that led to one of these events, open until its row can be read. */
+/** A span in every trace that made one of these events, open until its row can be read. */
 function traceProjection(batch: readonly RecordedEvent[], written: Promise<void>): void {
   for (const traceparent of new Set(batch.map(({ metadata }) => metadata['traceparent'] as string | undefined))) {
     if (traceparent) withRemoteParent(traceparent, () => traced('project', {}, () => written)).catch(() => undefined);

@@ -6,11 +6,11 @@ import { Projector } from './projector.ts';
 import type { Parked } from './register.ts';
 import { ReadIndex } from './read-index.ts';
 
-/** State tables and read models, each as what it is called where dependencies are injected. */
+/** Names for dependency injection: state tables and read models. */
 export class StateDatabases extends PerEnvironment<Database> {}
 export class ReadDatabases extends PerEnvironment<Database> {}
 
-/** A list may take a moment when everybody writes; a verdict may not. */
+/** A list may take a moment under heavy writes; a verdict may not. */
 const listTimeoutMs = 3_000;
 
 /** How far one projector is behind its log. */
@@ -40,7 +40,7 @@ export class Projectors {
   }
 
   static async start({ name, projections, events, databases, sealings, parked }: {
-    /** The service's, for metrics. */
+    /** The service, for metrics. */
     readonly name: string;
     readonly projections: readonly Projection[];
     readonly events: PerEnvironment<EventStore>;

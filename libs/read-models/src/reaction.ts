@@ -8,23 +8,23 @@ export const reactionsTable: Migration = {
   up: ({ run }) => run('create table reactions (name text primary key, position bigint not null)'),
 };
 
-/** The checkpoint is a durable write, and to react again does no harm: it is saved once a second, or after so many events. */
+/** The checkpoint is a durable write, and reacting again is harmless: it is saved once a second, or after this many events. */
 const SAVE_EVERY_MS = 1_000;
 const UNSAVED_EVENTS = 5_000;
-/** What follows may take longer than to write a row; whoever waits for it gives up after 5 s. */
+/** A reaction may take longer than writing a row; a caller that waits for it gives up after 5 s. */
 const TIMEOUT_MS = 4_000;
 
 export interface ReactionOptions {
-  /** Fixed once released: the checkpoint bears it. */
+  /** Names the checkpoint. Fixed once released. */
   readonly name: string;
   readonly events: PerEnvironment<EventStore>;
   /** State tables: the checkpoint must outlive the read models. */
   readonly databases: PerEnvironment<Database>;
   readonly clock: Clock;
   readonly isFor: (event: RecordedEvent) => boolean;
-  /** The categories whose events are looked into, here or in `react`; to know stream and type of the others is enough. All when not said. */
+  /** The categories whose events `isFor` or `react` reads; of the others, stream and type are enough. Default: all. */
   readonly reads?: readonly string[];
-  /** What follows of events that arrive together. It may be asked again for the same ones; when it throws, they come again. */
+  /** Reacts to events that arrive together. It may be called again for the same events; when it throws, they come again. */
   readonly react: (events: readonly RecordedEvent[]) => Promise<void>;
 }
 
@@ -37,7 +37,7 @@ class Follower implements View {
   readonly #listeners: (() => void)[] = [];
   #saved: Position;
   #savedAt = Date.now();
-  /** Events since then: positions do not tell, they may be bytes. */
+  /** Events since then, counted: positions may be bytes. */
   #unsaved = 0;
   position: Position;
 
@@ -96,7 +96,7 @@ class Follower implements View {
 
 type Followers = PerEnvironment<{ readonly follower: Follower; readonly index: ReadIndex }>;
 
-/** What a service does because something has happened, at least once for every event, in every environment. */
+/** A service's reaction to events, at least once for every event, in every environment. */
 export class Reaction {
   readonly #followers: Followers;
 

@@ -3,15 +3,15 @@ import { refuse } from '@keyledger/kernel';
 
 /** Anything that follows a log: a projector, a view in memory. */
 export interface View {
-  /** Every event up to here is in what is shown. */
+  /** The view shows every event up to here. */
   readonly position: Position;
-  /** Calls after each change of the position. */
+  /** Calls it after each change of the position. */
   onAdvance(listener: () => void): void;
-  /** Somebody waits for this position: no time to gather more events before they are applied. */
+  /** A reader waits for this position: apply events without gathering more. */
   hurry?(position: Position): void;
 }
 
-/** Throws when somebody has read beyond the end of the log: what was there is lost, and what comes next would be taken for read. */
+/** Throws when the log ends before a position already read: events are lost, and the next ones would be taken for read. */
 export async function mustReach(store: Pick<EventStore, 'head'>, position: Position, environment: string): Promise<void> {
   const head = await store.head();
   if (position > head) throw new Error(`The event log of ${environment} ends at ${head} but has been read up to ${position}: events are missing. Was an older backup restored?`);
@@ -25,7 +25,7 @@ interface Waiting {
 const TIMEOUT_MS = 1_000;
 
 /**
- * Lets a reader wait until its view shows everything that was answered to anybody before it asked: `await index.current()`, or
+ * Lets a reader wait until its view shows every write answered, to any caller, before it asked: `await index.current()`, or
  * `if (!index.isCurrent()) await index.current()` where every microsecond counts.
  */
 export class ReadIndex {
@@ -35,7 +35,7 @@ export class ReadIndex {
   readonly #waiting = new Set<Waiting>();
   #isRemote = false;
   #asking: Promise<Position> | undefined;
-  /** All who wait for the question after the one under way. */
+  /** Shared by all callers that wait for the next question. */
   #next: Promise<void> | undefined;
 
   /** `timeout` in milliseconds. */
@@ -46,7 +46,7 @@ export class ReadIndex {
     view.onAdvance(() => this.#advanced());
   }
 
-  /** False, too, when that cannot be known without asking over a network. */
+  /** Also false when that takes a question over the network. */
   isCurrent(): boolean {
     if (this.#isRemote) return false;
     const head = this.#store.head();
@@ -55,9 +55,9 @@ export class ReadIndex {
     return false;
   }
 
-  /** Nothing to wait for: undefined. Refuses with READ_MODEL_BEHIND when the view is not there in time, or the store does not answer. */
+  /** Undefined when no wait is needed. Refuses with READ_MODEL_BEHIND when the view is late, or the store does not answer. */
   current(): Promise<void> | undefined {
-    // A question that is under way may have been answered before the newcomer's write: all newcomers share the one after it.
+    // A question under way may have been answered before the new caller's write: all new callers share the next one.
     if (this.#asking) return (this.#next ??= this.#reached(this.#asking.then(() => this.#askNext(), () => this.#askNext())));
     const head = this.#store.head();
     if (typeof head !== 'number') return this.#reached(this.#ask(head));

@@ -1,18 +1,18 @@
 import type { Position } from '@keyledger/event-store';
 import type { Database, Statement } from './database.ts';
 
-/** A stream that a projection could not fold: its row stays as of the event before, the later ones wait. */
+/** A stream that a projection could not fold: its row stays as of the event before, later events wait. */
 export interface Parked {
   readonly projection: string;
   readonly stream: string;
-  /** Of the event that was being applied when it went wrong. */
+  /** Of the event that could not be applied. */
   readonly position: Position;
   readonly error: string;
   /** When that event was recorded. */
   readonly since: string;
 }
 
-/** A table that a projection has, or had, or is going to have. */
+/** A projection's table: serving, former or being built. */
 export interface Registered {
   readonly build: number;
   readonly version: string;
@@ -24,7 +24,7 @@ export interface Registered {
 
 type Table = Pick<Registered, 'build'> & { readonly projection: { readonly name: string } };
 
-/** Which tables there are, how far each of them is, and the streams that are parked; kept beside them in the same database. */
+/** Which tables exist, each one's position, and the parked streams; kept beside the tables in the same database. */
 export class Register {
   readonly #database: Database;
 
@@ -75,12 +75,12 @@ export class Register {
     };
   }
 
-  /** Fails the batch when somebody else has done anything to the table. */
+  /** Fails the batch when another process has written to the table. */
   advance({ projection, build, fence }: Table & Pick<Registered, 'fence'>, position: Position): Statement {
     return { sql: 'update projections set position = ?, fence = fence + 1 where name = ? and build = ? and fence = ?', params: [position, projection.name, build, fence], expect: 1 };
   }
 
-  /** Queries see it from now on. Fails the batch as `advance` does. */
+  /** Queries use it from now on. Fails the batch as `advance` does. */
   serve({ projection, build, fence }: Table & Pick<Registered, 'fence'>, position: Position): Statement {
     return {
       sql: 'update projections set serving = 1, position = ?, fence = fence + 1 where name = ? and build = ? and fence = ?', params: [position, projection.name, build, fence], expect: 1,

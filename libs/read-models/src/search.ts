@@ -2,19 +2,19 @@ import { sql, type RawBuilder, type SqlBool } from 'kysely';
 import type { Database } from './database.ts';
 import { ftsOf, viewOf, type Projection } from './projection.ts';
 
-/** `  Société   GÉNÉRALE ` → `societe generale`: compatible characters are one, marks, control characters and case are nothing. */
+/** `  Société   GÉNÉRALE ` → `societe generale`: unifies compatible characters, ignores marks, control characters and case. */
 export function normalise(text: string): string {
   const plain = /^[\x20-\x7e]*$/.test(text) ? text : text.normalize('NFKD').replace(/\p{M}+/gu, '').replace(/[\p{C}\s]+/gu, ' ');
   return plain.toLowerCase().replace(/ +/g, ' ').trim();
 }
 
-/** As it is stored: two spaces before every word, so that even one letter makes a trigram with them. */
+/** As stored: two spaces before every word, so that even one letter makes a trigram with them. */
 export const searchTextOf = (text: string): string => spaced(` ${normalise(text)}`);
 
 /**
  * The condition that a row's search text contains `q`; with fewer than three characters, that one of its words begins with it.
- * An index answers it in both dialects, and nothing in `q` is an operator or a wildcard. Undefined when there is nothing to look for.
- * Of several `q` one is enough: that is one search, where as many conditions would each be looked at for every row.
+ * An index answers it in both dialects, and no part of `q` is an operator or a wildcard. Undefined when `q` has no text.
+ * Of several `q` one must match: that is one search, where as many conditions would each be checked for every row.
  * `column` holds ids of the projection's rows: `id` of its own table, or a reference to it in another one.
  */
 export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id'): RawBuilder<SqlBool> | undefined {

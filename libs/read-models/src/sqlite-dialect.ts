@@ -11,7 +11,7 @@ import type { Failure, Reply, Request, Result, SqlValue, Statement } from './sql
 /** `state` is fsynced with every commit; `read` can be rebuilt and is not. */
 export type DatabaseKind = 'state' | 'read';
 
-/** What the database said no to. `unexpected`: a statement of a batch changed another number of rows than it was to. */
+/** The database refused a statement. `unexpected`: one of a batch changed another number of rows than it should. */
 export class SqlFailure extends Error {
   override readonly name = 'SqlFailure';
   readonly code: number | string | undefined;
@@ -24,13 +24,13 @@ export class SqlFailure extends Error {
   }
 }
 
-/** SQLite's primary codes for a file that somebody else holds, a disk that lets it down, and one that is full: that passes, and no statement is at fault. */
+/** SQLite's primary codes for a file locked by another connection, a failing disk and a full one: temporary, and no statement is at fault. */
 const fileFaults: readonly number[] = [5, 10, 13];
 const failureOf = (failure: Failure): Error =>
   (fileFaults.includes(Number(failure.code) & 255) ? unavailable(failure.message, new SqlFailure(failure)) : new SqlFailure(failure));
 const unavailable = (detail: string, cause: Error): Refusal => Object.assign(refuse('UNAVAILABLE', `The database does not answer: ${detail}`), { cause });
 
-/** A transaction that is held longer is a bug; those that wait for it get an error instead of waiting for ever. */
+/** A transaction held longer is a bug; statements waiting for it get an error instead of waiting for ever. */
 const BUSY_TIMEOUT_MS = 5_000;
 
 type Question = Request extends infer R ? (R extends Request ? Omit<R, 'call'> : never) : never;
@@ -62,7 +62,7 @@ class SqliteThread {
     this.#kind = kind;
     // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
     this.#worker = new Worker(new URL(`./sqlite.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: `sqlite-${kind}` });
-    // `node --watch` tells on the same channel what the thread has imported.
+    // `node --watch` reports the thread's imports on the same channel.
     this.#worker.on('message', (replies: unknown) => {
       if (Array.isArray(replies)) for (const reply of replies as readonly Reply[]) this.#answered(reply);
     });
@@ -182,7 +182,7 @@ export class SqliteFile {
     return this.#thread.ask({ op: 'run', file: this.path, statement, alone: true });
   }
 
-  /** When it fails the transaction is still there, to be rolled back. */
+  /** After a failure the transaction is still open, to be rolled back. */
   async commit(): Promise<void> {
     await this.within({ sql: 'commit' });
     this.#release();
@@ -239,7 +239,7 @@ export const sqliteDialect = (file: SqliteFile): Dialect => ({
 });
 
 class Adapter extends SqliteAdapter {
-  /** Statements may overlap: the file itself takes care that a transaction is alone. */
+  /** Statements may overlap: the file itself ensures that a transaction is alone. */
   override get supportsMultipleConnections(): boolean {
     return true;
   }
@@ -287,7 +287,7 @@ class SqliteDriver implements Driver {
     if (connection.inTransaction) await connection.rollback();
   }
 
-  /** The file belongs to whoever opened it. */
+  /** The opener of the file closes it. */
   async destroy(): Promise<void> {}
 }
 

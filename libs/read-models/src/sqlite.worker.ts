@@ -1,4 +1,4 @@
-// Runs as it stands in a thread of its own (Node strips the types): only node: modules and types may be imported here.
+// Runs as source in its own thread (Node strips the types): only node: modules and types may be imported here.
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 
@@ -9,7 +9,7 @@ export interface Statement {
   readonly params?: readonly SqlValue[];
   /** The statement is run once for each of these instead. */
   readonly many?: readonly (readonly SqlValue[])[];
-  /** Rows that must be changed, in all; otherwise the whole batch is undone. */
+  /** Number of rows that must change, in all; else the batch is undone. */
   readonly expect?: number;
 }
 
@@ -30,7 +30,7 @@ type Work =
   | { readonly op: 'scrub'; readonly file: string; readonly overwritten: boolean }
   | { readonly op: 'close'; readonly file: string };
 export type Request = Work & { readonly call: number };
-/** `code` is SQLite's extended result code, or Node's name of what it will not bind. */
+/** `code` is SQLite's extended result code, or Node's for a value it cannot bind. */
 export interface Failure {
   readonly message: string;
   readonly code?: number | string;
@@ -97,7 +97,7 @@ class File {
         this.#db.exec('SAVEPOINT one');
         const reply = attempt(call, () => this.run(statement));
         if ('error' in reply) {
-          // Some failures (a full disk) undo the whole transaction: then there is nothing left to go on with.
+          // Some failures (a full disk) undo the whole transaction: then no transaction is left to continue.
           if (!this.#db.isTransaction) throw Object.assign(new Error(reply.error.message), { errcode: reply.error.code });
           this.#db.exec('ROLLBACK TO one');
         }
@@ -115,8 +115,8 @@ class File {
   }
 
   /**
-   * What was deleted is overwritten, but where SQLite had moved rows from page to page a copy may lie in the gaps between those there
-   * now: only writing the file anew gets rid of it. Not where no row ever moved. The write-ahead log still holds the old pages either way.
+   * Deleted data is overwritten, but where SQLite had moved rows between pages, a copy may lie in the gaps between present rows:
+   * only writing the file anew removes it. Not where no row ever moved. The write-ahead log still holds the old pages either way.
    */
   scrub(overwritten: boolean): void {
     // The copy would otherwise be in memory as a whole.
@@ -212,7 +212,7 @@ function commit(writes: readonly Write[]): void {
   }
 }
 
-/** Everything that arrived while the last commit ran is there by now: the writes among it that follow one another share the next one. */
+/** All requests that arrived during the last commit are there by now: consecutive writes among them share the next commit. */
 function work(first: Request): void {
   const writes: Write[] = [];
   for (let request: Request | undefined = first; request; request = next()) {

@@ -17,7 +17,7 @@ const catalogue: Readonly<Record<Dialect, string>> = {
     where t.relnamespace = current_schema()::regnamespace and t.relkind = 'r' order by t.relname, c.attnum`,
 };
 
-/** All tables that a database has, but for the list of its migrations. */
+/** All tables of a database, except the list of its migrations. */
 export async function tablesOf(database: Pick<Database, 'run' | 'dialect'>): Promise<readonly Table[]> {
   const { rows } = await database.run<{ name: string; column: string; place: number }>(catalogue[database.dialect]);
   return [...Map.groupBy(rows, ({ name }) => name)].filter(([name]) => name !== 'migrations').map(([name, columns]) => ({
@@ -25,12 +25,12 @@ export async function tablesOf(database: Pick<Database, 'run' | 'dialect'>): Pro
   }));
 }
 
-/** Names of the migrations that a database has been through. */
+/** Names of the migrations applied to a database. */
 export async function migrationsOf(database: Pick<Database, 'run'>): Promise<readonly string[]> {
   return (await database.run<{ name: string }>('select name from migrations')).rows.map(({ name }) => name).sort();
 }
 
-/** All rows of a database as they are when it opens, however long the reading takes and whoever writes meanwhile (to SQLite nobody else can). */
+/** All rows of a database as of its opening, however long reading takes and whatever other clients write (to SQLite none can). */
 export class Dump {
   readonly #transaction: ControlledTransaction<Tables>;
   readonly tables: readonly Table[];
@@ -41,7 +41,7 @@ export class Dump {
     if (keyless) throw new Error(`${keyless.name} has no primary key: its rows cannot be read page by page`);
     const transaction = await database.sql().startTransaction().setIsolationLevel('repeatable read').setAccessMode('read only').execute();
     try {
-      // Whoever reads may look elsewhere for minutes before the next page.
+      // The reader may pause for minutes before the next page.
       if (database.dialect === 'postgres') await sql`set local idle_in_transaction_session_timeout = 0`.execute(transaction);
       // PostgreSQL's snapshot is taken by the first query.
       await sql`select count(*) from migrations`.execute(transaction);
@@ -62,7 +62,7 @@ export class Dump {
     return Number(row?.n);
   }
 
-  /** Page by page. Rejects at a value that the other dialect would give back as another: only texts, numbers and null travel. */
+  /** Page by page. Rejects at a value that the other dialect would return changed: only texts, numbers and null travel. */
   async *rows({ name, key }: Table): AsyncGenerator<readonly Row[]> {
     for (let last: Row | undefined; ;) {
       const page: readonly Row[] = await this.#page(name, key, last);
@@ -90,7 +90,7 @@ function mustTravel(table: string, row: Row): void {
   }
 }
 
-/** New rows for all that some tables hold. Nobody sees any of it before `commit`. */
+/** Replaces all rows of some tables. No change is visible before `commit`. */
 export class Refill {
   readonly #transaction: ControlledTransaction<Tables>;
 

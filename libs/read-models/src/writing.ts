@@ -4,7 +4,7 @@ import type { Changes } from './folding.ts';
 import type { Lane } from './lane.ts';
 import type { Parked, Register } from './register.ts';
 
-/** So many may pass without a row before the checkpoint is saved for their sake. Counted, because a position may be a byte. */
+/** After this many events without a row the checkpoint is saved anyway. Counted, because positions may be bytes. */
 const UNSAVED_EVENTS = 1_000;
 
 export interface Write {
@@ -17,7 +17,7 @@ interface WritingOptions {
   readonly database: Database;
   readonly store: EventStore;
   readonly register: Register;
-  /** It is in the database. */
+  /** Called once it is stored. */
   readonly parked: (parked: Parked) => void;
 }
 
@@ -29,7 +29,7 @@ export class Writing {
     this.#options = options;
   }
 
-  /** Rows and checkpoints of all tables, which so many events have led to this position, in one transaction. Where nothing changed the checkpoint may wait. */
+  /** Rows and checkpoints of all tables, after `events` more events up to this position, in one transaction. Without a change the checkpoint may wait. */
   async write(changes: ReadonlyMap<Lane, Changes>, position: Position, events: number): Promise<void> {
     for (const lane of changes.keys()) lane.unsaved += events;
     const due = [...changes].filter(([lane, { rows, gone, parked }]) => rows.size + gone.size + parked.length > 0 || lane.unsaved >= UNSAVED_EVENTS);
@@ -50,7 +50,7 @@ export class Writing {
     }
   }
 
-  /** All of it or nothing; nothing when somebody else has written to one of the tables. */
+  /** All or nothing; nothing when another process has written to one of the tables. */
   async save(writes: readonly Write[]): Promise<void> {
     const { database, register } = this.#options;
     await database.batch(writes.flatMap(({ lane, position, statements }) => [register.advance(lane, position), ...statements]));
@@ -63,7 +63,7 @@ export class Writing {
   statements({ table, build, position, forgotten }: Lane, { rows, gone, parked }: Changes): Statement[] {
     for (const id of forgotten) rows.delete(id);
     const statements: Statement[] = [];
-    // An empty table is only inserted into.
+    // An empty table has no rows to update.
     if (rows.size > 0 && position > 0) statements.push(...table.touch(build, [...rows.values()]));
     if (rows.size > 0) statements.push(table.upsert(build, [...rows.values()]));
     if (gone.size > 0) statements.push(table.delete(build, [...gone]));
@@ -71,7 +71,7 @@ export class Writing {
     return statements;
   }
 
-  /** The database refused the batch for what is in it: finds the rows that it refuses by themselves. */
+  /** The database refused the batch for its content: finds the rows that it refuses alone, and parks them. */
   async #parkUnstorable(lane: Lane, { rows, parked }: Changes, position: Position, cause: unknown): Promise<void> {
     for (const [id, row] of rows) {
       try {
@@ -94,13 +94,13 @@ export class Writing {
 /** Matches no row, so that a batch that got this far is undone. */
 const UNDO: Statement = { sql: 'delete from projections where 1 = 0', expect: 1 };
 
-/** Somebody else has written to a table meanwhile. */
+/** Another process has written to a table. */
 export const isFenced = (error: unknown): boolean => error instanceof SqlFailure && error.unexpected;
 export const ignoreFenced = (error: unknown): void => {
   if (!isFenced(error)) throw error;
 };
 
-/** The value is at fault, not the database: too big, a constraint, a type. Asking again would be in vain. */
+/** The value is at fault, not the database: too big, a constraint, a type. A retry would fail again. */
 function isDataError(error: unknown): boolean {
   const { code } = error as { code?: number | string };
   return typeof code === 'number' ? [18, 19, 20].includes(code & 255) : typeof code === 'string' && /^(22|23|54)...$|^ERR_(INVALID|OUT)_/.test(code);

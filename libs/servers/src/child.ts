@@ -8,19 +8,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 export interface Command {
   readonly command: string;
   readonly args: readonly string[];
-  /** What it prints; written anew at each start. */
+  /** File for its output; written anew at each start. */
   readonly log: string;
   readonly uid?: number;
   readonly cwd?: string;
 }
 
-/** Linux tells a child when its parent was killed; elsewhere it stays behind then. */
+/** Linux signals a child when its parent is killed; elsewhere the child stays. */
 const setpriv = '/usr/bin/setpriv';
 const endsWithUs = existsSync(setpriv) ? [setpriv, '--pdeathsig', 'INT', '--'] : [];
 
 /**
- * A server as a child process, or as a container that `docker run` stands for in the foreground. It has a process group of its own, so
- * that Ctrl-C reaches its owner only, who ends it when nobody needs it any more; and it ends with this process.
+ * A server as a child process, or as a container with `docker run` in the foreground. It has its own process group, so that Ctrl-C
+ * reaches only its owner, which ends the server when it is no longer needed; and it ends with this process.
  */
 export class Child {
   readonly #process: ChildProcess;
@@ -59,7 +59,7 @@ export class Child {
     return this.#process.pid !== undefined && this.#process.exitCode === null && this.#process.signalCode === null;
   }
 
-  /** Resolves when it has ended, for whatever reason. */
+  /** Resolves when the process has ended, for any reason. */
   get ended(): Promise<void> {
     return this.#ended;
   }
@@ -68,20 +68,20 @@ export class Child {
     return readFileSync(this.#log, 'utf8');
   }
 
-  /** Asks it to end and waits until it has; a container's client passes the signal on. */
+  /** Signals it to end and waits until it has; `docker run` passes the signal on. */
   async end(signal: NodeJS.Signals): Promise<void> {
     if (this.#paused) this.resume();
     if (this.isRunning) this.#process.kill(signal);
     await this.#ended;
   }
 
-  /** Ends it at once, without its doing anything about it: the program and all processes that it has started. */
+  /** Kills the program and all processes that it has started, at once and without any clean-up. */
   async kill(): Promise<void> {
     if (this.isRunning) this.#signalAll('SIGKILL');
     await this.#ended;
   }
 
-  /** It is there, keeps its connections, and says nothing. */
+  /** It keeps its connections but does not answer. */
   pause(): void {
     this.#paused = true;
     this.#signalAll('SIGSTOP');
@@ -102,7 +102,7 @@ export class Child {
       execFileSync('docker', [{ SIGKILL: 'kill', SIGSTOP: 'pause', SIGCONT: 'unpause' }[signal], this.#container], { stdio: 'ignore' });
       return;
     }
-    // Once stopped it starts no more processes, and those it has started are still known to be its own.
+    // Once stopped it starts no more processes, and those it has started are still its children.
     this.#process.kill('SIGSTOP');
     try {
       for (const pid of childrenOf(this.pid)) signalIfThere(pid, signal);
@@ -126,7 +126,7 @@ function signalIfThere(pid: number, signal: NodeJS.Signals): void {
   }
 }
 
-/** Starts a server and waits until it answers; rejects with what it printed when it ends instead, or does not answer in time. */
+/** Starts a server and waits until it answers; rejects with its output if it ends instead, or does not answer in time. */
 export async function started(title: string, start: () => Child, answers: (child?: Child) => Promise<boolean>, withinMs = 40_000): Promise<Child> {
   if (await answers()) throw new Error(`${title}: there is already a server at its address`);
   const child = start();
@@ -142,7 +142,7 @@ export async function started(title: string, start: () => Child, answers: (child
   return child;
 }
 
-/** A port of 127.0.0.1 that nobody listens on at this moment. */
+/** A port of 127.0.0.1 on which no process listens now. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -2,10 +2,10 @@ import { afterAll, beforeAll, describe, it } from '@jest/globals';
 import { chromium, type Browser } from 'playwright-core';
 import { obtain } from './obtain.ts';
 
-/** It runs as root in containers, and asks nobody on the network for anything of its own. */
+/** Lets it run as root in containers, without network requests of its own. */
 const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
-/** A suite with a browser of its own, which is there from its first hook on; where there can be none, a skipped test says so. */
+/** A suite with its own browser, available from its first hook on; without a browser, a skipped test says so. */
 export function describeInChromium(title: string, suite: (browser: () => Browser) => void): void {
   describe(`${title} (Chromium)`, () => {
     const launch = obtain('chromium');

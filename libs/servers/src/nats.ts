@@ -10,7 +10,7 @@ import type { Running } from './running.ts';
 export interface NatsOptions {
   /** On 127.0.0.1. Default: a free one. */
   readonly port?: number;
-  /** Further lines of its configuration, for instance who may come in. Without them there is one user, whose password is in the URL. */
+  /** More lines of its configuration, such as its users. Without them there is one user, whose password is in the URL. */
   readonly settings?: string;
 }
 
@@ -18,19 +18,19 @@ export interface RunningNats extends Running {
   readonly port: number;
 }
 
-/** Large answers (a hundred licenses) have room; the default is 1 MB. */
+/** Room for large answers (a hundred licenses); the default is 1 MB. */
 const maxPayload = 8 * 1024 * 1024;
 
-/** A process that hangs keeps its connection, and would be given its share of the requests: whoever has not answered after 3 to 4 s is not asked any more. */
+/** A process that hangs keeps its connection, and would get its share of requests: one without a pong for 3 to 4 s is disconnected. */
 const ping = 'ping_interval: "1s"\nping_max: 2\n';
 
 /**
- * All others share the machine with it. A Go program that may use every core looks for work on them whenever it has none, which on two cores
- * takes a third of its time.
+ * All other processes share the machine with it. A Go program that may use every core searches them for work whenever it is idle, which on two
+ * cores takes a third of its time.
  */
 const cores = `GOMAXPROCS=${Math.max(1, Math.floor(availableParallelism() / 2))}`;
 
-/** nats-server on 127.0.0.1, without JetStream, for nobody but who knows a password. Resolves when it accepts connections. */
+/** nats-server on 127.0.0.1, without JetStream, only for clients with a password. Resolves when it accepts connections. */
 export async function startNats({ port: wanted, settings: given }: NatsOptions = {}): Promise<RunningNats> {
   const launch = obtain('nats');
   if (!launch) throw new Error('There is no nats-server on this machine. Install it (Debian: nats-server) or Docker, or set NATS_URL to a server elsewhere');
@@ -38,7 +38,7 @@ export async function startNats({ port: wanted, settings: given }: NatsOptions =
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-nats-'));
   const log = join(folder, 'log');
   const password = randomBytes(24).toString('base64url');
-  // Not on the command line, where every user of the machine could read it.
+  // Not on the command line, which every user of the machine can read.
   const settings = join(folder, 'nats.conf');
   writeFileSync(settings, `max_payload: ${maxPayload}\n${ping}${given ?? `authorization { user: keyledger, password: "${password}" }`}\n`, { mode: 0o600 });
   const run = () => ('path' in launch
@@ -68,7 +68,7 @@ export async function startNats({ port: wanted, settings: given }: NatsOptions =
   };
 }
 
-/** A NATS server speaks first. */
+/** A NATS server sends first. */
 const greets = (port: number): Promise<boolean> => new Promise((resolve) => {
   const socket = connect({ host: '127.0.0.1', port, timeout: 1_000 });
   const answer = (greeted: boolean) => {

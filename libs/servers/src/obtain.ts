@@ -3,9 +3,9 @@ import { closeSync, existsSync, openSync, readdirSync, realpathSync, rmSync, sta
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-/** The browser is for the specs of the pages. */
+/** Chromium is for the pages' specs. */
 export type Server = 'nats' | 'postgres' | 'chromium';
-/** How a server can be run here: a program (PostgreSQL: the folder of its programs), or an image for Docker. */
+/** How to run a server here: a program (PostgreSQL: the folder of its programs), or an image for Docker. */
 export type Launch = { readonly path: string } | { readonly image: string };
 
 const debianPostgres = '/usr/lib/postgresql';
@@ -13,7 +13,7 @@ const images: Partial<Record<Server, string>> = { nats: 'nats:2.11-alpine', post
 const packages: Record<Server, string> = { nats: 'nats-server', postgres: 'postgresql', chromium: 'chromium' };
 const MINUTE = 60_000;
 
-/** Folder with `postgres` and `initdb`: of the PATH, or the newest that Debian keeps outside of it. */
+/** Folder with `postgres` and `initdb`: on the PATH, or the newest that Debian keeps outside of it. */
 function findPostgres(): string | undefined {
   const onPath = onThePath('initdb');
   const versions = existsSync(debianPostgres) ? readdirSync(debianPostgres).sort((a, b) => Number(b) - Number(a)) : [];
@@ -27,8 +27,8 @@ const findChromium = (): string | undefined => onThePath('chromium');
 const known = new Map<Server, Launch | undefined>();
 
 /**
- * Installed already, else through Docker, else installed with apt where this process may; undefined when there is no way.
- * It may take minutes the first time, and blocks: a test file has to know at once which of its tests there are.
+ * Installed already, else through Docker, else installed with apt if this process may; undefined if none works.
+ * It may take minutes the first time, and blocks: a test file must know synchronously which tests it has.
  */
 export function obtain(server: Server): Launch | undefined {
   if (!known.has(server)) known.set(server, installed(server) ?? oneAtATime(() => installed(server) ?? withDocker(server) ?? withApt(server)));
@@ -40,7 +40,7 @@ function installed(server: Server): Launch | undefined {
   return path === undefined ? undefined : { path };
 }
 
-/** Debian's nats-server is in /usr/sbin, which not everybody has on his PATH. */
+/** Debian's nats-server is in /usr/sbin, which not every PATH contains. */
 function onThePath(program: string): string | undefined {
   const { status, stdout } = spawnSync('sh', ['-c', `PATH="$PATH:/usr/sbin:/usr/local/sbin"; command -v ${program}`], { encoding: 'utf8' });
   return status === 0 ? stdout.trim() : undefined;
@@ -65,7 +65,7 @@ function withApt(server: Server): Launch | undefined {
   });
 }
 
-/** Debian starts what it installs, unless this file says no. */
+/** Debian starts services it installs, unless this file forbids it. */
 function withoutServices<T>(work: () => T): T {
   const policy = '/usr/sbin/policy-rc.d';
   if (existsSync(policy)) return work();
@@ -77,7 +77,7 @@ function withoutServices<T>(work: () => T): T {
   }
 }
 
-/** Test workers run side by side; apt does not. A lock older than any installation is that of a process that was killed. */
+/** Test workers run in parallel; apt does not. A lock older than any installation takes is that of a killed process. */
 function oneAtATime<T>(work: () => T): T {
   const lock = join(tmpdir(), 'keyledger-servers.lock');
   for (;;) {

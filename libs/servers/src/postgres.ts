@@ -9,11 +9,11 @@ import { obtain } from './obtain.ts';
 import type { Running } from './running.ts';
 
 export interface PostgresOptions {
-  /** Where the data stay (its parent must be there; Docker keeps a volume named after it). Default: a temporary one that `stop` removes. */
+  /** For the data (its parent must exist; Docker keeps a volume named after it). Default: a temporary one that `stop` removes. */
   readonly directory?: string;
   /** On 127.0.0.1. Default: a unix socket only (in Docker a free port). */
   readonly port?: number;
-  /** What was committed survives a crash, as in production. Default: false, which is fast. */
+  /** Whether commits survive a crash, as in production. Default: false, which is fast. */
   readonly durable?: boolean;
   /** Of postgresql.conf, such as max_connections. */
   readonly settings?: Readonly<Record<string, string | number>>;
@@ -23,13 +23,13 @@ export type RunningPostgres = Running;
 
 const NOBODY = 65_534;
 const USER = 'keyledger';
-/** An order of text other than that of its bytes, as most installations have. */
+/** Text sorts otherwise than by its bytes, as in most installations. */
 const locale = ['--locale-provider=icu', '--icu-locale=en'];
-/** After a SIGKILL its other processes may live a moment longer, and a new server waits for them. */
+/** After a SIGKILL its child processes may live a moment longer; a new server waits for them. */
 const inTheWay = /is still in use|lock file "[^"]*" already exists/;
 const waitForOthersMs = 20_000;
 
-/** A PostgreSQL on 127.0.0.1 with the superuser `keyledger`, who needs no password. Resolves when it answers. */
+/** A PostgreSQL on 127.0.0.1 with the superuser `keyledger`, without a password. Resolves when it answers. */
 export async function startPostgres(options: PostgresOptions = {}): Promise<RunningPostgres> {
   const launch = obtain('postgres');
   if (!launch) throw new Error('There is no PostgreSQL on this machine. Install it (Debian: postgresql) or Docker, or set DATABASE_URL to a server elsewhere');
@@ -69,8 +69,8 @@ const settingsOf = ({ durable = false, settings = {} }: PostgresOptions, more: R
   Object.entries({ ...(durable ? {} : { fsync: 'off', autovacuum: 'off' }), ...more, ...settings }).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
 
 /**
- * As whom its programs run, because they do not run as root: as `nobody`, or, in a folder that nobody may enter (root's home), as the very
- * root who in a user namespace of its own has another number.
+ * The user that runs its programs, which refuse to run as root: `nobody`, or, in a folder that `nobody` cannot enter (root's home), root
+ * itself in a user namespace in which it has another id.
  */
 function accountFor(data: string): { readonly uid?: number; readonly prefix: readonly string[] } {
   if (process.getuid?.() !== 0) return { prefix: [] };
@@ -80,7 +80,7 @@ function accountFor(data: string): { readonly uid?: number; readonly prefix: rea
   return mayEnter ? { uid, prefix: [] } : { prefix: ['unshare', '--user', '--map-user=1', '--map-group=1', '--'] };
 }
 
-/** Of the programs installed here. */
+/** With the programs installed here. */
 class Cluster {
   readonly #bin: string;
   readonly #folder: string;
@@ -113,7 +113,7 @@ class Cluster {
     }
   }
 
-  /** All of it was in the temporary folder, or stays. */
+  /** Its data are in the temporary folder, or stay. */
   remove(): void {}
 
   #run(): Child {
@@ -137,7 +137,7 @@ class Cluster {
     return new Promise((resolve) => execFile(join(this.#bin, 'pg_isready'), where, this.#as, (error) => resolve(!error)));
   }
 
-  /** Beside its place and moved there when it is complete: half a cluster would never start. */
+  /** Made beside its place and moved there when complete: half a cluster would never start. */
   #make(): void {
     const making = `${this.#data}.making`;
     rmSync(making, { recursive: true, force: true });
@@ -146,7 +146,7 @@ class Cluster {
     renameSync(making, this.#data);
   }
 
-  /** To initialise a cluster takes a second, to copy one a tenth: those that go again are copies of one that stays. */
+  /** Initialising a cluster takes a second, copying one a tenth: temporary clusters are copies of one that stays. */
   #template(): string {
     const owner = this.#uid ?? process.getuid?.();
     const template = join(tmpdir(), `keyledger-pg-template-${this.#version}-${owner}`);
@@ -156,7 +156,7 @@ class Cluster {
     try {
       renameSync(making, template);
     } catch {
-      // Another was faster, or the place is somebody else's.
+      // Another process was faster, or another user owns the place.
       return making;
     }
     return template;
@@ -177,7 +177,7 @@ class Cluster {
     execFileSync('env', ['LC_ALL=C.UTF-8', ...this.#prefix, ...command], { ...this.#as, stdio: ['ignore', 'ignore', 'pipe'] });
   }
 
-  /** A server that an owner who was killed has left on these data. The recorded process id may by now be somebody else's. */
+  /** A server on these data, left by an owner that was killed. The recorded id may by now belong to another process. */
   #endPrevious(): void {
     const record = join(this.#data, 'postmaster.pid');
     if (!existsSync(record)) return;

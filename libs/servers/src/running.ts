@@ -1,18 +1,18 @@
-/** A server that somebody has started and has to stop. */
+/** A running server; its starter must stop it. */
 export interface Running {
-  /** Stays the same over restarts. */
+  /** The same over restarts. */
   readonly url: string;
-  /** Of the process now (of its `docker run` where it is a container). */
+  /** Of the present process (of `docker run` for a container). */
   readonly pid: number;
-  /** Resolves when the process that is there now has ended, for whatever reason. */
+  /** Resolves when the present process has ended, for any reason. */
   readonly ended: Promise<void>;
-  /** In good order, and for good: what was temporary is removed. */
+  /** Orderly, and for good: temporary data are removed. */
   stop(): Promise<void>;
-  /** SIGKILL, to all its processes at once; resolves when it is gone. */
+  /** SIGKILL to all its processes at once; resolves when they are gone. */
   kill(): Promise<void>;
   /** Starts it again on the same data at the same address, whether it runs or not; resolves when it answers. */
   restart(): Promise<void>;
-  /** SIGSTOP to all its processes: connections stay open, nothing is answered until `resume`. */
+  /** SIGSTOP to all its processes: connections stay open, without answers until `resume`. */
   pause(): void;
   resume(): void;
 }

@@ -5,7 +5,7 @@ import { startPostgres, type PostgresOptions, type RunningPostgres } from './pos
 
 const names = { nats: 'NATS', postgres: 'PostgreSQL' } as const;
 
-/** A suite with a server of its own, which is there from its first hook on; where there can be none, a skipped test says so. */
+/** A suite with its own server, available from its first hook on; without a server, a skipped test says so. */
 export function describeWith(server: 'nats', title: string, suite: (server: () => RunningNats) => void, options?: NatsOptions): void;
 export function describeWith(server: 'postgres', title: string, suite: (server: () => RunningPostgres) => void, options?: PostgresOptions): void;
 export function describeWith(server: 'nats' | 'postgres', title: string, suite: (server: () => never) => void, options?: NatsOptions | PostgresOptions): void {

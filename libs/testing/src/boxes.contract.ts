@@ -20,12 +20,12 @@ interface Accepted {
   readonly beat: Beat;
   readonly answer: HeartbeatAnswer;
 }
-/** What has never been answered yet, and will be asked for until it is. */
+/** A request not answered yet, to be repeated until it is. */
 interface Owed {
   ask(until: () => boolean): Promise<boolean>;
 }
 
-/** An appliance: it counts its heartbeats and what it uses, and sends again, the same, what was not answered. */
+/** An appliance: it counts its heartbeats and its usage, and repeats, unchanged, requests not answered. */
 class Box {
   readonly #client: Client;
   readonly #app: Client;
@@ -33,7 +33,7 @@ class Box {
   #activationId = '';
   #seq = 0;
   #records = 0;
-  /** Of everything that was ever sent. */
+  /** Of all records ever sent. */
   #used = 0;
   #accepted: Accepted | undefined;
   #counted: readonly UsageRecord[] = [];
@@ -60,7 +60,7 @@ class Box {
     }
   }
 
-  /** Every heartbeat and every record that was answered, once; and no lease has become shorter. */
+  /** Every answered heartbeat and record counts once; and no lease has become shorter. */
   async verify(): Promise<void> {
     const deadline = performance.now() + ALTOGETHER_MS;
     if (this.#owed && !(await this.#owed.ask(() => performance.now() > deadline))) throw new Error(`${this.license.id} is never answered`);
@@ -102,7 +102,7 @@ class Box {
     };
   }
 
-  /** What was answered once is answered so again, and never taken for a new one. */
+  /** Repeated, a heartbeat gets the same answer; a changed or earlier one is stale. */
   async #isRepeated(): Promise<void> {
     if (!this.#accepted) return;
     const { beat, answer } = this.#accepted;
@@ -143,7 +143,7 @@ class Box {
   }
 }
 
-/** Undefined when nobody could answer. */
+/** Undefined without an answer, or on 503. */
 async function certain<T>(asking: () => Promise<Answer<T>>): Promise<Answer<T> | undefined> {
   const answer = await asking().catch(() => undefined);
   return answer?.status === 503 ? undefined : answer;
@@ -157,7 +157,7 @@ async function untilCertain<T>(asking: () => Promise<Answer<T>>, until: () => bo
   }
 }
 
-/** Appliances at work while something is killed, each on a license of its own. */
+/** Appliances at work while processes are killed, each on its own license. */
 export class Boxes {
   readonly #boxes: readonly Box[];
 

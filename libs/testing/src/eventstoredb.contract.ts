@@ -13,7 +13,7 @@ export interface EventStoreDbStores extends Stores {
   readonly postgres: Running;
 }
 
-/** A log on an EventStoreDB (of others, too: under a prefix of its own), or on its double, which says so, and a PostgreSQL for all else. Both outlive the product. */
+/** A log on an EventStoreDB (if shared: under its own prefix) or its double, which is announced, and a PostgreSQL. Both outlive the product. */
 export async function startStores(): Promise<EventStoreDbStores> {
   if (serverKind === undefined) process.stdout.write(`${LOUD}\n`);
   const [eventStore, postgres] = await Promise.all([startServer({ apart: true }), startPostgres({ durable: true, settings: { max_connections: 400 } })]);

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type NetConnectOpts, type Server, type Socket } from 'node:net';
 import { randomFrom } from './random.ts';
 
-/** What becomes of NATS messages on their way, requests and replies alike. Chances are 0 to 1; a message meets one fault at most in each direction. */
+/** Faults of NATS messages on their way, requests and replies alike. Chances are 0 to 1; a message meets at most one fault in each direction. */
 export interface MessageFaults {
   /** The same seed and the same traffic meet the same faults. */
   readonly seed: number;
@@ -20,22 +20,22 @@ export interface MessageFaults {
 type Meddling = (frame: Buffer, later: (frame: Buffer, passing: number, ms: number) => void) => readonly Buffer[];
 
 /**
- * Stands on 127.0.0.1 between a server (NATS, PostgreSQL) and everybody who was given `url`, and does to connections what networks do.
+ * Stands on 127.0.0.1 between a server (NATS, PostgreSQL) and the clients that use `url`, and does to connections what networks do.
  * It understands NATS: with `meddle` it does the same to single messages. Control frames always pass, and in order.
  */
 export class FaultProxy {
-  /** The server's, but for the address. */
+  /** The server's URL, with the proxy's address. */
   readonly url: string;
-  /** How many messages have met what. */
+  /** Numbers of messages by their fate. */
   readonly met = { passed: 0, dropped: 0, duplicated: 0, reordered: 0, delayed: 0 };
   readonly #server: Server;
   readonly #port: number;
   readonly #upstream: NetConnectOpts;
   readonly #isNats: boolean;
   readonly #sockets = new Set<Socket>();
-  /** They stay until the end. */
+  /** Kept until `close`. */
   readonly #vanished = new Set<Socket>();
-  /** Came while nothing got through. */
+  /** Accepted during a silence. */
   readonly #waiting = new Set<Socket>();
   #meddling: Meddling | undefined;
   #silent = false;
@@ -60,7 +60,7 @@ export class FaultProxy {
     this.url = url.href;
   }
 
-  /** From now on all is well; what had disappeared in a silence arrives. */
+  /** Ends all faults; bytes held back in a silence arrive. */
   async pass(): Promise<void> {
     this.#silent = false;
     this.#delayMs = 0;
@@ -73,30 +73,30 @@ export class FaultProxy {
     await once(this.#server, 'listening');
   }
 
-  /** Who is connected stays so; nobody else gets in. */
+  /** Connections stay; new ones are refused. */
   refuse(): void {
     if (this.#server.listening) this.#server.close();
   }
 
-  /** All connections break, and nobody gets in. */
+  /** All connections break; new ones are refused. */
   cut(): void {
     this.refuse();
     for (const socket of [...this.#sockets, ...this.#waiting]) socket.destroy();
   }
 
-  /** A black hole: connections stay, new ones are accepted, and nothing arrives, not even that the other side has hung up. */
+  /** A black hole: connections stay, new ones are accepted, and no bytes arrive, not even the end of a connection. */
   silence(): void {
     this.#silent = true;
     for (const socket of this.#sockets) socket.pause();
   }
 
-  /** Who is connected is in a black hole for good, newcomers are not: a machine that has lost its power, and another one that has taken its place. */
+  /** Present connections are in a black hole for good, new ones are not: a machine has lost its power, and another one has taken its place. */
   vanish(): void {
     for (const socket of this.#sockets) this.#vanished.add(socket.pause());
     this.#sockets.clear();
   }
 
-  /** All that is sent from now on arrives so much later. */
+  /** All bytes sent from now on arrive this much later. */
   delay(ms: number): void {
     this.#delayMs = ms;
   }
@@ -172,7 +172,7 @@ function inOrder(write: Carry, delayMs: () => number): Carry {
 const message = /^H?(?:PUB|MSG) .* (\d+)$/i;
 const LINE_END = '\r\n';
 
-/** Cuts the stream into frames and lets the messages among them be meddled with. */
+/** Cuts the stream into frames and passes the messages among them through `meddling`. */
 function messageByMessage(carry: Carry, meddling: () => Meddling | undefined, passed: () => void): Carry {
   let rest = Buffer.alloc(0);
   const held = new Set<{ passing: number; readonly release: () => void }>();

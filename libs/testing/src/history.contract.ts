@@ -6,9 +6,9 @@ import { randomFrom, type Random } from './random.ts';
 
 /** How clients behave for a while. */
 export interface Shift {
-  /** Where only a part of the product is killed: who is not answered asks again, and does something else when that does not help. Otherwise it is over then. */
+  /** For when only a part of the product is killed: a client without an answer asks again, then goes on with other work. Otherwise it stops. */
   readonly goesOn?: boolean;
-  /** Where messages may come twice: what was refused may have been taken the second time. */
+  /** For when messages may come twice: a refused request may have been accepted the second time. */
   readonly twice?: boolean;
   readonly until?: () => boolean;
   readonly onAnswer?: () => void;
@@ -24,7 +24,7 @@ interface License {
   suspended: boolean;
   instances: Set<string>;
   state: 'alive' | 'revoked' | 'erased';
-  /** Something was asked of it that has never been answered. */
+  /** A request about it has never been answered. */
   open: boolean;
 }
 interface Order {
@@ -40,9 +40,9 @@ interface Operation {
   readonly body?: unknown;
   readonly byApp?: boolean;
   readonly statuses: readonly number[];
-  /** Writes into the model what the answer says. */
+  /** Records the answer in the model. */
   acknowledged(body: unknown): void;
-  /** Never answered, and without an Idempotency-Key: looks whether it happened, and believes it. It may have happened once at most. */
+  /** For a request never answered, without an Idempotency-Key: finds out whether it happened, at most once, and adopts that. */
   settle(): Promise<void>;
 }
 interface Pending {
@@ -56,14 +56,14 @@ const mostOfAnOrder = 3;
 const newLicense = ({ id, key, revision, activationLimit }: Sold): License =>
   ({ id, key, oldKeys: [], revision, limit: activationLimit, turn: undefined, suspended: false, instances: new Set(), state: 'alive', open: false });
 
-/** Undefined when it is not known whether anything has happened. */
+/** Undefined when it is unknown whether the request was carried out. */
 async function certain<T>(asking: () => Promise<Answer<T>>, goesOn = false): Promise<Answer<T> | undefined> {
   for (const from = Date.now(); ;) {
     try {
       const answer = await asking();
       return answer.status === 503 || (answer.body as Problem | undefined)?.code === 'IDEMPOTENCY_IN_PROGRESS' ? undefined : answer;
     } catch (error) {
-      // Nobody was there to hear it.
+      // No process was listening.
       const notHeard = goesOn && (error as NodeJS.ErrnoException).code === 'ECONNREFUSED' && Date.now() - from < patience.untilReachedMs;
       if (!notHeard) return undefined;
       await sleep(patience.pauseMs / 5);
@@ -71,13 +71,13 @@ async function certain<T>(asking: () => Promise<Answer<T>>, goesOn = false): Pro
   }
 }
 
-/** One client: it asks for one thing after the other, about licenses that nobody else touches. */
+/** One client: it sends one request after the other, about licenses that no other client touches. */
 class Worker {
   readonly orders: Order[] = [];
   readonly customers: string[] = [];
   readonly #answered: { readonly pending: Pending; readonly answer: Answer }[] = [];
   readonly #unanswered: Pending[] = [];
-  /** Never answered, and never to be known. */
+  /** Never answered; the outcome stays unknown. */
   readonly #doubtful: Operation[] = [];
   #asked = 0;
 
@@ -109,8 +109,8 @@ class Worker {
   }
 
   /**
-   * What was not answered. With a key it is asked for again, by several at once: all get the one answer. Without one it is looked for where
-   * `nothingIsUnderWay` any more; otherwise it stays open, and may have happened once at most.
+   * Requests not answered. With a key, one is sent again, several times at once: all get one answer. Without a key its effect is looked for
+   * if `nothingIsUnderWay`; otherwise it stays open, and may have happened once at most.
    */
   async resume(nothingIsUnderWay: boolean): Promise<void> {
     await Promise.all(this.#unanswered.splice(0).map(async (pending) => {
@@ -155,7 +155,7 @@ class Worker {
     }
   }
 
-  /** What should not have been answered is told with what is answered a moment later, and with what both sides know of the license. */
+  /** Reports an unexpected answer with the one given a moment later, and with what both sides know of the license. */
   async #mustBeExpected({ operation }: Pending, { status, body }: Answer): Promise<void> {
     if (operation.statuses.includes(status)) return;
     const known = typeof operation.of === 'object' ? operation.of : undefined;
@@ -225,7 +225,7 @@ class Worker {
     const fingerprint = this.random(2) ? `${this.name} ${++this.#asked}` : undefined;
     return this.#on(license, {
       method: 'POST', path: '/license/activate', body: { licenseKey: license.key, fingerprint }, byApp: true,
-      // 200 when it is the retry of one that was never answered: it has its seat already.
+      // 200 for a retry of an unanswered request: the machine has its seat already.
       statuses: [200, 201],
     }, (body) => void license.instances.add((body as { instance: { id: string } }).instance.id), async () => {
       for (const { id } of await this.instancesOf(license)) license.instances.add(id);
@@ -271,7 +271,7 @@ class Worker {
       () => void (license.state = 'erased'));
   }
 
-  /** Each of them is one event of the license; whether it happened is seen from the revision. */
+  /** Each of these requests is one event of the license; the revision shows whether it happened. */
   #on(license: License, request: Omit<Operation, 'of' | 'acknowledged' | 'settle'>, effect: (body: unknown) => void, adopt: () => void | Promise<void> = () => effect(undefined)): Operation {
     return {
       ...request, of: license,
@@ -289,7 +289,7 @@ class Worker {
     };
   }
 
-  /** How many changes there are beyond those that were answered. */
+  /** Number of changes beyond those that were answered. */
   async #happened({ id, revision }: License): Promise<number> {
     for (const from = Date.now(); ;) {
       const answer = await certain(() => this.product.root.ask<LicenseView>('GET', `/licenses/${id}`), true);
@@ -338,10 +338,10 @@ class Worker {
   }
 }
 
-/** A license that all clients fight over. */
+/** A license that all clients compete for. */
 class Shared {
   readonly #seated = new Set<string>();
-  /** Asked for and never answered; that may still happen. */
+  /** Requested and never answered; may still happen. */
   readonly #unknown = new Set<string>();
   #machines = 0;
 
@@ -373,7 +373,7 @@ class Shared {
     }
   }
 
-  /** Every seat that was acknowledged, none beyond what was asked for, none over the limit. Seats are then given back, for the next round. */
+  /** Every acknowledged seat is there, none that was not requested, none over the limit. Then returns the seats, for the next round. */
   async verify(): Promise<void> {
     const instances = await this.product.root.all<InstanceView>(`/licenses/${this.license.id}/activations`);
     const there = new Set(instances.map(({ fingerprint }) => fingerprint as string));
@@ -387,9 +387,9 @@ class Shared {
 }
 
 /**
- * Clients of a product in which something is killed. What each of them was told is written down here, in a model of its own, and compared with
- * what the product says afterwards. A license's revision counts its events, so a change that was lost, or made twice, shows even where the
- * result looks the same.
+ * Clients of a product whose processes are killed. Each client's answers are recorded here, in a model of its own, and compared with the
+ * product's later answers. A license's revision counts its events, so a change that was lost, or made twice, shows even if the result
+ * looks the same.
  */
 export class Crowd {
   readonly #product: Product;
@@ -415,12 +415,12 @@ export class Crowd {
     this.#shared = shared;
   }
 
-  /** Of everybody, as they know it. */
+  /** Of all clients, as they know them. */
   get licenses(): readonly Readonly<License>[] {
     return this.#workers.flatMap(({ licenses }) => licenses);
   }
 
-  /** The one that all of them fight over. */
+  /** The one that all clients compete for. */
   get contested(): Sold {
     return this.#shared.license;
   }
@@ -429,7 +429,7 @@ export class Crowd {
     await Promise.all([...this.#workers.map((worker) => worker.work(shift)), ...[1, 2, 3, 4].map(() => this.#shared.work(shift))]);
   }
 
-  /** `nothingIsUnderWay`: the product is another one than the one that did not answer. */
+  /** `nothingIsUnderWay`: the product was restarted since it did not answer. */
   async verify({ nothingIsUnderWay }: { nothingIsUnderWay: boolean }): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.resume(nothingIsUnderWay)));
     for (const worker of this.#workers) await worker.verify();

@@ -17,8 +17,8 @@ export interface Place {
 }
 
 /**
- * All that the product keeps, or what it keeps of one environment. Files are looked at byte by byte, so that nothing deleted is left in them;
- * of a PostgreSQL it is what its tables hold: its own files and its write-ahead log age out by themselves.
+ * All data that the product keeps, or those of one environment. Files are read byte by byte, so that deleted data left in them are found;
+ * of a PostgreSQL only the tables' contents: its own files and its write-ahead log age out by themselves.
  */
 export async function placesOf(product: Product, environment?: string): Promise<readonly Place[]> {
   if (isOnFiles(product)) {
@@ -37,7 +37,7 @@ export async function placesOf(product: Product, environment?: string): Promise<
   });
 }
 
-/** A log on EventStoreDB, which is not among the tables. */
+/** A log on EventStoreDB, which is in no table. */
 async function eventsOf({ stores: { EVENTSTORE_URL: url, EVENTSTORE_PREFIX: prefix } }: Product, names: readonly string[]): Promise<Place[]> {
   if (url === undefined) return [];
   const logs = await EventStoreDbEventStores.open({ url, environments: names, ...(prefix !== undefined && { prefix }) });
@@ -54,7 +54,7 @@ async function eventsOf({ stores: { EVENTSTORE_URL: url, EVENTSTORE_PREFIX: pref
 /** Rows of a statement, in the dialect-free part of SQL; `?` for a parameter. */
 export async function rowsIn<R extends object>(product: Product, environment: string, kind: Kind, sql: string, params: readonly (string | number)[] = []): Promise<readonly R[]> {
   if (isOnFiles(product)) {
-    // The services write on: a statement waits for its turn like theirs.
+    // The services keep writing: a statement waits for its turn like theirs.
     const database = new DatabaseSync(join(product.dataDir, environment, `${kind}.db`), { timeout: 10_000 });
     try {
       return database.prepare(sql).all(...params) as unknown as R[];

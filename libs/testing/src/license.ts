@@ -26,7 +26,7 @@ export const server: Machine = { activationId: idOf('act', 1003), installationId
 export const licenseKey = (n = 1): LicenseKey =>
   ({ value: `KEY${String(n).padStart(4, '0')}-1111111-2222222-3333333`, hash: `hash-${n}`, prefix: `KEY${String(n).padStart(4, '0')}1` });
 
-/** Valid as they are; a test says only what it is about. */
+/** Valid by default; a test names only the fields it is about. */
 export const issue = (fields: Fields<'Issue'> = {}): CommandOf<'Issue'> =>
   ({ type: 'Issue', licenseId: idOf('lic'), productId: editor, environment: 'production', terms: {}, key: licenseKey(), ...fields });
 export const assign = (customerId = ada): CommandOf<'Assign'> => ({ type: 'Assign', customerId });
@@ -53,7 +53,7 @@ export const regenerateKey = (n = 2): CommandOf<'RegenerateKey'> => ({ type: 'Re
 export const revoke = (reason = 'charged back'): CommandOf<'Revoke'> => ({ type: 'Revoke', reason });
 export const erase = (fields: Fields<'Erase'> = {}): CommandOf<'Erase'> => ({ type: 'Erase', reason: 'asked for by its holder', mayEraseActivated: false, ...fields });
 
-/** Everything that is due by then, or by now. */
+/** All that is due by `until`; by default, by now. */
 export const sweep = (until: Instant = '9999-12-31T23:59:59.999Z'): CommandOf<'Sweep'> => ({ type: 'Sweep', until });
 export const missHeartbeat = (who: Machine = laptop, dueAt?: Instant): LicenseCommand => ({ type: 'MissHeartbeat', activationId: who.activationId, ...(dueAt && { dueAt }) });
 export const loseHeartbeat = (who: Machine = laptop, dueAt?: Instant): LicenseCommand => ({ type: 'LoseHeartbeat', activationId: who.activationId, ...(dueAt && { dueAt }) });

@@ -10,23 +10,23 @@ import { Pool, type Dispatcher } from 'undici';
 
 /** How the product runs: in one process on embedded stores, or as a process per service with NATS and PostgreSQL. */
 export type Mode = 'standalone' | 'distributed';
-/** Said by the Jest project that runs the spec. */
+/** Set by the Jest project that runs the spec. */
 export const mode: Mode = (globalThis as { keyledgerMode?: Mode }).keyledgerMode ?? 'standalone';
 
-/** Servers that outlive the product, and what tells it of them. */
+/** Servers that outlive the product, and the product's settings for them. */
 export interface Stores {
   readonly env: NodeJS.ProcessEnv;
   stop(): Promise<void>;
 }
-/** Where every product that names no EventStoreDB keeps what it knows, when the Jest project says so: see `on-eventstoredb.contract.ts`. */
+/** The stores of every product that names no EventStoreDB, if the Jest project sets them: see `on-eventstoredb.contract.ts`. */
 export const { keyledgerStores } = globalThis as { keyledgerStores?: () => Promise<Stores> };
-/** All that a product keeps is in files of its data directory. */
+/** A product keeps all data in files of its data directory. */
 export const onFiles = mode === 'standalone' && keyledgerStores === undefined;
 
-/** `KEYLEDGER_ROUNDS=10`: ten times as many rounds as by default, for whoever has the time. */
+/** `KEYLEDGER_ROUNDS=10`: ten times as many rounds as by default, for longer runs. */
 export const roundsOf = (byDefault: number): number => Math.ceil(byDefault * Number(process.env['KEYLEDGER_ROUNDS'] ?? 1));
 
-/** `KEYLEDGER_PATIENCE=4`: limits of time are so many times as long, for a machine that does other things as well. */
+/** `KEYLEDGER_PATIENCE=4`: time limits are this many times as long, for a machine busy with other work. */
 export const patience = Number(process.env['KEYLEDGER_PATIENCE'] ?? 1);
 
 const commands = {
@@ -35,7 +35,7 @@ const commands = {
 } as const;
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const readyWithinMs = 60_000;
-/** Compiled code is the same for all that are ever started. */
+/** Compiled code is the same for every product started. */
 const compileCache = join(tmpdir(), 'keyledger-e2e-compile-cache');
 
 /** No limits, because tests ask more than customers do; every line of the log, because all of it is searched for secrets. */
@@ -67,7 +67,7 @@ export interface Listed<T> {
   readonly page: { readonly next: string | null; readonly total: number | null };
 }
 
-/** Calls the product as one caller. Wherever the product is after a restart, the client finds it. */
+/** Calls the product as one caller. After a restart it finds the product at its new address. */
 export class Client {
   readonly #product: Product;
   readonly #headers: Headers;
@@ -84,7 +84,7 @@ export class Client {
     return new Client(this.#product, { ...this.#headers, ...headers }, this.#gateway);
   }
 
-  /** Always to the same one of the product's gateways. */
+  /** Always through the same gateway of the product. */
   through(gateway: number): Client {
     return new Client(this.#product, this.#headers, gateway);
   }
@@ -124,14 +124,14 @@ export class Client {
     return found;
   }
 
-  /** Must be refused. */
+  /** Throws if not refused. */
   async refused(method: Method, path: string, body?: unknown, headers?: Headers): Promise<Problem> {
     const answer = await this.ask<Problem>(method, path, body, headers);
     if (answer.status < 400) throw new Error(`${method} ${path} was not refused but answered ${answer.status}`);
     return answer.body;
   }
 
-  /** Whatever the answer is. Rejects when none comes. A body that is a string goes out as it is. */
+  /** Returns any answer. Rejects when none comes. A string body is sent as it is. */
   async ask<T>(method: Method, path: string, body?: unknown, headers: Headers = {}): Promise<Answer<T>> {
     const { statusCode, headers: answered, body: stream } = await this.#product.dispatch({
       method, path,
@@ -160,13 +160,13 @@ export class Product {
   readonly dataDir: string;
   readonly rootKey = `root-key-of-the-tests-${crypto.randomUUID()}`;
   readonly secrets = new Secrets();
-  /** For so long clients that expect an answer ask again when nobody can give one. */
+  /** How long clients that expect an answer repeat a request when none comes. */
   patientMs = 0;
   /** The root key, which reaches every environment. */
   readonly root: Client = new Client(this, { authorization: `Bearer ${this.rootKey}` });
   /** Customers' software: no API key. */
   readonly app: Client = new Client(this, {});
-  /** What says where its stores are, for others who look into them. */
+  /** The settings that name its stores, for specs that read them. */
   readonly stores: NodeJS.ProcessEnv;
   readonly #command: (typeof commands)[Mode];
   readonly #env: NodeJS.ProcessEnv;
@@ -199,12 +199,12 @@ export class Product {
     this.stores = Object.fromEntries(Object.entries(this.#env).filter(([name]) => /^(KEYLEDGER_DATA_DIR|DATABASE_URL|EVENTSTORE_.*)$/.test(name)));
   }
 
-  /** Of the process that was started, which may have started others. */
+  /** Of the process started, which may have started others. */
   get pid(): number {
     return this.#child?.pid ?? -1;
   }
 
-  /** Everything it has ever printed, over all restarts. */
+  /** Its whole output, over all restarts. */
   get printed(): Buffer {
     return Buffer.concat(this.#printed);
   }
@@ -222,13 +222,13 @@ export class Product {
     return this.urls[0] ?? '';
   }
 
-  /** Processes of a service, or of a server that was started for it (`nats-server`, `postgres`), that are there now. */
+  /** Present processes of a service, or of a server started for it (`nats-server`, `postgres`). */
   pidsOf(program: string): readonly number[] {
     const command = new RegExp(`(^|/)${program}(/dist/main\\.js|[: ]|$)`);
     return descendantsOf(this.#child?.pid).filter(({ args }) => command.test(args)).map(({ pid }) => pid);
   }
 
-  /** Where each process of a service answers for itself, as it last said. */
+  /** The address of each process of a service, as last printed. */
   doorsOf(service: string): readonly string[] {
     const said = this.printed.toString().matchAll(new RegExp(`^(${service}\\.\\d+) \\| .* is ready at ([^\\s,]+)`, 'gm'));
     return [...new Map([...said].map(([, title, url]) => [title, url as string])).values()];
@@ -239,7 +239,7 @@ export class Product {
     return this.#env['DATABASE_URL'] ?? [...this.printed.toString().matchAll(/^postgres \| ready at (\S+)/gm)].at(-1)?.[1] ?? '';
   }
 
-  /** Starts it (again) on the same data. Resolves when it says that it is ready; rejects with what it printed when it does not start. */
+  /** Starts it (again) on the same data. Resolves when it says that it is ready; rejects with its output when it does not start. */
   async restart(): Promise<void> {
     if (this.#child) await this.terminate();
     const child = spawn(process.execPath, [...this.#command], { cwd: root, env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -254,19 +254,19 @@ export class Product {
     this.#pools = this.urls.map((url) => new Pool(url, { connections: 500, pipelining: 1, headersTimeout: 20_000, bodyTimeout: 20_000, keepAliveTimeout: 60_000 }));
   }
 
-  /** As a power cut would, but for what the operating system has. Requests under way are rejected. */
+  /** Like a power cut, except that the operating system's buffers survive. Requests under way are rejected. */
   kill9(): Promise<void> {
     return this.#end('SIGKILL');
   }
 
-  /** Lets it finish what it is doing. It is asked as by a Ctrl-C under npm, which passes on what the terminal has said already. */
+  /** Lets it finish its work. Signalled as by Ctrl-C under npm, which repeats the terminal's signal. */
   async terminate(): Promise<void> {
     const child = this.#child;
     await this.#end('SIGTERM');
     if (child && child.exitCode !== 0) throw new Error(`The product ended with ${child.exitCode ?? child.signalCode}:\n${this.printed}`);
   }
 
-  /** The end of the test: nothing that was ever printed may hold a secret that was ever seen. */
+  /** The end of the test: no output may ever have held a secret that the test has seen. */
   async stop(): Promise<void> {
     try {
       await this.terminate();
@@ -278,7 +278,7 @@ export class Product {
     }
   }
 
-  /** Every file of the data directory (or a part of it) as it is on the disk now. */
+  /** Every file of the data directory (or a part of it) as on the disk now. */
   files(under = ''): { readonly path: string; readonly bytes: Buffer }[] {
     const names = readdirSync(join(this.dataDir, under), { recursive: true, withFileTypes: true });
     return names.filter((entry) => entry.isFile()).map(({ parentPath, name }) => {
@@ -329,7 +329,7 @@ async function ask(child: ChildProcess): Promise<void> {
   }
 }
 
-/** It and all that it has started: stopped first, so that nobody starts anybody again meanwhile. */
+/** It and all processes it has started: stopped first, so that it restarts none meanwhile. */
 function killAll(child: ChildProcess): void {
   const others = descendantsOf(child.pid);
   signal(child.pid, 'SIGSTOP');
@@ -354,7 +354,7 @@ function descendantsOf(ancestor: number | undefined): { readonly pid: number; re
   return below(ancestor);
 }
 
-/** License keys and API keys that a test has seen, and whether anything of them can be read somewhere. */
+/** License keys and API keys that a test has seen, and whether any part of them can be read somewhere. */
 export class Secrets {
   readonly #known = new Set<string>();
 
@@ -372,22 +372,22 @@ export class Secrets {
     for (const value of Object.values(body)) this.learnFrom(value);
   }
 
-  /** Which of them can be read in the text, in whatever spelling: whole, or their last part, of which nothing may ever be shown. */
+  /** The secrets that can be read in the text, in any spelling: whole, or their last part, which must never be shown. */
   tracesIn(text: Buffer): string[] {
     const bare = (secret: string) => secret.replaceAll(/[^0-9a-z]/gi, '');
     return findTexts(text, new Map([...this.#known].map((secret) => {
-      // Where the whole of it stands, its last part does too.
+      // A text with the whole secret has its last part, too.
       const parts = [secret.slice(-12), bare(secret).slice(8)];
       return [secret, parts.flatMap((part) => [part, part.toLowerCase(), part.toUpperCase()]).flatMap(spellings)];
     }))).map((secret) => `…${secret.slice(-4)}`);
   }
 }
 
-/** Names of the texts of which some form (at least four bytes) is somewhere in the bytes. One pass, however many there are. */
+/** Names of the texts with any form (at least four bytes) in the bytes. One pass, however many there are. */
 export function findTexts(bytes: Buffer, texts: ReadonlyMap<string, readonly Buffer[]>): string[] {
   const found = new Set<string>();
   const byStart = new Map<number, { readonly name: string; readonly form: Buffer }[]>();
-  // Two bytes pass most places in a text without a look-up.
+  // Two bytes rule out most places without a look-up.
   const begins = new Uint8Array(65_536);
   for (const [name, forms] of texts) {
     for (const form of forms) {
@@ -421,7 +421,7 @@ export function spellings(text: string): Buffer[] {
   return [...new Map(forms.map((form) => [form.toString('latin1'), form])).values()];
 }
 
-/** Base64 of anything that has these bytes inside, wherever they begin; what depends on the neighbours is cut off. */
+/** Base64 of any data with these bytes inside, wherever they begin; characters that depend on neighbours are cut off. */
 function inBase64(bytes: Buffer): Buffer[] {
   return [0, 1, 2].flatMap((before) => {
     const whole = Buffer.concat([Buffer.alloc(before), bytes]);
@@ -430,7 +430,7 @@ function inBase64(bytes: Buffer): Buffer[] {
   });
 }
 
-// ---- what most stories begin with ----
+// ---- the start of most stories ----
 
 export interface Offer {
   readonly product: ProductView;
@@ -444,10 +444,10 @@ export async function offer(api: Client, licensing: Readonly<Record<string, unkn
   return { product, plan };
 }
 
-/** What `GET /licenses/:id` answers, its key for certain. */
+/** The answer of `GET /licenses/:id`, always with its key. */
 export type Sold = LicenseView & { readonly key: string };
 
-/** One license of a new order, to a customer of its own if none is named. */
+/** One license of a new order, for a new customer if none is named. */
 export async function sell(api: Client, planId: string, order: Readonly<Record<string, unknown>> = {}): Promise<Sold> {
   const name = `Customer ${crypto.randomUUID()}`;
   const { licenses } = await api.post<OrderView>('/orders', { planId, ...('customerId' in order ? {} : { customer: { name, email: `${name.slice(9)}@example.com` } }), ...order });

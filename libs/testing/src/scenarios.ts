@@ -2,11 +2,11 @@ import { deserialize, serialize } from 'node:v8';
 import { expect } from '@jest/globals';
 import { Refusal, type Aggregate, type ErrorCode, type EventOrigin, type Instant, type RefusalMembers } from '@keyledger/kernel';
 
-/** What has happened to one stream. Only commands make one, so no fixture can be in a state that production cannot reach. */
+/** The events of one stream. Only commands make a story, so no fixture can be in a state that production cannot reach. */
 export interface Story<Event> {
   readonly happened: readonly { readonly event: Event; readonly origin: EventOrigin }[];
 }
-/** A command that was, or will be, given at another time than the scenario's. */
+/** A command given at another time than the scenario's. */
 export interface Moment<Command> {
   readonly at: Instant;
   readonly command: Command;
@@ -16,7 +16,7 @@ export const at = <Command>(instant: Instant, command: Command): Moment<Command>
 /**
  * `given(story(issue(), assign())).when(activate(laptop)).thenEvents({ type: 'InstanceActivated' })`
  *
- * Every decision is made twice and must not touch the state: a rule with a clock, a die or a side effect does not pass.
+ * Every decision is made twice and must not change the state: a rule with a clock, randomness or a side effect fails.
  */
 export function scenarios<State, Command extends { type: string }, Event extends { type: string }>(
   aggregate: Aggregate<State, Command, Event>, now: Instant, actor: EventOrigin['actor'] = { type: 'api-key', id: 'key_tester', role: 'super_admin' },
@@ -63,7 +63,7 @@ export function scenarios<State, Command extends { type: string }, Event extends
         thenNothing() {
           expect(run()).toEqual([]);
         },
-        /** Exactly these, in this order; fields that are left out are not looked at. A function at the end looks at the state they lead to. */
+        /** Exactly these, in this order; omitted fields are not compared. A function at the end checks the resulting state. */
         thenEvents(...expected: (({ type: Event['type'] } & Record<string, unknown>) | ((state: State) => void))[]) {
           const events = run();
           const patterns = expected.filter((one) => typeof one !== 'function');

@@ -1,12 +1,12 @@
 const TICK_MS = 10;
-/** A tick that comes later than this has not been late by itself: something else had the processor. */
+/** If a tick comes later than this, another process had the processor. */
 const LATE_MS = 30;
 
 let ticker: NodeJS.Timeout | undefined;
 let lastTick = 0;
 let lost = 0;
 
-/** How long this process has had no turn, since its last tick. */
+/** How long this process has had no turn since its last tick. */
 const standing = (now: number): number => (now - lastTick > LATE_MS ? now - lastTick - TICK_MS : 0);
 
 function tick(): void {
@@ -16,8 +16,8 @@ function tick(): void {
 }
 
 /**
- * Started now; tells the milliseconds since then, without those in which this process got no turn. A limit of time is the product's: that other
- * tests keep the machine busy is no breach of it. Work that itself keeps the event loop busy is not counted either; for that, look at the CPU time.
+ * Started now; returns the milliseconds since then, without those in which this process got no turn: time limits are for the product, and must not
+ * fail because other tests keep the machine busy. Work that blocks the event loop is not counted either; for that, measure CPU time.
  */
 export function stopwatch(): () => number {
   if (!ticker) {
@@ -32,7 +32,7 @@ export function stopwatch(): () => number {
   return () => net() - startedAt;
 }
 
-/** What the work came to, and how long it took by the stopwatch. */
+/** The work's result, and its time by the stopwatch. */
 export async function timed<T>(work: Promise<T>): Promise<readonly [T, number]> {
   const took = stopwatch();
   return [await work, took()];

@@ -1,6 +1,6 @@
 /**
- * Looks again and again until it is so, and answers what it saw then; what goes wrong in looking is not so yet. For what nobody tells of: an event is
- * better awaited. Rejects after `withinMs` with what was seen, or went wrong, last.
+ * Calls `look` until `isSo` accepts its result, and returns that; an error in `look` counts as not yet. For changes without an event to await.
+ * Rejects after `withinMs` with the last result or error.
  */
 export async function until<T>(look: () => T | Promise<T>, isSo: (seen: T) => unknown = Boolean, withinMs = 40_000): Promise<NonNullable<T>> {
   for (const deadline = performance.now() + withinMs; ;) {
