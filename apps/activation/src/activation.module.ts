@@ -17,7 +17,7 @@ import { LastSeenQuery, LeasesQuery, Sighting, Validation } from './validation.h
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
 
-/** Nothing is kept of the boxes of a license that has been erased. */
+/** Nothing is kept of the appliances of an erased license. */
 class Erasure {
   private constructor(private readonly reaction: Reaction) {}
 
@@ -40,7 +40,7 @@ class Erasure {
   }
 }
 
-/** The hot path: validations, heartbeats and their leases, and who follows a license. It reads license streams and writes none. */
+/** The hot path: validations, heartbeats and their leases, and clients that follow a license. It reads license streams and writes none. */
 @Module({})
 export class ActivationModule implements OnModuleDestroy {
   constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger, private readonly erasure: Erasure, private readonly opening: LeaseOpening) {}

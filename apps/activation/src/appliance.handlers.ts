@@ -17,7 +17,7 @@ import type { KnownLicense } from './verdict-cache.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
 
-/** A box that beats while its license cannot be asked for is one that cannot be reached, and lives on its lease: better than an answer out of date. */
+/** If the license cannot be read, the appliance gets no answer and lives on its lease, as if offline: better than an outdated answer. */
 async function licenseOf(caches: VerdictCaches, asked: Pick<Heartbeat, 'licenseId' | 'licenseKey'>): Promise<KnownLicense> {
   const known = await caches.here().get(asked.licenseId, asked.licenseKey);
   issued(known.state);
@@ -26,10 +26,10 @@ async function licenseOf(caches: VerdictCaches, asked: Pick<Heartbeat, 'licenseI
 
 /** Time for a token to be signed. */
 const signedWithinMs = 2000;
-/** Time for another process to hear of what is in the log. */
+/** Time for another process to hear of new events in the log. */
 const heardAfterMs = 100;
 
-/** What a box carries to prove itself where nobody can be asked. */
+/** Tokens an appliance carries to prove itself offline. */
 @Injectable()
 export class ApplianceTokens {
   readonly #licensed = new WeakMap<KnownLicense, { readonly terms: Licensed; readonly says: string }>();
@@ -37,8 +37,8 @@ export class ApplianceTokens {
   constructor(private readonly messages: MessageClient, private readonly verdicts: VerdictTokens, private readonly revoked: RevokedKeys, private readonly log: Log) {}
 
   /**
-   * The last lease again as long as it says what a new one would; most heartbeats cost no signature. While nobody signs, the last one is better
-   * than none. One whose key was revoked is none.
+   * The last lease again as long as it says what a new one would; most heartbeats cost no signature. While signing is unavailable, the last one
+   * is better than none. One whose key was revoked does not count.
    */
   async lease(known: KnownLicense, activationId: ActivationId, lease: Lease, given: Kept['token'], now: Instant): Promise<Kept['token']> {
     const last = given && !(await this.revoked.signed(given.text)) ? given : null;
@@ -59,7 +59,7 @@ export class ApplianceTokens {
     }
   }
 
-  /** Why the box may not go on: only a signed "no" is one. */
+  /** Why the appliance must stop: only a signed "no" counts. */
   async refusal(known: KnownLicense, { activationId, fingerprint, seq, nonce }: Pick<Heartbeat, 'activationId' | 'fingerprint' | 'seq' | 'nonce'>, { enforcement }: Standing, now: Instant): Promise<string | null> {
     const license = issued(known.state);
     const { code, reasons, graceEndsAt } = verdictOf(license, undefined, { instanceId: activationId, fingerprint }, now);
@@ -71,7 +71,7 @@ export class ApplianceTokens {
     return token ?? null;
   }
 
-  /** True for a seat whose end a lapse has decided. It gets no other lease, and its license says so before anything is answered: the lapse may still be on its way there, or its process may have died. */
+  /** True if a lapse has decided the seat's end. It gets no other lease, and the license records the end before any answer: the lapse may not have got there. */
   async endSeat({ id: licenseId, activations }: IssuedLicense, activationId: ActivationId, lease: Lease | undefined): Promise<boolean> {
     if (!lease || !isEnding(activations.get(activationId), lease)) return false;
     const { failed } = await this.messages.send(LoseHeartbeats, { instances: [{ licenseId, activationId, dueAt: lease.endsAt }], dryRun: false });
@@ -79,7 +79,7 @@ export class ApplianceTokens {
     return true;
   }
 
-  /** The lease of who asks for the seat that he has, and the token that proves it; none while he may not work. Instead of a seat that is just ending, the next try may get another one. */
+  /** The lease of an instance that asks for the seat it has, and its token; no token while locked. If the seat is just ending, the next try may get another. */
   async seated(known: KnownLicense, activationId: ActivationId, kept: Kept | undefined, now: Instant) {
     const license = issued(known.state);
     if (await this.endSeat(license, activationId, kept?.lease)) throw refuse('TRY_AGAIN');
@@ -90,7 +90,7 @@ export class ApplianceTokens {
     return { lease, standing, token, lookAt };
   }
 
-  /** Undefined where it was signed with a key that was revoked: one of several that sign hears of it a moment later than whoever asked the log. */
+  /** Undefined if signed with a revoked key: one of several signing processes may hear of the revocation a moment later than this one. */
   async #sign(statement: SignLeases['leases'][number]): Promise<string | null | undefined> {
     const { tokens: [text = null] } = await this.messages.send(SignLeases, { leases: [statement] }, { timeoutMs: signedWithinMs });
     return text !== null && (await this.revoked.signed(text)) ? undefined : text;
@@ -106,7 +106,7 @@ export class ApplianceTokens {
   }
 }
 
-/** The first run of a box, and every further one. The seat is the authority's to give; here its lease is opened. */
+/** Every start of an appliance, from the first. The authority gives the seat; here its lease is opened. */
 @Handles(ActivateAppliance)
 export class ApplianceActivation {
   constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens, private readonly messages: MessageClient, private readonly lastSeen: LastSeenLedger) {}
@@ -137,7 +137,7 @@ export class ApplianceActivation {
   }
 }
 
-/** Who asks for his seat once more has the lease that he has, however often he asks. */
+/** An instance that asks for its seat again keeps its lease, however often it asks. */
 @Handles(ContinueLease)
 export class LeaseContinuation {
   constructor(private readonly caches: VerdictCaches, private readonly leases: LeaseLedger, private readonly tokens: ApplianceTokens) {}
@@ -147,7 +147,7 @@ export class LeaseContinuation {
       if (!isCertain) return undefined;
       const { now } = context();
       const known = await licenseOf(this.caches, { licenseId });
-      // A lapse was faster than the question for it: the next try takes another seat.
+      // A lapse was faster than this request: the next try takes another seat.
       if (!isLive(issued(known.state).activations.get(activationId))) throw refuse('TRY_AGAIN');
       const { lease, token, lookAt } = await this.tokens.seated(known, activationId, kept, now);
       const { answer, toldSeq = known.revision, agentVersion = null } = kept ?? {};
@@ -166,11 +166,11 @@ export class Heartbeats {
   async execute(heartbeat: Heartbeat): Promise<HeartbeatAnswer> {
     const { licenseId, activationId, fingerprint, nonce } = heartbeat;
     if (!isId('act', activationId)) {
-      // Who made up the license is told so: guesses are counted by that.
+      // A made-up license is refused as such: guesses are counted by that.
       await licenseOf(this.caches, heartbeat);
       throw refuse('INSTANCE_NOT_FOUND');
     }
-    // What a box says along with it may be more when it is sent again, and is still the same heartbeat.
+    // A heartbeat sent again may carry more besides these, and is still the same one.
     const said = this.keyrings.here().hmac('heartbeat', JSON.stringify({ fingerprint, nonce }));
     try {
       const { answer, recovered } = await this.leases.change(activationId, (kept, isCertain) => this.#look(heartbeat, said, kept, isCertain));
@@ -184,8 +184,8 @@ export class Heartbeats {
   }
 
   /**
-   * Ids of what does not count: nothing of a box that the activation has been moved away from. What a box has read never decides what it is told;
-   * only while nobody can count it goes without its answer, to send it all again: the heartbeat is the same one then, and a record counts once.
+   * Ids of records that do not count: all, from an appliance that the activation was moved away from. Usage never decides the answer to a heartbeat;
+   * only while the metering is away there is none, so that the appliance sends all again: it is the same heartbeat then, and a record counts once.
    */
   async #count({ licenseId, activationId: instanceId, usage: records }: Heartbeat, { state }: HeartbeatAnswer): Promise<readonly string[]> {
     if (!records?.length) return [];
@@ -210,7 +210,7 @@ export class Heartbeats {
     if (outcome.kind === 'again') return { answer: { answer: lastAnswer(kept), recovered: false } };
     const { standing, directives } = outcome;
     const isLocked = standing.enforcement === 'LOCKED';
-    // What was read of the license belongs to this instant: from here on it may move on.
+    // The license was read at this instant: from here on it may change.
     const rest = { directives: directives.map(viewOf), nextInSeconds: beatSeconds(license.terms), serverTime: now };
     const refusal = isLocked ? await this.tokens.refusal(known, heartbeat, standing, now) : null;
     if (outcome.kind === 'told') return { answer: { answer: { ...standing, token: isLocked ? refusal : (kept?.token?.text ?? null), ...rest }, recovered: false } };

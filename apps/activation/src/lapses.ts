@@ -10,10 +10,10 @@ import { LastSeenLedger } from './last-seen.ts';
 import { LeaseLedger } from './leases.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 
-/** More at once would wait for a connection to the database longer than they may, and come again all together. */
+/** More at once would time out waiting for a database connection, and then be retried all together. */
 const AT_ONCE = 32;
 
-/** Where it is missed when it is silent, an instance has a lease from its activation on, even if it is never heard of; and so has the box that it is moved to. */
+/** Where silence matters, an instance has a lease from its activation on, even if it is never heard of; so has the appliance that it is moved to. */
 @Injectable()
 export class LeaseOpening {
   private constructor(private readonly reaction: Reaction) {}
@@ -49,7 +49,7 @@ async function open(event: RecordedEvent, caches: VerdictCaches, leases: LeaseLe
     (isCertain ? { answer: null, ...(kept?.lease.boundAt !== lease.boundAt && { keep: { licenseId, lease, token: null, toldSeq: event.revision, agentVersion: null, lookAt: lookAtOf(license, activationId, lease) } }) } : undefined));
 }
 
-/** A license that cannot be read keeps no other's instances from their leases. Its own are due until it can be: it says itself then what they have. Nobody's can be, if nobody answers. */
+/** An unreadable license does not hold up the leases of others. Its own instances stay due until it can be read and decides. A transient error fails them all. */
 async function lookLater(event: RecordedEvent, error: unknown, leases: LeaseLedger, log: Log): Promise<void> {
   if (isTransient(error)) throw error;
   const { stream, data: { activationId } } = event;
@@ -57,7 +57,7 @@ async function lookLater(event: RecordedEvent, error: unknown, leases: LeaseLedg
   if (typeof activationId === 'string') await leases.lookLater(activationId as ActivationId, event);
 }
 
-/** Undefined for one that is gone. */
+/** Undefined if the license is gone. */
 async function licenseIn(caches: VerdictCaches, licenseId: LicenseId): Promise<IssuedLicense | undefined> {
   try {
     const { state } = await caches.here().get(licenseId);
@@ -105,19 +105,19 @@ interface Looked {
   readonly id: ActivationId;
   readonly licenseId: LicenseId;
   readonly version: number;
-  /** Since when a heartbeat is overdue, and since when it is silent, or until when it is not yet. Neither for one that has ended. */
+  /** When a heartbeat is or will be overdue, and when the instance counts as silent. Neither for one that has ended. */
   readonly missedFrom: Instant | undefined;
   readonly silentFrom: Instant | undefined;
-  /** Of a floating seat, which ends with its lease: since when its appliance has it. */
+  /** For a floating seat, which ends with its lease: since when its appliance has it. */
   readonly floatsFrom: Instant | undefined;
-  /** An earlier lapse has decided its end, but could not have it said. */
+  /** An earlier lapse has decided its end, but could not get it recorded. */
   readonly isOver: boolean;
 }
 
-/** Looks whether they are still silent (no validation writes here, so the row may be behind), has it said, and then notes that it was: whoever dies in between asks again, and it is already so. */
+/** Checks that they are still silent (no validation writes here, so the row may be behind), has it recorded, and then notes that: if the process dies in between, a retry changes nothing. */
 @Handles(LapseLeases)
 export class LapseCommand {
-  /** By environment: nobody was heard of before. A server that was away is no fault of its boxes. */
+  /** By environment: no instance could be heard of before. Appliances do not pay for the server's downtime. */
   readonly #upSince: ReadonlyMap<string, Instant>;
 
   constructor(
@@ -132,7 +132,7 @@ export class LapseCommand {
     const { rows } = await this.databases.here().run<Row>(
       `select activation_id, license_id, version, bound_at, contact_at, lease_ends_at, over_version from activation_leases where lapse_at <= ? and activation_id in (${activationIds.map(() => '?').join(', ')})`, [until, ...activationIds]);
     const read = (await Promise.all(rows.map((row) => this.#read(row)))).filter((one) => one !== undefined);
-    // As late as can be: a validation from here on does not keep its seat any more.
+    // As late as possible: a validation after this no longer keeps its seat.
     const seen = await this.lastSeen.of(rows.map((row) => row.activation_id));
     const looked = read.map(({ row, license }) => this.#look(row, license, seen[row.activation_id])).sort((one, other) => (one.id < other.id ? -1 : 1));
     const due = (at: Instant | undefined) => (at !== undefined && at <= until ? at : undefined);
@@ -145,7 +145,7 @@ export class LapseCommand {
     return transitions;
   }
 
-  /** Undefined for one whose license cannot be read: it keeps no other from being looked at, and stays due. Nobody can be, if nobody answers. */
+  /** Undefined if the license cannot be read: the row stays due, and does not hold up the others. A transient error fails them all. */
   async #read(row: Row): Promise<{ readonly row: Row; readonly license: IssuedLicense | undefined } | undefined> {
     try {
       return { row, license: await licenseIn(this.caches, row.license_id) };
@@ -167,8 +167,8 @@ export class LapseCommand {
   }
 
   /**
-   * Decides in the rows that floating seats are over, before their licenses say so: a heartbeat that is judged by the row as it was starts over, and
-   * one that has been written meanwhile keeps its seat. Answers the ids of those that are kept.
+   * Decides in the rows that floating seats are over, before their licenses record it: a heartbeat judged by the older row starts over, and
+   * one that has been written meanwhile keeps its seat. Returns the ids of the seats kept.
    */
   async #heard(late: readonly Looked[]): Promise<ReadonlySet<ActivationId>> {
     const floating = late.filter(({ floatsFrom }) => floatsFrom !== undefined);
@@ -185,7 +185,7 @@ export class LapseCommand {
     return new Set(ids.filter((id) => !ends.has(id)));
   }
 
-  /** A validation has kept the seat after all, while its end could not be said. */
+  /** A validation has kept the seat after all, before its end could be recorded. */
   async #lift(kept: readonly Looked[]): Promise<void> {
     if (kept.length === 0) return;
     await this.databases.here().batch([{
@@ -193,7 +193,7 @@ export class LapseCommand {
     }]);
   }
 
-  /** A lease that was extended in the meantime says by itself when to look again. */
+  /** A lease extended in the meantime has its own time for the next look. */
   async #note(looked: readonly Looked[], until: Instant): Promise<void> {
     if (looked.length === 0) return;
     await this.databases.here().batch([{

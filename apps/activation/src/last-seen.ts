@@ -9,10 +9,10 @@ export const lastSeenTable: Migration = {
 
 const flushEveryMs = 1000;
 
-/** When each instance was last heard of: observed, not decided, so it is a row, written once a second for all that were heard of in it. */
+/** When each instance was last heard of: observed, not decided, so it is a row, written once a second for all instances heard of in it. */
 @Injectable()
 export class LastSeenLedger {
-  /** By environment: not on its way to the disk yet, and on it. */
+  /** By environment: times not yet on their way to the disk, and those on it. */
   #fresh = new Map<string, Map<ActivationId, Instant>>();
   #writing: ReadonlyMap<string, ReadonlyMap<ActivationId, Instant>> = new Map();
   #flushing: Promise<void> | undefined;
@@ -20,7 +20,7 @@ export class LastSeenLedger {
 
   constructor(private readonly databases: StateDatabases, private readonly clock: Clock, private readonly onError: (error: unknown) => void) {}
 
-  /** Where time can be moved it resolves when it is written: there an hour may pass in the second that others have for it. */
+  /** Where the clock can be moved it resolves once written: there an hour may pass within the second until the next write. */
   see(activationId: ActivationId, at: Instant): Promise<void> | undefined {
     const { environment } = context();
     let fresh = this.#fresh.get(environment);
@@ -32,7 +32,7 @@ export class LastSeenLedger {
   async of(activationIds: readonly ActivationId[]): Promise<Record<ActivationId, Instant>> {
     if (activationIds.length === 0) return {};
     const { environment } = context();
-    // As it is before the rows are read: what is written meanwhile is in one of the two.
+    // Taken before the rows are read: times written meanwhile are in one of the two.
     const unwritten = [this.#writing.get(environment), this.#fresh.get(environment)];
     const { rows } = await this.databases.here().run<{ activation_id: ActivationId; last_seen_at: Instant }>(
       `select activation_id, last_seen_at from activation_last_seen where activation_id in (${activationIds.map(() => '?').join(', ')})`, activationIds);
@@ -40,14 +40,14 @@ export class LastSeenLedger {
     for (const id of activationIds) {
       for (const known of unwritten) {
         const at = known?.get(id);
-        // Another process may have heard of it later, and written that down already.
+        // Another process may have heard of it later, and written that already.
         if (at && !((seen[id] ?? '') > at)) seen[id] = at;
       }
     }
     return seen;
   }
 
-  /** Writes what there is now, one flush at a time. What is heard of meanwhile waits for the next one, and so does what cannot be written. */
+  /** Writes the times there are now, one flush at a time. Newer times wait for the next flush, and so do those that cannot be written. */
   flush(): Promise<void> {
     return (this.#flushing ??= this.#flush().finally(() => (this.#flushing = undefined)));
   }

@@ -7,7 +7,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { StateDatabases, type Database, type Dialect, type Migration } from '@keyledger/read-models';
 import { LRUCache } from 'lru-cache';
 
-/** Leases end by themselves: whoever looks for those that have ended, or are not renewed in time, asks by `lapse_at`. */
+/** Leases end by themselves: the sweep finds those that have ended, or are not renewed in time, by `lapse_at`. */
 const leasesTable: Migration = {
   name: 'activation-2-leases',
   async up({ run }) {
@@ -23,20 +23,20 @@ const leasesTable: Migration = {
 const leaseEnds: Migration = { name: 'activation-4-lease-ends', up: ({ run }) => run('alter table activation_leases add column over_version bigint') };
 export const leaseTables: readonly Migration[] = [leasesTable, leaseEnds];
 
-/** All that is kept of one activation. */
+/** All that is kept for one activation. */
 export interface Kept {
   readonly licenseId: LicenseId;
   readonly lease: Lease;
   readonly token: (LeaseToken & { readonly text: string }) | null;
-  /** What the last heartbeat was answered; undefined before the first, and where the row is only remembered. */
+  /** The answer to the last heartbeat; undefined before the first, and where the row is only remembered. */
   readonly answer?: HeartbeatAnswer | undefined;
-  /** Revision of the license that the box was told of last. */
+  /** The license revision the appliance was told of last. */
   readonly toldSeq: number;
   readonly agentVersion: string | null;
-  /** When somebody is to look at it, if nothing is heard until then; null: nobody need. */
+  /** When the sweep is to check it, if nothing is heard until then; null: never. */
   readonly lookAt: Instant | null;
 }
-/** What has come of looking at a row: an answer, and what is to be kept from now on. Nothing to keep: the row stays. */
+/** The outcome of looking at a row: an answer, and what to keep from now on. Nothing to keep: the row stays. */
 export interface Step<T> {
   readonly answer: T;
   readonly keep?: Kept;
@@ -44,7 +44,7 @@ export interface Step<T> {
 
 interface Known {
   readonly kept: Kept;
-  /** Grows with each change: who has decided on an older one starts over. */
+  /** Grows with each change: a decision on an older version starts over. */
   readonly version: number;
 }
 
@@ -53,9 +53,9 @@ interface Row {
   contact_at: Instant; lease_ends_at: Instant; acked: string; told_seq: number; next_in: number | null; agent_version: string | null; token_signed_at: Instant | null; token_says: string | null;
   /** In a row to be written: null leaves it as it is, '' takes it away. */
   sealed_token: string | null;
-  /** Null where the other columns and the lease's token say it all. */
+  /** Null if the other columns and the lease's token contain all of it. */
   sealed_answer: string | null;
-  /** When it is to be looked at next; null once its end was. */
+  /** When to check it next; null once its end was. */
   lapse_at: Instant | null;
 }
 const columns = [
@@ -74,15 +74,15 @@ interface Waiting {
 /** Some 2 KB each. */
 const remembered = 20_000;
 const rowsPerWrite = 500;
-/** What waits in one turn of the event loop is written together; so many do not wait for its end, so that the database works while this process does. */
+/** Rows waiting in one turn of the event loop are written together; so many do not wait for its end, so that the database works meanwhile. */
 const worthAWrite = 16;
-/** Most that are under way: one that is done is only noticed between two turns. */
+/** Most writes in progress: a finished one is only noticed between two turns. */
 const writesAtATime = 4;
 const maxLostRaces = 20;
 
 /**
- * Heartbeats and what they were answered, a row for each activation. A row is written before its heartbeat is answered; those that come
- * together are written together. Several processes may do so at once: a row is only replaced by who has seen the one before.
+ * Heartbeats and their answers, a row for each activation. A row is written before its heartbeat is answered; those that come together
+ * are written together. Several processes may do so at once: a process replaces a row only if it has seen the version before.
  */
 @Injectable()
 export class LeaseLedger {
@@ -91,8 +91,8 @@ export class LeaseLedger {
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
   /**
-   * Looks at the row and keeps what comes of it; starts over when somebody else has changed the row meanwhile. What is only remembered may be
-   * outdated, so nothing is refused or left as it is because of it: `isCertain` is false then, and undefined asks for another look.
+   * Looks at the row and keeps the outcome; starts over if another process has changed the row meanwhile. A remembered row may be outdated,
+   * so nothing is refused or left as it is because of it: `isCertain` is false then, and undefined asks for another look.
    */
   async change<T>(id: ActivationId, look: (kept: Kept | undefined, isCertain: boolean) => Step<T> | undefined | Promise<Step<T> | undefined>): Promise<T> {
     const shelf = this.#shelf();
@@ -110,7 +110,7 @@ export class LeaseLedger {
     throw refuse('TRY_AGAIN');
   }
 
-  /** A lease only ever gets longer: one that is remembered and runs is good, else the row says. */
+  /** A lease only ever gets longer: a remembered one that still runs is good, else the row decides. */
   running(id: ActivationId, now: Instant): Lease | Promise<Lease | undefined> {
     const shelf = this.#shelf();
     const lease = shelf.known.get(id)?.kept.lease;
@@ -124,7 +124,7 @@ export class LeaseLedger {
     return rows.map((row) => ({ ...row, seq: Number(row.seq), told_seq: Number(row.told_seq) }));
   }
 
-  /** Of an instance that was activated, or moved, while its license cannot be read. A lease that was not there is no box's: the license decides without it. */
+  /** For an instance activated, or moved, while its license cannot be read. A row created here belongs to no appliance: the license decides without it. */
   async lookLater(id: ActivationId, event: RecordedEvent): Promise<void> {
     const { at } = originOf(event);
     await this.#shelf().database.run(
@@ -150,7 +150,7 @@ export class LeaseLedger {
     return known;
   }
 
-  /** False when the row is no longer the one that was looked at. */
+  /** False if the row is no longer the one that was looked at. */
   async #keep(shelf: Shelf, id: ActivationId, before: Known | undefined, kept: Kept): Promise<boolean> {
     const version = (before?.version ?? 0) + 1;
     const sealer = this.keyrings.here().prepare([kept.licenseId]);
@@ -168,7 +168,7 @@ export class LeaseLedger {
   }
 }
 
-/** One environment's rows: those that are remembered, and those on their way to the disk. */
+/** One environment's rows: those remembered, and those on their way to the disk. */
 class Shelf {
   readonly known = new LRUCache<ActivationId, Known>({ maxSize: remembered, sizeCalculation: () => 1 });
   readonly #sql: string;
@@ -180,7 +180,7 @@ class Shelf {
     this.#sql = writing(database.dialect);
   }
 
-  /** Without the answer, which only a repeated heartbeat asks for: that one reads the row. */
+  /** Without the answer, which only a repeated heartbeat needs: that one reads the row. */
   remember(id: ActivationId, { kept: { answer: _, ...kept }, version }: Known): void {
     this.known.set(id, { kept, version });
   }
@@ -212,7 +212,7 @@ class Shelf {
     this.#work();
   }
 
-  /** One statement may change a row only once: what comes second for the same activation waits for the next. In order, so that two of them never wait for each other's rows. */
+  /** One statement may change a row only once: a second write for the same activation waits for the next. In order, so that two statements never deadlock. */
   #take(): Waiting[] {
     const batch = new Map<ActivationId, Waiting>();
     const rest: Waiting[] = [];
@@ -226,7 +226,7 @@ class Shelf {
   }
 }
 
-/** Any number of rows in one statement of one parameter. It answers which were written: those that replace the version before theirs. */
+/** Any number of rows in one statement of one parameter. It returns the rows written: those that replace the version before theirs. */
 function writing(dialect: Dialect): string {
   const values = columns.map((name, at) => (whole.includes(name) ? `cast(value ->> ${at} as bigint)` : `value ->> ${at}`)).join(', ');
   const source = dialect === 'sqlite' ? 'json_each(?)' : 'jsonb_array_elements(cast(? as jsonb)) as given(value)';
@@ -266,7 +266,7 @@ function knownFrom(row: StoredRow, sealer: Sealer): Known {
   };
 }
 
-/** In the order of its members as it was given, so that it is the same to the letter. */
+/** With its members in the original order, so that it is the same to the letter. */
 function answerFrom(row: Row, token: string | null, sealer: Sealer): HeartbeatAnswer | undefined {
   if (row.next_in === null) return undefined;
   if (row.sealed_answer !== null) return (sealer.open(row.license_id, row.sealed_answer) as HeartbeatAnswer | null) ?? undefined;

@@ -6,8 +6,8 @@ import { Injectable } from '@nestjs/common';
 import { VerdictCaches } from './verdict-caches.ts';
 
 /**
- * The signing keys whose signatures are good no more. They are read when the log has shown that another one was revoked; whoever has looked up a
- * license in the cache knows that the log was asked, so no token of such a key is given out once the revocation has been answered.
+ * The signing keys whose signatures are no longer good. They are read when the log shows another revocation; a license look-up in the cache
+ * includes asking the log, so no token of such a key is given out once the revocation has been answered.
  */
 @Injectable()
 export class RevokedKeys {
@@ -18,7 +18,7 @@ export class RevokedKeys {
     this.#keys = new Aggregates(SigningKeys, events, keyrings);
   }
 
-  /** Whether a token of ours was signed with one of them. */
+  /** Whether a token of ours was signed with a revoked key. */
   async signed(token: string): Promise<boolean> {
     const kids = await this.#here();
     return kids.size > 0 && kids.has((JSON.parse(Buffer.from(token.split('.', 1)[0] ?? '', 'base64url').toString()) as { kid: string }).kid);

@@ -20,12 +20,12 @@ export const acksTable: Migration = {
 
 type Reader = LicenseId | ActivationId;
 
-/** Up to where each reader of a license's stream has said that everything arrived: an activation, or the license as a whole. */
+/** The last change each reader of a license's stream has acknowledged. A reader is an activation, or the license as a whole. */
 @Injectable()
 export class Acknowledgements {
   constructor(private readonly databases: StateDatabases, private readonly leases: LeaseLedger) {}
 
-  /** A box that was answered a heartbeat since has been told with that. Undefined: it has never been heard of. */
+  /** A heartbeat answered since then counts as an acknowledgement too. Undefined: the reader was never heard of. */
   async of(reader: Reader): Promise<number | undefined> {
     const [acks, [lease]] = await Promise.all([this.ofEach([reader]), this.leases.of(isId('act', reader) ? [reader] : [])]);
     const seq = acks.get(reader);
@@ -52,7 +52,7 @@ export class Acknowledgements {
 
 const changesPerAnswer = 100;
 
-/** Waits for what happens to a license. Whoever holds its stream asks again and again, so that a request and its answer are all that is needed. */
+/** Waits for changes of a license. The service that holds the client's stream asks repeatedly, so request and answer are all that is needed. */
 @Handles(NextChanges)
 export class NextChangesQuery {
   constructor(
@@ -107,7 +107,7 @@ function readerOf({ state }: KnownLicense, activationId: ActivationId | undefine
   return activationId;
 }
 
-/** Of the box, or of the license without regard to any. */
+/** Of the appliance, or of the license by itself. */
 function standing({ state, revision: seq }: KnownLicense, activationId: ActivationId | undefined): { seq: number; status: string; code: string; enforcement: Enforcement } {
   const { now } = context();
   const license = issued(state);
@@ -121,7 +121,7 @@ function standing({ state, revision: seq }: KnownLicense, activationId: Activati
 /** The license has been erased, or its key is another one now. */
 const gone = { status: 'revoked', code: 'NOT_FOUND', enforcement: 'LOCKED' as const, changes: [], ended: true };
 
-/** Waits for somebody to end it; in the end it does so by itself, and when the process is to stop. */
+/** Waits until `end` is called, the time is over, or the process is to stop. */
 class Patience {
   readonly #over = Promise.withResolvers<void>();
   readonly #timer: NodeJS.Timeout;

@@ -7,27 +7,27 @@ import { LRUCache } from 'lru-cache';
 import type { KnownLicense } from './verdict-cache.ts';
 
 interface Kept {
-  /** Undefined: nobody could be asked. */
+  /** Undefined: the metering did not answer. */
   readonly use: Use | undefined;
-  /** Which it was read for: of a meter that they do not name nothing is known. */
+  /** The terms it was read for: meters they do not name are unknown. */
   readonly terms: IssuedLicense['terms'];
   /** Of the environment: a new day begins at nought. */
   readonly day: Day;
-  /** Of this process, milliseconds: when it was read, and when it was last asked for. */
+  /** By this process's clock, milliseconds: when it was read, and when last requested. */
   readonly at: number;
   askedAt: number;
 }
 
-/** Asked again in the background from this age on; and from that age on no verdict shows it. */
+/** From this age on it is read again in the background; from the next one on, no verdict shows it. */
 const freshMs = 1_000;
 const knownMs = 10_000;
-/** What a verdict waits for at most. Without an answer it does not say what is used. */
+/** The longest a verdict waits. Without an answer it omits the usage. */
 const waitMs = 250;
 const maxKept = 50_000;
 
 /**
- * What is used of licenses that are being validated, at most ten seconds old. A license that is asked about all the time is answered from
- * memory; only the first verdict after a pause waits, together with all that wait at that moment. Licenses without caps and quotas cost nothing.
+ * The usage of licenses being validated, at most ten seconds old. A license that is validated all the time is answered from memory; only the
+ * first verdict after a pause waits, together with all waiting at that moment. Licenses without caps and quotas cost nothing.
  */
 @Injectable()
 export class UseInView {
@@ -36,7 +36,7 @@ export class UseInView {
 
   constructor(private readonly messages: MessageClient) {}
 
-  /** Undefined where there is nothing to say, or nobody to ask. */
+  /** Undefined if nothing is metered, or the metering does not answer. */
   of(license: KnownLicense | undefined): Use | undefined | Promise<Use | undefined> {
     if (!license || license.state.existence !== 'issued' || !isMetered(license.state.terms)) return undefined;
     const { state } = license;
@@ -58,7 +58,7 @@ export class UseInView {
     });
   }
 
-  /** One message for all that ask within the same turn of the event loop. */
+  /** One message for all licenses wanted within the same turn of the event loop. */
   #ask(license: IssuedLicense): Promise<void> {
     const { environment } = context();
     const asking = this.#asking.get(environment);
@@ -77,7 +77,7 @@ export class UseInView {
     return answered;
   }
 
-  /** That nobody answers is known as well, for a while: not every verdict has to find out. */
+  /** That there was no answer is remembered too, for a while: not every verdict has to wait for one. */
   async #read(licenses: ReadonlyMap<LicenseId, IssuedLicense>): Promise<void> {
     const { environment, now } = context();
     const asked = [...licenses.values()].map(({ id, terms }) => [id, terms] as const);

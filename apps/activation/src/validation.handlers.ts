@@ -14,7 +14,7 @@ import type { Found, KnownLicense } from './verdict-cache.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
 
-/** Is this license good? The hot path: one look into the cache, one pure function, no I/O; and a signature for who sent a nonce. */
+/** Is this license good? The hot path: one cache look-up, one pure function, no I/O; and a signature if the client sent a nonce. */
 @Handles(ValidateLicense)
 export class Validation {
   constructor(
@@ -35,14 +35,14 @@ export class Validation {
   #judge(question: ValidateLicense, found: Found, use: Use | undefined): Answer | Promise<Answer> {
     const endsAt = this.#leaseEnd(question, found.license?.state);
     if (!(endsAt instanceof Promise)) return this.#signed(question, this.#answer(question, found, endsAt, use));
-    // What cannot be known locks nobody out.
+    // An unreadable lease locks no client out.
     return endsAt.then(
       (known) => this.#signed(question, this.#answer(question, found, known, use)),
       () => this.#signed(question, this.#answer(question, { ...found, conclusive: false }, undefined, use)),
     );
   }
 
-  /** When the instance that is asked about is overdue. Nothing is read for one that is not even if it has never been heard of. */
+  /** When the instance asked about is overdue. The lease is read only if the instance would be overdue without any heartbeat. */
   #leaseEnd(question: ValidateLicense, state: LicenseState | undefined): Instant | undefined | Promise<Instant | undefined> {
     if (state?.existence !== 'issued' || state.terms.validationMode !== 'heartbeat') return undefined;
     const { now } = context();
@@ -92,12 +92,12 @@ export class Validation {
 
 type Answer = ResultOf<ValidateLicense>;
 
-/** What the vendor keeps there is nobody's proof of anything, and may be large. */
+/** Metadata is the vendor's own; it proves nothing to a client, and may be large. */
 const withoutMetadata = ({ metadata: _, ...license }: ClientLicense) => license;
 
 const views = new WeakMap<KnownLicense, { readonly status: LicenseStatus; readonly use: Use | undefined; readonly view: ClientLicenseView }>();
 
-/** The same object as long as it says the same: whoever writes it out may remember what he wrote. */
+/** The same object as long as its content is the same, so that its serialized form can be cached. */
 function viewOf(license: KnownLicense, use: Use | undefined, now: Instant): ClientLicenseView {
   const state = issued(license.state);
   const last = views.get(license);
@@ -108,7 +108,7 @@ function viewOf(license: KnownLicense, use: Use | undefined, now: Instant): Clie
   return view;
 }
 
-/** Says by itself what was decided on: license, revision, instant and a hash of the question. Nothing is stored for it. */
+/** Contains all the decision was based on: license, revision, instant and a hash of the question. Nothing is stored for it. */
 function decisionId(state: LicenseState | undefined, seq: number, now: Instant, question: ValidateLicense): string {
   const asked = hash('sha256', JSON.stringify(question), 'base64url').slice(0, 22);
   const license = state && state.existence !== 'none' ? state.id : 'none';
@@ -129,7 +129,7 @@ export class Sighting {
 export class LastSeenQuery {
   constructor(private readonly ledger: LastSeenLedger, private readonly leases: LeaseLedger) {}
 
-  /** By a validation, an activation or a heartbeat, whichever came last. */
+  /** By validation, activation or heartbeat, whichever came last. */
   async execute({ activationIds }: LastSeen) {
     const [seen, leases] = await Promise.all([this.ledger.of(activationIds), this.leases.of(activationIds)]);
     for (const { activation_id: id, contact_at: at } of leases) if (!seen[id] || seen[id] < at) seen[id] = at;

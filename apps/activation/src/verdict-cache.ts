@@ -16,9 +16,9 @@ export interface KnownLicense {
 export interface Found {
   /** The license that has this key now. */
   readonly license: KnownLicense | undefined;
-  /** None has it, but one had it before. */
+  /** No license has it now, but one had it before. */
   readonly retired: boolean;
-  /** False when the log could not be asked just now: the rest is the last known. */
+  /** False if the log could not be asked just now: the rest is the last known. */
   readonly conclusive: boolean;
 }
 
@@ -30,37 +30,37 @@ interface Entry {
   read: number;
 }
 
-/** Licenses kept ready; at some 3 KB each this is what the hot path may take of the memory. Given as a size, because `max` would take memory for all of them at once. */
+/** Licenses kept ready, some 3 KB each: the memory the hot path may take. Given as a size, because `max` would allocate for all of them at once. */
 const maxLicenses = 200_000;
 
 type LoadLicense = (licenseId: LicenseId) => Promise<KnownLicense>;
 
 /**
- * Folded licenses by key, in one environment. The log's subscription marks what has changed; before an answer, the read index makes sure that
- * everything answered so far has been marked. Nothing is loaded before it is asked for: start and memory do not grow with the licenses.
+ * Folded licenses by key, in one environment. The log's subscription marks changed licenses; before an answer, the read index makes sure that
+ * every change answered so far has been marked. Licenses are loaded on demand: start and memory do not grow with their number.
  */
 export class VerdictCache implements View {
   /** By key as typed, to spare the hash. */
   readonly #typed = new LRUCache<string, { readonly keyHash: string; readonly entry: Entry }>({ maxSize: maxLicenses, sizeCalculation: () => 1 });
-  /** An evicted entry no longer receives marks, so what it knows is dropped: it must not be found by its key any more. */
+  /** An evicted entry no longer receives marks, so its state is dropped: it must not be found by its key any more. */
   readonly #entries = new LRUCache<LicenseId, Entry>({ maxSize: maxLicenses, sizeCalculation: () => 1, dispose: (entry) => { entry.known = undefined; } });
   readonly #subscription: Subscription;
   readonly #index: ReadIndex;
   readonly #listeners: (() => void)[] = [];
   readonly #watched = new Map<LicenseId, Set<() => void>>();
-  /** Everything up to here is marked. */
+  /** Events up to here are marked. */
   position: Position;
   /** How many signing keys the log has shown to be revoked since this process began. */
   revocations = 0;
 
-  /** `head`: where the log ends now; what was before it will be read, not marked. */
+  /** `head`: where the log ends now; events before it will be read, not marked. */
   constructor(private readonly keyring: Keyring, private readonly messages: MessageClient, store: EventStore, private readonly load: LoadLicense, head: Position) {
     this.position = head;
     this.#subscription = store.subscribe(head, (events) => this.#mark(events), []);
     this.#index = new ReadIndex(store, this);
   }
 
-  /** An answer at once when nothing has changed since the last one. */
+  /** Answers at once if nothing has changed since the last answer. */
   find(typed: string): Found | Promise<Found> {
     return (this.#index.isCurrent() && this.#unchanged(typed)) || this.#look(typed);
   }
@@ -77,7 +77,7 @@ export class VerdictCache implements View {
     return (this.#index.isCurrent() && knownBy(this.#entries.get(licenseId))) || this.#byId(licenseId);
   }
 
-  /** Calls with each new event of the license, until what it returns is called. */
+  /** Calls `listener` on new events of the license, until the returned function is called. */
   onChange(licenseId: LicenseId, listener: () => void): () => void {
     const listeners = this.#watched.get(licenseId) ?? new Set();
     this.#watched.set(licenseId, listeners.add(listener));
@@ -114,7 +114,7 @@ export class VerdictCache implements View {
     for (const licenseId of changed) for (const listener of this.#watched.get(licenseId) ?? []) listener();
   }
 
-  /** What is known of the key, when everything that is marked was read. */
+  /** The license known by the key, if all its marked events were read. */
   #unchanged(typed: string): Found | undefined {
     const name = this.#typed.get(typed);
     const known = knownBy(name?.entry);
@@ -169,7 +169,7 @@ export class VerdictCache implements View {
 
 const knownBy = (entry: Entry | undefined): KnownLicense | undefined => (entry?.read === entry?.marked ? entry?.known : undefined);
 
-/** Whoever shows the key of another license, or one that was good before, is not guessing. */
+/** A client with the key of another license, or a former key, is not guessing. */
 function namedBy({ license, retired, conclusive }: Found, licenseId: LicenseId): KnownLicense {
   if (!conclusive) throw refuse('READ_MODEL_BEHIND');
   if (!license) throw refuse('LICENSE_NOT_FOUND', undefined, retired ? { retired } : {});

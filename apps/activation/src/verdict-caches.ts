@@ -8,7 +8,7 @@ import { VerdictCache } from './verdict-cache.ts';
 /** A verdict cache for each environment. */
 export class VerdictCaches extends PerEnvironment<VerdictCache> {
   static async open(events: EventStores, keyrings: Keyrings, messages: MessageClient, snapshots: SnapshotStores): Promise<VerdictCaches> {
-    // The cache keeps the states; to keep them here too would be twice.
+    // The cache keeps the states; keeping them here too would double them.
     const licenses = new Aggregates(License, events, keyrings, { snapshots, maxFolds: 500 });
     const load = (licenseId: LicenseId) => licenses.load(licenseId);
     return new VerdictCaches(await Promise.all([...events.entries()].map(async ([environment, store]) =>

@@ -11,12 +11,12 @@ interface Waiting {
 }
 
 const signedWithinMs = 2000;
-/** So many do not wait for the end of the turn: they are signed while this process goes on. */
+/** So many tokens do not wait for the end of the turn: they are signed while this process goes on. */
 const mostPerMessage = 16;
 
 /**
- * Signed verdicts. What is asked for in one turn of the event loop goes to the signing service together: a message costs more than a signature.
- * While nobody signs, verdicts are given without a token.
+ * Signed verdicts. Tokens wanted in one turn of the event loop go to the signing service together: a message costs more than a signature.
+ * While signing is unavailable, verdicts are given without a token.
  */
 @Injectable()
 export class VerdictTokens {

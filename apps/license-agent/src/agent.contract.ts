@@ -6,14 +6,14 @@ import type { EnforcementAnswer, LicenseAnswer } from './api.ts';
 import { agentConfig } from './config.ts';
 import { startAgent, type RunningAgent, type Surroundings } from './run.ts';
 
-/** Who tries again at once need not be told that time passes. */
+/** A retry at once need not wait for the test to move the time. */
 class BoxClock extends TestClock {
   override sleep(ms: number, signal?: AbortSignal): Promise<void> {
     return ms <= 600 ? Promise.resolve() : super.sleep(ms, signal);
   }
 }
 
-/** Agents for tests: real servers on folders of their own, whose clock and vendor the test has in hand. */
+/** Agents for tests: real servers on folders of their own, whose clock and vendor the test controls. */
 export class Bench {
   readonly clock: TestClock = new BoxClock();
   vendor!: Vendor;
@@ -77,12 +77,12 @@ export class Box {
     return this.ask('PUT', `/api/license${query}`, { license });
   }
 
-  /** Of everything that somebody should look at. */
+  /** The codes of all problems. */
   async problems(): Promise<string[]> {
     return (await this.license()).problems.map(({ code }) => code);
   }
 
-  /** The first answer that is so. */
+  /** The first answer for which `isSo`. */
   async until(isSo: (license: LicenseAnswer) => boolean, withinMs = 10_000): Promise<LicenseAnswer> {
     for (const deadline = performance.now() + withinMs; ;) {
       const license = await this.license();

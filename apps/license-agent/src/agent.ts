@@ -13,20 +13,20 @@ import { licensePart } from './view.ts';
 
 type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
 
-/** A key that was refused may be good later; one that nobody could be asked about is tried again soon. */
+/** A refused key may be good later; one is tried again soon if the server could not be reached. */
 const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const [deliverMs, hourMs] = [60_000, 3_600_000];
-/** Says nothing about the license. */
+/** Problems that say nothing about the license. */
 const isForNow: ReadonlySet<string> = new Set<ProblemCode>(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE', 'UNTRUSTED_ANSWER', 'STORAGE_FAILED']);
-/** The server takes no readings from further away. */
+/** The server accepts no readings further away in time. */
 const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
-/** The answer about enforcement is at most so old. */
+/** The greatest age of the answer about enforcement. */
 const freshMs = 20;
 
 /**
- * Stands between the product on this machine and whoever licenses it. What fails never takes the place of what works. What a license allows is the
- * SDK's to judge; here is where it comes from, and who is told.
+ * Stands between the product on this machine and the license server or file. A failing license never replaces a working one. The SDK judges what a
+ * license allows; the agent decides where it comes from, and reports it.
  */
 export class Agent {
   readonly #options: AgentOptions;
@@ -35,13 +35,13 @@ export class Agent {
   readonly #problems = new Map<Topic, ProblemAnswer>();
   /** One change at a time. */
   #last: Promise<unknown> = Promise.resolve();
-  /** The seat is being given back. What is used meanwhile could not be sent any more. */
+  /** The seat is being given back. Usage recorded meanwhile could not be sent any more. */
   #isLeaving = false;
-  /** What is mounted, as it was last read. `refused`: beside which license, and when it is tried again (by `mono`). */
+  /** The mounted file as last read. `refused`: the license in use then, and when the file is tried again (by `mono`). */
   #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
-  /** The key that is waited for to be good, and beside which license. */
+  /** The key being tried until it is good, and the license in use then. */
   #awaited: { readonly key: string; readonly source: Kept['source'] } | null = null;
-  /** Why the server was not reached the last time that it was not. */
+  /** Why the server was not reached the last time it failed. */
   #unheard: Refused | null = null;
   #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
 
@@ -50,7 +50,7 @@ export class Agent {
     const agent = new Agent(options, holder);
     const isLost = await holder.restore();
     if (holder.found === 'foreign') agent.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
-    // A file was kept whole, and is installed again: then there is nothing for anybody to do.
+    // A file was kept whole and is installed again: there is nothing left to do.
     if (isLost && holder.license.licenseId !== null) options.log.warn({ license: holder.license.licenseId }, 'the state of the license was lost and restored from its file');
     else if (holder.found === 'damaged' || isLost) agent.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
     agent.#rebuild();
@@ -71,7 +71,7 @@ export class Agent {
     return this.#holder.kept;
   }
 
-  /** From now on it looks after its license by itself, until `close`. */
+  /** From now on the agent maintains its license by itself, until `close`. */
   start(): void {
     const { config: { licenseKey, licenseFile, filePollMs, mode, heartbeatMs = hourMs } } = this.#options;
     const { source, seen } = this.#kept;
@@ -86,7 +86,7 @@ export class Agent {
 
   async close(): Promise<void> {
     this.#closed.abort();
-    // Not for as long as somebody may take who does not answer.
+    // Not for as long as a server that does not answer may take.
     await Promise.race([this.#last.catch(() => undefined), sleep(closedWithinMs, undefined, { ref: false })]);
     await this.#license.dispose();
   }
@@ -97,7 +97,7 @@ export class Agent {
     return { ...this.#answerOf(this.#license, this.#kept.source, true), access };
   }
 
-  /** JSON of `EnforcementAnswer`, made before it was asked for. */
+  /** JSON of `EnforcementAnswer`, made in advance. */
   enforcement(): Buffer {
     const now = performance.now();
     if (now - this.#enforcement.builtAt > freshMs) this.#rebuild();
@@ -110,19 +110,19 @@ export class Agent {
     return { ...feature, ...(counted && { used: counted.used, remaining: counted.remaining }), enabled: feature.enabled && this.#holder.judged().enforcement !== 'LOCKED' };
   }
 
-  /** The text of a license file, or a license key. A dry run tells what it would be, and changes nothing. */
+  /** The text of a license file, or a license key. A dry run shows the result, and changes nothing. */
   put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
     return this.#exclusively(() => this.#apply(content, dryRun));
   }
 
-  /** Asks whoever can be asked, now; and tries what waits to be good. */
+  /** Reads the file and asks the server now; also tries a refused file or key again. */
   refresh(): Promise<LicenseAnswer> {
     return this.#exclusively(async () => {
       const { licenseFile } = this.#options.config;
       if (licenseFile !== undefined) await this.#poll(licenseFile, { atOnce: true });
       const { source } = this.#kept;
       const awaited = this.#awaited?.source === source ? this.#awaited : null;
-      // Beside a license that works, what is wrong with the other is among the problems.
+      // If another license works, an error of this key is only listed among the problems.
       if (awaited) await this.#applyKey(keyIn(awaited.key)).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
       const { source: current } = this.#kept;
       if (current?.kind === 'key') await this.#askNow(current.key);
@@ -131,7 +131,7 @@ export class Agent {
     });
   }
 
-  /** Gives the seat back, and forgets the license; what is configured counts again when it is changed. */
+  /** Gives the seat back, and forgets the license; a configured key or file counts again once it changes. */
   deactivate(): Promise<LicenseAnswer> {
     return this.#exclusively(async () => {
       const { source } = this.#kept;
@@ -151,7 +151,7 @@ export class Agent {
     });
   }
 
-  /** Answers when all of it is on the disk; it is sent by and by, each id once. By file there is nobody to send it to: it is counted here. */
+  /** Answers once all readings are on the disk; they are sent later, each id once. With a license file there is no server: they are counted here. */
   async use(readings: readonly Reading[]): Promise<UsageAnswer> {
     const { source } = this.#kept;
     if (!source) throw new Refused('NO_LICENSE');
@@ -160,7 +160,7 @@ export class Agent {
     if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is in the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
       const duplicates = await this.#exclusively(async () => (this.#kept.source?.kind === 'file' ? this.#holder.meter(readings) : undefined));
-      // It has given way meanwhile: they are for what is there now.
+      // The file was replaced meanwhile: the readings are for the present license.
       if (duplicates === undefined) return this.use(readings);
       return { accepted: readings.length - duplicates, duplicates, queued: 0 };
     }
@@ -177,7 +177,7 @@ export class Agent {
   // ---- where a license comes from ----
 
   async #apply(content: string, dryRun: boolean): Promise<LicenseAnswer> {
-    // White space around a file is the verifier's to judge.
+    // The verifier judges white space around a file.
     if (fileTypeOf(content)) return this.#applyFile(content, dryRun);
     const key = keyIn(content);
     if (!/^[\x21-\x7e]{8,255}$/.test(key)) throw new Refused('LICENSE_UNREADABLE');
@@ -191,7 +191,7 @@ export class Agent {
       const { problem, ...judgement } = await candidate.validate();
       if (problem) throw refusedBy(problem);
       const { activationLimit, activationCount } = candidate.info ?? {};
-      // A license that is bound to hardware is not bound to this one before it is activated; that takes a seat. Of others it is not known who has their seats.
+      // A license bound to hardware is bound to this machine only by activation, which takes a seat. For other licenses it is not known whose the seats are.
       const takesSeat = judgement.code === 'FINGERPRINT_MISMATCH' && judgement.reasons.length === 1;
       if (!judgement.valid && !takesSeat) throw refusedFor(judgement);
       if (takesSeat && activationLimit != null && activationLimit >= 0 && activationCount != null && activationCount >= activationLimit) {
@@ -247,7 +247,7 @@ export class Agent {
     return this.answer();
   }
 
-  /** Of the license that there is: a copy of it, which has the file as well. */
+  /** Tries the file on a copy of the present license. */
   async #tryAdding(text: string): Promise<LicenseAnswer> {
     const copy = await this.#holder.copy();
     try {
@@ -258,7 +258,7 @@ export class Agent {
     }
   }
 
-  /** A server is told where it is deployed; of a file it is checked here. */
+  /** A server checks the deployment itself; for a file it is checked here. */
   #mustBeForHere({ deploymentId, deploymentMode }: { readonly deploymentId: string | null; readonly deploymentMode: string | null }): void {
     const { config } = this.#options;
     const differs = (licensed: string | null, own: string | undefined) => licensed !== null && own !== undefined && licensed !== own;
@@ -266,11 +266,11 @@ export class Agent {
     if (differs(deploymentId, config.deploymentId)) throw new Refused('DEPLOYMENT_MISMATCH', undefined, { deploymentId });
   }
 
-  /** Of what nobody has signed it is not known which license it is, nor what it allows: that is none. */
+  /** Without a signed answer it is unknown which license it is, and what it allows: then it counts as none. */
   async #activate(license: License): Promise<Judgement> {
     const seat = await license.activate({ name: hostname(), installationId: this.#kept.installationId, metadata: { agent: agentVersion } });
     if (!seat.ok) throw refusedBy(seat);
-    // How many seats there are, and what is left of them, is in a verdict only.
+    // The number of seats, and of free ones, is in a verdict only.
     const { problem, ...judgement } = await license.validate();
     if (license.licenseId === null) throw problem ? refusedBy(problem) : refusedFor(judgement);
     return judgement;
@@ -285,7 +285,7 @@ export class Agent {
     void release().catch((error: unknown) => this.#options.log.warn({ err: error }, 'the previous license could not be released'));
   }
 
-  /** A key that is configured, or was before its state was lost: until it is taken, or something else is, or the agent ends. */
+  /** Tries a key, configured or with its state lost, until it is accepted, or another license is, or the agent ends. */
   async #acquire(key: string): Promise<void> {
     const { source } = this.#kept;
     const isConfigured = key === this.#options.config.licenseKey;
@@ -308,8 +308,8 @@ export class Agent {
   }
 
   /**
-   * By content: where files are mounted they change by links, of which nobody is told. What fails is told, and tried again like a key that is
-   * configured: a renewal may be early, a clock late, a seat taken. Until it is taken, or something else is.
+   * By content: mounted files change by links, which give no notice. A failure is reported, and the file tried again like a configured key (a
+   * renewal may be early, a clock late, a seat taken), until it is accepted, or another license is.
    */
   async #poll(path: string, { atOnce = false } = {}): Promise<void> {
     const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
@@ -340,14 +340,14 @@ export class Agent {
 
   // ---- what goes on by itself ----
 
-  /** What is no refusal is a bug, and is logged whole. */
+  /** An error that is no refusal is a bug, and is logged whole. */
   #refused(error: unknown): Refused {
     if (error instanceof Refused) return error;
     this.#options.log.warn({ err: error }, 'a license could not be checked');
     return new Refused('INTERNAL');
   }
 
-  /** A license that wants heartbeats, or whose seats float, ends without them. */
+  /** A license that needs heartbeats, or with floating seats, ends without them. */
   #keepInTouch(): void {
     const { mode, heartbeatMs } = this.#options.config;
     const { validationMode, seats, heartbeatIntervalSeconds = 3600 } = this.#license.terms ?? {};
@@ -388,7 +388,7 @@ export class Agent {
       this.#rebuild();
       this.#options.log.info({ code: now.code, enforcement: now.enforcement, graceUntil: now.graceUntil }, 'the license has changed');
     });
-    // Who has lost its state begins to count anew, and is no clone.
+    // An appliance that has lost its state starts counting anew, and is no clone.
     license.on('conflict', ({ seq }) => seq > 1 && isCurrent() && this.#report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
     license.on('renewed', () => isCurrent() && this.#problems.delete('clock'));
     license.on('clock-rollback', () => isCurrent() && this.#report('clock', 'CLOCK_SET_BACK', 'The clock of this machine was set back. It makes nothing last longer'));
@@ -447,7 +447,7 @@ export class Agent {
   }
 }
 
-/** Keys are pasted out of mails and documents: blanks, line ends, what nobody sees, and dashes that a text program made nicer. The server does not look at them either. Words without a figure are no key. */
+/** Keys are pasted from mails and documents, with blanks, line ends, invisible characters, and typographic dashes. The server ignores them too. Words without a digit are no key. */
 const keyIn = (text: string): string => (/\S\s+\S/.test(text) && !/\d/.test(text) ? text : text.replaceAll(/[\p{White_Space}\p{Cf}]+/gu, '').replaceAll(/\p{Pd}|\u2212/gu, '-'));
 
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');

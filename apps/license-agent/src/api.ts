@@ -1,10 +1,10 @@
 import type { Enforcement, FeatureState } from '@keyledger/sdk';
 
-/** What the agent answers, and every way in which it refuses. The page under `src/page` lives on this file alone. */
+/** The agent's answers, and all its refusals. The page under `src/page` depends on this file alone. */
 
 export type RuntimeState = 'normal' | 'dp_core_exceeded' | 'restricted';
 
-/** `GET /api/license`; also what the calls that change something answer, and a dry run for what it was given. Instants are RFC 3339 UTC. */
+/** `GET /api/license`; also the answer of calls that change something, and of a dry run for the license given. Instants are RFC 3339 UTC. */
 export interface LicenseAnswer {
   readonly serialNumber: string | null;
   /** Name, else id. Only license files say it. */
@@ -17,18 +17,18 @@ export interface LicenseAnswer {
   /** Name → true, a cap, or `{limit, per, used, remaining}`. */
   readonly features: Readonly<Record<string, FeatureState>>;
   readonly deploymentId: string | null;
-  /** Null before the terms were seen: a key that is only tried has none yet. `type`, `validationMode` and `serialNumber` are null then, too. */
+  /** Null before the terms are known: a key that is only tried has none yet. `type`, `validationMode` and `serialNumber` are null then, too. */
   readonly freeTrial: boolean | null;
   readonly runtimeState: RuntimeState;
   readonly enforcement: Enforcement;
-  /** `none` without a license; `grace`: it works, and something is about to end. */
+  /** `none` without a license; `grace`: it works, but a grace is running. */
   readonly status: 'none' | 'active' | 'grace' | 'restricted' | 'expired' | 'suspended' | 'inactive' | 'revoked' | 'locked';
   readonly type: 'trial' | 'time-based' | 'lifetime' | null;
   readonly mode: string;
   /** Whole days, at least 0; null: it never expires. */
   readonly daysRemaining: number | null;
   readonly usage: readonly MeterAnswer[];
-  /** When something signed was last heard of the license. */
+  /** When the last signed answer about the license was received. */
   readonly lastValidationAt: string | null;
   readonly validationMode: 'online' | 'heartbeat' | 'offline' | null;
   readonly deploymentMode: string | null;
@@ -42,32 +42,32 @@ export interface LicenseAnswer {
   readonly keyPrefix: string | null;
   readonly licenseId: string | null;
   readonly productId: string | null;
-  /** Why it is so: the first reason in a word, all of them, and in words for people. `VALID` when all is well. */
+  /** The reasons: the first as a code, all as codes, and a text for people. `VALID` when all is well. */
   readonly code: string;
   readonly reasons: readonly string[];
   readonly detail: string;
-  /** When the first of the graces that are running ends. */
+  /** The earliest end of the running graces. */
   readonly graceEndsAt: string | null;
-  /** When it locks unless the server is reached before, and how long that is; null when it never will. */
+  /** When it locks unless the server is reached before, and how long that is; null: never. */
   readonly offlineGraceEndsAt: string | null;
   readonly offlineGraceSeconds: number | null;
   /** -1 is unlimited. */
   readonly activationLimit: number | null;
   readonly activeActivations: number | null;
   readonly server: { readonly url: string | null; readonly environment: string; readonly proxy: string | null; /** Hosts for which the proxy is not used. */ readonly noProxy: string | null; /** Null before it was tried. */ readonly reachable: boolean | null; /** Changes arrive as they happen. */ readonly connected: boolean };
-  readonly file: { readonly path: string; /** That it was last read. */ readonly checkedAt: string | null } | null;
-  /** What somebody should look at, the gravest first. */
+  readonly file: { readonly path: string; /** Last read at. */ readonly checkedAt: string | null } | null;
+  /** Problems to look at, the gravest first. */
   readonly problems: readonly ProblemAnswer[];
-  /** Of the vendor, the newest first. */
+  /** From the vendor, newest first. */
   readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
   /** Readings that have not been delivered yet. */
   readonly usageQueued: number;
-  /** What the token is good for: `viewer` may ask, and change nothing. */
+  /** The rights of the token: `viewer` may read, and change nothing. */
   readonly access: Access;
   /** False for a dry run. */
   readonly applied: boolean;
   readonly agentVersion: string;
-  /** By the license's own reckoning. */
+  /** By the license's own clock. */
   readonly now: string;
 }
 
@@ -79,7 +79,7 @@ export interface MeterAnswer {
   readonly used: number | null;
   readonly remaining: number | null;
   readonly per: 'day' | 'month' | null;
-  /** What it was last compared with, of a day that is over; null: not known. */
+  /** The value it was last compared with, of a day that is over; null: not known. */
   readonly lastPeak: number | null;
   readonly state: 'normal' | 'exceeded' | 'restricted';
   readonly graceEndsAt: string | null;
@@ -111,17 +111,17 @@ export interface FeatureAnswer {
   readonly remaining: number | null;
 }
 
-/** `GET /api/license/request`: what to send to the vendor from a machine without a network. */
+/** `GET /api/license/request`: the text to send to the vendor from a machine without a network. */
 export interface RequestAnswer {
   readonly text: string;
   /** The same text as a QR code: the dark modules as the path of an SVG, in a square of `size` modules. It needs four light ones around it. Null: too long for one. */
   readonly qr: { readonly size: number; readonly path: string } | null;
 }
 
-/** `POST /api/usage`: 200, once all of it is on the disk. */
+/** `POST /api/usage`: 200, once all readings are on the disk. */
 export interface UsageAnswer {
   readonly accepted: number;
-  /** Known from before by their ids. */
+  /** Already known by their ids. */
   readonly duplicates: number;
   readonly queued: number;
 }
@@ -164,7 +164,7 @@ export const problems = {
 } as const;
 export type ProblemCode = keyof typeof problems;
 
-/** A "no" to one request, answered as RFC 9457. It changes nothing. */
+/** A refusal of one request, answered as RFC 9457. It changes nothing. */
 export class Refused extends Error {
   override readonly name = 'Refused';
 

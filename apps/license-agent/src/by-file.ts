@@ -2,13 +2,13 @@ import { enforcements, type Enforcement, type Judgement, type LicensedTerms } fr
 import type { MeterAnswer } from './api.ts';
 
 /**
- * What a server would see to, of a license that nobody is asked about: the end of a trial that began here, the peak of a day that was more than
- * the quota, and what is counted per day and month. Pure. Days are in UTC; instants are by the license's own reckoning of time.
+ * The server's part, for a license by file without a server: the end of a trial that began here, the peak of a day that was above the quota, and
+ * counters per day and month. Pure. Days are in UTC; instants are by the license's own clock.
  */
 
 /**
  * A gauge: its highest reading of `day` and of the last day before it that had readings, and since when such days have been over the limit. Null: nothing was read.
- * `before`: what was so before `lastDay`, if it was over the limit: more may be heard of that day, which is then judged anew.
+ * `before`: the state before `lastDay`, if it was over the limit: more readings of that day may come, and then it is judged anew.
  */
 export interface Metered {
   readonly day: string;
@@ -29,18 +29,18 @@ const dayMs = 86_400_000;
 const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
 const nothing = (now: number): Metered => ({ day: dayOf(now), peak: null, lastDay: null, lastPeak: null, exceededAt: null, before: null });
 
-/** As it was kept when nothing read was 0 as well, the last day was the one before `day`, and nothing was known of what was before. */
+/** Reads the earlier format, where 0 also meant nothing read, the last day was the one before `day`, and `before` did not exist. */
 export function lifted({ lastDay, before = null, ...kept }: Omit<Metered, 'lastDay' | 'before'> & Partial<Metered>): Metered {
   if (lastDay !== undefined) return { ...kept, lastDay, before };
   const [peak, lastPeak] = [kept.peak || null, kept.lastPeak || null];
   return { ...kept, peak, lastPeak, lastDay: lastPeak === null ? null : dayOf(Date.parse(kept.day) - dayMs), before };
 }
 
-/** By its last day that is over, as far as it is known: since when it has been over the limit, from `since` on or for longer already. */
+/** Judged by its last known day that is over: since when it has been over the limit, from `since` on or for longer already. */
 const judged = (metered: Metered, limit: number | null, since: number): Metered =>
   ({ ...metered, exceededAt: limit !== null && (metered.lastPeak ?? 0) > limit ? (metered.exceededAt ?? metered.before?.exceededAt ?? new Date(since).toISOString()) : null });
 
-/** By a later day than that. */
+/** The same by a later day. */
 const judgedBy = (day: string, peak: number, { lastPeak, exceededAt, ...metered }: Metered, limit: number | null, since: number): Metered =>
   judged({ ...metered, lastDay: day, lastPeak: peak, exceededAt: null, before: exceededAt === null ? null : { peak: lastPeak ?? 0, exceededAt } }, limit, since);
 
@@ -52,7 +52,7 @@ function cleared(metered: Metered, limit: number | null): Metered {
   return before && fits(before.peak) ? { ...metered, before: null } : metered;
 }
 
-/** Midnight has passed, or has not: then the day that is over is compared, as of its end. One without readings says nothing, or whoever is over would only have to stop reporting. */
+/** If midnight has passed, compares the day that is over, as of its end. A day without readings decides nothing; else a product over its limit could just stop reporting. */
 export function compared(metered: Metered | undefined, limit: number | null, now: number): Metered {
   const known = cleared(metered ?? nothing(now), limit);
   const { day, peak } = known;
@@ -61,7 +61,7 @@ export function compared(metered: Metered | undefined, limit: number | null, now
   return peak === null ? today : judgedBy(day, peak, today, limit, Date.parse(day) + dayMs);
 }
 
-/** One that comes late is compared as of its arrival, unless a later day has been compared already. */
+/** A late reading is compared as of its arrival, unless a later day has been compared already. */
 export function withReading(metered: Metered | undefined, { value, at }: TakenReading, limit: number | null, now: number): Metered {
   const today = compared(metered, limit, now);
   const { peak, lastDay, lastPeak } = today;
@@ -84,13 +84,13 @@ function standingOf(exceededAt: string | null, overageGraceDays: number, now: nu
   return ends > now ? { state: 'exceeded', graceEndsAt: new Date(ends).toISOString() } : { state: 'restricted', graceEndsAt: null };
 }
 
-/** A counter: what was counted on each day that still matters, by day, and since when it has been over the limit. */
+/** A counter: the sums of the days that still matter, by day, and since when it has been over the limit. */
 export interface Counted {
   readonly days: Readonly<Record<string, number>>;
   readonly exceededAt: string | null;
 }
 
-/** `limit` null: nothing follows from being over it. A cap of a feature is the product's to keep. */
+/** `limit` null: exceeding it has no effect here. The product itself enforces a cap of a feature. */
 export interface Cap {
   readonly limit: number | null;
   readonly per: 'day' | 'month';
@@ -99,13 +99,13 @@ export interface Cap {
 const monthOf = (day: string): string => day.slice(0, 7);
 const million = 1_000_000;
 
-/** On the day, or in its month up to and with the day. */
+/** The sum of the day, or of its month up to and with the day. */
 function sumOf(days: Counted['days'], per: Cap['per'], last: string): number {
   const counts = (day: string) => day === last || (per === 'month' && day < last && monthOf(day) === monthOf(last));
   return Object.entries(days).reduce((sum, [day, value]) => (counts(day) ? sum + Math.round(value * million) : sum), 0) / million;
 }
 
-/** What was counted until midnight is compared then: of the day, or of its month so far. */
+/** The sum until the last midnight is compared: that of the day, or of its month so far. */
 export function countedUntil(counted: Counted | undefined, { limit, per }: Cap, now: number): Counted {
   const [today, yesterday] = [dayOf(now), dayOf(now - dayMs)];
   const days = Object.fromEntries(Object.entries(counted?.days ?? {}).filter(([day]) => monthOf(day) >= monthOf(yesterday)));
@@ -119,7 +119,7 @@ export function withCount(counted: Counted | undefined, { value, at }: TakenRead
   return countedUntil({ days: { ...days, [day]: (days[day] ?? 0) + value }, exceededAt }, cap, now);
 }
 
-/** `limit`: that is shown. */
+/** `limit`: the one shown. */
 export function counterByFile(meter: string, limit: number, cap: Cap, counted: Counted | undefined, overageGraceDays: number, now: number): MeterAnswer {
   const { days, exceededAt } = countedUntil(counted, cap, now);
   const used = sumOf(days, cap.per, dayOf(now));
@@ -130,7 +130,7 @@ export function counterByFile(meter: string, limit: number, cap: Cap, counted: C
 /** No trial is longer, whatever was signed. */
 const mostTrialDays = 90;
 
-/** When it expires: as it says, or when its trial is over, which began when it was first installed here. Milliseconds; null: never. */
+/** When the license expires: at its date, or at the end of its trial, which began when it was first installed here. Milliseconds; null: never. */
 export function expiryByFile({ expiresAt, trial }: Pick<LicensedTerms, 'expiresAt' | 'trial'>, firstSeen: string | undefined, now: number): number | null {
   const own = expiresAt === null ? Infinity : Date.parse(expiresAt);
   const trialEnds = trial ? (firstSeen === undefined ? now : Math.min(Date.parse(firstSeen), now)) + Math.min(trial.days, mostTrialDays) * dayMs : Infinity;
@@ -138,18 +138,18 @@ export function expiryByFile({ expiresAt, trial }: Pick<LicensedTerms, 'expiresA
   return earliest === Infinity ? null : earliest;
 }
 
-/** In order of precedence, after all that the SDK may have found but these. */
+/** In order of precedence, after all other findings of the SDK. */
 const own = {
   EXPIRED: 'License Expired', RESTRICTED: 'Over quota for longer than the grace: read only', QUOTA_EXCEEDED: 'Over quota; within the grace', IN_EXPIRY_GRACE: 'Expired; within the grace',
 } as const;
-/** What the SDK finds, in the words of who asks nobody. */
+/** Findings of the SDK, reworded for a license without a server. */
 const told: Readonly<Record<string, string>> = {
   IN_OFFLINE_GRACE: 'No license server is asked: the license file is good for its offline grace', HEARTBEAT_OVERDUE: 'The license file is too old: its offline grace is over',
 };
 const order: readonly string[] = Object.keys(own);
 const rank = (code: string): number => (code === 'IN_OFFLINE_GRACE' ? order.length : order.indexOf(code));
 
-/** The judgement of the SDK, made stricter by what only shows here. */
+/** The judgement of the SDK, made stricter by the findings here. */
 export function judgedByFile(judgement: Judgement, terms: LicensedTerms, firstSeen: string | undefined, meters: readonly MeterAnswer[]): Judgement {
   const now = Date.parse(judgement.at);
   const expires = expiryByFile(terms, firstSeen, now);

@@ -4,19 +4,19 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { readPublicKeys } from '@keyledger/sdk';
 
-/** What the agent can be told from outside. A wrong variable is named, with what it should be, and nothing is started. */
+/** The agent's settings. For a wrong variable, the error names it and what it should be, and the agent does not start. */
 export interface AgentConfig {
   readonly host: string;
   readonly port: number;
   /** Undefined: made at the first start, and kept in the data directory. */
   readonly token: string | undefined;
-  /** Sees everything, and changes nothing. Undefined: there is nobody like that. */
+  /** Sees everything, and changes nothing. Undefined: there is no viewer. */
   readonly viewerToken: string | undefined;
   /** Absolute. */
   readonly dataDir: string;
   /** PEM. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
-  /** Undefined: nobody is asked, the license comes as a file. */
+  /** Undefined: no server is asked, the license comes as a file. */
   readonly server: string | undefined;
   readonly environment: string;
   /** Public JWKs of the pinned offline root. */
@@ -28,15 +28,15 @@ export interface AgentConfig {
   readonly deploymentMode: string | undefined;
   /** Id of the product that the license must be for. */
   readonly product: string | undefined;
-  /** `online`: the server is asked, and heartbeats are sent only for licenses that live by them. `offline`: nobody is asked, whatever server there is. */
+  /** `online`: the server is asked, and heartbeats are sent only for licenses that need them. `offline`: no server is asked, even if one is set. */
   readonly mode: (typeof modes)[number];
-  /** Undefined: as the license says. It can only be more often. */
+  /** Undefined: as the license says. Can only make heartbeats more frequent. */
   readonly heartbeatMs: number | undefined;
   readonly filePollMs: number;
   /** Makes the signed offline grace shorter, never longer. */
   readonly offlineGraceDays: number | undefined;
   readonly proxy: { readonly url: string; readonly except: string } | undefined;
-  /** What the page says that it manages the license of, and CSS of the host that follows the page's own. */
+  /** The product the page names, and CSS of the host that follows the page's own. */
   readonly productName: string;
   readonly style: string;
   readonly logLevel: (typeof levels)[number];
@@ -49,7 +49,7 @@ export class BadConfig extends Error {
   override readonly name = 'BadConfig';
 }
 
-/** Everybody on a machine can read a command line: of these, flags only name the file. */
+/** Any user of the machine can read a command line: for these, flags only name the file. */
 const secrets = ['AGENT_TOKEN', 'AGENT_VIEWER_TOKEN', 'AGENT_TLS_KEY', 'LICENSE_KEY', 'HTTPS_PROXY'];
 const plain = [
   'AGENT_HOST', 'AGENT_PORT', 'AGENT_DATA_DIR', 'AGENT_TLS_CERT', 'AGENT_PRODUCT_NAME', 'AGENT_STYLE', 'KEYLEDGER_SERVER_URL', 'KEYLEDGER_ENVIRONMENT', 'KEYLEDGER_ROOT_PUBLIC_KEY', 'LICENSE_FILE_PATH', 'LICENSE_FILE_POLL_INTERVAL',
@@ -57,13 +57,13 @@ const plain = [
 ];
 const flagOf = (name: string): string => name.toLowerCase().replaceAll('_', '-');
 
-/** `--license-file-path /a/b` is LICENSE_FILE_PATH, and so on: flags count more than the environment. */
+/** `--license-file-path /a/b` is LICENSE_FILE_PATH, and so on: flags override the environment. */
 export function withFlags(args: readonly string[], env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   const names = new Map([...plain, ...[...plain, ...secrets].map((name) => `${name}_FILE`)].map((name) => [flagOf(name), name]));
   try {
     const { values } = parseArgs({ args: [...args], options: Object.fromEntries([...names.keys()].map((flag) => [flag, { type: 'string' as const }])) });
     const given = Object.entries(values).flatMap(([flag, value]) => [[names.get(flag) ?? '', String(value)] as const]);
-    // A flag takes the place of both ways to say it otherwise.
+    // A flag replaces both variables of the setting.
     const others = given.flatMap(([name]) => [[`${name.replace(/_FILE$/, '')}`, undefined], [`${name.replace(/_FILE$/, '')}_FILE`, undefined]] as const);
     return { ...env, ...Object.fromEntries(others), ...Object.fromEntries(given) };
   } catch (error) {
@@ -87,7 +87,7 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   const licenseKey = given('LICENSE_KEY');
   if (licenseKey !== undefined && mode === 'offline') throw new BadConfig('LICENSE_MODE is offline: LICENSE_KEY is good for nothing where nobody is asked');
   const url = urlOf('KEYLEDGER_SERVER_URL', given('KEYLEDGER_SERVER_URL'));
-  // The log, the page and the answers have it in them.
+  // The log, the page and the answers show the URL.
   if (url !== undefined && (new URL(url).username || new URL(url).password)) throw new BadConfig('KEYLEDGER_SERVER_URL must have no user and no password in it');
   const server = mode === 'offline' ? undefined : url;
   if (licenseKey !== undefined && server === undefined) throw new BadConfig('KEYLEDGER_SERVER_URL must be set: LICENSE_KEY is good for nothing without a server');
@@ -132,7 +132,7 @@ function tlsOf(cert: string | undefined, key: string | undefined): AgentConfig['
   return { cert: pem('AGENT_TLS_CERT', cert), key: pem('AGENT_TLS_KEY', key) };
 }
 
-/** For all that use it the same one. In a flag like `--agent-data-dir=~/agent` the shell leaves the home folder to us. */
+/** Absolute, so the same for all its users. In a flag like `--agent-data-dir=~/agent` the shell does not expand `~`. */
 const folderOf = (text: string): string => (/^~(\/|$)/.test(text) ? resolve(homedir(), text.slice(2)) : resolve(text));
 
 function portOf(text: string): number {
@@ -163,7 +163,7 @@ function daysOf(name: string, text: string | undefined): number | undefined {
   return text === undefined ? undefined : Number(text);
 }
 
-/** Not repeated in the message: it may have a password in it. */
+/** The message does not repeat the URL: it may contain a password. */
 function urlOf(name: string, text: string | undefined): string | undefined {
   if (text === undefined) return undefined;
   if (!URL.canParse(text) || !/^https?:$/.test(new URL(text).protocol)) throw new BadConfig(`${name} must be a URL that begins with https:// or http://`);

@@ -6,26 +6,26 @@ import { hashed, type Store } from '@keyledger/sdk';
 import { fileStore } from '@keyledger/sdk/node';
 import { lifted, type Counted, type Metered } from './by-file.ts';
 
-/** What the agent knows beside its license, whose own state is a file of its own. */
+/** The agent's own state; that of the license is in a separate file. */
 export interface Kept {
   readonly installationId: string;
   /** `state` names the file with the state of the license; `text` is the license file, for when that is lost. */
   readonly source: { readonly kind: 'key'; readonly key: string; readonly state: string } | { readonly kind: 'file'; readonly text: string; readonly state: string } | null;
-  /** How late it was when this was written, in milliseconds since 1970: without the state of a license it is not earlier either. */
+  /** The time when this was written, in milliseconds since 1970: without the state of a license, time does not go back behind it either. */
   readonly at: number;
-  /** Hashes of what was configured and has been looked at: it counts again when it changes, and not with every start. */
+  /** Hashes of the configured key and file already processed: they count again when they change, not with every start. */
   readonly seen: { readonly key?: string; readonly file?: string };
   /** When each license was first installed here, by its id: a trial by file counts from then on, however often it is installed. */
   readonly firstSeen: Readonly<Record<string, string>>;
-  /** Of a license by file: what its quotas were used, and what was counted, by meter. */
+  /** For a license by file: the use of its quotas, and its counters, by meter. */
   readonly metered: Readonly<Record<string, Metered>>;
   readonly counted: Readonly<Record<string, Counted>>;
-  /** Hashes of the ids of the last readings, so that one that is sent again counts once. */
+  /** Hashes of the ids of the last readings, so that a repeated one counts once. */
   readonly readings: readonly string[];
   readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
 }
 
-/** The state of a candidate: nowhere, until it has won. */
+/** The state of a candidate: not stored until it replaces the license. */
 export class Pending implements Store {
   #text: string | null = null;
   #behind: Store | undefined;
@@ -45,12 +45,12 @@ export class Pending implements Store {
   }
 }
 
-/** What was found: nothing, our own, something that nobody can read, or only what another machine has written. */
+/** What was found: nothing, our own state, an unreadable one, or only the state of another machine. */
 export type Found = 'new' | 'restored' | 'damaged' | 'foreign';
 
 /**
- * The folder that outlives the process. What it holds of a license is sealed under the machine's identity and named after it: on another machine,
- * a copy of the folder is of no use, and neither overwrites what the other one has.
+ * The folder that outlives the process. License data in it is sealed under the machine's identity and named after it: on another machine, a copy
+ * of the folder is of no use, and neither machine overwrites the other's data.
  */
 export class DataDir {
   readonly #folder: string;
@@ -73,12 +73,12 @@ export class DataDir {
       const known = { ...nothing, ...kept };
       return { found: 'restored', kept: { ...known, metered: Object.fromEntries(Object.entries(known.metered).map(([meter, one]) => [meter, lifted(one)])) } };
     }
-    // Whoever wants to know what has become of it finds it there.
+    // Kept for examining the cause.
     await rename(this.#path('agent', 'json'), this.#path('agent', 'damaged'));
     return { found: 'damaged', kept: nothing };
   }
 
-  /** What a crash has left, and states of licenses that are not named any more. */
+  /** Removes leftovers of a crash, and states of licenses no longer in use. */
   async tidy(state: string | undefined): Promise<void> {
     const own = readdirSync(this.#folder).filter((name) => name.includes(`.${this.#tag}.`));
     const isLeft = (name: string) => name.endsWith('.tmp') || (name.startsWith('license-') && name !== `license-${state}.${this.#tag}.state`);
@@ -136,5 +136,5 @@ export async function keptSecret(folder: string, name: string): Promise<{ readon
   return { value, isNew: true };
 }
 
-/** Where the machine has no identity of its own, the folder has one. A copy of it is then told apart by its heartbeats alone. */
+/** If the machine has no identity of its own, the folder has one. A copy of it is then told apart by its heartbeats alone. */
 export const fingerprintIn = async (folder: string): Promise<string> => hashed('installation', (await keptSecret(folder, 'machine-id')).value);

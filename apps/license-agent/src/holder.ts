@@ -33,12 +33,12 @@ export interface Reading {
 
 export type Source = Exclude<Kept['source'], null>;
 
-/** What it was last written that the time is may be so much too early. */
+/** The last written time may be so far behind. */
 const keptForMs = 3_600_000;
 /** Two of the largest batches. */
 const mostReadings = 2_000;
 
-/** The one license that there is, by key or by file, and all that is kept of it; and what it is worth just now. Whether it is the right one is the agent's to say. */
+/** The one license, by key or by file, all that is kept of it, and its present judgement. The agent decides whether it is the right one. */
 export class Holder {
   readonly #options: AgentOptions;
   readonly #dir: DataDir;
@@ -71,7 +71,7 @@ export class Holder {
     return this.#kept;
   }
 
-  /** The last attempts to write succeeded: the agent's own, and that of the license. */
+  /** Whether the last writes succeeded: the agent's own, and the license's. */
   get isStored(): boolean {
     return this.#isStored && this.#license.isStored;
   }
@@ -80,27 +80,27 @@ export class Holder {
     return this.#kept.source;
   }
 
-  /** By the license's own reckoning. */
+  /** By the license's own clock. */
   get now(): number {
     return Date.parse(this.#license.judgement().at);
   }
 
-  /** There should be a state of the license, and is none. A file is in the agent's own, also one that a start with other roots could make nothing of. */
+  /** True if the license's state is missing. A license file is in the agent's own state, even if a start with other roots could not verify it. */
   async restore(): Promise<boolean> {
     const { source } = this.#kept;
     const isLost = source !== null && this.#license.opened !== 'restored';
     if (source?.kind === 'file' && this.#license.info === null) await this.#license.install(source.text);
-    // Without a disk it goes on with what it has; what must be on one is refused.
+    // Without a disk the agent goes on; requests that need the disk are refused.
     await this.keep({}).catch(() => undefined);
     return isLost;
   }
 
-  /** One that may take the place of this one. It is nowhere until then, and it is as late for it as for this one, if that matters to anything. */
+  /** A license that may replace this one. It is stored nowhere until then, and has the same time as this one, if time matters to anything kept. */
   candidate(source: Kept['source'], store: Store): Promise<License> {
     return openLicense(this.#options, source, store, isBlank(this.#kept) ? 0 : this.now);
   }
 
-  /** What is there, once more; whatever becomes of it is written nowhere. */
+  /** A copy of the present license; its changes are written nowhere. */
   async copy(): Promise<License> {
     const { source } = this.#kept;
     const store = memoryStore();
@@ -109,7 +109,7 @@ export class Holder {
     return this.candidate(source, store);
   }
 
-  /** The point of no return is when the agent's own file names the new state. Resolves to how the license before is let go: it gives its seat back, if anybody can be told. */
+  /** The point of no return is when the agent's own file names the new state. Resolves to the release of the former license: gives its seat back, if possible. */
   async replace(license: License, source: Source | null, store?: Pending): Promise<() => Promise<void>> {
     const before = { license: this.#license, source: this.#kept.source };
     if (source) await stored(async () => store?.settle(this.#dir.store(source.state)));
@@ -118,7 +118,7 @@ export class Holder {
     return () => this.#release(before, source !== null);
   }
 
-  /** A file of this license. The SDK goes on without a disk; who was told that it is taken must find it after a restart. */
+  /** Adds a file of this license. The SDK goes on without a disk, but an accepted file must be there after a restart. */
   async add(text: string): Promise<void> {
     const { source } = this.#kept;
     await this.keep(source?.kind === 'file' && fileTypeOf(text) === 'license-file' ? { source: { ...source, text } } : {});
@@ -126,17 +126,17 @@ export class Holder {
     if (!this.#license.isStored) throw new Refused('STORAGE_FAILED', 'The data directory cannot be written');
   }
 
-  /** Before it is used, so that a trial cannot begin twice; as late as it is for `license`. One that was seen while the clock was ahead is seen now. */
+  /** Before the license is used, so that a trial cannot begin twice; at the time of `license`. If first seen while the clock was ahead, it is first seen now. */
   async seeFirst(licenseId: string, license: License): Promise<void> {
     const { [licenseId]: seen } = this.#kept.firstSeen;
     const { at } = license.judgement();
     if (seen === undefined || seen > at) await this.keep({ firstSeen: { ...this.#kept.firstSeen, [licenseId]: at } }, license);
   }
 
-  /** Keeps readings of a license by file, and the outcome of a midnight that has passed. Resolves to how many of them were known, by their ids. */
+  /** Keeps readings of a license by file, and the outcome of a passed midnight. Resolves to the number of readings already known, by their ids. */
   async meter(readings: readonly Reading[]): Promise<number> {
     const before = this.#kept;
-    // What is not known just now, such as while no root is the right one, takes no limit away.
+    // Unknown terms, such as without the right root, do not remove a limit.
     if (before.source?.kind !== 'file' || !this.#license.info) return 0;
     const { now } = this;
     const known = new Set(before.readings);
@@ -145,7 +145,7 @@ export class Holder {
     const [gauges, caps] = [gaugesOf(this.#license), capsOf(this.#license)];
     for (const meter of Object.keys(metered)) metered[meter] = compared(metered[meter], gauges.get(meter) ?? null, now);
     for (const [meter, cap] of caps) if (counted[meter]) counted[meter] = countedUntil(counted[meter], cap, now);
-    // As they were taken: one of an earlier day says nothing any more once a later one has been compared.
+    // In the order they were taken: a reading of an earlier day has no effect once a later day has been compared.
     const taken = news.map(({ meter, value, at }) => ({ meter, value, at: at === undefined ? now : Date.parse(at) })).toSorted((a, b) => a.at - b.at);
     for (const { meter, ...reading } of taken) {
       const [limit, cap] = [gauges.get(meter), caps.get(meter)];
@@ -158,11 +158,11 @@ export class Holder {
     return readings.length - news.length;
   }
 
-  /** Nobody else writes meanwhile: the agent makes one change at a time. `license`: which one there will be then. */
+  /** There are no concurrent writes: the agent makes one change at a time. `license`: the one in use afterwards. */
   async keep(changes: Partial<Kept>, license = this.#license): Promise<void> {
     const { at } = license.judgement();
     const next = { ...this.#kept, ...changes };
-    // A server may have said since that it is earlier than it seemed to be.
+    // A server may have reported since that the clock was ahead.
     const firstSeen = Object.fromEntries(Object.entries(next.firstSeen).map(([id, seen]) => [id, seen > at ? at : seen]));
     const kept: Kept = { ...next, firstSeen, at: isBlank(next) ? 0 : Date.parse(at) };
     await stored(() => this.#dir.write(kept)).then(() => (this.#isStored = true), (error: unknown) => {
@@ -186,7 +186,7 @@ export class Holder {
     });
   }
 
-  /** With what is left of those that are counted. */
+  /** With the rest left of counted features. */
   featuresOf(license = this.#license, source = this.#kept.source): Readonly<Record<string, FeatureState>> {
     const features = license.info?.features ?? {};
     if (source?.kind !== 'file') return features;
@@ -197,7 +197,7 @@ export class Holder {
     }));
   }
 
-  /** Where a server is asked, its word and the SDK's count. */
+  /** With a server, its answers and the SDK's judgement count. */
   judged(license = this.#license, source = this.#kept.source): Judgement {
     const { terms } = license;
     const judgement = license.judgement();
@@ -216,24 +216,24 @@ export class Holder {
     if (source) await this.#dir.remove(source.state);
   }
 
-  /** The same license has the same seat here: that one is not to be given away. */
+  /** The same license has the same seat here: that seat must not be given back. */
   #isKnownAsOther({ licenseId }: License): boolean {
     const { licenseId: current } = this.#license;
     return licenseId !== null && current !== null && licenseId !== current;
   }
 }
 
-/** Nothing that time matters to is here, nor has been: then it is as late as the clock says, which may have been wrong before. */
+/** Nothing kept depends on time, or has: then the clock counts as it is, even if it was wrong before. */
 const isBlank = ({ source, firstSeen, metered, counted }: Kept): boolean => source === null && [firstSeen, metered, counted].every((known) => Object.keys(known).length === 0);
 
-/** Without what every object has: a meter may be called `constructor`. */
+/** Without the members of every object: a meter may be called `constructor`. */
 const byName = <T>(known: Readonly<Record<string, T>>): Record<string, T> => Object.assign(Object.create(null) as Record<string, T>, known);
 
 const shortOf = (id: string): string => createHash('sha256').update(id).digest('base64url').slice(0, 16);
 
 const gaugesOf = ({ info }: License): ReadonlyMap<string, number> => new Map((info?.quotas ?? []).filter(({ per }) => !per).map(({ meter, limit }) => [meter, limit]));
 
-/** Caps of features, which a quota of the same name makes stricter. */
+/** Caps of features, overridden by a quota of the same name. */
 function capsOf({ info }: License): ReadonlyMap<string, Cap> {
   const features = Object.entries(info?.features ?? {}).flatMap(([name, feature]): [string, Cap][] => (typeof feature === 'object' ? [[name, { limit: null, per: feature.per }]] : []));
   return new Map([...features, ...(info?.quotas ?? []).flatMap(({ meter, limit, per }): [string, Cap][] => (per ? [[meter, { limit, per }]] : []))]);

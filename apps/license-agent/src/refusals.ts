@@ -1,18 +1,18 @@
 import type { Judgement, Refusal } from '@keyledger/sdk';
 import { problems, Refused, type ProblemAnswer, type ProblemCode } from './api.ts';
 
-/** How a "no" of the server, of a file or of the disk is told. */
+/** How refusals by the server, a file or the disk are reported. */
 
 const isProblemCode = (code: string): code is ProblemCode => Object.hasOwn(problems, code);
 
-/** What the server has said, in its own words. */
+/** The server's refusal, in its own words. */
 export function refusedBy({ code, detail, members, retryAfterMs }: Refusal): Refused {
   if (code === 'UNREACHABLE') return notReached(detail, members['status'], retryAfterMs);
   const { type: _type, title: _title, status: _status, detail: _detail, instance: _instance, code: _code, requestId: _requestId, ...more } = members;
   return isProblemCode(code) ? new Refused(code, detail, more) : new Refused('LICENSE_REFUSED', detail, { ...more, serverCode: code });
 }
 
-/** Whoever answers 429 or 5xx is there; other answers that are none of the server's are of somebody on the way. */
+/** A 429 or 5xx shows that the server is there; other answers that are not the server's come from something on the way. */
 function notReached(detail: string, status: unknown, retryAfterMs: number | null): Refused {
   if (typeof status !== 'number' || (status !== 429 && status < 500)) return new Refused('NO_OUTBOUND_ACCESS', `The license server cannot be reached (${detail}): check outbound access, HTTPS_PROXY and NO_PROXY`);
   const wait = retryAfterMs === null ? '' : `, and asks for the next try in ${Math.ceil(retryAfterMs / 1000)} seconds`;
@@ -20,20 +20,20 @@ function notReached(detail: string, status: unknown, retryAfterMs: number | null
   return new Refused('LICENSE_SERVER_UNAVAILABLE', `The license server can be reached, but it ${why}. The agent tries again by itself; if this persists, tell your vendor`, { serverStatus: status });
 }
 
-/** What a verdict or a file says of itself. */
+/** The refusal that a verdict or a file states. */
 export function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
   const own = [`LICENSE_${code}`, code].find(isProblemCode) ?? 'LICENSE_REFUSED';
   return new Refused(own, detail, { reason: code, ...(code === 'EXPIRED' && { expiresAt }) });
 }
 
-/** A file says for how long it is good where nobody is asked. Nobody has refused it. */
+/** A file says for how long it is good offline. Too old is no refusal by the server. */
 export function refusedFile(judgement: Judgement, issuedAt: string): Refused {
   const { code, offlineUntil } = judgement;
   if (code !== 'HEARTBEAT_OVERDUE') return refusedFor(judgement);
   return new Refused('LICENSE_FILE_TOO_OLD', `It was issued on ${issuedAt}${offlineUntil === null ? '' : ` and was valid until ${offlineUntil}`} without contact to the license server. Ask your vendor for a new one`, { issuedAt, offlineGraceEndsAt: offlineUntil });
 }
 
-/** What is written must be on the disk, or the caller has to know that it is not. */
+/** A write must reach the disk, or the caller must know that it did not. */
 export async function stored<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
@@ -48,7 +48,7 @@ const titles: Readonly<Record<string, string>> = {
 };
 export const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
 
-/** What follows from the license as it stands. */
+/** Problems of the license as it stands. */
 export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, { hasLicense, isStored, unheard }: { readonly hasLicense: boolean; readonly isStored: boolean; /** Why the server was not reached. */ readonly unheard: Refused | null }): ProblemAnswer[] {
   const disk: ProblemAnswer[] = isStored ? [] : [{ code: 'STORAGE_FAILED', severity: 'error', title: problems.STORAGE_FAILED.title, detail: 'The agent works with what it knows; changes cannot be stored', at }];
   if (!hasLicense) return [...disk, { code: 'NO_LICENSE', severity: 'error', title: problems.NO_LICENSE.title, detail: 'Upload a license file, or enter a license key', at }];

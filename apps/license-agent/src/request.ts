@@ -1,7 +1,7 @@
 import { encode } from 'uqr';
 import type { LicenseAnswer, RequestAnswer } from './api.ts';
 
-/** What a vendor needs to know to make a license file for this machine. For people, and to be carried by them; it names no secret. */
+/** All a vendor needs to make a license file for this machine. For people to read and carry; it names no secret. */
 export function requestOf({ installationId, hardwareId, deploymentId, deploymentMode, serialNumber, keyPrefix, productId, agentVersion, now }: LicenseAnswer): RequestAnswer {
   const lines = [
     ['Hardware ID', hardwareId], ['Installation ID', installationId], ['Deployment ID', deploymentId], ['Deployment mode', deploymentMode], ['Product ID', productId], ['Serial number', serialNumber],

@@ -16,7 +16,7 @@ const { createServer } = process.getBuiltinModule('node:http');
 export interface RunningAgent {
   readonly url: string;
   readonly token: string;
-  /** The token was made just now: nobody knows it yet. */
+  /** The token was made just now: the operator does not know it yet. */
   readonly isNewToken: boolean;
   close(): Promise<void>;
 }
@@ -29,7 +29,7 @@ export interface Surroundings {
   readonly log: Logger;
 }
 
-/** Resolves when it answers. */
+/** Resolves when the agent is ready. */
 export async function startAgent(config: AgentConfig, { clock = nodeClock(), fingerprint, fetch, log }: Surroundings): Promise<RunningAgent> {
   const { value: token, isNew: isNewToken } = config.token === undefined ? await keptSecret(config.dataDir, 'token') : { value: config.token, isNew: false };
   const machine = fingerprint ?? (await machineFingerprint({ override: config.machineId })) ?? (await fingerprintIn(config.dataDir));
@@ -57,7 +57,7 @@ export async function startAgent(config: AgentConfig, { clock = nodeClock(), fin
   };
 }
 
-/** Only who has a proxy pays for what it takes. */
+/** Loads undici only if there is a proxy. */
 async function fetchThrough(proxy: AgentConfig['proxy']): Promise<Fetch> {
   if (!proxy) return (url, init) => fetch(url, init);
   const { EnvHttpProxyAgent, fetch: fetchBy } = await import('undici');

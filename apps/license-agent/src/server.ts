@@ -26,7 +26,7 @@ const pagePolicy = {
   'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 };
 
-/** The page, the API, and what is watched from outside. Everything under `/api` needs a token; a viewer's is good for asking. */
+/** The page, the API, and the endpoints for monitoring. Everything under `/api` needs a token; a viewer's is good for reading. */
 export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOptions): RequestListener {
   const files = pageOf(page);
   const accessBy = checkOf(token, viewerToken);
@@ -55,7 +55,7 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
       if (!route) throw new Refused(feature !== undefined || Object.keys(api).some((one) => one.endsWith(` ${path}`)) ? 'METHOD_NOT_ALLOWED' : 'NOT_FOUND');
       if (method !== 'GET' && access !== 'full') throw new Refused('VIEWER_TOKEN', 'Changes need the agent token');
       const query = new URLSearchParams(search);
-      // Nobody is to think that he was understood: `?dryRun=all` would install what was only to be tried.
+      // Unknown parameters are refused: `?dryRun=all` would install a license that was only to be tried.
       only(Object.fromEntries(query), '', ...(name === 'PUT /api/license' ? ['dry-run'] : []));
       return route(request, query, access);
     }
@@ -69,7 +69,7 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
   };
 
   return (request, response) => {
-    // Asked on every request of a product: nothing is waited for, and nothing made.
+    // Called on every request of a product: nothing is awaited, and nothing built.
     if (request.url === '/api/enforcement' && request.method === 'GET' && accessBy(request.headers.authorization)) return send(response, enforcement());
     const [path = '', ...search] = (request.url ?? '').split('?');
     answer(request, path, search.join('?')).then(
@@ -77,7 +77,7 @@ export function handlerOf({ agent, token, viewerToken, page, failed }: ServerOpt
       (error: unknown) => {
         if (!(error instanceof Refused)) failed(error, path);
         send(response, problemOf(error instanceof Refused ? error : new Refused('INTERNAL'), path));
-        // What is left of a body that nobody reads must not become the next request.
+        // The unread rest of a body must not become the next request.
         if (!request.complete) request.destroy();
       },
     );
@@ -104,7 +104,7 @@ function send(response: ServerResponse, { status, type, body, headers = common }
   response.end(body);
 }
 
-/** Hashed first, so that neither the length nor the letters can be told by the time that it takes. */
+/** Hashed first, so that the time it takes reveals neither the length nor the letters. */
 function checkOf(token: string, viewerToken: string | undefined): (header: string | undefined) => Access | null {
   const digest = (text: string) => createHash('sha256').update(text).digest();
   const [full, viewer] = [token, viewerToken].map((one) => (one === undefined ? undefined : digest(`Bearer ${one}`)));
@@ -155,7 +155,7 @@ function licenseIn(body: unknown): string {
   return license;
 }
 
-/** One reading, or `records` of them. Bounds are those of the server, so that none spoils the batch that it is sent with. */
+/** One reading, or `records` of them. Bounds are those of the server, so that no reading spoils the batch it is sent with. */
 function readingsIn(body: unknown): Reading[] {
   const list = isObject(body) && 'records' in body ? only(body, '', 'records')['records'] : [body];
   if (!Array.isArray(list) || list.length === 0 || list.length > 1000) throw malformed('/records', 'must be 1 to 1000 readings');
@@ -189,10 +189,10 @@ function decoded(text: string): string {
 // ---- the page ----
 
 const types: Readonly<Record<string, string>> = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8', '.svg': 'image/svg+xml' };
-/** As it was written, and what its programs were compiled to; both are beside `src` and `dist` alike. */
+/** The page's sources, and its compiled scripts; the paths are the same from `src` and `dist`. */
 const folders = ['../src/page', '../dist/page'].map((path) => fileURLToPath(new URL(path, import.meta.url)));
 
-/** All of it, read once: what is not here cannot be asked for. */
+/** All files of the page, read once: no others can be requested. */
 function pageOf({ productName, style }: ServerOptions['page']): ReadonlyMap<string, { readonly type: string; readonly bytes: Buffer }> {
   const names = folders.filter(existsSync).flatMap((folder) => readdirSync(folder).filter((name) => types[extname(name)]).map((name) => [folder, name] as const));
   return new Map(names.map(([folder, name]) => {

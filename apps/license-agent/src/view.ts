@@ -1,11 +1,11 @@
 import type { Judgement, License, LicensedTerms, LicenseInfo } from '@keyledger/sdk';
 import type { LicenseAnswer, MeterAnswer, RuntimeState } from './api.ts';
 
-/** What the page and the product are shown of a license. Pure. */
+/** The views of a license for the page and the product. Pure. */
 
 const coreMeter = 'max_dp_cores';
 
-/** What is known of a license at one moment. */
+/** The knowledge of a license at one moment. */
 export interface Known {
   readonly judgement: Judgement;
   readonly info: LicenseInfo | null;

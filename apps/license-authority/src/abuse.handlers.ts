@@ -28,7 +28,7 @@ export class UnknownKeyReports {
 
 const usualDays = 30;
 
-/** Who could not get a seat. What this process has seen is in it at once, what others have after a second. */
+/** Refused seats. Those this process has seen are included at once, those of other processes after a second. */
 @Handles(LicenseDenials, ListDenials)
 export class DenialQueries {
   constructor(private readonly databases: StateDatabases, private readonly sightings: Sightings, private readonly licenses: Licenses) {}
@@ -71,7 +71,7 @@ export class DenialQueries {
   }
 }
 
-/** What was refused in the time, to the hour; what is long over, to the day. */
+/** Seats refused in the period, to the hour; old ones, to the day. */
 const within = 'hour >= ? and last_at >= ? and first_at < ?';
 const placesIn = (from: Instant, to: Instant): readonly string[] => [from.slice(0, 10), from, to];
 

@@ -5,7 +5,7 @@ import { Handles } from '@keyledger/messaging';
 import { Sightings } from './sightings.ts';
 import { Licenses } from './streams.ts';
 
-/** What boxes do to a license, and what people want of boxes. Their heartbeats are none of it: see activation. */
+/** Activations of appliances, and directives for them. Their heartbeats are not here: see activation. */
 
 @Handles(BindAppliance)
 export class BindCommand {
@@ -20,7 +20,7 @@ export class BindCommand {
       if (error instanceof Refusal && error.code === 'FINGERPRINT_MISMATCH') this.sightings.refused(licenseId, fingerprint);
       throw error;
     });
-    // What a view is given may not be stored.
+    // The events a view is given may not get stored.
     if (bound.created) this.sightings.took(licenseId, { machine: fingerprint, address, revision });
     return bound;
   }
@@ -34,7 +34,7 @@ export class QueueDirectiveCommand {
     const directiveId = newId('dir');
     return this.licenses.run(licenseId, { type: 'QueueDirective', directiveId, kind, ...(payload && { payload }) }, (state) => {
       const directive = issued(state).directives.find(({ id }) => id === directiveId);
-      // It was queued by an earlier try, and so many others since that it has been dropped.
+      // An earlier try queued it, and so many others followed that it has been dropped.
       if (!directive) throw refuse('TRY_AGAIN');
       return { id: directiveId, kind, ...(directive.payload && { payload: directive.payload }), issuedAt: directive.issuedAt };
     });

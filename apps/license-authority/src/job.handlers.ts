@@ -14,7 +14,7 @@ import { JobLedger } from './job.ledger.ts';
 import { Jobs, JobWorker } from './job.worker.ts';
 import { Licenses } from './streams.ts';
 
-/** Jobs as they are shown: decided by their streams, with how far they have come. */
+/** Jobs as they are shown: decided by their streams, with their progress. */
 @Injectable()
 export class JobViews {
   constructor(private readonly jobs: Jobs, private readonly ledger: JobLedger) {}
@@ -53,7 +53,7 @@ export class StartCommands {
     const { productId } = await this.messages.send(GetGenerator, { generatorId });
     const { planId, keyFormat, meters, terms: { quotas = [], ...terms } } = await this.messages.send(ResolveOffer, { productId, generatorId });
     const work = { kind: 'batch', productId, generatorId, planId, keyFormat, terms: { ...terms, quotas: likeMeters(quotas, meters) } } as const;
-    // What would be refused of every row is refused now.
+    // Terms that every row would be refused for are refused now.
     mustBeIssuable(work.terms, context().now);
     return work as JobWork;
   }
@@ -72,14 +72,14 @@ export class StartCommands {
 }
 
 const lookAgainMs = 150;
-/** A row that is under way is done by then, or its worker is dead. */
+/** A running chunk is done by then, or its worker is dead. */
 const endsWithinMs = 2_000;
 
 @Handles(CancelJob, TakeJobKeys)
 export class JobCommands {
   constructor(private readonly jobs: Jobs, private readonly views: JobViews, private readonly worker: JobWorker, private readonly stopping: Stopping) {}
 
-  /** The numbers of the end are known when the worker has heard of it. */
+  /** The final numbers are known once the worker has noticed the cancellation. */
   async execute(command: CancelJob | TakeJobKeys) {
     const { jobId } = command;
     if (command instanceof TakeJobKeys) return this.jobs.run(jobId, { type: 'TakeKeys' }, () => null);
@@ -150,7 +150,7 @@ export class JobResults {
     return { ...result, key: result.licenseId === null ? null : await this.#keyOf(result.licenseId) };
   }
 
-  /** An erased license has none any more. */
+  /** An erased license has no key any more. */
   async #keyOf(licenseId: LicenseId): Promise<string | null> {
     try {
       return await this.licenses.load(licenseId, (state) => issued(state).key);

@@ -6,9 +6,9 @@ import { StateDatabases, type Database, type Dialect, type Migration } from '@ke
 import { sql as literally } from 'kysely';
 
 /**
- * How far jobs have come, and who is at it: rows, because it is observed and changes all the time. A job has a row until it is over. The rows of
- * an import are kept sealed until then; what has come of rows stays, and holds no key and nothing personal. Times are milliseconds since 1970,
- * by the clock of the database: two processes with clocks apart would each take the other for dead.
+ * The progress of jobs and the worker of each: rows, because it is observed and changes all the time. A job has a row until it is over. The rows
+ * of an import are kept sealed until then; results of rows stay, and hold no key and nothing personal. Times are milliseconds since 1970, by the
+ * clock of the database: two workers whose clocks differ would each take the other for dead.
  */
 export const jobTables: Migration = {
   name: 'authority-2-jobs',
@@ -25,24 +25,24 @@ export interface Progress {
 }
 export interface Waiting extends Progress {
   readonly id: JobId;
-  /** Whoever had it may have done a part of its next chunk. */
+  /** The worker before may have done a part of the next chunk. */
   readonly abandoned: boolean;
 }
 
-/** Whoever is silent for that long has died; it shows life three times as often. */
+/** A worker silent for that long counts as dead; it shows life three times as often. */
 const ABANDONED_MS = 15_000;
 export const SIGN_OF_LIFE_MS = ABANDONED_MS / 3;
-/** Whose a row is as long as its job has not been asked for: a moment, or until all of a file has come. */
+/** The owner of a row until its job is requested: for a moment, or until the whole file has arrived. */
 const SENDER = 'sender';
 const RESERVED_MS = 60_000;
 const UNFINISHED_MS = 86_400_000;
-/** Nobody is at it any more, but somebody has been. */
+/** No worker has the job any more, but one has had it. */
 const LONG_AGO = 1;
 const clocks: Readonly<Record<Dialect, string>> = { sqlite: "cast(unixepoch('subsec') * 1000 as integer)", postgres: 'cast(extract(epoch from clock_timestamp()) * 1000 as bigint)' };
-/** A sign of life of the future is none, beyond what was reserved: it was given before the clock was set back. */
+/** A sign of life in the future does not count, beyond what was reserved: it was given before the clock was set back. */
 const isFree = (now: string): string =>
   `(worker is null or alive_at < ${now} - ${ABANDONED_MS} or alive_at - case worker when '${SENDER}' then ${UNFINISHED_MS} else 0 end > ${now} + ${ABANDONED_MS})`;
-/** More than that fail at the same place only if it is no accident. */
+/** So many failures at the same place are no accident. */
 const MAX_ATTEMPTS = 5;
 
 /** The tables of jobs, in the environment of the current message. */
@@ -50,19 +50,19 @@ const MAX_ATTEMPTS = 5;
 export class JobLedger {
   constructor(private readonly databases: StateDatabases, private readonly keyrings: Keyrings) {}
 
-  /** Before the job itself, which would be forgotten without a row; nobody looks at it for so long. A row whose job never comes is cleared away then. */
+  /** Before the job itself, which no worker would find without a row. Workers skip the row for `ms`; after that, a row without a job is removed. */
   async reserve(jobId: JobId, ms = RESERVED_MS): Promise<void> {
     await this.#here().run(
       `insert into authority_jobs (id, queued_at, worker, alive_at, done, failed, attempts) values (?, ${this.#now}, '${SENDER}', ${this.#now} + ?, 0, 0, 0)
         on conflict (id) do update set alive_at = excluded.alive_at where authority_jobs.worker = '${SENDER}'`, [jobId, ms]);
   }
 
-  /** The job is there: it may begin. */
+  /** The job exists: it may begin. */
   async open(jobId: JobId): Promise<void> {
     await this.#here().run(`update authority_jobs set worker = null, alive_at = 0 where id = ? and worker = '${SENDER}'`, [jobId]);
   }
 
-  /** A chunk of a file, some of which may never come to its end. */
+  /** A chunk of a file; the rest of the file may never arrive. */
   async stage(jobId: JobId, chunk: number, rows: readonly ImportRow[]): Promise<void> {
     if (chunk === 0) await this.reserve(jobId, UNFINISHED_MS);
     const sealer = await this.keyrings.here().prepare([jobId], true);
@@ -77,21 +77,21 @@ export class JobLedger {
     return sealer.open(jobId, row.sealed)?.['rows'] as unknown as readonly ImportRow[];
   }
 
-  /** Of those that are not over. */
+  /** Of jobs that are not over. */
   async progress(jobIds: readonly JobId[]): Promise<ReadonlyMap<JobId, Progress>> {
     if (jobIds.length === 0) return new Map();
     const { rows } = await this.#here().run<Progress & { id: JobId }>(`select id, done, failed from authority_jobs where id in (${jobIds.map(() => '?').join(', ')})`, jobIds);
     return new Map(rows.map(({ id, done, failed }) => [id, { done, failed }]));
   }
 
-  /** Those that nobody is at, the oldest first; in the end also files that were sent only in part. */
+  /** Jobs without a worker, oldest first; after a day also files that were sent only in part. */
   async waiting(limit: number): Promise<readonly Waiting[]> {
     const { rows } = await this.#here().run<Progress & { id: JobId; alive_at: number }>(
       `select id, done, failed, alive_at from authority_jobs where ${isFree(this.#now)} order by queued_at, id limit ?`, [limit]);
     return rows.map(({ alive_at: aliveAt, ...row }) => ({ ...row, abandoned: aliveAt > 0 }));
   }
 
-  /** False when somebody else was quicker. */
+  /** False if another worker was faster. */
   async claim(jobId: JobId, worker: string): Promise<boolean> {
     const { changes } = await this.#here().run(`update authority_jobs set worker = ?, alive_at = ${this.#now} where id = ? and ${isFree(this.#now)}`, [worker, jobId]);
     return changes === 1;
@@ -101,24 +101,24 @@ export class JobLedger {
     await this.#here().run(`update authority_jobs set alive_at = ${this.#now} where id = ? and worker = ?`, [jobId, worker]);
   }
 
-  /** Between two chunks, so that nobody has to wait until it is taken for dead. */
+  /** Between two chunks, so that no other worker has to wait until this one counts as dead. */
   async release(jobId: JobId, worker: string): Promise<void> {
     await this.#here().run('update authority_jobs set worker = null, alive_at = 0 where id = ? and worker = ?', [jobId, worker]);
   }
 
-  /** It could not go on. `isFault`: and that is nobody's who is away; true once that has happened too often. */
+  /** The worker could not go on. `isFault`: not because a service is away; true once that has happened too often. */
   async abandon(jobId: JobId, worker: string, isFault: boolean): Promise<boolean> {
     const { rows: [row] } = await this.#here().run<{ attempts: number }>(
       `update authority_jobs set worker = null, alive_at = ${LONG_AGO}, attempts = attempts + ? where id = ? and worker = ? returning attempts`, [isFault ? 1 : 0, jobId, worker]);
     return Number(row?.attempts ?? 0) >= MAX_ATTEMPTS;
   }
 
-  /** For the only process there is: whoever was at something is no more. */
+  /** For a single process: any worker that had a job is gone. */
   async releaseAll(): Promise<void> {
     if (this.#here().dialect === 'sqlite') await this.#here().run(`update authority_jobs set worker = null, alive_at = ${LONG_AGO} where worker <> '${SENDER}'`);
   }
 
-  /** What a chunk has come to, with how far that is, all or nothing. False when the job is somebody else's by now. */
+  /** Saves a chunk's results together with the progress, all or nothing. False if another worker has the job by now. */
   async save(jobId: JobId, worker: string, chunk: number, results: readonly JobResult[], { done, failed }: Progress): Promise<boolean> {
     const now = literally<number>`${literally.raw(this.#now)}`;
     return this.#here().transaction(async (sql) => {
@@ -137,7 +137,7 @@ export class JobLedger {
     return rows.flatMap(({ results }) => JSON.parse(results) as JobResult[]);
   }
 
-  /** It is over, or never began. */
+  /** The job is over, or never began. */
   async end(jobId: JobId): Promise<void> {
     await this.#here().batch([{ sql: 'delete from authority_job_input where job_id = ?', params: [jobId] }, { sql: 'delete from authority_jobs where id = ?', params: [jobId] }]);
   }

@@ -10,14 +10,14 @@ import { JobLedger } from './job.ledger.ts';
 import { LicenseKeys } from './keys.ts';
 import { Licenses } from './streams.ts';
 
-/** Some ten milliseconds of everybody's time; then a rest for those who ask for something right now. */
+/** Some ten milliseconds of work; then a rest, in which other requests are served. */
 const ROWS_AT_ONCE = 50;
 const LONGEST_REST_MS = 5;
 
 type Work<K extends JobWork['kind']> = JobWork & { readonly kind: K };
 type Outcome = Omit<JobResult, 'row'>;
 
-/** Does rows of jobs. Each is a command of its own, with an id that is the row's, so to do it again changes nothing. */
+/** Executes rows of jobs. Each is its own command, with an id derived from the row, so repeating it changes nothing. */
 @Injectable()
 export class JobRows {
   constructor(
@@ -25,7 +25,7 @@ export class JobRows {
     private readonly log: Log,
   ) {}
 
-  /** All rows of a chunk. `again`: somebody may have done some of them before. */
+  /** All rows of a chunk. `again`: a worker may have done some of them before. */
   async doChunk(job: JobState, chunk: number, again: boolean): Promise<readonly JobResult[]> {
     const rows = rowsOf(job, chunk);
     const outcomeOf = job.work.kind === 'batch' ? await this.#issuing(job, job.work, chunk) : await this.#assigning(job, job.work, chunk);
@@ -36,14 +36,14 @@ export class JobRows {
       results.push(...await Promise.all(rows.slice(from, from + ROWS_AT_ONCE).map(async (row) => ({ row, ...await this.#asRow(job, row, again, () => outcomeOf(row), broken) }))));
       await sleep(Math.min(performance.now() - startedMs, LONGEST_REST_MS));
     }
-    // What goes wrong with all of them is none of them.
+    // An error of every row is not the fault of any row.
     if (broken.length > 1 && broken.length === rows.length) throw broken[0];
     return results;
   }
 
   /**
-   * In the name of who asked for the job. What is refused is the row's fault; and so is what goes wrong with the license that a row of a file names,
-   * as one that cannot be read does: that is `broken`, and the rows behind it are done all the same. What is passing is nobody's fault.
+   * In the name of the caller that requested the job. A refusal is the row's fault; so is an error of the license that a row of a file names, for
+   * example one that cannot be read: that row is `broken`, and the rows after it still run. A transient error is no row's fault.
    */
   async #asRow(job: JobState, row: number, retry: boolean, work: () => Promise<Outcome>, broken: unknown[]): Promise<Outcome> {
     const { environment, now } = context();
@@ -64,13 +64,13 @@ export class JobRows {
     const { environment } = context();
     const keyring = this.keyrings.here();
     await keyring.prepare(rowsOf(job, chunk).map((row) => rowLicenseId(job, row)), true);
-    // The data keys of the next chunk are made while this one is appended; if that fails, it is asked for again.
+    // The data keys of the next chunk are made while this one is appended; if that fails, they are requested again.
     void Promise.resolve(keyring.prepare(rowsOf(job, chunk + 1).map((row) => rowLicenseId(job, row)), true)).catch(() => undefined);
     return async (row: number): Promise<Outcome> => {
       const licenseId = rowLicenseId(job, row);
       const command: LicenseCommand = { type: 'Issue', licenseId, productId, generatorId, planId, environment, terms, key: this.keys.make(keyFormat) };
       await this.licenses.create(licenseId, command, () => undefined);
-      // Nobody has asked for it yet, and others are asked for all the time.
+      // No request needs this license yet, and other licenses are requested all the time.
       this.licenses.forget(licenseId);
       return { ...nothing, outcome: 'issued', licenseId };
     };
@@ -91,7 +91,7 @@ export class JobRows {
     if (fault !== undefined) throw refuse('VALIDATION_FAILED', fault);
     const keyHash = this.keys.hashOf(licenseKey);
     const licenseId = await this.keys.find(keyHash);
-    // What is known of a key may be outdated; the license itself is asked.
+    // The key index may be outdated; the license itself is checked.
     if (!licenseId || !(await this.#bears(licenseId, keyHash))) throw refuse('LICENSE_NOT_FOUND', 'There is no license with this key');
     const customerId = customers.get(normaliseEmail(customerEmail));
     if (!customerId) throw refuse('CUSTOMER_NOT_FOUND', 'There is no customer with this e-mail address');
@@ -100,7 +100,7 @@ export class JobRows {
     const changes = dryRun
       ? await this.licenses.load(licenseId, (state) => License.decide(state, command, now).length)
       : await this.licenses.run(licenseId, command, (_state, _revision, { length }) => length);
-    // Of a row that is done again nobody knows whether it was so before the job, or by it.
+    // For a repeated row it is unknown whether the state is from before the job, or from the job.
     const isOwn = changes > 0 || (!dryRun && context().retry === true);
     return { ...nothing, outcome: isOwn ? 'assigned' : 'unchanged', licenseId, customerId };
   }

@@ -18,23 +18,23 @@ export class Jobs extends Aggregates<JobState | null, JobCommand, JobEvent> {
   }
 }
 
-/** Of one environment, in one process: a short job need not wait for a long one. */
+/** Per environment and process: a short job need not wait for a long one. */
 const JOBS_AT_ONCE = 2;
-/** For what other processes have taken in, or left behind. */
+/** For jobs that other processes have accepted, or left behind. */
 const LOOK_EVERY_MS = 2_000;
 const LOOKED_AT = 100;
 const AGAIN_AFTER_MS = 1_000;
 
 /**
- * Works through jobs, chunk by chunk. A job is whoever's has claimed its row and shows life; what a chunk has come to and how far that is are saved
- * together. Who takes over does the last chunk again, which changes nothing, because each row is the same command.
+ * Works through jobs, chunk by chunk. A job belongs to the worker that has claimed its row and shows life; a chunk's results and the progress are
+ * saved together. A worker that takes over repeats the last chunk, which changes nothing, because each row is the same command.
  */
 @Injectable()
 export class JobWorker {
   readonly #name = newCommandId();
   readonly #atWork = new Map<JobId, { readonly environment: string; readonly work: Promise<void> }>();
   readonly #looking = new Map<string, Promise<void>>();
-  /** They are looked at every other second, and told of once. */
+  /** Unreadable jobs: tried every other second, logged once. */
   readonly #unread = new Set<JobId>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -72,7 +72,7 @@ export class JobWorker {
     }
   }
 
-  /** The row of a job that is over, or never came, goes. A cancelled one is only finished, which takes no time, unless somebody left a chunk half done. */
+  /** Removes the row of a job that is over, or never came. To finish a cancelled job takes no time, unless a worker left a chunk half done. */
   async #mayBegin(environment: string, { id, abandoned }: Waiting): Promise<boolean> {
     const state = await this.#stateOf(id);
     if (state === undefined) return false;
@@ -84,7 +84,7 @@ export class JobWorker {
     return (!isBusy || (state.state === 'cancelled' && !abandoned)) && this.ledger.claim(id, this.#name);
   }
 
-  /** Undefined for one that cannot be read: it waits for whoever can, and keeps no other waiting. */
+  /** Undefined for a job that cannot be read: it waits for a process that can, and does not hold up others. */
   async #stateOf(id: JobId): Promise<JobState | null | undefined> {
     try {
       return (await this.jobs.load(id)).state;
@@ -112,7 +112,7 @@ export class JobWorker {
     const { state, events } = await this.#as(environment, () => this.jobs.run(id, { type: 'Start' }));
     let job = state as JobState;
     let again = events.length === 0 && job.startedAt !== null;
-    // What somebody was at is done to its end though the job is cancelled, or it would have done more than it says.
+    // A chunk that a worker has begun is completed even if the job is cancelled; else the job would have done more than it reports.
     let isOwed = again && abandoned;
     for (; done < job.total && (job.state === 'running' || isOwed); [again, isOwed] = [false, false]) {
       if (this.stopping.signal.aborted) return void await this.#as(environment, () => this.ledger.release(id, this.#name));
@@ -120,7 +120,7 @@ export class JobWorker {
       const results = await this.#as(environment, () => this.rows.doChunk(job, chunk, again));
       done += results.length;
       failed += results.filter(({ outcome }) => outcome === 'failed').length;
-      // What went well with a row of a batch can be said without having been written down.
+      // Successful rows of a batch can be derived, so they are not stored.
       const kept = job.work.kind === 'batch' ? results.filter(({ outcome }) => outcome === 'failed') : results;
       if (!(await this.#as(environment, () => this.ledger.save(id, this.#name, chunk, kept, { done, failed })))) return;
       job = await this.#as(environment, async () => (await this.jobs.load(id)).state as JobState);
@@ -128,7 +128,7 @@ export class JobWorker {
     await this.#finish(environment, id, { type: 'Finish', outcome: 'completed', done, failed });
   }
 
-  /** Where somebody cannot be asked just now it goes on as soon as that is over; what goes wrong again and again ends the job. */
+  /** If a service is unavailable, the job goes on as soon as it is back; an error that keeps recurring ends the job. */
   async #stumbled(environment: string, id: JobId, error: unknown): Promise<void> {
     const passes = isTransient(error);
     if (!passes) this.log.error({ err: error, jobId: id }, 'a job failed and will be retried, unless it keeps failing');

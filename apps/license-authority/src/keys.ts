@@ -7,8 +7,8 @@ import { LRUCache } from 'lru-cache';
 import { LicenseTable } from './license.queries.ts';
 
 /**
- * License keys: made at random, found by keyed hash. What is remembered here may be outdated (a key is regenerated, a license erased);
- * whoever uses it compares with the license's own stream, so a stale entry costs a second look and never a wrong answer.
+ * License keys: made at random, found by keyed hash. Entries remembered here may be outdated (a key is regenerated, a license erased);
+ * callers compare with the license's own stream, so a stale entry costs a second look and never a wrong answer.
  */
 @Injectable()
 export class LicenseKeys {
@@ -42,7 +42,7 @@ export class LicenseKeys {
     return found;
   }
 
-  /** LICENSE_NOT_FOUND; between services it says whether the key once was good, because then nobody is guessing. */
+  /** LICENSE_NOT_FOUND; between services it says whether the key once was good, because then the client is not guessing. */
   async notFound(hash: string) {
     return refuse('LICENSE_NOT_FOUND', undefined, (await this.wasKey(hash)) ? { retired: true } : {});
   }

@@ -17,8 +17,8 @@ import { Licenses } from './streams.ts';
 import { Usage } from './usage.handlers.ts';
 
 /**
- * The license as the control plane sees it, at the revision of the answer. A view is taken when the state is that of the command,
- * in whatever context the stream is worked on then, so the time comes along.
+ * The license as the control plane sees it, at the revision of the answer. The view is taken when the state is that of the command,
+ * in the context of whichever command is then at work on the stream, so the time is fixed here.
  */
 function viewNow() {
   const { now } = context();
@@ -79,7 +79,7 @@ export class LicenseCommands {
     return this.licenses.run(command.licenseId, { ...command, ...(await this.#meters(command)) }, view);
   }
 
-  /** What the product says of its meters, where a quota does not say it. */
+  /** The product's meters, needed where a quota does not define its own. */
   async #meters(command: object): Promise<Pick<ProductView, 'meters'> | undefined> {
     if (!(command instanceof EditLicense) || !command.quotas?.some(({ per }) => per === undefined)) return undefined;
     const productId = await this.licenses.load(command.licenseId, (state) => issued(state).productId);
@@ -115,7 +115,7 @@ export class EraseCommand {
   }
 }
 
-/** The customer's software takes a seat, and a lease for the time when it cannot ask; none while a directive has it locked. */
+/** The customer's software takes a seat, and a lease for the time it is offline; no lease while a directive has it locked. */
 @Handles(ActivateLicense)
 export class ActivateCommand {
   constructor(
@@ -138,9 +138,9 @@ export class ActivateCommand {
       if (error instanceof Refusal && error.code === 'ACTIVATION_LIMIT_EXCEEDED') this.sightings.refused(licenseId, machine);
       throw error;
     });
-    // Not in the view, which is taken before anything is stored, and once more after each lost race.
+    // Not in the view, which is taken before anything is stored, and again after each lost race.
     if (took !== undefined) this.sightings.took(licenseId, { machine, address, revision: took });
-    // The list of instances says the same as the answer. Nobody waits for that: when an instance was last seen is not acknowledged.
+    // So that the list of instances says the same as the answer. The client does not wait: last-seen times are not acknowledged.
     if (!answer.created) void this.messages.send(SeeInstance, { activationId: answer.instance.id, at: answer.instance.lastSeenAt }).catch(() => undefined);
     const token = lease && await this.leases.tokenFor(lease);
     return { ...answer, license: await this.usage.complete(answer.license), ...(token !== undefined && { token }) };
@@ -153,7 +153,7 @@ function activated(license: IssuedLicense, instance: Parameters<typeof instanceL
   const { id, name, fingerprint, metadata, createdAt } = instanceView(activation);
   return {
     activated: true as const,
-    // Also when it was done by an earlier run of the same message.
+    // Also if an earlier run of the same message created it.
     created: license.activations.has(activationId),
     instance: { id, name, fingerprint, createdAt, lastSeenAt: now, metadata },
     license: clientLicenseView(license, now),

@@ -23,7 +23,7 @@ export class LicenseTable {
     return row?.id;
   }
 
-  /** The condition that a license's key is the one typed, however it is spelled; else, that it has this part, also where it is written with its dashes. */
+  /** The condition that a license's key is the typed one, however it is spelled; else that the key contains the typed part, with or without its dashes. */
   async hasKey(database: Database, typed = ''): Promise<Expression<SqlBool> | undefined> {
     const hasPart = matching(database, licenseTable, [typed, ...spellingsOf(typed)]);
     if (!hasPart) return undefined;
@@ -59,7 +59,7 @@ interface Listed {
 }
 type Filters = Pick<ListLicenses, 'q' | 'status' | 'productId' | 'planId' | 'customerId' | 'createdAfter' | 'createdBefore' | 'expiresAfter' | 'expiresBefore'>;
 
-/** Licenses that fit, as rows to page over. Names are joined in only where they are sorted by. `q` tells of keys what `hasKey` says. */
+/** Matching licenses, as rows to page over. Names are joined in only if sorted by. For keys, `q` matches as `hasKey` says. */
 function filtered(database: Database, { q, status, createdAfter, createdBefore, expiresAfter, expiresBefore, ...references }: Filters, now: Instant, hasKey: Expression<SqlBool> | undefined, sortedBy = '') {
   const names = {
     product: sql`select l.*, n.name as product_name from authority_license l left join authority_product n on n.id = l.product_id`,
@@ -90,19 +90,19 @@ function contains(database: Database, q: string, hasKey: Expression<SqlBool> | u
 const anyOf = (conditions: readonly Expression<SqlBool>[]): Expression<SqlBool> | undefined =>
   conditions.length > 0 ? sql<SqlBool>`(${sql.join(conditions, sql` or `)})` : undefined;
 
-/** Time acts at once: what is past its time counts as expired, whether or not that has been made explicit. */
+/** Time acts at once: a license past its time counts as expired, even if no event says so yet. */
 function hasStatus(status: string, now: Instant): Expression<SqlBool> {
   if (status === 'revoked') return sql<SqlBool>`status = 'revoked'`;
   if (status === 'expired') return sql<SqlBool>`(status = 'expired' or (works_until <= ${now} and status <> 'revoked'))`;
   return sql<SqlBool>`(status = ${status} and (works_until is null or works_until > ${now}))`;
 }
 
-/** Licenses of lists: the table says which and in what order; what is shown is folded from the streams, and so as fresh as a single license. */
+/** Licenses of lists: the table says which and in what order; their views are folded from the streams, and so as fresh as a single license. */
 @Injectable()
 export class LicenseViews {
   constructor(private readonly licenses: Licenses, private readonly usage: Usage, private readonly log: Log) {}
 
-  /** Without those that have been erased since. `isWhole`: rather none than without one that cannot be read. */
+  /** Without licenses erased since. `isWhole`: fails if any license cannot be read. */
   async of(rows: readonly { readonly id: LicenseId }[], now: Instant, isWhole = false): Promise<readonly LicenseView[]> {
     const view = (state: LicenseState, revision: number) => (state.existence === 'issued' ? { ...licenseView(state, now), revision } : undefined);
     const ids = rows.map(({ id }) => id);
@@ -124,7 +124,7 @@ export class LicenseList {
   }
 }
 
-/** A piece of an export; how many there are in all would be counted for each. */
+/** A piece of an export; a total would be counted anew for each. */
 const licensesPerPiece = 100;
 
 @Handles(ExportLicenses)
@@ -133,7 +133,7 @@ export class LicenseExport {
 
   async execute({ sort = '-createdAt', cursor, ...filters }: ExportLicenses) {
     const { now, actor } = context();
-    // Who is shown no keys must not find them out by asking which licenses fit, or in which order.
+    // A caller who may not see keys must not find them out by filtering or sorting.
     const seesKeys = actor.permissions.includes('license.read');
     const sortedBy = sort.replace('-', '');
     if (sortedBy === 'key' && !seesKeys) throw refuse('PERMISSION_DENIED', 'Sorting by key needs the permission license.read', { permission: 'license.read' });
@@ -168,14 +168,14 @@ export class LicenseSuggestions {
     const find = async (where: Expression<SqlBool> | undefined, table: string, column: string) => {
       if (!where) return [];
       const { rows } = await sql<{ id: string; text: string; email?: string | null }>`select *, ${sql.ref(column)} as text from ${sql.table(table)} where ${where} limit ${suggestions}`.execute(database.sql());
-      // In an order that is the same again; to look for the first of all that there are would take far longer than to find some.
+      // In a stable order; finding the very first matches would take far longer than finding some.
       return rows.toSorted((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : a.id < b.id ? -1 : 1));
     };
     const [keys, customers, products] = await Promise.all([
       find(await this.table.hasKey(database, q), 'authority_license', 'license_key'), find(matching(database, customerNames, q), 'authority_customer', 'name'), find(matching(database, productNames, q), 'authority_product', 'name'),
     ]);
     const namesakes = Map.groupBy(customers, ({ text }) => text);
-    // With the address as well, which is searched behind the name, a search finds the one that is meant.
+    // With the address, which is searched after the name, a search finds the customer that is meant.
     const texts = customers.map(({ text, email }) => (email && (namesakes.get(text)?.length ?? 0) > 1 ? `${text} ${email}` : text));
     return {
       data: [
@@ -252,7 +252,7 @@ function placeOf(cursor: string, isOne: (place: string) => boolean): string {
   throw malformedQuery('cursor', 'is not from a page of this list');
 }
 
-/** Nothing of a key but what lists show of it, nothing that is sealed. */
+/** Hidden: all of a key but the part lists show, and all sealed data. */
 const secret = new Set(['sealed', 'keyHash', 'key']);
 
 @Handles(ListLicenseEvents)

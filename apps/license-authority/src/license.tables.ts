@@ -4,7 +4,7 @@ import type { Instant, LicenseId } from '@keyledger/kernel';
 import { projection, type Migration } from '@keyledger/read-models';
 import { defineEntity, p, type InferEntity } from '@mikro-orm/sql';
 
-/** What licenses are searched, filtered and sorted by. What is shown of them is folded from their streams. */
+/** The columns that licenses are searched, filtered and sorted by. Views of licenses are folded from their streams. */
 export const LicenseEntity = defineEntity({
   name: 'AuthorityLicense',
   tableName: 'authority_license',
@@ -16,7 +16,7 @@ export const LicenseEntity = defineEntity({
     productId: p.string(),
     planId: p.string().nullable().index(),
     customerId: p.string().nullable().index(),
-    /** The status without the passing of time, and when that makes it expired. */
+    /** The status without the passing of time, and when time makes it expired. */
     status: p.string(),
     statusRank: p.integer(),
     worksUntil: p.string().nullable(),
@@ -26,7 +26,7 @@ export const LicenseEntity = defineEntity({
     activationCount: p.integer(),
     expiresAt: p.string().nullable(),
     createdAt: p.string(),
-    /** When the sweep has something to say of it. */
+    /** When the sweep has an event to record for it. */
     dueAt: p.string().nullable(),
   },
   indexes: [
@@ -75,7 +75,7 @@ export const customerNames = projection({
   search: ({ searched }) => searched,
 });
 
-/** What jobs are listed by. */
+/** The columns jobs are listed by. */
 export const JobEntity = defineEntity({
   name: 'AuthorityJob', tableName: 'authority_job',
   properties: { id: p.string().primary(), revision: p.integer(), kind: p.string(), state: p.string(), createdAt: p.string() },

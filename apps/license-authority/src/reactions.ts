@@ -7,7 +7,7 @@ import { licenseTable } from './license.tables.ts';
 import { Licenses } from './streams.ts';
 
 /**
- * What follows from an erasure: the license's data key is destroyed, and nothing of what it had sealed stays readable in any file.
+ * After an erasure the license's data key is destroyed, and nothing it had sealed stays readable in any file.
  * It is a reaction to the event, so that it happens even if the process dies right after the event was stored.
  */
 @Injectable()
@@ -25,7 +25,7 @@ export class Erasure {
       name: 'authority-erasure', events, databases: state, clock,
       isFor: ({ type }) => type === 'LicenseErased', reads: [],
       async react(events) {
-        // To scrub is to write a file anew: once for all of them.
+        // Scrubbing rewrites a file: once for all licenses.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];
         for (const table of ['authority_retired_keys', 'authority_activations', 'authority_refusals']) for (const licenseId of licenseIds) await state.here().run(`delete from ${table} where license_id = ?`, [licenseId]);
         await keyrings.here().shred(...licenseIds);

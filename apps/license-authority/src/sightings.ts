@@ -19,9 +19,9 @@ export const sightingsTable: Migration = {
 };
 
 /**
- * Machines and addresses are keyed hashes: enough to tell one from another. A seat that was taken is a row; those that were refused are counted by
- * license, hour and machine, and `told` of them have been told. `license_id` is empty where somebody came with a key that nobody has: there `machine`
- * is the address. `machine` is empty for those that were not told apart, and `all` for a day that is long over, with the number of them in `machines`.
+ * Machines and addresses are keyed hashes: enough to tell one from another. A taken seat is a row; refused ones are counted by license, hour and
+ * machine, and `told` of them are in an event. `license_id` is empty for a request with a key that no license has: there `machine` is the address.
+ * `machine` is empty for machines that were not told apart, and `all` for a day that is long over, with the number of machines in `machines`.
  */
 export const apartTables: Migration = {
   name: 'authority-4-sightings-apart',
@@ -41,7 +41,7 @@ export const apartTables: Migration = {
     await run('drop table authority_sightings');
   },
 };
-/** How many different machines there are in rows of `authority_refusals`. */
+/** The number of different machines in rows of `authority_refusals`. */
 export const machinesThere = "count(distinct case when machine in ('', 'all') then null else machine end) + coalesce(sum(machines), 0)";
 
 interface Taken {
@@ -59,18 +59,18 @@ interface Refused {
   lastAt: Instant;
   count: number;
 }
-/** What has been seen of an environment and is not written yet, which machines are told apart in this hour, and who is to be looked at once more. */
+/** Requests of an environment that are not written yet, the machines told apart in this hour, and the licenses to check again. */
 class Seen {
   taken: Taken[] = [];
   refused = new Map<string, Refused>();
   apart = { hour: '', size: 0, of: new Map<string, Set<string>>() };
   readonly again = new Set<LicenseId>();
-  /** Whose refusals have been told, and until when no others are. */
+  /** Licenses whose refusals were announced, and until when no others are. */
   readonly quiet = new Map<LicenseId, Instant>();
   clearedAt = -Infinity;
 }
 
-/** The rules of each environment, and what is told of refused seats. */
+/** The rules of each environment, and the announced refusals of seats. */
 @Injectable()
 export class AbuseStreams {
   readonly rules: Aggregates<AbuseRulesState, AbuseRulesCommand, AbuseRulesEvent>;
@@ -84,21 +84,21 @@ export class AbuseStreams {
 
 const writeEveryMs = 1_000;
 const lookAgainEveryMs = 60_000;
-/** Memory and tables are bounded whoever makes up machines: of a license, and in all, no more than so many are told apart in an hour. The others are counted together. */
+/** Bounds memory and tables even if a client invents machines: so many are told apart in an hour, per license and in all. Others are counted together. */
 const apartAtMost = { ofOne: 500, inAll: 50_000 };
 const takenAtMost = 20_000;
 const quietSeconds = 3_600;
 const clearEveryMs = 3_600_000;
 /** No rule looks further back than a day. */
 const takenKeptDays = 2;
-/** Then of each day there is a number. */
+/** After that, one number per day is kept. */
 const machinesKeptDays = 35;
 const keptDays = 366;
 const readAtMost = 5_000;
 
 /**
- * Who took a seat, and who was refused one: observed, so it is rows, written once a second for all that was seen in it. Then the rules look at the
- * licenses that were seen, and what they find the license's own stream says. Seats that were taken are written down only where there are rules.
+ * Seats taken and refused: observed, so they are rows, written once a second for all requests of that second. Then the rules check the licenses
+ * concerned, and their findings go to the license's own stream. Taken seats are written only where there are rules.
  */
 @Injectable()
 export class Sightings {
@@ -128,7 +128,7 @@ export class Sightings {
     this.#soon();
   }
 
-  /** `licenseId` is empty for a key that nobody has; `machine` is the address then. */
+  /** `licenseId` is empty for a key that no license has; `machine` is the address then. */
   refused(licenseId: LicenseId | '', machine = '', count = 1): void {
     const { environment, now } = context();
     const seen = this.#of(environment);
@@ -137,14 +137,14 @@ export class Sightings {
     this.#soon();
   }
 
-  /** Resolves when all that was seen up to now is written, or kept for the next time, and the rules have looked at it. */
+  /** Resolves when every request up to now is written, or kept for the next try, and the rules have checked it. */
   write(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     return (this.#working = this.#working.then(() => this.#everywhere([...this.#seen.keys()], () => this.#write())));
   }
 
-  /** Refusals that nobody has been told of, because others had been told just before, and licenses that could not be looked at. */
+  /** Checks refusals not announced yet, because others were announced just before, and licenses that could not be checked. */
   lookAgain(): Promise<void> {
     return (this.#working = this.#working.then(() => this.#everywhere(environments, () => this.#lookAgain())));
   }
@@ -170,7 +170,7 @@ export class Sightings {
     this.#timer ??= setTimeout(() => void this.write(), writeEveryMs).unref();
   }
 
-  /** Its hash, or nothing where there are too many. */
+  /** The machine's hash, or '' if there are too many machines. */
   #name({ apart, refused }: Seen, licenseId: string, machine: string, hour: string): string {
     if (apart.hour !== hour) Object.assign(apart, { hour, size: 0, of: new Map() });
     const name = this.#hashed(machine);
@@ -187,7 +187,7 @@ export class Sightings {
     return this.keyrings.here().hmac('sighting', value).slice(0, 22);
   }
 
-  /** What cannot be written is kept for the next second: what comes meanwhile is not waited for. */
+  /** Rows that cannot be written are kept for the next second, without waiting for new ones. */
   async #write(): Promise<void> {
     const seen = this.#of(context().environment);
     const { taken, refused } = seen;
@@ -234,7 +234,7 @@ export class Sightings {
     await this.#clear(seen);
   }
 
-  /** What has been seen is written; who cannot be looked at now is looked at later, and keeps no other from it. */
+  /** The rows are written by now; a license that cannot be checked now is checked later, and does not stop the others. */
   async #look(seen: Seen, licenseId: LicenseId, rules: readonly AbuseRule[]): Promise<void> {
     seen.again.delete(licenseId);
     try {
@@ -263,7 +263,7 @@ export class Sightings {
     }
   }
 
-  /** All that nobody has been told of yet. Whoever dies in between tells it once more, an hour later; nothing is left out. */
+  /** Announces all pending refusals. If the process dies in between, they are announced again an hour later; none is lost. */
   async #tellDenials(seen: Seen, licenseId: LicenseId, seats: { readonly limit: number; readonly used: number }): Promise<void> {
     const { now } = context();
     const { rows } = await this.databases.here().run<Untold>(
@@ -282,7 +282,7 @@ export class Sightings {
     }]);
   }
 
-  /** Erased in the meantime. */
+  /** The license was erased in the meantime. */
   async #forget(licenseId: LicenseId): Promise<void> {
     await this.databases.here().batch(['authority_activations', 'authority_refusals'].map((table) => ({ sql: `delete from ${table} where license_id = ?`, params: [licenseId] })));
   }

@@ -7,7 +7,7 @@ import { Log } from '@keyledger/observability';
 import { Injectable } from '@nestjs/common';
 import { Licenses } from './streams.ts';
 
-/** What the authority says of a license, and the signing service signs. */
+/** What the authority states about a license, for the signing service to sign. */
 
 const licensed = (license: IssuedLicense): Licensed => licensedTerms(license) as Licensed;
 
@@ -26,7 +26,7 @@ export class LicenseFileCommand {
     return { filename: `${licenseId}.license`, content, issuedAt, expiresAt: statement.license.expiresAt };
   }
 
-  /** An erased customer has no name any more, and is still the holder. */
+  /** An erased customer has no name any more but is still the holder. */
   async #customer(id: CustomerId) {
     try {
       return { id, name: (await this.messages.send(GetCustomer, { customerId: id })).name };
@@ -59,7 +59,7 @@ export class OfflineFileCommand {
   }
 }
 
-/** Time for a lease to be signed. A seat that was taken is not given back because nobody signs just now: the instance asks again. */
+/** Time for a lease to be signed. A seat that was taken is not given back while signing is unavailable: the instance asks again. */
 const signedWithinMs = 2000;
 
 /** The lease that an instance gets with its seat, or has when it asks for the seat once more. */
@@ -67,7 +67,7 @@ const signedWithinMs = 2000;
 export class LeaseTokens {
   constructor(private readonly messages: MessageClient, private readonly log: Log) {}
 
-  /** What is to be said of the lease, by the state that the answer speaks of. A running one that somebody waits for the end of is kept by `activation`. */
+  /** The lease to sign, by the license state of the answer. A running lease whose end the server watches for is kept by `activation`. */
   statementOf(license: IssuedLicense, activation: { id: ActivationId; fingerprint: string | null }, seq: number, isNew: boolean): Statement {
     if (!isNew && isMissed(license.terms)) return { licenseId: license.id, activationId: activation.id };
     return { activationId: activation.id, fingerprint: activation.fingerprint, counter: 0, seq, seconds: leaseSeconds(license.terms), license: licensed(license) };
@@ -77,7 +77,7 @@ export class LeaseTokens {
     try {
       return (await this.#token(statement)) ?? undefined;
     } catch (error) {
-      // The seat has just ended: the answer would be about one that is not there any more.
+      // The seat has just ended: the answer would describe a seat that no longer exists.
       if (error instanceof Refusal && error.code === 'TRY_AGAIN') throw error;
       this.log.warn({ err: error, activationId: statement.activationId }, 'activated without a lease token');
       return undefined;
@@ -90,5 +90,5 @@ export class LeaseTokens {
   }
 }
 
-/** A lease to sign, or one that is there already. */
+/** A lease to sign, or one that exists already. */
 type Statement = SignLeases['leases'][number] | Pick<ContinueLease, 'licenseId' | 'activationId'>;

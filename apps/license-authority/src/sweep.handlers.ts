@@ -6,7 +6,7 @@ import { Log } from '@keyledger/observability';
 import { Projectors } from '@keyledger/read-models';
 import { Licenses } from './streams.ts';
 
-/** Found by the index on `due_at`: what is not due costs nothing, however much there is. */
+/** Found by the index on `due_at`: licenses that are not due cost nothing, however many there are. */
 @Handles(DueLicenses, DueLicenseBacklog)
 export class DueQueries {
   constructor(private readonly projectors: Projectors) {}
@@ -26,8 +26,8 @@ export class DueQueries {
 }
 
 /**
- * Time itself asks, so whoever's license has gone in the meantime is no refusal. And one that cannot be read, or decided, keeps no other from
- * what is due to it: it is logged, and stays due. Nobody can be, if nobody answers.
+ * No caller asks, only time, so a license that is gone by now is no refusal. A license that cannot be read, or decided, does not hold up the
+ * others: it is logged, and stays due. A transient error fails them all.
  */
 @Handles(SweepLicenses, LoseHeartbeats)
 export class SweepCommands {
@@ -36,7 +36,7 @@ export class SweepCommands {
   async execute(asked: SweepLicenses | LoseHeartbeats) {
     const { now: here, commandId } = context();
     if (asked instanceof LoseHeartbeats) {
-      // Each under an id of its own: when it is asked for again, others of the license may not be among them any more.
+      // Each with its own command id: on a retry, other instances of the license may no longer be in the list.
       const said = await Promise.all(asked.instances.map((instance) =>
         runIn({ ...context(), commandId: eventId(commandId, instance.activationId) }, () => this.#silence(instance, asked.dryRun, here))));
       return { transitions: countByType(said), failed: asked.instances.flatMap(({ activationId }, n) => (said[n] ? [] : [activationId])) };
@@ -46,14 +46,14 @@ export class SweepCommands {
     return countByType(await runIn({ ...context(), now }, () => Promise.all(asked.licenseIds.map((id) => this.#eventsOf(id, { type: 'Sweep', until: asked.until }, asked.dryRun, now)))));
   }
 
-  /** Overdue first, and then over, as if somebody had looked at each in its time. Undefined where it failed. */
+  /** Overdue first, and then over, as if each had been checked in its time. Undefined if it failed. */
   async #silence({ licenseId, activationId, missedAt, dueAt }: LoseHeartbeats['instances'][number], dryRun: boolean, now: Instant): Promise<readonly LicenseEvent[] | undefined> {
     const missed = missedAt === undefined ? [] : await this.#eventsOf(licenseId, { type: 'MissHeartbeat', activationId, dueAt: missedAt }, dryRun, now);
     const lost = dueAt === undefined || !missed ? missed && [] : await this.#eventsOf(licenseId, { type: 'LoseHeartbeat', activationId, dueAt }, dryRun, now);
     return missed && lost && [...missed, ...lost];
   }
 
-  /** Undefined where it failed. */
+  /** Undefined if it failed. */
   async #eventsOf(licenseId: LicenseId, command: LicenseCommand, dryRun: boolean, now: Instant): Promise<readonly LicenseEvent[] | undefined> {
     try {
       if (dryRun) return await this.licenses.load(licenseId, (state) => License.decide(state, command, now));

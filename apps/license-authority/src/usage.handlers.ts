@@ -5,7 +5,7 @@ import { isTransient, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
 import { Licenses } from './streams.ts';
 
-/** The metering compares; what follows of it is decided on the license. */
+/** The metering compares; the license decides what follows. */
 @Handles(ExceedQuota, RestoreQuota)
 export class QuotaCommands {
   constructor(private readonly licenses: Licenses) {}
@@ -16,10 +16,10 @@ export class QuotaCommands {
 }
 
 type Metered = Parameters<typeof withUse>[0] & { readonly id: LicenseId };
-/** No view waits longer for what has been used of a license: then it does not say. */
+/** No view waits longer for the usage of a license: it then omits the usage. */
 const askMs = 1_000;
 
-/** Completes views of licenses with what the metering knows of them: what is left of a cap, and what a quota was last compared with. */
+/** Completes license views with what the metering knows: what is left of a cap, and the value a quota was last compared with. */
 @Injectable()
 export class Usage {
   constructor(private readonly messages: MessageClient) {}

@@ -13,12 +13,12 @@ import { Meters, spanOf } from './usage.queries.ts';
 
 type Demand = NonNullable<ReturnType<typeof demandOf>>;
 
-/** A license's days, each compared as of when it fell due: it makes no difference when somebody looks. */
+/** Compares a license's days, each as of when it fell due: it makes no difference when the sweep runs. */
 @Injectable()
 export class DailyComparison {
   constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters, private readonly messages: MessageClient) {}
 
-  /** Types of the events that came of it. */
+  /** Returns the types of the resulting events. */
   async compare(licenseId: LicenseId, until: number, dryRun: boolean): Promise<readonly string[]> {
     try {
       const { ends, named } = await this.licenses.load(licenseId, (license) => ({ ends: seatEnds(license), named: metersNamed(license.terms) }));
@@ -33,20 +33,20 @@ export class DailyComparison {
       return happened;
     } catch (error) {
       if (!(error instanceof Refusal && error.code === 'LICENSE_NOT_FOUND')) throw error;
-      // It was erased while something arrived for it.
+      // It was erased while readings arrived for it.
       if (!dryRun) await this.ledger.forget(licenseId);
       return [];
     }
   }
 
-  /** One after the other: other licenses are looked at meanwhile. */
+  /** One after the other: other licenses are examined meanwhile. */
   async #examine(due: readonly DueDay[], ends: SeatEnds): Promise<readonly ExaminedDay[]> {
     const examined: ExaminedDay[] = [];
     for (const day of due) examined.push({ ...day, peak: (await this.meters.peaks(day.licenseId, day.meter, [spanOf(day.day)], ends))[0] });
     return examined;
   }
 
-  /** Days of meters that nothing is compared of. Who makes up a meter for each request has very many: beyond the first of them, whoever asks for the peak looks for it. */
+  /** Days of meters the license does not name. A client that invents a meter per request makes very many: beyond the first, peaks are only computed on request. */
   async #settleOthers(licenseId: LicenseId, until: number, named: readonly string[], ends: SeatEnds): Promise<void> {
     const due = await this.ledger.dueDays(licenseId, until, { notNamed: named }, DAYS_AT_ONCE);
     if (due.length === 0) return;
@@ -66,7 +66,7 @@ export class DailyComparison {
     return happened;
   }
 
-  /** As of an earlier moment than the meter was compared last, nothing is compared: one that stayed due because of what was read meanwhile is late by now. */
+  /** No day is compared as of a moment before the meter's last comparison: one that stayed due because of new readings is late by now. */
   async #notBefore(due: ExaminedDay): Promise<ExaminedDay> {
     const compared = await this.ledger.comparedFrom(due.licenseId, due.meter, dayOf(due.dueAt));
     return compared ? { ...due, dueAt: endOf(compared) } : due;
@@ -88,7 +88,7 @@ export class DailyComparison {
     return foreseen;
   }
 
-  /** What was known of the meter when the day fell due, with the peaks that have just been found, and those that nobody has looked for before there was a quota. */
+  /** The meter's days known when the day fell due, with the peaks just found, and those never computed because there was no quota yet. */
   async #daysAround({ licenseId, meter, day, dueAt }: ExaminedDay, examined: readonly ExaminedDay[], ends: SeatEnds) {
     const last = lastOver(dueAt);
     const days = await this.ledger.days(licenseId, meter, min(day, firstOfMonth(last)), last);
@@ -102,7 +102,7 @@ export class DailyComparison {
     return around;
   }
 
-  /** The authority decides. Its command has an id of its own for each meter and day, and the same if this is all done again. */
+  /** The authority decides. Its command has an id for each meter and day, which is the same on a retry. */
   async #ask(licenseId: LicenseId, { meter, day, dueAt, peak }: ExaminedDay, asked: Demand, ends: SeatEnds): Promise<readonly string[]> {
     const { isNews, per } = await this.#newsOf(licenseId, meter, asked);
     if (!isNews) return [];
@@ -123,10 +123,10 @@ export class DailyComparison {
   }
 }
 
-/** Days of a license that are taken at once: it may have reported a year of them. */
+/** Days of a license taken at once: it may have reported a whole year. */
 const DAYS_AT_ONCE = 200;
 
-/** Licenses that are compared at the same time. */
+/** Licenses compared at the same time. */
 const AT_ONCE = 8;
 
 @Handles(EvaluateQuotas)
@@ -145,7 +145,7 @@ export class QuotaEvaluation {
     return transitions;
   }
 
-  /** One license that cannot be compared does not keep the others from it; it stays due. Nobody can be, if nobody answers. */
+  /** A license that cannot be compared does not hold up the others; it stays due. A transient error fails them all. */
   async #compare(licenseId: LicenseId, until: number, dryRun: boolean): Promise<readonly string[]> {
     try {
       return await this.daily.compare(licenseId, until, dryRun);
@@ -171,17 +171,17 @@ export class DueUsageQueries {
   }
 }
 
-/** Days of a meter that fell due together are compared as of the same moment, and so once: a gauge by the last of them that has readings. */
+/** Days of a meter that fell due together are compared once, as of that moment: a gauge by the last of them that has readings. */
 const together = (examined: readonly ExaminedDay[]) =>
   [...Map.groupBy(examined, ({ dueAt, meter }) => `${dueAt} ${meter}`).values()].map((all) => ({ deciding: all.find(({ peak }) => peak) ?? all[0] as ExaminedDay, all }));
 
-/** From the day on that was compared: a late one may be of a period that is long over. */
+/** Counted from the day compared: a late day may belong to a period that is long over. */
 function again(license: IssuedLicense, { licenseId, meter, dueAt }: ExaminedDay): Omit<DueDay, 'version'> | undefined {
   if (meterState(license, meter).state === 'normal') return undefined;
   const next = nextLook(license, meter, lastOver(dueAt));
   return next === undefined ? undefined : { licenseId, meter, day: next, dueAt: endOf(next) };
 }
 
-/** The last day that was over by then. */
+/** The last day over by then. */
 const lastOver = (moment: number): Day => dayBefore(dayOf(moment));
 const min = (a: Day, b: Day): Day => (a < b ? a : b);

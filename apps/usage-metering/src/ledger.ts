@@ -13,7 +13,7 @@ export interface Arrival extends Reading {
 export interface KeptReading extends Reading {
   readonly receivedAt: number;
 }
-/** A day that is to be compared with its quota. */
+/** A day to be compared with its quota. */
 export interface DueDay {
   readonly licenseId: LicenseId;
   readonly meter: string;
@@ -30,7 +30,7 @@ interface Place {
   readonly id: string;
 }
 const beginning: Place = { dueAt: -1, id: '' };
-/** Certain meters, or all others; all, if nothing is said. */
+/** Certain meters, or all others; all, if neither is given. */
 export interface Among {
   readonly named?: readonly string[] | undefined;
   readonly notNamed?: readonly string[];
@@ -50,7 +50,7 @@ interface Batch {
 }
 
 const READINGS_PER_COMMIT = 5_000;
-/** More is waited for in vain: so much is written in some seconds. */
+/** More would wait too long: to write so many takes some seconds. */
 const READINGS_WAITING = 50_000;
 const PAGE = 10_000;
 const ROWS_PER_COMMIT = 5_000;
@@ -70,7 +70,7 @@ export class UsageLedger {
     return writer.write(arrivals);
   }
 
-  /** From the one moment on, up to the other, in the order of time, page by page. */
+  /** From one moment up to another, in the order of time, page by page. */
   async *readings(licenseId: LicenseId, meter: string, from: number, to: number): AsyncGenerator<readonly KeptReading[]> {
     for (let after = { at: from, id: '' }; ;) {
       const { rows } = await this.#here().run<{ id: string; instance_id: string; at: number; micros: number; received_at: number }>(
@@ -83,7 +83,7 @@ export class UsageLedger {
     }
   }
 
-  /** Days of a meter that there is anything of, `due` when they have to be looked at (again), so that their peak may be another. Null is the peak of one where nothing held, and of one that nobody has looked at. */
+  /** Days of a meter that have a row; `isDue`: to be compared (again), so the peak may change. The peak is null if no reading held, or if it was never computed. */
   async days(licenseId: LicenseId, meter: string, from: Day, to: Day): Promise<readonly (MeterDay & { readonly isDue: boolean })[]> {
     const { rows } = await this.#here().run<DayRow>(
       'select day, micros, peak_micros, due_at from usage_days where license_id = ? and meter = ? and day >= ? and day <= ? order by day', [licenseId, meter, from, to]);
@@ -99,20 +99,20 @@ export class UsageLedger {
     return rows.map((row) => ({ ...meterDay(row), licenseId: row.license_id, meter: row.meter }));
   }
 
-  /** Licenses of which something falls due by then, and when, beyond a place. */
+  /** Licenses with days that fall due by then, and when, beyond a place. */
   async due(until: number, after: Place = beginning, limit: number): Promise<readonly { readonly id: LicenseId; readonly dueAt: number }[]> {
     const { rows } = await this.#here().run<{ id: LicenseId; due_at: number }>(`select distinct due_at, license_id as id from usage_days where ${dueWhere} order by due_at, license_id limit ?`, [until, after.dueAt, after.id, limit]);
     return rows.map(({ id, due_at: dueAt }) => ({ id, dueAt }));
   }
 
-  /** Since when, and how many days of meters; no more than 10,000 are counted. */
+  /** The oldest due time, and the number of due days of meters, counted up to 10,000. */
   async backlog(until: number, after: Place = beginning): Promise<{ readonly oldest: number | null; readonly count: number }> {
     const { rows: [row] } = await this.#here().run<{ oldest: number | null; n: number }>(
       `select min(due_at) as oldest, count(*) as n from (select due_at from usage_days where ${dueWhere} order by due_at, license_id limit 10000) as due`, [until, after.dueAt, after.id]);
     return { oldest: row?.oldest ?? null, count: Number(row?.n ?? 0) };
   }
 
-  /** In the order in which they fell due; of those that did at the same moment the last day first, by which a gauge is compared. */
+  /** In the order in which they fell due; at the same moment, the last day first, by which a gauge is compared. */
   async dueDays(licenseId: LicenseId, until: number, among: Among, limit = 1_000_000): Promise<readonly DueDay[]> {
     const [where, names] = amongThem(this.#here().dialect, among);
     const { rows } = await this.#here().run<{ meter: string; day: Day; due_at: number; version: number }>(
@@ -120,13 +120,13 @@ export class UsageLedger {
     return rows.map(({ meter, day, due_at, version }) => ({ licenseId, meter, day, dueAt: due_at, version }));
   }
 
-  /** The last day of the meter, from that one on, that has been compared. */
+  /** The last day of the meter, from `from` on, that has been compared. */
   async comparedFrom(licenseId: LicenseId, meter: string, from: Day): Promise<Day | null> {
     const { rows: [row] } = await this.#here().run<{ day: Day | null }>('select max(day) as day from usage_days where license_id = ? and meter = ? and day >= ? and due_at is null', [licenseId, meter, from]);
     return row?.day ?? null;
   }
 
-  /** Days have been compared, unless something has been read meanwhile: then one stays due. `again` is a day of the same meter to look at though nothing may be read. */
+  /** Marks days as compared; a day with new readings since stays due. `again`: a day of the same meter to compare even if nothing is read on it. */
   async settle(days: readonly ExaminedDay[], again?: Pick<DueDay, 'licenseId' | 'meter' | 'day' | 'dueAt'>): Promise<void> {
     await this.#here().batch([
       {
@@ -141,7 +141,7 @@ export class UsageLedger {
     ]);
   }
 
-  /** The day falls due at its end for each of the meters of which anything was read in its month. Where it is just being compared, it stays due. */
+  /** The day falls due at its end for each of the meters with readings in its month so far. A day just being compared stays due. */
   async compareAnew(licenseId: LicenseId, meters: readonly string[], day: Day): Promise<void> {
     if (meters.length === 0) return;
     await this.#here().batch([{
@@ -152,7 +152,7 @@ export class UsageLedger {
     }]);
   }
 
-  /** Nobody has looked for their peaks. */
+  /** Settles days without computing their peaks. */
   async settleUnseen(licenseId: LicenseId, until: number, among: Among): Promise<void> {
     const [where, names] = amongThem(this.#here().dialect, among);
     await this.#inPieces(
@@ -166,7 +166,7 @@ export class UsageLedger {
     }
   }
 
-  /** A license may have millions of rows, and a statement over all of them would not be answered in time, however often it is repeated. */
+  /** A license may have millions of rows; one statement over all of them would time out on every try. */
   async #inPieces(sql: string, params: readonly unknown[]): Promise<void> {
     for (let changes = ROWS_PER_COMMIT; changes === ROWS_PER_COMMIT;) ({ changes } = await this.#here().run(sql, params));
   }
@@ -184,7 +184,7 @@ interface DayRow {
 }
 const meterDay = ({ day, micros, peak_micros: peak, due_at }: DayRow) => ({ day, peak: peak === null ? null : peak / MILLION, sum: micros / MILLION, isDue: due_at !== null });
 
-/** Everything that arrives while one transaction runs becomes the next: an fsync for all of it, and not one each. */
+/** All batches that arrive while one transaction runs become the next: one fsync for all, not one each. */
 class Writer {
   readonly #database: Database;
   readonly #waiting: Batch[] = [];
@@ -223,13 +223,13 @@ class Writer {
   }
 
   /**
-   * If it fails, each is tried by itself: one that the database will not have is nobody else's loss. Where there is no database, whoever waits would
-   * wait as long again, and be told the same.
+   * If it fails, each batch is tried alone, so that a batch the database refuses costs no other. If the database is away, all waiting batches fail
+   * at once: they would wait as long again for the same error.
    */
   async #commit(batches: readonly Batch[]): Promise<void> {
     try {
       const counted = await this.#store(batches.flatMap(({ arrivals }) => arrivals));
-      // Of two batches with the same reading the first one has it.
+      // If two batches have the same reading, it counts for the first.
       for (const { arrivals, resolve } of batches) resolve(arrivals.filter((arrival) => counted.delete(nameOf(arrival))).length);
     } catch (error) {
       if (error instanceof Refusal && error.code === 'UNAVAILABLE') for (const { reject } of [...batches, ...this.#take(Infinity)]) reject(error);
@@ -238,7 +238,7 @@ class Writer {
     }
   }
 
-  /** Names of those that had not been counted before. Always written in the same order, so that two processes do not wait for each other. */
+  /** Returns the names of readings not counted before. Always written in the same order, so that two processes never deadlock. */
   async #store(arrivals: readonly Arrival[]): Promise<Set<string>> {
     const once = new Map<string, Arrival>();
     for (const arrival of arrivals) if (!once.has(nameOf(arrival))) once.set(nameOf(arrival), arrival);
@@ -270,7 +270,7 @@ async function insert(transaction: Transaction<Tables>, dialect: Database['diale
   return new Set(inserted.rows.map(({ license_id: licenseId, id }) => nameOf({ licenseId, id })));
 }
 
-/** A day that nobody waits for yet falls due at its end; one that is over, at once. */
+/** A day not due already falls due at its end; one that is over, at once. */
 async function addToDays(transaction: Transaction<Tables>, dialect: Database['dialect'], arrivals: readonly Arrival[]): Promise<void> {
   const days = new Map<string, [licenseId: string, meter: string, day: Day, micros: number, due: number]>();
   for (const { licenseId, meter, at, micros, receivedAt } of arrivals) {
@@ -289,6 +289,6 @@ async function addToDays(transaction: Transaction<Tables>, dialect: Database['di
     .execute(transaction);
 }
 
-/** The whole of the day before the first moment belongs to it, as far as it holds. */
+/** Readings from before the first moment matter too, as long as they hold. */
 export const leadIn = (from: number): number => from - HOLD_MS + 1;
 export const firstOfMonth = (day: Day): Day => dayOf(startOf(`${day.slice(0, 7)}-01`));

@@ -7,7 +7,7 @@ import { Keyrings } from '@keyledger/keyring';
 import { MessageClient } from '@keyledger/messaging';
 import { LRUCache } from 'lru-cache';
 
-/** Licenses as their streams tell. They are read here, and written by the license-authority alone. */
+/** Licenses folded from their streams, which only the license-authority writes. */
 @Injectable()
 export class Licenses {
   readonly #streams: Aggregates<LicenseState, LicenseCommand, LicenseEvent>;
@@ -17,12 +17,12 @@ export class Licenses {
     this.#streams = new Aggregates(License, events, keyrings, { snapshots });
   }
 
-  /** What the view makes of the license; it must not keep it. LICENSE_NOT_FOUND for one that is not there, or not any more. */
+  /** Returns the view of the license; the view must not keep the license. LICENSE_NOT_FOUND if it does not exist (any more). */
   load<Answer>(licenseId: LicenseId, view: (license: IssuedLicense) => Answer): Promise<Answer> {
     return this.#streams.load(licenseId, (state) => view(issued(state)));
   }
 
-  /** The same by the key that it has now. Whoever uses one that it had before is not guessing, and the refusal says so. */
+  /** The same by its present key. A client that uses a former key is not guessing, and the refusal says so. */
   async loadByKey<Answer>(licenseKey: string, view: (license: IssuedLicense) => Answer): Promise<Answer> {
     const keyHash = this.keyrings.here().keyHash(normaliseKey(licenseKey));
     const name = `${context().environment} ${keyHash}`;

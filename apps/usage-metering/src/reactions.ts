@@ -6,7 +6,7 @@ import { Reaction, StateDatabases } from '@keyledger/read-models';
 import { UsageLedger } from './ledger.ts';
 import { Licenses } from './licenses.ts';
 
-/** What was read of a license goes with it, and is compared with a quota that is set later. */
+/** Readings of an erased license are deleted; a quota set later is compared with what was already read. */
 @Injectable()
 export class UsageReactions {
   readonly #reaction: Reaction;
@@ -25,7 +25,7 @@ export class UsageReactions {
     }));
   }
 
-  /** Resolves when all that has happened up to now is reacted to. */
+  /** Resolves when every event up to now is handled. */
   done(): Promise<void> {
     return this.#reaction.current();
   }
@@ -35,7 +35,7 @@ export class UsageReactions {
   }
 }
 
-/** The event is read from its stream: of what is followed, only the name is there. */
+/** Reads the event from its stream: the subscription delivers no data. */
 async function compareAnew({ stream, revision }: RecordedEvent, events: EventStores, ledger: UsageLedger): Promise<void> {
   const [changed] = await events.here().readStream(stream, { from: revision, limit: 1 });
   if (changed) await ledger.compareAnew(subjectOf(stream) as LicenseId, monthlyMeters(changed.data['quotas'] as readonly Quota[]), dayOf(Date.parse(originOf(changed).at)));

@@ -10,7 +10,7 @@ import { UsageReactions } from './reactions.ts';
 import { UsageCommands } from './usage.handlers.ts';
 import { ExplainQuery, Meters, MetersQuery, SeriesQuery } from './usage.queries.ts';
 
-/** Counts what instances report, and finds the days on which it was too much. What that means for a license is the license's own decision. */
+/** Counts what instances report, and finds the days above a quota. The license itself decides what follows. */
 @Module({})
 export class UsageMeteringModule implements OnModuleDestroy {
   constructor(private readonly reactions: UsageReactions) {}

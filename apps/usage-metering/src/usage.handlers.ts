@@ -7,12 +7,12 @@ import { UsageLedger } from './ledger.ts';
 import { Licenses } from './licenses.ts';
 import { Meters } from './usage.queries.ts';
 
-/** Takes what instances have read, whatever state the license is in: what was used was used. */
+/** Accepts readings of instances, whatever state the license is in: usage is a fact. */
 @Handles(ReportUsage, RecordUsage)
 export class UsageCommands {
   constructor(private readonly licenses: Licenses, private readonly ledger: UsageLedger, private readonly meters: Meters, private readonly metrics: Metrics) {}
 
-  /** A batch counts as a whole or not at all; what comes along with a heartbeat, as far as it can: a box has to be answered, whatever it has read. */
+  /** A batch counts as a whole or not at all; of a heartbeat's records, all that can: an appliance must get its answer whatever it reports. */
   async execute(command: ReportUsage | RecordUsage): Promise<UsageRecorded | UsageTaken> {
     const { instanceId, records } = command;
     const { now } = context();
@@ -40,7 +40,7 @@ export class UsageCommands {
   }
 }
 
-/** Names those that are of a time after the seat, so that the others can be sent without them. */
+/** Refuses with the records from after the end of the seat, so that the client can send the others alone. */
 function mustBeOfSeat(records: readonly UsageRecord[], { endedAt }: Pick<Activation, 'endedAt'>, now: Instant): void {
   const errors = records.flatMap((record, n) => (counts(timeOf(record), endedAt, now) ? [] : [{ pointer: `/records/${n}/at`, detail: 'is not before the end of the seat' }]));
   if (errors.length > 0) throw refuse('INSTANCE_NOT_FOUND', `The instance gave up its seat at ${endedAt}`, { errors });

@@ -9,12 +9,12 @@ import { Handles } from '@keyledger/messaging';
 import { leadIn, UsageLedger, type KeptReading } from './ledger.ts';
 import { Licenses, seatEnds } from './licenses.ts';
 
-/** What readings say, read from the ledger page by page. */
+/** Peaks and sums of readings, read from the ledger page by page. */
 @Injectable()
 export class Meters {
   constructor(private readonly ledger: UsageLedger) {}
 
-  /** Days that led up to now, of these meters or of all: enough for this month and for what was compared last. */
+  /** The last days, of these meters or of all: enough for this month and for the last comparison. */
   async of(licenseIds: readonly LicenseId[], named?: readonly string[]): Promise<MeterReadings> {
     if (licenseIds.length === 0) return {};
     const { now } = context();
@@ -23,7 +23,7 @@ export class Meters {
       [licenseId, Object.fromEntries([...Map.groupBy(own, ({ meter }) => meter)].map(([meter, read]) => [meter, useOf(read, Date.parse(now))]))]));
   }
 
-  /** As a gauge. */
+  /** Gauge peaks. */
   async peaks(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds): Promise<readonly (Peak | undefined)[]> {
     const [first, last] = [spans[0], spans.at(-1)];
     if (!first || !last) return [];
@@ -32,7 +32,7 @@ export class Meters {
     return peaks.result();
   }
 
-  /** Those that made the sum at a moment. */
+  /** The readings that made up the sum at a moment. */
   async inForce(licenseId: LicenseId, meter: string, moment: number, ends: SeatEnds): Promise<readonly KeptReading[]> {
     const readings: KeptReading[] = [];
     for await (const page of this.ledger.readings(licenseId, meter, leadIn(moment), moment + 1)) readings.push(...page);
@@ -93,7 +93,7 @@ export class SeriesQuery {
     return peaks.result().map((peak, n) => ({ peak: peak?.value, sum: (sums[n] ?? 0) / MILLION }));
   }
 
-  /** A day that has been compared keeps its peak; only those are looked through that may have changed since, or that nobody has looked at. */
+  /** A compared day keeps its peak; readings are only read for days that may have changed since, or have no peak yet. */
   async #days(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds) {
     const [first, last] = [spans[0], spans.at(-1)];
     if (!first || !last) return [];
@@ -110,7 +110,7 @@ export class SeriesQuery {
   }
 }
 
-/** A counter's readings can be many; so many are shown. */
+/** Most readings of a counter that are shown. */
 const MAX_READINGS = 1_000;
 
 @Handles(ExplainUsage)

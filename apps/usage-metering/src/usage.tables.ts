@@ -1,9 +1,9 @@
 import type { Migration } from '@keyledger/read-models';
 
 /**
- * What was read is observed, not decided, so it is rows: a reading for good under the id that the instance gave it, and each day of a meter with
- * what it adds up to. Times are milliseconds since 1970, values millionths. `due_at` is when the day is to be compared with the quota, and
- * empty when that has been done; `version` counts the batches that have changed it.
+ * Readings are observed, not decided, so they are rows: each reading, kept for good under the id the instance gave it, and each day of a meter
+ * with its totals. Times are milliseconds since 1970, values millionths. `due_at` is when the day is to be compared with the quota, and null
+ * once that is done; `version` counts the batches that have changed it.
  */
 export const usageTables: Migration = {
   name: 'usage-1-readings',

@@ -1,11 +1,11 @@
 import { refuse } from '@keyledger/kernel';
 
 /**
- * License keys: their formats, how they are drawn, and how a key that somebody typed finds the one that was issued.
+ * License keys: their formats, how they are drawn, and how a key as typed finds the one that was issued.
  *
  * - `crockford`: 26 random characters and 2 check characters, in four groups of seven (130 bits).
  * - `uuid`: a random UUID, version 4 (122 bits).
- * - `chunks`: `chunks` groups of `chunkLength` random characters; 5 × 5 when not said (125 bits).
+ * - `chunks`: `chunks` groups of `chunkLength` random characters; 5 × 5 by default (125 bits).
  * - `pattern`: `#` is a digit, `?` a letter, `*` either; letters, digits, `-`, `.`, `_` and spaces stand for themselves.
  *
  * All of them draw from the alphabet of Crockford's base 32, which leaves out I, L, O and U. A product prefix goes in front.
@@ -19,7 +19,7 @@ export interface KeyFormat {
   readonly pattern?: string;
 }
 
-/** So many unpredictable bytes. */
+/** `size` unpredictable bytes. */
 export type RandomBytes = (size: number) => Uint8Array;
 
 export const DEFAULT_KEY_FORMAT: KeyFormat = { kind: 'crockford' };
@@ -43,10 +43,10 @@ export function entropyBits(format: KeyFormat): number {
   }
 }
 
-/** Longer ones nobody reads back: it is the most that a license key may have where it is given. */
+/** The longest license key that requests accept. */
 const MAX_KEY_LENGTH = 255;
 
-/** Refuses with KEY_FORMAT_TOO_WEAK what could be guessed, and with VALIDATION_FAILED what is no format. */
+/** Refuses with KEY_FORMAT_TOO_WEAK a format whose keys could be guessed, and with VALIDATION_FAILED an invalid one. */
 export function checkKeyFormat(format: KeyFormat): void {
   const { kind, prefix, pattern } = format;
   const { chunks, chunkLength } = chunksOf(format);
@@ -111,16 +111,16 @@ function uuidV4(bytes: Uint8Array): string {
 const grouped = (text: string, size: number): string => text.match(new RegExp(`.{1,${size}}`, 'g'))?.join('-') ?? '';
 
 /**
- * What is looked up: upper case, O as 0, I and L as 1, and nothing but letters and digits of ASCII.
- * However a person spells a key that was issued, this is the same.
+ * The form keys are looked up by: upper case, O as 0, I and L as 1, and nothing but letters and digits of ASCII.
+ * It is the same however a person spells an issued key.
  */
 export function normaliseKey(typed: string): string {
   return typed.replace(/[^0-9A-Za-z]+/g, '').toUpperCase().replaceAll('O', '0').replace(/[IL]/g, '1');
 }
 
 /**
- * How part of a key may stand in the key, when somebody has typed it otherwise: with dashes for whatever is between its letters and digits; and where
- * nothing is, with those of the `crockford` format, wherever in a group the part begins.
+ * Other spellings that a typed part of a key may have in the key: with dashes for anything else between its letters and digits; if there is nothing
+ * between them, with the dashes of the `crockford` format, wherever in a group the part begins.
  */
 export function spellingsOf(part: string): readonly string[] {
   const words = part.match(/[0-9A-Za-z]+/g) ?? [];
@@ -130,7 +130,7 @@ export function spellingsOf(part: string): readonly string[] {
   return Array.from({ length: GROUP }, (_, n) => grouped(' '.repeat(n) + word, GROUP).trimStart());
 }
 
-/** The first 8 characters after the product prefix: what lists and logs may show of a key. */
+/** The first 8 characters after the product prefix: the part of a key that lists and logs may show. */
 export function keyPrefix(key: string, productPrefix = ''): string {
   const [all, prefix] = [normaliseKey(key), normaliseKey(productPrefix)];
   return (all.startsWith(prefix) ? all.slice(prefix.length) : all).slice(0, 8);

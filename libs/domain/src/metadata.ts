@@ -2,7 +2,7 @@ import { refuse, type Json, type JsonObject } from '@keyledger/kernel';
 
 /** In bytes of JSON in UTF-8. */
 export const METADATA_LIMIT = 10_240;
-/** JSON nested deeper than this could not be written out again in every place that it is read. */
+/** JSON nested deeper than this could not be written out again everywhere it is read. */
 const DEPTH_LIMIT = 100;
 
 /** Refuses with METADATA_TOO_LARGE a JSON object of the caller's own that is over 10 KB. Nothing given is nothing to check. */
@@ -32,8 +32,8 @@ export function sameJson(a: Json | undefined, b: Json | undefined): boolean {
 const own = (object: JsonObject, name: string): Json | undefined => (Object.hasOwn(object, name) ? object[name] : undefined);
 
 /**
- * Of the wanted fields those that say something else than the present ones; undefined when none does.
- * A field that is undefined asks for nothing; null asks for null.
+ * The wanted fields that differ from the present ones; undefined if none does.
+ * An undefined field asks for nothing; null asks for null.
  */
 export function changes<T extends object>(present: T, wanted: Partial<T>): Partial<T> | undefined {
   const different = (Object.keys(wanted) as (keyof T)[])

@@ -1,6 +1,6 @@
 import type { LicenseAnswer, RequestAnswer } from '../api.ts';
 
-/** A "no", of the agent (RFC 9457) or of the way to it. `status` 0: nobody answered. */
+/** A refusal by the agent (RFC 9457), or by the network to it. `status` 0: no answer. */
 export interface Failure {
   readonly ok: false;
   readonly status: number;
@@ -14,7 +14,7 @@ export type Requested = { readonly ok: true; readonly request: RequestAnswer } |
 
 const patienceMs = 45_000;
 
-/** The agent's HTTP API beside the page, wherever a proxy has put the two. Answers always, and never throws. */
+/** The agent's HTTP API beside the page, wherever a proxy has put the two. Always returns an outcome, never throws. */
 export class Client {
   constructor(readonly token: string) {}
 
@@ -35,7 +35,7 @@ export class Client {
     return this.#ask('POST', 'api/license/deactivate');
   }
 
-  /** What it would be like; applies nothing. */
+  /** The license as it would be; applies nothing. */
   preview(license: string): Promise<Outcome> {
     return this.#ask('PUT', 'api/license?dry-run=all', { license });
   }
@@ -49,7 +49,7 @@ export class Client {
     return status < 400 && isLicense(answer) ? { ok: true, license: answer } : failure(status, answer);
   }
 
-  /** `status` 0: nobody answered. */
+  /** `status` 0: no answer. */
   async #send(method: string, path: string, body?: object): Promise<{ readonly status: number; readonly answer: unknown }> {
     const headers = { authorization: `Bearer ${this.token}`, accept: 'application/json', ...(body && { 'content-type': 'application/json' }) };
     try {

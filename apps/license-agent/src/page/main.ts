@@ -4,7 +4,7 @@ import { failureText, mayAct, statusOf, supportTextOf } from './story.ts';
 import { find, problemAt, say, show, showFailure, showPreview, showRequest } from './view.ts';
 import { count } from './words.ts';
 
-/** The License Management page: what a person does, and what follows from it. */
+/** The License Management page: the user's actions, and their effects. */
 
 const everyMs = 15_000;
 const kept = 'The license in use was not changed.';
@@ -21,9 +21,9 @@ let last: { readonly license: LicenseAnswer; readonly seenAt: string } | null = 
 let failure: Failure | null = null;
 let notice: Failure | null = null;
 let refused: string | null = null;
-/** What the preview is of. The field may have been changed since. */
+/** The text the preview is of. The field may have changed since. */
 let checked = '';
-/** Answers so far: one that was overtaken by another is no news. */
+/** Answers so far: an answer overtaken by another is ignored. */
 let answers = 0;
 
 /** A browser that keeps nothing for this page costs comfort, and no more. */
@@ -48,7 +48,7 @@ function render(): void {
   else if (failure) showFailure(failure);
 }
 
-/** Takes an answer in, whatever it is. True: it was a license. */
+/** Processes any answer. True: it was a license. */
 function learn(outcome: Outcome): outcome is Extract<Outcome, { ok: true }> {
   answers += 1;
   if (outcome.ok) {
@@ -69,7 +69,7 @@ async function load(): Promise<boolean> {
   return learn(outcome);
 }
 
-/** From time to time, and when somebody comes back to the page. */
+/** From time to time, and when the user comes back to the page. */
 async function look(): Promise<void> {
   if (!client || document.hidden || busy.size > 0) return;
   const before = last && statusOf(last.license).text;
@@ -102,7 +102,7 @@ function signedIn(yes: boolean): void {
 }
 
 async function signIn(token: string): Promise<void> {
-  // A header has room for no other characters, and a token is made of none.
+  // A header allows no other characters, and no token has any.
   if (!/^[\x21-\x7e]+$/.test(token)) return askForToken('The token was not accepted. Enter the agent token again.');
   client = new Client(token);
   const field = find<HTMLInputElement>('#token');
@@ -116,7 +116,7 @@ async function signIn(token: string): Promise<void> {
   arrive();
 }
 
-/** Where somebody starts: without a license there is one thing to do. */
+/** The start for the user: without a license there is one thing to do. */
 function arrive(): void {
   if (last?.license.status !== 'none') find('#status').focus();
   else (acts() ? key : find('#empty')).focus();
@@ -156,7 +156,7 @@ const refresh = () => once('refresh', [find('[data-action="refresh"]')], async (
   if (!outcome.ok && outcome.status === 0) failure = outcome;
   if (learn(outcome)) return say(`Refreshed. Status: ${statusOf(outcome.license).text}.`);
   if (!client) return;
-  // What the agent knows by itself may have changed, also when nobody else could be asked.
+  // The agent's own state may have changed, even if the server could not be asked.
   if (notice) await load();
   const { title, text } = failureText(outcome);
   say(`Not refreshed. ${title}. ${text}`);
@@ -227,7 +227,7 @@ async function fileIn(file: File | undefined): Promise<void> {
   await check();
 }
 
-/** Made anew each time that somebody looks, so that it says what is so then; where the agent does not answer, what it said before is still good. */
+/** Made anew whenever the user opens it, so that it is current; if the agent does not answer, the earlier request is still good. */
 async function askForRequest(): Promise<void> {
   const outcome = await client?.request();
   if (!outcome) return;
@@ -341,7 +341,7 @@ window.addEventListener('online', () => void look());
 
 // ---- the start ----
 
-/** What the agent said before the page was opened anew, for when it says nothing now. */
+/** The agent's last answer before the page was reopened, in case it does not answer now. */
 function recall(): void {
   try {
     last = JSON.parse(remember('sessionStorage', lastName) ?? 'null') as typeof last;

@@ -2,7 +2,7 @@ import type { LicenseAnswer, MeterAnswer } from '../api.ts';
 import type { Failure } from './client.ts';
 import { age, capital, count, date, daysUntil, labelled, moment, number, plain, time, type Tone } from './words.ts';
 
-/** What the page has to say about a license. Pure functions of the agent's answers; nothing here knows of a document. */
+/** The content of the page about a license. Pure functions of the agent's answers, without the document. */
 
 export interface Stated {
   readonly tone: Tone;
@@ -52,7 +52,7 @@ const toneOf = { error: 'stop', warning: 'warn', info: 'info' } as const;
 /** The page has a whole section for it. */
 const saidElsewhere = ['NO_LICENSE', 'NOT_ACTIVATED'];
 
-/** What somebody should know or do, the gravest first. */
+/** Messages the user should know or act on, the gravest first. */
 export function bannersOf(license: LicenseAnswer): Banner[] {
   const own = license.status === 'none' ? [] : [...standing(license), ...graces(license), ...expiring(license)];
   const told = new Set([...saidElsewhere, ...own.flatMap(({ codes }) => codes)]);
@@ -64,7 +64,7 @@ export function bannersOf(license: LicenseAnswer): Banner[] {
   return [...own.map(({ tone, title, text }) => ({ tone, title, text })), ...others, ...messages].sort((a, b) => gravity[a.tone] - gravity[b.tone]);
 }
 
-/** `codes`: the agent's own words for the same thing. */
+/** `codes`: the agent's codes for the same problem. */
 type Own = Banner & { readonly codes: readonly string[] };
 
 function* standing(license: LicenseAnswer): Generator<Own> {
@@ -80,7 +80,7 @@ function* standing(license: LicenseAnswer): Generator<Own> {
   }
 }
 
-/** One of which more was used than is licensed, within the grace. The number is the one that was compared, if it is known. */
+/** A meter over its licensed limit, within the grace. The number shown is the one compared, if known. */
 function exceeding({ meter, limit, per, lastPeak, graceEndsAt: end }: MeterAnswer, now: string): Own {
   const [isCores, name] = [isCoreMeter(meter), meterName(meter)];
   const title = isCores ? 'DP Core Exceeded' : `${name} exceeded`;
@@ -118,7 +118,7 @@ function* expiring(license: LicenseAnswer): Generator<Own> {
   yield { tone, title: `License expires in ${count(daysRemaining, 'day')}`, text: `It ends on ${moment(expirationDate)}. Ask your vendor for a renewal${mayAct(license) ? ' and enter it under Change license' : ''}.`, codes: ['EXPIRING'] };
 }
 
-/** How fresh what is shown is, and if it is not, why. `seenAt`: when the agent said so. */
+/** How fresh the shown state is, and if it is not, why. `seenAt`: when the agent reported it. */
 export function freshnessOf(license: LicenseAnswer, seenAt: string, now: string, failure: Failure | null): string {
   if (failure) return `Last known state, from ${age(seenAt, now)} (${moment(seenAt)}): ${failure.title.charAt(0).toLowerCase()}${failure.title.slice(1)}.`;
   if (license.server.reachable === false && license.lastValidationAt !== null) return `Last known state, from ${age(license.lastValidationAt, license.now)} (${moment(license.lastValidationAt)}): the license server ${license.problems.some(({ code }) => code === 'LICENSE_SERVER_UNAVAILABLE') ? 'cannot answer now' : 'cannot be reached'}.`;
@@ -146,7 +146,7 @@ const meterNames: readonly (readonly [RegExp, string])[] = [
 const meterName = (meter: string): string => meterNames.find(([pattern]) => pattern.test(meter))?.[1] ?? plain(meter);
 const limitOf = (limit: number | null): string => (limit === null || limit < 0 ? 'Unlimited' : number(limit));
 
-/** Those that every license has, whether or not it limits them, and then its own. */
+/** The meters of every license, limited or not, and then its own. */
 export function metersOf(license: LicenseAnswer): Meter[] {
   const named = labelled(license.usage.map((meter) => [meter.meter, meter]), meterName);
   const seats = meter('Active activations', license.activeActivations, license.activationLimit, 'normal', license.activeActivations === null ? 'Known to the license server' : 'of this license, on all machines');
@@ -203,7 +203,7 @@ function valueOf(feature: LicenseAnswer['features'][string] | undefined, withUse
   return `${number(feature.limit)} per ${feature.per}${used}`;
 }
 
-/** What a license of this product may have, in the order of its price list, and then whatever else this one names. */
+/** The features of this product, in the order of its price list, and then others that this license names. */
 export function featuresOf({ features }: LicenseAnswer, { withUse = true } = {}): Feature[] {
   const named = labelled(Object.entries(features), featureName);
   const labels = new Set([...featureNames.map(([, label]) => label), ...named.keys()]);
@@ -215,7 +215,7 @@ export function featuresOf({ features }: LicenseAnswer, { withUse = true } = {})
 export interface Detail {
   readonly label: string;
   readonly value: string;
-  /** What a copy of it is, when that is not what is shown; null: there is nothing to copy. */
+  /** The text to copy, if it is not the text shown; null: there is nothing to copy. */
   readonly copy: string | null;
   /** The environment variable that it comes from. */
   readonly variable?: string;
@@ -254,7 +254,7 @@ export function connectionOf({ server, file }: LicenseAnswer): Detail[] {
   ];
 }
 
-/** What a support person needs, in one paste; no secret is in it. */
+/** All that a support person needs, in one paste; it contains no secret. */
 export function supportTextOf(license: LicenseAnswer, seenAt: string): string {
   const lines: readonly (readonly [string, string])[] = [
     ['Status', `${license.status} (${license.code}, ${license.enforcement})`], ['Reasons', license.reasons.join(', ') || 'none'], ['Type', typeOf(license)], ['Mode', license.mode],
@@ -288,13 +288,13 @@ function limitsOf({ usage, features }: LicenseAnswer): Map<string, string> {
 }
 const capsOf = (license: LicenseAnswer): Map<string, string> => new Map(featuresOf(license, { withUse: false }).map(({ label, value }) => [label, value]));
 
-/** A key that is only tried: the server has said whether it is good and what it allows, and not yet the rest. */
+/** A key that is only tried: the server has said whether it is good and what it allows, but not the rest yet. */
 const isUnknown = ({ applied, freeTrial }: LicenseAnswer): boolean => !applied && freeTrial === null;
 const unknown = ['Type', 'Customer', 'Serial number', 'Deployment ID', 'Deployment mode', 'Validation mode'];
 /** It never ends, or its time begins with the first activation. */
 const isExpiryUnknown = (license: LicenseAnswer): boolean => isUnknown(license) && license.expirationDate === null;
 
-/** What is to be said of it beside the differences. */
+/** Notes on the new license besides the differences. */
 export function previewNotesOf(after: LicenseAnswer): string[] {
   const { source, offlineGraceEndsAt } = after;
   return [
@@ -303,7 +303,7 @@ export function previewNotesOf(after: LicenseAnswer): string[] {
   ];
 }
 
-/** What would be different with it, as far as it is known. `before`: null when nothing is known of the one in use. */
+/** The differences with the new license, as far as known. `before`: null if nothing is known of the one in use. */
 export function changesOf(before: LicenseAnswer | null, after: LicenseAnswer): Change[] {
   const left = new Set([...(isUnknown(after) ? unknown : []), ...(isExpiryUnknown(after) ? ['Expires'] : [])]);
   const kinds = [[factsOf, 'Not known'], [limitsOf, 'Not limited'], [capsOf, 'Not included']] as const;
@@ -318,7 +318,7 @@ export function changesOf(before: LicenseAnswer | null, after: LicenseAnswer): C
 export interface Trouble {
   readonly title: string;
   readonly codes: readonly string[];
-  /** What it means, in a sentence. */
+  /** Its meaning, in a sentence. */
   readonly text: string;
   readonly steps: readonly string[];
 }
@@ -351,21 +351,21 @@ export const troubles: readonly Trouble[] = [
   },
 ];
 
-/** What is the matter, in codes. `refused`: of what was refused last. Who asks nobody has no way to a server that could be closed. */
+/** The present problems, as codes. `refused`: the code of the last refusal. A license by file needs no server, so it cannot be cut off. */
 export function codesOf({ code, reasons, problems, server, source }: LicenseAnswer, refused: string | null): ReadonlySet<string> {
   const all = [code, ...reasons, ...problems.map((problem) => problem.code), ...(server.reachable === false ? ['UNREACHABLE'] : [])];
   return new Set([...all.filter((one) => source !== 'file' || (one !== 'IN_OFFLINE_GRACE' && one !== 'HEARTBEAT_OVERDUE')), ...(refused ? [refused] : [])]);
 }
 
-/** Which of them there are now, by what the agent says or has just refused. */
+/** The troubles there are now, by the agent's state and its last refusal. */
 export function troublesNow(codes: ReadonlySet<string>): ReadonlySet<Trouble> {
   const now = troubles.filter((trouble) => trouble.codes.some((code) => codes.has(code)));
-  // It is cut off in both cases; the way to it is only at fault in one.
+  // The server is out of reach in both cases; the network is only at fault in one.
   const isThere = codes.has('LICENSE_SERVER_UNAVAILABLE') && !codes.has('NO_OUTBOUND_ACCESS');
   return new Set(isThere ? now.filter((trouble) => !trouble.codes.includes('NO_OUTBOUND_ACCESS')) : now);
 }
 
-/** Why something was refused, and what that means. */
+/** Why a request was refused, and what that means. */
 export function failureText({ code, title, detail, members }: Failure): { readonly title: string; readonly text: string } {
   const trouble = troubles.find(({ codes }) => codes.includes(code));
   if (!trouble) return { title, text: detail === title ? '' : detail };

@@ -6,7 +6,7 @@ import {
 } from './story.ts';
 import { number, type Tone } from './words.ts';
 
-/** Puts into the document what `story.ts` says. What has the focus, is open or was typed stays as it is. */
+/** Puts the texts of `story.ts` into the document. Focus, open sections and typed text stay as they are. */
 
 type Child = Node | string;
 
@@ -20,7 +20,7 @@ function make(tag: string, className = '', ...children: readonly Child[]): HTMLE
   return element;
 }
 
-/** One of the symbols of index.html; every tone has one of its name. */
+/** A symbol of index.html; every tone has one with its name. */
 function icon(name: Tone | 'copy', className = ''): SVGElement {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   const use = document.createElementNS('http://www.w3.org/2000/svg', 'use');
@@ -34,7 +34,7 @@ function icon(name: Tone | 'copy', className = ''): SVGElement {
 const state = ({ tone, text }: Stated): HTMLElement => make('span', `state ${tone}`, icon(tone), text);
 const field = (name: string, ...children: readonly Child[]) => find(`[data-field="${name}"]`).replaceChildren(...children);
 
-/** What is the same as before is left alone, so that nothing flickers and nobody loses his place. */
+/** Unchanged elements stay, so that nothing flickers and the reader keeps the place. */
 function replaced(parent: HTMLElement, children: readonly HTMLElement[]): void {
   if (parent.children.length === children.length && children.every((child, index) => child.isEqualNode(parent.children[index] as Node))) return;
   parent.replaceChildren(...children);
@@ -44,11 +44,11 @@ export interface Shown {
   readonly license: LicenseAnswer;
   readonly seenAt: string;
   readonly now: string;
-  /** Why the last question to the agent was not answered. */
+  /** Why the agent did not answer the last request. */
   readonly failure: Failure | null;
-  /** Why it did not refresh. */
+  /** Why the last refresh failed. */
   readonly notice: Failure | null;
-  /** The code of what was refused last. */
+  /** The code of the last refusal. */
   readonly refused: string | null;
 }
 
@@ -60,7 +60,7 @@ export function show({ license, seenAt, now, failure, notice, refused }: Shown):
   for (const element of all('[data-licensed], [data-action="deactivate"]')) element.hidden = none || (element.dataset['acts'] !== undefined && !acts);
   find('#empty').hidden = !none;
   find('[data-freshness]').textContent = freshnessOf(license, seenAt, now, failure);
-  // That the server cannot be reached is among what the agent says itself.
+  // The agent reports an unreachable server itself.
   const notices = notice && !(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE'].includes(notice.code) && license.server.reachable === false) ? [noticeOf(notice)] : [];
   replaced(find('#banners'), [...(failure ? [bannerOf(failure)] : []), ...notices, ...bannersOf(license)].map(banner));
   status(license);
@@ -72,7 +72,7 @@ export function show({ license, seenAt, now, failure, notice, refused }: Shown):
   trouble(codesOf(license, refused));
 }
 
-/** Before the agent has ever answered there is this much to say. */
+/** For the time before the agent has ever answered. */
 export function showFailure(failure: Failure): void {
   for (const element of all('[data-licensed], [data-action="deactivate"], #empty')) element.hidden = true;
   find('[data-freshness]').textContent = 'Nothing is known yet.';
@@ -117,7 +117,7 @@ function usage(license: LicenseAnswer): void {
   replaced(find('#meters'), meters);
 }
 
-/** The labels are always the same ones: the rows are made once, and their buttons stay. */
+/** The labels never change: the rows are made once, and their buttons stay. */
 function rows(list: HTMLElement, details: readonly Detail[]): void {
   for (const [index, { label, value, copy, variable }] of details.entries()) {
     const row = (list.children[index] ?? list.appendChild(newRow(label, variable))) as HTMLElement;
@@ -156,7 +156,7 @@ function trouble(codes: ReadonlySet<string>): void {
   }
 }
 
-/** The license that would be, beside the one that is. */
+/** The new license beside the one in use. */
 export function showPreview(before: LicenseAnswer | null, after: LicenseAnswer): void {
   const changes = changesOf(before, after);
   const usable = after.enforcement === 'FULL' || after.enforcement === 'WARN';
@@ -172,7 +172,7 @@ export function showPreview(before: LicenseAnswer | null, after: LicenseAnswer):
   find('#preview table').hidden = changes.length === 0;
 }
 
-/** As text, and as a picture of the same text for who has a camera and no cable. */
+/** As text, and as a QR code of it, for a person with a camera and no cable. */
 export function showRequest({ text, qr }: RequestAnswer): void {
   find('#request').textContent = text;
   for (const element of all('#request, #offline .actions')) element.hidden = false;
@@ -183,7 +183,7 @@ export function showRequest({ text, qr }: RequestAnswer): void {
   find('#qr path').setAttribute('d', qr.path);
 }
 
-/** At the field or the button that it is about. */
+/** Shows the problem at the field or button concerned. */
 export function problemAt(selector: string, failure: Failure | null, kept = ''): void {
   const place = find(selector);
   place.hidden = failure === null;
@@ -192,9 +192,9 @@ export function problemAt(selector: string, failure: Failure | null, kept = ''):
   place.replaceChildren(make('strong', '', title), [text, kept].filter(Boolean).join(' '));
 }
 
-/** For those who do not see it happen. */
+/** For screen readers. */
 export function say(text: string): void {
-  // The same words again are news only when they were gone in between.
+  // The same text is only announced again if it was gone in between.
   find('#said').textContent = '';
   setTimeout(() => { find('#said').textContent = text; }, 50);
 }

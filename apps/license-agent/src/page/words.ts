@@ -1,14 +1,14 @@
-/** How the page says things. Pure: instants and counts come in, text goes out, in the language and zone of the browser. */
+/** The page's wording. Pure: instants and counts come in, text goes out, in the language and zone of the browser. */
 
 const day = 86_400_000;
-/** The icon, the colour and the text together say what state something is in. */
+/** Icon, colour and text together show a state. */
 export type Tone = 'ok' | 'info' | 'warn' | 'stop' | 'none';
 
 export const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
 /** `max_api_calls` → "Max API calls". */
 export const plain = (name: string): string =>
   capital(name.replaceAll(/[_.-]+/g, ' ').replaceAll(/([a-z])([A-Z])/g, '$1 $2').trim().replaceAll(/\b(api|sso|saml|ldap|sla|cpu|gpu|ip|id|url|vm)(s?)\b/gi, (_, short: string, many: string) => short.toUpperCase() + many)) || name;
-/** By what each is called here. What would be called like another has its own name behind. */
+/** Values by label. If a label is taken, the value's own name is appended. */
 export function labelled<T>(values: Iterable<readonly [string, T]>, labelOf: (name: string) => string): Map<string, T> {
   const labels = new Map<string, T>();
   for (const [name, value] of values) {

@@ -1,12 +1,12 @@
 import { addSeconds, malformed, type Aggregate, type Instant } from '@keyledger/kernel';
 
-/** What a license that is handed around looks like: how often in which time. */
+/** Patterns of a shared license: what is counted, and in which time. */
 export const abusePatterns = {
   /** New seats taken. */
   activationsPerHour: { seconds: 3_600, what: 'activations within an hour' },
-  /** Different machines that took a seat: who shares a key gives the seat back, and another takes it. */
+  /** Different machines that took a seat: with a shared key one machine gives the seat back, and another takes it. */
   machinesPerDay: { seconds: 86_400, what: 'different machines within a day' },
-  /** Different networks that seats were taken from. */
+  /** Different networks from which seats were taken. */
   addressesPerDay: { seconds: 86_400, what: 'different addresses within a day' },
 } as const;
 export type AbusePattern = keyof typeof abusePatterns;
@@ -19,7 +19,7 @@ export interface AbuseRule {
   readonly action: AbuseAction;
 }
 
-/** The rules of an environment. None to begin with: nobody is suspended by a rule that nobody has made. */
+/** The rules of an environment. None at first: no license is suspended by a rule the vendor has not made. */
 export type AbuseRulesState = readonly AbuseRule[];
 export type AbuseRulesCommand = Readonly<{ type: 'Set'; rules: readonly AbuseRule[] }>;
 export type AbuseRulesEvent = Readonly<{ type: 'AbuseRulesSet'; rules: readonly AbuseRule[] }>;
@@ -38,7 +38,7 @@ export const AbuseRules: Aggregate<AbuseRulesState, AbuseRulesCommand, AbuseRule
 const inOrder = (rules: readonly AbuseRule[]): readonly AbuseRule[] =>
   Object.keys(abusePatterns).flatMap((pattern) => rules.filter((rule) => rule.pattern === pattern).slice(0, 1).map(({ limit, action }) => ({ pattern: pattern as AbusePattern, limit, action })));
 
-/** A machine somewhere took a seat; `revision`: of the event in the license's stream that says so. */
+/** A machine took a seat; `revision`: that of the event in the license's stream. */
 export interface Sighting {
   readonly at: Instant;
   readonly machine: string;
@@ -57,8 +57,8 @@ export interface Finding extends AbuseRule {
 const evidenceAtMost = 100;
 
 /**
- * What the rules find in what has been seen (by revision) up to now. What was held against the license before is not held against it again:
- * `heldAgainst` is the last revision of that, by pattern. Not its instant, because what was taken before may be seen after.
+ * Applies the rules to the sightings (by revision) up to now. Evidence held against the license before is not held against it again:
+ * `heldAgainst` is its last revision, by pattern. Not its instant, because an earlier seat may be seen later.
  */
 export function findingsIn(rules: readonly AbuseRule[], sightings: readonly Sighting[], heldAgainst: ReadonlyMap<string, number>, now: Instant): readonly Finding[] {
   return rules.flatMap((rule) => {
@@ -80,8 +80,8 @@ function observedOf(pattern: AbusePattern, seen: readonly Sighting[]): number {
 }
 
 /**
- * Refused seats of one license, for whoever wants to be told. A stream of its own: a request that is refused changes nothing of the license.
- * `machines`: how many different ones asked. `used` of `limit` seats were taken.
+ * Refused seats of one license, for subscribers of this event. A stream of its own: a refused request does not change the license.
+ * `machines`: the number of different ones that asked. `used` of `limit` seats were taken.
  */
 export interface DenialsState {
   readonly until: Instant | null;
@@ -93,7 +93,7 @@ export const Denials: Aggregate<DenialsState, DenialsCommand, DenialsEvent> = {
   stateVersion: 1,
   shapes: { ActivationsDenied: { schema: 1 } },
   initial: () => ({ until: null }),
-  /** The first at once, then what has come together in an hour: whoever tries in vain all day does not fill the log. */
+  /** The first at once, then once an hour: a client that tries in vain all day does not fill the log. */
   decide: ({ until }, command) => (until !== null && command.until < addSeconds(until, 3_600) ? [] : [{ ...command, type: 'ActivationsDenied' }]),
   evolve: (_state, { until }) => ({ until }),
 };

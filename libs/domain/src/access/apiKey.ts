@@ -1,7 +1,7 @@
 import { refuse, roles, type Aggregate, type ApiKeyId, type Instant, type Permission, type Role } from '@keyledger/kernel';
 import { instantIn } from '../license/terms.ts';
 
-/** A caller of the control plane. null before it was created. Of the secret only the SHA-256 is known: it is random, so that is enough. */
+/** A caller of the control plane. null before it was created. Only the SHA-256 of the secret is stored: it is random, so that is enough. */
 export type ApiKeyState = Readonly<{
   id: ApiKeyId; name: string; role: Role | null; permissions: readonly Permission[]; environment: string; root: boolean; secretHash: string;
   expiresAt: Instant | null; createdAt: Instant; rotatedAt: Instant | null; deleted: boolean;
@@ -69,13 +69,13 @@ export function permissionsOf(key: ApiKeyState | null, now: Instant): readonly P
 
 const granted = ({ role, permissions }: Pick<ApiKeyState, 'role' | 'permissions'>): readonly Permission[] => (role === null ? permissions : (roles[role] ?? []));
 
-/** Nobody can grant what he does not have: PERMISSION_DENIED with the first permission that is missing. */
+/** A caller cannot grant permissions it does not have: PERMISSION_DENIED with the first missing one. */
 export function mayGrant(own: readonly Permission[], { role = null, permissions = [] }: { readonly role?: Role | null; readonly permissions?: readonly Permission[] }): void {
   const missing = granted({ role, permissions }).find((permission) => !own.includes(permission));
   if (missing) throw refuse('PERMISSION_DENIED', `Only a caller with ${missing} can grant it`, { permission: missing });
 }
 
-/** Without the secret's hash: it is of no use to anybody who reads, and of some to who would try secrets offline. */
+/** Without the secret's hash: it does not help a reader, but it would help an attacker who tries secrets offline. */
 export const apiKeyView = (key: ApiKeyState) => {
   const { id, name, role, environment, expiresAt, createdAt, rotatedAt } = key;
   return { id, name, role, permissions: granted(key), environment, expiresAt, createdAt, rotatedAt };

@@ -4,7 +4,7 @@ import { instantIn } from '../license/terms.ts';
 /** An isolated world, named for ever: files, schemas, keys and streams carry the name. null before it was created. */
 export type EnvironmentState = Readonly<{
   name: string; createdAt: Instant;
-  /** What its clock was put to, and how far ahead of real time that was; it ticks on from there. null: it is in real time. */
+  /** The time its clock was set to, and how far ahead of real time that was; it ticks on from there. null: real time. */
   clock: { readonly setTo: Instant; readonly aheadMs: number } | null;
 }>;
 export type EnvironmentCommand =
@@ -15,9 +15,9 @@ export type EnvironmentEvent =
   | { readonly type: 'EnvironmentCreated'; readonly name: string }
   | { readonly type: 'ClockSet'; readonly now: Instant; readonly aheadMs: number };
 
-/** The name becomes part of file, schema and stream names, so it says nothing that one of them could take for something else. */
+/** The name becomes part of file, schema and stream names, so nothing in it may be ambiguous in any of them. */
 const environmentNamePattern = '^[a-z][a-z0-9-]{0,31}$';
-/** Instants compare as strings up to the year 9999, and graces must still fit behind every now. */
+/** Instants compare as strings up to the year 9999, and a grace must still fit after any time of the clock. */
 const END_OF_CLOCKS: Instant = '9000-01-01T00:00:00.000Z';
 
 /** Its stream is one of `control`, so `now` is real time in every decision here. */
@@ -53,7 +53,7 @@ function create(environment: EnvironmentState | null, name: string): Environment
   return [{ type: 'EnvironmentCreated', name }];
 }
 
-/** Forward only: what has happened in an environment would otherwise be in its future. The same instant once more is already so, although the clock has ticked since. */
+/** Forward only: else past events would lie in the environment's future. The same instant again changes nothing, although the clock has ticked since. */
 function setClock(environment: EnvironmentState, wanted: Instant, realNow: Instant): EnvironmentEvent[] {
   if (environment.clock?.setTo === wanted) return [];
   const present = timeIn(environment, realNow);
@@ -68,7 +68,7 @@ const later = (from: Instant, seconds: number): Instant => {
   return instant;
 };
 
-/** What time it is in the environment. */
+/** The time in the environment. */
 export const timeIn = ({ clock }: EnvironmentState, realNow: Instant): Instant => (clock ? new Date(Date.parse(realNow) + clock.aheadMs).toISOString() : realNow);
 
 export const environmentView = ({ name, createdAt }: EnvironmentState) => ({ name, createdAt });

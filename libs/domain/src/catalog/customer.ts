@@ -2,8 +2,8 @@ import { refuse, type Aggregate, type CustomerId, type Instant, type JsonObject 
 import { changes, checkMetadata } from '../metadata.ts';
 
 /**
- * Who holds licenses. null before it was created. Name, e-mail address and metadata are sealed under the customer's data key in the log:
- * they are null once that key was destroyed, and then for good.
+ * The holder of licenses. null before it was created. Name, e-mail address and metadata are sealed under the customer's data key in the log:
+ * they are null for good once that key was destroyed.
  */
 export type CustomerState = Readonly<{
   id: CustomerId; name: string | null; email: string | null; emailHash: string; metadata: JsonObject | null; createdAt: Instant;

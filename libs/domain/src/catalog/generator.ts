@@ -4,7 +4,7 @@ import { checkKeyFormat, type KeyFormat } from '../license-key.ts';
 import { changes } from '../metadata.ts';
 import { termsGiven } from './plan.ts';
 
-/** A template for keys and terms. null before it was created. `terms` go before those of the plan. */
+/** A template for keys and terms. null before it was created. `terms` override those of the plan. */
 export type GeneratorState = Readonly<{
   id: GeneratorId; name: string; productId: ProductId; planId: PlanId | null; keyFormat: KeyFormat; terms: Partial<Terms>; createdAt: Instant;
 }>;
@@ -14,7 +14,7 @@ type Wanted = Partial<Omit<Changeable, 'terms'>> & { readonly terms?: TermsInput
 
 export type GeneratorCommand =
   | ({ readonly type: 'Create'; readonly generatorId: GeneratorId; readonly productId: ProductId; readonly name: string; readonly keyFormat: KeyFormat } & Wanted)
-  /** `keyFormat` and `terms` are replaced as a whole. The product stays: keys that exist may carry its prefix. */
+  /** `keyFormat` and `terms` are replaced as a whole. The product stays: existing keys may carry its prefix. */
   | ({ readonly type: 'Update' } & Wanted);
 
 export type GeneratorEvent =

@@ -6,13 +6,13 @@ export type OrderState = Readonly<Omit<OrderPlaced, 'type' | 'orderId'> & { id: 
 
 /**
  * `licenseIds` are the ids of the licenses to issue, one for each piece when `licensingEnabled`, else none. They are part of the order,
- * so that whoever finds an order whose licenses were not all issued can issue exactly those. `terms` is what the plan said on that day.
+ * so that a retry for an order whose licenses were not all issued issues exactly those. `terms` are those of the plan on that day.
  */
 export type OrderCommand = {
   readonly type: 'Place'; readonly orderId: OrderId; readonly planId: PlanId; readonly productId: ProductId; readonly customerId: CustomerId;
-  /** Now when not said; may lie in the past. */
+  /** Default: now; may lie in the past. */
   readonly purchasedAt?: Instant;
-  /** 1 (when not said) to 100. */
+  /** 1 (the default) to 100. */
   readonly quantity?: number;
   readonly licensingEnabled: boolean; readonly licenseIds: readonly LicenseId[]; readonly terms: Partial<Terms>;
   readonly deploymentId?: string | null; readonly deploymentMode?: string | null;
@@ -53,6 +53,6 @@ function placed(command: OrderCommand, now: Instant): OrderPlaced {
   };
 }
 
-/** The summary in lists. A single order is shown with its `licenses` in place of their ids, by whoever can read them. */
+/** The summary in lists. A service that can read licenses shows a single order with its `licenses` in place of their ids. */
 export const orderView = ({ id, planId, productId, customerId, purchasedAt, quantity, licenseIds, createdAt }: OrderState) =>
   ({ id, planId, productId, customerId, purchasedAt, quantity, licenseIds, createdAt });

@@ -2,24 +2,24 @@ import { refuse, type Aggregate, type Instant, type PlanId, type ProductId } fro
 import { expiryInPast, termsOf, type Terms, type TermsInput } from '../license/terms.ts';
 import { changes } from '../metadata.ts';
 
-/** Whether orders issue licenses, and with which terms. What is not said keeps the default of a license. */
+/** Whether orders issue licenses, and with which terms. Omitted terms keep the default of a license. */
 export type Licensing = Readonly<{ enabled: boolean } & Partial<Terms>>;
 type LicensingInput = Readonly<{ enabled?: boolean } & TermsInput>;
 
-/** What of a product is sold under which terms. null before it was created. */
+/** An offer of a product under certain terms. null before it was created. */
 export type PlanState = Readonly<{ id: PlanId; productId: ProductId; name: string; licensing: Licensing; createdAt: Instant }>;
 
 export type PlanCommand =
   | { readonly type: 'Create'; readonly planId: PlanId; readonly productId: ProductId; readonly name: string; readonly licensing?: LicensingInput }
-  /** `licensing` names what changes; the rest of it stays. Licenses and orders that exist keep the terms they were given. */
+  /** `licensing` names what changes; the rest of it stays. Existing licenses and orders keep their terms. */
   | { readonly type: 'Update'; readonly name?: string; readonly licensing?: LicensingInput };
 
 export type PlanEvent =
   | { readonly type: 'PlanCreated'; readonly planId: PlanId; readonly productId: ProductId; readonly name: string; readonly licensing: Licensing }
-  /** `licensing` is the whole of it, not the difference. */
+  /** `licensing` is complete, not the difference. */
   | { readonly type: 'PlanChanged'; readonly name?: string; readonly licensing?: Licensing };
 
-/** Unlimited activations, for a lifetime. */
+/** Unlimited activations, lifetime. */
 const defaults: Licensing = { enabled: false, activationLimit: -1, expiry: null };
 
 export const Plan: Aggregate<PlanState | null, PlanCommand, PlanEvent> = {
@@ -67,8 +67,8 @@ function checked(present: Licensing, { enabled = present.enabled, ...terms }: Li
 }
 
 /**
- * Of the terms only those that were asked for, in the spelling used inside. The others are left to whoever makes terms complete. Nothing could be sold
- * under a date that is over, so none is taken; one that has come to be over since stays until somebody changes it.
+ * Only the terms that were given, in the internal spelling; defaults are filled in when the terms are completed. A past date is refused, because
+ * nothing could be sold under it; a date that has passed since stays until it is changed.
  */
 export function termsGiven(input: TermsInput, present: Partial<Terms>, now: Instant): Partial<Terms> {
   const complete = termsOf(input);

@@ -1,12 +1,12 @@
 import type { Aggregate } from '@keyledger/kernel';
 
 /**
- * What is left of a product's licenses that are nobody's yet, as far as it was last said. How many there are is counted elsewhere; here it is
- * decided whether that is news. The stream bears the product's id.
+ * Whether a product was last announced to be low on unassigned licenses. They are counted elsewhere; here it is decided whether a count
+ * is news. The stream has the product's id.
  */
 export type PoolState = Readonly<{ low: boolean }>;
 
-/** `buffer` is how many the vendor wants to have in store. */
+/** `buffer` is the number the vendor wants to have in store. */
 interface Level {
   readonly available: number;
   readonly buffer: number;

@@ -2,15 +2,15 @@ import { malformed, refuse, type Aggregate, type ErrorCode, type Instant, type J
 import type { Meter } from '../license/terms.ts';
 import { changes, checkMetadata } from '../metadata.ts';
 
-/** What is sold. null before it was created. */
+/** A product for sale. null before it was created. */
 export type ProductState = Readonly<{
   id: ProductId; name: string; code: string | null; metadata: JsonObject; archived: boolean; createdAt: Instant;
-  /** What is counted of it. None, for one made before there were any. */
+  /** Its meters. None, for a product from before meters existed. */
   meters?: readonly Meter[];
   pool?: PoolWanted | null;
 }>;
 
-/** How many licenses that are nobody's yet the vendor wants to have in store. */
+/** How many unassigned licenses the vendor wants to have in store. */
 type PoolWanted = { readonly buffer: number };
 
 /** `code` is the vendor's own name for it, unique in the environment: the caller claims it first (see unique.ts). */
@@ -72,14 +72,14 @@ function checkMeters(meters: readonly Meter[] = []): void {
 }
 
 /**
- * Nothing new is made of an archived product: PRODUCT_ARCHIVED. For whoever creates plans, generators, orders and licenses.
- * `missing` is said when there is no such product: PRODUCT_NOT_FOUND where the path names it.
+ * Nothing new is made of an archived product: PRODUCT_ARCHIVED. For commands that create plans, generators, orders and licenses.
+ * `missing` is the refusal if there is no such product: PRODUCT_NOT_FOUND where the path names it.
  */
 export function mustBeActive(product: ProductState | null, missing: ErrorCode = 'REFERENCE_NOT_FOUND'): asserts product is ProductState {
   if (!product) throw refuse(missing, 'There is no such product', missing === 'REFERENCE_NOT_FOUND' ? { field: 'productId' } : {});
   if (product.archived) throw refuse('PRODUCT_ARCHIVED', `The product ${product.name} is archived`, { productId: product.id });
 }
 
-/** As the HTTP contract shows it; the stream's revision, and what is left of the pool, are added by whoever knows them. */
+/** As the HTTP contract shows it; the services that know the stream's revision and what is left of the pool add them. */
 export const productView = ({ id, name, code, metadata, meters = [], pool = null, archived, createdAt }: ProductState) =>
   ({ id, name, code, status: archived ? 'archived' : 'active', metadata, meters, pool, createdAt }) as const;

@@ -5,8 +5,8 @@ import type { KeyFormat } from '../license-key.ts';
 import type { Terms } from '../license/terms.ts';
 
 /**
- * What is done row by row. All that a batch makes of its rows is fixed when it is asked for, so that its last license is like its first one;
- * the rows of an import are personal data and lie elsewhere, sealed, until it is over.
+ * The work of a job, done row by row. Everything about a batch is fixed when it is requested, so that its last license is like its first one;
+ * the rows of an import are personal data and are kept elsewhere, sealed, until it is over.
  */
 export type JobWork =
   | { readonly kind: 'batch'; readonly productId: ProductId; readonly generatorId: GeneratorId; readonly planId: PlanId | null; readonly keyFormat: KeyFormat; readonly terms: Partial<Terms> }
@@ -14,22 +14,22 @@ export type JobWork =
 export type JobKind = JobWork['kind'];
 export type JobPhase = 'queued' | 'running' | 'completed' | 'failed' | 'cancelled';
 
-/** null before it was asked for. How far a job has come is no event: only what it has come to is. */
+/** null before it was requested. The progress of a job is no event: only its outcome is. */
 export type JobState = Readonly<{
   id: JobId; work: JobWork; state: JobPhase; total: number;
-  /** Who asked for it: its rows are that caller's doing. */
+  /** The caller that requested it: its rows are in that caller's name. */
   by: EventOrigin['actor'];
   createdAt: Instant; startedAt: Instant | null;
-  /** With the numbers of the end. A cancelled job has none as long as the row that it was at is not done. */
+  /** Set with the final numbers. A cancelled job has none until the chunk in progress is done. */
   finishedAt: Instant | null; done: number; failed: number; detail: string | null;
   keysTakenAt: Instant | null;
 }>;
 
 interface Outcome {
-  /** Rows worked through, those that failed among them. */
+  /** Rows worked through, including failed ones. */
   readonly done: number;
   readonly failed: number;
-  /** Why it could not go on. */
+  /** Why the job could not go on. */
   readonly detail?: string;
 }
 
@@ -44,11 +44,11 @@ export type JobEvent =
   | { readonly type: 'JobQueued'; readonly jobId: JobId; readonly work: JobWork; readonly total: number }
   | { readonly type: 'JobStarted' }
   | { readonly type: 'JobCancelled' }
-  /** Always the end, whatever it has come to: all that there is to tell anybody else. */
+  /** The end, whatever the outcome: the only event other services need. */
   | ({ readonly type: 'JobFinished'; readonly outcome: 'completed' | 'failed' | 'cancelled'; readonly kind: JobKind; readonly total: number } & Outcome)
   | { readonly type: 'JobKeysTaken' };
 
-/** Bulk work: a few events however many rows. */
+/** Bulk work: a few events, however many rows. */
 export const Job: Aggregate<JobState | null, JobCommand, JobEvent> = {
   category: 'job',
   stateVersion: 1,
@@ -87,7 +87,7 @@ function cancel({ state }: JobState): readonly JobEvent[] {
   return [{ type: 'JobCancelled' }];
 }
 
-/** Whoever works on it may not have heard yet that it was cancelled. */
+/** The worker may not have heard yet that the job was cancelled. */
 function finish({ state, work: { kind }, total, finishedAt }: JobState, { outcome, done, failed, detail }: JobCommand & { type: 'Finish' }): readonly JobEvent[] {
   if (finishedAt !== null) return [];
   return [{ type: 'JobFinished', outcome: state === 'cancelled' ? state : outcome, kind, total, done, failed, ...(detail !== undefined && { detail }) }];
@@ -99,12 +99,12 @@ function takeKeys({ finishedAt, keysTakenAt }: JobState): readonly JobEvent[] {
   return [{ type: 'JobKeysTaken' }];
 }
 
-/** The id of the command that a row is: whoever takes a job over says the same again, and nothing happens twice. The first row is 1. */
+/** The command id of a row: a worker that takes the job over sends the same again, and nothing happens twice. The first row is 1. */
 export const rowCommandId = (jobId: JobId, row: number): string => eventId(jobId.slice('job_'.length), row);
-/** The license that a row of a batch makes. */
+/** The license that a row of a batch issues. */
 export const rowLicenseId = ({ id, createdAt }: Pick<JobState, 'id' | 'createdAt'>, row: number): LicenseId => derivedId('lic', rowCommandId(id, row), createdAt);
 
-/** `progress` is how far it has come, as long as it is under way. */
+/** `progress` is the current progress, while the job is not over. */
 export function jobView(job: JobState, progress: Pick<JobState, 'done' | 'failed'> = job) {
   const { id, work, state, total, createdAt, startedAt, finishedAt, detail, keysTakenAt } = job;
   const { done, failed } = finishedAt === null ? progress : job;

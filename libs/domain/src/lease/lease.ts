@@ -6,7 +6,7 @@ import { verdictOf, type Enforcement } from '../license/verdict.ts';
 export const deploymentStates = ['active', 'suspended', 'inactive', 'expired', 'revoked', 'rebound', 'locked'] as const;
 export type DeploymentState = (typeof deploymentStates)[number];
 
-/** What a box is told about itself. */
+/** The state an appliance is told. */
 export interface Standing {
   readonly state: DeploymentState;
   readonly enforcement: Enforcement;
@@ -14,19 +14,19 @@ export interface Standing {
 
 /** The volatile side of an activation. It is observed, not decided: a row, and no event. */
 export interface Lease {
-  /** When the activation got the box that it has: after a rebind another box counts from the start. */
+  /** When the activation got its present appliance: after a rebind the new one counts from the start. */
   readonly boundAt: Instant;
-  /** Of the last heartbeat; NO_BEAT before the first. */
+  /** Number of the last heartbeat; NO_BEAT before the first. */
   readonly seq: number;
-  /** Hash of what tells this heartbeat from another one, and what it was told. */
+  /** Hash of what tells the last heartbeat from another one, and the answer to it. */
   readonly said: string;
   readonly told: Standing;
-  /** Of the last heartbeat, or of the activation. */
+  /** Time of the last heartbeat, or of the activation. */
   readonly contactAt: Instant;
   readonly endsAt: Instant;
-  /** Of the directives that the license still has, those that the box has acknowledged. */
+  /** The directives that the license still has and the appliance has acknowledged. */
   readonly acked: readonly DirectiveId[];
-  /** It has been decided that the seat ends with this lease: nothing extends it any more. */
+  /** A lapse has decided that the seat ends with this lease: nothing extends it any more. */
   readonly isOver?: boolean;
 }
 export const NO_BEAT = -1;
@@ -34,9 +34,9 @@ export const NO_BEAT = -1;
 export interface Beat {
   readonly activationId: ActivationId;
   readonly fingerprint: string;
-  /** Grows with every heartbeat of the box. */
+  /** Grows with every heartbeat of the appliance. */
   readonly seq: number;
-  /** Hash of what tells it from another heartbeat with the same number, and is the same when it is sent again. */
+  /** Hash of what tells it from another heartbeat with the same number; unchanged if it is sent again. */
   readonly said: string;
   readonly acks?: readonly DirectiveId[];
 }
@@ -44,38 +44,38 @@ export interface Beat {
 export type BeatOutcome =
   /** The stored answer to this number again, to the letter. */
   | { readonly kind: 'again' }
-  /** An answer that changes nothing: to the box that was there before, or to a repeated number whose first answer is no longer true. */
+  /** An answer that changes nothing: to the former appliance, or to a repeated number whose first answer is no longer true. */
   | { readonly kind: 'told'; readonly standing: Standing; readonly directives: readonly Directive[] }
-  /** A new heartbeat. `recovered`: it ends a silence that had been made explicit. */
+  /** A new heartbeat. `recovered`: it ends a silence that an event had recorded. */
   | { readonly kind: 'accepted'; readonly standing: Standing; readonly directives: readonly Directive[]; readonly lease: Lease; readonly recovered: boolean };
 
 /**
- * How long a box may run without contact. A floating seat is given back as soon as two heartbeats have been missed for sure. Who may not be
- * offline at all still has the time between two answers.
+ * How long an appliance may run without contact. A floating seat is given back as soon as two heartbeats have been missed for sure. A license
+ * without offline grace still covers the time between two answers.
  */
 export const leaseSeconds = ({ seats, heartbeatIntervalSeconds, offlineGraceDays }: Terms): number =>
   seats === 'floating' ? 3 * heartbeatIntervalSeconds : offlineGraceDays * 86_400 || 2 * heartbeatIntervalSeconds;
 
-/** When a box is told to be heard of next: in time for its lease, however short that is. */
+/** When an appliance is told to send its next heartbeat: in time for its lease, however short that is. */
 export const beatSeconds = (terms: Terms): number => Math.min(terms.heartbeatIntervalSeconds, leaseSeconds(terms) / 2);
 
-/** Whether an instance is missed when it is silent: it owes heartbeats, or its seat floats to whoever is there. */
+/** Whether an instance is missed when silent: it owes heartbeats, or its seat floats. */
 export const isMissed = ({ validationMode, seats }: Terms): boolean => validationMode === 'heartbeat' || seats === 'floating';
 
-/** When the activation got the box that it has now. */
+/** When the activation got its present appliance. */
 export const boundAtOf = ({ reboundAt, createdAt }: Activation): Instant => reboundAt ?? createdAt;
 
-/** A lease of the box that was there before a rebind is none. */
+/** A lease of the appliance before a rebind does not count. */
 const ownLease = <Kept extends Pick<Lease, 'boundAt'>>(activation: Activation, lease: Kept | undefined): Kept | undefined =>
   (lease?.boundAt === boundAtOf(activation) ? lease : undefined);
 
-/** When the instance is overdue. Undefined where nobody waits for heartbeats; one that has never sent any counts from its activation. */
+/** When the instance is overdue. Undefined if it owes no heartbeats; one that has never sent any counts from its activation. */
 export const leaseEndOf = (license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined): Instant | undefined =>
   (license.terms.validationMode === 'heartbeat' ? silentFrom(license, activation, lease) : undefined);
 
 /**
- * When the silence of an instance that has a lease is worth a word. Who owes no heartbeats is heard of by what it asks as well: `seenAt` is the
- * last time.
+ * When the silence of an instance that has a lease is to be recorded. For an instance that owes no heartbeats, any request is a sign of life:
+ * `seenAt` is the last one.
  */
 export function silentFrom({ terms }: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'endsAt'> | undefined, seenAt?: Instant): Instant {
   const own = ownLease(activation, lease);
@@ -85,8 +85,8 @@ export function silentFrom({ terms }: IssuedLicense, activation: Activation, lea
 }
 
 /**
- * When a heartbeat has been missed for sure, while the box still may work without: two intervals after the last one, or after `upSince`, before
- * which nobody could hear of it. Undefined where none is owed, or where the end comes first; a floating seat ends an interval later anyway.
+ * When a heartbeat has been missed for sure, while the appliance may still work without: two intervals after the last one, or after `upSince`,
+ * before which the server could not hear it. Undefined if none is owed, or if the end comes first; a floating seat ends an interval later anyway.
  */
 export function missedFrom(license: IssuedLicense, activation: Activation, lease: Pick<Lease, 'boundAt' | 'contactAt' | 'endsAt'> | undefined, upSince: Instant = ''): Instant | undefined {
   const { validationMode, seats, heartbeatIntervalSeconds } = license.terms;
@@ -96,17 +96,17 @@ export function missedFrom(license: IssuedLicense, activation: Activation, lease
   return at < silentFrom(license, activation, lease) ? at : undefined;
 }
 
-/** The end of the seat has been decided, and the license has yet to say so: a heartbeat comes too late for it. */
+/** The end of the seat has been decided, and the license has yet to record it: a heartbeat is too late. */
 export const isEnding = (activation: Activation | undefined, lease: Pick<Lease, 'boundAt' | 'isOver'> | undefined): boolean =>
   isLive(activation) && ownLease(activation, lease)?.isOver === true;
 
-/** When to look at a lease next, unless it is renewed before. */
+/** When to check a lease next, unless it is renewed before. */
 export const lookAtOf = (license: IssuedLicense, activationId: ActivationId, lease: Lease): Instant =>
   missedFrom(license, activationOf(license, activationId), lease) ?? lease.endsAt;
 
 /**
- * What is to be done about a heartbeat. Refuses with INSTANCE_NOT_FOUND, FINGERPRINT_MISMATCH, and STALE_SEQUENCE {lastSeq} for a number that is
- * behind the last one; `conflict` when it is the last one and yet another heartbeat: two boxes count with the same counter.
+ * Decides about a heartbeat. Refuses with INSTANCE_NOT_FOUND, FINGERPRINT_MISMATCH, and STALE_SEQUENCE {lastSeq} for a number that is behind
+ * the last one; with `conflict` for a different heartbeat with the last number: two appliances use the same counter.
  */
 export function beat(license: IssuedLicense, kept: Lease | undefined, heartbeat: Beat, now: Instant): BeatOutcome {
   const activation = activationOf(license, heartbeat.activationId);
@@ -126,8 +126,8 @@ export function beat(license: IssuedLicense, kept: Lease | undefined, heartbeat:
 }
 
 /**
- * The lease of a box that has just been activated. One that runs stays as it is: to activate once more is no heartbeat, and extends nothing. Only
- * a floating seat without heartbeats is kept by whatever is asked for it.
+ * The lease of an appliance that has just been activated. A running one stays as it is: another activation is no heartbeat, and extends nothing.
+ * Only a floating seat without heartbeats is kept by any request.
  */
 export function openLease(license: IssuedLicense, activationId: ActivationId, kept: Lease | undefined, now: Instant): Lease {
   const activation = activationOf(license, activationId);
@@ -153,7 +153,7 @@ export function standingOf(license: IssuedLicense, activation: Activation, now: 
 
 const rebound: Standing = { state: 'rebound', enforcement: 'LOCKED' };
 
-/** Whether the box is one that the activation has been moved away from. An activation that never named its hardware is not held to any. */
+/** Whether the activation has been moved away from this appliance. An activation without a fingerprint is not bound to any. */
 function isElsewhere({ revokedAt }: IssuedLicense, activation: Activation, fingerprint: string): boolean {
   if (revokedAt || !isLive(activation) || activation.fingerprint === null || activation.fingerprint === fingerprint) return false;
   if (activation.reboundAt === null) throw refuse('FINGERPRINT_MISMATCH');
@@ -172,7 +172,7 @@ function repeated(license: IssuedLicense, activation: Activation, lease: Lease, 
 const ackedBy = ({ directives }: IssuedLicense, ids: readonly DirectiveId[]): readonly DirectiveId[] =>
   directives.flatMap(({ id }) => (ids.includes(id) ? [id] : []));
 
-/** What was queued before the box was there is not for it. */
+/** Directives queued before the appliance was there are not for it. */
 function pending({ directives }: IssuedLicense, activation: Activation, acked: readonly DirectiveId[]): readonly Directive[] {
   if (directives.length === 0 || !isLive(activation)) return [];
   const boundAt = boundAtOf(activation);
@@ -181,11 +181,11 @@ function pending({ directives }: IssuedLicense, activation: Activation, acked: r
 
 // ---- what is signed ----
 
-/** The token that an appliance was given last, as far as that decides whether it needs another one. */
+/** The last token of an appliance, as far as it decides whether a new one is needed. */
 export interface LeaseToken {
   /** When it was signed for a whole lease, or would have been: one that continues a running lease ends with it, and was signed later. */
   readonly signedAt: Instant;
-  /** Hash of what it says besides its times. */
+  /** Hash of its content besides its times. */
   readonly says: string;
 }
 

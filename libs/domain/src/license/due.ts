@@ -2,7 +2,7 @@ import { addDays, type Instant } from '@keyledger/kernel';
 import type { LicenseEvent } from './events.ts';
 import type { Hold, IssuedLicense, LicenseState } from './state.ts';
 
-/** What time alone brings about, and when it is so. */
+/** An event that time alone causes, and when. */
 interface Due {
   readonly dueAt: Instant;
   readonly event: LicenseEvent;
@@ -11,19 +11,19 @@ interface Due {
 /** Days before the expiry. */
 const reminderDays = [30, 14, 7] as const;
 
-/** When something next has to be said of the license that only time has brought about; null when nothing is to be expected. */
+/** When the next event that only time causes falls due for the license; null if none is to be expected. */
 export const nextDue = (license: LicenseState): Instant | null => (license.existence === 'issued' ? (pending(license)[0]?.dueAt ?? null) : null);
 
-/** All that is to be said by an instant, in the order in which it fell due. */
+/** All events due by an instant, in the order in which they fell due. */
 export const dueBy = (license: IssuedLicense, until: Instant): readonly LicenseEvent[] => pending(license).filter(({ dueAt }) => dueAt <= until).map(({ event }) => event);
 
-/** None of these brings another one about, or keeps it from happening: so it does not matter how often somebody looks. */
+/** None of these events causes or prevents another, so it does not matter how often the sweep runs. */
 function pending(license: IssuedLicense): readonly Due[] {
   if (license.revokedAt) return [];
   return [...reminders(license), ...expiry(license), ...restrictions(license), ...ends(license)].sort((a, b) => (a.dueAt < b.dueAt ? -1 : a.dueAt > b.dueAt ? 1 : 0));
 }
 
-/** Those of the present expiry that were not given yet. One whose day was over when the expiry came to be would be no reminder. */
+/** Reminders of the present expiry not given yet, without those whose day was over when the expiry was set. */
 function reminders({ expired, reminded, expirySince, terms: { expiresAt } }: IssuedLicense): readonly Due[] {
   if (!expiresAt || expired) return [];
   return reminderDays.filter((days) => reminded === null || days < reminded)
@@ -42,7 +42,7 @@ function restrictions({ meters }: IssuedLicense): readonly Due[] {
     (state === 'exceeded' && graceEndsAt ? [{ dueAt: graceEndsAt, event: { type: 'LicenseRestricted', meter, dueAt: graceEndsAt } as const }] : []));
 }
 
-/** Holds that somebody has given an end. */
+/** Ends of holds that have one. */
 function ends({ holds }: IssuedLicense): readonly Due[] {
   return holds.flatMap((hold) => (hold.until === undefined ? [] : [{ dueAt: hold.until, event: endOfHold(hold) }]));
 }

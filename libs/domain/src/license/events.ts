@@ -12,21 +12,21 @@ export type LicenseEvent =
     type: 'LicenseIssued'; licenseId: LicenseId; productId: ProductId; planId: PlanId | null; generatorId: GeneratorId | null; orderId: OrderId | null;
     customerId: CustomerId | null; environment: string; purchasedAt: Instant; terms: Terms; metadata: JsonObject | null;
     key: string | null; keyHash: string; keyPrefix: string;
-    /** What a regenerated key will look like; the default format where it is not said. */
+    /** The format of a regenerated key; if omitted, the default format. */
     keyFormat?: KeyFormat;
   }
   | { type: 'LicenseAssigned'; customerId: CustomerId }
   | {
     type: 'InstanceActivated'; activationId: ActivationId; name: string | null; fingerprint: string | null; installationId: string | null;
     hardwareId: string | null; metadata: JsonObject | null; deploymentId: string | null; deploymentMode: string | null;
-    /** When it is overdue if it is never heard of. Absent where nobody misses it. */
+    /** When the instance is overdue if never heard of. Absent if its silence does not matter. */
     leaseEndsAt?: Instant;
   }
-  /** `dueAt`: when time brought it about; it is said when somebody looks. */
+  /** `dueAt`: when time caused it; the sweep records it later. */
   | { type: 'InstanceDeactivated'; activationId: ActivationId; by: 'client' | 'admin' | 'lapse'; dueAt?: Instant }
   | { type: 'InstanceRebound'; activationId: ActivationId; fingerprint: string | null; reason: string }
   | { type: 'ActivationLimitChanged'; activationLimit: number }
-  /** Besides an edit: the first activation starts a term that counts from it. */
+  /** By an edit, or by the first activation, which starts a term that counts from it. */
   | { type: 'ExpiryChanged'; expiresAt: Instant | null; by: 'edit' | 'firstActivation' }
   | { type: 'FeaturesChanged'; features: Features }
   | { type: 'FeatureFlagsChanged'; featureFlags: JsonObject }
@@ -38,7 +38,7 @@ export type LicenseEvent =
   | { type: 'LicenseUnsuspended' | 'LicenseReactivated'; cause: HoldCause; reason: string | null; dueAt?: Instant }
   | { type: 'LicenseExpired'; expiresAt: Instant; graceEndedAt: Instant }
   | { type: 'LicenseRenewed'; expiresAt: Instant; reason: string }
-  /** Every live activation ends with the old key. One event says so: ten thousand would not fit into one append. */
+  /** Every live activation ends with the old key. One event for all: ten thousand would not fit into one append. */
   | { type: 'KeyRegenerated'; key: string | null; keyHash: string; keyPrefix: string; keyVersion: number; reason: string | null; activationsEnded: number }
   /** Every live activation ends. */
   | { type: 'LicenseRevoked'; reason: string | null; cause: HoldCause | null; activationsEnded: number }
@@ -48,7 +48,7 @@ export type LicenseEvent =
   | { type: 'HeartbeatLost'; activationId: ActivationId; dueAt?: Instant }
   | { type: 'HeartbeatRecovered'; activationId: ActivationId }
   | { type: 'DirectiveQueued'; directiveId: DirectiveId; kind: DirectiveKind; payload: JsonObject | null }
-  /** Comes again with each other peak while it lasts; the grace does not start again. */
+  /** Repeated for each different peak while exceeded; the grace does not start again. */
   | { type: 'QuotaExceeded'; meter: string; peak: number; limit: number; graceEndsAt: Instant; readings: JsonObject | null }
   | { type: 'QuotaRestored'; meter: string; peak: number | null; limit: number | null }
   | { type: 'LicenseRestricted'; meter: string; dueAt?: Instant }
@@ -90,7 +90,7 @@ export const licenseShapes = {
   ExpiryReminderDue: { schema: 1 },
 } as const satisfies Record<LicenseEventType, EventShape>;
 
-/** The state as the fold sees it: its own, so it may write. */
+/** The state as the fold sees it: its own copy, so it may write. */
 type Facts = {
   -readonly [Name in keyof IssuedLicense]: IssuedLicense[Name] extends ReadonlyMap<infer K, infer V> ? Map<K, V> : IssuedLicense[Name];
 };
@@ -156,7 +156,7 @@ function setTerms(facts: Facts, change: Partial<Terms>): void {
 }
 
 function moveExpiry(facts: Facts, expiresAt: Instant | null, at: Instant): void {
-  // Never: not even once it has been activated.
+  // Lifetime, even after it is activated.
   setTerms(facts, expiresAt ? { expiresAt } : { expiresAt, expiry: null });
   facts.worksUntil = expiryGraceEnd(facts.terms);
   facts.expirySince = at;
@@ -223,7 +223,7 @@ function rebind(facts: Facts, id: ActivationId, fingerprint: string | null, rebo
   if (!isLive(activation)) return;
   if (activation.fingerprint && facts.byFingerprint.get(activation.fingerprint) === id) facts.byFingerprint.delete(activation.fingerprint);
   if (fingerprint) facts.byFingerprint.set(fingerprint, id);
-  // Nothing is known yet of the box that is there now, so its silence is worth a word of its own.
+  // Nothing is known yet of the new appliance, so its silence is recorded separately.
   facts.activations.set(id, { ...activation, fingerprint, reboundAt, late: false, lost: false });
 }
 
@@ -232,7 +232,7 @@ function setActivation(facts: Facts, id: ActivationId, change: Partial<Activatio
   if (isLive(activation)) facts.activations.set(id, { ...activation, ...change });
 }
 
-/** A box that is further behind than this will not be told of the oldest ones. */
+/** An appliance further behind than this is not told of the oldest ones. */
 const MAX_DIRECTIVES = 20;
 
 function queue(facts: Facts, { directiveId: id, kind, payload }: LicenseEvent & { type: 'DirectiveQueued' }, issuedAt: Instant): void {
@@ -245,7 +245,7 @@ function changeQuotas(facts: Facts, quotas: readonly Quota[]): void {
   for (const meter of facts.meters.keys()) if (!quotas.some((quota) => quota.meter === meter)) facts.meters.delete(meter);
 }
 
-/** Another peak while it is exceeded, or restricted, changes neither the state nor the end of the grace. */
+/** Another peak while the meter is exceeded, or restricted, changes neither its state nor the end of the grace. */
 function exceed(facts: Facts, { meter, peak, graceEndsAt }: LicenseEvent & { type: 'QuotaExceeded' }): void {
   const before = facts.meters.get(meter);
   facts.meters.set(meter, before && before.state !== 'normal' ? { ...before, lastPeak: peak } : { state: 'exceeded', lastPeak: peak, graceEndsAt });

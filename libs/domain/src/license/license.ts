@@ -18,7 +18,7 @@ import {
 } from './terms.ts';
 import { leads, type LicenseAction } from './transitions.ts';
 
-/** A license key: as shown to its holder, as looked up, and as much of it as lists and logs may show. */
+/** A license key: as shown to its holder, as looked up, and the part that lists and logs may show. */
 export interface LicenseKey {
   value: string;
   hash: string;
@@ -30,32 +30,32 @@ export interface LicenseKey {
 interface Issue {
   type: 'Issue'; licenseId: LicenseId; productId: ProductId; planId?: PlanId | null; generatorId?: GeneratorId | null; orderId?: OrderId | null;
   customerId?: CustomerId | null; environment: string;
-  /** When the license was bought; now, when not said. */
+  /** When the license was bought; default: now. */
   purchasedAt?: Instant;
   terms: TermsInput; metadata?: JsonObject; key: LicenseKey;
 }
 interface Assign { type: 'Assign'; customerId: CustomerId }
-/** What is not said stays as it is. `expiresAt: null` is lifetime. The last four cannot change; asking for it is refused. */
+/** Omitted fields stay as they are. `expiresAt: null` is lifetime. The last four cannot change; asking for it is refused. */
 interface Edit {
   type: 'Edit'; customerId?: CustomerId; activationLimit?: number; expiresAt?: Instant | null; features?: Features; featureFlags?: JsonObject;
   quotas?: readonly Quota[]; metadata?: JsonObject;
-  /** Of the product: what its meters are, where neither the quotas nor the license say it. */
+  /** The product's meters, needed where neither the quotas nor the license define them. */
   meters?: readonly Meter[];
   id?: unknown; key?: unknown; productId?: unknown; environment?: unknown;
 }
-/** One instance asks for a seat. What it says about product and deployment must fit; what it does not say is not checked. */
+/** An instance asks for a seat. Product and deployment must fit if given; if omitted, they are not checked. */
 interface Activate {
   type: 'Activate'; activationId: ActivationId; instanceName?: string; fingerprint?: string; installationId?: string; hardwareId?: string;
   metadata?: JsonObject; deploymentId?: string; deploymentMode?: string; productId?: string;
   /** The key that was used: it must be the one in force now. */
   keyHash?: string;
-  /** A box that stands for a deployment: when no seat is left for it, it is the hardware that is wrong. */
+  /** An appliance that stands for a deployment: if no seat is left for it, its hardware is the wrong one. */
   appliance?: boolean;
 }
 interface Deactivate { type: 'Deactivate'; activationId: ActivationId; by: 'client' | 'admin' | 'lapse'; keyHash?: string }
 /** Without `activationId` it is the only live one. */
 interface Rebind { type: 'Rebind'; activationId?: ActivationId; fingerprint: string; reason: string }
-/** For every box that has a seat now. */
+/** For every appliance that has a seat now. */
 interface QueueDirective { type: 'QueueDirective'; directiveId: DirectiveId; kind: DirectiveKind; payload?: JsonObject }
 /** Without `cause` it is `manual`. `until`: when it ends by itself. */
 interface ChangeHold { type: 'Suspend' | 'Unsuspend' | 'Inactivate' | 'Reactivate'; cause?: HoldCause; reason?: string | null; until?: Instant }
@@ -65,16 +65,16 @@ interface Revoke { type: 'Revoke'; reason?: string; cause?: HoldCause }
 /** `mayEraseActivated`: whether the actor holds the permission `license.erase`. */
 interface Erase { type: 'Erase'; reason: string; force?: boolean; mayEraseActivated: boolean }
 
-/** What time and usage bring about. Each may be asked at any time: when nothing is due, nothing happens. */
+/** Effects of time and usage. Each may be sent at any time: if nothing is due, nothing happens. */
 interface Sweep { type: 'Sweep'; until: Instant }
 /** A heartbeat of an instance is overdue, since `dueAt`. */
 interface MissHeartbeat { type: 'MissHeartbeat'; activationId: ActivationId; dueAt?: Instant }
 /** The lease of an instance is over, since `dueAt`. */
 interface LoseHeartbeat { type: 'LoseHeartbeat'; activationId: ActivationId; dueAt?: Instant }
 interface RecoverHeartbeat { type: 'RecoverHeartbeat'; activationId: ActivationId }
-/** `limit` is the one that the metering compared with; the limit of the license decides. The grace counts from `since`, when the day was over; from now, when not said. `readings` explain the peak. */
+/** `limit` is the one the metering compared with; the license's limit decides. The grace counts from `since`, when the day was over; default: now. `readings` explain the peak. */
 interface ExceedQuota { type: 'ExceedQuota'; meter: string; peak: number; limit: number; since?: Instant; readings?: JsonObject }
-/** A rule of the environment finds the license handed around. */
+/** A rule of the environment finds that the license is shared. */
 interface SuspectAbuse extends Finding { type: 'SuspectAbuse' }
 interface RestoreQuota { type: 'RestoreQuota'; meter: string; peak?: number }
 
@@ -115,7 +115,7 @@ function decide(state: LicenseState, command: LicenseCommand, now: Instant): rea
   }
 }
 
-/** A key that is no longer in force answers like one that never was; `retired` tells other services that nobody is guessing. */
+/** A replaced key is refused like one that never existed; `retired` tells other services that the client is not guessing. */
 const keyReplaced = () => refuse('LICENSE_NOT_FOUND', undefined, { retired: true });
 
 /** The license and its rules. */
@@ -180,7 +180,7 @@ function changed<T extends Json>(present: T, wanted: T | undefined, event: (valu
 function editExpiry(license: IssuedLicense, wanted: Instant | null | undefined, now: Instant): LicenseEvent[] {
   if (wanted === undefined) return [];
   const expiresAt = wanted && instantIn('expiresAt', wanted);
-  // Null is what is asked for, and also what a term has that has yet to begin: that one never will.
+  // Null is wanted, but a term that has yet to begin has null too: that one is changed, so that it never begins.
   if (expiresAt === license.terms.expiresAt && (expiresAt || !expiryWaits(license.terms))) return [];
   if (isExpired(license, now)) throw notPossible(license, 'edit', now, 'The license is expired: renew moves its expiry, an edit does not');
   if (expiresAt && expiresAt <= now) throw expiryInPast(expiresAt);
@@ -224,7 +224,7 @@ function activate(license: IssuedLicense, command: Activate, now: Instant): Lice
   ];
 }
 
-/** The order of the lines is the order in which an instance hears of them. */
+/** The order of the lines is the order of precedence. */
 function whyNoActivation(license: IssuedLicense, { productId, deploymentMode, deploymentId, fingerprint }: Activate, now: Instant): Refusal | undefined {
   const { terms } = license;
   switch (statusOf(license, now)) {
@@ -243,17 +243,17 @@ function whyNoActivation(license: IssuedLicense, { productId, deploymentMode, de
   return undefined;
 }
 
-/** The silence of the appliance before a rebind says nothing about the one after it. */
+/** The silence of the appliance before a rebind says nothing about the one after. */
 const isOfFormerAppliance = (activation: Activation, dueAt: Instant | undefined): boolean => dueAt !== undefined && dueAt < boundAtOf(activation);
 
-/** A floating seat is free again before anybody could act on it. */
+/** A floating seat is free again before the vendor could react. */
 function missHeartbeat(license: IssuedLicense, { activationId, dueAt }: MissHeartbeat): LicenseEvent[] {
   const activation = activationOf(license, activationId);
   if (!isLive(activation) || activation.late || license.terms.seats === 'floating' || isOfFormerAppliance(activation, dueAt)) return [];
   return [{ type: 'HeartbeatMissed', activationId, ...(dueAt !== undefined && { dueAt }) }];
 }
 
-/** A floating seat is free again; any other is only lost sight of. An instance that has ended is nobody's business any more. */
+/** Ends a floating seat; any other instance is only marked as lost. Nothing happens to an instance that has ended. */
 function loseHeartbeat(license: IssuedLicense, { activationId, dueAt }: LoseHeartbeat): LicenseEvent[] {
   const activation = activationOf(license, activationId);
   if (!isLive(activation) || isOfFormerAppliance(activation, dueAt)) return [];
@@ -271,7 +271,7 @@ function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: R
   const other = instanceLike(license, { fingerprint });
   if (other) throw refuse('FINGERPRINT_MISMATCH', 'Another instance of this license has that fingerprint', { activationId: other.id });
   return [
-    // Who has been told that the old box is silent is told that this is over; of the new one nothing is known yet.
+    // The alarm about the silent old appliance is over for its subscribers; nothing is known of the new one yet.
     ...(activation.late ? [{ type: 'HeartbeatRecovered', activationId: activation.id } as const] : []),
     { type: 'InstanceRebound', activationId: activation.id, fingerprint, reason },
   ];
@@ -302,7 +302,7 @@ const holdSteps = {
 
 const isInForce = (hold: Hold | undefined, now: Instant): boolean => hold !== undefined && !isOver(hold, now);
 
-/** Adding a hold that is there, to the same end, or lifting one that is not, is already so. One that has ended is said to have before there is another. */
+/** Adding a hold that exists, with the same end, or lifting one that does not, changes nothing. The end of an expired hold is recorded before a new one. */
 function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = null, until }: ChangeHold, there: boolean, now: Instant): LicenseEvent[] {
   const { kind, action, happened } = holdSteps[type];
   const ends = until === undefined ? undefined : instantIn('until', until);
@@ -314,7 +314,7 @@ function changeHold(license: IssuedLicense, { type, cause = 'manual', reason = n
   return [...(there && known && !isThere ? [endOfHold(known)] : []), { type: happened, cause, reason, ...(ends !== undefined && { until: ends }) } as LicenseEvent];
 }
 
-/** The same renewal again is already so; any other must end later than the license does. */
+/** The same renewal again changes nothing; any other must end later than the license does. */
 function renew(license: IssuedLicense, command: Renew, now: Instant): LicenseEvent[] {
   must(license, 'renew', now);
   const { expiresAt: present } = license.terms;
@@ -381,7 +381,7 @@ function suspectAbuse(license: IssuedLicense, { pattern, limit, action, observed
 
 // ---- what the state machine says ----
 
-/** Refuses what the state machine does not have: TERMINAL_STATE or INVALID_TRANSITION {from, requested, allowed}. */
+/** Refuses steps the state machine does not have: TERMINAL_STATE or INVALID_TRANSITION {from, requested, allowed}. */
 function must(license: IssuedLicense, action: LicenseAction, now: Instant): void {
   if (!leads(statusOf(license, now), action)) throw notPossible(license, action, now);
 }

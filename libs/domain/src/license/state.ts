@@ -16,18 +16,18 @@ export interface Hold {
   readonly reason: string | null;
   readonly actor: EventOrigin['actor'];
   readonly at: Instant;
-  /** When it ends by itself. Otherwise somebody has to lift it. */
+  /** When it ends by itself. Otherwise it has to be lifted. */
   readonly until?: Instant;
 }
 
 export type EndedBy = 'client' | 'admin' | 'lapse' | 'regenerated' | 'revoked';
-/** One instance that has, or had, a seat. What identifies a machine is dropped when the seat is given up. */
+/** An instance that has, or had, a seat. Data that identifies a machine is dropped when the seat is given up. */
 export interface Activation {
   readonly id: ActivationId;
   readonly name: string | null;
   readonly fingerprint: string | null;
   readonly installationId: string | null;
-  /** The one that was known by the same installation id until then: with another fingerprint it takes a seat of its own. */
+  /** The activation known by the same installation id until then: an instance with another fingerprint takes its own seat. */
   readonly hides?: ActivationId;
   readonly hardwareId: string | null;
   readonly metadata: JsonObject | null;
@@ -36,9 +36,9 @@ export interface Activation {
   readonly createdAt: Instant;
   /** When it was last moved to other hardware. */
   readonly reboundAt: Instant | null;
-  /** A heartbeat of it is overdue. */
+  /** A heartbeat is overdue. */
   readonly late: boolean;
-  /** For longer than it may work without contact. */
+  /** Overdue for longer than the instance may work without contact. */
   readonly lost: boolean;
   readonly endedAt: Instant | null;
   readonly endedBy: EndedBy | null;
@@ -46,7 +46,7 @@ export interface Activation {
 
 export const directiveKinds = ['refresh', 'update-key', 'lock', 'unlock', 'message'] as const;
 export type DirectiveKind = (typeof directiveKinds)[number];
-/** What an administrator wants the license's boxes to do; each hears of it with its next heartbeat. */
+/** An administrator's directive to the license's appliances; each gets it with its next heartbeat. */
 export interface Directive {
   readonly id: DirectiveId;
   readonly kind: DirectiveKind;
@@ -54,14 +54,14 @@ export interface Directive {
   readonly issuedAt: Instant;
 }
 
-/** What the daily peaks of a meter have led to. */
+/** The state of a meter, as its daily peaks have made it. */
 export interface MeterState {
   readonly state: 'normal' | 'exceeded' | 'restricted';
   /** The last peak that changed anything. */
   readonly lastPeak: number | null;
   /**
-   * A meter is not restricted by the clock alone: at the end of the grace its last day has yet to be compared, and it may have been met again on that.
-   * Until that is done, and be it because a machine does not answer, the meter stays exceeded and keeps nobody from work.
+   * A meter is not restricted by the clock alone: at the end of the grace its last day has yet to be compared, and may be within the quota again.
+   * Until that is done, even if a service being away delays it, the meter stays exceeded and blocks no work.
    */
   readonly graceEndsAt: Instant | null;
 }
@@ -91,15 +91,15 @@ export interface IssuedLicense {
   /** From `terms`, kept because every verdict asks: the end of the grace after expiry, without a grace the expiry itself. Null when it does not expire. */
   readonly worksUntil: Instant | null;
   readonly holds: readonly Hold[];
-  /** Somebody has made it explicit that time is up. */
+  /** An event has recorded that time is up. */
   readonly expired: boolean;
   readonly revokedAt: Instant | null;
   /** Has ever been activated. */
   readonly used: boolean;
   readonly firstActivatedAt: Instant | null;
-  /** Where the last renewal moved the expiry to. */
+  /** The expiry set by the last renewal. */
   readonly renewedTo: Instant | null;
-  /** When the present expiry came to be. */
+  /** When the present expiry was set. */
   readonly expirySince: Instant;
   /** The last reminder of the present expiry, in days before it. */
   readonly reminded: number | null;
@@ -110,11 +110,11 @@ export interface IssuedLicense {
   readonly byFingerprint: ReadonlyMap<string, ActivationId>;
   readonly byInstallationId: ReadonlyMap<string, ActivationId>;
   readonly meters: ReadonlyMap<string, MeterState>;
-  /** The latest ones, oldest first. Whether a box has acknowledged one is its lease's business. */
+  /** The latest ones, oldest first. Acknowledgements are in the leases. */
   readonly directives: readonly Directive[];
-  /** By a directive: the boxes are locked until another one unlocks them. */
+  /** By a directive: the appliances are locked until another one unlocks them. */
   readonly locked: boolean;
-  /** The last revision of the evidence that has been held against it, by pattern of abuse. */
+  /** The last revision of the evidence held against it, by pattern of abuse. */
   readonly heldAgainst: ReadonlyMap<string, number>;
 }
 
@@ -127,7 +127,7 @@ export interface ErasedLicense {
 }
 export type LicenseState = { readonly existence: 'none' } | IssuedLicense | ErasedLicense;
 
-/** The license, if there is one. An erased license answers everybody as one that never was: LICENSE_NOT_FOUND. */
+/** The license, if there is one. An erased license is refused like one that never existed: LICENSE_NOT_FOUND. */
 export function issued(state: LicenseState): IssuedLicense {
   if (state.existence !== 'issued') throw refuse('LICENSE_NOT_FOUND');
   return state;
@@ -150,7 +150,7 @@ export function statusOf(license: IssuedLicense, now: Instant): LicenseStatus {
   return license.customerId ? 'assigned' : 'available';
 }
 
-/** Time acts at once: a license is expired from the very instant at which expiry and grace are over, whether or not anybody has said so. */
+/** Time acts at once: a license is expired from the very instant at which expiry and grace are over, even if no event says so yet. */
 export const isExpired = ({ expired, worksUntil }: IssuedLicense, now: Instant): boolean => expired || (worksUntil !== null && worksUntil <= now);
 export const isInExpiryGrace = (license: IssuedLicense, now: Instant): boolean =>
   license.terms.expiresAt !== null && license.terms.expiresAt <= now && !isExpired(license, now);
@@ -159,7 +159,7 @@ export function isHeld({ holds }: IssuedLicense, kind: HoldKind, now: Instant): 
   for (const hold of holds) if (hold.kind === kind && !isOver(hold, now)) return true;
   return false;
 }
-/** Whether or not anybody has said so. */
+/** Even if no event says so yet. */
 export const isOver = ({ until }: Hold, now: Instant): boolean => until !== undefined && until <= now;
 export const holdOf = ({ holds }: IssuedLicense, kind: HoldKind, cause: HoldCause): Hold | undefined => holds.find((hold) => hold.kind === kind && hold.cause === cause);
 
@@ -170,8 +170,8 @@ export const canActivate = (license: IssuedLicense, now: Instant): boolean =>
   leads(statusOf(license, now), 'activate') && isEffective(license, now) && hasFreeSeat(license);
 
 /**
- * The live activation that an instance has already. It is known by its fingerprint, else by its installation id: whoever names hardware could do
- * nothing with the lease of a seat that names none, and of a copied installation each copy would get that one seat.
+ * The live activation that an instance has already, found by its fingerprint, else by its installation id. Not by both: an instance with hardware
+ * could not use the lease of a seat without any, and every copy of an installation would get that one seat.
  */
 export function instanceLike(license: IssuedLicense, { fingerprint, installationId }: { fingerprint?: string | null; installationId?: string | null }): Activation | undefined {
   const id = fingerprint ? license.byFingerprint.get(fingerprint) : installationId ? license.byInstallationId.get(installationId) : undefined;
@@ -179,13 +179,13 @@ export function instanceLike(license: IssuedLicense, { fingerprint, installation
 }
 export const isLive = (activation: Activation | undefined): activation is Activation => activation?.endedAt === null;
 
-/** Whether the license is for one and the other was asked for. What is not said is not checked. */
+/** Whether the license is for another value than the one asked for. Omitted values are not checked. */
 export const differs = (licensed: string | null, asked: string | null | undefined): boolean => Boolean(licensed && asked && licensed !== asked);
 
 export const meterState = ({ meters }: IssuedLicense, meter: string): MeterState => meters.get(meter) ?? normal;
 const normal: MeterState = { state: 'normal', lastPeak: null, graceEndsAt: null };
 
-/** What a person may do with it now. */
+/** The actions a person may take now. */
 export function allowedActions(license: IssuedLicense, now: Instant): LicenseAction[] {
   const status = statusOf(license, now);
   return licenseActions.filter((action) => leads(status, action) && makesSense(license, action, now));

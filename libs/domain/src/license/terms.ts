@@ -1,23 +1,23 @@
 import { addCalendar, addDays, instantOf, malformed, refuse, type CalendarUnit, type Instant, type JsonObject } from '@keyledger/kernel';
 import { checkMetadata } from '../metadata.ts';
 
-/** `true` (it is in), a cap, or a cap per calendar day or month (UTC). */
+/** `true` (included), a cap, or a cap per calendar day or month (UTC). */
 export type Feature = true | number | { readonly limit: number; readonly per: 'day' | 'month' };
 export type Features = Readonly<Record<string, Feature>>;
 export type Quota = {
   readonly meter: string;
   readonly limit: number;
-  /** The meter is a counter. Without it, a gauge, and its daily peak is what counts. */
+  /** Makes the meter a counter. Without it, the meter is a gauge, and its daily peak counts. */
   readonly per?: 'day' | 'month' | undefined;
 };
-/** A product says what its meters are, once for all quotas: without `per` a gauge, else a counter. */
+/** A product defines its meters once for all quotas: without `per` a gauge, else a counter. */
 export type Meter = Pick<Quota, 'meter' | 'per'> & { readonly unit?: string | undefined };
 export type Expiry = {
   readonly value: number;
   readonly unit: CalendarUnit;
 };
 
-/** What a license allows. Copied from the plan when the license is issued, and the license's own from then on. */
+/** The terms of a license. Copied from the plan when it is issued, and its own from then on. */
 export type Terms = {
   /** -1 is unlimited; else 1 to 10000. */
   readonly activationLimit: number;
@@ -31,7 +31,7 @@ export type Terms = {
   readonly expiryGraceDays: number;
   readonly overageGraceDays: number;
   readonly offlineGraceDays: number;
-  /** Ends the license so many days after its first activation, at most 90; a date that comes earlier still counts. */
+  /** Ends the license so many days after its first activation, at most 90; an earlier date still counts. */
   readonly trial: { readonly days: number } | null;
   readonly validationMode: 'online' | 'heartbeat' | 'offline';
   readonly heartbeatIntervalSeconds: number;
@@ -46,7 +46,7 @@ export type Terms = {
   readonly expiredEnforcement: 'READ_ONLY' | 'LOCKED';
 };
 
-/** As asked for: what is left out keeps its default, instants may be in any spelling of RFC 3339. */
+/** Terms as given: omitted ones keep their default, instants may be in any spelling of RFC 3339. */
 export type TermsInput = { readonly [Name in keyof Terms]?: Terms[Name] | undefined };
 
 const UNLIMITED = -1;
@@ -82,14 +82,14 @@ export function termsOf(input: TermsInput): Terms {
   };
 }
 
-/** Complete terms of a license that would be issued now. EXPIRY_IN_PAST for a date that is over, and as `termsOf` refuses. */
+/** Complete terms of a license to be issued now. Refuses with EXPIRY_IN_PAST for a past date, and like `termsOf`. */
 export function mustBeIssuable(input: TermsInput, now: Instant): Terms {
   const terms = termsOf(input);
   if (terms.expiresAt && terms.expiresAt <= now) throw expiryInPast(terms.expiresAt);
   return terms;
 }
 
-/** The terms of one over those of another: what is asked for over a generator's, and those over its plan's. Who says when it ends, or never, by a date or by a length, has said it whole. */
+/** `own` terms override `other` ones: a request's those of a generator, and those a plan's. An end in `own` (date, length, never) replaces the other entirely. */
 export function termsOver(other: Partial<Terms>, own: Partial<Terms>): Partial<Terms> {
   const isFixed = (own.expiryBasis ?? other.expiryBasis) === 'fixed';
   const saysLength = own.expiry === null || (own.expiry !== undefined && !isFixed);
@@ -108,7 +108,7 @@ export function checkFeatures(features: Features): void {
   if (size > FEATURES_LIMIT) throw malformed('features', `is ${size} bytes of JSON; the maximum is ${FEATURES_LIMIT}`);
 }
 
-/** A quota that does not say what its meter is takes it from where that was said before. */
+/** A quota without a `per` takes it from the known meters. */
 export const likeMeters = (quotas: readonly Quota[], meters: readonly Meter[]): readonly Quota[] => quotas.map((quota) => {
   const per = quota.per ?? meters.find(({ meter }) => meter === quota.meter)?.per;
   return per ? { ...quota, per } : quota;
@@ -135,24 +135,24 @@ export const trialTooLong = (what: string) => refuse('TRIAL_TOO_LONG', `${what} 
 
 export const expiryInPast = (expiresAt: Instant) => refuse('EXPIRY_IN_PAST', `${expiresAt} is not in the future`, { expiresAt });
 
-/** The one spelling used inside; VALIDATION_FAILED when it is no instant. */
+/** The internal spelling; VALIDATION_FAILED if it is no instant. */
 export function instantIn(field: string, value: string): Instant {
   const instant = instantOf(value);
   if (!instant) throw malformed(field, 'is not an RFC 3339 instant');
   return instant;
 }
 
-/** When a license with these terms is past its time, as far as that is known before it is activated. A backdated purchase may end in the past. */
+/** When a license with these terms expires, as far as known before its activation. A backdated purchase may end in the past. */
 export function expiresAtIssue({ expiresAt, expiry, expiryBasis }: Terms, purchasedAt: Instant): Instant | null {
   if (expiresAt || !expiry) return expiresAt;
   return expiryBasis === 'purchase' ? within(() => addCalendar(purchasedAt, expiry.value, expiry.unit)) : null;
 }
 
-/** Whether its time has yet to begin: with the first activation. */
+/** Whether its time begins only with the first activation. */
 export const expiryWaits = ({ expiresAt, expiry, expiryBasis }: Terms): boolean =>
   expiry !== null && !expiresAt && (expiryBasis === 'firstActivation' || expiryBasis === 'deployment');
 
-/** When it is past its time, now that it was activated for the first time. */
+/** When it expires, after its first activation. */
 export function expiresAtFirstActivation(terms: Terms, at: Instant): Instant | null {
   const { expiresAt, expiry, trial } = terms;
   const end = expiry && expiryWaits(terms) ? within(() => addCalendar(at, expiry.value, expiry.unit)) : expiresAt;
@@ -161,7 +161,7 @@ export function expiresAtFirstActivation(terms: Terms, at: Instant): Instant | n
   return end && end < trialEnd ? end : trialEnd;
 }
 
-/** Until when an expired license still works; null when it does not expire. The same as `expiresAt` without a grace. */
+/** Until when an expired license still works; null if it does not expire. Without a grace the same as `expiresAt`. */
 export function expiryGraceEnd({ expiresAt, expiryGraceDays }: Pick<Terms, 'expiresAt' | 'expiryGraceDays'>): Instant | null {
   return expiresAt && (expiryGraceDays ? graceEnd(expiresAt, expiryGraceDays) : expiresAt);
 }

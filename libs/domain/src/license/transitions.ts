@@ -1,22 +1,22 @@
-/** What a person may ask of a license, in the words of `allowedActions` and of refusals. */
+/** The actions of people on a license, named as in `allowedActions` and in refusals. */
 export const licenseActions = ['assign', 'edit', 'inactivate', 'reactivate', 'suspend', 'unsuspend', 'renew', 'regenerateKey', 'revoke', 'erase'] as const;
 export type LicenseAction = (typeof licenseActions)[number];
 
-/** In the order of a license's life. Which one holds when several could: see `statusOf`. */
+/** In the order of a license's life. For the precedence see `statusOf`. */
 export const licenseStatuses = ['available', 'assigned', 'active', 'inactive', 'suspended', 'expired', 'revoked'] as const;
 export type LicenseStatus = (typeof licenseStatuses)[number];
 
-/** Where a step leads: a status, `same`, `before` (what the license was underneath), or `erased` (out of the world). */
+/** Where a step leads: a status, `same`, `before` (the status underneath the hold), or `erased` (it no longer exists). */
 export type Next = LicenseStatus | 'same' | 'before' | 'erased';
-/** Besides what people ask for: an instance is activated, time passes. */
+/** Besides actions of people: an instance is activated, time passes. */
 export type Step = LicenseAction | 'activate' | 'expire';
 
 /**
  * The state machine. A step that is not in the line of a status is refused there; the rules decide by this table,
  * and menus, documentation and tests are made from it.
  *
- * Facts overlap, so a step need not show: a hold added to a suspended license, or lifted from an expired one, changes what the
- * license will be once the stronger fact is gone.
+ * Facts overlap, so a step may not show: a hold added to a suspended license, or lifted from an expired one, changes the status
+ * that the license will have once the stronger fact is gone.
  */
 export const transitions = {
   available: {

@@ -1,11 +1,11 @@
 import type { Instant } from '@keyledger/kernel';
 import { differs, instanceLike, isEffective, isExpired, isHeld, isInExpiryGrace, isLive, type Activation, type IssuedLicense, type LicenseState } from './state.ts';
 
-/** FULL: everything works. WARN: everything works, somebody should act. READ_ONLY: reads go on, writes are blocked. */
+/** FULL: everything works. WARN: everything works, but action is needed. READ_ONLY: reads go on, writes are blocked. */
 export const enforcements = ['FULL', 'WARN', 'READ_ONLY', 'LOCKED'] as const;
 export type Enforcement = (typeof enforcements)[number];
 
-/** Every rule, in order of precedence, and what it does to the software. EXPIRED does what the terms say. */
+/** Every rule, in order of precedence, and its effect on the software. EXPIRED has the effect the terms say. */
 export const verdictRules = {
   NOT_FOUND: 'LOCKED',
   REVOKED: 'LOCKED',
@@ -29,7 +29,7 @@ export const verdictRules = {
 } as const satisfies Record<string, Enforcement>;
 export type VerdictCode = keyof typeof verdictRules;
 
-/** What people are told. */
+/** The texts for people. */
 export const verdictDetails: Readonly<Record<VerdictCode, string>> = {
   NOT_FOUND: 'License not found',
   REVOKED: 'License Revoked',
@@ -54,7 +54,7 @@ export const verdictDetails: Readonly<Record<VerdictCode, string>> = {
 /** These leave the license valid. */
 export const verdictWarnings: ReadonlySet<VerdictCode> = new Set(['RESTRICTED', 'QUOTA_EXCEEDED', 'IN_EXPIRY_GRACE']);
 
-/** What is not asked is not checked, but a license bound to fingerprints needs one. */
+/** Omitted fields are not checked, but a license bound to fingerprints needs one. */
 export interface Question {
   instanceId?: string;
   fingerprint?: string;
@@ -73,7 +73,7 @@ export interface Verdict {
   readonly reasons: readonly VerdictCode[];
   /** The strictest over all reasons. */
   readonly enforcement: Enforcement;
-  /** When the first of the graces that are running ends; null when none is. */
+  /** The earliest end of the running graces; null if none is running. */
   readonly graceEndsAt: Instant | null;
 }
 
@@ -82,7 +82,7 @@ const good: Verdict = Object.freeze({ valid: true, code: 'VALID', reasons: Objec
 
 /**
  * Is this license good? Asked tens of thousands of times a second: nothing here walks through activations.
- * `leaseEndsAt` is that of the instance asked about; undefined where nobody waits for its heartbeats.
+ * `leaseEndsAt` is that of the instance asked about; undefined if it owes no heartbeats.
  */
 export function verdictOf(license: LicenseState | undefined, leaseEndsAt: Instant | undefined, question: Question, now: Instant): Verdict {
   if (license?.existence !== 'issued') return notFound;
@@ -100,7 +100,7 @@ export function verdictOf(license: LicenseState | undefined, leaseEndsAt: Instan
   return { valid: verdictWarnings.has(code), code, reasons, enforcement: strictest(license, reasons), graceEndsAt };
 }
 
-/** The activation that a question is about: the one it names, else the one with its fingerprint. Only live ones. */
+/** The activation a question is about: the one it names, else the one with its fingerprint. Only live ones. */
 export function instanceAsked(license: IssuedLicense, { instanceId, fingerprint }: Question): Activation | undefined {
   const activation = instanceId ? license.activations.get(instanceId as Activation['id']) : instanceLike(license, { fingerprint });
   return isLive(activation) ? activation : undefined;
@@ -119,7 +119,7 @@ function judgeLicense(license: IssuedLicense, { productId, deploymentMode, deplo
   if (differs(terms.deploymentId, deploymentId)) reasons.push('DEPLOYMENT_MISMATCH');
 }
 
-/** Whoever names an instance and a fingerprint says that they belong together; a bound license wants the fingerprint of one of its instances. */
+/** An instance and a fingerprint in one question must belong together; a bound license needs the fingerprint of one of its instances. */
 function judgeInstance(license: IssuedLicense, leaseEndsAt: Instant | undefined, question: Question, now: Instant, reasons: VerdictCode[]): void {
   const { instanceId, fingerprint } = question;
   const bound = license.terms.binding === 'fingerprint';
@@ -138,7 +138,7 @@ function hasFeatures({ terms }: IssuedLicense, names: readonly string[]): boolea
   return true;
 }
 
-/** The earliest end of the overage graces that are running. One that is over restricts once the log says so: see `meterState`. */
+/** The earliest end of the running overage graces. One that is over restricts once an event records it: see `meterState`. */
 function judgeQuotas({ meters }: IssuedLicense, now: Instant, reasons: VerdictCode[]): Instant | null {
   if (meters.size === 0) return null;
   let restricted = false;

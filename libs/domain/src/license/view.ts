@@ -17,7 +17,7 @@ export function licenseView(license: IssuedLicense, now: Instant) {
   };
 }
 
-/** The license as its own software sees it: nothing of the vendor's side. */
+/** The license as the licensed software sees it: nothing of the vendor's side. */
 export function clientLicenseView(license: IssuedLicense, now: Instant) {
   const { id, productId, planId, terms: { expiresAt, effectiveAt, activationLimit, features, featureFlags }, activationCount, metadata } = license;
   return {
@@ -26,15 +26,15 @@ export function clientLicenseView(license: IssuedLicense, now: Instant) {
   };
 }
 
-/** What is signed of a license for machines that cannot ask: what it allows. Nothing of a person, and nothing that is the vendor's own. */
+/** The signed part of a license, for offline machines: what it allows. No personal data, and nothing of the vendor's own. */
 export function licensedTerms({ id, productId, planId, terms }: IssuedLicense) {
   const { expiry: _length, expiryBasis: _basis, ...allowed } = terms;
   return { id, productId, planId, ...allowed };
 }
 
 /**
- * A license file goes on working where nobody is asked, so there is none of a license that is over or on hold. Refuses like any other step that
- * the state does not allow; `issueFile` is no action of people's menus.
+ * A license file goes on working offline, so there is none of a license that is over or on hold. Refuses like any other step that the state does
+ * not allow; `issueFile` is not in the menus.
  */
 export function mustBeGoodForFile(license: IssuedLicense, now: Instant): void {
   const from = statusOf(license, now);
@@ -43,12 +43,12 @@ export function mustBeGoodForFile(license: IssuedLicense, now: Instant): void {
   throw refuse('INVALID_TRANSITION', `There is no license file while the license is ${license.locked ? 'locked by a directive' : from}`, { from, requested: 'issueFile', allowed: allowedActions(license, now) });
 }
 
-/** name → true, a cap, or a cap per day or month. What is left of that the metering knows: see `withUse`. */
+/** name → true, a cap, or a cap per day or month. The metering knows what is left of it: see `withUse`. */
 export type FeatureView = true | number | { readonly limit: number; readonly per: 'day' | 'month'; readonly used?: number; readonly remaining?: number };
 
 const quotasView = (license: IssuedLicense) => license.terms.quotas.map((quota) => ({ ...quota, ...meterState(license, quota.meter) }));
 
-/** One instance, without when it was last seen, which the log does not know. */
+/** One instance, without its last-seen time, which the log does not know. */
 export function instanceView({ id, name, fingerprint, installationId, hardwareId, deploymentId, deploymentMode, metadata, createdAt, reboundAt, late, endedAt, endedBy }: Activation) {
   return { id, name, fingerprint, installationId, hardwareId, deploymentId, deploymentMode, metadata, createdAt, reboundAt, late, endedAt, endedBy };
 }

@@ -1,12 +1,12 @@
 import type { Aggregate, Instant } from '@keyledger/kernel';
 
-/** What is signed for a license and leaves the house with it for longer than an answer. */
+/** Signed documents of a license that stay in use outside for longer than an answer. */
 export type SignedStatement = 'license-file' | 'offline-file' | 'lease';
 
 /**
- * One page of the book of what was signed, by one process. Recorded before the signature is made: whatever is out there is in here, also if
- * nobody ever received it. Nothing is decided; a license that is erased leaves its ids here, and nothing of a person. A page holds what many
- * licenses asked for.
+ * One page of the record of signatures, by one process. Recorded before the signature is made: every signature out there is in here, even
+ * if no client ever received it. Nothing is decided; an erased license leaves its ids here, and nothing of a person. A page holds signatures
+ * of many licenses.
  */
 export interface SignaturesState {
   readonly count: number;
@@ -19,14 +19,14 @@ export interface RecordedSignature {
   readonly kid: string;
   /** The activation it is for; null when it is for the license as such. */
   readonly activationId: string | null;
-  /** Revision of the license that it speaks of. */
+  /** The license revision it describes. */
   readonly seq: number;
-  /** SHA-256 of the payload, base64url: whoever finds a file or token can be told whether, when and for whom it was signed. */
+  /** SHA-256 of the payload, base64url: for any file or token found, it tells whether, when and for which license it was signed. */
   readonly digest: string;
-  /** Until when it is good by itself; null when it does not say. */
+  /** Until when it is good by itself; null if it does not say. */
   readonly expiresAt: Instant | null;
 }
-/** Those who ask at the same moment share a line. */
+/** Requests at the same moment share one event. */
 export type SignaturesCommand = Readonly<{ type: 'Record'; signatures: readonly RecordedSignature[] }>;
 export type SignaturesEvent = Readonly<{ type: 'SignaturesRecorded'; signatures: readonly RecordedSignature[] }>;
 

@@ -1,24 +1,24 @@
 import { addDays, addSeconds, refuse, type Aggregate, type Instant, type JsonObject } from '@keyledger/kernel';
 
-/** What a key is for. It signs nothing else. */
+/** The purpose of a key. It signs nothing else. */
 export const signingPurposes = ['license-file', 'lease', 'verdict', 'webhook', 'log-head'] as const;
 export type SigningPurpose = (typeof signingPurposes)[number];
 
 /** An Ed25519 public key (RFC 8037). Its `kid` is its thumbprint (RFC 7638), so no two keys share one. */
 export type PublicJwk = { readonly kty: 'OKP'; readonly crv: 'Ed25519'; readonly x: string };
 
-/** `staged`: made, signs nothing yet. `active`: signs. `retired`: signs no more; what it has signed stays good. `revoked`: what it has signed is good no more. */
+/** `staged`: made, signs nothing yet. `active`: signs. `retired`: signs no more; its signatures stay good. `revoked`: its signatures are no longer good. */
 export type SigningKeyState = 'staged' | 'active' | 'retired' | 'revoked';
 export interface SigningKey {
   readonly kid: string;
   readonly purpose: SigningPurpose;
   readonly state: SigningKeyState;
   readonly publicJwk: PublicJwk;
-  /** The root that is to certify it, and for which time. */
+  /** The root to certify it, and for which time. */
   readonly rootKid: string;
   readonly notBefore: Instant;
   readonly notAfter: Instant;
-  /** What the root has signed; null until it has. */
+  /** The certificate of the root; null until the root has signed. */
   readonly certificate: JsonObject | null;
   readonly createdAt: Instant;
   readonly activatedAt: Instant | null;
@@ -30,12 +30,12 @@ export interface SigningKey {
 export interface RootKey {
   readonly kid: string;
   readonly publicJwk: PublicJwk;
-  /** Its private half is kept elsewhere: certificates come from there. */
+  /** The private half is kept elsewhere, and certificates come from there. */
   readonly offline: boolean;
   readonly createdAt: Instant;
 }
 
-/** All signing keys of one environment are one stream: that there is one active key for a purpose is decided in one place. Oldest first. */
+/** All signing keys of one environment are one stream, so that one place decides that a purpose has one active key. Oldest first. */
 export interface SigningKeysState {
   readonly root: RootKey | null;
   readonly keys: ReadonlyMap<string, SigningKey>;
@@ -44,7 +44,7 @@ export interface SigningKeysState {
 export type SigningKeysCommand =
   | { readonly type: 'CreateRoot'; readonly kid: string; readonly publicJwk: PublicJwk }
   | { readonly type: 'TakeRootOffline'; readonly kid: string }
-  /** `unlessThere`: not when the purpose has a key to sign with, or to take next. */
+  /** `unlessThere`: not if the purpose has an active key, or a staged one to follow it. */
   | { readonly type: 'Create'; readonly kid: string; readonly purpose: SigningPurpose; readonly publicJwk: PublicJwk; readonly unlessThere?: boolean }
   | { readonly type: 'Certify'; readonly kid: string; readonly certificate: JsonObject }
   | { readonly type: 'Activate' | 'Retire' | 'Revoke'; readonly kid: string };
@@ -52,14 +52,14 @@ export type SigningKeysCommand =
 export type SigningKeysEvent =
   | { readonly type: 'RootKeyCreated'; readonly kid: string; readonly publicJwk: PublicJwk }
   | { readonly type: 'RootKeyTakenOffline'; readonly kid: string }
-  /** Says what the root is about to certify, before it does. */
+  /** Records what the root is about to certify, before it does. */
   | { readonly type: 'SigningKeyCreated'; readonly kid: string; readonly purpose: SigningPurpose; readonly publicJwk: PublicJwk; readonly rootKid: string; readonly notBefore: Instant; readonly notAfter: Instant }
   | { readonly type: 'SigningKeyCertified'; readonly kid: string; readonly certificate: JsonObject }
   | { readonly type: 'SigningKeyActivated' | 'SigningKeyRetired' | 'SigningKeyRevoked'; readonly kid: string };
 
-/** How long a key may sign. What it signs may be good for longer. */
+/** How long a key may sign. Its signatures may be good for longer. */
 export const KEY_DAYS = 400;
-/** Clocks of several machines differ, and one may sign with a key that another has just made. */
+/** Clocks of machines differ, and one machine may sign with a key that another has just made. */
 const BACKDATED_SECONDS = 3600;
 
 export const SigningKeys: Aggregate<SigningKeysState, SigningKeysCommand, SigningKeysEvent> = {
@@ -116,7 +116,7 @@ export function successorFor({ keys }: SigningKeysState, purpose: SigningPurpose
   return staged.findLast(({ certificate }) => certificate) ?? staged.at(-1);
 }
 
-/** What verifiers may learn of: what these keys signed is good. */
+/** The keys verifiers may learn: their signatures are good. */
 export const trustedKeys = ({ keys }: SigningKeysState): readonly SigningKey[] => [...keys.values()].filter(({ state }) => state === 'active' || state === 'retired');
 export const revokedKeys = ({ keys }: SigningKeysState): readonly SigningKey[] => [...keys.values()].filter(({ state }) => state === 'revoked');
 
@@ -126,11 +126,11 @@ function created(state: SigningKeysState, { kid, purpose, publicJwk, unlessThere
   return [{ type: 'SigningKeyCreated', kid, purpose, publicJwk, rootKid: state.root.kid, notBefore: addSeconds(now, -BACKDATED_SECONDS), notAfter: addDays(now, KEY_DAYS) }];
 }
 
-/** For what it is needed for: a revoked key is refused as its activation would be. */
+/** Certified for activation, so a revoked key is refused as its activation would be. */
 const certified = (key: SigningKey, certificate: JsonObject): readonly SigningKeysEvent[] =>
   (key.certificate || !stepOf(key, 'active') ? [] : [{ type: 'SigningKeyCertified', kid: key.kid, certificate }]);
 
-/** There is one active key for a purpose: the one before it retires in the same moment, and nothing that it signed has to be signed again. */
+/** A purpose has one active key: the one before retires in the same moment, and nothing it signed has to be signed again. */
 function activated({ keys }: SigningKeysState, key: SigningKey): readonly SigningKeysEvent[] {
   if (!stepOf(key, 'active')) return [];
   if (!key.certificate) throw refuse('SIGNING_KEY_NOT_CERTIFIED', 'The offline root has to certify the key first', { kid: key.kid });
@@ -138,7 +138,7 @@ function activated({ keys }: SigningKeysState, key: SigningKey): readonly Signin
   return [...before.map(({ kid }) => ({ type: 'SigningKeyRetired', kid }) as const), { type: 'SigningKeyActivated', kid: key.kid }];
 }
 
-/** The last key that signs for a purpose stays, unless another can follow it: one that has its certificate, or one that a root that is here certifies. */
+/** The last key that signs for a purpose stays, unless another can follow: one with a certificate, or, if the root is here, one that the root certifies. */
 function retired(state: SigningKeysState, key: SigningKey, now: Instant): readonly SigningKeysEvent[] {
   if (!stepOf(key, 'retired')) return [];
   const { kid, purpose } = key;
@@ -149,7 +149,7 @@ function retired(state: SigningKeysState, key: SigningKey, now: Instant): readon
   return [{ type: 'SigningKeyRetired', kid }];
 }
 
-/** Where each state leads, by the name of what has to be asked for. */
+/** The next states of each state, with the action that leads there. */
 const steps: Readonly<Record<SigningKeyState, Partial<Record<SigningKeyState, string>>>> = {
   staged: { active: 'activate', revoked: 'revoke' },
   active: { retired: 'retire', revoked: 'revoke' },
@@ -157,7 +157,7 @@ const steps: Readonly<Record<SigningKeyState, Partial<Record<SigningKeyState, st
   revoked: {},
 };
 
-/** False when it is already so; refuses what cannot be with INVALID_TRANSITION. */
+/** False if the key is in that state already; refuses an impossible step with INVALID_TRANSITION. */
 function stepOf({ state }: SigningKey, next: 'active' | 'retired' | 'revoked'): boolean {
   if (state === next) return false;
   if (steps[state][next]) return true;

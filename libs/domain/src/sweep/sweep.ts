@@ -1,8 +1,8 @@
 import { addSeconds, type Aggregate, type Instant } from '@keyledger/kernel';
 
-/** The clock of the process, somebody's wish, or an environment's clock that was put forward. */
+/** The process's timer, a request, or an environment's clock that was put forward. */
 export type SweepTrigger = 'schedule' | 'request' | 'clock';
-/** What a run has brought about: events by type. */
+/** The results of a run: events by type. */
 export type Transitions = Readonly<Record<string, number>>;
 
 /** The runs of an environment's sweep. At most one is under way: starting one is the claim, and one that shows no sign of life any more loses it. */
@@ -19,7 +19,7 @@ export type SweepsCommand =
   | ({ readonly type: 'Finish' } & Finished);
 interface Finished {
   readonly number: number;
-  /** False when it was cut short; the next run does what is left. */
+  /** False if it was cut short; the next run does the rest. */
   readonly complete: boolean;
   readonly durationMs: number;
   /** Subjects that were due, or looked so. */
@@ -41,7 +41,7 @@ export const Sweeps: Aggregate<SweepsState, SweepsCommand, SweepsEvent> = {
   shapes: { SweepStarted: { schema: 1 }, SweepAlive: { schema: 1 }, SweepFinished: { schema: 1 } },
   initial: () => ({ number: 0, running: null }),
 
-  /** Nothing: somebody else is at it. */
+  /** No event: another run is under way. */
   decide({ number, running }, command) {
     switch (command.type) {
       case 'Start': return isUnderWay(running, command.at) ? [] : [{ type: 'SweepStarted', number: number + 1, trigger: command.trigger, at: command.at }];
@@ -49,7 +49,7 @@ export const Sweeps: Aggregate<SweepsState, SweepsCommand, SweepsEvent> = {
       case 'Finish': {
         const { type: _, ...finished } = command;
         const isOver = command.number === number && running === null;
-        // Whoever was taken for dead has worked all the same.
+        // A run taken for dead has worked all the same.
         return isOver || command.number > number ? [] : [{ type: 'SweepFinished', ...finished }];
       }
     }
@@ -64,6 +64,6 @@ export const Sweeps: Aggregate<SweepsState, SweepsCommand, SweepsEvent> = {
   },
 };
 
-/** A sign of life of the future is none: it was given before the clock was set back. */
+/** A sign of life in the future does not count: it was given before the clock was set back. */
 const isUnderWay = (running: SweepsState['running'], at: Instant): boolean =>
   running !== null && at < addSeconds(running.aliveAt, SWEEP_ABANDONED_SECONDS) && at > addSeconds(running.aliveAt, -SWEEP_ABANDONED_SECONDS);

@@ -3,18 +3,18 @@ import { MILLION, type Reading } from './reading.ts';
 /** How long a reading stands for its instance when no other follows. */
 export const HOLD_MS = 60 * 60_000;
 
-/** From the one moment on, up to the other. */
+/** From one moment on, up to another. */
 export interface Span {
   readonly from: number;
   readonly to: number;
 }
 export interface Peak {
   readonly value: number;
-  /** The first moment at which it was so much. */
+  /** The first moment with this value. */
   readonly at: number;
 }
 
-/** Whose seat has ended counts no longer, whatever it has read last. */
+/** An instance whose seat has ended counts no longer, whatever its last reading. */
 export type SeatEnds = ReadonlyMap<string, number>;
 
 interface Hold {
@@ -25,9 +25,9 @@ interface Hold {
 
 /**
  * The highest sum over all instances at one moment, for each of some spans. A reading holds until the instance's next one, an hour at most, and
- * ends with its seat; of two at the same moment the higher one holds. So the peak depends on what was read when, and on nothing else.
+ * ends with its seat; of two at the same moment the higher one holds. So the peak depends only on the readings and their times.
  *
- * `take` wants readings in the order of time, those of the hour before the first span too. `spans` follow one another.
+ * `take` needs readings in the order of time, including the hour before the first span. `spans` follow one another.
  */
 export class GaugePeaks {
   readonly #spans: readonly Span[];
@@ -67,13 +67,13 @@ export class GaugePeaks {
     this.#running.push(hold);
   }
 
-  /** For each span its peak; undefined where no reading held: that says nothing, not even nought. */
+  /** For each span its peak; undefined if no reading held: that means unknown, not 0. */
   result(): readonly (Peak | undefined)[] {
     this.#moveTo(Infinity);
     return this.#peaks;
   }
 
-  /** What stands now stands until then: for the present span, and for those that begin in between with what is left by then. */
+  /** The total of now holds until then: for the present span, and for spans beginning in between with the readings left by then. */
   #moveTo(at: number): void {
     this.#note();
     for (let next = this.#spans[this.#span + 1]; next && next.from <= at; next = this.#spans[this.#span + 1]) {
@@ -94,7 +94,7 @@ export class GaugePeaks {
     if (!known || this.#total / MILLION > known.value) this.#peaks[this.#span] = { value: this.#total / MILLION, at: this.#now };
   }
 
-  /** Everything that has run out or ended by then. */
+  /** Drops the readings that have run out or ended by then. */
   #letGo(by: number): void {
     for (let hold = this.#running[this.#ranOut]; hold && hold.at + HOLD_MS <= by; hold = this.#running[++this.#ranOut]) {
       if (this.#held.get(hold.instanceId) === hold) this.#drop(hold);
@@ -115,7 +115,7 @@ export class GaugePeaks {
   }
 }
 
-/** The reading of each instance that was in force at a moment: what the sum was made of. */
+/** The reading of each instance in force at a moment: together they make up the sum. */
 export function inForceAt(moment: number, readings: Iterable<Reading>, ends: SeatEnds = new Map()): readonly Reading[] {
   const held = new Map<string, Reading>();
   for (const reading of readings) {

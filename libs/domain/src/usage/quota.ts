@@ -9,7 +9,7 @@ import { dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, MILLION, monthOf, 
 /** A day of one meter. */
 export interface MeterDay {
   readonly day: Day;
-  /** As a gauge. Null: nothing was read that held on this day, which says nothing. */
+  /** As a gauge. Null: no reading held on this day, so the peak is unknown. */
   readonly peak: number | null;
   /** As a counter. */
   readonly sum: number;
@@ -18,8 +18,8 @@ export interface MeterDay {
 type Period = NonNullable<Quota['per']>;
 
 /**
- * What a quota was compared with at a moment. Of a gauge the peak of the last day that was over by then and had readings: an instance that is
- * silent does not show that less was used. Of a counter what had been counted in the last day that was over, or in its month up to there.
+ * The value a quota was compared with at a moment. For a gauge the peak of the last day that was over by then and had readings: a silent
+ * instance does not show that less was used. For a counter the sum of the last day that was over, or of its month up to and with that day.
  */
 export function comparedAt(per: Quota['per'], days: readonly MeterDay[], moment: number): { readonly value: number; readonly day: Day } | undefined {
   const last = dayBefore(dayOf(moment));
@@ -28,15 +28,15 @@ export function comparedAt(per: Quota['per'], days: readonly MeterDay[], moment:
   return read && { value: read.peak ?? 0, day: read.day };
 }
 
-/** Counted on the day, or in its month up to and with the day. */
+/** The sum of the day, or of its month up to and with the day. */
 export function sumOf(days: readonly MeterDay[], per: Period, last: Day): number {
   const counts = ({ day }: MeterDay) => day === last || (per === 'month' && day < last && monthOf(day) === monthOf(last));
   return days.filter(counts).reduce((sum, { sum: more }) => sum + Math.round(more * MILLION), 0) / MILLION;
 }
 
 /**
- * What a day that has fallen due asks of the license; undefined when it decides nothing: the license has no such quota, there were no readings,
- * or they came so late that a later day had been compared before. What the license makes of it is its own decision.
+ * The command to the license from a day that has fallen due; undefined if the day decides nothing: the license has no such quota, there were no
+ * readings, or they came so late that a later day had been compared before. The license decides what follows.
  */
 export function demandOf(license: IssuedLicense, meter: string, days: readonly MeterDay[], due: { readonly day: Day; readonly at: number }): (LicenseCommand & { type: 'ExceedQuota' | 'RestoreQuota' }) | undefined {
   const quota = license.terms.quotas.find((one) => one.meter === meter);
@@ -47,21 +47,21 @@ export function demandOf(license: IssuedLicense, meter: string, days: readonly M
   return meterState(license, meter).state === 'normal' ? undefined : { type: 'RestoreQuota', meter, peak };
 }
 
-/** Whatever the license says to be counted per day or month is a counter; any other meter is a gauge. */
+/** A meter that the license counts per day or month is a counter; any other is a gauge. */
 export function kindOf({ terms: { features, quotas } }: IssuedLicense, meter: string): 'gauge' | 'counter' {
   const feature = Object.hasOwn(features, meter) ? features[meter] : undefined;
   return quotas.some((quota) => quota.meter === meter && quota.per) || (typeof feature === 'object' && !quotas.some((quota) => quota.meter === meter)) ? 'counter' : 'gauge';
 }
 
-/** The day at whose end an exceeded quota must be compared again though nothing may have been read: a counter starts again at nought. */
+/** The day at whose end an exceeded quota must be compared again even without readings: a counter starts again at 0. */
 export function nextLook({ terms }: IssuedLicense, meter: string, day: Day): Day | undefined {
   const per = terms.quotas.find((one) => one.meter === meter)?.per;
   return per && (per === 'day' ? dayAfter(day) : firstOfNextMonth(day));
 }
 
 /**
- * Meters to compare at the end of the day on which these quotas were set, though nothing may be read on it: what has been counted in the month so
- * far counts against the new limit too. What a gauge, or a day, has to be compared with was read on that very day.
+ * Meters to compare at the end of the day on which these quotas were set, even without readings on it: the month's sum so far counts against the
+ * new limit too. Gauges and daily counters are compared with readings of that very day.
  */
 export const monthlyMeters = (quotas: readonly Quota[]): readonly string[] => quotas.flatMap(({ meter, per }) => (per === 'month' ? [meter] : []));
 
@@ -71,12 +71,12 @@ export function daysOf(at: number, holdMs: number): readonly Day[] {
   return first === last ? [first] : [first, last];
 }
 
-/** When such a day is to be compared: at its end, or at once when it has ended already. */
+/** When such a day is to be compared: at its end, or at once if it has ended already. */
 export const dueAt = (day: Day, now: number): number => Math.max(endOf(day), now);
 
 const MAX_SHOWN = 100;
 
-/** What goes into the log with an exceeded quota, so that nobody has to believe it. */
+/** The evidence stored in the log with an exceeded quota, so that it can be verified. */
 export function evidenceOf(day: Day, peak: Peak, readings: readonly Reading[]): JsonObject {
   const shown = readings.slice(0, MAX_SHOWN);
   const rest = readings.slice(MAX_SHOWN);
@@ -87,10 +87,10 @@ export function evidenceOf(day: Day, peak: Peak, readings: readonly Reading[]): 
   };
 }
 
-/** What an instance has used of a counter, and in how many records. */
+/** The use of a counter by an instance, and the number of its records. */
 export interface Counted { readonly micros: number; readonly records: number }
 
-/** The same of a counter: who used how much from one day to the other, the greatest first. */
+/** The evidence for a counter: the use of each instance from one day to the other, the greatest first. */
 export function countsOf(from: Day, to: Day, used: ReadonlyMap<string, Counted>): JsonObject {
   const all = [...used].sort(([a, { micros: x }], [b, { micros: y }]) => y - x || (a < b ? -1 : 1));
   const rest = all.slice(MAX_SHOWN);
@@ -105,7 +105,7 @@ const instant = (at: number): Instant => new Date(at).toISOString();
 
 // ---- views ----
 
-/** How far a meter is: in the present day and month, and what its quota was last compared with, as a gauge or per day or month. */
+/** The use of a meter: in the present day and month, and the value its quota was last compared with, as a gauge or per day or month. */
 export interface MeterUse {
   readonly today: number;
   readonly month: number;
@@ -124,15 +124,15 @@ interface Metered {
   readonly quotas: readonly (Quota & { readonly state: string; readonly lastPeak: number | null })[];
 }
 
-/** Whether a view of this license has anything to say about use. */
+/** Whether a view of this license shows any use. */
 export const isMetered = ({ features, quotas }: Pick<IssuedLicense['terms'], 'features' | 'quotas'> | Metered): boolean =>
   quotas.length > 0 || Object.values(features).some((feature) => typeof feature === 'object');
 
-/** Meters that a license, or a view of it, names. Of any other only the series tells. */
+/** Meters that a license, or a view of it, names. Others appear in the series only. */
 export const metersNamed = ({ features, quotas }: Pick<IssuedLicense['terms'], 'features' | 'quotas'> | Metered): readonly string[] =>
   [...quotas.map(({ meter }) => meter), ...Object.entries(features).flatMap(([name, feature]) => (typeof feature === 'object' ? [name] : []))];
 
-/** The view of a license with what is used of its caps, and what its quotas were last compared with. */
+/** The view of a license with the use of its caps, and the values its quotas were last compared with. */
 export function withUse<V extends Metered>(view: V, use: Use): V {
   const features = Object.entries(view.features).map(([name, feature]) => {
     if (typeof feature !== 'object') return [name, feature] as const;
@@ -143,8 +143,8 @@ export function withUse<V extends Metered>(view: V, use: Use): V {
   return { ...view, features: Object.fromEntries(features), quotas };
 }
 
-/** A difference to the millionth; of a number so large that there is nothing to round, itself. */
+/** A difference to the millionth; a number too large for that stays as it is. */
 const exactly = (value: number): number => (value * MILLION < Infinity ? Math.round(value * MILLION) / MILLION : value);
 
-/** A meter may be called what every object has, such as `constructor`. */
+/** A meter may be named like a member of every object, such as `constructor`. */
 const useOn = (use: Use, meter: string): MeterUse | undefined => (Object.hasOwn(use, meter) ? use[meter] : undefined);

@@ -1,11 +1,11 @@
 import { addSeconds, instantOf, refuse, type Instant } from '@keyledger/kernel';
 
 /**
- * What an instance has said about a meter. By the million: so times are milliseconds since 1970, and values millionths, whose sums are
- * exact in whatever order they are made.
+ * A value of a meter reported by an instance. There are millions: so times are milliseconds since 1970, and values millionths, whose sums
+ * are exact in any order.
  */
 export interface Reading {
-  /** Within the license it counts once, ever. */
+  /** Counts once, ever, within the license. */
   readonly id: string;
   readonly instanceId: string;
   readonly at: number;
@@ -14,20 +14,20 @@ export interface Reading {
 export const MILLION = 1_000_000;
 export const microsOf = (value: number): number => Math.round(value * MILLION);
 
-/** Clocks of customers are not ours. */
+/** Clocks of customers may be ahead. */
 export const SKEW_SECONDS = 300;
-/** A day that is longer ago is closed for good. */
+/** An older day is closed for good. */
 export const REACHES_BACK_DAYS = 400;
 
 export const timeOf = ({ at }: { readonly at: Instant }): number => Date.parse(instantOf(at) ?? '');
 
-/** What is wrong with a reading's time; undefined when it can count. */
+/** What is wrong with a reading's time; undefined if it can count. */
 function faultOf(at: number, now: Instant): string | undefined {
   if (at > Date.parse(addSeconds(now, SKEW_SECONDS))) return 'is in the future';
   return at >= Date.parse(addSeconds(now, -REACHES_BACK_DAYS * 86_400)) ? undefined : `is more than ${REACHES_BACK_DAYS} days ago`;
 }
 
-/** Refuses with USAGE_OUT_OF_RANGE, which names those that are out of reach. */
+/** Refuses with USAGE_OUT_OF_RANGE, naming the records out of reach. */
 export function mustBeInReach(records: readonly { readonly at: Instant }[], now: Instant): void {
   const errors = records.flatMap((record, n) => {
     const detail = faultOf(timeOf(record), now);
@@ -36,7 +36,7 @@ export function mustBeInReach(records: readonly { readonly at: Instant }[], now:
   if (errors.length > 0) throw refuse('USAGE_OUT_OF_RANGE', `records must be from the last ${REACHES_BACK_DAYS} days`, { errors });
 }
 
-/** Whether it can count: it is in reach, and of a time when its instance had its seat. An instance may still report what it read before the end. */
+/** Whether a reading can count: it is in reach, and from before the end of the seat. An instance may report such readings after the end. */
 export const counts = (at: number, endedAt: Instant | null, now: Instant): boolean => faultOf(at, now) === undefined && (endedAt === null || at < Date.parse(endedAt));
 
 // ---- days, months and hours, all of them UTC ----
@@ -58,7 +58,7 @@ export const buckets = ['hour', 'day', 'month'] as const;
 export type Bucket = (typeof buckets)[number];
 export const MAX_BUCKETS = 750;
 
-/** Whole hours, days or months that have a part in the time from `from` up to `to`. */
+/** Whole hours, days or months that overlap the time from `from` up to `to`. */
 export function bucketsBetween(from: number, to: number, bucket: Bucket): { readonly from: number; readonly to: number }[] {
   const spans: { from: number; to: number }[] = [];
   for (let start = bucketStart(from, bucket); start < to; start = spans.at(-1)?.to as number) {

@@ -2,16 +2,16 @@ import { addSeconds, refuse, type Aggregate, type Instant, type WebhookEndpointI
 import { changes } from '../metadata.ts';
 import type { WebhookFilter } from './types.ts';
 
-/** The last one made signs for good; one before it signs beside it until `validUntil`. */
+/** The newest secret has no end; older ones sign beside it until `validUntil`. */
 export interface WebhookSecret {
   /** `whsec_` and 32 bytes in base64; null once the endpoint's data key has been destroyed. */
   readonly secret: string | null;
   readonly validUntil: Instant | null;
 }
-/** `failing`: nothing has been taken for days. `gone`: it said 410. */
+/** `failing`: the endpoint has accepted nothing for days. `gone`: it answered 410. */
 export type DisabledBy = 'manual' | 'failing' | 'gone';
 
-/** Where the vendor's own software hears what happens here. null before it was created. */
+/** An address of the vendor's own software that events are sent to. null before it was created. */
 export type WebhookEndpointState = Readonly<{
   id: WebhookEndpointId; url: string | null; events: readonly WebhookFilter[]; description: string | null; disabledBy: DisabledBy | null;
   /** Newest first. */
@@ -24,11 +24,11 @@ export type WebhookEndpointCommand =
   | { readonly type: 'Create'; readonly endpointId: WebhookEndpointId; readonly url: string; readonly events: readonly WebhookFilter[]; readonly description?: string | null; readonly secret: string }
   | { readonly type: 'Update'; readonly url?: string; readonly events?: readonly WebhookFilter[]; readonly description?: string | null; readonly enabled?: boolean }
   | { readonly type: 'RotateSecret'; readonly secret: string }
-  /** What its answers have led to. */
+  /** The result of its answers. */
   | { readonly type: 'Disable'; readonly cause: 'failing' | 'gone' }
   | { readonly type: 'Delete' };
 
-/** An address may hold a password of the receiver's making, so it is sealed like the secrets. */
+/** An address may contain a password of the receiver, so it is sealed like the secrets. */
 export type WebhookEndpointEvent =
   | { readonly type: 'WebhookEndpointCreated'; readonly endpointId: WebhookEndpointId; readonly secret: string | null } & Changeable
   | { readonly type: 'WebhookEndpointChanged' } & Partial<Changeable>
@@ -37,9 +37,9 @@ export type WebhookEndpointEvent =
   | { readonly type: 'WebhookEndpointEnabled' }
   | { readonly type: 'WebhookEndpointDeleted' };
 
-/** For so long after a rotation both secrets sign: time enough to tell the receiver of the new one. */
+/** So long after a rotation both secrets sign: time to give the receiver the new one. */
 export const OLD_SECRET_SECONDS = 86_400;
-/** However often it is rotated in a day: each makes the header longer. */
+/** Even if rotated more often in a day: each secret makes the header longer. */
 const MAX_OLD_SECRETS = 4;
 
 export const WebhookEndpoint: Aggregate<WebhookEndpointState | null, WebhookEndpointCommand, WebhookEndpointEvent> = {
@@ -85,13 +85,13 @@ export const WebhookEndpoint: Aggregate<WebhookEndpointState | null, WebhookEndp
   },
 };
 
-/** Refuses with WEBHOOK_ENDPOINT_NOT_FOUND; one that was deleted was never there. */
+/** Refuses with WEBHOOK_ENDPOINT_NOT_FOUND, also for a deleted one. */
 export function existing(endpoint: WebhookEndpointState | null): WebhookEndpointState {
   if (!endpoint || endpoint.deleted) throw refuse('WEBHOOK_ENDPOINT_NOT_FOUND');
   return endpoint;
 }
 
-/** Refuses with WEBHOOK_ENDPOINT_DISABLED where nothing would be sent. */
+/** Refuses with WEBHOOK_ENDPOINT_DISABLED if nothing would be sent. */
 export function enabled(endpoint: WebhookEndpointState | null): WebhookEndpointState {
   const { disabledBy } = existing(endpoint);
   if (disabledBy) throw refuse('WEBHOOK_ENDPOINT_DISABLED', 'The endpoint is disabled; enable it first', { disabledBy });
@@ -111,7 +111,7 @@ const retired = (endpoint: WebhookEndpointState, at: Instant): readonly WebhookS
   goodAt(endpoint, at).slice(0, MAX_OLD_SECRETS).map((old) => ({ ...old, validUntil: old.validUntil ?? addSeconds(at, OLD_SECRET_SECONDS) }));
 const goodAt = ({ secrets }: WebhookEndpointState, now: Instant): readonly WebhookSecret[] => secrets.filter(({ validUntil }) => validUntil === null || now < validUntil);
 
-/** All that sign now, the newest first. */
+/** All secrets that sign now, newest first. */
 export const signingSecrets = (endpoint: WebhookEndpointState, now: Instant): readonly string[] => goodAt(endpoint, now).flatMap(({ secret }) => secret ?? []);
 
 export const webhookEndpointView = (endpoint: WebhookEndpointState, now: Instant) => {

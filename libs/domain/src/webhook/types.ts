@@ -1,4 +1,4 @@
-/** What receivers of webhooks are told of, by its public name. Names are public API: they are added, never renamed. */
+/** The events that webhooks report, by public name. Names are public API: they are added, never renamed. */
 export const webhookTypes = [
   'license.issued', 'license.assigned', 'license.activated', 'license.deactivated', 'license.suspended', 'license.unsuspended', 'license.inactivated', 'license.reactivated',
   'license.expiring', 'license.expired', 'license.renewed', 'license.revoked', 'license.key-regenerated', 'license.erased',
@@ -6,11 +6,11 @@ export const webhookTypes = [
   'quota.exceeded', 'quota.restricted', 'quota.restored', 'signing-key.rotated', 'job.finished',
 ] as const;
 export type WebhookType = (typeof webhookTypes)[number];
-/** Sent on request, to whoever wants anything at all. */
+/** Sent on request, whatever the endpoint's filters. */
 export const TEST_TYPE = 'webhook.test';
 
 type Family<T> = T extends `${infer F}.${string}` ? `${F}.*` : never;
-/** What an endpoint may ask for: a type, all types of a family, or everything. */
+/** A filter of an endpoint: a type, all types of a family, or everything. */
 export type WebhookFilter = WebhookType | Family<WebhookType> | '*';
 export const webhookFilters: readonly WebhookFilter[] = ['*', ...new Set(webhookTypes.map((type) => `${type.split('.', 1)[0] as string}.*` as WebhookFilter)), ...webhookTypes];
 
