@@ -73,7 +73,12 @@ export class Requests {
     const { id } = this.#hashes(claim);
     const answer: StoredAnswer = { status, body, headers };
     try {
-      const sealed = status === 0 ? RELEASED : this.keyrings.here().sealAnswer(claim.key, answer);
+      if (status === 0) {
+        // Only spares the next attempt a wait: the answer is a failure already, and must not take longer because the database is away.
+        void this.databases.here().run(`update access_requests set answer = '${RELEASED}' where claim = ? and answer is null`, [id]).catch(() => undefined);
+        return answer;
+      }
+      const sealed = this.keyrings.here().sealAnswer(claim.key, answer);
       const { changes } = await this.databases.here().run(`update access_requests set answer = ? where claim = ? and (answer is null or answer = '${RELEASED}')`, [sealed, id]);
       if (changes === 1) return answer;
       const stored = (await this.#row(id))?.answer;

@@ -1,9 +1,15 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
-import type { ClaimRequest } from '@keyledger/contracts';
+import type { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { Requests } from './idempotency.handlers.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
+
+it('A request that failed is answered without waiting for the database', async () => {
+  const requests = new Requests({ here: () => ({ run: () => new Promise(() => undefined) }) } as never, { here: () => ({ hmac: () => 'x' }) } as never);
+  const failed = { caller: 'key_1', route: 'POST /v1/orders', key: 'k', status: 0, body: 'unavailable', headers: {} } as unknown as CompleteRequest;
+  expect(await runIn(systemContext('staging', now), () => requests.complete(failed))).toEqual({ status: 0, body: 'unavailable', headers: {} });
+});
 
 describe('A request that nobody has answered', () => {
   beforeEach(() => void jest.useFakeTimers({ now: Date.parse(now) }));
