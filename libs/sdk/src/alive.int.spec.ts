@@ -4,7 +4,7 @@ import { describe, expect, it } from '@jest/globals';
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
-/** What a program prints that has nothing else to do; nothing of Node but what it awaits keeps it alive. */
+/** The output of a program that only awaits the SDK: nothing else keeps its process alive. */
 function running(program: string): readonly string[] {
   const code = `
     import { License } from '${here('./license.ts')}';
@@ -20,7 +20,7 @@ function running(program: string): readonly string[] {
 }
 
 describe('A program that', () => {
-  it('takes a seat of a server that is away goes on', () => {
+  it('asks an unreachable server for a seat goes on', () => {
     expect(running(`
       const license = await open({ server: 'http://127.0.0.1:9', fetch });
       console.log((await license.activate()).code);
@@ -31,7 +31,7 @@ describe('A program that', () => {
   it.each([
     '() => Promise.resolve(new Response("", { status: 503 }))', '() => Promise.reject(new TypeError("fetch failed"))',
     '(url, { signal }) => new Promise((_, late) => signal.addEventListener("abort", () => late(signal.reason)))',
-  ])('waits for an answer gets one, also of %s', (away) => {
+  ])('waits for an answer stays alive until it comes, also with %s', (away) => {
     expect(running(`
       let fetch = vendor.fetch;
       const license = await open({ timeoutMs: 100, fetch: (...asked) => fetch(...asked) });
@@ -47,7 +47,7 @@ describe('A program that', () => {
     `)).toEqual([...Array.from({ length: 5 }, () => 'UNREACHABLE'), 'over']);
   });
 
-  it('has no more to do ends, whatever runs beside it', () => {
+  it('has nothing more to do ends, although heartbeats and streams run', () => {
     expect(running(`
       const license = await open();
       await license.activate();

@@ -40,7 +40,7 @@ const revoke = () => {
 };
 
 describe('The stream of changes', () => {
-  it('tells of a revocation, which is acknowledged once the signed answer is there', async () => {
+  it('announces a revocation, which is acknowledged once the signed answer is there', async () => {
     const license = await listening();
     revoke();
     vendor.tellChange();
@@ -50,7 +50,7 @@ describe('The stream of changes', () => {
     expect(vendor.asked.find(({ path }) => path.endsWith('/stream'))?.authorization).toBe('License KEY-1');
   });
 
-  it('locks nobody by itself, and asks nothing when nothing is new', async () => {
+  it('does not lock by itself, and causes no question when it announces nothing new', async () => {
     const license = await listening();
     await settled();
     const asked = vendor.asked.length;
@@ -63,7 +63,7 @@ describe('The stream of changes', () => {
     expect(license.judgement()).toMatchObject({ valid: true, enforcement: 'FULL' });
   });
 
-  it('is read as it comes, in whatever pieces', async () => {
+  it('is read in whatever pieces it arrives', async () => {
     const license = await listening();
     revoke();
     for (const letter of 'event: change\r\ndata: {"seq":5,"enforcement":"LOCKED"}\r\n\r\n') vendor.tell(letter);
@@ -71,7 +71,7 @@ describe('The stream of changes', () => {
     expect(license.judgement().code).toBe('REVOKED');
   });
 
-  it('acknowledges nothing that could not be asked about, and hears of it from the next stream', async () => {
+  it('repeats on the next stream a change that was not acknowledged because the question failed', async () => {
     const license = await listening();
     revoke();
     vendor.between = (path) => (path === '/license/validate' ? new TypeError('fetch failed') : undefined);
@@ -84,7 +84,7 @@ describe('The stream of changes', () => {
     await until(() => acks().length > 0);
   });
 
-  it('comes back after it was lost, or was silent for too long, with growing waits', async () => {
+  it('is opened again with growing waits after it was lost, or silent for too long', async () => {
     const license = await listening();
     vendor.cut();
     await until(() => !license.changes.isConnected);
@@ -108,7 +108,7 @@ describe('The stream of changes', () => {
     await until(() => license.changes.isConnected && streams() === before + 1);
   });
 
-  it('shows at once that nobody can be reached, asking once, and that somebody can again', async () => {
+  it('shows at once, with one question, that the server is away, and when it is back', async () => {
     const license = await listening();
     const questions = () => vendor.asked.filter(({ path }) => path === '/license/validate').length;
     vendor.cut();
@@ -124,7 +124,7 @@ describe('The stream of changes', () => {
     await until(() => license.judgement().code === 'VALID');
   });
 
-  it('sends the heartbeat that a server has waited for too long', async () => {
+  it('makes an instance send an overdue heartbeat', async () => {
     const license = await listening();
     vendor.cut();
     await until(() => !license.changes.isConnected);
@@ -140,7 +140,7 @@ describe('The stream of changes', () => {
     await until(() => license.judgement().code === 'VALID');
   });
 
-  it('begins anew at once when the server ends it in its time, and after minutes when there is nothing more to hear', async () => {
+  it('is opened again at once when the server ends it as usual, and after minutes when it sends "end"', async () => {
     const license = await listening();
     vendor.hangUp();
     await until(() => !license.changes.isConnected);
@@ -164,9 +164,9 @@ describe('The stream of changes', () => {
   const refused = [120_000, 210_000, 345_000, 547_500, 851_250, 900_000, 900_000];
   const lost = [2_000, 3_500, 5_750, 9_125, 14_187.5, 21_781.25, 33_171.875];
   it.each([
-    ['was asked for too often', problem(429, 'RATE_LIMITED'), refused, 0], ['was asked for too often, and is told when to come', [429, 'slow down', { 'retry-after': '240' }], refused, 240_000],
-    ['is refused', problem(404, 'INSTANCE_NOT_FOUND'), refused, 0], ['is told when the server is back', [503, {}, { 'retry-after': '240' }], lost, 240_000],
-  ] as [string, ReturnType<typeof problem>, number[], number][])('waits for longer and longer, and as others do not, when it %s', async (_name, answer, waits, retryAfterMs) => {
+    ['was requested too often', problem(429, 'RATE_LIMITED'), refused, 0], ['was requested too often, with a Retry-After', [429, 'slow down', { 'retry-after': '240' }], refused, 240_000],
+    ['is refused', problem(404, 'INSTANCE_NOT_FOUND'), refused, 0], ['finds the server away, with a Retry-After', [503, {}, { 'retry-after': '240' }], lost, 240_000],
+  ] as [string, ReturnType<typeof problem>, number[], number][])('is opened again with growing random waits when it %s', async (_name, answer, waits, retryAfterMs) => {
     const license = await open();
     await license.activate();
     vendor.between = (path) => (path.endsWith('/stream') ? answer : undefined);
@@ -180,13 +180,13 @@ describe('The stream of changes', () => {
     }
     await until(() => waited().length === waits.length);
     expect(waited()).toEqual(waits.map((ms) => ms + retryAfterMs));
-    // A new seat does not wait for what the one before was refused.
+    // A new seat does not wait because the one before was refused.
     vendor.mend();
     await license.activate();
     await until(() => license.changes.isConnected);
   });
 
-  it('takes no page of a proxy for a stream', async () => {
+  it('is not taken to be open when a proxy answers with a page', async () => {
     const license = await open();
     await license.activate();
     vendor.between = (path) => (path.endsWith('/stream') ? [200, '<html>', { 'content-type': 'text/html' }] : undefined);
@@ -200,14 +200,14 @@ describe('The stream of changes', () => {
 describe('Readings that were made elsewhere', () => {
   const sent = () => vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => body['records'] as { id: string; meter: string }[]);
 
-  it('are in the store when they are taken, and sent once, with the ids that they came with', async () => {
+  it('are in the store when `record` answers, and sent once, with their own ids', async () => {
     const store = memoryStore();
     const license = await open({ store });
     await license.activate();
     expect(await license.record([{ id: 'a', meter: 'cores', value: 3, at: '2026-07-01T11:00:00.000Z' }, { meter: 'cores', value: 4 }, { id: 'a', meter: 'cores', value: 3 }])).toEqual({ ok: true, accepted: 2, duplicates: 1 });
     expect(await license.record([{ id: 'a', meter: 'cores', value: 3 }])).toEqual({ ok: true, accepted: 0, duplicates: 1 });
     expect(license.waiting).toBe(2);
-    // The process ends without a word; the answer to the first attempt is lost on its way.
+    // The process is killed; the answer to the first attempt is lost on its way.
     const next = await open({ store });
     vendor.between = (path) => (path === '/license/usage' ? new TypeError('terminated') : undefined);
     expect(await next.reportUsage()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
@@ -219,7 +219,7 @@ describe('Readings that were made elsewhere', () => {
     expect((await open({ store })).waiting).toBe(0);
   });
 
-  it('that are refused by name do not take the others with them', async () => {
+  it('that the server refuses by name do not keep the others from being sent', async () => {
     const license = await open();
     await license.activate();
     vendor.between = (path, { records }) => {
@@ -236,7 +236,7 @@ describe('Readings that were made elsewhere', () => {
     expect([license.waiting, sent().length]).toEqual([0, 3]);
   });
 
-  it.each(['LICENSE_NOT_FOUND', 'ENVIRONMENT_NOT_FOUND', 'PERMISSION_DENIED'])('wait where it is not they that were refused, but who brings them (%s)', async (code) => {
+  it.each(['LICENSE_NOT_FOUND', 'ENVIRONMENT_NOT_FOUND', 'PERMISSION_DENIED'])('wait if not they were refused, but their sender (%s)', async (code) => {
     const license = await open();
     await license.activate();
     vendor.between = (path) => (path === '/license/usage' ? problem(404, code) : undefined);
@@ -248,7 +248,7 @@ describe('Readings that were made elsewhere', () => {
     expect(license.waiting).toBe(0);
   });
 
-  it('that are no numbers which can be counted take no others with them', async () => {
+  it('whose values cannot be counted are refused, and others are still sent', async () => {
     const license = await open();
     await license.activate();
     license.quota('reports').tryConsume(2);
@@ -261,7 +261,7 @@ describe('Readings that were made elsewhere', () => {
     expect(sent()[0]).toMatchObject([{ meter: 'reports', value: 2 }]);
   });
 
-  it('are not taken when they cannot be stored, or too many wait', async () => {
+  it('are refused when they cannot be stored, or too many wait', async () => {
     const store = memoryStore();
     const license = await open({ store });
     const { write } = store;
@@ -277,7 +277,7 @@ describe('Readings that were made elsewhere', () => {
 });
 
 describe('A license that takes the place of another', () => {
-  it('goes on from the time that it was, whatever the clock says', async () => {
+  it('goes on from the time of that one, whatever the clock says', async () => {
     const license = await open({ after: clock.wall + 86_400_000 });
     expect(Date.parse(license.judgement().at)).toBe(clock.wall + 86_400_000);
     clock.pass(1000);

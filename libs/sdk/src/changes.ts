@@ -1,10 +1,10 @@
 import type { Clock } from './clock.ts';
+import type { Judgement } from './judgement.ts';
 import type { Kept } from './kept.ts';
 import type { Refusal } from './refusal.ts';
-import { nextWait, type EventStream, type Reply } from './server.ts';
-import type { Judgement } from './state.ts';
+import { longestPauseMs, nextWait, type EventStream, type Reply } from './server.ts';
 
-/** What a stream of changes needs of its license. */
+/** What the stream of changes needs of its license. */
 interface Port {
   readonly clock: Clock;
   kept(): Kept;
@@ -15,30 +15,28 @@ interface Port {
   persist(): Promise<unknown>;
 }
 
-/** One server-sent event: `state` first, then `change`, and `end` when there will be no more. */
+/** One server-sent event: `state` first, then `change`, and `end` as the last. */
 interface Heard {
   readonly event: string;
   readonly seq: number;
   readonly enforcement: string | undefined;
 }
 
-/** After a stream was lost; and after it was refused, or the server has no more to say: each try counts as one of the license's requests. */
+/** After a stream was lost; and after it was refused or has sent `end`: each try counts as one of the license's requests. */
 const waits = { lost: [1_000, 60_000], refused: [60_000, 900_000] } as const;
-/** Nobody is kept silent for longer by a Retry-After. */
-const longestRetryAfterMs = 3_600_000;
-/** The server says something every 15 seconds, if only that nothing has happened. */
+/** The server sends something every 15 seconds, if only a sign of life. */
 const quietMs = 45_000;
 
 /**
- * Hears of changes to the license as they happen, over a stream that stays open. What it hears is not signed, so it only is a reason to ask;
- * when the signed answer is there, what was heard is acknowledged. Whatever is lost on the way is told again to the next stream.
+ * Hears of changes to the license as they happen, over a stream that stays open. Its events are not signed, so they are only a reason to ask;
+ * once the signed answer is there, they are acknowledged. The server repeats unacknowledged events on the next stream.
  */
 export class Changes {
   readonly #port: Port;
   #running: AbortController | undefined;
-  /** The stream that is heard. One that was given up may end after the next has begun. */
+  /** The current stream. One that was given up may end after the next has begun. */
   #heardFrom: AbortController | undefined;
-  /** It has heard something since it last was told that nobody can be reached. */
+  /** A stream was heard since the server was last found unreachable. */
   #heard = false;
 
   constructor(port: Port) {
@@ -49,7 +47,7 @@ export class Changes {
     return this.#heardFrom !== undefined;
   }
 
-  /** Until `stop`. Keeps no process alive by itself. */
+  /** Runs until `stop`. Keeps no process alive. */
   start(): void {
     if (this.#running) return;
     this.#running = new AbortController();
@@ -61,12 +59,12 @@ export class Changes {
     this.#running = undefined;
   }
 
-  /** A new seat: what the one before had waited for is no more. */
+  /** A new seat: tries at once, unless a stream is heard. */
   again(): void {
     if (!this.isConnected) this.pause()();
   }
 
-  /** What it returns goes on as before. */
+  /** Returns how to go on as before. */
   pause(): () => void {
     const isRunning = this.#running !== undefined;
     this.stop();
@@ -78,15 +76,15 @@ export class Changes {
     while (!signal.aborted) {
       const began = this.#port.clock.read().mono;
       const { outcome, retryAfterMs = 0 } = await this.#follow(signal);
-      // A stream that has lasted is no sign of trouble; one that is cut off each time is.
+      // The end of a stream that has lasted is no sign of trouble; streams that are cut off each time are.
       const hasLasted = this.#port.clock.read().mono - began > waits.lost[1];
       const range = outcome === 'refused' ? waits.refused : waits.lost;
       wait = outcome === 'over' ? range[0] : nextWait(hasLasted ? range[0] : Math.max(wait, range[0]), range, Math.random);
-      await this.#port.clock.sleep(wait + Math.min(retryAfterMs, longestRetryAfterMs), signal);
+      await this.#port.clock.sleep(wait + Math.min(retryAfterMs, longestPauseMs), signal);
     }
   }
 
-  /** `over`: the server has ended it in its own time. `refused`: there is nothing to hear, or it was asked for too often. */
+  /** `over`: the server has ended it as usual. `refused`: there is nothing to hear, or it was requested too often. */
   async #follow(stopped: AbortSignal): Promise<{ readonly outcome: 'over' | 'refused' | 'lost'; readonly retryAfterMs?: number }> {
     const { licenseId, instanceId } = this.#port.kept().state;
     if (licenseId === null || instanceId === null) return { outcome: 'lost' };
@@ -96,7 +94,7 @@ export class Changes {
     try {
       const stream = await this.#port.open(licenseId, instanceId, broken.signal);
       if (stream?.kind !== 'opened') {
-        // A stream alone may be more than a proxy lets through. Whether anybody can be reached is asked, once.
+        // A proxy may block streams alone: one question tells whether the server can be reached.
         if (stream?.kind === 'unreachable' && this.#heard) await this.#port.ask();
         this.#heard = false;
         if (stream?.kind !== 'unreachable') return { outcome: stream ? 'refused' : 'lost' };
@@ -119,7 +117,7 @@ export class Changes {
     }
   }
 
-  /** Answers whether all of it is known and acknowledged. */
+  /** Returns whether all events are known and acknowledged. */
   async #take(heard: readonly Heard[], licenseId: string, instanceId: string): Promise<boolean> {
     const seq = Math.max(...heard.map(({ seq }) => seq));
     const last = heard.at(-1);
@@ -131,7 +129,7 @@ export class Changes {
     return seq === 0 || (await this.#port.acknowledge(licenseId, instanceId, seq))?.kind !== 'unreachable';
   }
 
-  /** What has arrived together, together; nothing at all for a sign of life. */
+  /** Events that arrive together come together; a sign of life is an empty list. */
   async *#heardIn(body: ReadableStream<Uint8Array>, broken: AbortController): AsyncGenerator<readonly Heard[]> {
     const [reader, decoder] = [body.getReader(), new TextDecoder()];
     let text = '';

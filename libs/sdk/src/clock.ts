@@ -1,6 +1,6 @@
-import type { Reading } from './state.ts';
+import type { Reading } from './time.ts';
 
-/** Time in all that it is needed for. A test may put its own in place of it. */
+/** Time and timers. A test may replace them. */
 export interface Clock {
   /** `boot` names the period within which `mono` can be compared. */
   read(): Reading;
@@ -24,13 +24,13 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-/** No timer here keeps a process alive, nor does a stream that is heard. Somebody who waits for an answer does. */
+/** Keeps the process alive until the answer is there: no timer or stream of the SDK does. */
 export function held<T>(answer: Promise<T>): Promise<T> {
   const hold = setInterval(() => undefined, longestMs);
   return answer.finally(() => clearInterval(hold));
 }
 
-/** Counts the time of this process only. `@keyledger/sdk/node` has one that goes on between processes. */
+/** Counts the time of this process only. The clock of `@keyledger/sdk/node` goes on between processes. */
 export function processClock(): Clock {
   const boot = crypto.randomUUID();
   return { read: () => ({ wall: Date.now(), mono: performance.now(), boot }), sleep };

@@ -1,8 +1,12 @@
 import type { LicensedFeature, LicensedTerms, SignedVerdict } from '@keyledger/license-file';
-import { initial, type Judgement, type Reading, type State } from './state.ts';
+import type { Judgement } from './judgement.ts';
+import { nothingKept, type Checks } from './kept.ts';
+import type { Opened } from './opening.ts';
+import { initial, type State } from './state.ts';
+import type { Reading } from './time.ts';
 
 export interface FakeOptions {
-  /** Names, or names with what they allow. */
+  /** Names, or names with their values. */
   readonly features?: readonly string[] | Readonly<Record<string, LicensedFeature>>;
   readonly state?: Judgement['state'];
   readonly quotas?: LicensedTerms['quotas'];
@@ -16,7 +20,7 @@ const verdicts = {
   locked: { valid: false, code: 'REVOKED', enforcement: 'LOCKED' },
 } as const satisfies Record<string, Pick<SignedVerdict, 'valid' | 'code' | 'enforcement'>>;
 
-/** What a license would know that nobody has signed. */
+/** A state as if it had been signed. */
 export function fakeState({ features = [], state = 'active', quotas = [], featureFlags = {}, expiresAt = null }: FakeOptions, reading: Reading): State {
   const at = new Date(reading.wall).toISOString();
   const license: LicensedTerms = {
@@ -34,3 +38,12 @@ export function fakeState({ features = [], state = 'active', quotas = [], featur
     } : null,
   };
 }
+
+/** No signature is good for a fake. */
+const untrustedRoot = () => Promise.resolve({ ok: false, reason: 'UNTRUSTED_ROOT' } as const);
+const trustsNothing: Checks = { learn: untrustedRoot, distrust: () => undefined, revoked: [], lease: untrustedRoot, verdict: untrustedRoot, licenseFile: untrustedRoot, offlineFile: untrustedRoot };
+
+export const fakeOpened = (options: FakeOptions, reading: Reading): Opened => ({
+  kept: { ...nothingKept(reading, 'fake'), state: fakeState(options, reading) }, fingerprint: 'fake', verifier: trustsNothing,
+  seal: (text) => Promise.resolve(text), unseal: () => Promise.resolve(undefined), text: null, opened: 'new',
+});

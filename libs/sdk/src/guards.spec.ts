@@ -20,7 +20,7 @@ describe('A guard', () => {
     expect(new LicenseGuard(license).canActivate(contextOf({ method }))).toBe(passes);
   });
 
-  it('asks who knows better what a write is, and always lets some pass', () => {
+  it('lets options say what a write is, and what always passes', () => {
     const options: GuardOptions = { isWrite: ({ url }) => !url?.startsWith('/search'), always: ({ url }) => url === '/api/license' };
     const [restricted, locked] = [License.fake({ state: 'restricted' }), License.fake({ state: 'locked' })];
     expect(blockedBy(restricted, { method: 'POST', url: '/search?q=1' }, options)).toBeUndefined();
@@ -29,14 +29,14 @@ describe('A guard', () => {
     expect(blockedBy(locked, { method: 'GET', url: '/search' }, options)).toMatchObject({ code: 'REVOKED' });
   });
 
-  it('wants a feature, where it is told to', () => {
+  it('requires a feature if told to', () => {
     const license = License.fake({ features: ['sso'] });
     expect(blockedBy(license, { method: 'GET' }, { feature: 'sso' })).toBeUndefined();
     expect(blockedBy(license, { method: 'GET' }, { feature: 'audit' })).toMatchObject({ code: 'FEATURE_MISSING' });
     expect(new LicenseGuard(license, { feature: 'audit' }).canActivate(contextOf({ method: 'GET' }))).toBe(false);
   });
 
-  it('wants what is required of a controller and of its methods', () => {
+  it('requires the features of a controller and of its methods', () => {
     @RequireFeature('sso')
     class Users {
       @RequireFeature('audit', 'export')
@@ -54,7 +54,7 @@ describe('A guard', () => {
     expect(guarded(License.fake({ features: ['sso', 'audit', 'export'], state: 'locked' }), history)).toBe(false);
   });
 
-  it('wants what is required of a controller of those that extend it, unless they say it themselves', () => {
+  it('requires the features of a controller in its subclasses too, unless they name their own', () => {
     @RequireFeature('sso')
     class Base {}
     class Inheriting extends Base {}
@@ -64,19 +64,19 @@ describe('A guard', () => {
     expect([Base, Inheriting, Own].map((controller) => [guarded('sso', controller), guarded('audit', controller)])).toEqual([[true, false], [true, false], [false, true]]);
   });
 
-  it('of what does not come over HTTP sees to the license and its features, and takes it for a write', () => {
+  it('checks a message that does not come over HTTP like a write', () => {
     const query = (license: License, options: GuardOptions = {}) =>
       ['graphql', undefined].map((type) => new LicenseGuard(license, options).canActivate({ switchToHttp: () => ({ getRequest: <T>() => undefined as T }), ...(type && { getType: () => type }), getClass: () => Object, getHandler: () => () => undefined }));
     expect(query(License.fake({ features: ['sso'] }), { feature: 'sso' })).toEqual([true, true]);
     expect(query(License.fake({ features: ['audit'] }), { feature: 'sso' })).toEqual([false, false]);
     for (const state of ['restricted', 'locked'] as const) expect(query(License.fake({ state }))).toEqual([false, false]);
     expect(query(License.fake({ state: 'restricted' }), { isWrite: () => false })).toEqual([true, true]);
-    // What a message carries is no request of HTTP, whatever it says of itself.
+    // The payload of a message is no HTTP request, even if it looks like one.
     const message = { ...contextOf({ method: 'GET' }), getType: () => 'rpc' };
     expect(new LicenseGuard(License.fake({ state: 'restricted' })).canActivate(message)).toBe(false);
   });
 
-  it('of one feature lets writes be, and blocks who does not have it', () => {
+  it('for one feature blocks requests without it, and no writes', () => {
     const answered = (license: License, method: string) => {
       const response = { statusCode: 200, setHeader: () => undefined, end: () => undefined };
       const next = jest.fn();
@@ -88,7 +88,7 @@ describe('A guard', () => {
     expect(answered(License.fake({ features: ['sso'], state: 'locked' }), 'GET')).toEqual([403, 0]);
   });
 
-  it('blocks a request that arrives over HTTP, and says why', async () => {
+  it('blocks an HTTP request, and says why', async () => {
     const license = License.fake({ state: 'restricted' });
     const guard = licenseMiddleware(license);
     const server = createServer((request, response) => guard(request, response, () => response.end('done'))).listen(0, '127.0.0.1');
@@ -109,14 +109,14 @@ describe('A provider for OpenFeature', () => {
   const flags = { features: { sso: true, projects: 10, reports: { limit: 5, per: 'day' } }, featureFlags: { theme: 'dark', beta: true, ratio: 0.5, limits: { cpu: 2 }, none: null } } as const;
   const provider = new LicenseProvider(License.fake(flags));
 
-  it('answers by the features of a license, and by its flags', async () => {
+  it('answers from the features and the flags of a license', async () => {
     expect(await Promise.all(['sso', 'projects', 'reports', 'beta'].map((flag) => provider.resolveBooleanEvaluation(flag, false)))).toEqual(Array.from({ length: 4 }, () => ({ value: true, reason: 'STATIC' })));
     expect(await Promise.all(['projects', 'reports', 'ratio'].map((flag) => provider.resolveNumberEvaluation(flag, 1)))).toMatchObject([{ value: 10 }, { value: 5 }, { value: 0.5 }]);
     expect(await provider.resolveStringEvaluation('theme', 'light')).toEqual({ value: 'dark', reason: 'STATIC' });
     expect(await provider.resolveObjectEvaluation('limits', { cpu: 1 })).toEqual({ value: { cpu: 2 }, reason: 'STATIC' });
   });
 
-  it('gives the default of what the license does not name, or names as something else', async () => {
+  it('gives the default for what the license does not name, or names with another type', async () => {
     expect(await Promise.all([provider.resolveBooleanEvaluation('audit', false), provider.resolveStringEvaluation('toString', 'x'), provider.resolveNumberEvaluation('audit', 3)]))
       .toEqual([{ value: false, reason: 'DEFAULT' }, { value: 'x', reason: 'DEFAULT' }, { value: 3, reason: 'DEFAULT' }]);
     expect(await Promise.all([provider.resolveNumberEvaluation('sso', 3), provider.resolveBooleanEvaluation('theme', false), provider.resolveObjectEvaluation('none', {}), provider.resolveStringEvaluation('sso', 'x')]))

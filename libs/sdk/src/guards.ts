@@ -1,7 +1,7 @@
 import type { License } from './license.ts';
-import type { Judgement } from './state.ts';
+import type { Judgement } from './judgement.ts';
 
-/** What is needed of a request and an answer: those of Express, Connect, Fastify's middleware and node:http. */
+/** The parts of a request and a response that are used: those of Express, Connect, Fastify's middleware and node:http have them. */
 export interface RequestLike {
   readonly method?: string | undefined;
   readonly url?: string | undefined;
@@ -14,17 +14,17 @@ export interface ResponseLike {
 export type Middleware = (request: RequestLike, response: ResponseLike, next: (error?: unknown) => void) => void;
 
 export interface GuardOptions<R = RequestLike> {
-  /** By default everything but GET, HEAD and OPTIONS. */
+  /** Default: everything but GET, HEAD and OPTIONS. */
   readonly isWrite?: (request: R) => boolean;
-  /** Goes on whatever the license says: health checks, and the page where a new license is uploaded. */
+  /** Requests that pass whatever the license says: health checks, and the page where a new license is uploaded. */
   readonly always?: (request: R) => boolean;
-  /** Also only with this feature. */
+  /** Requests also need this feature. */
   readonly feature?: string;
 }
 
 const reads = new Set(['GET', 'HEAD', 'OPTIONS']);
 
-/** READ_ONLY blocks writes and lets reads pass, LOCKED blocks all. Why it is blocked; undefined when it is not. */
+/** Why the request is blocked; undefined if it is not. READ_ONLY blocks writes and lets reads pass, LOCKED blocks all. */
 export function blockedBy<R extends RequestLike>(license: Pick<License, 'judgement' | 'feature'>, request: R, { isWrite, always, feature }: GuardOptions<R> = {}): Pick<Judgement, 'code' | 'detail' | 'enforcement'> | undefined {
   if (always?.(request)) return undefined;
   const judgement = license.judgement();
@@ -44,11 +44,11 @@ export const licenseMiddleware = (license: Pick<License, 'judgement' | 'feature'
   response.end(JSON.stringify({ title: 'Not licensed', status: 403, code, detail, enforcement }));
 };
 
-/** For Express and its like: goes on only with this feature. Whether writes are blocked is not its matter, but that of `licenseMiddleware`. */
+/** For Express and its like: lets requests pass only with this feature. It blocks no writes; `licenseMiddleware` does. */
 export const requireFeature = (license: Pick<License, 'judgement' | 'feature'>, feature: string, { always }: Pick<GuardOptions, 'always'> = {}): Middleware =>
   licenseMiddleware(license, { feature, isWrite: () => false, ...(always && { always }) });
 
-/** The part of Nest's ExecutionContext that is needed. */
+/** The part of Nest's ExecutionContext that is used. */
 export interface ExecutionContextLike {
   getType?(): string;
   switchToHttp(): { getRequest<T>(): T };
@@ -66,7 +66,7 @@ export const RequireFeature = (...features: readonly string[]) => (target: objec
 
 const requiredOf = (marked: object | null | undefined): readonly string[] => (marked ? (required.get(marked) ?? requiredOf(Object.getPrototypeOf(marked) as object | null)) : []);
 
-/** What does not come over HTTP has no method, and is a write unless `isWrite` knows better. */
+/** A message that does not come over HTTP has no method, and is a write unless `isWrite` says otherwise. */
 const requestIn = (context: ExecutionContextLike): RequestLike => ((context.getType?.() ?? 'http') === 'http' && context.switchToHttp().getRequest<RequestLike | undefined>()) || {};
 
 /** For Nest: `app.useGlobalGuards(new LicenseGuard(license))`, or `@UseGuards(new LicenseGuard(license, { feature: 'sso' }))`. Nest answers 403. */

@@ -1,23 +1,27 @@
-import type { Reason } from '@keyledger/license-file';
-import { held, type Clock } from './clock.ts';
-import type { Beat, Kept } from './kept.ts';
+import type { Answers } from './answers.ts';
 import type { Activation, Logger } from './api.ts';
+import { held, type Clock } from './clock.ts';
+import { intervalMsOf, termsOf } from './info.ts';
+import { inTime, type Judgement } from './judgement.ts';
+import type { Beat, Kept } from './kept.ts';
+import type { Keys } from './keys.ts';
 import { noServer, notActivated, type Refusal } from './refusal.ts';
-import { nextWait, type Refused, type Reply, type Unreachable } from './server.ts';
-import { adjustmentMs, inTime, type Judgement, type Reading } from './state.ts';
+import { longestPauseMs, nextWait, type Refused, type Reply } from './server.ts';
+import type { Sharing } from './sharing.ts';
+import { adjustmentMs, type Reading } from './time.ts';
 
-export type BeatResult = { readonly ok: true; readonly judgement: Judgement; /** Until the next one is due. */ readonly nextInMs: number } | Refusal;
+export type BeatResult = { readonly ok: true; readonly judgement: Judgement; /** Until the next heartbeat is due. */ readonly nextInMs: number } | Refusal;
 
 export interface HeartbeatOptions {
   /** Milliseconds; `server`: as the license says. */
   readonly interval?: 'server' | number;
-  /** Share of the interval by which each one is drawn earlier or later. */
+  /** Share of the interval by which each heartbeat is moved at random, earlier or later. */
   readonly jitter?: number;
-  /** Of several processes that share a store, one sends them, and the others live on what it hears. When it ends, another one does. */
+  /** Of several processes that share a store, one sends heartbeats, and the others live on its answers. When it ends, another one takes over. */
   readonly leader?: 'auto';
 }
 
-/** What a vendor tells his customers' instances. */
+/** An instruction of the vendor to its customers' instances. */
 export interface Directive {
   readonly id: string;
   /** refresh, update-key, message, lock or unlock. */
@@ -32,54 +36,38 @@ interface Port {
   readonly logger: Logger | undefined;
   readonly version: string | undefined;
   readonly fingerprint: string;
+  readonly answers: Answers;
+  readonly keys: Keys;
+  /** Undefined for a store of one process. */
+  readonly sharing: Sharing | undefined;
   kept(): Kept;
   keep(changes: Partial<Kept>): void;
   persist(): Promise<unknown>;
   judgement(): Judgement;
-  intervalMs(): number;
-  /** A seat that floats, which may be taken anew. */
+  /** The instance had a floating seat and lost it, so it may take another. */
   hasLostSeat(): boolean;
-  /** From now on it wants to be the one of several processes that sends them. What it returns ends that. */
-  contend(): () => void;
-  isLeading(): boolean;
-  /** Others of this installation may send them as well, because no lead can be taken. */
-  isLeadAssumed(): boolean;
-  /** Nobody else does, as of now. */
+  /** Whether this process sends them, as of now. */
   leads(): Promise<boolean>;
-  /** Reads what the one who sends them has heard. */
-  follow(): Promise<void>;
   takeSeatAnew(): Promise<Activation>;
   send(licenseId: string, body: object): Promise<Reply> | undefined;
-  /** `afterRefusal`: for the reason why a heartbeat was refused. */
-  ask(options?: { readonly afterRefusal: boolean }): Promise<Refusal | null>;
-  /** Renews the seat, if it is still had. */
-  lease(token: string, instanceId: string): Promise<Reason | null>;
-  verdict(token: string, nonce: string, asked: Reading): Promise<Refusal | null>;
-  refusal(reply: Refused | Unreachable): Refusal;
-  /** The same, where a refusal tells no more than no answer would. */
-  unheard(reply: Refused): Refusal;
-  distrust(reason: Reason): Refusal;
   reportUsage(): Promise<unknown>;
-  refreshKeys(): Promise<void>;
   directive(directive: Directive): void;
   conflict(lastSeq: number, seq: number): void;
 }
 
 const shortestWaitMs = 1_000;
-/** Whoever has refused one is there, and refuses the next as well until somebody has changed something. */
+/** A server that has refused one refuses the next as well, until something is changed. */
 const shortestRefusedMs = 60_000;
-/** Nobody gets there by counting: an answer that nobody has signed must not use up all numbers. */
+/** No instance counts so far: an unsigned answer must not use up all numbers. */
 const HIGHEST_SEQ = 2 ** 52;
-/** A longer one would be refused with every heartbeat that acknowledges it. */
+/** The server would refuse every heartbeat that acknowledges a longer one. */
 const ID_AT_MOST = 64;
-/** In a row: others that count with the same numbers get ahead again and again only where no server counts. */
+/** In a row: other processes with the same numbers get ahead again and again only if no server really counts. */
 const mostRefused = 5;
-/** Nobody is kept silent for longer by a Retry-After. */
-const longestRetryAfterMs = 3_600_000;
 
 /**
- * Signs of life, which renew the lease. Each has a number, kept before it is sent, and a nonce: sent again after a lost answer, or by the next
- * process, it is the same heartbeat; and two instances that share one state are told apart at the first contact.
+ * Signs of life, which renew the lease. Each has a number, stored before it is sent, and a nonce: sent again after a lost answer, or by the next
+ * process, it is the same heartbeat; and the server tells two instances with one state apart at the first contact.
  */
 export class Heartbeats {
   readonly #port: Port;
@@ -87,12 +75,11 @@ export class Heartbeats {
   #nap = new AbortController();
   #options: HeartbeatOptions = {};
   #beating: Promise<BeatResult> | undefined;
-  /** One of this process was accepted: from then on nobody else counts with its numbers. */
+  /** The server has accepted one of this process: from then on no other process counts with its numbers. */
   #accepted = false;
   #conflict: Refusal | undefined;
-  /** Others of this installation may have counted with its numbers, and do so no more: none of them is a clone. */
+  /** Other processes of this installation may have counted with its numbers until now: none of them is a clone. */
   #isAfterOthers = false;
-  #retire: (() => void) | undefined;
 
   constructor(port: Port) {
     this.#port = port;
@@ -102,56 +89,59 @@ export class Heartbeats {
     return this.#running !== undefined;
   }
 
-  /** With `leader: 'auto'`: of several processes, this one sends them. */
+  /** With `leader: 'auto'`: of several processes, this one sends the heartbeats. */
   get isLeader(): boolean {
-    return this.#port.isLeading();
+    return this.#port.sharing?.isLeading ?? false;
   }
 
-  /** Until `stop`. Keeps no process alive. */
+  /** Sends heartbeats until `stop`. Keeps no process alive. */
   start(options: HeartbeatOptions = {}): void {
     if (this.#running) return;
     const { interval = 'server', jitter = 0.2 } = options;
     const running = new AbortController();
     this.#running = running;
     this.#options = options;
-    if (options.leader) this.#retire ??= this.#port.contend();
+    if (options.leader) this.#port.sharing?.contend();
     void this.#run(running.signal, interval, jitter);
   }
 
   stop(): void {
     this.#halt();
-    this.#retire?.();
-    this.#retire = undefined;
+    this.#port.sharing?.retire();
   }
 
-  /** There is something to do before the next one is due. */
+  /** Ends the wait for the next one. */
   hurry(): void {
     this.#nap.abort();
   }
 
-  /** Who leads still does, and sends none. What it returns goes on as before. */
+  /** A process that leads keeps the lead, and sends none. Returns how to go on as before. */
   pause(): () => void {
     const { isRunning } = this;
     this.#halt();
     return () => isRunning && this.start(this.#options);
   }
 
-  /** One now; or the one that is under way. */
+  /** Sends one now, or waits for the one that is under way. */
   beat(): Promise<BeatResult> {
     return held(this.together());
   }
 
-  /** The one who has sent them is no more. `besideOthers`: until now several have, this process among them. */
+  /** The process that sent them is gone. `besideOthers`: until now several processes sent them, this one among them. */
   takeOver(besideOthers: boolean): void {
     this.forget();
     this.#isAfterOthers = besideOthers;
     this.hurry();
   }
 
-  /** A new activation: whoever was in conflict starts over. */
+  /** A new activation: an instance in conflict starts over. */
   forget(): void {
     this.#accepted = false;
     this.#conflict = undefined;
+  }
+
+  get #intervalMs(): number {
+    return intervalMsOf(termsOf(this.#port.kept().state));
   }
 
   #halt(): void {
@@ -164,37 +154,37 @@ export class Heartbeats {
     let wait = shortestWaitMs;
     while (!signal.aborted) {
       const result = await this.#turn(signal);
-      const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#port.intervalMs()) : interval;
+      const regular = interval === 'server' ? (result.ok ? result.nextInMs : this.#intervalMs) : interval;
       const isUnanswered = !result.ok && (result.code === 'UNREACHABLE' || result.code === 'UNTRUSTED_ANSWER' || this.#port.hasLostSeat());
       const isRefused = !result.ok && !isUnanswered && this.#port.judgement().unreachable;
       const isLost = isUnanswered || isRefused;
       if (isRefused) wait = Math.max(wait, nextWait(Math.max(wait, shortestRefusedMs), [shortestRefusedMs, regular], Math.random));
       else wait = isLost ? nextWait(wait, [shortestWaitMs, regular], Math.random) : shortestWaitMs;
       const planned = inTime(isLost ? wait : regular * (1 + jitter * (Math.random() * 2 - 1)), this.#port.judgement());
-      const next = isLost ? Math.max(planned, Math.min(result.retryAfterMs ?? 0, longestRetryAfterMs)) : planned;
+      const next = isLost ? Math.max(planned, Math.min(result.retryAfterMs ?? 0, longestPauseMs)) : planned;
       if (signal.aborted) return;
       this.#nap = new AbortController();
       await this.#port.clock.sleep(next, this.#nap.signal);
     }
   }
 
-  /** A sign of life; where the seat was lost meanwhile, it takes another. */
+  /** A sign of life; if the seat was lost, takes another. */
   async #turn(signal: AbortSignal): Promise<BeatResult> {
     if (!(await this.#port.leads())) return this.together();
     const beaten = this.#port.hasLostSeat() ? undefined : await this.together();
     if (beaten && (signal.aborted || !this.#port.hasLostSeat())) return beaten;
     const seat = await this.#port.takeSeatAnew();
-    return seat.ok ? { ok: true, judgement: seat.judgement, nextInMs: this.#port.intervalMs() } : seat;
+    return seat.ok ? { ok: true, judgement: seat.judgement, nextInMs: this.#intervalMs } : seat;
   }
 
-  /** The same, for whoever runs in the background: it keeps no process alive. */
+  /** The same in the background: keeps no process alive. */
   together(): Promise<BeatResult> {
     return (this.#beating ??= this.#beat().finally(() => (this.#beating = undefined)));
   }
 
   async #beat(): Promise<BeatResult> {
     const leads = await this.#port.leads();
-    if (leads && this.#conflict && !this.#port.isLeadAssumed()) return this.#conflict;
+    if (leads && this.#conflict && !this.#port.sharing?.isAssumed) return this.#conflict;
     const result = await (leads ? this.#renew() : this.#follow());
     if (result.ok) await this.#port.reportUsage();
     await this.#port.persist();
@@ -202,8 +192,8 @@ export class Heartbeats {
   }
 
   async #follow(): Promise<BeatResult> {
-    await this.#port.follow();
-    return this.#port.kept().state.instanceId === null ? notActivated : { ok: true, judgement: this.#port.judgement(), nextInMs: this.#port.intervalMs() };
+    await this.#port.sharing?.follow();
+    return this.#port.kept().state.instanceId === null ? notActivated : { ok: true, judgement: this.#port.judgement(), nextInMs: this.#intervalMs };
   }
 
   async #renew(): Promise<BeatResult> {
@@ -220,76 +210,76 @@ export class Heartbeats {
       const { answered: _, ...body } = beat;
       const reply = await this.#port.send(licenseId, { activationId: instanceId, fingerprint: this.#port.fingerprint, ...body });
       if (!reply) return noServer;
-      if (reply.kind === 'unreachable') return this.#port.refusal(reply);
+      if (reply.kind === 'unreachable') return this.#port.answers.refusal(reply);
       this.#port.keep({ beat: { ...beat, answered: true } });
       if (reply.kind === 'refused') {
         const lastSeq = reply.code === 'STALE_SEQUENCE' ? Number(reply.body['lastSeq']) : NaN;
         if (!Number.isSafeInteger(lastSeq) || lastSeq > HIGHEST_SEQ) return this.#refused(reply);
         // Another process has taken over while this one was held up.
         if (!(await this.#port.leads())) return this.#follow();
-        const isClone = !this.#isAfterOthers && !this.#port.isLeadAssumed();
+        const isClone = !this.#isAfterOthers && !this.#port.sharing?.isAssumed;
         if (isClone) this.#port.conflict(lastSeq, beat.seq);
-        if (isClone && this.#accepted) return (this.#conflict = this.#port.refusal(reply));
-        // Before the first of this process it is no wonder: its state was lost, or put back from a copy. Nor is it while others of this installation
-        // count with the same numbers. From here on it counts on.
+        if (isClone && this.#accepted) return (this.#conflict = this.#port.answers.refusal(reply));
+        // Expected before the first accepted heartbeat of this process, whose state was lost or restored from a copy, and while other processes of
+        // this installation count with the same numbers. It counts on from here.
         this.#accepted = true;
         this.#port.keep({ beat: { ...beat, seq: lastSeq, answered: true } });
         if (++refused < mostRefused) continue;
-        return this.#port.refusal(reply);
+        return this.#port.answers.refusal(reply);
       }
       const result = await this.#answered(reply.body, instanceId, beat, isAgain ? undefined : asked);
       if (!result.ok) return result;
       this.#accepted = true;
-      // One that was under way before may have been followed by those of others.
+      // Others may have sent theirs after one that was under way when this process took over.
       if (isAfterOthers) this.#isAfterOthers = false;
-      // Its answer may be an old one; the next one's is not.
+      // The answer to a repeated heartbeat may be an old one; the next answer is not.
       if (!isAgain) return result;
     }
   }
 
-  /** Not signed. What it means for the license is asked for; where that gives no reason, the lease still runs out, and the software must be told, once. */
+  /** A refusal is not signed, so a verdict is asked for. If that gives no reason, the lease still runs out, and the software must be told, once. */
   async #refused(reply: Refused): Promise<Refusal> {
     const isKnown = this.#port.judgement().unreachable;
-    const problem = await this.#port.ask({ afterRefusal: true });
+    const problem = await this.#port.answers.ask({ afterRefusal: true });
     const isNews = !problem && !isKnown && this.#port.judgement().unreachable;
-    return isNews ? this.#port.unheard(reply) : this.#port.refusal(reply);
+    return isNews ? this.#port.answers.unheard(reply) : this.#port.answers.refusal(reply);
   }
 
   async #answered(body: Readonly<Record<string, unknown>>, instanceId: string, { nonce, acks }: Beat, asked: Reading | undefined): Promise<BeatResult> {
     const { token, enforcement, directives = [], nextInSeconds, serverTime } = body as { token?: unknown; enforcement?: unknown; directives?: readonly Directive[]; nextInSeconds?: unknown; serverTime?: unknown };
-    // Not signed, so it may make the next one sooner, and not later.
-    const nextInMs = Math.min(typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : Infinity, this.#port.intervalMs());
+    // Not signed, so it may make the next heartbeat sooner, but not later.
+    const nextInMs = Math.min(typeof nextInSeconds === 'number' && nextInSeconds > 0 ? nextInSeconds * 1000 : Infinity, this.#intervalMs);
     if (typeof token === 'string') {
-      const fault = await this.#port.lease(token, instanceId);
-      // Given back since it was asked: the seat is not alive again because it was when this was answered.
+      const fault = await this.#port.answers.lease(token, instanceId, { renews: true });
+      // The seat was given back since the heartbeat: an answer from before does not revive it.
       if (this.#port.kept().state.instanceId !== instanceId) return notActivated;
       if (fault === 'WRONG_TYPE') {
-        // A verdict: the box may not go on. An old one tells nothing new.
-        const refused = asked && (await this.#port.verdict(token, nonce, asked));
+        // A verdict: the instance may not go on. That of a repeated heartbeat tells nothing new.
+        const refused = asked && (await this.#port.answers.verdict(token, nonce, asked));
         if (refused) return refused;
-      } else if (fault) return this.#port.distrust(fault);
+      } else if (fault) return this.#port.answers.distrust(fault);
     }
     this.#port.keep({ acks: this.#port.kept().acks.filter((id) => !acks.includes(id)) });
     await this.#obey(directives);
-    // What was said without a signature is only a reason to ask. So is a lease that came once more, where the next answer may be too late.
+    // Unsigned members are only a reason to ask. So is a repeated lease that may end before the next answer.
     const judgement = this.#port.judgement();
     const left = judgement.offlineUntil === null ? Infinity : Date.parse(judgement.offlineUntil) - Date.parse(judgement.at);
-    // A lease only ever puts the time forward, and may itself be of an earlier heartbeat. A verdict puts it back.
+    // A lease only ever puts the time forward, and may be that of an earlier heartbeat. A verdict puts it back.
     const isAhead = Date.parse(judgement.at) - Date.parse(String(serverTime)) > adjustmentMs;
     const isUnclear = typeof token !== 'string' || enforcement !== judgement.enforcement || left < nextInMs * 1.5 || isAhead;
-    const problem = asked && isUnclear ? await this.#port.ask() : null;
+    const problem = asked && isUnclear ? await this.#port.answers.ask() : null;
     if (problem && typeof token !== 'string') return problem;
     return { ok: true, judgement: this.#port.judgement(), nextInMs };
   }
 
-  /** Directives are not signed, so they make nobody do more than look again. What locks comes with a verdict. */
+  /** Directives are not signed, so they only make an instance look again. Only a verdict locks. */
   async #obey(directives: readonly Directive[]): Promise<void> {
     if (!Array.isArray(directives)) return;
     const known = this.#port.kept().acks;
     const news = directives.filter((directive: Directive | null) => typeof directive?.id === 'string' && directive.id.length <= ID_AT_MOST && !known.includes(directive.id));
     for (const directive of news) this.#port.directive(directive);
     this.#port.keep({ acks: [...known, ...news.map(({ id }) => id)].slice(-100) });
-    if (news.some(({ kind }) => kind === 'update-key')) await this.#port.refreshKeys();
-    if (news.some(({ kind }) => kind === 'refresh')) await this.#port.ask();
+    if (news.some(({ kind }) => kind === 'update-key')) await this.#port.keys.refresh();
+    if (news.some(({ kind }) => kind === 'refresh')) await this.#port.answers.ask();
   }
 }

@@ -1,6 +1,8 @@
 import type { Verifier } from '@keyledger/license-file';
 import type { SeatOptions } from './api.ts';
-import { initial, saidByFile, saidByVerdict, type Reading, type State } from './state.ts';
+import { objectIn } from './json.ts';
+import { initial, saidByFile, saidByVerdict, type State } from './state.ts';
+import type { Reading } from './time.ts';
 import type { SentRecord, UsageRecord } from './usage.ts';
 
 /** A heartbeat as it was sent: sent again, it must be the same to the letter. */
@@ -9,13 +11,13 @@ export interface Beat {
   readonly nonce: string;
   readonly acks: readonly string[];
   readonly version?: string;
-  /** Whether anything has come back for it. */
+  /** Whether the server has answered it. */
   readonly answered: boolean;
 }
 
 export type Checks = Pick<Verifier, 'learn' | 'distrust' | 'revoked' | 'lease' | 'verdict' | 'licenseFile' | 'offlineFile'>;
 
-/** Public keys with their certificates, and the names of those that were revoked: of these the signature has been seen. */
+/** Public keys with their certificates, and the ids of revoked ones, which came with a signature. */
 export interface KnownKeys {
   readonly keys: readonly unknown[];
   readonly revoked?: readonly string[];
@@ -23,19 +25,19 @@ export interface KnownKeys {
 
 /** All that outlives the process. */
 export interface Kept {
-  /** Made at random; what this instance is recognised by where the machine has nothing better. */
+  /** A random id, which identifies this instance where the machine has nothing better. */
   readonly installation: string;
   readonly keys: KnownKeys;
   /** When the keys were fetched, by the license's own reckoning. */
   readonly keysAt: number;
-  /** With what the seat was taken, to take another one like it. */
+  /** The options with which the seat was taken, to take another one like it. */
   readonly seat?: SeatOptions | undefined;
-  /** The activation that this process is about to give back: nobody else is to take it again. */
+  /** The activation that this process is about to give back: no other process may take it again. */
   readonly leaving?: string | undefined;
   readonly beat: Beat;
   /** Directives to be acknowledged with the next heartbeat. */
   readonly acks: readonly string[];
-  /** Used and not yet reported; and what of the reported still counts. */
+  /** Readings not reported yet; and reported ones that still count. */
   readonly outbox: readonly UsageRecord[];
   readonly sent: readonly SentRecord[];
   readonly state: State;
@@ -45,7 +47,7 @@ export const nothingKept = (reading: Reading, installation: string, after = 0): 
   installation, keys: { keys: [], revoked: [] }, keysAt: 0, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [], outbox: [], sent: [], state: initial(reading, after),
 });
 
-/** What a process takes over that goes on from where another one of the same installation has ended. The proofs among it are `apply`'s to judge. */
+/** What a process takes over from another one of the same installation that has ended. Proofs are left to `apply`. */
 export function inherited(own: Kept, { seat, beat, acks, outbox, sent, state: { epoch } }: Kept): Kept {
   const isFurther = epoch === own.state.epoch ? beat.seq > own.beat.seq || (beat.seq === own.beat.seq && !own.beat.answered) : epoch > own.state.epoch;
   const counted = [...new Map([...own.sent, ...sent].map((record) => [record.id, record])).values()];
@@ -56,7 +58,7 @@ export function inherited(own: Kept, { seat, beat, acks, outbox, sent, state: { 
 
 export const kidOf = (key: unknown): unknown => (key as { kid?: unknown } | null)?.kid;
 
-/** Nobody can take away a key that the root has certified by leaving it out. */
+/** A list that leaves out a certified key does not remove it. */
 export function joined(known: KnownKeys, news: KnownKeys): KnownKeys {
   const fresh = new Set(news.keys.map(kidOf));
   return { keys: [...news.keys, ...known.keys.filter((key) => !fresh.has(kidOf(key)))], revoked: [...new Set([...(known.revoked ?? []), ...(news.revoked ?? [])])].slice(0, 1000) };
@@ -65,8 +67,8 @@ export function joined(known: KnownKeys, news: KnownKeys): KnownKeys {
 const mostKeys = 100;
 
 /**
- * The text of the store must not grow with every key that a vendor ever had. Of too many the newest go into it, of the purposes that are checked
- * with them (files bring their keys along), and those of the proofs beside them, which must be readable where the server is away.
+ * The stored text must not grow with every key that a vendor ever had. Of too many keys it holds the newest for leases and verdicts (files bring
+ * their keys along), and those of the proofs stored beside them, which must be readable while the server is away.
  */
 function lasting(keys: readonly unknown[], { lease, said }: Pick<State, 'lease' | 'said'>): readonly unknown[] {
   if (keys.length <= mostKeys) return keys;
@@ -76,20 +78,20 @@ function lasting(keys: readonly unknown[], { lease, said }: Pick<State, 'lease' 
   return ['lease', 'verdict'].flatMap((purpose) => newestFirst(purpose).filter((key, n) => n < mostKeys / 2 || inUse.includes(kidOf(key))));
 }
 
-/** Out of a certificate that was checked when the key was learned. */
+/** From a certificate that was checked when the key was learned. */
 function certifiedOf(key: unknown): { readonly purpose: unknown; readonly since: number } {
   const payload = (key as { kl_cert?: { payload?: unknown } | null } | null)?.kl_cert?.payload;
-  const { purpose, notBefore } = (jsonIn(decoded(String(payload))) ?? {}) as { purpose?: unknown; notBefore?: unknown };
+  const { purpose, notBefore } = objectIn(decoded(String(payload))) ?? {};
   return { purpose, since: Date.parse(String(notBefore)) };
 }
 
-/** Proofs as they were signed, not what was read out of them: that is read anew each time. */
+/** Holds proofs as they were signed, not what was read from them: that is read anew each time. */
 export const written = ({ state: { lease, said, file, ...state }, keys, ...kept }: Kept): string =>
   JSON.stringify({ version: 1, ...kept, keys: { ...keys, keys: lasting(keys.keys, { lease, said }) }, state: { ...state, lease: lease?.text ?? null, said: said && { from: said.from, text: said.text }, file: file?.text ?? null } });
 
-/** What is in a store, before anything of it is believed. */
+/** The installation that a stored text names, before any of it is verified. */
 export function installationIn(text: string | undefined): string | undefined {
-  const installation = (jsonIn(text ?? '') as { installation?: unknown } | undefined)?.installation;
+  const installation = objectIn(text ?? '')?.['installation'];
   return typeof installation === 'string' ? installation : undefined;
 }
 
@@ -99,11 +101,11 @@ interface Written extends Omit<Kept, 'state'> {
 }
 
 /**
- * The text is known to be ours. Proofs that are good no more, because their key was revoked, are left out. Undefined for a text of another version.
- * `known`: keys that the verifier is to know beside those of the text.
+ * The text must be known to be of this installation. Proofs whose key was revoked since are left out. Undefined for a text of another version.
+ * `known`: keys that the verifier learns beside those of the text.
  */
 export async function readKept(text: string, verifier: Checks, known: readonly unknown[] = []): Promise<Kept | undefined> {
-  const stored = jsonIn(text) as Written | undefined;
+  const stored = objectIn(text) as Written | undefined;
   if (stored?.version !== 1) return undefined;
   const { version: _, state: { lease, said, file, ...state }, ...kept } = stored;
   verifier.distrust(kept.keys.revoked ?? []);
@@ -126,16 +128,15 @@ export async function readKept(text: string, verifier: Checks, known: readonly u
 
 const endOfTime = '9999-12-31T23:59:59.999Z';
 
-/** At the moment that it was issued: it was good when it was taken, and whether it still is follows from the state. */
+/** Checked as of its issue: it was good when it was taken, and whether it still is follows from the state. */
 async function opened(verifier: Checks, text: string) {
-  const envelope = (jsonIn(text) ?? {}) as { payload?: unknown };
-  const { issuedAt } = (jsonIn(typeof envelope.payload === 'string' ? decoded(envelope.payload) : '') ?? {}) as { issuedAt?: unknown };
-  return verifier.offlineFile(text, { now: String(issuedAt) });
+  const issued = objectIn(decoded(String(objectIn(text)?.['payload'])));
+  return verifier.offlineFile(text, { now: String(issued?.['issuedAt']) });
 }
 
 /**
- * When a token says that it was issued. Not to be believed before the signature was checked; it only is the time to check it for, because a clock
- * that goes wrong must keep nobody from an answer that was just given. What time it really is then follows from the answer.
+ * The time of issue that a token claims. Do not believe it before the signature was checked; tokens are checked as of that time, because a wrong
+ * clock must not reject an answer that was just given. The actual time then follows from the answer.
  */
 export function timeIn(token: string): string {
   const { iat } = partIn(token, 1);
@@ -143,21 +144,12 @@ export function timeIn(token: string): string {
 }
 const nonceIn = (token: string): string => String(partIn(token, 1)['nonce'] ?? '');
 /** 0 is the header, 1 the body. */
-const partIn = (token: string, n: 0 | 1): Record<string, unknown> => (jsonIn(decoded((token.split('.')[n] ?? '').replaceAll('-', '+').replaceAll('_', '/'))) ?? {}) as Record<string, unknown>;
+const partIn = (token: string, n: 0 | 1): Record<string, unknown> => objectIn(decoded((token.split('.')[n] ?? '').replaceAll('-', '+').replaceAll('_', '/'))) ?? {};
 
 function decoded(base64: string): string {
   try {
     return new TextDecoder().decode(Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)));
   } catch {
     return '';
-  }
-}
-
-function jsonIn(text: string): object | undefined {
-  try {
-    const value: unknown = JSON.parse(text.replace(/^\uFEFF/, ''));
-    return typeof value === 'object' && value !== null ? value : undefined;
-  } catch {
-    return undefined;
   }
 }

@@ -29,16 +29,16 @@ async function open(options: Partial<LicenseOptions> = {}): Promise<License> {
 }
 async function activated(options: Partial<LicenseOptions> = {}): Promise<License> {
   const license = await open(options);
-  expect(await license.activate({ name: 'box' })).toMatchObject({ ok: true, instanceId: 'act_1', created: true, judgement: { valid: true, state: 'active' } });
+  expect(await license.activate({ name: 'web-1' })).toMatchObject({ ok: true, instanceId: 'act_1', created: true, judgement: { valid: true, state: 'active' } });
   return license;
 }
-/** Ends without a word, as by a power cut. */
+/** Ends without writing, as by a power cut. */
 const restarted = (options: Partial<LicenseOptions> = {}): Promise<License> => open({ ...options });
 const questions = () => vendor.asked.filter(({ path }) => path === '/license/validate').length;
 const beats = () => vendor.asked.filter(({ path }) => path.endsWith('/heartbeat'));
 
 describe('A license', () => {
-  it('is nothing before it is activated, and good afterwards, with all that it allows', async () => {
+  it('is locked before it is activated, and good afterwards, with its features', async () => {
     const license = await open();
     expect(license.opened).toBe('new');
     expect(license.judgement()).toMatchObject({ valid: false, code: 'NOT_ACTIVATED', enforcement: 'LOCKED' });
@@ -51,7 +51,7 @@ describe('A license', () => {
     expect(vendor.asked[0]).toMatchObject({ path: '/license/activate', body: { licenseKey: 'KEY-1', fingerprint: 'machine-1' }, environment: 'production' });
   });
 
-  it('pins what the server gives out as its roots, as it came or read already, and says what it wants instead of anything else', async () => {
+  it('pins the roots that the server publishes, as text or parsed, and says what it expects if given anything else', async () => {
     const [jwk] = vendor.roots;
     const shown = { environment: 'production', roots: [jwk] };
     for (const roots of [jwk, [jwk], shown, JSON.stringify(shown), JSON.stringify([jwk])] as LicenseOptions['roots'][]) {
@@ -63,7 +63,7 @@ describe('A license', () => {
     }
   });
 
-  it('says what is missing where no signature can be checked: a page that is not secure, an old browser', async () => {
+  it('says what is missing when signatures cannot be checked: an insecure page, an old browser', async () => {
     const roots = { roots: vendor.roots };
     jest.spyOn(crypto.subtle, 'importKey').mockRejectedValue(new DOMException('Unrecognized name.', 'NotSupportedError'));
     await expect(License.open(roots)).rejects.toThrow(/Ed25519 in WebCrypto.+secure context/);
@@ -76,7 +76,7 @@ describe('A license', () => {
     }
   });
 
-  it('asks when its last answer is too old, and only then', async () => {
+  it('asks the server only when its last answer is too old', async () => {
     const license = await activated();
     expect(await license.validate({ maxAge: '1h' })).toMatchObject({ valid: true, source: 'network', problem: null });
     clock.pass(59 * minute);
@@ -90,7 +90,7 @@ describe('A license', () => {
     await expect(license.validate({ maxAge: 'soon' })).rejects.toThrow('Not a duration');
   });
 
-  it('asks with a key that nobody can have, and is refused', async () => {
+  it('is refused when it asks with an impossible key', async () => {
     const { fetch } = vendor;
     const license = await activated({ key: 'ключ-№1', fetch: (url, init) => fetch(url, { ...init, headers: new Headers(init.headers) }) });
     expect(vendor.asked[0]?.body['licenseKey']).toBe('1');
@@ -98,18 +98,18 @@ describe('A license', () => {
     expect(await license.heartbeat.beat()).toMatchObject({ ok: false, code: 'UNAUTHENTICATED' });
   });
 
-  it('tells why it was refused, and is not locked by words that nobody signed', async () => {
+  it('tells why it was refused, and is not locked by an unsigned refusal', async () => {
     const license = await activated();
     vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 }) : undefined);
     expect(await license.activate()).toMatchObject({ ok: false, code: 'ACTIVATION_LIMIT_EXCEEDED', docUrl: 'https://licenses.example/docs/errors#ACTIVATION_LIMIT_EXCEEDED', members: { limit: 1, used: 1 } });
     expect(license.judgement()).toMatchObject({ valid: true });
-    // Who never had a seat is told by that alone: it has no instance, and the license is as good as ever.
+    // An instance that never had a seat has only no `instanceId`: the license is as good as ever.
     const other = await open({ store: memoryStore(), fingerprint: 'machine-2' });
     expect([await other.activate(), await other.validate()]).toMatchObject([{ code: 'ACTIVATION_LIMIT_EXCEEDED' }, { valid: true, state: 'active' }]);
     expect([license.instanceId, other.instanceId]).toEqual(['act_1', null]);
   });
 
-  it('loses nothing to an activation that nobody signed', async () => {
+  it('loses nothing to an unsigned activation', async () => {
     const license = await activated();
     for (const token of [undefined, 'a.b.c', await (await Vendor.open(clock)).lease('machine-1', 0, { sub: 'act_9' })]) {
       vendor.between = (path) => (path === '/license/activate' ? [201, { instance: { id: 'act_9' }, token }] : undefined);
@@ -152,7 +152,7 @@ describe('A license', () => {
   it.each([
     ['heartbeat', (license: License) => license.heartbeat.beat()],
     ['validate', (license: License) => license.validate()],
-  ] as const)('has given it back, whatever is still answered to a question of before (%s)', async (path, asked) => {
+  ] as const)('stays given back when an earlier question is answered late (%s)', async (path, asked) => {
     const [onItsWay, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const license = await activated({ fetch: async (url, init) => {
       const answer = await vendor.fetch(url, init);
@@ -170,14 +170,14 @@ describe('A license', () => {
     expect([license.instanceId, license.terms, license.judgement().code]).toEqual([null, null, 'NOT_ACTIVATED']);
   });
 
-  it.each(['INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND'])('has no seat to give back where there is none (%s)', async (code) => {
+  it.each(['INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND'])('is deactivated if the server knows no such seat (%s)', async (code) => {
     const license = await activated();
     vendor.between = (path) => (path === '/license/deactivate' ? problem(404, code) : undefined);
     expect(await license.deactivate()).toEqual({ ok: true });
     expect([license.instanceId, license.judgement().code]).toEqual([null, 'NOT_ACTIVATED']);
   });
 
-  it('has its seat still when nobody could be told, and goes on as it did', async () => {
+  it('keeps its seat and goes on when the server cannot be told of its return', async () => {
     const license = await activated();
     license.heartbeat.start({ interval: 7 * minute, jitter: 0 });
     license.changes.start();
@@ -196,7 +196,7 @@ describe('A license', () => {
     expect(license.heartbeat.isRunning).toBe(false);
   });
 
-  it('without key or server is what its file says', async () => {
+  it('goes by its file without a key or a server', async () => {
     vendor.terms = { ...vendor.terms, validationMode: 'offline' };
     const license = await open({ key: undefined, server: undefined });
     expect(await license.activate()).toMatchObject({ ok: false, code: 'NO_SERVER' });
@@ -207,13 +207,13 @@ describe('A license', () => {
   });
 });
 
-describe('No answer', () => {
+describe('A missing answer', () => {
   it.each([
     ['a cut network', () => new TypeError('fetch failed')], ['a 500', () => problem(500, 'INTERNAL')], ['a 503', () => problem(503, 'UNAVAILABLE')], ['a 429', () => problem(429, 'RATE_LIMITED')],
     ['a page of a captive portal', () => [200, '<html>Welcome</html>']], ['a 404 that is not of the product', () => [404, 'Not found']], ['a 401 of a proxy', () => [401, { error: 'who are you' }]],
     ['a 404 with a code', () => problem(404, 'ENVIRONMENT_NOT_FOUND')], ['a 403 with a code of whatever stands in front of the server', () => [403, { code: 'WAF_BLOCKED' }]],
     ['a "no" without a signature', () => [200, { valid: false, code: 'REVOKED', enforcement: 'LOCKED' }]], ['nonsense for a token', () => [200, { token: 'a.b.c' }]],
-  ] as [string, () => never][])('is %s: it goes on within the grace, and locks after it', async (_name, answer) => {
+  ] as [string, () => never][])('may be %s: the license goes on within the grace, and locks after it', async (_name, answer) => {
     const license = await activated();
     await license.validate();
     vendor.between = (path) => (path.startsWith('/.well-known') ? undefined : answer());
@@ -231,7 +231,7 @@ describe('No answer', () => {
     expect(await license.validate()).toMatchObject({ valid: true, code: 'VALID', source: 'network' });
   });
 
-  it('is asked for again with growing waits, and as late as the server wants', async () => {
+  it('is retried with growing waits, and not before the server wants', async () => {
     const license = await activated({ attempts: 3 });
     clock.slept.length = 0;
     vendor.between = () => [503, { code: 'UNAVAILABLE' }, { 'retry-after': '4' }];
@@ -249,7 +249,7 @@ describe('No answer', () => {
 });
 
 describe('An answer', () => {
-  it('that is older than one seen is refused', async () => {
+  it('is refused if it is older than one seen before', async () => {
     const license = await activated();
     vendor.seq = 9;
     await license.validate();
@@ -257,7 +257,7 @@ describe('An answer', () => {
     expect(await license.validate()).toMatchObject({ valid: true, source: 'cache', problem: { code: 'UNTRUSTED_ANSWER', members: { reason: 'STALE' } } });
   });
 
-  it('to another question, for another machine or product, or of somebody else is refused', async () => {
+  it('is refused if it is to another question, for another machine or product, or from another vendor', async () => {
     const license = await activated({ product: 'prd_1' });
     await license.validate();
     const first = vendor.answered.at(-1)?.answer;
@@ -279,7 +279,7 @@ describe('An answer', () => {
     }
   });
 
-  it('of a key that is new is believed once the key is known, and of a revoked one no more', async () => {
+  it('is taken from a new key once that is known, and no more from a revoked one', async () => {
     const license = await activated();
     await vendor.rotate('verdict');
     expect(await license.validate()).toMatchObject({ source: 'network' });
@@ -290,7 +290,7 @@ describe('An answer', () => {
     expect(license.terms).toBeNull();
   });
 
-  it('is good whatever somebody in between says of its key', async () => {
+  it('is good although a proxy says that its key is revoked', async () => {
     const license = await activated();
     const jwks = await vendor.jwks();
     const all = (['lease', 'verdict', 'license-file'] as const).map((purpose) => vendor.kid(purpose));
@@ -302,7 +302,7 @@ describe('An answer', () => {
     expect((await restarted()).judgement()).toMatchObject({ valid: true });
   });
 
-  it('is good whatever somebody in between puts into the place of its key', async () => {
+  it('is good although a proxy replaces its key', async () => {
     const license = await activated();
     const keys = (await vendor.jwks()).keys as { kid: string; kl_cert: object }[];
     for (const forged of [keys.map(({ kid }) => ({ kid })), Array.from({ length: 200 }, (_, n) => ({ kid: `junk-${n}` })), [null, 1, ...keys.map((key) => ({ ...key, kl_cert: keys[0]?.kl_cert }))]]) {
@@ -314,14 +314,14 @@ describe('An answer', () => {
     }
   });
 
-  it.each(['lease', 'verdict', 'webhook'] as const)('is good after any number of keys, also after a restart without the server (%s)', async (purpose) => {
+  it.each(['lease', 'verdict', 'webhook'] as const)('is good after any number of new keys, also after a restart without the server (%s)', async (purpose) => {
     const license = await activated();
     await license.validate();
     for (let n = 0; n < 60; n++) await vendor.rotate('verdict');
     for (let n = 0; n < 60; n++) await vendor.rotate(purpose);
     clock.pass(2 * day);
     expect(await license.validate()).toMatchObject({ valid: true, source: 'network', problem: null });
-    // The lease is still of the first key, until there is a heartbeat.
+    // The lease is still signed by the first key, until there is a heartbeat.
     vendor.cut();
     expect([(await restarted()).judgement().valid, (await restarted()).terms?.id]).toEqual([true, 'lic_1']);
     vendor.mend();
@@ -333,7 +333,7 @@ describe('An answer', () => {
     expect(((JSON.parse(String(await store.read()).slice(65)) as { keys: { keys: unknown[] } }).keys.keys).length).toBeLessThanOrEqual(102);
   });
 
-  it('of a revoked key is good no more after a restart either, whoever is asked then', async () => {
+  it('of a revoked key stays refused after a restart, also from an outdated list of keys', async () => {
     const license = await activated();
     const before = await vendor.jwks();
     vendor.revoked.push(vendor.kid('lease'));
@@ -348,7 +348,7 @@ describe('An answer', () => {
     expect(await next.heartbeat.beat()).toMatchObject({ ok: false, code: 'UNTRUSTED_ANSWER', members: { reason: 'KEY_REVOKED' } });
   });
 
-  it('is believed by a machine whose clock is years wrong', async () => {
+  it('is taken by a machine whose clock is years wrong', async () => {
     for (const wrong of [-2000 * day, 900 * day]) {
       const real = clock.wall;
       const away = new TestClock();
@@ -366,7 +366,7 @@ describe('An answer', () => {
 });
 
 describe('What is kept', () => {
-  it('lets the next process go on where this one was, with no network', async () => {
+  it('lets the next process go on from there, with no network', async () => {
     await activated();
     vendor.cut();
     clock.pass(10 * day);
@@ -378,7 +378,7 @@ describe('What is kept', () => {
     expect(next.judgement()).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
   });
 
-  it('counts on when the clock is put back between two processes', async () => {
+  it('keeps counting time when the clock is put back between two processes', async () => {
     const first = await activated();
     vendor.cut();
     clock.pass(10 * day);
@@ -392,13 +392,13 @@ describe('What is kept', () => {
     expect(next.judgement()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE' });
   });
 
-  it('by a process that is killed costs the next one no less than it has lasted, and little more', async () => {
+  it('by a killed process costs the next one no less time than it lasted, and little more', async () => {
     const license = await activated();
     vendor.cut();
     const begun = clock.wall;
     let text = String(await store.read());
     await license.dispose();
-    /** Each on a machine that was started anew, with its clock put back. */
+    /** Runs a process on a rebooted machine, with its clock put back. */
     const ran = async (ms: number) => {
       Object.assign(clock, { boot: crypto.randomUUID(), mono: 0, wall: begun });
       const kept = memoryStore(text);
@@ -431,7 +431,7 @@ describe('What is kept', () => {
     expect(rollback).toHaveBeenCalledTimes(1);
   });
 
-  it('is worth nothing when it was edited, at any place, or is of another machine or key', async () => {
+  it('is not taken when it was edited anywhere, or is of another machine or key', async () => {
     const license = await activated();
     await license.dispose();
     const text = String(await store.read());
@@ -450,7 +450,7 @@ describe('What is kept', () => {
     expect(text).not.toContain(vendor.licenseKey);
   });
 
-  it('is the same for every spelling of the key, and was before there was one', async () => {
+  it('can be read with every spelling of the key, also if it was sealed before spellings were unified', async () => {
     const license = await activated({ key: ' pro‑abcd-O123 ' });
     await license.heartbeat.beat();
     expect(vendor.asked[0]?.body['licenseKey']).toBe('PRO-ABCD-O123');
@@ -465,7 +465,7 @@ describe('What is kept', () => {
     expect((await open({ key: 'PRO-ABCD-0123', store: old })).opened).toBe('restored');
   });
 
-  it('is an id to be recognised by, where the machine has nothing better', async () => {
+  it('holds an id that identifies the instance where the machine has nothing better', async () => {
     const license = await open({ fingerprint: undefined });
     expect(license.fingerprint).toMatch(/^[A-Za-z0-9_-]{43}$/);
     await license.activate();
@@ -473,7 +473,7 @@ describe('What is kept', () => {
     expect((await open({ fingerprint: undefined, store: memoryStore() })).fingerprint).not.toBe(license.fingerprint);
   });
 
-  it('cannot always be read or written: then it goes on without', async () => {
+  it('is done without when it cannot be read or written', async () => {
     const warn = jest.fn();
     const broken: Store = { read: () => Promise.reject(new Error('EIO')), write: () => { throw new Error('ENOSPC'); } };
     const license = await open({ store: broken, logger: { warn } });
@@ -481,7 +481,7 @@ describe('What is kept', () => {
     expect(warn).toHaveBeenCalledWith('the license state could not be written', expect.anything());
   });
 
-  it('is written again when it can be, also where the logger has failed over it', async () => {
+  it('is written again once it can be, even if the logger threw', async () => {
     let isFull = true;
     const filling: Store = { read: () => null, write: () => { if (isFull) throw new Error('ENOSPC'); } };
     const license = await open({ store: filling, logger: { warn: () => { throw new Error('EPIPE'); } } });
@@ -514,7 +514,7 @@ describe('Heartbeats', () => {
   });
 
   it.each([
-    ['of one interval', { offlineGraceDays: 1, heartbeatIntervalSeconds: 86_400 }, {}, day / 2], ['of none, as it was signed', { offlineGraceDays: 0, validationMode: 'online' }, {}, hour], ['of none, as it is told', {}, { offlineGraceDays: 0 }, hour],
+    ['of one interval', { offlineGraceDays: 1, heartbeatIntervalSeconds: 86_400 }, {}, day / 2], ['of none, by the signed terms', { offlineGraceDays: 0, validationMode: 'online' }, {}, hour], ['of none, by the options', {}, { offlineGraceDays: 0 }, hour],
   ] as const)('come in time for an offline grace %s, and for one more try', async (_name, terms, options, most) => {
     vendor.terms = { ...vendor.terms, validationMode: 'heartbeat', ...terms };
     const license = await activated(options);
@@ -543,7 +543,7 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
-  it('ask for more than the lease that they are given once more, where that would not last', async () => {
+  it('ask for a verdict when they get a repeated lease that would end too soon', async () => {
     vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
     vendor.repeatsLeases = true;
     const license = await activated({ offlineGraceDays: 0 });
@@ -562,6 +562,7 @@ describe('Heartbeats', () => {
   it('are the same again when their answer was lost, also after a restart; and the next one follows at once', async () => {
     const license = await activated();
     await license.heartbeat.beat();
+    await license.dispose();
     const { fetch } = vendor;
     const losing = await restarted({ fetch: async (url, init) => {
       await fetch(url, init);
@@ -576,7 +577,7 @@ describe('Heartbeats', () => {
     expect([second?.['seq'], third?.['seq']]).toEqual([2, 3]);
   });
 
-  it('lock with a signed verdict only; what is said without a signature is asked for', async () => {
+  it('lock with a signed verdict only; unsigned answers are a reason to ask', async () => {
     const license = await activated();
     vendor.verdict = { valid: false, code: 'REVOKED', reasons: ['REVOKED'], enforcement: 'LOCKED' };
     const { fetch } = vendor;
@@ -591,7 +592,7 @@ describe('Heartbeats', () => {
     expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: false, code: 'REVOKED', enforcement: 'LOCKED' } });
   });
 
-  it('of READ_ONLY come with a lease, so the reason is asked for', async () => {
+  it('answered READ_ONLY come with a lease, so the reason is asked for', async () => {
     const license = await activated();
     Object.assign(vendor, { seq: 5, verdict: { valid: true, code: 'RESTRICTED', reasons: ['RESTRICTED'], enforcement: 'READ_ONLY' } });
     expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', state: 'restricted' } });
@@ -599,7 +600,7 @@ describe('Heartbeats', () => {
     expect(await license.heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID', enforcement: 'FULL' } });
   });
 
-  it.each(['heartbeat', 'online'] as const)('that are refused for no reason that a verdict knows of are missed where they keep the license alive (%s)', async (validationMode) => {
+  it.each(['heartbeat', 'online'] as const)('that are refused for no reason that a verdict names count as missed if the license needs them (%s)', async (validationMode) => {
     vendor.terms = { ...vendor.terms, validationMode };
     const license = await activated();
     const unreachable = jest.fn();
@@ -615,7 +616,7 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
-  it('that are refused again and again tell so once, and wait longer each time', async () => {
+  it('that are refused again and again tell it once, and wait longer each time', async () => {
     vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
     const license = await activated();
     const told: string[] = [];
@@ -638,7 +639,7 @@ describe('Heartbeats', () => {
     expect(license.judgement()).toMatchObject({ code: 'SUSPENDED', unreachable: false });
   });
 
-  it('that are refused like all else are tried again with growing waits', async () => {
+  it('that are refused with all other requests are retried with growing waits', async () => {
     const license = await activated();
     vendor.between = () => problem(404, 'ENVIRONMENT_NOT_FOUND');
     license.heartbeat.start({ jitter: 0 });
@@ -647,7 +648,7 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
-  it('do not wait for the next one where the grace has ended while the machine slept, and wait with patience where there is no network yet', async () => {
+  it('are sent at once when the grace has ended while the machine slept, and with growing waits while there is no network yet', async () => {
     const license = await activated();
     license.heartbeat.start({ jitter: 0 });
     for (const isThere of [true, false]) {
@@ -665,7 +666,7 @@ describe('Heartbeats', () => {
     license.heartbeat.stop();
   });
 
-  it('hand on directives once, and acknowledge them', async () => {
+  it('deliver each directive once, and acknowledge it', async () => {
     const license = await activated();
     const told = jest.fn();
     license.on('directive', told);
@@ -681,7 +682,7 @@ describe('Heartbeats', () => {
     expect(told).toHaveBeenCalledTimes(2);
   });
 
-  it('go on whatever somebody in between makes of the answers: late, numbered to the end, with something that the server would not take back', async () => {
+  it('go on when a proxy changes the answers: a late next one, the highest number, an id that the server would refuse', async () => {
     const license = await activated();
     vendor.between = (path) => (path.endsWith('/heartbeat') ? [409, { code: 'STALE_SEQUENCE', lastSeq: Number.MAX_SAFE_INTEGER }] : undefined);
     expect(await license.heartbeat.beat()).toMatchObject({ ok: false });
@@ -694,7 +695,7 @@ describe('Heartbeats', () => {
     expect(beats().slice(-2).map(({ body: { seq, acks } }) => ({ seq, acks }))).toEqual([{ seq: 2, acks: [] }, { seq: 3, acks: [] }]);
   });
 
-  it('of two that share one state: one goes on, the other lives on its lease', async () => {
+  it('of two instances with one state: one goes on, the other lives on its lease', async () => {
     vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
     const original = await activated();
     await original.heartbeat.beat();
@@ -730,16 +731,16 @@ describe('A seat that floats', () => {
     vendor.mend();
   };
 
-  it('and was lost while nobody was heard of is taken anew by the heartbeats, as it was taken before; so is one by another process', async () => {
+  it('and was lost is taken anew by the heartbeats, with the same options, also by another process', async () => {
     const license = await open();
-    await license.activate({ name: 'box', metadata: { rack: 7 }, installationId: 'inst-1' });
+    await license.activate({ name: 'web-1', metadata: { rack: 7 }, installationId: 'inst-1' });
     await license.record([{ meter: 'cores', value: 3 }]);
     license.changes.start();
     await away(license);
     await until(() => license.instanceId === 'act_2' && license.judgement().valid);
     expect(seats()).toEqual([seats()[0], seats()[0]]);
     await until(() => license.changes.isConnected);
-    // What was used is told by who has the seat now.
+    // Usage is reported by the instance that has the seat now.
     await license.heartbeat.beat();
     expect(vendor.asked.findLast(({ path }) => path === '/license/usage')?.body).toMatchObject({ instanceId: 'act_2', records: [{ meter: 'cores', value: 3 }] });
     vendor.lapse();
@@ -752,12 +753,12 @@ describe('A seat that floats', () => {
     expect([next.instanceId, seats()[2]]).toEqual(['act_3', seats()[0]]);
   });
 
-  it('is taken anew as soon as anybody hears that it was lost', async () => {
+  it('is taken anew as soon as the instance hears that it was lost', async () => {
     const license = await activated();
     license.heartbeat.start({ interval: hour, jitter: 0 });
     await until(() => clock.slept.includes(hour));
     vendor.lapse();
-    // What is used meanwhile is told by who has the seat then.
+    // Usage meanwhile is reported by the instance that then has the seat.
     license.quota('reports').tryConsume();
     expect(await license.reportUsage()).toMatchObject({ ok: false, code: 'INSTANCE_NOT_FOUND' });
     expect(license.waiting).toBe(1);
@@ -788,7 +789,7 @@ describe('A seat that floats', () => {
     expect(license.instanceId).toBe('act_2');
   });
 
-  it('stays given back, also when it is while another one is taken', async () => {
+  it('stays given back, even while another one is being taken', async () => {
     const license = await activated();
     vendor.lapse();
     const { fetch } = vendor;
@@ -813,7 +814,7 @@ describe('A seat that floats', () => {
     expect(seats()).toHaveLength(2);
   });
 
-  it('is not what a machine has: that one is lost until somebody activates it', async () => {
+  it('is unlike a node-locked one, which stays lost until it is activated', async () => {
     vendor.terms = { ...vendor.terms, seats: 'node-locked' };
     const license = await activated();
     await away(license);
@@ -827,7 +828,7 @@ describe('A seat that floats', () => {
 describe('What is used', () => {
   const usage = () => vendor.asked.filter(({ path }) => path === '/license/usage').map(({ body }) => body['records'] as { id: string; meter: string; value: number }[]);
 
-  it('is counted here, sent once with a heartbeat, and kept until it was', async () => {
+  it('is counted here, sent once with a heartbeat, and kept until then', async () => {
     const license = await activated();
     await license.validate();
     const taken = Array.from({ length: 6 }, () => license.quota('reports').tryConsume());
@@ -864,13 +865,13 @@ describe('What is used', () => {
     expect(usage()).toMatchObject([[{ meter: 'cores', value: 5 }, { meter: 'cores', value: 8 }]]);
     cores.report(2);
     expect([cores.tryConsume(7), cores.tryConsume(6)]).toEqual([false, true]);
-    // What was sent is not changed any more.
+    // A sent reading is not changed any more.
     await license.reportUsage();
     expect(usage().at(-1)).toMatchObject([{ meter: 'cores', value: 8 }]);
     expect(new Set(usage().flat().map(({ id }) => id)).size).toBe(3);
   });
 
-  it('up is told once, until some of it is free again', async () => {
+  it('up emits `exceeded` once, until some of it is free again', async () => {
     const license = await activated();
     const [told, other, anywhere] = [jest.fn(), jest.fn(), jest.fn()];
     const stop = license.quota('reports').on('exceeded', told);
@@ -900,7 +901,7 @@ describe('What is used', () => {
     expect(other).toHaveBeenCalledTimes(3);
   });
 
-  it('is put together by the minute: a sum, or the highest and the last that a gauge showed', async () => {
+  it('is combined by the minute: a sum, or the highest and the last reading of a gauge', async () => {
     const license = await activated();
     license.quota('reports').tryConsume(2);
     for (const cores of [3, 7, 5, 6, 8, 4, 1]) license.quota('cores').report(cores);
@@ -912,7 +913,7 @@ describe('What is used', () => {
     expect(usage()[0]?.map(({ meter, value }) => [meter, value])).toEqual([['reports', 3], ['cores', 8], ['cores', 1], ['reports', 1], ['cores', 2]]);
   });
 
-  it('is not lost for being too much to keep one by one while nobody can be told', async () => {
+  it('is combined by the day, not lost, when very much waits while the server is away', async () => {
     vendor.terms = { ...vendor.terms, features: { exports: { limit: 1e6, per: 'month' } } };
     const license = await activated();
     vendor.cut();
@@ -928,7 +929,7 @@ describe('What is used', () => {
     expect([license.waiting, usage().flat().reduce((sum, { value }) => sum + value, 0)]).toEqual([0, 10_030]);
   });
 
-  it('and is too much to keep one by one shows of a gauge still its highest and its last', async () => {
+  it('of a gauge keeps its highest and its last reading when very much waits', async () => {
     const license = await activated();
     vendor.cut();
     await license.record(Array.from({ length: 9_997 }, () => ({ meter: 'exports', value: 1 })));
@@ -942,7 +943,7 @@ describe('What is used', () => {
     expect(usage().flat().filter(({ meter }) => meter === 'cores').map(({ value }) => value)).toEqual([3, 7, 2]);
   });
 
-  it('is sent in pieces that are taken, however long the names are and whatever limit lies between', async () => {
+  it('is sent in batches that fit, however long the names are and whatever a proxy allows', async () => {
     const license = await activated();
     const most = { bytes: 256 * 1024, records: Infinity };
     const sizes: number[] = [];
@@ -965,7 +966,7 @@ describe('What is used', () => {
     expect(license.waiting).toBe(2);
   });
 
-  it('of a month of readings is a handful of sums in the store, and counts as before', async () => {
+  it('of a month is a handful of sums in the store, and counts as before', async () => {
     vendor.terms = { ...vendor.terms, features: { ...vendor.terms.features, exports: { limit: 1e6, per: 'month' } } };
     const license = await activated();
     const use = async () => {
@@ -985,7 +986,7 @@ describe('What is used', () => {
     expect(license.quota('exports')).toMatchObject({ used: 2 });
   });
 
-  it('and sent before a verdict was asked for is what the verdict says; a gauge shows what it showed', async () => {
+  it('and sent before a verdict was asked for is what that says; a gauge keeps its reading', async () => {
     const license = await activated();
     license.quota('reports').tryConsume(2);
     license.quota('cores').report(6);
@@ -1002,7 +1003,7 @@ describe('What is used', () => {
     expect([license.quota('reports').used, license.quota('cores').used]).toEqual([4, 6]);
   });
 
-  it('is sent once, whoever sends it at the same time', async () => {
+  it('is sent once, although several calls send it at the same time', async () => {
     const license = await activated();
     await license.validate();
     license.quota('reports').tryConsume();
@@ -1017,7 +1018,7 @@ describe('What is used', () => {
   });
 
   describe('after a clock that was an hour behind was put right', () => {
-    /** By then the license believes that it is an hour later than it is. */
+    /** Afterwards the license's time is an hour ahead. */
     async function ahead(): Promise<License> {
       vendor.now = () => clock.wall + hour;
       const license = await activated();
@@ -1028,7 +1029,7 @@ describe('What is used', () => {
       return license;
     }
 
-    it('is kept while nobody says what time it is, and counts then; but for what the software itself has dated in the future', async () => {
+    it('is kept until a verdict tells the time, and then counts; except readings that the software itself has dated in the future', async () => {
       const license = await ahead();
       license.quota('cores').report(3);
       await license.record([{ meter: 'reports', value: 2, id: 'r-1' }, { meter: 'reports', value: 1, id: 'r-2', at: new Date(clock.wall + 30 * minute).toISOString() }]);
@@ -1041,7 +1042,7 @@ describe('What is used', () => {
       expect([license.waiting, license.judgement().at]).toEqual([0, new Date(clock.wall).toISOString()]);
     });
 
-    it('is known by the next heartbeat to be of now', async () => {
+    it('is dated as of now by the next heartbeat', async () => {
       const license = await ahead();
       license.quota('cores').report(3);
       const before = questions();
@@ -1052,7 +1053,7 @@ describe('What is used', () => {
     });
   });
 
-  it('counts as of now after the vendor’s clock was an hour ahead and was put right', async () => {
+  it('counts as of now after the vendor’s clock was an hour ahead and was corrected', async () => {
     vendor.now = () => clock.wall + hour;
     const license = await activated();
     await license.validate();
@@ -1063,7 +1064,7 @@ describe('What is used', () => {
     expect([usage().at(-1), license.waiting]).toEqual([[{ id: 'r-1', meter: 'reports', value: 2, at: new Date(clock.wall).toISOString() }], 0]);
   });
 
-  it('is not allowed while writes are blocked', async () => {
+  it('is refused while writes are blocked', async () => {
     expect(License.fake({ features: { reports: { limit: 5, per: 'day' } }, state: 'restricted' }).quota('reports').tryConsume()).toBe(false);
   });
 });
@@ -1087,7 +1088,7 @@ describe('A file', () => {
     expect(await ask({ now: new Date('2027-02-01T00:00:00Z') })).toMatchObject({ ok: true, judgement: { valid: false } });
   });
 
-  it('carries a verdict to a machine that cannot ask, for a day, and only ever a newer one', async () => {
+  it('carries a verdict to a machine without network, for a day, and never an older one', async () => {
     const license = await activated();
     await license.validate();
     vendor.cut();
@@ -1106,7 +1107,7 @@ describe('A file', () => {
     expect(await license.install(text)).toMatchObject({ ok: false, reason: 'EXPIRED' });
   });
 
-  it('of a license that should be asked about counts its grace down from the start where nobody can be asked', async () => {
+  it('of an online license starts its grace at once where there is no server to ask', async () => {
     const alone = { key: undefined, server: undefined };
     const license = await open(alone);
     const ends = new Date(clock.wall + 14 * day).toISOString();
@@ -1122,12 +1123,12 @@ describe('A file', () => {
     clock.pass(minute);
     await until(() => changed.mock.calls.length > 0);
     expect(license.judgement()).toMatchObject({ valid: false, code: 'HEARTBEAT_OVERDUE', enforcement: 'LOCKED' });
-    // A server that can be asked is not away before it was.
+    // With a server to ask, the grace starts only once it is unreachable.
     const asking = await open({ store: memoryStore() });
     expect(await asking.install(await vendor.licenseFile())).toMatchObject({ judgement: { code: 'VALID', enforcement: 'FULL' } });
   });
 
-  it('of another license takes its place only when that is wanted', async () => {
+  it('of another license replaces the first only with `replace`', async () => {
     const license = await activated();
     const text = await vendor.licenseFile({ license: { ...vendor.terms, id: 'lic_2', features: { audit: true } }, seq: 1 });
     expect(await license.install(text)).toMatchObject({ ok: false, reason: 'WRONG_SUBJECT' });

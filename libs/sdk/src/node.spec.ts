@@ -11,7 +11,7 @@ const folder = mkdtempSync(join(tmpdir(), 'keyledger-sdk-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 describe('A file store', () => {
-  it('keeps one text, for nobody else to read, and leaves nothing beside it', async () => {
+  it('keeps one text, readable only by its owner, and leaves nothing beside it', async () => {
     const path = join(folder, 'new', 'license');
     const store = fileStore(path);
     expect(await store.read()).toBeNull();
@@ -22,14 +22,14 @@ describe('A file store', () => {
     expect([statSync(path).mode & 0o777, statSync(dirname(path)).mode & 0o777]).toEqual([0o600, 0o700]);
   });
 
-  it('leaves what was there when it cannot write', async () => {
+  it('keeps the old text when it cannot write', async () => {
     writeFileSync(join(folder, 'file'), 'old');
     await expect(fileStore(join(folder, 'file', 'below')).write('new')).rejects.toThrow();
     await expect(fileStore(folder).read()).rejects.toThrow('EISDIR');
     expect(readFileSync(join(folder, 'file'), 'utf8')).toBe('old');
   });
 
-  it('is like the others', async () => {
+  it('behaves like the other stores', async () => {
     const web = new Map<string, string>();
     const storage = { getItem: (name: string) => web.get(name) ?? null, setItem: (name: string, value: string) => void web.set(name, value) };
     for (const store of [memoryStore(), localStorageStore('license', storage), fileStore(join(folder, 'third'))]) {
@@ -48,7 +48,7 @@ describe('The lead of a file', () => {
     return shared;
   };
 
-  it('is taken by one, however many want it, and by one again when that gives it back', async () => {
+  it('is taken by one process, however many want it, and by one again when that gives it back', async () => {
     const all = Array.from({ length: 20 }, () => sharedAt('led', 60_000));
     for (let round = 0; round < 3; round++) {
       const taken = await Promise.all(all.map((one) => one.take()));
@@ -61,14 +61,14 @@ describe('The lead of a file', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('led'))).toEqual(['led.lead-3']);
   });
 
-  it('is taken from who was not heard of for too long, who finds out', async () => {
+  it('is taken from a leader that gave no sign of life for too long, which notices it', async () => {
     const [first, second] = [sharedAt('lost', 40), sharedAt('lost', 40)];
     expect([await first.take(), await second.leader(), await second.take()]).toEqual([true, 'other', false]);
     await until(async () => second.take());
     expect([await first.leader(), await first.take(), await second.leader()]).toEqual(['other', false, 'self']);
   });
 
-  it('is nobody’s at first sight where it was not touched for too long by the clock of the files, which is not that of any machine', async () => {
+  it('is free at first sight if its file was not touched for too long by the clock of the file system, whatever the machine’s clock says', async () => {
     const [first, early, late] = [sharedAt('stale', 10_000), sharedAt('stale', 10_000), sharedAt('stale', 10_000)];
     await first.take();
     const atFirst = statSync(join(folder, 'stale.lead-1')).mtimeMs;
@@ -81,7 +81,7 @@ describe('The lead of a file', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('stale'))).toEqual(['stale.lead-2']);
   });
 
-  it('clears away what others were killed over while they wrote it, and nothing that may still be written', async () => {
+  it('removes unfinished files of killed processes, and none that may still be written', async () => {
     const [left, current] = [join(folder, 'cleared.1.tmp'), join(folder, 'cleared.2.tmp')];
     for (const path of [left, current]) writeFileSync(path, 'half');
     utimesSync(left, new Date(), new Date(Date.now() - 7_200_000));
@@ -89,7 +89,7 @@ describe('The lead of a file', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('cleared')).toSorted()).toEqual(['cleared.2.tmp', 'cleared.lead-1']);
   });
 
-  it('is kept, and known not to be the only one, while nobody can be shown that it is', async () => {
+  it('is kept, but only assumed, while the file that shows it cannot be touched', async () => {
     const path = join(folder, 'kept', 'license');
     const [first, second] = [sharedAt('kept/license', 10_000), sharedAt('kept/license', 10_000)];
     expect([await first.take(), await second.take(), first.isAssumed?.()]).toEqual([true, false, false]);
@@ -98,7 +98,7 @@ describe('The lead of a file', () => {
     expect([await first.take(), first.isAssumed?.(), await second.take()]).toEqual([true, true, false]);
     renameSync(dirname(path), join(folder, 'away'));
     writeFileSync(dirname(path), '');
-    // A moment later the folder may be there again, and who leads has noticed nothing.
+    // A moment later the folder may be there again, and the leader has noticed nothing.
     expect([await second.leader(), await second.take(), second.isAssumed?.()]).toEqual(['other', false, false]);
     await expect(first.take()).rejects.toThrow('ENOTDIR');
     rmSync(dirname(path));
@@ -108,12 +108,12 @@ describe('The lead of a file', () => {
     expect([first.isAssumed?.(), await first.take(), first.isAssumed?.(), await second.take()]).toEqual([true, true, false, false]);
   });
 
-  it('is nobody else’s where no file can be made', async () => {
+  it('is taken where no file can be made', async () => {
     const alone = fileStore(join(folder, 'impossible', '\0')).shared;
     expect(await alone?.take()).toBe(true);
   });
 
-  it('keeps what others tell apart from what it tells itself', async () => {
+  it('keeps the texts of other processes apart from its own', async () => {
     const [one, other] = [sharedAt('told', 1_000), sharedAt('told', 1_000)];
     expect([await one.create('first'), await other.create('second')]).toEqual([true, false]);
     await one.tell('news');
@@ -128,9 +128,9 @@ async function until(isSo: () => Promise<boolean>): Promise<void> {
 }
 
 describe('A fingerprint', () => {
-  it('is hashed, the same each time, and what it is told to be before all else', async () => {
+  it('is hashed, the same each time, and prefers the override to all else', async () => {
     const env = { K8S_CLUSTER_UID: 'cluster-1', CLOUD_INSTANCE_ID: 'i-123' };
-    const all = await Promise.all([{ override: 'box', env }, { env }, { env, prefer: ['cloud-instance'] as const }, { env: { CLOUD_INSTANCE_ID: 'i-123' } }, { override: '', env }].map(machineFingerprint));
+    const all = await Promise.all([{ override: 'rack-7', env }, { env }, { env, prefer: ['cloud-instance'] as const }, { env: { CLOUD_INSTANCE_ID: 'i-123' } }, { override: '', env }].map(machineFingerprint));
     expect(all.every((one) => /^[A-Za-z0-9_-]{43}$/.test(String(one)))).toBe(true);
     expect(new Set(all).size).toBe(3);
     expect([all[3], all[4]]).toEqual([all[2], all[1]]);
@@ -166,7 +166,7 @@ describe('What browsers load', () => {
 });
 
 describe('The package that is published', () => {
-  it('takes the place of nothing but itself', () => {
+  it('is only written over an earlier one or into an empty folder', () => {
     const name = JSON.stringify({ name: '@keyledger/sdk' });
     for (const [index, kept] of [{ 'a.txt': 'mine' }, { 'package.json': '{}' }, { 'package.json': name, 'a.txt': 'mine' }, { 'README.md': 'mine' }].entries()) {
       const target = join(folder, `package-${index}`);

@@ -9,7 +9,7 @@ import { hashed, type Store } from './store.ts';
 
 /**
  * A file that only its owner can read. Replaced as a whole: a crash leaves the one before. `~/` is the home folder. Processes that see the same
- * folder may share it, also from several containers; a leader that was not heard of for `takeOverMs` is replaced.
+ * folder may share it, also from several containers; a leader that gave no sign of life for `takeOverMs` is replaced.
  */
 export function fileStore(path: string, { takeOverMs = 10_000 }: { readonly takeOverMs?: number } = {}): Store {
   const file = path.startsWith('~/') ? join(homedir(), path.slice(2)) : path;
@@ -42,10 +42,10 @@ async function placed(file: string, text: string, place: (from: string, to: stri
   }
 }
 
-/** By the clock of the file system; -1 where there is none. */
+/** When the file was changed, by the clock of the file system; -1 if it does not exist. */
 const changedAt = (file: string): Promise<number> => stat(file).then(({ mtimeMs }) => mtimeMs, () => -1);
 
-/** By writing into it: whoever sets the time of a file sets it by the clock of its own machine. A full disk allows that still. Answers whether it could. */
+/** Writes into the file, which even a full disk allows; to set its time would use this machine's clock. Returns whether it could. */
 async function touch(file: string): Promise<boolean> {
   try {
     const handle = await open(file, 'r+');
@@ -58,22 +58,22 @@ async function touch(file: string): Promise<boolean> {
 
 const isCode = (error: unknown, ...codes: readonly string[]): boolean => codes.includes(String((error as NodeJS.ErrnoException).code));
 
-/** Nobody takes so long to write a file, nor do the clocks of two machines differ by so much. */
+/** No process takes so long to write a file, nor do the clocks of two machines differ by so much. */
 const unfinishedMs = 3_600_000;
 
 /**
- * Who leads has made the file with the highest number, which only one can make, and touches it. That it was not touched for long is what each
- * sees with its own clock, and at first sight by that of the file system, so those of two machines need not agree. Who was held up, and replaced,
- * finds a higher number when he goes on.
+ * The leader has made the file with the highest number, which only one process can make, and touches it. Whether it was not touched for long each
+ * process sees by its own clock, at first sight by that of the file system, so the clocks of two machines need not agree. A leader that was held up,
+ * and replaced, finds a higher number when it goes on.
  */
 function sharedFile(file: string, takeOverMs: number): Shared {
   const [folder, name, id] = [dirname(file), basename(file), randomUUID()];
   const leadOf = (n: number) => join(folder, `${name}.lead-${n}`);
   const own = join(folder, `${name}.${id}.told`);
   const given = 'given back';
-  /** The number of this process; Infinity where it can make no file: then it leads beside all others that cannot either. */
+  /** The number of this process; Infinity if it can make no file: then it leads beside all others that cannot either. */
   let mine = 0;
-  /** The others see that it still leads. Where they do not, they take its place, or lead beside it. */
+  /** The others can see that this process still leads. Otherwise they take its place, or lead beside it. */
   let isSeen = true;
   let seen = { n: 0, touched: 0, at: 0 };
 
@@ -83,9 +83,9 @@ function sharedFile(file: string, takeOverMs: number): Shared {
 
   const leader = async () => (await look()).who;
 
-  /** Who leads, and the number that says so. */
+  /** The leader, and the number that says so. */
   async function look(): Promise<{ readonly who: Leader; readonly n: number }> {
-    // A folder that cannot even be listed is one in which no file can be made. For a moment that says nothing of who was seen to lead.
+    // In a folder that cannot even be listed no file can be made. For a moment that changes nothing about the leader that was last seen.
     const n = await highest().catch((error: unknown) => {
       if (mine === 0 || mine === Infinity) return seen.n;
       isSeen = false;
@@ -99,7 +99,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     const whoElse = mine === Infinity ? 'self' : 'nobody';
     if (n === 0 || (await textIn(leadOf(n)).catch(() => null)) === given) return whoElse;
     const touched = await changedAt(leadOf(n));
-    // A process that ends within seconds would never see it untouched for long.
+    // A process that ends within seconds would otherwise never see the file untouched for long.
     const age = seen.n === 0 && touched >= 0 ? (await timeOfFiles()) - touched : 0;
     if (n !== seen.n || touched !== seen.touched) seen = { n, touched, at: performance.now() - Math.max(0, age) };
     return wasSeen() ? 'other' : whoElse;
@@ -108,7 +108,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
   /** Another process led not long ago, and may lead still. */
   const wasSeen = () => seen.n > 0 && performance.now() - seen.at <= takeOverMs;
 
-  /** What time it is in this folder; -1 where no file can be made to tell. */
+  /** The time by the clock of this folder; -1 if no file can be made there. */
   async function timeOfFiles(): Promise<number> {
     const file = join(folder, `${name}.${randomUUID()}.tmp`);
     return writeFile(file, '', { flag: 'wx', mode: 0o600 }).then(() => changedAt(file)).finally(() => rm(file, { force: true })).catch(() => -1);
@@ -124,10 +124,10 @@ function sharedFile(file: string, takeOverMs: number): Shared {
       isSeen = await touch(leadOf(mine));
       return true;
     }
-    // The one after that which leads nobody: were it the one after the highest by now, it would be taken from who was faster.
+    // The number after the one just looked at: the number after the highest by now would take the lead from a faster process.
     const n = last + 1;
     try {
-      // What is in the way of the folder is in the way of the file, too.
+      // If the folder cannot be made, the file cannot either.
       await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => undefined);
       await (await open(leadOf(n), 'wx', 0o600)).close();
     } catch (error) {
@@ -135,7 +135,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
       mine = Infinity;
       return true;
     }
-    // Who was held up before it made its file may come after those that were made since.
+    // A process that was held up before it made its file may come after others that have made theirs since.
     const all = await numbers();
     const isHighest = Math.max(...all) === n;
     await Promise.all((isHighest ? all.filter((one) => one < n) : [n]).map((one) => rm(leadOf(one), { force: true })));
@@ -144,7 +144,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     return isHighest;
   }
 
-  /** Of processes that were killed while they wrote. */
+  /** Removes files of processes that were killed while they wrote. */
   async function forgetUnfinished(): Promise<void> {
     const unfinished = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.tmp')).map((one) => join(folder, one));
     await Promise.all(unfinished.map(async (one) => {
@@ -166,7 +166,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
     tell: (text) => (text === null ? rm(own, { force: true }) : placed(own, text, rename)),
     told: async () => {
       const others = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.told') && one !== basename(own));
-      // Who leads has touched its own file just now.
+      // The leader has touched its own file just now.
       const now = await changedAt(leadOf(mine));
       return Promise.all(others.map(async (one) => ({ name: one, text: (await textIn(join(folder, one))) ?? '', ageMs: Math.max(0, now - (await changedAt(join(folder, one)))) })));
     },
@@ -174,7 +174,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
   };
 }
 
-/** The clock of the machine: goes on while no process runs, until it is started anew. Where that cannot be told, the clock of the process. */
+/** The clock of the machine: goes on while no process runs, until the machine is rebooted. Without a boot id, the clock of the process. */
 export function nodeClock(): Clock {
   const boot = firstLineOf('/proc/sys/kernel/random/boot_id');
   return boot === undefined ? processClock() : { read: () => ({ wall: Date.now(), mono: uptime() * 1000, boot }), sleep };
@@ -183,17 +183,17 @@ export function nodeClock(): Clock {
 export type FingerprintSource = 'k8s-cluster-uid' | 'cloud-instance' | 'machine-id';
 
 export interface FingerprintOptions {
-  /** What you take for the machine's identity yourself, for example `env.LICENSE_MACHINE_ID`. It has precedence. */
+  /** Your own identity for the machine, for example `env.LICENSE_MACHINE_ID`. It has precedence. */
   readonly override?: string | undefined;
-  /** Your environment variables. `K8S_CLUSTER_UID` and `CLOUD_INSTANCE_ID` are looked at; nothing sets them but you. */
+  /** Your environment variables. `K8S_CLUSTER_UID` and `CLOUD_INSTANCE_ID` are read; only you set them. */
   readonly env?: Readonly<Record<string, string | undefined>>;
-  /** The first that there is wins. */
+  /** The first source that has a value wins. */
   readonly prefer?: readonly FingerprintSource[];
 }
 
 /**
- * What this machine is recognised by: 43 letters, hashed. Undefined where nothing can be found; an id that the store keeps takes its place then.
- * A container has the machine-id of its image, if any: all that are made of one image would be one machine. Give `override` or an id there.
+ * Identifies this machine: 43 letters, hashed. Undefined if no source has a value; an id that the store keeps then takes its place.
+ * A container has the machine-id of its image, if any: all containers of one image would be one machine. Give `override` or an id there.
  */
 export async function machineFingerprint({ override, env = {}, prefer = ['k8s-cluster-uid', 'cloud-instance', 'machine-id'] }: FingerprintOptions = {}): Promise<string | undefined> {
   if (override) return hashed('override', override);

@@ -1,9 +1,11 @@
 import { fileTypeOf, reasons, Verifier, type FileType, type LeaseClaims, type LicenseFile, type OfflineFile, type Reason, type VerdictClaims, type Verified } from '@keyledger/license-file';
 import type { LicenseOptions } from './api.ts';
 import { msOf } from './clock.ts';
-import { defined } from './defined.ts';
+import { defined } from './json.ts';
+import { judge, type Judgement, type Limits } from './judgement.ts';
 import type { Checks } from './kept.ts';
-import { apply, initial, judge, timeOf, type Judgement, type LicenseEvent, type Limits, type Reading, type State } from './state.ts';
+import { apply, initial, type LicenseEvent, type State } from './state.ts';
+import { timeOf, type Reading } from './time.ts';
 
 export type OfflineResult =
   | { readonly ok: true; readonly type: 'license-file'; readonly file: LicenseFile; readonly judgement: Judgement }
@@ -14,24 +16,24 @@ export interface OfflineOptions {
   readonly roots: LicenseOptions['roots'];
   readonly environment?: string;
   readonly product?: string;
-  /** Id of the license that it must be about. */
+  /** Id of the license that the file must be about. */
   readonly license?: string;
   readonly fingerprint?: string | undefined;
   readonly now?: Date | string;
-  /** How far ahead of `now` it may have been issued: five minutes, or less if that is told. Milliseconds, or `30s`, `5m`. */
+  /** How far ahead of `now` the file may have been issued: at most five minutes, the default. Milliseconds, or `30s`, `5m`. */
   readonly maxSkew?: number | string;
-  /** By default what the text begins like. */
+  /** Default: as the text begins. */
   readonly type?: FileType;
-  /** An answer of `/.well-known/jwks.json`: what was signed by a key of which it says with a signature that it was revoked is refused. */
+  /** An answer of `/.well-known/jwks.json`: signatures by keys that its signed list names as revoked are refused. */
   readonly keys?: unknown;
 }
 
 export interface TokenOptions extends Omit<OfflineOptions, 'type' | 'license' | 'maxSkew'> {
   /** The activation of a lease, the license of a verdict. */
   readonly subject?: string;
-  /** That the question was asked with. */
+  /** The nonce of the question. */
   readonly nonce?: string;
-  /** The highest seen. */
+  /** The highest counter seen. */
   readonly counter?: number;
 }
 export type TokenResult =
@@ -39,7 +41,6 @@ export type TokenResult =
   | { readonly ok: true; readonly type: 'verdict'; readonly claims: VerdictClaims }
   | { readonly ok: false; readonly reason: Reason; readonly detail: string };
 
-/** Checks the text of a license file or an offline validation file against the pinned roots, with no network and no state. */
 export async function verifyOffline(text: string, { roots, environment = 'production', keys, now = new Date(), ...options }: OfflineOptions): Promise<OfflineResult> {
   const trust = await Verifier.open({ environment, roots });
   if (!trust.ok) return { ok: false, reason: trust.reason, detail: reasons[trust.reason] };
@@ -49,7 +50,6 @@ export async function verifyOffline(text: string, { roots, environment = 'produc
   return verifiedOffline(trust.verifier, text, options, reading, initial(reading), { asksNobody: true });
 }
 
-/** Checks a lease or a verdict, as answers carry them, for who handles them himself. `keys`: of the server, each with its certificate. */
 export async function verifyToken(type: 'lease' | 'verdict', token: string, { roots, environment = 'production', keys, now = new Date(), product, ...options }: TokenOptions): Promise<TokenResult> {
   const trust = await Verifier.open({ environment, roots });
   if (!trust.ok) return { ok: false, reason: trust.reason, detail: reasons[trust.reason] };
@@ -64,7 +64,7 @@ type Opened = { readonly type: 'license-file'; readonly file: LicenseFile } | { 
 export const installing = (opened: Opened, text: string): LicenseEvent =>
   (opened.type === 'license-file' ? { type: 'LicenseFileInstalled', text, file: opened.file } : { type: 'OfflineFileInstalled', text, file: opened.file });
 
-/** As of a state: what was seen of the time, and of the license. */
+/** Checked against a state: what is known of the time, and of the license. */
 export async function verifiedOffline(verifier: Checks, text: string, { type = fileTypeOf(text), product, license, fingerprint, maxSkew = Infinity }: Omit<OfflineOptions, 'roots'>, reading: Reading, state: State, limits: Limits): Promise<OfflineResult> {
   const no = (reason: Reason): OfflineResult => ({ ok: false, reason, detail: reasons[reason] });
   const at = timeOf(state.time, reading);

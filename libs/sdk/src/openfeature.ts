@@ -1,17 +1,17 @@
 import type { License } from './license.ts';
 
-/** OpenFeature's ResolutionDetails, as far as a license has something to say. */
+/** The part of OpenFeature's ResolutionDetails that a license fills. */
 export interface FlagDetails<T> {
   readonly value: T;
-  /** STATIC: as the license says. DISABLED: it is licensed, and the license is locked. DEFAULT: the license says nothing of it. ERROR: what it says is not of this type. */
+  /** STATIC: as the license says. DISABLED: it is licensed, but the license is locked. DEFAULT: the license does not name it. ERROR: its value is of another type. */
   readonly reason: 'STATIC' | 'DISABLED' | 'DEFAULT' | 'ERROR';
   readonly errorMessage?: string;
 }
 
 /**
- * For OpenFeature on a server: `OpenFeature.setProvider(new LicenseProvider(license))`. A feature is a boolean, and, where it has a limit, also that
- * number; what is no feature is looked for in the license's `featureFlags`. Of what the license does not name the caller's default is true, so that
- * of a feature to be paid for should be `false`.
+ * For OpenFeature on a server: `OpenFeature.setProvider(new LicenseProvider(license))`. A feature is a boolean, and, if it has a limit, also that
+ * number; any other flag is looked up in the license's `featureFlags`. A flag that the license does not name has the caller's default, which should
+ * be `false` for a paid feature.
  */
 export class LicenseProvider {
   readonly metadata = { name: 'keyledger' } as const;

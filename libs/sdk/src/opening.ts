@@ -3,7 +3,7 @@ import type { LicenseOptions, Logger } from './api.ts';
 import { installationIn, nothingKept, readKept, written, type Checks, type Kept } from './kept.ts';
 import { hashed, sameKey, sealerFor } from './store.ts';
 
-/** What a license begins with. */
+/** What a license starts with. */
 export interface Opened {
   readonly kept: Kept;
   readonly opened: 'new' | 'restored' | 'tampered';
@@ -11,11 +11,11 @@ export interface Opened {
   readonly verifier: Checks;
   readonly seal: (text: string) => Promise<string>;
   readonly unseal: (text: string, known?: readonly unknown[]) => Promise<Kept | undefined>;
-  /** As it was in the store. */
+  /** The text of the store. */
   readonly text: string | null;
 }
 
-/** Reads what the store has, under the key as it was typed. Of several processes that begin together on a store that they share, one makes the installation. */
+/** Reads the store; `typed`: the license key as it was typed. Of several processes that begin together on a shared store, one makes the installation. */
 export async function openState(typed: string, verifier: Verifier, options: LicenseOptions & Required<Pick<LicenseOptions, 'clock' | 'store'>>): Promise<Opened> {
   const { clock, store, logger } = options;
   const readText = async () => (await quietly(() => store.read(), 'the license state could not be read', logger)) ?? null;
@@ -32,7 +32,7 @@ export async function openState(typed: string, verifier: Verifier, options: Lice
     if (isFirst === false) self = await sealedFor(installationIn(text?.slice(65)) ?? self.installation);
   }
   const { installation, fingerprint, sealer } = self;
-  // What was sealed before spellings were one was sealed under the key as it was typed.
+  // Releases before spellings of a key were unified have sealed under the key as it was typed.
   const unseal = async (sealed: string, known?: readonly unknown[]) => {
     const bare = (await sealer.open(sealed)) ?? (await (await sealerFor(fingerprint, typed)).open(sealed));
     return bare === undefined ? undefined : readKept(bare, verifier, known);
@@ -43,7 +43,7 @@ export async function openState(typed: string, verifier: Verifier, options: Lice
   return { kept, opened: found ? 'restored' : text === null ? 'new' : 'tampered', fingerprint, verifier, seal: sealer.seal, unseal, text };
 }
 
-/** Undefined, and a warning, where it fails. */
+/** Undefined, with a warning, if it fails. */
 export async function quietly<T>(work: () => Promise<T> | T, message: string, logger: Logger | undefined): Promise<T | undefined> {
   try {
     return await work();
@@ -53,5 +53,5 @@ export async function quietly<T>(work: () => Promise<T> | T, message: string, lo
   }
 }
 
-/** Whatever the logger of a vendor throws ends nothing here. */
+/** A logger whose errors are ignored. */
 export const harmless = (logger: Logger): Logger => ({ warn: (message, details) => void quietly(() => logger.warn(message, details), '', undefined) });

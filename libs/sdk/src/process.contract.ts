@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline';
 import { License } from './license.ts';
 import { fileStore, nodeClock } from './node.ts';
 
-/** A process of an installation that has several: `node … process.contract.ts '{"name", "server", "key", "roots", "path", "takeOverMs"}'`. Answers each line. */
+/** One of several processes of an installation: `node … process.contract.ts '{"name", "server", "key", "roots", "path", "takeOverMs"}'`. Answers each line of its input. */
 const { name, server, key, roots, path, takeOverMs } = JSON.parse(process.argv[2] ?? '{}') as { name: string; server: string; key: string; roots: unknown[]; path: string; takeOverMs: number };
 const license = await License.open({ key, server, roots, version: name, store: fileStore(path, { takeOverMs }), clock: nodeClock(), attempts: 1, logger: { warn: (...what) => console.error(name, ...what) } });
 let conflicts = 0;

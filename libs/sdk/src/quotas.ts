@@ -1,30 +1,31 @@
-import type { Enforcement, LicenseInfo } from './state.ts';
+import type { LicenseInfo } from './info.ts';
+import type { Judgement } from './judgement.ts';
 import { consumed, featureOf, quotaOf, type Counted, type Feature, type Quota } from './usage.ts';
 
 /** What quotas need of their license. */
 interface Port {
   info(): LicenseInfo | null;
-  enforcement(): Enforcement;
+  judgement(): Judgement;
   counted(): Counted;
   use(name: string, value: number, isGauge: boolean): void;
   exceeded(quota: Quota): void;
   onExceeded(listener: (quota: Quota) => void): () => void;
 }
 
-/** A quota, or a feature with a cap per day or month, as it was when it was asked for, and what can be done with it. */
+/** A quota, or a feature with a cap per day or month, as of the call of `quota`, with its operations. */
 export interface UsableQuota extends Quota {
-  /** When it is used up: somebody wanted more than is left, or the server says so. Once, until some of it is free again. Returns how to stop listening. */
+  /** Tells that it is used up: more than is left was wanted, or the server says so. Once, until some of it is free again. Returns how to stop listening. */
   on(event: 'exceeded', listener: (quota: Quota) => void): () => void;
-  /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. Of a quota without a period it is in use until `report` says less. */
+  /** Uses some of it, unless that would be too much. Other instances' use is known as of the last verdict. In a quota without a period, the amount stays in use until `report` says less. */
   tryConsume(amount?: number): boolean;
-  /** Tells what a gauge shows now. */
+  /** Records what a gauge shows now. */
   report(value: number): void;
 }
 
-/** What a license counts, and who is told when it is used up. */
+/** Features and quotas of a license, and the event when one is used up. */
 export class Quotas {
   readonly #port: Port;
-  /** What was told of, and how little of it was left since. */
+  /** Quotas whose event was told, and the least that was left of them since. */
   readonly #told = new Map<string, Quota>();
 
   constructor(port: Port) {
@@ -32,7 +33,7 @@ export class Quotas {
   }
 
   feature(name: string): Feature {
-    return featureOf(this.#port.info(), name, this.#port.enforcement() === 'LOCKED', this.#port.counted());
+    return featureOf(this.#port.info(), name, this.#port.judgement().enforcement === 'LOCKED', this.#port.counted());
   }
 
   of(name: string): UsableQuota {
@@ -42,7 +43,7 @@ export class Quotas {
       tryConsume: (amount = 1) => {
         this.notice();
         const { value, isGauge, isTooMuch } = consumed(this.#port.info(), name, amount, this.#port.counted());
-        const enforcement = this.#port.enforcement();
+        const { enforcement } = this.#port.judgement();
         const blocked = enforcement === 'LOCKED' || enforcement === 'READ_ONLY' || isTooMuch;
         if (!blocked) this.#port.use(name, value, isGauge);
         else if (isTooMuch) this.#exceeds(name);
@@ -57,7 +58,7 @@ export class Quotas {
     };
   }
 
-  /** Something is known that was not known before. */
+  /** Called when the state of the license may have changed. */
   notice(): void {
     for (const { meter, state = 'normal' } of this.#port.info()?.quotas ?? []) if (state !== 'normal') this.#exceeds(meter);
     for (const [name, told] of this.#told) {

@@ -1,11 +1,11 @@
-/** A "no" to one request. It locks nothing by itself: what is signed does. */
+/** A "no" to one request. It locks nothing by itself: only a signed verdict does. */
 export interface Refusal {
   readonly ok: false;
-  /** The server's, or UNREACHABLE, UNTRUSTED_ANSWER (not signed as it must be), NO_SERVER, NOT_ACTIVATED, NOT_STORED, TOO_MANY_WAITING. */
+  /** The server's code, or UNREACHABLE, UNTRUSTED_ANSWER (not signed as it must be), NO_SERVER, NOT_ACTIVATED, NOT_STORED, TOO_MANY_WAITING. */
   readonly code: string;
   readonly detail: string;
   readonly docUrl: string | null;
-  /** Everything else that the server has said, like `limit` and `used`. */
+  /** All other members of the answer, like `limit` and `used`. */
   readonly members: Readonly<Record<string, unknown>>;
   /** When the server wants to be asked again. */
   readonly retryAfterMs: number | null;
@@ -18,5 +18,5 @@ export const notActivated = refusal('NOT_ACTIVATED', 'This instance has no seat 
 export const notStored = refusal('NOT_STORED', 'It could not be written to the store');
 export const tooManyWaiting = refusal('TOO_MANY_WAITING', 'Too many readings wait to be sent');
 export const untrusted = (detail: string, members: Readonly<Record<string, unknown>> = {}): Refusal => refusal('UNTRUSTED_ANSWER', detail, members);
-/** With the `status` of whoever has answered, if anybody has. */
+/** With the HTTP `status`, if there was an answer. */
 export const unreachable = (detail: string, retryAfterMs: number | null, status?: number): Refusal => ({ ...refusal('UNREACHABLE', detail, status === undefined ? {} : { status }), retryAfterMs });

@@ -1,13 +1,15 @@
+import type { Answers } from './answers.ts';
 import type { Logger } from './api.ts';
+import type { LicenseInfo } from './info.ts';
 import type { Kept } from './kept.ts';
 import { noServer, notActivated, notStored, tooManyWaiting, untrusted, type Refusal } from './refusal.ts';
-import type { Refused, Reply, Unreachable } from './server.ts';
-import type { LicenseInfo } from './state.ts';
+import type { Reply } from './server.ts';
 import { batchOf, noted, redated, remembered, type UsageRecord } from './usage.ts';
 
-/** What reports need of their license. Times are by its reckoning, in milliseconds since 1970. */
+/** What reports need of their license. Times are by its own reckoning, in milliseconds since 1970. */
 interface Port {
   readonly logger: Logger | undefined;
+  readonly answers: Answers;
   kept(): Kept;
   keep(changes: Partial<Kept>): void;
   persist(): Promise<boolean>;
@@ -15,10 +17,7 @@ interface Port {
   info(): LicenseInfo | null;
   /** Undefined without a server. */
   readonly send: ((instanceId: string, records: readonly UsageRecord[]) => Promise<Reply>) | undefined;
-  refusal(reply: Refused | Unreachable): Refusal;
-  /** For a verdict, which says what time it is. */
-  ask(): Promise<Refusal | null>;
-  /** Who has lost his seat takes another one, and reports then what he has used meanwhile. */
+  /** An instance that has lost a floating seat takes another one, and then reports what it used meanwhile. */
   waitsForSeat(): boolean;
 }
 
@@ -27,14 +26,14 @@ export type Reported = { readonly ok: true; readonly accepted: number } | Refusa
 /** Readings. */
 const mostWaiting = 10_000;
 
-/** What was used, on its way to the server: it waits in the store until it was answered for, and counts here for as long as it matters. */
+/** Usage on its way to the server: readings wait in the store until the server has answered for them, and count here for as long as they matter. */
 export class Reports {
   readonly #port: Port;
-  /** Ids of readings that nobody was sent yet: they may still become more. Of another process it is not known. */
+  /** Ids of this process's readings that were not sent yet: they may still grow. */
   readonly #open = new Set<string>();
-  /** Ids of readings that the software has dated. What another process was given is not known: rather than refused, it would count as of now. */
+  /** Ids of readings that the software itself has dated. Those of another process are not known: they count as of now rather than be refused. */
   readonly #dated = new Set<string>();
-  /** The server takes no more, and what lies between may take less. */
+  /** The server takes no more, and a proxy may take less. */
   #mostAtOnce = 1000;
   #sending: Promise<unknown> = Promise.resolve();
   #next: Promise<Reported> | undefined;
@@ -43,7 +42,7 @@ export class Reports {
     this.#port = port;
   }
 
-  /** Nothing is lost, however long nobody can be told. Throws `RangeError` where the value is none that can be counted. */
+  /** Nothing is lost, however long the server is away. Throws `RangeError` for a value that cannot be counted. */
   use(meter: string, value: number, isGauge: boolean): void {
     mustCount(meter, value);
     const { outbox } = this.#port.kept();
@@ -54,7 +53,7 @@ export class Reports {
     void this.#port.persist();
   }
 
-  /** All of them and for good, or none. Rejects with `RangeError` where a value is none that can be counted. */
+  /** Stores all of them, or none. Rejects with `RangeError` for a value that cannot be counted. */
   async take(readings: readonly (Omit<UsageRecord, 'id' | 'at'> & Partial<UsageRecord>)[]): Promise<{ readonly ok: true; readonly accepted: number; readonly duplicates: number } | Refusal> {
     for (const { meter, value } of readings) mustCount(meter, value);
     const { outbox, sent } = this.#port.kept();
@@ -69,7 +68,7 @@ export class Reports {
     return notStored;
   }
 
-  /** One at a time: two would send the same. Whoever comes meanwhile waits for the next, which has what is new by then. */
+  /** One at a time: two would send the same. A call that comes meanwhile waits for the next one, which has what is new by then. */
   send(): Promise<Reported> {
     return (this.#next ??= this.#sending.then(() => {
       this.#next = undefined;
@@ -79,16 +78,16 @@ export class Reports {
     }));
   }
 
-  /** A verdict has counted what the server had answered for when it was asked for; and it may have put the time back. By `aheadMs` the license is still ahead of it. */
+  /** A verdict, asked for at `askedAt`, counts all that the server had answered for by then. It may have put the time back; the license is still `aheadMs` ahead of it. */
   areKnown(askedAt: number, aheadMs: number): void {
     const sent = this.#port.kept().sent.map((record) => (record.sentAt <= askedAt ? { ...record, isKnown: true } : record));
     this.#port.keep({ sent: remembered(sent, this.#port.info(), this.#port.now()), outbox: redated(this.#port.kept().outbox, this.#dated, this.#port.now() - aheadMs) });
   }
 
   async #send(): Promise<Reported> {
-    const { send, kept, logger } = this.#port;
+    const { send, kept, logger, answers } = this.#port;
     if (!send) return noServer;
-    // What is used meanwhile is for the next time, or there would be no end.
+    // Readings made meanwhile are for the next time, or there would be no end.
     const waiting = new Set(kept().outbox.map(({ id }) => id));
     for (let accepted = 0; ;) {
       const { outbox, state: { instanceId } } = kept();
@@ -101,32 +100,32 @@ export class Reports {
         this.#mostAtOnce = Math.ceil(records.length / 2);
         continue;
       }
-      if (reply.kind === 'unreachable') return this.#port.refusal(reply);
+      if (reply.kind === 'unreachable') return answers.refusal(reply);
       if (reply.kind === 'answered' && typeof reply.body['accepted'] !== 'number') return untrusted('The answer does not say that the readings were counted');
       const isTooEarly = reply.kind === 'refused' && (!ofReadings.has(reply.code) || (reply.code === 'INSTANCE_NOT_FOUND' && this.#port.waitsForSeat()));
       if (isTooEarly) {
         logger?.warn('usage was refused and waits', { code: reply.code, detail: reply.detail });
-        return this.#port.refusal(reply);
+        return answers.refusal(reply);
       }
-      // Of the future they are only by the reckoning here: a verdict puts that right, and with it the readings that were dated by it.
+      // They are in the future only because the license's time is ahead: a verdict corrects it, and the readings dated by it.
       if (reply.kind === 'refused' && reply.code === 'USAGE_OUT_OF_RANGE') {
-        const problem = await this.#port.ask();
+        const problem = await answers.ask();
         if (problem) return problem;
         const unchanged = new Set(kept().outbox);
         if (records.some((record) => !unchanged.has(record))) continue;
       }
-      // Readings that were refused would be refused again: all of them, or those that are named, without whom the others are sent once more.
+      // Refused readings would be refused again: all of them, or those that are named; the others are sent once more without them.
       const named = reply.kind === 'refused' ? namedIn(reply.body) : new Set();
       const done = named.size > 0 ? records.filter((_, n) => named.has(n)) : records;
       if (reply.kind === 'refused') logger?.warn('usage was refused', { code: reply.code, detail: reply.detail, records: done.length });
       else accepted += done.length;
       this.#settle(done, reply.kind === 'answered' ? done : []);
       await this.#port.persist();
-      if (reply.kind === 'refused' && done.length === records.length) return this.#port.refusal(reply);
+      if (reply.kind === 'refused' && done.length === records.length) return answers.refusal(reply);
     }
   }
 
-  /** They wait no more; and some of them count from now on as sent. */
+  /** `done` wait no more; `sent` of them count as sent from now on. */
   #settle(done: readonly UsageRecord[], sent: readonly UsageRecord[] = []): void {
     const [ids, sentAt] = [new Set(done.map(({ id }) => id)), this.#port.now()];
     for (const id of ids) this.#dated.delete(id);
@@ -137,17 +136,17 @@ export class Reports {
   }
 }
 
-/** One that the server refuses would take the others of its minute with it. */
+/** A value that the server refuses would take the others of its minute with it. */
 function mustCount(meter: string, value: number): void {
   if (typeof value !== 'number' || !(value >= 0 && value <= 1e12)) throw new RangeError(`Usage of ${meter} is a number from 0 to 1e12, not ${value}`);
 }
 
-/** Codes of refusals that are about the readings. Others are about who sends them, like a key that was replaced: they wait until that is settled. */
+/** Codes of refusals that are about the readings. Others are about the sender, like a key that was replaced: readings wait until that is settled. */
 const ofReadings: ReadonlySet<string> = new Set(['VALIDATION_FAILED', 'USAGE_OUT_OF_RANGE', 'INSTANCE_NOT_FOUND', 'BODY_TOO_LARGE']);
 
 const isTooLarge = (reply: Reply): boolean => (reply.kind === 'refused' && reply.code === 'BODY_TOO_LARGE') || (reply.kind === 'unreachable' && reply.status === 413);
 
-/** Which of the records of a batch a refusal is about, by their place. */
+/** Positions of the records in the batch that a refusal is about. */
 function namedIn({ errors }: Readonly<Record<string, unknown>>): ReadonlySet<number> {
   const pointers = Array.isArray(errors) ? errors.map((error: { pointer?: unknown } | null) => /^\/records\/(\d+)(\/|$)/.exec(String(error?.pointer))?.[1]) : [];
   return new Set(pointers.filter((n) => n !== undefined).map(Number));

@@ -14,7 +14,7 @@ describe('A wait', () => {
     }));
   });
 
-  it('is what the server says, in seconds or until a date', () => {
+  it('is what the server asks for, in seconds or until a date', () => {
     const now = Date.parse('2026-07-01T12:00:00Z');
     expect(['7', ' 7 ', 'Wed, 01 Jul 2026 12:01:00 GMT', 'Wed, 01 Jul 2026 11:00:00 GMT', 'soon', '-3'].map((header) => retryAfterMs(header, now))).toEqual([7000, 7000, 60_000, 0, null, expect.anything()]);
     expect(retryAfterMs(null, now)).toBeNull();
@@ -22,7 +22,7 @@ describe('A wait', () => {
 });
 
 describe('A request', () => {
-  it('goes below the given address, to the given environment, and follows nobody elsewhere', async () => {
+  it('goes below the given address, to the given environment, and follows no redirect', async () => {
     const seen: [string, RequestInit][] = [];
     const reply = await asking((url, init) => {
       seen.push([url, init]);
@@ -40,13 +40,13 @@ describe('A request', () => {
     expect(await asking(() => Promise.resolve(new Response(body, { status }))).ask('GET', '/x')).toMatchObject({ kind });
   });
 
-  it('that takes too long is given up', async () => {
+  it('is given up when it takes too long', async () => {
     const never: Fetch = (_url, { signal }) => new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason as Error)));
     const server = new Server({ url: 'https://x', environment: 'production', fetch: never, clock: new TestClock(), timeoutMs: 5, attempts: 1 });
     expect(await server.ask('GET', '/x')).toMatchObject({ kind: 'unreachable', detail: expect.stringContaining('timeout') });
   });
 
-  it('says nothing of keys when it fails', async () => {
+  it('reveals no key when it fails', async () => {
     const reply = await asking(() => Promise.reject(new Error('ECONNREFUSED'))).ask('POST', '/license/validate', { licenseKey: 'SECRET' }, 'SECRET');
     expect(JSON.stringify(reply)).not.toContain('SECRET');
   });

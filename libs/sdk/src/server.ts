@@ -1,6 +1,7 @@
 import type { Clock } from './clock.ts';
+import { objectIn } from './json.ts';
 
-/** What came of a request. `refused` is a "no" in the product's own words (problem+json with a code); all else that is no answer says nothing. */
+/** Outcome of a request. `refused` is a "no" of the product itself (problem+json with a code); any other failure says nothing about the license. */
 export type Reply =
   | { readonly kind: 'answered'; readonly status: number; readonly body: Readonly<Record<string, unknown>> }
   | Refused
@@ -12,39 +13,41 @@ export interface Refused {
   readonly docUrl: string;
   readonly body: Readonly<Record<string, unknown>>;
 }
-/** No network, a timeout, 5xx, 429, or something in between that is not the product. */
+/** No network, a timeout, 5xx, 429, or an answer of something other than the product, like a proxy. */
 export interface Unreachable {
   readonly kind: 'unreachable';
   readonly detail: string;
-  /** Of HTTP, where there was that much of an answer. */
+  /** The HTTP status, if there was an answer. */
   readonly status?: number;
-  /** What the server has asked for. */
+  /** By the server's Retry-After. */
   readonly retryAfterMs: number | null;
 }
 
-/** A stream of server-sent events, for as long as it lasts; or why there is none. */
+/** An open stream of server-sent events, or why there is none. */
 export type EventStream = { readonly kind: 'opened'; readonly body: ReadableStream<Uint8Array> } | Refused | Unreachable;
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
-export interface ServerOptions {
+interface ServerOptions {
   readonly url: string;
   readonly environment: string;
   readonly fetch: Fetch;
   readonly clock: Clock;
   readonly timeoutMs: number;
-  /** In all, of requests that somebody waits for. */
+  /** The first one included. */
   readonly attempts: number;
   readonly random?: () => number;
 }
 
-/** Decorrelated jitter: each wait is drawn from between the shortest and three times the one before, so that many who failed together do not come back together. */
+/** Decorrelated jitter: each wait is drawn from between the shortest and three times the one before, so that clients that failed together do not retry together. */
 export const nextWait = (previousMs: number, [shortestMs, longestMs]: readonly [number, number], random: () => number): number =>
   Math.min(longestMs, shortestMs + random() * Math.max(0, previousMs * 3 - shortestMs));
 
 const waits = [200, 5_000] as const;
-/** Nobody who waits for an answer is kept longer by a Retry-After. */
+/** A request does not wait for a Retry-After that is longer. */
 const longestRetryAfterMs = 10_000;
+/** Work in the background waits for a Retry-After no longer than this. */
+export const longestPauseMs = 3_600_000;
 
 export class Server {
   readonly #options: ServerOptions;
@@ -55,7 +58,7 @@ export class Server {
     this.#base = options.url.replace(/\/+$/, '');
   }
 
-  /** Everything that is asked may be asked again: each question is about one fingerprint, nonce or number. Never rejects. */
+  /** Retries are safe: every request is identified by a fingerprint, a nonce or a number. Never rejects. */
   async ask(method: 'GET' | 'POST', path: string, body?: unknown, licenseKey?: string): Promise<Reply> {
     const { attempts, clock, random = Math.random } = this.#options;
     let wait: number = waits[0];
@@ -67,7 +70,7 @@ export class Server {
     }
   }
 
-  /** Never rejects; but the body does, when the connection is lost or the signal aborted. */
+  /** Never rejects; but reading the body does, when the connection is lost or the signal aborted. */
   async open(path: string, licenseKey: string | undefined, signal: AbortSignal): Promise<EventStream> {
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(new Error('no answer in time')), this.#options.timeoutMs);
@@ -122,13 +125,4 @@ export function retryAfterMs(header: string | null, wall: number): number | null
   if (header === null) return null;
   const ms = /^\d+$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - wall;
   return Number.isFinite(ms) ? Math.max(0, ms) : null;
-}
-
-function objectIn(text: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined;
-  } catch {
-    return undefined;
-  }
 }

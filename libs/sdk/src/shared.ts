@@ -1,21 +1,21 @@
-/** Who leads writes the text of the store and sends the heartbeats. `nobody`: whoever wants to may take the lead. */
+/** The leader writes the text of the store and sends the heartbeats. `nobody`: any process may take the lead. */
 export type Leader = 'self' | 'other' | 'nobody';
 
-/** What a store needs, so that several processes have one state. Each opens a store of its own on the same place. */
+/** What a store needs for several processes with one state. Each process opens a store of its own on the same place. */
 export interface Shared {
-  /** How often each looks after the others, in milliseconds. */
+  /** How often a process looks after the others, in milliseconds. */
   readonly lookMs: number;
-  /** The first text; false where there is one by now. */
+  /** Writes the first text; false if there is one by now. */
   create(text: string): Promise<boolean>;
   leader(): Promise<Leader>;
-  /** Takes the lead if nobody has it, or says that it is still wanted. Answers whether this process leads. */
+  /** Takes the lead if no other process has it, or says that it is still wanted. Returns whether this process leads. */
   take(): Promise<boolean>;
-  /** It leads only because nobody can take the lead here, and others may do so as well. */
+  /** This process leads only because none can take the lead here, and others may lead as well. */
   isAssumed?(): boolean;
   release(): Promise<void>;
-  /** A text beside that of the store, of this process alone; null removes it. */
+  /** Writes this process's own text beside that of the store; null removes it. */
   tell(text: string | null): Promise<void>;
-  /** Those of the others, also of processes that are no more. `ageMs`: for so long it has not been written, where that is known to who leads. */
+  /** The texts of other processes, also of ended ones. `ageMs`: time since it was written, if the leader knows. */
   told(): Promise<readonly { readonly name: string; readonly text: string; readonly ageMs?: number }[]>;
   forget(name: string): Promise<void>;
 }
@@ -28,13 +28,13 @@ export interface WebStorage {
   key?(n: number): string | null;
 }
 
-/** The Web Locks API, as far as it is used. */
+/** The part of the Web Locks API that is used. */
 export interface WebLocks {
   request(name: string, options: { readonly ifAvailable?: boolean }, work: (lock: unknown) => unknown): Promise<unknown>;
   query(): Promise<{ readonly held?: readonly { readonly name?: string }[] }>;
 }
 
-/** Tabs of one origin. A browser gives back the locks of a tab that is no more. */
+/** Tabs of one origin. A browser releases the locks of a closed tab. */
 export function sharedByTabs(name: string, storage: WebStorage, locks: WebLocks): Shared {
   const lead = `${name}.lead`;
   const own = `${name}.${crypto.randomUUID()}.told`;

@@ -88,7 +88,7 @@ const beatsOn = async () => {
 describe('Processes that share a store', () => {
   let workers = [] as Worker[];
 
-  it('are one installation, whoever is first, of which one sends heartbeats', async () => {
+  it('are one installation, whichever is first, and one of them sends heartbeats', async () => {
     workers = Array.from({ length: 3 }, (_, n) => new Worker(`worker-${n + 1}`));
     const seats = await all(workers, 'activate');
     expect(new Set(seats.map(({ fingerprint, instanceId }) => `${fingerprint} ${instanceId}`)).size).toBe(1);
@@ -99,7 +99,7 @@ describe('Processes that share a store', () => {
     expect(refusals()).toEqual([]);
   });
 
-  it('know what the one has heard, and what is used by another is told once', async () => {
+  it('know what the leader has heard, and the usage of the others is reported once', async () => {
     const leader = await leaderOf(workers);
     const [follower, other] = workers.filter((one) => one !== leader) as [Worker, Worker];
     const questions = () => vendor.asked.filter(({ path }) => path === '/license/validate').length;
@@ -107,7 +107,7 @@ describe('Processes that share a store', () => {
     await until(() => all(workers, 'look'), (now) => now.every(({ code }) => code === 'SUSPENDED'));
     Object.assign(vendor, { seq: 6, verdict: {} });
     await until(() => all(workers, 'look'), (now) => now.every(({ valid }) => valid));
-    // The one who leads has asked, because it may go on again; nobody else has asked anything.
+    // Only the leader has asked, because it may go on again.
     expect(questions()).toBeLessThan(6);
     await all([follower, other], 'use');
     await until(() => all(workers, 'look'), (now) => now.every(({ waiting }) => waiting === 0));
@@ -115,7 +115,7 @@ describe('Processes that share a store', () => {
     expect([used.length, new Set(used).size]).toEqual([2, 2]);
   });
 
-  it('go on when the one is killed, held up or ended, and no heartbeat is taken for that of a clone', async () => {
+  it('go on when the leader is killed, held up or ended, and no heartbeat is taken for that of a clone', async () => {
     for (let kills = 0; kills < 2; kills++) {
       const leader = await leaderOf(workers);
       await leader.kill();
@@ -151,7 +151,7 @@ describe('Processes that share a store', () => {
     await follower.tell('deactivate');
     await until(() => all(workers, 'look'), (now) => now.every(({ instanceId, code }) => instanceId === null && code === 'NOT_ACTIVATED'));
     await all(workers, 'dispose');
-    // What the others have told is for who leads next, and clears away what the killed ones were writing. Nobody has to wait for the lead.
+    // The next leader takes over what the others have told, and removes what the killed ones were writing. It need not wait for the lead.
     const left = readdirSync(folder).filter((name) => !/\.(?:told|tmp)$/.test(name)).sort();
     expect(left).toEqual(['license', expect.stringMatching(/^license\.lead-\d+$/)]);
     expect(readFileSync(join(folder, left[1] as string), 'utf8')).toBe('given back');

@@ -55,7 +55,7 @@ const leading = async (options: Partial<LicenseOptions> = {}) => {
 };
 
 describe('Tabs that share a store', () => {
-  it('have one that leads, and the next one when it is closed', async () => {
+  it('have one leader, and another when that is closed', async () => {
     const [first, second] = await Promise.all([tab(), tab()]);
     expect(second.fingerprint).toBe(first.fingerprint);
     await first.activate();
@@ -69,7 +69,7 @@ describe('Tabs that share a store', () => {
     expect([...web.keys()]).toEqual([place]);
   });
 
-  it('lead no more when heartbeats are stopped', async () => {
+  it('give up the lead when their heartbeats are stopped', async () => {
     const [first, second] = [await leading(), await tab()];
     second.heartbeat.start({ leader: 'auto' });
     first.heartbeat.stop();
@@ -80,7 +80,7 @@ describe('Tabs that share a store', () => {
     expect([first.heartbeat.isLeader, second.heartbeat.isLeader]).toEqual([false, true]);
   });
 
-  it('send no heartbeat and write no state while another one leads, whatever they are asked', async () => {
+  it('send no heartbeat and write no state while another one leads, whatever is called', async () => {
     await leading();
     const [text, other] = [web.get(place), await tab()];
     expect(await other.activate()).toMatchObject({ ok: true, judgement: { valid: true } });
@@ -91,7 +91,7 @@ describe('Tabs that share a store', () => {
     expect([web.get(place), beats().length]).toEqual([text, 1]);
   });
 
-  it('lose nothing that was used by one that was killed, and count it once', async () => {
+  it('report the usage of a killed one, once', async () => {
     const [leader, killed] = [await leading(), await tab()];
     killed.quota('reports').tryConsume(2);
     await killed.dispose();
@@ -101,12 +101,12 @@ describe('Tabs that share a store', () => {
     expect(used()).toMatchObject([{ value: 2 }]);
   });
 
-  it('go on from what was written by whoever led, also when there is nobody to lead', async () => {
+  it('go on from what any leader has written, also when none leads', async () => {
     const first = await leading();
     first.quota('reports').tryConsume();
     await until(() => web.get(place)?.includes('"meter":"reports"') === true);
     const [second, third] = [await tab(), await tab()];
-    // Held up for ever: its lock is taken from it.
+    // The leader is held up for ever: its lock is taken from it.
     await (locks as unknown as { request(name: string, options: object, work: () => void): Promise<void> }).request(`${place}.lead`, { steal: true }, () => undefined);
     await second.validate();
     await second.heartbeat.beat();
@@ -116,9 +116,9 @@ describe('Tabs that share a store', () => {
     expect(beats().map(({ body }) => body['seq'])).toEqual([1, 2, 3]);
   });
 
-  it.each(['the one that leads', 'another one'])('take no seat again that %s has given back', async (who) => {
+  it.each(['the leader', 'another one'])('do not take again a seat that %s has given back', async (who) => {
     vendor.terms = { ...vendor.terms, seats: 'floating' };
-    /** It takes its time to answer, and others hear of it before. */
+    /** The server answers late, and other tabs hear of it before. */
     const slowly: typeof vendor.fetch = async (url, init) => {
       if (!url.endsWith('/deactivate')) return vendor.fetch(url, init);
       vendor.lapse();
@@ -132,7 +132,7 @@ describe('Tabs that share a store', () => {
     const [giving, waiting] = who === 'another one' ? [other, leader] : [leader, other];
     await until(() => waiting.instanceId !== null, 2_000);
     expect(await giving.deactivate()).toEqual({ ok: true });
-    // Before it is time to look after the others.
+    // Before its next look after the others.
     waiting.heartbeat.hurry();
     let turns = 0;
     await until(() => turns++ > 200);
@@ -141,7 +141,7 @@ describe('Tabs that share a store', () => {
     expect([vendor.asked.filter(({ path }) => path === '/license/activate').length, giving.instanceId, waiting.instanceId]).toEqual([1, null, null]);
   });
 
-  it('hear of a seat that was given back also from who ended right after', async () => {
+  it('hear of a seat that was given back, also by one that ended right after', async () => {
     const [leader, other] = [await leading(), await tab()];
     expect(await other.deactivate()).toEqual({ ok: true });
     await other.dispose();
@@ -149,7 +149,7 @@ describe('Tabs that share a store', () => {
     await until(() => web.size === 1, 2_000);
   });
 
-  it('hear of a seat that was given back while a heartbeat of it is under way', async () => {
+  it('hear of a seat that was given back while a heartbeat for it is under way', async () => {
     const held = Promise.withResolvers<void>();
     let isHeld = false;
     const slowly: typeof vendor.fetch = async (url, init) => {
@@ -169,7 +169,7 @@ describe('Tabs that share a store', () => {
     expect(web.get(place)).toContain('"instanceId":null');
   });
 
-  it('go on when it could not be given back', async () => {
+  it('go on when the seat could not be given back', async () => {
     vendor.terms = { ...vendor.terms, seats: 'floating' };
     const [leader, other] = [await leading(), await tab()];
     vendor.between = (path) => (path === '/license/deactivate' ? new TypeError('fetch failed') : undefined);
@@ -179,7 +179,7 @@ describe('Tabs that share a store', () => {
     await until(() => leader.instanceId === 'act_2', 2_000);
   });
 
-  it('lead also where the state cannot be read or written', async () => {
+  it('lead even if the state cannot be read or written', async () => {
     const denied = () => { throw new Error('denied'); };
     const storage = { length: 0, key: () => null, removeItem: denied, getItem: denied, setItem: denied };
     const license = await tab({ store: localStorageStore(place, storage, locks) });
@@ -205,7 +205,7 @@ describe('Processes that share a folder', () => {
   const folder = mkdtempSync(join(tmpdir(), 'keyledger-sdk-'));
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  it('lead and write at once where the one that led was killed long ago, and send what was used by others that were', async () => {
+  it('lead and write at once if the leader was killed long ago, and report the usage of others that were', async () => {
     const path = join(folder, 'license');
     const names = () => readdirSync(folder).filter((name) => name.startsWith('license')).toSorted();
     const killed = await tab({ store: fileStore(path) });
@@ -228,7 +228,7 @@ describe('Processes that share a folder', () => {
     expect([names(), readFileSync(path, 'utf8').includes('"outbox":[]')]).toEqual([['license', 'license.lead-2'], true]);
   });
 
-  it('all go on where nothing can be written there, and none is taken for a clone', async () => {
+  it('all go on while nothing can be written there, and none is taken for a clone', async () => {
     vendor.terms = { ...vendor.terms, offlineGraceDays: 1 };
     writeFileSync(join(folder, 'no-folder'), '');
     const conflict = jest.fn();
@@ -254,7 +254,7 @@ describe('Processes that share a folder', () => {
     expect(await worker?.heartbeat.beat()).toMatchObject({ ok: true });
   });
 
-  it('are led by one of them as soon as something can be written there, which counts on from where the others were', async () => {
+  it('have one leader again once something can be written there, which counts on from the others', async () => {
     const away = join(folder, 'away');
     writeFileSync(away, '');
     const conflict = jest.fn();
@@ -265,7 +265,7 @@ describe('Processes that share a folder', () => {
       worker.heartbeat.start({ leader: 'auto' });
     }
     await until(() => workers.every(({ heartbeat }) => heartbeat.isLeader));
-    // Each has been accepted, and is behind the one after it.
+    // Each process has had a heartbeat accepted, and is behind the next one.
     for (const { heartbeat } of workers) expect(await heartbeat.beat()).toMatchObject({ ok: true });
     rmSync(away);
     await until(() => workers.filter(({ heartbeat }) => heartbeat.isLeader).length === 1, 2_000);
@@ -276,7 +276,7 @@ describe('Processes that share a folder', () => {
     expect(conflict.mock.calls).toEqual([]);
   });
 
-  it.each([['for a moment', 10_000, 1], ['for long', 50, 2]])('have one that leads after the folder was away %s', async (_, takeOverMs, leaders) => {
+  it.each([['for a moment', 10_000, 1], ['for long', 50, 2]])('have one leader after the folder was away %s', async (_, takeOverMs, leaders) => {
     const [place, gone] = [join(folder, `place-${takeOverMs}`), join(folder, `gone-${takeOverMs}`)];
     const conflict = jest.fn();
     const workers = await Promise.all(Array.from({ length: 2 }, () => tab({ store: fileStore(join(place, 'license'), { takeOverMs }), fingerprint: 'machine-1' })));
@@ -303,7 +303,7 @@ describe('Processes that share a folder', () => {
     expect(conflict.mock.calls).toEqual([]);
   });
 
-  it('are told from a clone, which has a copy of it', async () => {
+  it('are told apart from a clone, which has a copy of the folder', async () => {
     const path = join(folder, 'original');
     const original = await tab({ store: fileStore(path) });
     await original.activate();

@@ -8,26 +8,26 @@ interface Port {
   readonly clock: Clock;
   readonly store: Store;
   readonly shared: Shared;
-  /** Undefined for a text that is not of this installation. */
+  /** Undefined for a text of another installation. */
   read(text: string): Promise<Kept | undefined>;
-  /** What is signed, of another process. */
+  /** Takes over what is signed in the state of another process. */
   learn(kept: Kept): void;
-  /** And what it has not sent yet: it will not do so any more. */
+  /** And what that process has not sent yet, because it no longer will. */
   inherit(kept: Kept): void;
   persist(): Promise<boolean>;
   written(): Promise<unknown>;
-  /** This process leads from now on. `besideOthers`: it did before, but others of this installation may have done so as well. */
+  /** This process leads from now on. `besideOthers`: it did before, but other processes of this installation may have led as well. */
   leading(besideOthers: boolean): void;
   failed(error: unknown): void;
 }
 
-/** A process that runs writes its text twice as often. Whoever has not for so long is no more. */
+/** A running process writes its text twice as often. One that has not for so long is gone. */
 const goneMs = 90_000;
 
 /**
- * Several processes with one state. One of them leads: it alone writes the text of the store and sends heartbeats. The others live on what it has
- * written, and each tells in a text of its own what it knows better, and what was used there; the leader takes that over from one that is no more.
- * When the leader ends, another takes its place and goes on from what is written.
+ * Several processes with one state. One of them leads: it alone writes the text of the store and sends heartbeats. The others live on that text, and
+ * each writes a text of its own with what it knows better and what was used there, which the leader takes over when the process is gone. When the
+ * leader ends, another takes its place and goes on from what is written.
  */
 export class Sharing {
   readonly #port: Port;
@@ -37,7 +37,7 @@ export class Sharing {
   #hasTold = false;
   #wantsLead = false;
   #isLooking = false;
-  /** Of the store: what this process has written or taken over, and what it has read. */
+  /** The text of the store that this process has last written or taken over, and last read. */
   #own: string | null;
   #followed: string | null;
   /** One step at a time. */
@@ -53,13 +53,14 @@ export class Sharing {
     return this.#isLeading;
   }
 
-  /** Others of this installation may lead as well. */
+  /** Other processes of this installation may lead as well. */
   get isAssumed(): boolean {
     return this.#port.shared.isAssumed?.() ?? false;
   }
 
-  /** From now on, until `retire`, it leads when nobody else does. */
+  /** From now on, until `retire`, this process leads if no other does. */
   contend(): void {
+    if (this.#wantsLead) return;
     this.#wantsLead = true;
     this.look();
     void this.#exclusively(() => this.#turn());
@@ -76,34 +77,29 @@ export class Sharing {
     });
   }
 
-  /** What it has told stays for who leads. */
+  /** The text of this process stays for the leader. */
   async close(): Promise<void> {
     this.#closed.abort();
     this.retire();
     await this.#last;
   }
 
-  /** Asked right before something is written or sent: whoever was held up for long may have been replaced meanwhile. */
+  /** Asked right before something is written or sent: a process that was held up for long may have been replaced meanwhile. */
   async leads(): Promise<boolean> {
     const leader = await this.#port.shared.leader();
     if (leader === 'other') this.look();
     return leader === 'self' ? this.#isLeading : leader === 'nobody' && !this.#wantsLead;
   }
 
-  /** Of those that begin together it is known who leads. */
+  /** Among processes that begin together the leader is known. */
   async settled(): Promise<void> {
     await this.#last;
   }
 
-  /** Whether this process may write the text of the store; it knows then what was in it. */
-  async mayWrite(): Promise<boolean> {
-    if (!(await this.leads())) return false;
-    await this.#catchUp();
-    return this.leads();
-  }
-
-  /** To the store by who may, and otherwise beside it. */
-  async write(text: string, mayWrite: boolean): Promise<void> {
+  /** To the store if this process leads, and otherwise beside it. */
+  async write(textOf: () => Promise<string>): Promise<void> {
+    const mayWrite = await this.#mayWrite();
+    const text = await textOf();
     if (mayWrite) {
       await this.#port.store.write(text);
       this.#own = text;
@@ -113,17 +109,17 @@ export class Sharing {
     this.#hasTold = !mayWrite;
   }
 
-  /** What was in the store waits there for another one, or for this one when it leads. */
+  /** Leaves what was in the store to another process, or to this one once it leads. */
   leave(): void {
     this.#own = null;
   }
 
-  /** What the leader has written, as of now. */
+  /** Reads what the leader has written, as of now. */
   follow(): Promise<void> {
     return this.#exclusively(() => this.#follow());
   }
 
-  /** Whether one of the others tells that, as of now. */
+  /** Whether it is so in the text of another process, as of now. */
   async hears(isSo: (kept: Kept) => boolean): Promise<boolean> {
     for (const { text } of await this.#port.shared.told()) {
       const kept = await this.#port.read(text);
@@ -132,7 +128,7 @@ export class Sharing {
     return false;
   }
 
-  /** Begins to look after the others. */
+  /** Begins to look after the other processes. */
   look(): void {
     if (!this.#isLooking) void this.#keepLooking();
     this.#isLooking = true;
@@ -156,7 +152,7 @@ export class Sharing {
     await (leads ? this.#hear() : this.#follow());
   }
 
-  /** The one before may have ended at any moment, in the middle of a heartbeat: that is sent again, and is the same one. */
+  /** The leader before may have ended at any moment, in the middle of a heartbeat: that is sent again, and is the same one. */
   async #takeOver(besideOthers: boolean): Promise<void> {
     await this.#catchUp();
     this.#isLeading = true;
@@ -165,7 +161,7 @@ export class Sharing {
     await this.#hear();
   }
 
-  /** What another one has written since, who writes no more. A store that cannot be read keeps nobody from going on with what he has. */
+  /** Takes over what a former leader has written since. If the store cannot be read, this process goes on with what it has. */
   async #catchUp(): Promise<void> {
     const { store, read, inherit, failed } = this.#port;
     try {
@@ -178,6 +174,13 @@ export class Sharing {
     } catch (error) {
       failed(error);
     }
+  }
+
+  /** Whether this process may write the text of the store; it then knows what was in it. */
+  async #mayWrite(): Promise<boolean> {
+    if (!(await this.leads())) return false;
+    await this.#catchUp();
+    return this.leads();
   }
 
   async #follow(): Promise<void> {

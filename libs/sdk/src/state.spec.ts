@@ -1,7 +1,10 @@
 import { describe, expect, it } from '@jest/globals';
 import type { LeaseClaims, LicensedTerms, LicenseFile, OfflineFile, SignedVerdict, VerdictClaims } from '@keyledger/license-file';
 import fc from 'fast-check';
-import { apply, firstTickMs, initial, infoOf, isClockBack, judge, nextTick, reservedFor, reserving, ticked, timeOf, type LicenseEvent, type Reading, type State } from './state.ts';
+import { infoOf } from './info.ts';
+import { judge } from './judgement.ts';
+import { apply, initial, type LicenseEvent, type State } from './state.ts';
+import { firstTickMs, isClockBack, nextTick, reservedFor, reserving, ticked, timeOf, type Reading } from './time.ts';
 
 const hour = 3_600_000;
 const day = 24 * hour;
@@ -66,7 +69,7 @@ describe('An instance that has seen nothing signed', () => {
 describe('The grace ladder', () => {
   const active = given(lease(0));
 
-  it('goes from active over the offline grace to locked, and back', () => {
+  it('goes from active through the offline grace to locked, and back', () => {
     expect(judge(active, at(hour))).toMatchObject({ valid: true, code: 'VALID', enforcement: 'FULL', state: 'active', graceUntil: null, offlineUntil: iso(start + 14 * day) });
     const cut = given(lease(0), unreachable);
     expect(judge(cut, at(14 * day - hour))).toMatchObject({ valid: true, code: 'IN_OFFLINE_GRACE', enforcement: 'WARN', state: 'grace', graceUntil: iso(start + 14 * day), unreachable: true });
@@ -84,12 +87,12 @@ describe('The grace ladder', () => {
     expect(judge(given(lease(0, { license: { ...expiring, expiredEnforcement: 'LOCKED' } })), at(8 * day))).toMatchObject({ code: 'EXPIRED', enforcement: 'LOCKED' });
   });
 
-  it('ends with the overage grace that a verdict has told of', () => {
+  it('ends with the overage grace that a verdict names', () => {
     const over = { valid: true, code: 'QUOTA_EXCEEDED', reasons: ['QUOTA_EXCEEDED'], enforcement: 'WARN', graceEndsAt: iso(start + 7 * day) } as const;
     const told = { license: { quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', graceEndsAt: iso(start + 7 * day) }] } };
     const state = given(lease(0), answer(0, over, told));
     expect(judge(state, at(day))).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', state: 'grace', graceUntil: iso(start + 7 * day) });
-    // What came of it the server may be about to say; whoever it cannot reach is restricted a day later.
+    // The server may be about to tell the outcome; an instance that does not hear it is restricted a day later.
     for (const ms of [7 * day, 8 * day - 1]) expect(judge(state, at(ms))).toMatchObject({ valid: true, code: 'QUOTA_EXCEEDED', enforcement: 'WARN', state: 'grace', graceUntil: iso(start + 8 * day) });
     const undecided = given(lease(0), answer(7.5 * day, { ...over, graceEndsAt: null }, told));
     expect(judge(undecided, at(8.5 * day - 1))).toMatchObject({ code: 'QUOTA_EXCEEDED', enforcement: 'WARN', state: 'grace' });
@@ -97,7 +100,7 @@ describe('The grace ladder', () => {
     expect(judge(state, at(8 * day))).toMatchObject({ valid: true, code: 'RESTRICTED', enforcement: 'READ_ONLY', state: 'restricted', reasons: ['RESTRICTED', 'QUOTA_EXCEEDED'] });
   });
 
-  it('is as long as the grace since a verdict for who asks, and the lease alone for who must send heartbeats or has a floating seat', () => {
+  it('lasts the grace since a verdict for an online license, and as long as the lease for one with heartbeats or a floating seat', () => {
     const later = [answer(5 * day), at(5 * day)] as const;
     expect(judge(given(lease(0), later), at(18 * day))).toMatchObject({ valid: true });
     expect(judge(given(lease(0), later), at(19 * day))).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
@@ -106,7 +109,7 @@ describe('The grace ladder', () => {
     }
   });
 
-  it('is one day for who has a verdict and no terms, and the time of two heartbeats where there is no grace', () => {
+  it('is one day with a verdict and no terms, and two heartbeats without an offline grace', () => {
     expect(judge(given(answer(0)), at(day - 1))).toMatchObject({ valid: true });
     expect(judge(given(answer(0)), at(day))).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
     const none = given(lease(0, { exp: start / 1000 + 1, license: { offlineGraceDays: 0 } }), answer(0));
@@ -114,7 +117,7 @@ describe('The grace ladder', () => {
     for (const ends of [(sinceStart: number) => judge(none, at(sinceStart)), (sinceStart: number) => judge(told, at(sinceStart), { offlineGraceMs: 0 })]) {
       expect([ends(2 * hour - 1).code, ends(2 * hour).code]).toEqual(['VALID', 'HEARTBEAT_OVERDUE']);
     }
-    // What a lease says of its own end nothing makes longer.
+    // Nothing prolongs the end that a lease names.
     const short = given(lease(0, { exp: start / 1000 + 60, license: { validationMode: 'heartbeat', offlineGraceDays: 0 } }), answer(0));
     for (const offlineGraceMs of [undefined, 0]) expect(judge(short, at(60_000), offlineGraceMs === undefined ? {} : { offlineGraceMs })).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
   });
@@ -145,7 +148,7 @@ describe('A signed "no"', () => {
     expect(judge(given(answer(0, no('EXPIRED', 'READ_ONLY'), { seq: 5 }), licenseFile(1000, {}, 5)), at(1000))).toMatchObject({ code: 'EXPIRED' });
   });
 
-  it('still locks after the grace, where it left reads', () => {
+  it('still locks after the grace, if it had left reads', () => {
     const state = given(lease(0), answer(0, no('EXPIRED', 'READ_ONLY')));
     expect(judge(state, at(14 * day - 1)).enforcement).toBe('READ_ONLY');
     expect(judge(state, at(14 * day))).toMatchObject({ code: 'EXPIRED', enforcement: 'LOCKED' });
@@ -159,13 +162,13 @@ describe('A signed "there is no such license"', () => {
     return applied.ok && judge(applied.state, at(2 * hour));
   };
 
-  it('is not lifted by what was said before it: to another process, or by the license file that was there', () => {
+  it('is not lifted by older proofs: a verdict of another process, or the installed license file', () => {
     const [told, before] = [given(lease(0), answer(0), gone), given(lease(0), answer(0))];
     for (const [own, theirs] of [[told, before], [before, told]] as const) expect(followed(own, theirs)).toMatchObject({ valid: false, code: 'NOT_FOUND', enforcement: 'LOCKED' });
     expect(judge(given(licenseFile(0), answer(0), gone, licenseFile(0)), at(2 * hour))).toMatchObject({ valid: false, code: 'NOT_FOUND' });
   });
 
-  it('is lifted by what was said after it', () => {
+  it('is lifted by newer proofs', () => {
     const [told, after] = [given(lease(0), answer(0), gone), given(lease(0), answer(2 * hour))];
     for (const [own, theirs] of [[told, after], [after, told]] as const) expect(followed(own, theirs)).toMatchObject({ valid: true, code: 'VALID' });
     expect(judge(given(licenseFile(0), answer(0), gone, licenseFile(2 * hour)), at(3 * hour))).toMatchObject({ valid: true });
@@ -182,18 +185,18 @@ describe('What is signed', () => {
     expect(apply(state, lease(1000, { sub: 'act_2', counter: 0 }), at(1000))).toMatchObject({ ok: true });
   });
 
-  it('shortens nothing when it is played back', () => {
+  it('shortens nothing when it is replayed', () => {
     const state = given([lease(day, { counter: 7 }), at(day)]);
     const applied = apply(state, lease(0, { counter: 7 }), at(day));
     expect(applied.ok && applied.state.lease).toEqual(state.lease);
   });
 
-  it('and newest says what is licensed', () => {
+  it('and newest decides what is licensed', () => {
     expect(infoOf(given(lease(0), answer(0, {}, { seq: 5, license: { features: { sso: true, audit: 3 } } })))?.features).toEqual({ sso: true, audit: 3 });
     expect(infoOf(given(answer(0, {}, { seq: 5 }), lease(0, { seq: 6, license: { features: { export: true } } })))?.features).toEqual({ export: true });
   });
 
-  it('in a license file needs no server where the license never asks', () => {
+  it('in a license file needs no server if the license is offline', () => {
     expect(judge(given(licenseFile(0, { validationMode: 'offline' }), unreachable), at(900 * day))).toMatchObject({ valid: true, offlineUntil: null });
     expect(judge(given(licenseFile(0)), at(14 * day))).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
     expect(judge(given(offlineFile(0)), at(day - 1))).toMatchObject({ valid: true });
@@ -223,7 +226,7 @@ describe('Time', () => {
     expect(isClockBack(aged.time, at(10 * day))).toBe(false);
   });
 
-  it('is put right by a fresh answer after the clock was ahead, and counts until then', () => {
+  it('is corrected by a fresh answer after the clock was ahead, and counts until then', () => {
     const ahead = ticked(cut, at(hour, { wall: start + 60 * day }));
     expect(judge(ahead, at(hour))).toMatchObject({ code: 'HEARTBEAT_OVERDUE' });
     const applied = apply(ahead, answer(hour, {}, { asked: at(hour) }), at(hour));
@@ -238,7 +241,7 @@ describe('Time', () => {
     expect(older.ok && timeOf(older.state.time, at(5 * day))).toBe(start + 5 * day);
   });
 
-  it('that a process has not told of is counted by the next', () => {
+  it('that a process has not written down is counted by the next', () => {
     const kept = reserving(cut, at(0), 60_000);
     const next = (reading: Reading) => {
       const applied = apply(kept, { type: 'Restarted' }, reading);
@@ -251,12 +254,12 @@ describe('Time', () => {
 });
 
 /**
- * A machine, its clocks and its state folder, and somebody who wants to work for longer than the grace. He may put clocks anywhere, end the process in
- * any way, start the machine anew, and put back any copy of the folder. `ran` is how long the software was at work since the last contact, in the
- * line of states that led to this one.
+ * A machine, its clocks and its state folder, in the hands of a user who wants to work for longer than the grace, who may put clocks anywhere, end the
+ * process in any way, reboot the machine, and restore any copy of the folder. `ran` is how long the software was at work since the last contact, in
+ * the line of states that led to this one.
  */
-describe('Whoever cannot reach the server', () => {
-  /** As long as a floating seat may have: so short that every minute that somebody gains would show. */
+describe('A machine that cannot reach the server', () => {
+  /** As short as a floating seat may have it, so that every minute gained would show. */
   const grace = hour;
   const seat = lease(0, { exp: (start + grace) / 1000, license: { validationMode: 'heartbeat' } });
   type Move = { readonly kind: 'run' | 'kill' | 'dispose' | 'reboot' | 'copy' | 'restore' | 'fail' | 'clock' | 'back'; readonly by: number };
@@ -293,7 +296,7 @@ describe('Whoever cannot reach the server', () => {
       state = applied.state;
       due = tick = firstTickMs;
       kept = saved();
-      // What its process has done since it was written last is not in a folder, but it was done.
+      // The work of a process since its last write is not in a folder, but it was done.
     };
     for (const { kind, by } of moves) {
       if (kind === 'run') {
@@ -337,21 +340,21 @@ describe('Whoever cannot reach the server', () => {
   };
   const moves = fc.array(move, { maxLength: 300, size: 'max' });
 
-  it('never works for longer than the grace, whatever he does to clocks, processes, the machine and the folder', () => {
+  it('never works for longer than the grace, whatever is done to clocks, processes, the machine and the folder', () => {
     fc.assert(fc.property(moves, (all) => usableTime(all, { reboots: true, honest: false }).longest < grace), { numRuns: 500 });
   });
 
-  it('gains nothing by starting the machine anew before anything is written, with the clock put back to the beginning each time', () => {
+  it('gains nothing from reboots before anything is written, with the clock put back to the beginning each time', () => {
     const all = Array.from({ length: 200 }, () => [{ kind: 'run', by: 29_999 }, { kind: 'back', by: 0 }, { kind: 'reboot', by: 0 }] as const).flat();
     expect(usableTime(all, { reboots: true, honest: false }).longest).toBeLessThan(grace);
   });
 
-  it('never works beyond the grace at all while the machine runs, or while its clock is right', () => {
+  it('never works beyond the end of the grace without a reboot, or while its clock is right', () => {
     fc.assert(fc.property(moves, (all) => usableTime(all, { reboots: false, honest: false }).latest < grace), { numRuns: 300 });
     fc.assert(fc.property(moves, (all) => usableTime(all, { reboots: true, honest: true }).latest < grace), { numRuns: 300 });
   });
 
-  it('works until the end of it, if he does nothing of all that', () => {
+  it('works until the end of the grace, if nothing of all that is done', () => {
     expect(usableTime([{ kind: 'run', by: 50 * 60_000 }, { kind: 'kill', by: 0 }, { kind: 'run', by: 9 * 60_000 }, { kind: 'dispose', by: 0 }], { reboots: true, honest: true }).latest).toBe(grace - 60_000);
   });
 });

@@ -1,12 +1,12 @@
 import { sharedByTabs, type Shared, type WebLocks, type WebStorage } from './shared.ts';
 
-/** Where an instance keeps what it knows: one text. It may be lost, and is then made anew at the next activation. */
+/** Where an instance keeps its state: one text. It may be lost, and is then made anew at the next activation. */
 export interface Store {
   /** Null when there is none. */
   read(): Promise<string | null> | string | null;
   /** All or nothing: a reader sees the text before or the text after. */
   write(text: string): Promise<void> | void;
-  /** Where several processes may have one state: `heartbeat.start({ leader: 'auto' })`. */
+  /** Lets several processes have one state: `heartbeat.start({ leader: 'auto' })`. */
   readonly shared?: Shared;
 }
 
@@ -29,8 +29,8 @@ const hex = (bytes: ArrayBuffer): string => Array.from(new Uint8Array(bytes), (b
 const bytesOf = (text: string): Uint8Array<ArrayBuffer> => new Uint8Array(new TextEncoder().encode(text));
 
 /**
- * An HMAC-SHA-256 under a key made from the fingerprint and the license key. It notices a state that was edited, or that another machine made.
- * It is no secret to who has both: what a license allows is proven by signatures, this guards the count of the time.
+ * An HMAC-SHA-256 under a key made from the fingerprint and the license key. It detects a state that was edited, or that another machine made.
+ * Anyone with both can forge it: what a license allows is proven by signatures, this guards the count of the time.
  */
 export async function sealerFor(fingerprint: string, licenseKey: string): Promise<{ seal(text: string): Promise<string>; open(sealed: string): Promise<string | undefined> }> {
   const secret = await crypto.subtle.digest('SHA-256', bytesOf(JSON.stringify(['keyledger-sdk-state-1', fingerprint, licenseKey])));
@@ -45,13 +45,13 @@ export async function sealerFor(fingerprint: string, licenseKey: string): Promis
   };
 }
 
-/** A key as it is sent, however somebody typed it: the server, too, minds only letters and digits of ASCII, and not their case. */
+/** A license key as it is sent, however it was typed: the server, too, looks only at letters and digits of ASCII, and not at their case. */
 export const spelled = (key: string): string => key.replace(/[^0-9A-Za-z]+/g, '-').replace(/^-|-$/g, '').toUpperCase();
 
-/** The same for all spellings of one key: as the server looks it up. */
+/** The same text for all spellings of one key: as the server looks it up. */
 export const sameKey = (key: string): string => spelled(key).replaceAll('-', '').replaceAll('O', '0').replace(/[IL]/g, '1');
 
-/** 43 letters. What is hashed says nothing of the machine to who reads it, and has a fixed length. */
+/** 43 letters. A hash has a fixed length and tells a reader nothing about the machine. */
 export async function hashed(...parts: readonly string[]): Promise<string> {
   const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', bytesOf(JSON.stringify(['keyledger-fingerprint-1', ...parts]))));
   return btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');

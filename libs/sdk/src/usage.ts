@@ -1,6 +1,6 @@
-import type { FeatureState, LicenseInfo, QuotaState } from './state.ts';
+import type { FeatureState, LicenseInfo, QuotaState } from './info.ts';
 
-/** As the server takes it: its id counts once, ever, so that sending it again does no harm. */
+/** A reading as the server takes it: its id counts once, ever, so that sending it again does no harm. */
 export interface UsageRecord {
   readonly id: string;
   readonly meter: string;
@@ -8,15 +8,15 @@ export interface UsageRecord {
   readonly at: string;
 }
 
-/** One that the server has answered for. */
+/** A reading that the server has answered for. */
 export type SentRecord = UsageRecord & {
   /** Milliseconds since 1970. */
   readonly sentAt: number;
-  /** A verdict was asked for later, and has counted it. */
+  /** A verdict that was asked for later has counted it. */
   readonly isKnown?: boolean;
 };
 
-/** What the license says of a feature. It is not enabled while the license is locked. */
+/** What the license says about a feature, which is not enabled while the license is locked. */
 export interface Feature {
   readonly name: string;
   readonly enabled: boolean;
@@ -32,7 +32,7 @@ export interface Quota {
   /** Null: the license sets none. */
   readonly limit: number | null;
   readonly per: 'day' | 'month' | null;
-  /** As far as it is known here: what the server has counted, and what this instance has used since. */
+  /** As far as this instance knows: what the server has counted, and its own use since. */
   readonly used: number | null;
   readonly remaining: number | null;
   readonly state: 'normal' | 'exceeded' | 'restricted';
@@ -59,7 +59,7 @@ export function quotaOf(info: LicenseInfo | null, name: string, counted: Counted
   return { name, limit, per, used, remaining: used === null ? null : Math.max(0, limit - used), state, graceUntil: graceEndsAt };
 }
 
-/** What this instance has used, what the last verdict knows of it, and what time it is; ISO. */
+/** Readings of this instance, the time of the last verdict, and the time now; ISO. */
 export interface Counted {
   readonly records: readonly (UsageRecord & Partial<SentRecord>)[];
   readonly since: string | null;
@@ -76,21 +76,21 @@ const sumOf = ({ records, now }: Pick<Counted, 'records' | 'now'>, name: string,
 
 const shownBy = ({ records }: Pick<Counted, 'records'>, name: string): number | undefined => records.findLast(({ meter }) => meter === name)?.value;
 
-/** In UTC, like the server counts. */
+/** In UTC, as the server counts. */
 const periodOf = (at: string, per: 'day' | 'month'): string => at.slice(0, per === 'day' ? 10 : 7);
 
-/** What `amount` more would mean: of a counter that much, of a gauge a higher reading. Whether that is too much is said by what is known here. */
+/** The reading for `amount` more: of a counter that much, of a gauge a higher value. Whether that is too much, as far as this instance knows. */
 export function consumed(info: LicenseInfo | null, name: string, amount: number, counted: Counted): { readonly value: number; readonly isGauge: boolean; readonly isTooMuch: boolean } {
   const { limit, remaining } = quotaOf(info, name, counted);
   const isGauge = cappedBy(info, name)?.per === null;
-  // What the license showed yesterday in all is not what this instance has taken.
+  // The peak of the whole license yesterday is not what this instance has in use.
   const value = isGauge ? Math.max(0, (shownBy(counted, name) ?? 0) + amount) : amount;
   return { value, isGauge, isTooMuch: limit !== null && (isGauge ? value > limit : (remaining ?? limit) < amount) };
 }
 
 // ---- what is kept of it ----
 
-/** What there is a cap for: it counts anew each period, and verdicts may tell of it; or it is what its last reading shows (`per` is null). */
+/** The cap of a meter, if any: a counter, which starts anew each period and which verdicts may tell; or a gauge, which is its last reading (`per` is null). */
 function cappedBy(info: LicenseInfo | null, name: string): { readonly per: 'day' | 'month' | null; readonly isTold: boolean } | undefined {
   const quota = info?.quotas.find(({ meter }) => meter === name);
   if (quota) return { per: quota.per ?? null, isTold: false };
@@ -98,10 +98,10 @@ function cappedBy(info: LicenseInfo | null, name: string): { readonly per: 'day'
   return typeof feature === 'object' ? { per: feature.per, isTold: true } : undefined;
 }
 
-/** A minute of readings is one: of a counter their sum, of a gauge its highest and its last. So that it is bounded, a day is one where very many wait. */
+/** Readings of a minute become one: of a counter their sum, of a gauge its highest and its last. To bound the list, those of a day do when very many wait. */
 const stretches = { minute: 16, day: 10 } as const;
 
-/** With one more reading. `open`: the ids of those that nobody was sent yet; no other may change. */
+/** The list with one more reading. `open`: the ids of those that were not sent yet; no others may change. */
 export function noted(outbox: readonly UsageRecord[], open: ReadonlySet<string>, record: UsageRecord, { isGauge, stretch }: { readonly isGauge: boolean; readonly stretch: keyof typeof stretches }): readonly UsageRecord[] {
   const begins = record.at.slice(0, stretches[stretch]);
   const [first, second] = outbox.filter(({ id, meter, at }) => meter === record.meter && at.startsWith(begins) && open.has(id)).slice(-2);
@@ -115,17 +115,17 @@ export function noted(outbox: readonly UsageRecord[], open: ReadonlySet<string>,
   return changed([[first, first.value > second.value ? first : second], [second, record]]);
 }
 
-/** Once it is known that it is earlier: what was read in a time that has not come yet was read just now, one after the other. `dated`: ids of what the software has dated itself. */
+/** After the time was put back: readings dated in the future were made just now, one after the other. `dated`: ids of those that the software has dated itself. */
 export function redated(outbox: readonly UsageRecord[], dated: ReadonlySet<string>, now: number): readonly UsageRecord[] {
   const isEarly = ({ id, at }: UsageRecord) => Date.parse(at) > now && !dated.has(id);
   let after = outbox.filter(isEarly).length;
   return after === 0 ? outbox : outbox.map((record) => (isEarly(record) ? { ...record, at: new Date(now - --after).toISOString() } : record));
 }
 
-/** The server takes a body of 256 KiB. */
+/** The server takes bodies of 256 KiB. */
 const mostBytes = 200 * 1024;
 
-/** The oldest of them that fit into one request. */
+/** The oldest records that fit into one request. */
 export function batchOf(records: readonly UsageRecord[], most: number): readonly UsageRecord[] {
   const encoder = new TextEncoder();
   let bytes = 0;
@@ -133,11 +133,11 @@ export function batchOf(records: readonly UsageRecord[], most: number): readonly
   return records.slice(0, end < 0 ? most : Math.max(1, end));
 }
 
-/** For so long the ids of what was sent are known, so that what somebody brings again is not counted here again. */
+/** For so long the ids of sent readings are kept, so that a reading that the software brings again is not counted here again. */
 const freshMs = 300_000;
 const mostFresh = 10_000;
 
-/** Of what was sent, what still says how much is left: a sum per counter in its period, the last reading of each gauge. And all that is fresh. */
+/** The sent readings that still tell how much is left: a sum per counter in its period, the last reading of each gauge. And all fresh ones. */
 export function remembered(sent: readonly SentRecord[], info: LicenseInfo | null, now: number): SentRecord[] {
   const kept = new Map<string, SentRecord>();
   for (const record of sent) {

@@ -3,12 +3,12 @@ import type { Certificate, KeyStatement, LeaseClaims, LicensedTerms, LicenseFile
 import { signed } from '@keyledger/license-file/sign';
 import type { Clock } from './clock.ts';
 import type { Fetch } from './server.ts';
-import type { Reading } from './state.ts';
+import type { Reading } from './time.ts';
 
-/** How long a license sleeps before it writes down again what time it is. */
+/** How long a license sleeps before it stores the time again. */
 export const ticks: ReadonlySet<number> = new Set([...Array.from({ length: 9 }, (_, n) => 100 * 2 ** n), 30_000]);
 
-/** Time that passes when the test says so. Whoever sleeps is woken by the time, or by nobody. */
+/** Time that passes only when the test says so, and wakes sleepers. */
 export class TestClock implements Clock {
   wall = Date.parse('2026-07-01T12:00:00.000Z');
   mono = 1_000;
@@ -34,7 +34,7 @@ export class TestClock implements Clock {
     });
   }
 
-  /** Somebody sleeps no longer than that. */
+  /** Whether a sleeper wakes within that time. */
   wakes(ms: number): boolean {
     return [...this.#sleepers].some(({ until }) => until <= this.#awake + ms);
   }
@@ -80,7 +80,7 @@ type Certified = Key & { readonly certificate: Certificate };
 
 type Answer = readonly [status: number, body: unknown, headers?: Readonly<Record<string, string>>];
 
-/** A vendor's server with one license, that signs like the product does and can be told what to answer. */
+/** A vendor's server with one license, which signs like the product and can be told what to answer. */
 export class Vendor {
   readonly #root = newKey();
   #keys = new Map<Purpose, Certified>();
@@ -95,16 +95,16 @@ export class Vendor {
   seq = 4;
   /** Seats that are taken. */
   taken = 1;
-  /** Who has the seat, and who had it. */
+  /** The instance that has the seat, and those that had it. */
   instance = 'act_1';
   readonly #gone = new Set<string>();
   verdict: Partial<SignedVerdict> = {};
-  /** Of the server. */
+  /** The server's clock. */
   now: () => number;
   /** Answers in place of the vendor, if it has one: a cut network, a proxy. */
   between: ((path: string, body: Record<string, unknown>) => Answer | Error | undefined) | undefined;
   directives: readonly object[] = [];
-  /** Like the server, which signs a lease anew only when it has become a little shorter. */
+  /** As the server does, which signs a lease anew only once it has become a little shorter. */
   repeatsLeases = false;
   #given: string | undefined;
   readonly asked: { readonly path: string; readonly body: Record<string, unknown>; readonly authorization: string | null; readonly environment: string | null }[] = [];
@@ -138,7 +138,7 @@ export class Vendor {
     this.#published.push({ ...key.jwk, kid: key.kid, alg: 'Ed25519', use: 'sig', kl_cert: certificate });
   }
 
-  /** What it says of revoked keys is signed by the key for verdicts. */
+  /** The list of revoked keys is signed by the key for verdicts. */
   async jwks(): Promise<{ readonly keys: readonly object[]; readonly revoked: readonly string[]; readonly revocations: string }> {
     const payload: RevocationClaims = { iss: 'keyledger', env: environment, iat: Math.floor(this.now() / 1000), revoked: this.revoked };
     return { keys: this.#published, revoked: this.revoked, revocations: await signed({ type: 'revocations', payload }, this.kid('verdict'), this.#key('verdict').sign) };
@@ -159,7 +159,7 @@ export class Vendor {
     return new Response(typeof content === 'string' ? content : JSON.stringify(content), { status, headers: { 'content-type': 'application/json', ...more } });
   };
 
-  /** The seat ends, as that of somebody who was not heard of; whoever comes next has another. */
+  /** The seat ends, as without signs of life; the next instance gets another. */
   lapse(): void {
     this.#gone.add(this.instance);
     this.instance = `act_${this.#gone.size + 1}`;
@@ -177,7 +177,7 @@ export class Vendor {
     return this.#streams.size;
   }
 
-  /** To everybody who holds the stream. */
+  /** Sends to all open streams. */
   tell(text: string): void {
     for (const stream of this.#streams) stream.enqueue(new TextEncoder().encode(text));
   }
