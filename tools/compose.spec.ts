@@ -1,6 +1,8 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import { Ajv2019 } from 'ajv/dist/2019.js';
@@ -147,6 +149,15 @@ describe('The NATS server’s settings', () => {
     const told = /for service in ([A-Z_ ]+); do\n\s*echo "NATS_PASSWORD_\$service=/.exec(docs)?.[1]?.split(' ').map((name) => `NATS_PASSWORD_${name}`);
     expect(told?.sort()).toEqual(services.map(natsPassword).sort());
     expect(natsPasswordsIn(text('deploy/nats.conf')).sort()).toEqual(services.map(natsPassword).sort());
+  });
+
+  it('and the passwords are for their owner only, made as docker-compose.md tells to', () => {
+    const directory = mkdtempSync(join(tmpdir(), 'keyledger-compose-'));
+    const told = /```sh\n(.*?)^docker /ms.exec(docs)?.[1];
+    spawnSync('sh', ['-c', `umask 022; sudo() { :; }\n${told}`], { cwd: directory });
+    const modes = ['.env', 'secrets/master.key'].map((file) => statSync(join(directory, file)).mode & 0o777);
+    rmSync(directory, { recursive: true });
+    expect(modes).toEqual([0o600, 0o600]);
   });
 
   it('let through what the tests let through', () => {

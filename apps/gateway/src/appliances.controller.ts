@@ -44,7 +44,7 @@ export class AppliancesController {
 
   @Route('POST /licenses/:id/rebind', {
     needs: 'license.revoke', summary: 'Move an activation to other hardware; it keeps its seat, and the previous appliance is locked', body: bodyOf(RebindLicense, 'licenseId'), answer: LicenseView, versioned: true,
-    refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'FINGERPRINT_MISMATCH', 'TERMINAL_STATE'],
+    refuses: ['LICENSE_NOT_FOUND', 'INSTANCE_NOT_FOUND', 'INSTANCE_REQUIRED', 'FINGERPRINT_MISMATCH', 'TERMINAL_STATE'],
   })
   rebindLicense(@LicenseParam() licenseId: LicenseId, @Body() body: RebindLicense) {
     return this.edge.send(RebindLicense, { ...body, licenseId });

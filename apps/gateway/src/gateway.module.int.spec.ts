@@ -1,13 +1,13 @@
 import { once } from 'node:events';
 import { connect, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, it } from '@jest/globals';
+import { expect, it, jest } from '@jest/globals';
 import { ListEnvironments } from '@keyledger/contracts';
 import { systemClock } from '@keyledger/kernel';
 import { handlerOf, InProcessTransport, MessageClient } from '@keyledger/messaging';
 import { createLog, Health, Metrics } from '@keyledger/observability';
 import { until } from '@keyledger/testing';
-import { gatewayWithFakes } from './fakes.contract.ts';
+import { gatewayWithFakes, sampleId } from './fakes.contract.ts';
 import { createGateway } from './gateway.module.ts';
 
 it('A gateway waits for access, and says so, but not at every try', async () => {
@@ -48,3 +48,19 @@ it('A gateway that is to close answers what is under way, and does not wait for 
   expect((await once(underWay, 'data'))[0]).toMatch(/^HTTP\/1\.1 200 /);
   expect(await Promise.race([closed, sleep(10_000, 'waiting', { ref: false })])).toBe('closed');
 }, 20_000);
+
+it('A gateway waits for an erasure as long as a large file takes to be written anew', async () => {
+  const [asked, erased] = [Promise.withResolvers<void>(), Promise.withResolvers<null>()];
+  const gateway = await gatewayWithFakes({ 'license.erase': () => (asked.resolve(), erased.promise) });
+  jest.useFakeTimers({ doNotFake: ['setImmediate', 'nextTick'] });
+  try {
+    const answer = gateway.call('DELETE', `/licenses/${sampleId('lic')}`, { body: { reason: 'asked for' } });
+    await asked.promise;
+    jest.advanceTimersByTime(59_000);
+    erased.resolve(null);
+    expect((await answer).status).toBe(204);
+  } finally {
+    jest.useRealTimers();
+    await gateway.close();
+  }
+});

@@ -20,6 +20,9 @@ const subscription = (type: { fields: object }, summary: string): OperationOptio
   needs: 'license.manage', summary, body: bodyOf(type as typeof SuspendLicense, 'licenseId', 'cause', 'until'), answer: LicenseView, versioned: true, refuses: stateful,
 });
 
+/** It is answered when nothing of the license is left in any file, and a large file takes a while to be written anew. */
+const erasedWithinMs = 60_000;
+
 @Controller()
 export class LicensesController {
   constructor(private readonly edge: Edge) {}
@@ -113,7 +116,7 @@ export class LicensesController {
     refuses: ['LICENSE_NOT_FOUND', 'LICENSE_EVER_ACTIVATED', 'PERMISSION_DENIED'],
   })
   async eraseLicense(@LicenseParam() licenseId: LicenseId, @Body() body: EraseLicense) {
-    await this.edge.send(EraseLicense, { ...body, licenseId });
+    await this.edge.send(EraseLicense, { ...body, licenseId }, { timeoutMs: erasedWithinMs });
   }
 
   @Route('GET /licenses/:id/activations', {

@@ -6,6 +6,9 @@ import { Projectors, Reaction, ReadDatabases, StateDatabases } from '@keyledger/
 import { licenseTable } from './license.tables.ts';
 import { Licenses } from './streams.ts';
 
+/** Writing a file anew takes seconds per gigabyte, twice if another erasure has just begun. A little less than the gateway waits. */
+const ERASED_WITHIN_MS = 58_000;
+
 /**
  * After an erasure the license's data key is destroyed, and nothing it had sealed stays readable in any file.
  * It is a reaction to the event, so that it happens even if the process dies right after the event was stored.
@@ -23,7 +26,7 @@ export class Erasure {
   ): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'authority-erasure', events, databases: state, clock,
-      isFor: ({ type }) => type === 'LicenseErased', reads: [],
+      isFor: ({ type }) => type === 'LicenseErased', reads: [], timeoutMs: ERASED_WITHIN_MS,
       async react(events) {
         // Scrubbing rewrites a file: once for all licenses.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];

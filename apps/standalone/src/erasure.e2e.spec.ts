@@ -24,14 +24,17 @@ interface Subject {
 async function makeSubject(mark: string): Promise<Subject> {
   const secret = (what: string) => `${what} of ${mark} – ${crypto.randomUUID()} ñ"\\/`;
   const customer = await root.post<CustomerView>('/customers', { name: `Customer ${mark}`, email: `${mark}@example.com` });
-  const license = await sell(root, sold.plan.id, { customerId: customer.id });
-  const values = { metadata: secret('metadata'), oldMetadata: secret('old metadata'), oldFingerprint: secret('old fingerprint'), oldName: secret('old name') };
+  const values = { metadata: secret('metadata'), oldMetadata: secret('old metadata'), oldFingerprint: secret('old fingerprint'), oldName: secret('old name'), oldFlag: secret('old flag') };
+  const own = { serialNumber: secret('serial number'), deploymentId: secret('deployment') };
+  const license = await root.post<Sold>('/licenses', { productId: sold.product.id, planId: sold.plan.id, customerId: customer.id, ...own, featureFlags: { [values.oldFlag]: true } });
+  const flag = secret('flag');
+  await root.patch(`/licenses/${license.id}`, { featureFlags: { [flag]: flag } });
   await root.patch(`/licenses/${license.id}`, { metadata: { [values.oldMetadata]: { deep: [values.oldMetadata] } } });
   await root.patch(`/licenses/${license.id}`, { metadata: { note: values.metadata } }, { 'idempotency-key': `${mark} edit` });
   await product.app.post('/license/activate', { licenseKey: license.key, fingerprint: values.oldFingerprint, instanceName: values.oldName });
   const { key } = await root.post<Sold>(`/licenses/${license.id}/regenerate-key`, {}, { 'idempotency-key': `${mark} key` });
 
-  const instance = { instanceName: secret('name'), fingerprint: secret('fingerprint'), installationId: secret('installation'), hardwareId: secret('hardware'), metadata: { host: secret('instance metadata') } };
+  const instance = { instanceName: secret('name'), fingerprint: secret('fingerprint'), installationId: secret('installation'), hardwareId: secret('hardware'), deploymentId: own.deploymentId, metadata: { host: secret('instance metadata') } };
   const first = await product.app.post<{ instance: InstanceView }>('/license/activate', { licenseKey: key, ...instance });
   const second = await product.app.post<{ instance: InstanceView }>('/license/activate', { licenseKey: key, instanceName: secret('second') }, { 'idempotency-key': `${mark} activate` });
   const instances = [first.instance.id, second.instance.id];
@@ -48,7 +51,7 @@ async function makeSubject(mark: string): Promise<Subject> {
   await product.app.refused('POST', '/license/activate', { licenseKey: key, fingerprint: 'x', productId: 'another' });
   await product.app.refused('POST', '/license/activate', { licenseKey: key, [values.metadata]: 1 });
   const { metadata: { host }, ...named } = instance;
-  return { license: { ...license, key }, customer, instances, secrets: { key, oldKey: license.key, ...values, ...named, host, second: String(second.instance.name), directive, token } };
+  return { license: { ...license, key }, customer, instances, secrets: { key, oldKey: license.key, ...values, ...own, flag, ...named, host, second: String(second.instance.name), directive, token } };
 }
 
 /** Keys also as they are normalised and as they are cut into groups; of the first eight characters the tombstone keeps a copy. */
@@ -72,7 +75,7 @@ async function dataKeyOf({ license }: Subject): Promise<string | null | undefine
   return row && (/^0+$/.test(row.wrapped) ? null : row.wrapped);
 }
 
-const erase = (subject: Subject, headers = {}) => root.delete(`/licenses/${subject.license.id}`, { reason: 'asked for by its holder', force: true }, headers);
+const erase = ({ license }: Pick<Subject, 'license'>, headers = {}) => root.delete(`/licenses/${license.id}`, { reason: 'asked for by its holder', force: true }, headers);
 
 describe('The log and the state tables', () => {
   it('never hold anything of a license in clear', async () => {
@@ -103,10 +106,12 @@ describe('An erased license', () => {
   it('is gone by every door, and its order knows one license less', async () => {
     const victim = await makeSubject('doors');
     const { license, instances } = victim;
-    const order = `/orders/${license.orderId}`;
-    expect((await root.get<OrderView>(order)).licenses).toHaveLength(1);
     await erase(victim);
     await isGone(victim);
+    const ordered = await sell(root, sold.plan.id);
+    const order = `/orders/${ordered.orderId}`;
+    expect((await root.get<OrderView>(order)).licenses).toHaveLength(1);
+    await erase({ license: ordered });
     expect((await root.get<OrderView>(order)).licenses).toEqual([]);
     for (const [method, path, body] of [
       ['PATCH', '', { activationLimit: 1 }], ['POST', '/revoke', {}], ['POST', '/regenerate-key', {}], ['DELETE', '', { reason: 'again', force: true }], ['GET', '/events', undefined],

@@ -60,7 +60,7 @@ const since = nullable(Type.String({ format: 'date-time', description: 'When it 
 const data = {
   'license.issued': { ...license, expiresAt: nullable(instant), activationLimit: Type.Integer() },
   'license.assigned': license,
-  'license.activated': { ...activation, deploymentId: nullable(Type.String()), deploymentMode: nullable(Type.String()) },
+  'license.activated': { ...activation, deploymentId: nullable(Type.String({ description: 'Null, because it is erased with the license; the list of activations has it' })), deploymentMode: nullable(Type.String()) },
   'license.deactivated': { ...activation, by: oneOf('client', 'admin', 'lapse') },
   'license.suspended': held,
   'license.unsuspended': held,

@@ -61,6 +61,7 @@ export const errors = {
   KEY_FORMAT_TOO_WEAK: { status: 422, title: 'Keys of this format could be guessed' },
   USAGE_OUT_OF_RANGE: { status: 422, title: 'Usage of the future, or too long ago' },
   FINGERPRINT_REQUIRED: { status: 422, title: 'A fingerprint is required' },
+  INSTANCE_REQUIRED: { status: 422, title: 'The instance must be named' },
   WEBHOOK_URL_REFUSED: { status: 422, title: 'Webhooks are not sent to this address' },
   CERTIFICATE_INVALID: { status: 422, title: 'Not a certificate of this key' },
   CLOCK_BACKWARDS: { status: 422, title: 'A clock is never put back' },

@@ -11,7 +11,7 @@ export const reactionsTable: Migration = {
 /** The checkpoint is a durable write, and reacting again is harmless: it is saved once a second, or after this many events. */
 const SAVE_EVERY_MS = 1_000;
 const UNSAVED_EVENTS = 5_000;
-/** A reaction may take longer than writing a row; a caller that waits for it gives up after 5 s. */
+/** A reaction may take longer than writing a row; most callers that wait for it give up after 5 s. */
 const TIMEOUT_MS = 4_000;
 
 export interface ReactionOptions {
@@ -26,6 +26,8 @@ export interface ReactionOptions {
   readonly reads?: readonly string[];
   /** Reacts to events that arrive together. It may be called again for the same events; when it throws, they come again. */
   readonly react: (events: readonly RecordedEvent[]) => Promise<void>;
+  /** How long `current` waits for it, in milliseconds. Default: 4 s. */
+  readonly timeoutMs?: number;
 }
 
 /** Follows one log from its checkpoint. */
@@ -111,7 +113,7 @@ export class Reaction {
       const position = Number(row?.position ?? 0);
       await mustReach(store, position, environment);
       const follower = new Follower(options, environment, store, database, position);
-      return [environment, { follower, index: new ReadIndex(store, follower, TIMEOUT_MS) }] as const;
+      return [environment, { follower, index: new ReadIndex(store, follower, options.timeoutMs ?? TIMEOUT_MS) }] as const;
     }));
     return new Reaction(new PerEnvironment(followers));
   }

@@ -6,11 +6,15 @@ import { isLive, type Activation, type DirectiveKind, type EndedBy, type HoldCau
 import { DEFAULT_KEY_FORMAT, type KeyFormat } from '../license-key.ts';
 import { expiryGraceEnd, type Features, type Quota, type Terms } from './terms.ts';
 
+/** Terms in which a vendor may write what is the holder's: they are sealed, and so stored beside the others, not among them. */
+type PrivateTerm = 'featureFlags' | 'serialNumber' | 'deploymentId';
+
 /** Fields that are sealed (see `licenseShapes`) come back as null once the license has been erased. */
 export type LicenseEvent =
   | {
     type: 'LicenseIssued'; licenseId: LicenseId; productId: ProductId; planId: PlanId | null; generatorId: GeneratorId | null; orderId: OrderId | null;
-    customerId: CustomerId | null; environment: string; purchasedAt: Instant; terms: Terms; metadata: JsonObject | null;
+    customerId: CustomerId | null; environment: string; purchasedAt: Instant; terms: Omit<Terms, PrivateTerm>; metadata: JsonObject | null;
+    featureFlags: JsonObject | null; serialNumber: string | null; deploymentId: string | null;
     key: string | null; keyHash: string; keyPrefix: string;
     /** The format of a regenerated key; if omitted, the default format. */
     keyFormat?: KeyFormat;
@@ -29,7 +33,7 @@ export type LicenseEvent =
   /** By an edit, or by the first activation, which starts a term that counts from it. */
   | { type: 'ExpiryChanged'; expiresAt: Instant | null; by: 'edit' | 'firstActivation' }
   | { type: 'FeaturesChanged'; features: Features }
-  | { type: 'FeatureFlagsChanged'; featureFlags: JsonObject }
+  | { type: 'FeatureFlagsChanged'; featureFlags: JsonObject | null }
   | { type: 'MetadataChanged'; metadata: JsonObject | null }
   | { type: 'QuotaChanged'; quotas: readonly Quota[] }
   /** `until`: when it ends by itself. */
@@ -59,15 +63,21 @@ export type LicenseEvent =
 export type LicenseEventType = LicenseEvent['type'];
 
 export const licenseShapes = {
-  LicenseIssued: { schema: 1, sealed: ['key', 'metadata'] },
+  LicenseIssued: {
+    schema: 2, sealed: ['key', 'metadata', 'featureFlags', 'serialNumber', 'deploymentId'],
+    upcast: { 1: ({ terms, ...data }) => {
+      const { featureFlags, serialNumber, deploymentId, ...others } = terms as JsonObject;
+      return { ...data, terms: others, featureFlags, serialNumber, deploymentId };
+    } },
+  },
   LicenseAssigned: { schema: 1 },
-  InstanceActivated: { schema: 1, sealed: ['name', 'metadata', 'fingerprint', 'installationId', 'hardwareId'] },
+  InstanceActivated: { schema: 1, sealed: ['name', 'metadata', 'fingerprint', 'installationId', 'hardwareId', 'deploymentId'] },
   InstanceDeactivated: { schema: 1 },
   InstanceRebound: { schema: 1, sealed: ['fingerprint'] },
   ActivationLimitChanged: { schema: 1 },
   ExpiryChanged: { schema: 1 },
   FeaturesChanged: { schema: 1 },
-  FeatureFlagsChanged: { schema: 1 },
+  FeatureFlagsChanged: { schema: 1, sealed: ['featureFlags'] },
   MetadataChanged: { schema: 1, sealed: ['metadata'] },
   QuotaChanged: { schema: 1 },
   LicenseSuspended: { schema: 1 },
@@ -109,7 +119,7 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
     case 'ActivationLimitChanged': setTerms(facts, { activationLimit: event.activationLimit }); return state;
     case 'ExpiryChanged': moveExpiry(facts, event.expiresAt, origin.at); return state;
     case 'FeaturesChanged': setTerms(facts, { features: event.features }); return state;
-    case 'FeatureFlagsChanged': setTerms(facts, { featureFlags: event.featureFlags }); return state;
+    case 'FeatureFlagsChanged': setTerms(facts, { featureFlags: event.featureFlags ?? {} }); return state;
     case 'MetadataChanged': facts.metadata = event.metadata ?? {}; return state;
     case 'QuotaChanged': changeQuotas(facts, event.quotas); return state;
     case 'LicenseSuspended': hold(facts, 'suspended', event, origin); return state;
@@ -141,7 +151,8 @@ export function evolve(state: LicenseState, event: LicenseEvent, origin: EventOr
 }
 
 function license(event: LicenseEvent & { type: 'LicenseIssued' }, issuedAt: Instant): IssuedLicense {
-  const { licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt, terms, metadata, key, keyHash, keyPrefix, keyFormat = DEFAULT_KEY_FORMAT } = event;
+  const { licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt, metadata, key, keyHash, keyPrefix, keyFormat = DEFAULT_KEY_FORMAT } = event;
+  const terms: Terms = { ...event.terms, featureFlags: event.featureFlags ?? {}, serialNumber: event.serialNumber, deploymentId: event.deploymentId };
   return {
     existence: 'issued', id: licenseId, productId, planId, generatorId, orderId, environment, purchasedAt, issuedAt,
     key, keyHash, keyPrefix, keyFormat, keyVersion: 1, customerId, terms, metadata: metadata ?? {}, worksUntil: expiryGraceEnd(terms),

@@ -5,6 +5,7 @@ import { activate, ada, desktop, exceedQuota, issue, laptop, loseHeartbeat, scen
 import { licenseShapes, type LicenseEvent, type LicenseEventType } from './events.ts';
 import { License } from './license.ts';
 import { issued, type LicenseState } from './state.ts';
+import { licenseView } from './view.ts';
 
 /** One line for each event type and schema version that was ever stored. Lines are added, never edited. */
 interface Line { type: LicenseEventType; schema: number; data: JsonObject; changes: JsonObject }
@@ -61,6 +62,24 @@ describe('Every event that was ever stored', () => {
       const clear = JSON.stringify(Object.entries(data).filter(([name]) => !sealed[type]?.includes(name)));
       for (const secret of ['KEY0001', 'KEY0002', 'fp-', 'in-server', 'build server', 'ada@', 'hw-']) expect(clear.replace(/"keyPrefix","KEY000\d1"/g, '')).not.toContain(secret);
     }
+  });
+
+  it('seals, as it is stored today, every field in which somebody may have put what is of a person', () => {
+    const theirs = ['key', 'name', 'metadata', 'fingerprint', 'installationId', 'hardwareId', 'payload', 'featureFlags', 'serialNumber', 'deploymentId'];
+    const open = lines.filter(({ type, schema }) => schema === licenseShapes[type].schema).flatMap(({ type, data }) => {
+      const { sealed = [] }: EventShape = licenseShapes[type];
+      const within = Object.keys((data['terms'] ?? {}) as JsonObject);
+      return [...Object.keys(data).filter((field) => !sealed.includes(field)), ...within].filter((field) => theirs.includes(field)).map((field) => `${type}.${field}`);
+    });
+    expect(open).toEqual([]);
+  });
+
+  it.each(lines.filter(({ type }) => 'sealed' in licenseShapes[type]).map((line) => [line.type, line.schema, line] as const))('%s %d is folded without harm once all that it sealed is null', (type, _, line) => {
+    const { sealed = [] }: EventShape = licenseShapes[type];
+    const shredded = { ...lifted(line), ...Object.fromEntries(sealed.map((field) => [field, null])) } as LicenseEvent;
+    const state = License.evolve(type === 'LicenseIssued' ? License.initial() : lively(), shredded, { at, actor: { type: 'system', id: 'keyledger' } });
+    const { metadata, featureFlags } = licenseView(issued(state), at);
+    expect([metadata, featureFlags]).not.toContain(null);
   });
 
   it('starts from a license in which there is something to change', () => expect(issued(lively()).holds).toHaveLength(2));

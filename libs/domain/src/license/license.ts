@@ -129,11 +129,13 @@ function issue(state: LicenseState, command: Issue, now: Instant): LicenseEvent[
   if (state.existence === 'issued') return [];
   const { licenseId, productId, planId = null, generatorId = null, orderId = null, customerId = null, environment, metadata = {}, key } = command;
   const terms = mustBeIssuable(command.terms, now);
+  const { featureFlags, serialNumber, deploymentId, ...others } = terms;
   checkMetadata(metadata);
   const purchasedAt = command.purchasedAt ? instantIn('purchasedAt', command.purchasedAt) : now;
   return [{
     type: 'LicenseIssued', licenseId, productId, planId, generatorId, orderId, customerId, environment, purchasedAt,
-    terms: { ...terms, expiresAt: expiresAtIssue(terms, purchasedAt) }, metadata, key: key.value, keyHash: key.hash, keyPrefix: key.prefix,
+    terms: { ...others, expiresAt: expiresAtIssue(terms, purchasedAt) }, featureFlags, serialNumber, deploymentId, metadata,
+    key: key.value, keyHash: key.hash, keyPrefix: key.prefix,
     ...(key.format && { keyFormat: key.format }),
   }];
 }
@@ -153,9 +155,7 @@ function edit(license: IssuedLicense, wanted: Edit, now: Instant): LicenseEvent[
   const immutable = immutableFields.find((name) => wanted[name] !== undefined);
   if (immutable) throw refuse('IMMUTABLE_FIELD', `${immutable} cannot be changed`, { field: immutable });
   const { customerId, activationLimit, features, featureFlags, metadata } = wanted;
-  const own = license.terms.quotas;
-  const news = wanted.meters?.filter(({ meter }) => !own.some((quota) => quota.meter === meter)) ?? [];
-  const quotas = wanted.quotas && likeMeters(wanted.quotas, [...own, ...news]);
+  const quotas = wanted.quotas && likeMeters(wanted.quotas, [...license.terms.quotas, ...(wanted.meters ?? [])]);
   if (activationLimit !== undefined) checkActivationLimit(activationLimit);
   if (features !== undefined) checkFeatures(features);
   if (quotas !== undefined) checkQuotas(quotas);
@@ -181,7 +181,7 @@ function editExpiry(license: IssuedLicense, wanted: Instant | null | undefined, 
   if (wanted === undefined) return [];
   const expiresAt = wanted && instantIn('expiresAt', wanted);
   // Null is wanted, but a term that has yet to begin has null too: that one is changed, so that it never begins.
-  if (expiresAt === license.terms.expiresAt && (expiresAt || !expiryWaits(license.terms))) return [];
+  if (expiresAt === license.terms.expiresAt && !expiryWaits(license.terms)) return [];
   if (isExpired(license, now)) throw notPossible(license, 'edit', now, 'The license is expired: renew moves its expiry, an edit does not');
   if (expiresAt && expiresAt <= now) throw expiryInPast(expiresAt);
   checkTrial(license, expiresAt);
@@ -278,7 +278,9 @@ function rebind(license: IssuedLicense, { activationId, fingerprint, reason }: R
 }
 
 function onlyInstance(license: IssuedLicense): Activation {
-  if (license.activationCount > 1) throw malformed('activationId', `is needed: the license has ${license.activationCount} live instances`);
+  if (license.activationCount > 1) {
+    throw refuse('INSTANCE_REQUIRED', `The license has ${license.activationCount} live instances: activationId must name one`, { errors: [{ pointer: '/activationId', detail: 'is needed' }] });
+  }
   const only = [...license.activations.values()].find(isLive);
   if (!only) throw refuse('INSTANCE_NOT_FOUND', 'The license has no live instance');
   return only;

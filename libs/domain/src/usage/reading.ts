@@ -1,4 +1,5 @@
 import { addSeconds, instantOf, refuse, type Instant } from '@keyledger/kernel';
+import { LAST_INSTANT } from '../license/terms.ts';
 
 /**
  * A value of a meter reported by an instance. There are millions: so times are milliseconds since 1970, and values millionths, whose sums
@@ -75,4 +76,6 @@ function bucketStart(at: number, bucket: Bucket): number {
   return Math.floor(at / length) * length;
 }
 
-const bucketEnd = (start: number, bucket: Bucket): number => (bucket === 'month' ? startOf(firstOfNextMonth(dayOf(start))) : start + (bucket === 'hour' ? 3_600_000 : DAY_MS));
+/** The last one ends with the year 9999: no instant is later. */
+const bucketEnd = (start: number, bucket: Bucket): number =>
+  Math.min(Date.parse(LAST_INSTANT), bucket === 'month' ? startOf(firstOfNextMonth(dayOf(start))) : start + (bucket === 'hour' ? 3_600_000 : DAY_MS));
