@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
-import { addDays, addSeconds, runIn, systemContext, type Instant } from '@keyledger/kernel';
+import { addDays, addSeconds, refuse, runIn, systemContext, type Instant } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { openDatabases, StateDatabases, type Database } from '@keyledger/read-models';
 import { RequestCommands, Requests, requestsTable } from './idempotency.handlers.ts';
@@ -23,7 +23,7 @@ describe('A request with an Idempotency-Key', () => {
     const commands = new RequestCommands(requests);
     const run = <T>(work: () => T, at: Instant = now) => runIn(systemContext('staging', at), work);
     return {
-      claim: (at?: Instant, key = request.key) => run(() => commands.execute(Object.assign(new ClaimRequest(), { ...request, key, bodyHash: 'x' })), at),
+      claim: (at?: Instant, other: Partial<ClaimRequest> = {}) => run(() => commands.execute(Object.assign(new ClaimRequest(), { ...request, bodyHash: 'x', ...other })), at),
       complete: (status: number, body: string) => run(() => commands.execute(Object.assign(new CompleteRequest(), { ...request, status, body, headers: {} }))),
       running: () => requests.running,
       forgetOld: (at: Instant) => run(() => requests.forgetOld(at), at),
@@ -50,6 +50,33 @@ describe('A request with an Idempotency-Key', () => {
     expect(await late.claim()).toEqual({ state: 'done', ...answer });
   });
 
+  it('keeps its answer, though another attempt came to none after that', async () => {
+    const [here, there] = [aProcess(), aProcess()];
+    await here.claim();
+    await there.claim();
+    await here.complete(201, 'the order');
+    await there.complete(0, 'unavailable');
+    expect(await there.claim()).toMatchObject({ state: 'done', body: 'the order' });
+  });
+
+  it('is another one of another caller, by another route or under another key, and is refused with another body', async () => {
+    const here = aProcess();
+    const { commandId } = await here.claim() as { commandId: string };
+    await here.complete(201, 'the order');
+    for (const other of [{ caller: 'key_2' }, { route: 'POST /v1/licenses' }, { key: 'l' }]) {
+      expect(await here.claim(now, other)).toMatchObject({ state: 'run', retry: false, commandId: expect.not.stringContaining(commandId) });
+    }
+    await expect(here.claim(now, { bodyHash: 'y' })).rejects.toMatchObject({ code: 'IDEMPOTENCY_KEY_REUSED' });
+  });
+
+  it('that could not be claimed may be sent again at once', async () => {
+    const here = aProcess();
+    jest.spyOn(database, 'run').mockRejectedValueOnce(refuse('UNAVAILABLE'));
+    await expect(here.claim()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(here.running()).toBe(0);
+    expect(await here.claim()).toMatchObject({ state: 'run', retry: false });
+  });
+
   it('is run again as the same command where it came to no answer', async () => {
     const here = aProcess();
     const first = await here.claim();
@@ -73,6 +100,8 @@ describe('A request with an Idempotency-Key', () => {
     expect(await again).toEqual({ ...first, retry: true });
     const next = there.claim();
     expect(await next).toEqual({ ...first, retry: true });
+    // Whoever comes now waits for that attempt.
+    expect((await database.run('select answer from access_requests')).rows).toEqual([{ answer: null }]);
     await here.complete(201, 'the order');
     expect(await there.claim()).toMatchObject({ state: 'done', body: 'the order' });
   });
@@ -81,10 +110,10 @@ describe('A request with an Idempotency-Key', () => {
     const requests = aProcess();
     const began = performance.now();
     const time = jest.spyOn(performance, 'now').mockReturnValue(began);
-    for (let n = 0; n < 10; n++) await requests.claim(now, `k${n}`);
+    for (let n = 0; n < 10; n++) await requests.claim(now, { key: `k${n}` });
     expect(requests.running()).toBe(10);
     time.mockReturnValue(began + 6_001);
-    await requests.claim(now, 'another');
+    await requests.claim(now, { key: 'another' });
     expect(requests.running()).toBe(1);
     time.mockRestore();
   });

@@ -1,12 +1,12 @@
 import { expect, it, jest } from '@jest/globals';
-import { ActivateAppliance, Heartbeat, type HeartbeatAnswer } from '@keyledger/contracts';
+import { ActivateAppliance, ContinueLease, Heartbeat, type HeartbeatAnswer } from '@keyledger/contracts';
 import { License, type LicenseCommand, type LicenseEvent } from '@keyledger/domain';
 import { addDays, addSeconds, Refusal, refuse, runIn, systemContext, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
-import { activate, assign, at, deactivate, direct, idOf, issue, laptop, loseHeartbeat, rebind, revoke, scenarios, suspend, unsuspend, type Story } from '@keyledger/testing';
-import { ApplianceActivation, ApplianceTokens, Heartbeats } from './appliance.handlers.ts';
+import { activate, assign, at, deactivate, direct, edit, idOf, issue, laptop, loseHeartbeat, rebind, revoke, scenarios, suspend, unsuspend, type Story } from '@keyledger/testing';
+import { ApplianceActivation, ApplianceTokens, Heartbeats, LeaseContinuation } from './appliance.handlers.ts';
 import { LeaseLedger, leaseTables } from './leases.ts';
 
 const start = '2026-11-21T12:00:00.000Z';
@@ -29,6 +29,8 @@ class World {
   readonly noticed: string[] = [];
   readonly seen: string[] = [];
   readonly unreachable = new Set<string>();
+  /** Instances of which the authority could not record that they are over. */
+  unsaid: readonly string[] = [];
 
   static async open(database: Database): Promise<World> {
     const keyring = await Keyring.open({ masterKey: new Uint8Array(32), environment: 'production', dataKeys: new MemoryDataKeys() });
@@ -61,6 +63,7 @@ class World {
         licenseId, activationId: laptop.activationId, fingerprint: 'fp-laptop', seq, ...fields,
       }))),
       activate: () => this.in(() => activation.execute(Object.assign(new ActivateAppliance(), { licenseId, fingerprint: 'fp-laptop' }))),
+      goOn: () => this.in(() => new LeaseContinuation(caches as never, ledger, tokens).execute(Object.assign(new ContinueLease(), { licenseId, activationId: laptop.activationId }))),
       running: async () => this.in(() => ledger.running(laptop.activationId, this.now)),
       forget: () => this.in(() => ledger.forget(licenseId)),
     };
@@ -74,7 +77,7 @@ class World {
     if (this.unreachable.has(subject)) throw refuse('UNAVAILABLE');
     this.sent.push(subject);
     if (subject === 'license.bind-appliance') return { activationId: laptop.activationId, created: false };
-    if (subject === 'license.lose-heartbeats') return { transitions: {}, failed: [] };
+    if (subject === 'license.lose-heartbeats') return { transitions: {}, failed: this.unsaid };
     if (subject === 'usage.record' && this.meteringSays) throw refuse(this.meteringSays);
     if (subject === 'usage.record') return { refused: this.refused };
     if (subject !== 'signing.leases') return null;
@@ -251,6 +254,8 @@ onEveryDialect('A signed lease', ({ open }) => {
     all.now = addDays(all.now, 1);
     expect((await process.beat(3)).token).toBe('lease 1');
     expect(all.noticed).toContain('a heartbeat was answered without a new lease');
+    all.happens(edit({ features: { export: true } }));
+    expect(await process.beat(4)).toMatchObject({ state: 'active', token: null });
   });
 });
 
@@ -262,8 +267,22 @@ onEveryDialect('An activation once more', ({ open }) => {
     await all.database.run('update activation_leases set version = version + 1, over_version = version + 1');
     expect(await refusalOf(process.activate())).toEqual({ code: 'TRY_AGAIN' });
     expect(all.sent).toContain('license.lose-heartbeats');
+    all.unsaid = [laptop.activationId];
+    expect(await refusalOf(process.beat(2))).toEqual({ code: 'TRY_AGAIN' });
     all.happens(deactivate(laptop, 'lapse'));
     expect((await process.activate()).deployment).toEqual({ state: 'locked' });
+  });
+});
+
+onEveryDialect('A seat asked for again', ({ open }) => {
+  it('gives no lease while the license is locked, and none of a seat that has just ended', async () => {
+    const all = await World.open(await open({ migrations: leaseTables, kind: 'state' }));
+    const process = all.process();
+    expect([(await process.activate()).token, await process.goOn()]).toEqual(['lease 1', { token: 'lease 1' }]);
+    all.happens(suspend());
+    expect([(await process.activate()).token, await process.goOn()]).toEqual(['verdict 2', { token: null }]);
+    all.happens(unsuspend(), deactivate(laptop));
+    expect(await refusalOf(process.goOn())).toEqual({ code: 'TRY_AGAIN' });
   });
 });
 

@@ -98,6 +98,19 @@ describe('When instances were last heard of', () => {
     expect([...world.rows]).toEqual([[one, addSeconds(start, 2)], [other, addSeconds(start, 1)]]);
   });
 
+  it('is the later moment, whoever heard of it: while one could not be written, or in another process', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    Object.assign(world, { slow: promise, fails: true });
+    world.see(one, 1);
+    const failing = world.ledger.flush();
+    world.see(one, 2);
+    resolve();
+    await failing;
+    expect(await world.seen(one)).toBe(addSeconds(start, 2));
+    world.rows.set(one, addSeconds(start, 3));
+    expect(await world.seen(one)).toBe(addSeconds(start, 3));
+  });
+
   it('is known at every moment, also while it is being written', async () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     world.slow = promise;

@@ -1,6 +1,6 @@
-import { expect, it } from '@jest/globals';
+import { expect, it, jest } from '@jest/globals';
 import { issued, License, openLease } from '@keyledger/domain';
-import { newId, runIn, systemContext, type ActivationId } from '@keyledger/kernel';
+import { newId, refuse, runIn, systemContext, type ActivationId } from '@keyledger/kernel';
 import { Keyring, Keyrings, MemoryDataKeys } from '@keyledger/keyring';
 import { StateDatabases, type Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
@@ -37,6 +37,30 @@ onEveryDialect('The ledger of leases', ({ open }) => {
     const both = await ledgers(await table(), 2);
     const counts = await Promise.all(Array.from({ length: 10 }, (_, n) => beat(both[n % 2] as LeaseLedger, laptop.activationId)));
     expect(counts.toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+  });
+
+  it('answers no beat that could not be written', async () => {
+    const database = await table();
+    const [ledger] = (await ledgers(database, 1)) as [LeaseLedger];
+    await beat(ledger, laptop.activationId);
+    const write = jest.spyOn(database, 'run').mockRejectedValueOnce(refuse('UNAVAILABLE'));
+    await expect(beat(ledger, laptop.activationId)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    write.mockRestore();
+    expect(await beat(ledger, laptop.activationId)).toBe(2);
+  });
+
+  it('refuses nothing for a row that it only remembers', async () => {
+    const [ledger] = (await ledgers(await table(), 1)) as [LeaseLedger];
+    await beat(ledger, laptop.activationId);
+    const looks: boolean[] = [];
+    const refusing = (always: boolean) => within(() => ledger.change(laptop.activationId, (_, isCertain) => {
+      looks.push(isCertain);
+      if (always || !isCertain) throw refuse('STALE_SEQUENCE');
+      return { answer: 'as the row is' };
+    }));
+    expect(await refusing(false)).toBe('as the row is');
+    await expect(refusing(true)).rejects.toMatchObject({ code: 'STALE_SEQUENCE' });
+    expect(looks).toEqual([false, true, false, true]);
   });
 
   it('has two processes write the same boxes in opposite order without waiting for each other', async () => {

@@ -1,41 +1,44 @@
 import { describe, expect, it } from '@jest/globals';
-import { issued, License } from '@keyledger/domain';
+import { issued, License, normaliseKey } from '@keyledger/domain';
 import type { EventStore, RecordedEvent, Subscription } from '@keyledger/event-store';
-import type { LicenseId } from '@keyledger/kernel';
+import { refuse, type LicenseId } from '@keyledger/kernel';
 import type { Keyring } from '@keyledger/keyring';
 import type { MessageClient } from '@keyledger/messaging';
-import { idOf, issue, licenseKey, scenarios } from '@keyledger/testing';
+import { idOf, issue, licenseKey, regenerateKey, scenarios } from '@keyledger/testing';
 import { VerdictCache } from './verdict-cache.ts';
 
 const { story, stateOf } = scenarios(License, '2026-03-12T12:00:00.000Z');
 const key = licenseKey();
 const licenseId = idOf('lic');
 const state = issued(stateOf(story(issue({ key }))));
+const another = licenseKey(2);
+const replaced = issued(stateOf(story(issue({ key }), regenerateKey(2))));
 
 /** A license in a log that takes a question to be asked for its head, as in another process. */
 function cacheOverANetwork() {
   const counted = { heads: 0, loads: 0 };
   /** Comes between what is read and its arrival. */
   const held = { meanwhile: () => undefined as void };
+  const answers = { state, isAway: false, resolved: { licenseId: licenseId as LicenseId | null, retired: false } };
   let head = 1;
   let show: (events: readonly RecordedEvent[]) => void = () => undefined;
   const store = {
-    head: async () => (counted.heads++, head),
+    head: async () => (answers.isAway ? Promise.reject(refuse('UNAVAILABLE')) : (counted.heads++, head)),
     subscribe: (_after: number, handler: typeof show) => {
       show = handler;
       return { position: 1, close: async () => undefined } satisfies Subscription;
     },
   } as unknown as EventStore;
   const cache = new VerdictCache(
-    { keyHash: () => key.hash } as unknown as Keyring, { send: async () => ({ licenseId, retired: false }) } as unknown as MessageClient, store,
+    { keyHash: (typed: string) => (typed === normaliseKey(another.value) ? another.hash : key.hash) } as unknown as Keyring, { send: async () => answers.resolved } as unknown as MessageClient, store,
     async () => {
-      const known = { state, revision: ++counted.loads };
+      const known = { state: answers.state, revision: ++counted.loads };
       held.meanwhile();
       return known;
     }, head,
   );
   const changes = (stream: string) => show([{ stream, position: ++head } as RecordedEvent]);
-  return { cache, counted, held, changes, find: async () => (await cache.find(key.value)).license?.revision, get: async () => (await cache.get(licenseId)).revision };
+  return { cache, counted, held, answers, changes, find: async () => (await cache.find(key.value)).license?.revision, get: async () => (await cache.get(licenseId)).revision };
 }
 
 describe('A license that is asked about, over a network', () => {
@@ -67,6 +70,37 @@ describe('A license that is asked about, over a network', () => {
     changes(`license-${licenseId}`);
     expect(await find()).toBe(counted.loads);
     expect(counted.loads).toBe(200_002);
+  });
+
+  it('is not found by a key that it had, however it has been read since', async () => {
+    const { cache, answers, changes, find, get } = cacheOverANetwork();
+    await find();
+    answers.state = replaced;
+    changes(`license-${licenseId}`);
+    expect(await get()).toBe(2);
+    answers.isAway = true;
+    await expect(cache.find(key.value)).rejects.toMatchObject({ code: 'READ_MODEL_BEHIND' });
+    answers.isAway = false;
+    expect(await cache.find(key.value)).toEqual({ license: undefined, retired: true, conclusive: true });
+  });
+
+  it('is answered by what was known last while the log cannot be asked, and that is not conclusive: no heartbeat rests on it', async () => {
+    const { cache, answers, find } = cacheOverANetwork();
+    await find();
+    answers.isAway = true;
+    expect(await cache.find(key.value)).toMatchObject({ license: { revision: 1 }, retired: false, conclusive: false });
+    for (const asked of [() => cache.find(another.value), () => cache.get(licenseId, key.value), () => cache.get(licenseId)]) {
+      await expect(asked()).rejects.toMatchObject({ code: 'READ_MODEL_BEHIND' });
+    }
+  });
+
+  it('is no other one’s, and whoever has the key of another, or a former one, does not guess', async () => {
+    const { cache, answers } = cacheOverANetwork();
+    await expect(cache.get(idOf('lic', 2), key.value)).rejects.toMatchObject({ code: 'LICENSE_NOT_FOUND', members: { retired: true } });
+    for (const retired of [true, false]) {
+      answers.resolved = { licenseId: null, retired };
+      await expect(cache.get(licenseId, another.value)).rejects.toMatchObject({ code: 'LICENSE_NOT_FOUND', members: retired ? { retired } : {} });
+    }
   });
 
   it('is never answered before the log was asked how far it goes', async () => {

@@ -205,6 +205,12 @@ describe('A Request-Id', () => {
     expect(gateway.sent.at(-1)?.context.correlationId).toBe('mine-1:2.3');
   });
 
+  it('names no command: what is asked for twice under one is done twice', async () => {
+    for (const name of ['x', 'y']) await call('POST', '/products', { body: { name }, headers: { 'request-id': 'mine' } });
+    const ids = gateway.sent.filter(({ subject }) => subject === 'product.create').map(({ context }) => context.commandId);
+    expect(new Set([...ids, 'mine']).size).toBe(3);
+  });
+
   it('is a new one otherwise', async () => {
     const seen = new Set<unknown>();
     for (const given of [undefined, '', 'a b', 'x'.repeat(129), '<script>', 'ä', '{}']) seen.add((await call('GET', license, { headers: given === undefined ? {} : { 'request-id': given } })).headers['request-id']);
@@ -326,6 +332,12 @@ describe('A refusal', () => {
     expect((await answering(refusing('UNAVAILABLE', undefined, { retryAfter: 7 }))).headers['retry-after']).toBe('7');
   });
 
+  it('says to customers\' software, too, that a key cannot be looked up yet', async () => {
+    gateway.fakes['license.activate'] = refusing('READ_MODEL_BEHIND');
+    await refused('READ_MODEL_BEHIND', 'POST', '/license/activate', { as: '', body: { licenseKey: 'K' } });
+    delete gateway.fakes['license.activate'];
+  });
+
   it('of something that went wrong tells the caller nothing, and us everything', async () => {
     const answer = await answering(() => { throw new TypeError('select * from secrets at /srv/x.ts:1'); });
     expect(answer.json).toMatchObject({ code: 'INTERNAL', status: 500, detail: 'Something went wrong here' });
@@ -374,6 +386,20 @@ describe('An Idempotency-Key', () => {
     expect(claim).toMatchObject({ subject: 'access.claim-request', message: { caller: sampleId('key'), route: 'POST /products', key: 'k', bodyHash: expect.any(String) } });
     expect(create?.context).toMatchObject({ commandId: '0b8a3c0e-6f0e-4f0a-9d3e-2b1c5a7d9e01', commandAt: '2026-12-01T00:00:00.000Z' });
     expect(complete).toMatchObject({ subject: 'access.complete-request', message: { status: 201, body: text, headers: { etag: '"1"', 'content-type': 'application/json; charset=utf-8' } } });
+  });
+
+  it('stands for its body, JSON or a file', async () => {
+    const csv = (row: string) => ({ body: `licenseKey,customerEmail\n${row}\n`, headers: { 'content-type': 'text/csv', 'idempotency-key': 'k' } });
+    for (const name of ['x', 'y']) await call('POST', '/products', { ...once, body: { name } });
+    for (const row of ['A-1,ada@example.com', 'A-2,ada@example.com']) await call('POST', '/imports', csv(row));
+    const hashes = gateway.sent.filter(({ subject }) => subject === 'access.claim-request').map(({ message }) => message['bodyHash']);
+    expect([hashes.length, new Set(hashes).size]).toEqual([4, 4]);
+  });
+
+  it('says of a second run that it is one, so that it is not done twice', async () => {
+    const claimed = { state: 'run', commandId: '0b8a3c0e-6f0e-4f0a-9d3e-2b1c5a7d9e01', commandAt: '2026-12-01T00:00:00.000Z', retry: true };
+    await withFakes({ 'access.claim-request': () => claimed }, async () => void await call('POST', '/products', once));
+    expect(gateway.sent.find(({ subject }) => subject === 'product.create')?.context.retry).toBe(true);
   });
 
   it('gives the stored answer again, headers and all, and does nothing', async () => {

@@ -1,6 +1,10 @@
 import { describe, expect, it } from '@jest/globals';
 import type { ValidateLicense } from '@keyledger/contracts';
+import { refuse, type ErrorCode } from '@keyledger/kernel';
+import Fastify from 'fastify';
 import { LastKnownVerdicts } from './last-known.ts';
+import { RateLimits } from './rate-limits.ts';
+import { serveValidation } from './validate.route.ts';
 
 const at = '2026-11-21T12:00:00.000Z';
 /** Of this process, when it was answered. The environment's may be another one. */
@@ -59,5 +63,33 @@ describe('The last known verdict', () => {
     const long = (n: number) => ({ ...question, fingerprint: `${n}`.padEnd(500_000, 'x') }) as ValidateLicense;
     for (let n = 0; n < 60; n++) known.keep('production', long(n), JSON.stringify({ valid: true, checkedAt: at, graceEndsAt: null, detail: 'x'.repeat(500_000) }), here);
     expect([0, 30, 40, 59].map((n) => known.find('production', long(n), later(1)) !== undefined)).toEqual([false, false, true, true]);
+  });
+});
+
+describe('A validation', () => {
+  const verdict = { valid: true, conclusive: true, checkedAt: new Date().toISOString(), graceEndsAt: null, license: { expiresAt: null, effectiveAt: null } };
+  const gone = { ...verdict, valid: false, license: null };
+  /** What a client gets for each of these answers of the activation service, one after the other. */
+  async function seen(...answers: (object | ErrorCode)[]) {
+    const fastify = Fastify();
+    const send = async () => {
+      const answer = answers.shift();
+      if (typeof answer === 'string') throw refuse(answer as ErrorCode);
+      return answer;
+    };
+    const problems = { answer: (error: { code: string }, _: unknown, reply: { send(body: object): void }) => reply.send({ code: error.code }) };
+    serveValidation(fastify, { send } as never, new RateLimits({ perLicenseKey: 0, perApiKey: 0, unknownKeysPerAddress: 0 }), problems as never, new LastKnownVerdicts());
+    const all: unknown[] = [];
+    while (answers.length > 0) all.push((await fastify.inject({ method: 'POST', url: '/license/validate', payload: { licenseKey: 'K' } })).json());
+    await fastify.close();
+    return all;
+  }
+
+  it('is answered as before while the service is away, and only then', async () => {
+    expect(await seen(verdict, 'UNAVAILABLE', 'INTERNAL')).toEqual([verdict, { ...verdict, conclusive: false }, { code: 'INTERNAL' }]);
+  });
+
+  it('is not answered by a license that is gone', async () => {
+    expect(await seen(verdict, gone, 'UNAVAILABLE')).toEqual([verdict, gone, { code: 'UNAVAILABLE' }]);
   });
 });

@@ -76,8 +76,11 @@ describe('An address that guesses license keys', () => {
 
   it('is shut out for a minute, and each time for twice as long, up to an hour', async () => {
     for (const minutes of [1, 2, 4, 8, 16, 32, 60, 60]) {
-      expect(await statuses(4, () => guess())).toEqual([200, 200, 200, 429]);
-      const { headers } = await guess();
+      expect(await statuses(2, () => guess())).toEqual([200, 200]);
+      const last = await guess();
+      expect([last.status, last.headers['ratelimit']]).toEqual([200, `"unknown-license-keys";r=0;t=${minutes * 60}`]);
+      const { status, headers } = await guess();
+      expect(status).toBe(429);
       expect(headers).toMatchObject({ 'retry-after': String(minutes * 60), 'ratelimit-policy': '"unknown-license-keys";q=3;w=60', ratelimit: `"unknown-license-keys";r=0;t=${minutes * 60}` });
       seconds(minutes * 60 - 1);
       expect((await guess()).status).toBe(429);
@@ -94,6 +97,14 @@ describe('An address that guesses license keys', () => {
     expect((await validate('KNOWN-1')).status).toBe(200);
     expect((await validate('KNOWN-2')).status).toBe(429);
     expect((await validate('KNOWN-2', { address: '10.0.0.2' })).status).toBe(200);
+  });
+
+  it('has nothing stored for what it asks while it is shut out', async () => {
+    await statuses(3, () => guess());
+    gateway.sent.length = 0;
+    const activate = { as: '', body: { licenseKey: 'KNOWN-1' }, headers: { 'idempotency-key': 'k' }, address: '10.0.0.1' };
+    expect((await gateway.call('POST', '/license/activate', activate)).status).toBe(429);
+    expect(gateway.sent).toEqual([]);
   });
 
   it('loses such a key when it is none any more', async () => {

@@ -1,11 +1,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { FindCustomers, type ImportRow } from '@keyledger/contracts';
 import { issued, keyPrefix, normaliseKey, type JobState, type JobWork } from '@keyledger/domain';
 import { EventStores, SnapshotStores } from '@keyledger/event-store';
-import { derivedId, newCommandId, runIn, systemClock, systemContext, type CustomerId, type IdPrefix, type LicenseId } from '@keyledger/kernel';
+import { derivedId, newCommandId, refuse, runIn, systemClock, systemContext, type CustomerId, type IdPrefix, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { handlerOf, InProcessTransport } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
@@ -61,6 +61,12 @@ async function start(dataDir: string) {
     assign: (licenseId: LicenseId, customerId: CustomerId) => inContext(() => licenses.run(licenseId, { type: 'Assign', customerId })),
     holder: (licenseId: LicenseId) => inContext(() => licenses.load(licenseId, (state) => issued(state).customerId)),
     events: (licenseId: LicenseId) => inContext(async () => (await provided(EventStores).here().readStream(`license-${licenseId}`)).map(({ type }) => type)),
+    /** A key that the index still shows of a license which has another one by now. */
+    former(licenseId: LicenseId) {
+      const value = `KEY-${newCommandId()}`;
+      byHash.set(inContext(() => keyrings.here().keyHash(normaliseKey(value))), licenseId);
+      return value;
+    },
     async license() {
       const [licenseId, value] = [id('lic'), `KEY-${newCommandId()}`];
       const hash = inContext(() => keyrings.here().keyHash(normaliseKey(value)));
@@ -100,6 +106,13 @@ describe('Rows of jobs', () => {
     expect(await events(two.licenseId)).toEqual(['LicenseIssued', 'LicenseAssigned', 'LicenseAssigned']);
   });
 
+  it('of an import give away no license whose key was another one', async () => {
+    const { licenseId } = await authority.license();
+    const job = await authority.importOf([{ licenseKey: authority.former(licenseId), customerEmail: 'ada@example.com' }]);
+    expect(await authority.doChunk(job)).toMatchObject([{ outcome: 'failed', code: 'LICENSE_NOT_FOUND' }]);
+    expect(await authority.holder(licenseId)).toBeNull();
+  });
+
   it('of a dry run tell what the import then does, and do nothing', async () => {
     const { ada, importOf, doChunk, events } = authority;
     const [free, hers] = [await authority.license(), await authority.license()];
@@ -127,6 +140,18 @@ describe('Rows of jobs', () => {
     const another = await authority.license();
     await spoil(another.licenseId);
     await expect(doChunk(await importOf([row(unreadable), row(another)]))).rejects.not.toHaveProperty('code');
+  });
+
+  it('are not at fault when nobody answers, nor one of a batch for anything: the chunk is to be done again', async () => {
+    const { licenses, importOf, doChunk, license, job, ada, holder } = authority;
+    const [one, two] = [await license(), await license()];
+    const file = await importOf([one, two].map(({ value }) => ({ licenseKey: value, customerEmail: 'ada@example.com' })));
+    jest.spyOn(licenses, 'run').mockRejectedValueOnce(refuse('UNAVAILABLE'));
+    await expect(doChunk(file)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect((await doChunk(file, true)).map(({ outcome }) => outcome)).toEqual(['assigned', 'assigned']);
+    expect([await holder(one.licenseId), await holder(two.licenseId)]).toEqual([ada, ada]);
+    jest.spyOn(licenses, 'create').mockRejectedValueOnce(new Error('a bug'));
+    await expect(doChunk(job({ kind: 'batch', productId: id('prd'), generatorId: id('gen'), planId: null, keyFormat: { kind: 'uuid' }, terms: {} }, 2))).rejects.toThrow('a bug');
   });
 
   it('of a batch that is done again, in part or whole, are the licenses that there are', async () => {

@@ -254,6 +254,31 @@ function suite(at: () => Parameters<typeof start>[0]): void {
     await another.stop();
   });
 
+  it('that were taken for dead change nothing for the one that has the job now', async () => {
+    const { queue, ledger, sql } = authority;
+    const jobId = await queue(1);
+    await inContext(() => ledger.claim(jobId, 'new'));
+    await sql('update authority_jobs set alive_at = alive_at - 5000 where id = ?', [jobId]);
+    const row = async () => (await sql('select * from authority_jobs where id = ?', [jobId])).rows;
+    const before = await row();
+    await inContext(() => ledger.showLife(jobId, 'old'));
+    await inContext(() => ledger.release(jobId, 'old'));
+    expect(await inContext(() => ledger.abandon(jobId, 'old', true))).toBe(false);
+    expect(await inContext(() => ledger.save(jobId, 'old', 0, [], { done: 1, failed: 0 }))).toBe(false);
+    expect(await row()).toEqual(before);
+    await inContext(() => ledger.end(jobId));
+  });
+
+  it('keep a job that is asked for once more meanwhile', async () => {
+    const jobId = await authority.queue(1);
+    await inContext(() => authority.ledger.claim(jobId, 'me'));
+    await inContext(() => authority.ledger.reserve(jobId));
+    await inContext(() => authority.ledger.open(jobId));
+    expect(await inContext(() => authority.ledger.waiting(10))).toEqual([]);
+    expect(await inContext(() => authority.ledger.save(jobId, 'me', 0, [], { done: 1, failed: 0 }))).toBe(true);
+    await inContext(() => authority.ledger.end(jobId));
+  });
+
   it('take over from one that died before the clock was set back, and still leave alone what is only being asked for', async () => {
     const [dead, asked, left] = [await authority.queue(1), derivedId('job', newCommandId(), now), derivedId('job', newCommandId(), now)];
     const later = (ms: number) => Date.now() + ms;

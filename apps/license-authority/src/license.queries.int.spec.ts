@@ -2,10 +2,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { paging, type ExportLicenses, type ListLicenses, type SuggestLicenses, type TotalLicenses } from '@keyledger/contracts';
-import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat } from '@keyledger/domain';
+import { paging, type CountAvailable, type ExportLicenses, type ListLicenseEvents, type ListLicenses, type SuggestLicenses, type TotalLicenses } from '@keyledger/contracts';
+import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat, type TermsInput } from '@keyledger/domain';
 import { Aggregates, EventStores, SnapshotStores } from '@keyledger/event-store';
-import { derivedId, newCommandId, runIn, systemContext, type CustomerId, type LicenseId, type IdPrefix, type Permission } from '@keyledger/kernel';
+import { derivedId, newCommandId, runIn, systemContext, type CustomerId, type Instant, type LicenseId, type IdPrefix, type Permission, type ProductId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { InProcessTransport, type Fields } from '@keyledger/messaging';
 import { openHost } from '@keyledger/process';
@@ -13,7 +13,7 @@ import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-model
 import { describeWith } from '@keyledger/servers/contract';
 import { openStores } from '@keyledger/stores';
 import { authorityProjections, authoritySchema } from './index.ts';
-import { LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
+import { AvailableLicenses, LicenseEvents, LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
 import { Licenses } from './streams.ts';
 import { Usage } from './usage.handlers.ts';
 
@@ -39,13 +39,22 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
   const views = new LicenseViews(licenses, new Usage(host.messages), host.log);
   const [list, suggestions, totals, exported] = [new LicenseList(views, projectors, table), new LicenseSuggestions(projectors, table), new LicenseTotals(projectors, table), new LicenseExport(views, projectors, table)];
   return {
+    /** What is told of the licenses of a product at a moment. */
+    toldOf: (productId: ProductId, at: Instant) => runIn(systemContext(environment, at), async () => {
+      const having = async (status: ListLicenses['status']) => (await list.execute({ productId, status } as ListLicenses)).data.map((license) => license.id);
+      return {
+        available: await having(['available']), expired: await having(['expired']), totals: await totals.execute({ productId } as TotalLicenses),
+        left: (await new AvailableLicenses(projectors).execute({ productIds: [productId] } as unknown as CountAvailable)).data[0]?.available,
+      };
+    }),
+    timeline: (licenseId: LicenseId) => inContext(async () => (await new LicenseEvents(licenses, events).execute({ licenseId } as ListLicenseEvents)).data),
     list: (asked: Fields<ListLicenses>) => inContext(() => list.execute(asked as ListLicenses)),
     suggest: (q: string) => inContext(async () => (await suggestions.execute({ q } as SuggestLicenses)).data),
     count: (q: string) => inContext(async () => (await totals.execute({ q } as TotalLicenses)).licenses),
     exported: (permissions: readonly Permission[], asked: Fields<ExportLicenses>) => inContext(async () => (await exported.execute(asked as ExportLicenses)).data.map(({ license }) => license.id), permissions),
-    async license(value: string, customerId?: CustomerId) {
+    async license(value: string, customerId?: CustomerId, terms: TermsInput = {}, productId = id('prd')) {
       const [licenseId, hash] = [id('lic'), inContext(() => keyrings.here().keyHash(normaliseKey(value)))];
-      await inContext(() => licenses.create(licenseId, { type: 'Issue', licenseId, productId: id('prd'), environment, terms: {}, key: { value, hash, prefix: keyPrefix(value) }, ...(customerId && { customerId }) }));
+      await inContext(() => licenses.create(licenseId, { type: 'Issue', licenseId, productId, environment, terms, key: { value, hash, prefix: keyPrefix(value) }, ...(customerId && { customerId }) }));
       return licenseId;
     },
     async customer(name: string, email: string) {
@@ -119,6 +128,29 @@ const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for
       { kind: 'customer', text: 'Ann Lee ann@one.example' }, { kind: 'customer', text: 'Ann Lee lee@two.example' }, { kind: 'customer', text: 'Ann Leeds' }, { kind: 'product', text: 'Ann Leeway' },
     ]);
     for (const { text } of data.slice(0, 3)) expect((await authority.list({ q: text })).data).toHaveLength(1);
+  });
+
+  it('cost no more when a status is asked for a thousand times', async () => {
+    const customerId = await authority.customer('Rita', 'rita@example.com');
+    const licenseId = await authority.license(id('lic'), customerId);
+    const status = Array.from({ length: 1_200 }, (_, n) => (n % 2 ? 'assigned' : 'revoked'));
+    expect((await authority.list({ customerId, status } as Fields<ListLicenses>)).data.map((license) => license.id)).toEqual([licenseId]);
+  });
+
+  it('are answered by the time of now, whether or not an event says what it has brought about', async () => {
+    const productId = id('prd');
+    const passing = await authority.license(id('lic'), undefined, { expiresAt: '2026-11-22T12:00:00.000Z', activationLimit: -1 }, productId);
+    const staying = await authority.license(id('lic'), undefined, { activationLimit: 3 }, productId);
+    const { available, ...before } = await authority.toldOf(productId, now);
+    expect(available.toSorted()).toEqual([passing, staying].toSorted());
+    expect(before).toMatchObject({ expired: [], left: 2, totals: { licenses: 2, byStatus: { available: 2, expired: 0 }, averageLimit: 3, maximumActivations: null } });
+    expect(await authority.toldOf(productId, '2026-11-22T12:00:00.000Z')).toMatchObject({ available: [staying], expired: [passing], left: 1, totals: { byStatus: { available: 1, expired: 1 } } });
+  });
+
+  it('for what has happened to one show nothing of its key but the part that lists show', async () => {
+    const told = await authority.timeline(await authority.license('ACME-3333333-3333333-4444444-5555555'));
+    expect(told).toMatchObject([{ type: 'LicenseIssued', data: { keyPrefix: expect.any(String) } }]);
+    expect(Object.keys(told[0]?.data ?? {}).filter((name) => /^(key|keyHash|sealed)$/.test(name))).toEqual([]);
   });
 
   it('take every cursor that they give', async () => {

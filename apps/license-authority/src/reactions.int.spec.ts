@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, it } from '@jest/globals';
+import { afterAll, expect, it, jest } from '@jest/globals';
 import { EventStores, SnapshotStores, SqliteEventStores, SqliteSnapshots, type EventStore } from '@keyledger/event-store';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { dataKeysMigration, Keyring, Keyrings, StoredDataKeys } from '@keyledger/keyring';
@@ -19,7 +19,7 @@ afterAll(async () => {
   rmSync(directory, { recursive: true });
 });
 
-it('An erased license can be read in no table, though one is still being built and has not come to its end', async () => {
+it('An erased license can be read in no table, though one is still being built and has not come to its end, and the erasure is waited for however long that takes', async () => {
   const now = '2026-11-21T00:00:00.000Z';
   const at = { environments: ['staging'], at: { directory } };
   const logs = await SqliteEventStores.open({ staging: join(directory, 'events.db') });
@@ -68,6 +68,20 @@ it('An erased license can be read in no table, though one is still being built a
   await here(() => licenses.run(erased, erase()));
   await here(() => erasure.done());
   expect(await building()).toEqual([kept]);
+  const sealer = await keyrings.of('staging').prepare([kept, erased]);
+  const keys = await Promise.all([kept, erased].map(async (id) => sealer.open(id, String((await log.readStream(`license-${id}`))[0]?.data['sealed']))));
+  expect(keys).toEqual([expect.anything(), null]);
   for (const table of Object.keys(observed)) expect((await state.of('staging').run<{ license_id: string }>(`select license_id from ${table}`)).rows).toEqual([{ license_id: kept }]);
   expect(readable()).toEqual([]);
+
+  // A large file takes longer to be written anew than other reactions may.
+  const rewriting = Promise.withResolvers<void>();
+  jest.spyOn(read.of('staging'), 'scrub').mockReturnValueOnce(rewriting.promise);
+  await here(() => licenses.run(kept, erase()));
+  jest.useFakeTimers({ doNotFake: ['setImmediate', 'nextTick'] });
+  const done = here(() => erasure.done());
+  jest.advanceTimersByTime(50_000);
+  jest.useRealTimers();
+  rewriting.resolve();
+  await done;
 });

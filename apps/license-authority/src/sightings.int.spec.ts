@@ -166,6 +166,14 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     expect(await all.told()).toMatchObject([{ denials: 1 }]);
   });
 
+  it('is forgotten where the license has been erased meanwhile', async () => {
+    const all = new World();
+    all.refused('one');
+    all.meanwhile = () => Object.assign(all.licenses, { load: () => Promise.reject(refuse('LICENSE_NOT_FOUND')) });
+    await all.sightings.write();
+    expect([await all.rows(), all.logged]).toEqual([0, []]);
+  });
+
   it('with machines that are made up is counted, and not told apart for ever', async () => {
     const all = new World();
     all.refused(...Array.from({ length: 800 }, (_, n) => `made up ${n}`));

@@ -27,6 +27,14 @@ describe('What is due of many licenses', () => {
     expect(logged).toMatchObject([{ licenseId: unreadable }]);
   });
 
+  it('is due by the later of two clocks, that of whoever asks and the own', async () => {
+    const seen: string[] = [];
+    const commands = new SweepCommands({ run: async () => (seen.push(context().now), []) } as never, {} as never);
+    const [earlier, later] = ['2026-11-21T11:59:59.000Z', '2026-11-21T12:00:01.000Z'];
+    for (const until of [earlier, later]) await runIn(systemContext('staging', now), () => commands.execute(Object.assign(new SweepLicenses(), { licenseIds: [good], until, dryRun: false })));
+    expect(seen).toEqual([now, later]);
+  });
+
   it('is asked for again when nobody answers', async () => {
     await expect(swept(refuse('UNAVAILABLE'), sweep()).answered).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   });

@@ -258,6 +258,21 @@ describe('A sweep', () => {
     expect(tries).toEqual([60_000, 35_000, 10_000]);
   });
 
+  it('asks but once who refuses, and whom it needs no more because it is to stop', async () => {
+    for (const [code, signal] of [['VALIDATION_FAILED', stopping.signal], ['UNAVAILABLE', AbortSignal.abort()]] as const) {
+      let tries = 0;
+      const send = async () => { tries++; throw refuse(code); };
+      await expect(patiently({ send } as never, signal)(DueUsage, { until: start, limit: 1 })).rejects.toMatchObject({ code });
+      expect(tries).toBe(1);
+    }
+  });
+
+  it('runs at the time that its environment has by then', async () => {
+    const moved: Clock = { now: () => now, current: async () => void (now = addDays(start, 2)) };
+    const sweeper = new Sweeper([[new Owner({ a: [addDays(start, 1)] })]], newRuns(), moved, metrics(), stopping.signal);
+    expect(await inEnvironment(() => sweeper.run('request'))).toMatchObject({ startedAt: addDays(start, 2), transitions: { FactTold: 1 } });
+  });
+
   describe('by itself', () => {
     const scheduled = (owner: Pass, intervalMs = 0, ...others: Passes[]) => {
       const lines: string[] = [];
@@ -301,6 +316,22 @@ describe('A sweep', () => {
       now = addSeconds(start, 60);
       await schedule.look();
       expect(owner.said).toEqual([`a ${addSeconds(start, 60)}`]);
+    });
+
+    it('looks again after an hour, or when it is no longer the same that is left', async () => {
+      const owner = new Owner({});
+      owner.stuck = { id: 'x', dueAt: laterToday(5) };
+      const { schedule } = scheduled(owner);
+      const runs = async () => {
+        for (let n = 0; n < 2; n++) await schedule.look();
+        return (await listed()).data.length;
+      };
+      expect(await runs()).toBe(1);
+      owner.stuck = { id: 'y', dueAt: laterToday(30) };
+      expect(await runs()).toBe(2);
+      const later = jest.spyOn(Date, 'now').mockReturnValue(Date.now() + 3_600_000);
+      expect(await runs()).toBe(3);
+      later.mockRestore();
     });
 
     it('looks again at what has fallen due only just, because the clock of its owner may be behind', async () => {

@@ -330,6 +330,7 @@ function suite(place: () => Parameters<typeof start>[0]) {
       await report(licenseId, second, record(1, '2026-03-12T03:00:00.000Z'));
       expect(await metering.evaluate()).toEqual({ examined: 1, transitions: {} });
       expect(await report(licenseId, first, record(0, '2026-03-12T19:31:30.000Z'), record(0, '2026-03-12T19:30:30.000Z'))).toMatchObject({ accepted: 2, quotas: [{ state: 'exceeded', lastPeak: 15 }] });
+      expect((await metering.ask(UsageSeries, { licenseId, meter, ...ever })).data).toMatchObject([{ peak: 11 }]);
       expect(await metering.evaluate()).toMatchObject({ transitions: { QuotaExceeded: 1 } });
       expect(await quota(licenseId)).toMatchObject({ lastPeak: 11, graceEndsAt: '2026-03-20T00:00:00.000Z' });
       await report(licenseId, second, record(0, '2026-03-12T19:31:30.000Z'));

@@ -77,6 +77,7 @@ describe('A license key', () => {
     expect(keyPrefix('ACME-0123456-789ABCD-EFGHJKM-NPQRSTV', 'acme')).toBe('01234567');
     expect(keyPrefix('0123456-789ABCD-EFGHJKM-NPQRSTV')).toBe('01234567');
     expect(keyPrefix('Olli-0123456-789ABCD', 'Olli')).toBe('01234567');
+    expect(keyPrefix('0123456-789ABCD-EFGHJKM-NPQRSTV', 'acme')).toBe('01234567');
     expect(keyPrefix('9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d')).toBe('9B1DEB4D');
   });
 });
@@ -156,6 +157,11 @@ describe('The drawing of keys', () => {
     expect(generateKey({ kind: 'pattern', pattern: '##' }, random)).toBe('79');
   });
 
+  it('keeps every random bit of a UUID but the six that are fixed', () => {
+    expect(generateKey({ kind: 'uuid' }, (size) => Uint8Array.from({ length: size }, (_, i) => i))).toBe('00010203-0405-4607-8809-0a0b0c0d0e0f');
+    expect(generateKey({ kind: 'uuid' }, (size) => new Uint8Array(size).fill(255))).toBe('ffffffff-ffff-4fff-bfff-ffffffffffff');
+  });
+
   it('never gives the same key twice', () => {
     for (const wanted of formats) {
       const keys = Array.from({ length: 5000 }, () => normaliseKey(generateKey(wanted, randomBytes)));
@@ -170,25 +176,29 @@ describe('A key format', () => {
     expect(entropyBits(wanted)).toBeCloseTo(bits, 2);
   });
 
-  it.each(formats)('%j is strong enough', (wanted) => expect(() => checkKeyFormat(wanted)).not.toThrow());
-
-  it.each([
-    { kind: 'chunks', chunks: 19, chunkLength: 5 }, { kind: 'chunks', chunks: 0 }, { kind: 'chunks', chunkLength: 33 }, { kind: 'chunks', chunks: 2.5 },
-    { kind: 'chunks', chunks: 8, chunkLength: 32 }, { kind: 'chunks', chunks: 8, chunkLength: 31, prefix: 'A' },
-    { kind: 'pattern' }, { kind: 'pattern', pattern: '' }, { kind: 'pattern', pattern: '*'.repeat(129) }, { kind: 'pattern', pattern: `${'*'.repeat(30)}\n` },
-    { kind: 'pattern', pattern: `${'*'.repeat(30)}é` }, { kind: 'crockford', prefix: '' }, { kind: 'crockford', prefix: 'A-B' }, { kind: 'uuid', prefix: 'A'.repeat(17) },
-  ] satisfies KeyFormat[])('%j is none', (wanted) => {
-    expect(() => checkKeyFormat(wanted)).toThrow(expect.objectContaining({ code: 'VALIDATION_FAILED' }));
+  it.each([...formats, { kind: 'chunks', chunks: 16, chunkLength: 2 }, { kind: 'chunks', chunks: 1, chunkLength: 32 }, { kind: 'pattern', pattern: `${'*'.repeat(17)}?##` }] satisfies KeyFormat[])('%j is strong enough', (wanted) => {
+    expect(() => checkKeyFormat(wanted)).not.toThrow();
   });
 
-  it('makes keys as long as a license key may be, and none that is longer', () => {
-    const longest: KeyFormat = { kind: 'chunks', chunks: 8, chunkLength: 31 };
+  it.each([
+    ['chunks', { kind: 'chunks', chunks: 17, chunkLength: 6 }], ['chunks', { kind: 'chunks', chunks: 0 }], ['chunks', { kind: 'chunks', chunks: 2.5 }],
+    ['chunkLength', { kind: 'chunks', chunkLength: 33 }], ['chunkLength', { kind: 'chunks', chunks: 8, chunkLength: 32 }],
+    ['chunkLength', { kind: 'chunks', chunks: 8, chunkLength: 30, prefix: 'A'.repeat(8) }],
+    ['pattern', { kind: 'pattern' }], ['pattern', { kind: 'pattern', pattern: '' }], ['pattern', { kind: 'pattern', pattern: '*'.repeat(129) }],
+    ['pattern', { kind: 'pattern', pattern: `${'*'.repeat(30)}\n` }], ['pattern', { kind: 'pattern', pattern: `${'*'.repeat(30)}é` }],
+    ['prefix', { kind: 'crockford', prefix: '' }], ['prefix', { kind: 'crockford', prefix: 'A-B' }], ['prefix', { kind: 'uuid', prefix: 'A'.repeat(17) }],
+  ] satisfies [string, KeyFormat][])('is wrong in its %s: %j', (field, wanted) => {
+    const errors = [{ pointer: `/keyFormat/${field}`, detail: expect.stringMatching(/^(must|makes)/) }];
+    expect(() => checkKeyFormat(wanted)).toThrow(expect.objectContaining({ code: 'VALIDATION_FAILED', members: { errors } }));
+  });
+
+  it.each([{ kind: 'chunks', chunks: 8, chunkLength: 31 }, { kind: 'chunks', chunks: 8, chunkLength: 30, prefix: 'A'.repeat(7) }] satisfies KeyFormat[])('may make keys as long as a license key may be: %j', (longest) => {
     expect(() => checkKeyFormat(longest)).not.toThrow();
     expect(generateKey(longest, seeded(1))).toHaveLength(255);
   });
 
   it.each([{ kind: 'chunks', chunks: 16, chunkLength: 1 }, { kind: 'chunks', chunks: 3, chunkLength: 6 }, { kind: 'pattern', pattern: '#'.repeat(28) },
-    { kind: 'pattern', pattern: `ACME-2026-${'*'.repeat(19)}` }] satisfies KeyFormat[])('%j could be guessed', (wanted) => {
+    { kind: 'pattern', pattern: `${'*'.repeat(16)}??##` }, { kind: 'pattern', pattern: `ACME-2026-${'*'.repeat(19)}` }] satisfies KeyFormat[])('%j could be guessed', (wanted) => {
     expect(() => checkKeyFormat(wanted)).toThrow(expect.objectContaining({ code: 'KEY_FORMAT_TOO_WEAK' }));
   });
 });

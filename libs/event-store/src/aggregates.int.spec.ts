@@ -366,6 +366,11 @@ describe('Aggregates', () => {
       expect(await stored()).toHaveLength(4);
     });
 
+    it('answer with the state since, though another process did it', async () => {
+      await run(ring(2), sent, another());
+      expect(await run(ring(2), { ...sent, retry: true })).toMatchObject({ revision: 2, events: [] });
+    });
+
     it('find their own doing behind the refusal', async () => {
       const lastSeat = message();
       await run(sit('ada'));
@@ -384,13 +389,15 @@ describe('Aggregates', () => {
       expect(await run(ring(), { ...sent, ifRevision: 0 }, another())).toMatchObject({ revision: 1, events: [] });
       await expect(run(ring(), { ifRevision: 0 })).rejects.toEqual(refused('VERSION_CONFLICT'));
       expect(await stored()).toHaveLength(2);
+      const two = message({ ifRevision: 1 });
+      for (const events of [2, 0]) expect((await run(ring(2), two)).events).toHaveLength(events);
     });
 
     it('do not do it twice in a batch either', async () => {
       await run(ring(), sent);
-      const outcomes = await Promise.all([run(ring()), run(ring()), run(ring(), sent), run(ring()), run(ring(), { ...sent, retry: true }), run(ring(), sent)]);
-      expect(outcomes.map(({ events }) => events.length)).toEqual([1, 1, 0, 1, 0, 0]);
-      expect(await stored()).toHaveLength(5);
+      const outcomes = await Promise.all([run(ring()), run(ring()), run(ring(), sent), run(ring()), run(ring(), { ...sent, retry: true }), run(ring()), run(ring(), sent)]);
+      expect(outcomes.map(({ events }) => events.length)).toEqual([1, 1, 0, 1, 0, 1, 0]);
+      expect(await stored()).toHaveLength(6);
       expect((await load()).state).toEqual((await load(another())).state);
     });
 
@@ -410,6 +417,8 @@ describe('Aggregates', () => {
       expect(await done('Sit', { retry: true })).toBeUndefined();
       expect(await done('Ring', { ...message(), retry: true })).toBeUndefined();
       expect(await stored()).toHaveLength(2);
+      store.readStream = () => Promise.reject(refuse('UNAVAILABLE'));
+      await expect(done('Ring', { retry: true })).rejects.toEqual(refused('UNAVAILABLE'));
     });
 
     it('count the run that follows as the first one, where it was not done', async () => {
@@ -470,6 +479,18 @@ describe('Aggregates', () => {
       keys.keys.delete(id);
       runIn(message(), () => rooms.forget(id));
       for (const by of [rooms, another()]) expect((await load(by)).state.guests).toEqual(new Map([['ada', null]]));
+    });
+
+    it('do not keep a fold that is forgotten while a command is under way', async () => {
+      await run(open(2));
+      await run(sit('ada', name));
+      store.beforeAppend = async () => {
+        keys.keys.delete(id);
+        runIn(message(), () => rooms.forget(id));
+      };
+      await run(ring(40));
+      await new Promise(setImmediate);
+      expect((await load()).state.guests).toEqual(new Map([['ada', null]]));
     });
   });
 
@@ -568,6 +589,23 @@ describe('Aggregates', () => {
     store.reads = 0;
     for (const name of ['a', 'b', 'c']) expect((await runIn(message(), () => few.load(name))).state.seats).toBe(1);
     expect(store.reads).toBe(3);
+  });
+
+  it('refuse what the view of it refuses', async () => {
+    const view = () => { throw refuse('LICENSE_NOT_FOUND'); };
+    await expect(runIn(message(), () => rooms.load(id, view))).rejects.toEqual(refused('LICENSE_NOT_FOUND'));
+    await expect(runIn(message(), () => rooms.run(id, open(1), view))).rejects.toEqual(refused('LICENSE_NOT_FOUND'));
+  });
+
+  it('list all but what cannot be read, and nothing when nobody answers', async () => {
+    const told: unknown[] = [];
+    const list = () => runIn(message(), () => rooms.loadAll(['a', 'b', 'c'], ({ seats }) => seats || undefined, { error: (what: unknown) => void told.push(what) }));
+    for (const name of ['a', 'b']) await runIn(message(), () => rooms.run(name, open(1)));
+    await store.append('room-b', 0, [{ id: randomUUID(), type: 'Repainted', data: {}, metadata: { schema: 1 } }]);
+    expect(await list()).toEqual([1]);
+    expect(told).toMatchObject([{ id: 'b' }]);
+    store.readStream = () => Promise.reject(refuse('UNAVAILABLE'));
+    await expect(list()).rejects.toEqual(refused('UNAVAILABLE'));
   });
 
   it('stop at an event that they do not know', async () => {

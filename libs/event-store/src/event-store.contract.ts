@@ -387,5 +387,12 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
       await after.has(1);
       expect(seats(after.events)).toEqual([2]);
     });
+
+    it('reads all of a stream after a restart, whatever was read of it first', async () => {
+      await store.append('license-a', NO_STREAM, someEvents(7));
+      store = await reopen(store);
+      expect(await store.readStream('license-a', { from: 7 })).toEqual([]);
+      expect(revisions(await allOf('license-a', 3))).toEqual([0, 1, 2, 3, 4, 5, 6]);
+    });
   }
 });

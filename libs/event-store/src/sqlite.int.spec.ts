@@ -115,6 +115,17 @@ describe('SqliteEventStore', () => {
     await store.close();
   });
 
+  it('refuses alone what the database will not hold, and writes on', async () => {
+    const store = await open();
+    const [one, same] = ['license-\ud800', 'license-\ud801']; // SQLite takes them for the same name.
+    await expect(store.append(same, 0, [anEvent()])).rejects.toMatchObject({ actual: NO_STREAM });
+    await store.append(one, NO_STREAM, [anEvent()]);
+    const outcomes = await Promise.allSettled([['license-a'], [same], ['license-b']].map(([name = '']) => store.append(name, NO_STREAM, [anEvent(), anEvent()])));
+    expect(outcomes.map((outcome) => (outcome.status === 'rejected' ? (outcome.reason as Error).name : outcome.value.revision))).toEqual([1, 'RangeError', 1]);
+    expect(store.head()).toBe(5);
+    await store.close();
+  });
+
   it('answers appends that were made before it is closed, and refuses later ones', async () => {
     const file = newFile();
     const store = await open(file);
@@ -164,6 +175,15 @@ describe('SqliteEventStore', () => {
     expect(other.prepare('PRAGMA journal_mode').get()).toMatchObject({ journal_mode: 'wal' });
     other.close();
     await store.close();
+  });
+
+  it('leaves a file of a later release alone', async () => {
+    const file = newFile();
+    await (await open(file)).close();
+    const later = new DatabaseSync(file);
+    later.exec('PRAGMA user_version = 2');
+    later.close();
+    await expect(open(file)).rejects.toThrow('has schema version 2; this release knows 1');
   });
 
   it('lets no second process, nor a second store in this one, open the file', async () => {
@@ -241,5 +261,20 @@ describe('SqliteEventStore', () => {
     const lines = await writer.until((said) => said.some((line) => line.startsWith('failed at')));
     await writer.kill();
     expect(lines.at(-1)).toBe('failed at first true, for good true');
+  }, 30_000);
+
+  (canFailOneFsync ? it : it.skip)('writes on after a disk that was full: nothing of that commit is there, and nobody is told to restart', async () => {
+    const file = newFile();
+    const writer = child(file, `
+      const answers = [];
+      for (let n = 0, revision = -1; n < 60; n++) {
+        const answer = await store.append('license-a', revision, [event({}), event({})]).then((appended) => (revision = appended.revision, 'yes'), (error) => error.code);
+        answers.push(answer);
+      }
+      await say('refused ' + answers.filter((answer) => answer !== 'yes') + ', stored ' + (await store.readStream('license-a')).length);`,
+    ':', 'strace -f -o /dev/null -e trace=pwrite64 -e inject=pwrite64:error=ENOSPC:when=60');
+    const lines = await writer.until((said) => said.some((line) => line.startsWith('refused')));
+    await writer.kill();
+    expect(lines).toEqual(['refused UNAVAILABLE, stored 118']);
   }, 30_000);
 });

@@ -25,7 +25,7 @@ export type WebhookDeliveryId = Id<'whd'>;
 export const idPattern = (prefix: IdPrefix): string => `^${prefix}_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`;
 
 export function isId<P extends IdPrefix>(prefix: P, value: unknown): value is Id<P> {
-  return typeof value === 'string' && value.length === 40 && value.startsWith(`${prefix}_`) && validate(value.slice(4));
+  return typeof value === 'string' && value.startsWith(`${prefix}_`) && validate(value.slice(4));
 }
 
 /** The n-th thing of its kind that a command creates always gets the same id, so a command that died half way can simply run again. */

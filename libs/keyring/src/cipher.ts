@@ -27,8 +27,8 @@ export function decrypt(key: KeyObject, context: Uint8Array, sealed: string): Bu
   decipher.setAAD(context);
   decipher.setAuthTag(bytes.subarray(-TAG));
   const start = decipher.update(bytes.subarray(1 + IV, -TAG));
-  const end = decipher.final(); // checks the tag; the text decrypted so far could not be trusted yet
-  return end.length ? Buffer.concat([start, end]) : start;
+  decipher.final(); // checks the tag; the text decrypted so far could not be trusted yet
+  return start;
 }
 
 const version = Buffer.from([VERSION]);

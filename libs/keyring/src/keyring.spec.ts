@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import type { JsonObject } from '@keyledger/kernel';
 import fc from 'fast-check';
+import { decrypt } from './cipher.ts';
 import { MemoryDataKeys, type DataKeyStore, type WrappedKeys } from './data-keys.ts';
 import { Keyring } from './keyring.ts';
 
@@ -133,6 +134,12 @@ describe('A keyring', () => {
     expect(keyring.prepare(['a'])).toBeInstanceOf(Promise);
   });
 
+  it('has the keys it knew beside those it has to ask for', async () => {
+    const keyring = await open();
+    const sealed = (await keyring.prepare(['cus_1'], true)).seal('cus_1', ada);
+    expect((await keyring.prepare(['cus_1', 'cus_2'], true)).open('cus_1', sealed)).toEqual(ada);
+  });
+
   it('makes the keys of many new subjects with one write', async () => {
     const store = new SlowDataKeys();
     const keyring = await open(store);
@@ -195,6 +202,18 @@ describe('A subject that was shredded', () => {
     expect((await two.prepare(['cus_1'])).open('cus_1', sealed)).toBeNull();
   });
 
+  it('is shredded once the store says so, and looked up again if it does not', async () => {
+    const store = new MemoryDataKeys();
+    const keyring = await open(store);
+    const sealed = (await keyring.prepare(['cus_1'], true)).seal('cus_1', ada);
+    store.destroy = async () => {
+      store.rows.set('cus_1', null);
+      throw new Error('gone');
+    };
+    await expect(keyring.shred('cus_1')).rejects.toThrow('gone');
+    expect((await keyring.prepare(['cus_1'])).open('cus_1', sealed)).toBeNull();
+  });
+
   it.each(['shred', 'forget'] as const)('does not come back through an answer that was on its way (%s)', async (how) => {
     const store = new SlowDataKeys();
     const sealed = (await (await open(store)).prepare(['cus_1'], true)).seal('cus_1', ada);
@@ -235,6 +254,8 @@ it('still reads what any release has stored', async () => {
   expect(keyring.keyHash('0123456789ABCDEFGHJKMNPQRSTV')).toBe('ONpYCJSjdsYToMXtYdbVsQSQ38gzyKFRIX7Kv2Xz6K4');
   expect((await keyring.prepare(['cus_1'])).open('cus_1', 'ASNLc9T5eYnq1RpVoKf_q24zJbVV_oSAwY1wVLHKSv5taLTOSw-zRpXOQQ')).toEqual({ name: 'Ada' });
   expect(keyring.openAnswer('once', 'AbV7VEnNro27aIVm5GP8CB3-UNCRp8Wi94_Nz5wLRKvWUTZ2RPjEwUEE6Q')).toEqual({ status: 201 });
+  expect(decrypt(keyring.signingKeys, Buffer.from('kid'), 'AVYFQzD9ZhnJPxJ7Z_B7FISGl55A8WEaXqgFP-oS34nyvmR1').toString()).toBe('private');
+  expect([...store.rows.keys()]).toEqual(['#probe', 'cus_1']);
 });
 
 describe('A stored answer', () => {

@@ -1,6 +1,7 @@
 import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { loadMasterKey } from './master-key.ts';
 
@@ -18,7 +19,7 @@ describe('The master key', () => {
     return file;
   };
 
-  it.each([['hex', bytes.toString('hex')], ['base64', bytes.toString('base64')], ['base64url', bytes.toString('base64url')]])('is read as %s', (_, text) => {
+  it.each([['hex', bytes.toString('hex')], ['hex in capitals', bytes.toString('hex').toUpperCase()], ['base64', bytes.toString('base64')], ['base64url', bytes.toString('base64url')]])('is read as %s', (_, text) => {
     expect(loadMasterKey({ value: text, dataDir })).toEqual(bytes);
     expect(loadMasterKey({ file: inFile(`${text}\n`), dataDir })).toEqual(bytes);
   });
@@ -30,7 +31,7 @@ describe('The master key', () => {
 
   it('is read from a file of bare bytes', () => expect(loadMasterKey({ file: inFile(bytes), dataDir })).toEqual(bytes));
 
-  it.each(['short', bytes.toString('hex').slice(2), bytes.subarray(1).toString('base64'), 'not base64 at all, is it?', Buffer.alloc(33).toString('base64')])('is refused by name when it is %j', (text) => {
+  it.each(['short', bytes.toString('hex').slice(2), bytes.subarray(1).toString('base64'), 'not base64 at all, is it?', Buffer.alloc(33).toString('base64'), `!${bytes.toString('base64')}`, `${bytes.toString('base64')}!`])('is refused by name when it is %j', (text) => {
     expect(() => loadMasterKey({ value: text, dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY must be 32 bytes/);
     expect(() => loadMasterKey({ file: inFile(text), dataDir })).toThrow(/^KEYLEDGER_MASTER_KEY_FILE .* must be 32 bytes/);
   });
@@ -48,10 +49,24 @@ describe('The master key', () => {
   it('is made at the first start, for nobody else to read, and found at the second', () => {
     const made = loadMasterKey({ dataDir: join(dataDir, 'new') });
     expect(made).toHaveLength(32);
-    expect(statSync(join(dataDir, 'new', 'master.key')).mode & 0o777).toBe(0o600);
+    expect([join(dataDir, 'new'), join(dataDir, 'new', 'master.key')].map((path) => (statSync(path).mode & 0o777).toString(8))).toEqual(['700', '600']);
     expect(readdirSync(join(dataDir, 'new'))).toEqual(['master.key']);
     expect(loadMasterKey({ dataDir: join(dataDir, 'new') })).toEqual(made);
     expect(loadMasterKey({ dataDir })).not.toEqual(made);
+  });
+
+  it('is the same one for processes that start together for the first time', async () => {
+    const code = `import(workerData.module).then(({ loadMasterKey }) => {
+      Atomics.add(workerData.here, 0, 1);
+      while (Atomics.load(workerData.here, 0) < 2);
+      parentPort.postMessage(loadMasterKey({ dataDir: workerData.dataDir }).toString('hex'));
+    });`;
+    const workerData = { dataDir, module: new URL('./master-key.ts', import.meta.url).href, here: new Int32Array(new SharedArrayBuffer(4)) };
+    const execArgv = ['--import', new URL('../../../tools/swc-register.mjs', import.meta.url).href];
+    const keys = await Promise.all(Array.from({ length: 2 }, () => new Promise((resolve, reject) => {
+      new Worker(`const { parentPort, workerData } = require('node:worker_threads'); ${code}`, { eval: true, execArgv, workerData }).once('message', resolve).once('error', reject);
+    })));
+    expect(new Set(keys)).toEqual(new Set([loadMasterKey({ dataDir }).toString('hex')]));
   });
 
   it('is missed, and not made, where it must be one that exists', () => {

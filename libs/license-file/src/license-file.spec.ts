@@ -3,11 +3,12 @@ import { createPublicKey } from 'node:crypto';
 import { beforeAll, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { compactVerify, CompactSign, createLocalJWKSet, importJWK } from 'jose';
-import { fromBase64, fromBase64Url, toBase64, toBase64Url } from './bytes.ts';
+import { bytesOf, fromBase64, fromBase64Url, textOf, toBase64, toBase64Url } from './bytes.ts';
 import { certify, lease, licenseFile, makeVectors, now, offlineFile, revocationsOf, terms, testKey, vectorsFile, verdictClaims, writtenVectors, type TestKey } from './crafted.contract.ts';
-import { importPublicKey, readPublicKeys } from './ed25519.ts';
+import { importPublicKey, isSignedBy, readPublicKeys } from './ed25519.ts';
 import { fileTypeOf, maxLength, type Certificate } from './envelope.ts';
 import { signed, TooLarge } from './sign.ts';
+import { shapes, type StatementType } from './statements.ts';
 import { jwks, pins, vectors, vectorsContract, type Vector } from './vectors.contract.ts';
 import { Verifier } from './verifier.ts';
 
@@ -62,6 +63,12 @@ describe('A verifier', () => {
     expect(await Verifier.open({ environment: 'production', roots: [root.jwk, {}] })).toEqual({ ok: false, reason: 'MALFORMED' });
   });
 
+  it('takes what was signed at the very instant from which its key is certified', async () => {
+    const certificateOf = (notBefore: string) => certify(root, files, 'license-file', { notBefore });
+    const file = async (notBefore: string) => judged('license-file', await signed({ type: 'license-file', payload: licenseFile, certificate: await certificateOf(notBefore) }, files.kid, files.sign));
+    expect([await file(now), await file('2026-07-01T12:00:00.001Z')]).toEqual(['ACCEPTED', 'KEY_OUT_OF_TIME']);
+  });
+
   it('hands out what was signed', async () => {
     const verifier = await opened();
     await verifier.learn(jwks);
@@ -84,6 +91,8 @@ describe('A verifier', () => {
       { ...attacker.jwk, kid: attacker.kid, kl_cert: await certify(root, leases, 'lease') }, null, 'key', await certify(root, leases, 'lease', { environment: 'staging' }),
     ];
     const learned = await verifier.learn({ keys });
+    const neither = await verifier.learn({ keys: [null], revocations: 'all' });
+    expect(neither.ok && neither.refused.map(({ reason }) => reason)).toEqual(['BAD_CERTIFICATE', 'MALFORMED']);
     expect(learned.ok && learned.refused.map(({ reason }) => reason)).toEqual(['BAD_CERTIFICATE', 'UNTRUSTED_ROOT', 'BAD_CERTIFICATE', 'BAD_CERTIFICATE', 'BAD_CERTIFICATE', 'BAD_CERTIFICATE']);
     expect(await verifier.lease(await good.lease(), { now })).toEqual({ ok: false, reason: 'UNKNOWN_KEY' });
   });
@@ -136,9 +145,26 @@ describe('A verifier', () => {
   });
 
   it('looks at nothing that is longer than it need be', async () => {
-    const long = `${await good.file()}${' '.repeat(maxLength)}`;
-    expect(await judged('license-file', long)).toBe('MALFORMED');
+    const file = await good.file();
+    expect(await judged('license-file', file.padEnd(maxLength))).toBe('ACCEPTED');
+    expect(await judged('license-file', file.padEnd(maxLength + 1))).toBe('MALFORMED');
     expect(await judged('lease', `${await good.lease()}${'A'.repeat(maxLength)}`)).toBe('MALFORMED');
+  });
+
+  it('reads a file in its one spelling', async () => {
+    const file = (await good.file()).trim();
+    const lines = file.split('\n');
+    const [last, end] = [lines.slice(-3, -1).join(''), lines.at(-1) ?? ''];
+    for (const text of [
+      file.replace(end, end.replace('LICENSE', 'LICENCE')), [...lines.slice(0, -3), last.slice(0, 60), last.slice(60), end].join('\n'), [lines[0], end].join('\n'),
+      file.replace('\n', '\n\uFEFF'), [...lines.slice(0, -2), end].join('\n'),
+    ]) expect(await judged('license-file', text)).toBe('MALFORMED');
+  });
+
+  it('reads no file of which a member is no text', async () => {
+    const offline = JSON.parse(await good.offline()) as Record<string, unknown>;
+    for (const name of Object.keys(offline)) expect([name, await judged('offline-file', JSON.stringify({ ...offline, [name]: 1 }, null, 2))]).toEqual([name, 'MALFORMED']);
+    for (const name of Object.keys(certificate)) expect([name, await judged('offline-file', JSON.stringify({ ...offline, certificate: { ...certificate, [name]: 1 } }, null, 2))]).toEqual([name, 'MALFORMED']);
   });
 
   it('refuses any text that is none of ours (property)', () => fc.assert(
@@ -234,8 +260,72 @@ describe('The signer', () => {
     };
     await expect(signed({ type: 'lease', payload: { ...lease, exp: 1.5 } }, kid, notCalled)).rejects.toThrow('This is no lease');
     await expect(signed({ type: 'verdict', payload: lease as never }, kid, notCalled)).rejects.toThrow('This is no verdict');
-    const license = { ...terms, featureFlags: { text: 'x'.repeat(maxLength) } };
-    await expect(signed({ type: 'lease', payload: { ...lease, license } }, kid, sign)).rejects.toThrow(TooLarge);
+    const sized = (length: number) => ({ type: 'lease', payload: { ...lease, license: { ...terms, featureFlags: { text: 'x'.repeat(length) } } } } as const);
+    await expect(signed(sized(maxLength), kid, notCalled)).rejects.toThrow(TooLarge);
+    const room = Math.floor(((maxLength - (await signed(sized(0), kid, sign)).length) * 3) / 4);
+    expect((await signed(sized(room - 3), kid, sign)).length).toBeLessThanOrEqual(maxLength);
+    await expect(signed(sized(room + 3), kid, sign)).rejects.toThrow(TooLarge);
+  });
+});
+
+describe('A statement', () => {
+  const good: Record<StatementType, object> = {
+    lease, verdict: verdictClaims, 'license-file': licenseFile, 'offline-file': offlineFile, revocations: { iss: 'keyledger', env: 'production', iat: 1, revoked: ['k1'] },
+    'key-certificate': {
+      kid: 'k1', purpose: 'lease', environment: 'production', publicJwk: { kty: 'OKP', crv: 'Ed25519', x: 'x' }, notBefore: '2026-01-01T00:00:00.000Z', notAfter: '2027-02-05T00:00:00.000Z',
+    },
+  };
+  type Members = Record<string, unknown>;
+  const isMembers = (value: unknown): value is Members => typeof value === 'object' && value !== null && !Array.isArray(value);
+  const pathsIn = (value: Members, path: readonly string[] = []): readonly (readonly string[])[] => Object.entries(value)
+    .flatMap(([name, member]) => [[...path, name], ...(isMembers(member) && !name.startsWith('feature') ? pathsIn(member, [...path, name]) : [])]);
+  const changed = (value: Members, [name = '', ...rest]: readonly string[], to: (old: unknown) => unknown): Members =>
+    ({ ...value, [name]: rest.length > 0 ? changed(value[name] as Members, rest, to) : to(value[name]) });
+
+  it.each(Object.entries(good))('is read whole or not at all: %s', (type, statement) => {
+    const read = shapes[type as StatementType];
+    expect(read(statement)).toBe(true);
+    const wrong = [() => undefined, (old: unknown) => (typeof old === 'number' ? '1' : 1), (old: unknown) => (isMembers(old) ? [] : {}), (old: unknown) => (typeof old === 'string' ? 'x'.repeat(1_025) : -2)];
+    for (const path of pathsIn(statement as Members)) {
+      for (const to of wrong) expect([path, to('x'), read(changed(statement as Members, path, to))]).toEqual([path, to('x'), false]);
+    }
+  });
+
+  const licensed = (change: object) => shapes.lease({ ...lease, license: { ...terms, ...change } });
+  it.each([
+    { id: 'x'.repeat(1_024), deploymentId: 'x'.repeat(1_024) }, { planId: null, serialNumber: null, effectiveAt: null, expiresAt: null, deploymentMode: null, deploymentId: null, trial: null }, { serialNumber: '', deploymentMode: '', deploymentId: '' },
+    { expiredEnforcement: 'LOCKED', validationMode: 'online', binding: 'none', seats: 'floating', trial: { days: 1 } }, { validationMode: 'offline' }, { activationLimit: -1 }, { features: {}, quotas: [] },
+    { features: { a: true, b: 0, c: { limit: 1, per: 'month' } }, quotas: [{ meter: 'a', limit: 0, per: 'day' }, { meter: 'b', limit: 1.5, per: 'month' }] },
+  ])('may be of a license with %j', (change) => expect(licensed(change)).toBe(true));
+  it.each([
+    { id: '' }, { serialNumber: 'x'.repeat(1_025) }, { activationLimit: 1.5 }, { trial: {} }, { features: { a: false } }, { features: { a: 'x' } }, { features: { a: { limit: 1 } } }, { features: { a: { per: 'day' } } },
+    { features: { a: { limit: 1, per: 'year' } } }, { features: { a: Number.NaN } }, { features: null }, { featureFlags: null }, { quotas: [{ meter: 'a' }] }, { quotas: [{ limit: 1 }] }, { quotas: [{ meter: 'a', limit: 1, per: 'year' }] }, { quotas: [1] },
+    { expiresAt: '2026-07-01T12:00:00Z' }, { expiresAt: '2026-13-01T12:00:00.000Z' }, { expiresAt: 'x2026-07-01T12:00:00.000Z' }, { expiresAt: '2026-07-01T12:00:00.000Zx' },
+  ])('is not of a license with %j', (change) => expect(licensed(change)).toBe(false));
+  it('may be for any machine, about any instance, and of nobody', () => {
+    expect(shapes.verdict({ ...verdictClaims, fingerprint: null, instanceId: null, license: null, verdict: { ...verdictClaims.verdict, enforcement: 'LOCKED', graceEndsAt: now, reasons: ['REVOKED'] } })).toBe(true);
+    for (const enforcement of ['FULL', 'WARN', 'READ_ONLY', 'LOCKED']) expect(shapes.verdict({ ...verdictClaims, verdict: { ...verdictClaims.verdict, enforcement } })).toBe(true);
+    expect(shapes['offline-file']({ ...offlineFile, fingerprint: null, activationId: null })).toBe(true);
+    for (const customer of [null, { id: 'cus_1', name: null }]) expect(shapes['license-file']({ ...licenseFile, customer })).toBe(true);
+    expect(shapes.verdict({ ...verdictClaims, verdict: { ...verdictClaims.verdict, reasons: [1] } })).toBe(false);
+    expect(shapes.revocations({ ...good.revocations, revoked: [1] })).toBe(false);
+  });
+});
+
+describe('A signature', () => {
+  it('is none from the order of the group on, whatever the machine says of it', async () => {
+    const { jwk } = await testKey(1);
+    const imported = await importPublicKey(jwk);
+    const order = 2n ** 252n + 27742317777372353535851937790883648493n;
+    const signature = (s: bigint) => Uint8Array.from([...new Uint8Array(32), ...Buffer.from(s.toString(16).padStart(64, '0'), 'hex').toReversed()]);
+    Object.defineProperty(crypto.subtle, 'verify', { value: async () => true, configurable: true });
+    try {
+      const verified = await Promise.all([order - 1n, order, order + 1n, 2n ** 256n - 1n].map((s) => isSignedBy((imported as typeof imported & { ok: true }).key, signature(s), bytesOf('text'))));
+      expect(verified).toEqual([true, false, false, false]);
+      expect(await isSignedBy((imported as typeof imported & { ok: true }).key, signature(1n).subarray(1), bytesOf('text'))).toBe(false);
+    } finally {
+      Reflect.deleteProperty(crypto.subtle, 'verify');
+    }
   });
 });
 
@@ -246,6 +336,7 @@ describe('Public keys', () => {
     for (const text of [pem, pem.replaceAll('\n', '\r\n'), JSON.stringify(jwk), JSON.stringify({ environment: 'production', roots: [jwk] }), JSON.stringify({ keys: [jwk] })]) {
       expect(readPublicKeys(text)).toEqual({ ok: true, jwks: [jwk] });
     }
+    for (const text of [`x${pem}`, `${pem}x`]) expect(readPublicKeys(text)).toEqual({ ok: false, reason: 'MALFORMED' });
     for (const given of [jwk, [jwk], { environment: 'production', roots: [jwk] }, { keys: [jwk] }, JSON.stringify([jwk])]) expect(readPublicKeys(given)).toEqual({ ok: true, jwks: [jwk] });
   });
 
@@ -266,6 +357,12 @@ describe('Public keys', () => {
 });
 
 describe('base64', () => {
+  it('is refused where it is none, and so is text that is no UTF-8', () => {
+    for (const text of ['Q', 'QQ', 'QQQ', 'Q===', 'QR==', 'QUE', '====']) expect([text, fromBase64(text)]).toEqual([text, undefined]);
+    for (const text of ['Q', 'QUJDR', 'QR', 'QQ==']) expect([text, fromBase64Url(text)]).toEqual([text, undefined]);
+    expect([textOf(bytesOf('ä')), textOf(Uint8Array.of(0x61, 0xff))]).toEqual(['ä', undefined]);
+  });
+
   it('has one spelling (property)', () => fc.assert(fc.property(fc.uint8Array({ maxLength: 40 }), (bytes) => {
     expect(toBase64(bytes)).toBe(Buffer.from(bytes).toString('base64'));
     expect(toBase64Url(bytes)).toBe(Buffer.from(bytes).toString('base64url'));
@@ -283,6 +380,6 @@ describe('base64', () => {
 describe('A file', () => {
   it('is known by its first letters', async () => {
     expect(vectors.filter(({ name }) => name.endsWith('as issued') && name.includes('file')).map(({ text }) => fileTypeOf(text))).toEqual(['license-file', 'offline-file']);
-    expect(fileTypeOf('7XK2-9QF4')).toBeUndefined();
+    expect(['\uFEFF\n -----BEGIN KEYLEDGER LICENSE-----', '\uFEFF{', '7XK2-9QF4'].map(fileTypeOf)).toEqual(['license-file', 'offline-file', undefined]);
   });
 });

@@ -1,10 +1,11 @@
 import { describe, expect, it } from '@jest/globals';
 import { Query } from '@nestjs/cqrs';
-import { runIn, systemClock, systemContext } from '@keyledger/kernel';
+import { refuse, runIn, systemClock, systemContext } from '@keyledger/kernel';
 import { MessageClient } from './client.ts';
 import { InProcessTransport } from './in-process.ts';
 import { messagingContract } from './messaging.contract.ts';
 import { handlerOf } from './server.ts';
+import { openAnswer, requestEnvelope } from './transport.ts';
 
 messagingContract('InProcessTransport', async () => {
   const transport = new InProcessTransport();
@@ -48,5 +49,19 @@ describe('InProcessTransport', () => {
     order.push('sender');
     await sent;
     expect(order).toEqual(['sender', 'handler']);
+  });
+});
+
+describe('An envelope', () => {
+  it.each([['has no context', {}, '{}'], ['has no fields', { environment: 'production' }, 'null'], ['would be of another class', { environment: 'production' }, '{"__proto__":{"question":1}}']])('that %s begins nothing', async (_, head, body) => {
+    let ran = false;
+    const answer = await answering(() => { ran = true; return ''; }).answer({ head: { ...requestEnvelope({}, systemContext('', systemClock.now(''))).head, environment: undefined, ...head }, body });
+    expect(answer.head).toEqual({ refused: 'INTERNAL' });
+    expect(ran).toBe(false);
+  });
+
+  it('with a refusal of a later release is still a refusal', () => {
+    const body = JSON.stringify({ ...refuse('NOT_FOUND').toJSON(), code: 'OF_A_LATER_RELEASE' });
+    expect(() => openAnswer({ head: { refused: 'OF_A_LATER_RELEASE' }, body })).toThrow(refuse('INTERNAL'));
   });
 });

@@ -41,6 +41,8 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
   afterEach(async () => {
     await Promise.all(running.map((projector) => projector.close()));
     await log.close();
+    // A server has so many connections, for all tests together.
+    await database.close();
   });
 
   const start = async (options: Partial<ProjectorOptions> = {}): Promise<Projector> => {
@@ -439,6 +441,47 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     for (const event of known) await handle([event]);
     await projector.rebuild('parcels');
     await handle(await log.store.readAll(3));
+    expect(await rowsIn(database)).toEqual(await log.expected());
+  });
+
+  it('does not take for done in every table what only one built anew has read ahead', async () => {
+    await database.close();
+    database = await open({ entities: [ParcelRow, Second], place: here });
+    await log.write('s', sent('Ada'));
+    const known = await log.store.readAll(0);
+    await log.write('s', moved('Rome'));
+    await log.write('x', sent('Grace'), ...Array.from({ length: 99 }, (_, n) => moved(`Bonn ${n}`)));
+    const { projector, handle } = await byHand({ projections: [parcels(), second], store: { ...deliver(log.store, (events) => events), readAll: async (after) => known.filter(({ position }) => position > after) } });
+    await handle(known);
+    await projector.rebuild('parcels');
+    await handle(await log.store.readAll(1));
+    expect(await rowsIn(database)).toEqual(await log.expected());
+    expect((await database.run<{ revision: number }>("select revision from test_second where id = 's'")).rows).toMatchObject([{ revision: 1 }]);
+  });
+
+  it('lets a table built anew take over only when it has all that the one before shows', async () => {
+    for (const id of ['a', 'b', 'c', 'd']) await log.write(id, sent('Ada'));
+    const { projector, handle } = await byHand({ store: { ...deliver(log.store, (events) => events), readAll: async (after) => (await log.store.readAll(after)).slice(0, 1) } });
+    await handle(await log.store.readAll(0));
+    await projector.rebuild('parcels');
+    expect((await rowsIn(database)).map(({ id }) => id)).toEqual(['a', 'b', 'c', 'd']);
+  });
+
+  it('writes in a table built anew what it could not write at first', async () => {
+    await log.write('a', sent('Ada'), ...Array.from({ length: 499 }, (_, n) => moved(`Bonn ${n}`)));
+    await log.write('b', sent('Grace'));
+    const projector = await start({ store: deliver(log.store, (events) => events) });
+    await drained(projector);
+    const batch = database.batch.bind(database);
+    let writes = 0;
+    const spied = jest.spyOn(database, 'batch').mockImplementation(async (statements) => {
+      // As if another process had written to the table.
+      if (statements.length > 1 && statements[0]?.sql.startsWith('update projections') && ++writes === 2) await database.run('update projections set fence = fence + 1 where serving = 0');
+      return batch(statements);
+    });
+    await projector.rebuild('parcels');
+    spied.mockRestore();
+    expect(writes).toBeGreaterThan(2);
     expect(await rowsIn(database)).toEqual(await log.expected());
   });
 

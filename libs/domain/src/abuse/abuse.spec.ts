@@ -30,6 +30,17 @@ describe('A pattern of abuse', () => {
     expect(findingsIn([rule], sightings, none, now)[0]?.observed).toBe(observed);
   });
 
+  it.each([['activationsPerHour', 3_600], ['machinesPerDay', 86_400], ['addressesPerDay', 86_400]] as const)('is looked for in its own time, and not a millisecond longer: %s, %d seconds', (pattern, seconds) => {
+    const found = (ms: number) => findingsIn([{ pattern, limit: 0, action: 'alert' }], [{ ...seen(0), at: new Date(Date.parse(now) - seconds * 1_000 + ms).toISOString() }], none, now);
+    expect(found(0)).toEqual([]);
+    expect(found(1)).toHaveLength(1);
+  });
+
+  it('shows the last hundred of its evidence', () => {
+    const [finding] = findingsIn([perHour], Array.from({ length: 150 }, (_, n) => seen(1, 'm1', 'a1', n + 1)), none, now);
+    expect(finding).toMatchObject({ observed: 150, evidence: Array.from({ length: 100 }, (_, n) => n + 51) });
+  });
+
   it('is not found again in what was held against the license before', () => {
     const sightings = [seen(50), seen(40), seen(30), seen(20), seen(10)];
     expect(findingsIn([perHour], sightings, new Map([['activationsPerHour', 1_410]]), now)).toEqual([]);
@@ -63,7 +74,7 @@ describe('The rules of an environment', () => {
   it('are none until somebody makes them, and one for each pattern', () => {
     given().when({ type: 'Set', rules: [] }).thenNothing();
     given().when({ type: 'Set', rules: [suspends, perHour] }).thenEvents({ type: 'AbuseRulesSet', rules: [perHour, suspends] });
-    given().when({ type: 'Set', rules: [perHour, { ...perHour, limit: 9 }] }).thenRefused('VALIDATION_FAILED');
+    given().when({ type: 'Set', rules: [perHour, { ...perHour, limit: 9 }] }).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/rules' }] });
     given(story({ type: 'Set', rules: [perHour, suspends] })).when({ type: 'Set', rules: [suspends, perHour] }).thenNothing();
     given(story({ type: 'Set', rules: [perHour] })).when({ type: 'Set', rules: [] }).thenEvents({ type: 'AbuseRulesSet', rules: [] });
   });
@@ -92,7 +103,13 @@ describe('A license that is suspected', () => {
     given(lifted).when(suspectAbuse()).thenNothing();
     given(lifted).when(suspectAbuse({ evidence: [5, 6] })).thenNothing();
     given(lifted).when(suspectAbuse({ evidence: [6, 7] })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
+    given(story(lifted, suspectAbuse({ pattern: 'machinesPerDay' }))).when(suspectAbuse()).thenNothing();
     given(lifted).when(suspectAbuse({ pattern: 'machinesPerDay' })).thenEvents({ type: 'AbuseSuspected' }, { type: 'LicenseSuspended' });
+  });
+
+  it('is not suspended where the state machine has no such step, though it is noted', () => {
+    const sold = story(issue({ terms: { expiresAt: '2027-12-01T00:00:00.000Z' } }), assign(), activate(laptop));
+    given(sold, '2027-12-01T00:00:00.000Z').when(suspectAbuse({ evidence: [1, 2] })).thenEvents({ type: 'AbuseSuspected' });
   });
 
   it('is left alone when it is revoked', () => given(story(active, revoke())).when(suspectAbuse()).thenNothing());

@@ -25,12 +25,14 @@ describe('An API key', () => {
   it('has either a role or permissions', () => {
     given().when(listed({ permissions: ['license.read', 'license.read'] })).thenEvents({ type: 'ApiKeyCreated', role: null, permissions: ['license.read'] });
     given().when(listed({ permissions: [] })).thenEvents({ type: 'ApiKeyCreated', role: null, permissions: [] });
-    given().when(listed({})).thenRefused('VALIDATION_FAILED');
-    given().when(create({ permissions: ['license.read'] })).thenRefused('VALIDATION_FAILED');
+    for (const command of [listed({}), create({ permissions: ['license.read'] })]) {
+      given().when(command).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/role', detail: 'either role or permissions must be given' }] });
+    }
   });
 
   it('does not expire before it begins', () => {
-    given().when(create({ expiresAt: now })).thenRefused('EXPIRY_IN_PAST');
+    given().when(create({ expiresAt: now })).thenRefused('EXPIRY_IN_PAST', { expiresAt: now });
+    given().when(create({ expiresAt: 'soon' })).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/expiresAt' }] });
     given().when(create({ expiresAt: '2026-11-22T13:00:00+01:00' })).thenEvents({ type: 'ApiKeyCreated', expiresAt: later });
   });
 
@@ -95,6 +97,7 @@ describe('The clock of an environment', () => {
   it('shows real time until it is put somewhere', () => expect(clockView(state(staging), soon)).toEqual({ now: soon, controlled: false }));
   it('ticks on from where it was put', () => {
     given(staging).when(set('2028-11-21T13:00:00+01:00')).thenEvents({ type: 'ClockSet', now: inTwoYears, aheadMs: Date.parse(inTwoYears) - Date.parse(now) });
+    given(staging).when(set(now)).thenEvents({ type: 'ClockSet', now, aheadMs: 0 });
     expect(clockView(state(story(staging, set(inTwoYears))), soon)).toEqual({ now: '2028-11-21T12:00:10.000Z', controlled: true });
   });
   it('moves on by seconds from the time there', () => {
@@ -108,9 +111,10 @@ describe('The clock of an environment', () => {
   });
   it('is put to the same instant once', () => given(story(staging, set(inTwoYears)), soon).when(set(inTwoYears)).thenNothing());
   it('is not put where instants are no longer told apart', () => {
-    given(staging).when(set('9999-01-01T00:00:00Z')).thenRefused('VALIDATION_FAILED');
-    given(staging).when(set('yesterday')).thenRefused('VALIDATION_FAILED');
-    for (const seconds of [300_000_000_000, 1e300]) given(staging).when(advance(seconds)).thenRefused('VALIDATION_FAILED');
+    const wrong = (field: string) => ({ errors: [{ pointer: `/${field}` }] });
+    given(staging).when(set('9000-01-01T00:00:00Z')).thenEvents({ type: 'ClockSet' });
+    for (const instant of ['9000-01-01T00:00:00.001Z', 'yesterday']) given(staging).when(set(instant)).thenRefused('VALIDATION_FAILED', wrong('now'));
+    for (const seconds of [300_000_000_000, 1e13, 1e300]) given(staging).when(advance(seconds)).thenRefused('VALIDATION_FAILED', wrong('seconds'));
   });
   it('is real time in production, for everybody', () => {
     for (const name of ['production', 'control']) {
@@ -131,6 +135,7 @@ describe('An environment', () => {
     expect(state && environmentView(state)).toEqual({ name: 'staging', createdAt: now });
   });
 
-  it.each(['', '../production', 'a/b', 'A', '1a', 'a b', 'a\n', 'a'.repeat(33), 'ä', '-a', 'a;drop'])('is not called %j', (name) => given().when(create(name)).thenRefused('VALIDATION_FAILED'));
+  it.each(['', '../production', 'a/b', 'A', '1a', 'a b', 'a\n', 'a'.repeat(33), 'ä', '-a', 'a;drop'])('is not called %j', (name) =>
+    given().when(create(name)).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/name', detail: expect.stringMatching(/^must match/) }] }));
   it.each(['production', 'staging', 'pre-prod', 'eu1', 'a'.repeat(32)])('may be called %s', (name) => given().when(create(name)).thenEvents({ type: 'EnvironmentCreated', name }));
 });

@@ -55,12 +55,15 @@ describe('A job', () => {
   it('cannot be cancelled afterwards, and says so in the words of a license', () =>
     given(completed).when(cancel).thenRefused('INVALID_TRANSITION', { from: 'completed', requested: 'cancel', allowed: [] }));
 
+  it('says when its keys were downloaded to whoever comes for them again', () => given(taken).when(takeKeys).thenRefused('KEYS_ALREADY_DOWNLOADED', { at: now }));
+
   it('is shown with its progress, and after its end with what it has come to', () => {
     const view = (history: typeof queued) => jobView(stateOf(history) as JobState, { done: 40, failed: 1 });
     expect(view(running)).toEqual({
       id: idOf('job'), kind: 'batch', state: 'running', done: 40, total: 500, failed: 1, createdAt: now, startedAt: now, finishedAt: null, resultUrl: null, detail: null,
       productId: idOf('prd'), generatorId: idOf('gen'), keysDownloadedAt: null,
     });
+    expect(jobView(stateOf(running) as JobState)).toMatchObject({ done: 0, failed: 0 });
     expect(view(cancelled)).toMatchObject({ state: 'cancelled', done: 40, finishedAt: null, resultUrl: null });
     expect(view(ended)).toMatchObject({ state: 'cancelled', done: 100, failed: 3, finishedAt: later, resultUrl: `/jobs/${idOf('job')}/result` });
     expect(view(failed)).toMatchObject({ state: 'failed', done: 200, detail: 'INTERNAL' });

@@ -117,11 +117,14 @@ describe('A heartbeat', () => {
     const lease = after(active, [heartbeat(5), now]);
     expect(decide(story(active, revoke()), lease, heartbeat(5), now)).toEqual({ kind: 'told', standing: { state: 'revoked', enforcement: 'LOCKED' }, directives: [] });
     expect(decide(story(active, suspend()), lease, heartbeat(5), now)).toMatchObject({ kind: 'told', standing: { state: 'suspended', enforcement: 'LOCKED' } });
+    const metered = licensed({ quotas: [{ meter: 'cores', limit: 8 }] });
+    expect(decide(story(metered, exceedQuota(9, 8, 'cores')), after(metered, [heartbeat(5), now]), heartbeat(5), now)).toMatchObject({ kind: 'told', standing: { state: 'active', enforcement: 'WARN' } });
+    expect(decide(story(active, suspend(), revoke()), after(story(active, suspend()), [heartbeat(5), now]), heartbeat(5), now)).toMatchObject({ kind: 'told', standing: { state: 'revoked', enforcement: 'LOCKED' } });
   });
 
   it('with a number that is behind is refused', () => {
     const lease = after(active, [heartbeat(5), now]);
-    for (const seq of [4, 0]) refused('STALE_SEQUENCE', () => decide(active, lease, heartbeat(seq), now), { lastSeq: 5 });
+    for (const seq of [4, 0]) expect(refusalOf(() => decide(active, lease, heartbeat(seq), now))).toEqual({ code: 'STALE_SEQUENCE', members: { lastSeq: 5 } });
   });
 
   it('with the last number that says something else comes from another box with the same counter', () => {
@@ -221,6 +224,11 @@ describe('Directives', () => {
     expect(ids(decide(queued, two, heartbeat(3), now))).toEqual([first]);
     expect(ids(decide(queued, two, heartbeat(3, { acks: [first, second] }), now))).toEqual([]);
   });
+  it('are for a box that was there at the very moment, and not for a seat that has ended', () => {
+    const told = story(active, direct('refresh', 1));
+    expect(ids(decide(told, undefined, heartbeat(1), now))).toEqual([first]);
+    expect(ids(decide(story(told, deactivate(laptop, 'admin')), undefined, heartbeat(1), now))).toEqual([]);
+  });
   it('are not for boxes that were not there yet', () => {
     const later = story(queued, at(addSeconds(now, 9), activate(desktop)));
     expect(ids(decide(later, undefined, heartbeat(1, { activationId: desktop.activationId, fingerprint: 'fp-desktop' }), addSeconds(now, 10)))).toEqual([]);
@@ -275,6 +283,16 @@ describe('A seat of which it has been decided that it is over', () => {
   });
 });
 
+describe('An instance is silent', () => {
+  const silent = (terms: TermsInput, seenAt?: Instant) => {
+    const license = of(licensed({ seats: 'floating', heartbeatIntervalSeconds: 60, ...terms }));
+    return silentFrom(license, license.activations.get(laptop.activationId) as Activation, undefined, seenAt);
+  };
+  it('a lease after it was last seen, and never before its lease ends', () =>
+    expect([silent({}), silent({}, addSeconds(now, -100)), silent({}, addSeconds(now, 100))]).toEqual([180, 180, 280].map((seconds) => addSeconds(now, seconds))));
+  it('whatever else it asks, where it owes heartbeats', () => expect(silent({ validationMode: 'heartbeat' }, addSeconds(now, 100))).toBe(addSeconds(now, 180)));
+});
+
 describe('An instance is overdue', () => {
   const history = licensed({ validationMode: 'heartbeat' });
   const instance = (from: IssuedLicense) => from.activations.get(laptop.activationId) as NonNullable<ReturnType<IssuedLicense['activations']['get']>>;
@@ -304,9 +322,9 @@ describe('A lease is signed anew', () => {
     expect(isOutdated(undefined, 'what it says', terms, now)).toBe(true);
     expect(isOutdated(token, 'something else', terms, now)).toBe(true);
   });
-  it('as soon as it is an hour shorter than a new one would be, and not with each heartbeat', () => {
-    expect([0, 60, 3000].map((seconds) => isOutdated(token, token.says, terms, addSeconds(now, seconds)))).toEqual([false, false, false]);
-    expect(isOutdated(token, token.says, terms, addSeconds(now, 3600))).toBe(true);
+  it('as soon as it is a four-hundredth shorter than a new one would be, and not with each heartbeat', () => {
+    expect([0, 60, 3024].map((seconds) => isOutdated(token, token.says, terms, addSeconds(now, seconds)))).toEqual([false, false, false]);
+    expect(isOutdated(token, token.says, terms, addSeconds(now, 3025))).toBe(true);
   });
   it('with the next heartbeat, when it was signed for the rest of a running lease, or for one of other terms', () => {
     const running = after(active, [heartbeat(1), now]);

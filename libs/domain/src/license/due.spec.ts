@@ -47,6 +47,7 @@ describe('An expiry is announced', () => {
   it('not when it was moved close', () => {
     const close = addDays(now, 10);
     expect(due(story(sold, edit({ expiresAt: close })))).toBe(before(7, close));
+    expect(due(story(sold, at(addDays(now, 5), edit({ expiresAt: close }))))).toBe(addDays(close, 7));
   });
   it('although the license is suspended, but not when it is revoked, erased or lifetime', () => {
     expect(due(story(sold, suspend()))).toBe(before(30));
@@ -73,6 +74,9 @@ describe('The end of an overage grace', () => {
     given(both, addDays(now, 7)).when(sweep()).thenEvents({ type: 'LicenseRestricted', meter: 'cores', dueAt: addDays(now, 7) });
     given(both, addDays(now, 9)).when(sweep()).thenEvents({ type: 'LicenseRestricted', meter: 'cores' }, { type: 'LicenseRestricted', meter: 'users', dueAt: addDays(now, 8) });
   });
-  it('is not when the quota is raised', () => expect(due(story(both, edit({ quotas: [{ meter: 'cores', limit: 90 }, { meter: 'users', limit: 90 }] })))).toBeNull());
+  it('is not when the quota is raised', () => {
+    expect(due(story(both, edit({ quotas: [{ meter: 'cores', limit: 90 }, { meter: 'users', limit: 90 }] })))).toBeNull();
+    expect(due(story(both, edit({ quotas: [{ meter: 'cores', limit: 90 }, { meter: 'users', limit: 3 }] })))).toBe(addDays(now, 8));
+  });
   it('is not of a revoked license', () => expect(due(story(both, revoke()))).toBeNull());
 });

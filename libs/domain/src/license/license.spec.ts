@@ -8,8 +8,8 @@ import { addDays, addSeconds } from '@keyledger/kernel';
 import { DEFAULT_KEY_FORMAT } from '../license-key.ts';
 import { nextDue } from './due.ts';
 import { License } from './license.ts';
-import { allowedActions, canActivate, isLive, issued, meterState, statusOf, type LicenseState } from './state.ts';
-import { clientLicenseView, instanceView, licenseView } from './view.ts';
+import { allowedActions, isLive, issued, meterState, statusOf, type LicenseState } from './state.ts';
+import { clientLicenseView, instanceView, licensedTerms, licenseView, mustBeGoodForFile } from './view.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const nextYear = '2027-11-21T12:00:00.000Z';
@@ -29,14 +29,17 @@ describe('Issuing', () => {
     .thenEvents({ type: 'LicenseIssued', purchasedAt: '2026-08-31T06:00:00.000Z', terms: { expiresAt: '2027-02-28T06:00:00.000Z' } }));
   it('of a purchase long ago makes a license that is expired', () => given().when(issue({ customerId: ada, purchasedAt: '2024-01-01T00:00:00Z', terms: { expiry: aYear } }))
     .thenEvents({ type: 'LicenseIssued' }, (license) => expect(status(license)).toBe('expired')));
-  it('with a date in the past is refused', () => given().when(issue({ terms: { expiresAt: '2026-11-21T11:59:59Z' } })).thenRefused('EXPIRY_IN_PAST'));
+  it('with a date in the past, or with now, is refused', () => {
+    for (const expiresAt of ['2026-11-21T11:59:59.000Z', now]) given().when(issue({ terms: { expiresAt } })).thenRefused('EXPIRY_IN_PAST', { expiresAt });
+  });
+  it('of a purchase at no time is refused', () => given().when(issue({ purchasedAt: 'tomorrow' })).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/purchasedAt' }] }));
   it('with 10 KB of metadata is fine, with a byte more is not', () => {
     const metadata = (size: number) => ({ a: 'x'.repeat(size - '{"a":""}'.length) });
     given().when(issue({ metadata: metadata(10_240) })).thenEvents({ type: 'LicenseIssued' });
     given().when(issue({ metadata: metadata(10_241) })).thenRefused('METADATA_TOO_LARGE');
   });
   it.each([0, -2, 1.5, 10_001, Number.NaN])('with an activation limit of %p is refused', (activationLimit) =>
-    given().when(issue({ terms: { activationLimit } })).thenRefused('LIMIT_OUT_OF_RANGE'));
+    given().when(issue({ terms: { activationLimit } })).thenRefused('LIMIT_OUT_OF_RANGE', { limit: activationLimit }));
 });
 
 describe('A license that is not there', () => {
@@ -80,6 +83,7 @@ describe('An edit', () => {
     given(lowered).when(activate(server)).thenRefused('ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 2 });
   });
   it('makes it a lifetime license with a null', () => given(active).when(edit({ expiresAt: null })).thenEvents({ type: 'ExpiryChanged', expiresAt: null }));
+  it('keeps the term it was sold with beside the new date', () => given(active).when(edit({ expiresAt: later })).thenEvents({ type: 'ExpiryChanged' }, (license) => expect(issued(license).terms.expiry).toEqual(aYear)));
   it('does not end it in the past, nor right now', () => {
     given(active).when(edit({ expiresAt: '2026-11-21T12:00:00Z' })).thenRefused('EXPIRY_IN_PAST');
     given(active).when(edit({ expiresAt: '2020-01-01T00:00:00Z' })).thenRefused('EXPIRY_IN_PAST');
@@ -136,10 +140,14 @@ describe('An instance', () => {
     given(gone).when(activate(laptop, { activationId: idOf('act', 78) })).thenEvents({ type: 'InstanceActivated' });
     given(gone).when(activate(machine(3))).thenEvents({ type: 'InstanceActivated' });
   });
+  it('brings 10 KB of metadata at most', () => given(assigned).when(activate(laptop, { metadata: { a: 'x'.repeat(10_240) } })).thenRefused('METADATA_TOO_LARGE'));
   it('that never was cannot be deactivated', () => given(active).when(deactivate(desktop)).thenRefused('INSTANCE_NOT_FOUND'));
   it('keeps its record when it has ended, without what identifies the machine', () => {
-    const license = issued(stateOf(story(active, deactivate(laptop, 'admin'))));
-    expect(license.activations.get(laptop.activationId)).toMatchObject({ name: 'laptop', fingerprint: null, endedAt: now, endedBy: 'admin' });
+    const known = activate(laptop, { installationId: 'in-laptop', hardwareId: 'hw-laptop', metadata: { os: 'linux' } });
+    const license = issued(stateOf(story(assigned, known, loseHeartbeat(laptop), deactivate(laptop, 'admin'))));
+    expect(license.activations.get(laptop.activationId)).toMatchObject({
+      name: 'laptop', fingerprint: null, installationId: null, hardwareId: null, metadata: null, late: false, lost: false, endedAt: now, endedBy: 'admin',
+    });
     expect(license.activationCount).toBe(0);
     expect(status(license)).toBe('active');
   });
@@ -162,30 +170,26 @@ describe('An instance', () => {
   it('works through the grace after expiry and not a millisecond longer', () => {
     const graceful = story(issue({ customerId: ada, terms: { expiry: aYear, expiryGraceDays: 7 } }));
     given(graceful, '2027-11-28T11:59:59.999Z').when(activate()).thenEvents({ type: 'InstanceActivated' });
-    given(graceful, '2027-11-28T12:00:00.000Z').when(activate()).thenRefused('LICENSE_EXPIRED');
+    given(graceful, '2027-11-28T12:00:00.000Z').when(activate()).thenRefused('LICENSE_EXPIRED', { expiresAt: nextYear });
   });
   it('starts at the very instant at which the license does', () => {
     const future = story(issue({ customerId: ada, terms: { effectiveAt: nextYear } }));
+    given(future, addSeconds(nextYear, -0.001)).when(activate()).thenRefused('LICENSE_NOT_YET_EFFECTIVE', { effectiveAt: nextYear });
     given(future, nextYear).when(activate()).thenEvents({ type: 'InstanceActivated' });
   });
   it('must be of the product and deployment that the license is for, as far as it says', () => {
     const bound = story(issue({ customerId: ada, terms: { deploymentId: 'dep-1', deploymentMode: 'on-premises' } }));
     given(bound).when(activate(laptop, { productId: compiler, deploymentId: 'dep-2', deploymentMode: 'cloud' })).thenRefused('PRODUCT_MISMATCH');
-    given(bound).when(activate(laptop, { deploymentId: 'dep-2', deploymentMode: 'cloud' })).thenRefused('DEPLOYMENT_MODE_MISMATCH');
+    given(bound).when(activate(laptop, { deploymentId: 'dep-2', deploymentMode: 'cloud' })).thenRefused('DEPLOYMENT_MODE_MISMATCH', { deploymentMode: 'on-premises' });
     given(bound).when(activate(laptop, { deploymentId: 'dep-2', deploymentMode: 'on-premises' })).thenRefused('DEPLOYMENT_MISMATCH');
     given(bound).when(activate(laptop, { productId: editor, deploymentId: 'dep-1', deploymentMode: 'on-premises' })).thenEvents({ type: 'InstanceActivated', deploymentId: 'dep-1' });
     given(bound).when(activate(laptop)).thenEvents({ type: 'InstanceActivated' });
+    given(assigned).when(activate(laptop, { deploymentId: 'dep-1', deploymentMode: 'cloud' })).thenEvents({ type: 'InstanceActivated' });
   });
   it('must show a fingerprint when the license is bound to it', () =>
     given(story(issue({ customerId: ada, terms: { binding: 'fingerprint' } }))).when(activate(server)).thenRefused('FINGERPRINT_REQUIRED'));
   it('hears what is wrong with the license before what is wrong with itself', () =>
     given(story(issue({ terms: { binding: 'fingerprint' } }))).when(activate(server, { productId: compiler })).thenRefused('LICENSE_NOT_ASSIGNED'));
-  it('has a seat to hope for exactly when one would be given', () => {
-    expect(canActivate(issued(stateOf(active)), now)).toBe(true);
-    expect(canActivate(issued(stateOf(story(active, activate(desktop)))), now)).toBe(false);
-    expect(canActivate(issued(stateOf(story(issue()))), now)).toBe(false);
-    expect(canActivate(issued(stateOf(story(active, suspend()))), now)).toBe(false);
-  });
 });
 
 describe('Moving an instance to new hardware', () => {
@@ -197,9 +201,10 @@ describe('Moving an instance to new hardware', () => {
     expect(issued(stateOf(moved)).activations.get(laptop.activationId)).toMatchObject({ fingerprint: 'fp-new', reboundAt: now });
   });
   it('needs no name when there is only one', () => given(active).when(rebind()).thenEvents({ type: 'InstanceRebound', activationId: laptop.activationId, fingerprint: 'fp-new' }));
-  it('needs one when there are more', () => given(story(active, activate(desktop))).when(rebind()).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/activationId' }] }));
+  it('needs one when there are more', () => given(story(active, activate(desktop))).when(rebind()).thenRefused('INSTANCE_REQUIRED', { errors: [{ pointer: '/activationId' }] }));
   it('to the hardware it has is already so', () => given(active).when(rebind('fp-laptop')).thenNothing());
-  it('to the hardware of another instance is refused', () => given(story(active, activate(desktop))).when(rebind('fp-desktop', laptop)).thenRefused('FINGERPRINT_MISMATCH'));
+  it('to the hardware of another instance is refused', () => given(story(active, activate(desktop))).when(rebind('fp-desktop', laptop)).thenRefused('FINGERPRINT_MISMATCH', { activationId: desktop.activationId }));
+  it('without a word of the new hardware is refused', () => given(active).when(rebind('')).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/fingerprint' }] }));
   it('is not possible for one that has ended or never was', () => {
     given(story(active, deactivate(laptop))).when(rebind('fp-new', laptop)).thenRefused('INSTANCE_NOT_FOUND');
     given(story(active, deactivate(laptop))).when(rebind()).thenRefused('INSTANCE_NOT_FOUND');
@@ -273,7 +278,7 @@ describe('Holds', () => {
     given(paused).when(inactivate({ until: inDays(4) })).thenEvents({ type: 'LicenseInactivated', until: inDays(4) }, (license) => expect(issued(license).holds).toHaveLength(1));
     given(paused).when(inactivate()).thenEvents({ type: 'LicenseInactivated' }, (license) => expect(nextDue(license)).not.toBe(inDays(3)));
     given(active).when(inactivate({ until: now })).thenRefused('EXPIRY_IN_PAST', { until: now });
-    given(active).when(inactivate({ until: 'tomorrow' })).thenRefused('VALIDATION_FAILED');
+    given(active).when(inactivate({ until: 'tomorrow' })).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/until' }] });
   });
   it('that have ended are said to have before there are others', () =>
     given(story(active, suspend({ until: inDays(3) })), inDays(5)).when(suspend({ until: inDays(9) })).thenEvents({ type: 'LicenseUnsuspended', dueAt: inDays(3) }, { type: 'LicenseSuspended', until: inDays(9) }));
@@ -299,6 +304,7 @@ describe('Holds', () => {
     expect(status(stateOf(restored), later)).toBe('expired');
     expect(status(stateOf(story(restored, at(later, renew('2029-01-01T00:00:00Z')))), later)).toBe('active');
     expect(status(stateOf(story(held, at(later, renew('2029-01-01T00:00:00Z')))), later)).toBe('suspended');
+    given(story(active, inactivate()), later).when(reactivate()).thenEvents({ type: 'LicenseReactivated' });
   });
 });
 
@@ -315,6 +321,8 @@ describe('Time', () => {
     given(reminded, '2027-12-05T11:59:59.999Z').when(sweep()).thenNothing();
     given(reminded, graceOver).when(sweep()).thenEvents(ended);
     given(story(reminded, at(graceOver, sweep())), later).when(sweep()).thenNothing();
+    // By another clock, which is behind, too.
+    expect(status(stateOf(story(reminded, at(graceOver, sweep()))), addSeconds(graceOver, -1))).toBe('expired');
   });
   it('does nothing to a lifetime license', () => given(story(issue())).at('2099-01-01T00:00:00.000Z').when(sweep()).thenNothing());
   it('counts from the first activation where the terms say so', () => {
@@ -326,7 +334,7 @@ describe('Time', () => {
     given(started, '2027-02-01T00:00:00.000Z').when(activate(desktop)).thenEvents({ type: 'InstanceActivated' });
   });
   it('does not start a term over that an edit has set', () => {
-    const dated = story(issue({ customerId: ada, terms: { expiry: aYear, expiryBasis: 'firstActivation' } }), edit({ expiresAt: nextYear }));
+    const dated = story(issue({ customerId: ada, terms: { expiry: aYear, expiryBasis: 'firstActivation' } }), edit({ expiresAt: later }));
     given(dated).when(activate()).thenEvents({ type: 'InstanceActivated' });
   });
   it('never begins where an edit has said "never", before its time or after a date', () => {
@@ -347,7 +355,7 @@ describe('A trial', () => {
   it('does not outlast a date that comes earlier', () =>
     given(story(issue({ customerId: ada, terms: { trial: { days: 30 }, expiresAt: '2026-12-01T00:00:00Z' } }))).when(activate()).thenEvents({ type: 'InstanceActivated' }));
   it('is 90 days at most, extended or renewed', () => {
-    given().when(issue({ terms: { trial: { days: 91 } } })).thenRefused('TRIAL_TOO_LONG');
+    given().when(issue({ terms: { trial: { days: 91 } } })).thenRefused('TRIAL_TOO_LONG', { limit: 90 });
     given(started).when(edit({ expiresAt: '2027-02-19T12:00:00.000Z' })).thenEvents({ type: 'ExpiryChanged' });
     given(started).when(edit({ expiresAt: '2027-02-19T12:00:00.001Z' })).thenRefused('TRIAL_TOO_LONG');
     given(started).when(renew('2027-02-19T12:00:00.001Z')).thenRefused('TRIAL_TOO_LONG');
@@ -376,8 +384,12 @@ describe('A renewal', () => {
     given(active).when(renew(nextYear)).thenRefused('EXPIRY_NOT_LATER', { expiresAt: nextYear });
     given(active).when(renew('2027-01-01T00:00:00Z')).thenRefused('EXPIRY_NOT_LATER');
   });
-  it('that ends later, but in the past all the same, is refused', () => given(active, later).when(renew('2028-01-01T00:00:00Z')).thenRefused('EXPIRY_IN_PAST'));
+  it('that ends later, but not in the future all the same, is refused', () => {
+    for (const end of ['2028-01-01T00:00:00Z', later]) given(active, later).when(renew(end)).thenRefused('EXPIRY_IN_PAST');
+    given(active).when(renew('tomorrow')).thenRefused('VALIDATION_FAILED', { errors: [{ pointer: '/expiresAt' }] });
+  });
   it('given twice is one', () => given(story(active, renew(later))).when(renew('2028-01-31T01:00:00+01:00')).thenNothing());
+  it('given again after an edit has taken it back is another one', () => given(story(active, renew(later), edit({ expiresAt: nextYear }))).when(renew(later)).thenEvents({ type: 'LicenseRenewed', expiresAt: later }));
   it('given again after that one has run out is refused', () => given(story(active, renew(later)), later).when(renew(later)).thenRefused('EXPIRY_NOT_LATER'));
   it('of a lifetime license makes no sense', () => {
     given(story(issue())).when(renew(later)).thenRefused('INVALID_TRANSITION', { from: 'available', requested: 'renew', allowed: ['assign', 'edit', 'regenerateKey', 'revoke', 'erase'] });
@@ -406,13 +418,15 @@ describe('A new key', () => {
   });
 
   it('replaces the old one and ends every activation', () => given(active).when(regenerateKey())
-    .thenEvents({ type: 'KeyRegenerated', keyHash: licenseKey(2).hash, keyPrefix: licenseKey(2).prefix, keyVersion: 2, activationsEnded: 2 }, (license) => {
+    .thenEvents({ type: 'KeyRegenerated', keyHash: licenseKey(2).hash, keyPrefix: licenseKey(2).prefix, keyVersion: 2, reason: 'it leaked', activationsEnded: 2 }, (license) => {
       expect(issued(license)).toMatchObject({ key: licenseKey(2).value, keyHash: licenseKey(2).hash, keyVersion: 2, activationCount: 0 });
       expect([...issued(license).activations.values()].map(({ endedBy }) => endedBy)).toEqual(['regenerated', 'regenerated']);
       expect(status(license)).toBe('active');
     }));
   it('is the key already, when it comes twice', () => given(story(active, regenerateKey())).when(regenerateKey()).thenNothing());
-  it('lets the same machines in again', () => given(story(active, regenerateKey())).when(activate(laptop, { activationId: idOf('act', 6) })).thenEvents({ type: 'InstanceActivated' }));
+  it('lets the same machines in again, however they are known', () => {
+    for (const one of [laptop, server]) given(story(active, activate(server), regenerateKey())).when(activate(one, { activationId: idOf('act', 6) })).thenEvents({ type: 'InstanceActivated' });
+  });
 });
 
 describe('A revoked license', () => {
@@ -424,6 +438,10 @@ describe('A revoked license', () => {
     expect([...license.activations.values()].some(isLive)).toBe(false);
     given(revoked).when(deactivate(laptop)).thenNothing();
   });
+  it('leaves the end of those that had gone before as it was', () => {
+    const { activations } = issued(stateOf(story(active, deactivate(laptop), at(later, revoke()))));
+    expect([...activations.values()]).toMatchObject([{ endedAt: now, endedBy: 'client' }, { endedAt: later, endedBy: 'revoked' }]);
+  });
   it('stays revoked', () => {
     for (const command of [assign(), edit({}), suspend({ cause: 'abuse' }), unsuspend({ cause: 'abuse' }), inactivate(), reactivate(), renew(later), regenerateKey()]) {
       given(revoked).when(command).thenRefused('TERMINAL_STATE', { from: 'revoked', allowed: ['erase'] });
@@ -431,6 +449,7 @@ describe('A revoked license', () => {
     expect(status(stateOf(revoked), later)).toBe('revoked');
   });
   it('is not bothered by the clock', () => given(revoked, later).when(sweep()).thenNothing());
+  it('says why it was', () => given(active).when({ ...revoke('stolen card'), cause: 'payment' }).thenEvents({ type: 'LicenseRevoked', reason: 'stolen card', cause: 'payment', activationsEnded: 2 }));
   it('is revoked once', () => given(revoked).when(revoke('again')).thenNothing());
 });
 
@@ -451,7 +470,7 @@ describe('Heartbeats that stay out', () => {
     given(active).when(missHeartbeat(laptop, now)).thenEvents({ type: 'HeartbeatMissed', activationId: laptop.activationId, dueAt: now });
     given(story(active, missHeartbeat())).when(missHeartbeat()).thenNothing();
     given(story(active, missHeartbeat())).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost', activationId: laptop.activationId });
-    given(active).when(loseHeartbeat()).thenEvents({ type: 'HeartbeatLost', activationId: laptop.activationId });
+    given(active).when(loseHeartbeat(laptop, now)).thenEvents({ type: 'HeartbeatLost', activationId: laptop.activationId, dueAt: now });
     for (const command of [loseHeartbeat(), missHeartbeat()]) given(story(active, loseHeartbeat())).when(command).thenNothing();
   });
   it('come back, once, and may stay out again', () => {
@@ -478,6 +497,7 @@ describe('Heartbeats that stay out', () => {
   it('that is lost gives a floating seat back, once', () => {
     const floating = story(issue({ terms: { seats: 'floating', activationLimit: 1 } }), assign(), activate(laptop));
     given(floating).when(loseHeartbeat(laptop, now)).thenEvents({ type: 'InstanceDeactivated', activationId: laptop.activationId, by: 'lapse', dueAt: now }, (license) => expect(issued(license).activationCount).toBe(0));
+    given(floating).when(missHeartbeat()).thenNothing();
     const lapsed = story(floating, loseHeartbeat());
     given(lapsed).when(loseHeartbeat()).thenNothing();
     given(lapsed).when(recoverHeartbeat()).thenNothing();
@@ -500,7 +520,7 @@ describe('A quota', () => {
   const stateAfter = (history: typeof licensed) => meterState(issued(stateOf(history)), meter).state;
 
   it('is exceeded by a peak above it, with a grace of seven days', () =>
-    given(licensed).when(exceedQuota(10, 8)).thenEvents({ type: 'QuotaExceeded', meter, peak: 10, limit: 8, graceEndsAt: graceOver }));
+    given(licensed).when({ ...exceedQuota(10, 8), readings: { day: '2026-11-20' } }).thenEvents({ type: 'QuotaExceeded', meter, peak: 10, limit: 8, graceEndsAt: graceOver, readings: { day: '2026-11-20' } }));
   it('is not exceeded by a peak that just fits, whatever limit the metering had in mind', () => given(licensed).when(exceedQuota(8, 4)).thenNothing());
   it('is exceeded once: the same peak is no news, another one does not start the grace again', () => {
     given(exceeded, '2026-11-22T00:00:00.000Z').when(exceedQuota(10, 8)).thenNothing();
@@ -519,6 +539,7 @@ describe('A quota', () => {
     given(exceeded).when(restoreQuota(9)).thenNothing();
     given(licensed).when(restoreQuota(7)).thenNothing();
     given(story(exceeded, restoreQuota(7))).when(restoreQuota(7)).thenNothing();
+    expect(meterState(issued(stateOf(story(exceeded, restoreQuota(7), at(later, exceedQuota(9, 8))))), meter)).toEqual({ state: 'exceeded', lastPeak: 9, graceEndsAt: addDays(later, 7) });
   });
   it('is back to normal at once when it is raised to the peak, or goes away', () => {
     for (const history of [exceeded, story(exceeded, at(graceOver, sweep()))]) {
@@ -526,6 +547,11 @@ describe('A quota', () => {
       given(history, graceOver).when(edit({ quotas: [] })).thenEvents({ type: 'QuotaChanged' }, { type: 'QuotaRestored', meter, limit: null });
       given(history, graceOver).when(edit({ quotas: [{ meter, limit: 9 }] })).thenEvents({ type: 'QuotaChanged' });
     }
+    given(story(exceeded, exceedQuota(12, 8))).when(edit({ quotas: [{ meter, limit: 10 }] })).thenEvents({ type: 'QuotaChanged' });
+  });
+  it('is exceeded again by the same peak once it has been raised to it and lowered again', () => {
+    const again = story(exceeded, edit({ quotas: [{ meter, limit: 10 }] }), edit({ quotas: [{ meter, limit: 8 }] }));
+    given(again, later).when(exceedQuota(10, 8)).thenEvents({ type: 'QuotaExceeded', peak: 10, graceEndsAt: addDays(later, 7) });
   });
   it('keeps what its meter is when only its limit is said', () => {
     const counted = story(issue({ terms: { quotas: [{ meter, limit: 8, per: 'month' }] } }), assign());
@@ -550,17 +576,46 @@ describe('What is shown', () => {
     expect(view).toMatchObject({
       id: idOf('lic'), key: licenseKey().value, keyPrefix: licenseKey().prefix, status: 'active', productId: editor, planId: null, customerId: ada, orderId: null,
       environment: 'production', activationLimit: 3, activationCount: 1, expiresAt: nextYear, effectiveAt: null, graceEndsAt: '2027-12-05T12:00:00.000Z', holds: [], locked: false,
-      features: { export: true, users: 5, calls: { limit: 9, per: 'day' } }, metadata: { crm: 7 }, createdAt: now,
+      features: { export: true, users: 5, calls: { limit: 9, per: 'day' } }, metadata: { crm: 7 }, createdAt: now, allowedActions: expect.arrayContaining(['renew', 'revoke']),
       quotas: [{ meter: 'cores', limit: 8, state: 'exceeded', lastPeak: 9, graceEndsAt: '2026-11-28T12:00:00.000Z' }],
     });
   });
+  it('of a license without a grace after its expiry is none', () => expect(licenseView(issued(stateOf(story(issue({ terms: { expiry: aYear } })))), now)).toMatchObject({ expiresAt: nextYear, graceEndsAt: null }));
+  it('of a license with a grace of a day is its end', () => expect(licenseView(issued(stateOf(story(issue({ terms: { expiry: aYear, expiryGraceDays: 1 } })))), now).graceEndsAt).toBe(addDays(nextYear, 1)));
   it('to its own software is nothing of the vendor’s side', () => {
-    const view = clientLicenseView(issued(stateOf(story(issue({ customerId: ada }), suspend({ reason: 'fraud' })))), now);
+    const view = clientLicenseView(issued(stateOf(story(issue({ customerId: ada, terms: { quotas: [{ meter: 'cores', limit: 8 }] } }), suspend({ reason: 'fraud' })))), now);
+    expect(view).toMatchObject({ id: idOf('lic'), status: 'suspended', productId: editor, quotas: [{ meter: 'cores', limit: 8, state: 'normal' }] });
     for (const name of ['key', 'holds', 'customerId', 'orderId', 'allowedActions', 'purchasedAt']) expect(view).not.toHaveProperty(name);
   });
   it('of an instance is all but when it was seen', () => {
-    const { activations } = issued(stateOf(story(issue({ customerId: ada }), activate(laptop, { metadata: { os: 'linux' } }))));
-    expect([...activations.values()].map(instanceView)).toEqual([expect.objectContaining({ id: laptop.activationId, name: 'laptop', fingerprint: 'fp-laptop', metadata: { os: 'linux' }, createdAt: now, endedAt: null })]);
+    const known = { installationId: 'in-1', hardwareId: 'hw-1', deploymentId: 'dep-1', deploymentMode: 'cloud', metadata: { os: 'linux' } };
+    const { activations } = issued(stateOf(story(issue({ customerId: ada }), activate(laptop, known), loseHeartbeat(laptop))));
+    expect([...activations.values()].map(instanceView)).toEqual([{ id: laptop.activationId, name: 'laptop', fingerprint: 'fp-laptop', ...known, createdAt: now, reboundAt: null, late: true, endedAt: null, endedBy: null }]);
+  });
+  it('to a machine without a network is what the license allows, and not how that came about', () => {
+    const license = issued(stateOf(story(issue({ planId: idOf('pln'), terms: { expiry: aYear } }))));
+    const { expiry: _, expiryBasis: __, ...allowed } = license.terms;
+    expect(licensedTerms(license)).toEqual({ id: idOf('lic'), productId: editor, planId: idOf('pln'), ...allowed });
+  });
+});
+
+describe('A license file', () => {
+  const active = story(issue({ terms: { expiry: aYear } }), assign(), activate());
+  const refused = (history: ReturnType<typeof story>, instant = now) => {
+    try {
+      mustBeGoodForFile(issued(stateOf(history)), instant);
+      return undefined;
+    } catch (refusal) {
+      return refusal;
+    }
+  };
+  it.each([['available', story(issue())], ['assigned', story(issue(), assign())], ['active', active]])('is to be had of a license that is %s', (_, history) => expect(refused(history)).toBeUndefined());
+  it.each([
+    ['TERMINAL_STATE', 'revoked', story(active, revoke()), now], ['INVALID_TRANSITION', 'expired', active, later], ['INVALID_TRANSITION', 'suspended', story(active, suspend()), now],
+    ['INVALID_TRANSITION', 'inactive', story(active, inactivate()), now], ['INVALID_TRANSITION', 'active', story(active, direct('lock')), now],
+  ])('is refused with %s of one that is %s, or locked', (code, from, history, instant) => {
+    const allowed = allowedActions(issued(stateOf(history)), instant);
+    expect(refused(history, instant)).toMatchObject({ code, members: { from, requested: 'issueFile', allowed } });
   });
 });
 

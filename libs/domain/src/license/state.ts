@@ -165,9 +165,6 @@ export const holdOf = ({ holds }: IssuedLicense, kind: HoldKind, cause: HoldCaus
 
 export const isEffective = ({ terms }: IssuedLicense, now: Instant): boolean => terms.effectiveAt === null || terms.effectiveAt <= now;
 export const hasFreeSeat = ({ terms, activationCount }: IssuedLicense): boolean => terms.activationLimit < 0 || activationCount < terms.activationLimit;
-/** Whether a new instance would get a seat. */
-export const canActivate = (license: IssuedLicense, now: Instant): boolean =>
-  leads(statusOf(license, now), 'activate') && isEffective(license, now) && hasFreeSeat(license);
 
 /**
  * The live activation that an instance has already, found by its fingerprint, else by its installation id. Not by both: an instance with hardware

@@ -1,22 +1,26 @@
 import { describe, expect, it } from '@jest/globals';
-import { Refusal, type ErrorCode } from '@keyledger/kernel';
+import { Refusal } from '@keyledger/kernel';
 import { defaultTerms, expiresAtFirstActivation, expiresAtIssue, expiryGraceEnd, termsOf, termsOver, type Terms, type TermsInput } from './terms.ts';
 
 const bought = '2026-01-31T10:00:00.000Z';
 const terms = (input: TermsInput): Terms => termsOf(input);
-const codeOf = (input: unknown): ErrorCode | undefined => {
+/** What is wrong: the pointer of the field, or the code where there is none. */
+const faultOf = (input: unknown): string | undefined => {
   try {
     termsOf(input as TermsInput);
     return undefined;
   } catch (error) {
-    return error instanceof Refusal ? error.code : 'INTERNAL';
+    if (!(error instanceof Refusal)) return 'INTERNAL';
+    const [first] = (error.members['errors'] ?? []) as { pointer: string }[];
+    return error.code === 'VALIDATION_FAILED' ? first?.pointer : error.code;
   }
 };
+const featuresOf = (bytes: number): TermsInput => ({ features: { ['f'.repeat(bytes - '{"":true}'.length)]: true } });
 
 describe('Terms', () => {
   it('are unlimited, for a lifetime, when nothing is said', () => {
     expect(terms({})).toEqual(defaultTerms);
-    expect(defaultTerms).toMatchObject({ activationLimit: -1, expiry: null, expiresAt: null, expiryGraceDays: 0, overageGraceDays: 7, offlineGraceDays: 14, binding: 'none' });
+    expect(defaultTerms).toMatchObject({ activationLimit: -1, expiry: null, expiresAt: null, expiryGraceDays: 0, overageGraceDays: 7, offlineGraceDays: 14, heartbeatIntervalSeconds: 3600, binding: 'none' });
   });
   it('take what is said, in one spelling, and nothing that is no term', () => {
     expect(terms({ effectiveAt: '2026-01-01T01:00:00+01:00', activationLimit: undefined, colour: 'red' } as TermsInput)).toEqual({ ...defaultTerms, effectiveAt: '2026-01-01T00:00:00.000Z' });
@@ -38,28 +42,42 @@ describe('Terms', () => {
     expect(termsOver({ expiresAt }, { expiry: twoYears })).toEqual({ expiresAt: null, expiry: twoYears });
     expect(termsOver({ expiresAt, expiryBasis: 'fixed' }, { expiry: null })).toEqual({ expiresAt: null, expiryBasis: 'fixed', expiry: null });
     expect(termsOver({ expiresAt, expiryBasis: 'fixed' }, { expiry: twoYears })).toEqual({ expiresAt, expiryBasis: 'fixed', expiry: twoYears });
+    expect(termsOver({ expiresAt }, { expiryBasis: 'fixed', expiry: twoYears })).toEqual({ expiresAt, expiryBasis: 'fixed', expiry: twoYears });
     expect(termsOver({ expiresAt: null }, { expiry: twoYears, expiresAt })).toEqual({ expiresAt, expiry: twoYears });
   });
   it.each([-1, 1, 10_000])('may have an activation limit of %p', (activationLimit) => expect(terms({ activationLimit }).activationLimit).toBe(activationLimit));
   it.each([0, -2, 10_001, 2.5, Number.NaN, Number.POSITIVE_INFINITY, null, '5'])('may not have an activation limit of %p', (activationLimit) =>
-    expect(codeOf({ activationLimit })).toBe('LIMIT_OUT_OF_RANGE'));
+    expect(faultOf({ activationLimit })).toBe('LIMIT_OUT_OF_RANGE'));
+  it.each([
+    { expiryGraceDays: 3650, overageGraceDays: 3650, offlineGraceDays: 3650 }, { overageGraceDays: 0, offlineGraceDays: 0 }, { trial: { days: 1 } }, { trial: { days: 90 } },
+    { expiry: { value: 1, unit: 'days' } }, { expiry: { value: 36_500, unit: 'days' } }, { heartbeatIntervalSeconds: 10 }, { heartbeatIntervalSeconds: 2_592_000 },
+    { expiryBasis: 'fixed' }, { expiryBasis: 'fixed', expiry: { value: 1, unit: 'years' }, expiresAt: '2030-01-01T00:00:00.000Z' },
+    { quotas: [{ meter: 'cores', limit: 0 }], features: { reports: 0, exports: { limit: 0, per: 'day' } } }, featuresOf(32_768),
+  ] satisfies TermsInput[])('may be %j', (input) => expect(faultOf(input)).toBeUndefined());
   it.each([
     ['a trial of 91 days', { trial: { days: 91 } }, 'TRIAL_TOO_LONG'],
-    ['a trial of no days', { trial: { days: 0 } }, 'VALIDATION_FAILED'],
-    ['a trial of half a day', { trial: { days: 0.5 } }, 'VALIDATION_FAILED'],
-    ['a term of no months', { expiry: { value: 0, unit: 'months' } }, 'VALIDATION_FAILED'],
-    ['a term of half a year', { expiry: { value: 0.5, unit: 'years' } }, 'VALIDATION_FAILED'],
-    ['a negative grace', { expiryGraceDays: -1 }, 'VALIDATION_FAILED'],
-    ['a grace of eleven years', { overageGraceDays: 4000 }, 'VALIDATION_FAILED'],
-    ['a heartbeat every second', { heartbeatIntervalSeconds: 1 }, 'VALIDATION_FAILED'],
-    ['a date that is none', { expiresAt: 'soon' }, 'VALIDATION_FAILED'],
-    ['a fixed date that is missing', { expiryBasis: 'fixed', expiry: { value: 1, unit: 'years' } }, 'VALIDATION_FAILED'],
-    ['a negative quota', { quotas: [{ meter: 'cores', limit: -1 }] }, 'VALIDATION_FAILED'],
-    ['a meter twice', { quotas: [{ meter: 'cores', limit: 1 }, { meter: 'cores', limit: 1 }] }, 'VALIDATION_FAILED'],
-    ['a feature that is not in', { features: { export: false } }, 'VALIDATION_FAILED'],
-    ['more features than fit into an answer', { features: Object.fromEntries(Array.from({ length: 400 }, (_, n) => [`${n}`.padEnd(90, 'ü'), true])) }, 'VALIDATION_FAILED'],
-    ['a feature without a number', { features: { export: { per: 'day' } } }, 'VALIDATION_FAILED'],
-  ] as const)('refuse %s', (_, input, code) => expect(codeOf(input)).toBe(code));
+    ['a trial of no days', { trial: { days: 0 } }, '/trial/days'],
+    ['a trial of half a day', { trial: { days: 0.5 } }, '/trial/days'],
+    ['a term of no months', { expiry: { value: 0, unit: 'months' } }, '/expiry/value'],
+    ['a term of half a year', { expiry: { value: 0.5, unit: 'years' } }, '/expiry/value'],
+    ['a term without end', { expiry: { value: 36_501, unit: 'days' } }, '/expiry/value'],
+    ['a negative grace', { expiryGraceDays: -1 }, '/expiryGraceDays'],
+    ['a grace of more than ten years', { overageGraceDays: 3651 }, '/overageGraceDays'],
+    ['half a day without contact', { offlineGraceDays: 0.5 }, '/offlineGraceDays'],
+    ['a heartbeat every nine seconds', { heartbeatIntervalSeconds: 9 }, '/heartbeatIntervalSeconds'],
+    ['a heartbeat in more than thirty days', { heartbeatIntervalSeconds: 2_592_001 }, '/heartbeatIntervalSeconds'],
+    ['a date that is none', { expiresAt: 'soon' }, '/expiresAt'],
+    ['a start that is none', { effectiveAt: 'soon' }, '/effectiveAt'],
+    ['a fixed date that is missing', { expiryBasis: 'fixed', expiry: { value: 1, unit: 'years' } }, '/expiresAt'],
+    ['a negative quota', { quotas: [{ meter: 'cores', limit: -1 }] }, '/quotas'],
+    ['a quota without end', { quotas: [{ meter: 'cores', limit: Number.POSITIVE_INFINITY }] }, '/quotas'],
+    ['a meter twice', { quotas: [{ meter: 'cores', limit: 1 }, { meter: 'cores', limit: 1 }] }, '/quotas'],
+    ['a feature that is not in', { features: { export: false } }, '/features/export'],
+    ['more features than fit into an answer', { features: Object.fromEntries(Array.from({ length: 400 }, (_, n) => [`${n}`.padEnd(90, 'ü'), true])) }, '/features'],
+    ['a byte more of them', featuresOf(32_769), '/features'],
+    ['a feature without a number', { features: { export: { per: 'day' } } }, '/features/export'],
+    ['feature flags of more than 10 KB', { featureFlags: { a: 'x'.repeat(10_240) } }, 'METADATA_TOO_LARGE'],
+  ] as const)('refuse %s', (_, input, fault) => expect(faultOf(input)).toBe(fault));
 });
 
 describe('The end of a license', () => {

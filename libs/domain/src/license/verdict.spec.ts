@@ -6,7 +6,7 @@ import {
 import type { LicenseEvent } from './events.ts';
 import { License } from './license.ts';
 import type { TermsInput } from './terms.ts';
-import { verdictOf, verdictRules, verdictWarnings, type Question, type VerdictCode } from './verdict.ts';
+import { verdictOf, verdictRules, type Question, type VerdictCode } from './verdict.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const expiry = '2027-11-21T12:00:00.000Z';
@@ -55,6 +55,7 @@ describe('A question that is answered with', () => {
     ['FINGERPRINT_MISMATCH', active, { ...me, fingerprint: 'fp-stranger' }, 'LOCKED'],
     ['FINGERPRINT_MISMATCH', story(active, rebind()), me, 'LOCKED'],
     ['HEARTBEAT_OVERDUE', active, me, 'LOCKED', now, now],
+    ['HEARTBEAT_OVERDUE', active, { fingerprint: laptop.fingerprint }, 'LOCKED', now, now],
     ['FEATURE_MISSING', bound, { ...me, features: ['export', 'import'] }, 'FULL'],
     ['FEATURE_MISSING', active, { features: ['constructor'] }, 'FULL'],
     ['RESTRICTED', story(overQuota, at('2026-11-28T12:00:00.000Z', sweep())), {}, 'READ_ONLY', expiry],
@@ -66,11 +67,14 @@ describe('A question that is answered with', () => {
     ['VALID', story(issue({ customerId: ada, terms: { effectiveAt: expiry } })), {}, 'FULL', expiry],
     ['VALID', story(active, activate(server)), { instanceId: server.activationId, fingerprint: 'fp-first-seen' }, 'FULL'],
     ['VALID', active, { fingerprint: 'fp-stranger' }, 'FULL'],
+    ['VALID', active, { deploymentId: 'dep-1', deploymentMode: 'cloud' }, 'FULL'],
+    ['VALID', bound, { fingerprint: laptop.fingerprint }, 'FULL'],
     ['VALID', story(active, direct('lock', 1), direct('unlock', 2)), me, 'FULL'],
   ];
   it.each(cases.map((asked) => [asked[0], asked] as const))('%s', (_, [code, history, question, enforcement, instant, lease]) => {
     const verdict = ask(history, question, instant, lease);
-    expect(verdict).toMatchObject({ code, enforcement, reasons: code === 'VALID' ? [] : expect.arrayContaining([code]), valid: code === 'VALID' || verdictWarnings.has(code) });
+    const valid = ['RESTRICTED', 'QUOTA_EXCEEDED', 'IN_EXPIRY_GRACE', 'VALID'].includes(code);
+    expect(verdict).toMatchObject({ code, enforcement, reasons: code === 'VALID' ? [] : expect.arrayContaining([code]), valid });
     expect(verdict.reasons[0] ?? 'VALID').toBe(code);
   });
   it('each code, above', () => expect(new Set(cases.map(([code]) => code))).toEqual(new Set(Object.keys(verdictRules))));
@@ -87,6 +91,8 @@ describe('A license with everything wrong', () => {
   });
   it('that is held twice and expired says so', () =>
     expect(ask(story(licensed({ expiry: aYear }), inactivate(), suspend()), {}, expiry)).toMatchObject({ code: 'EXPIRED', reasons: ['EXPIRED', 'SUSPENDED', 'INACTIVE'], enforcement: 'LOCKED' }));
+  it('says nothing of the hardware of an instance that it does not know', () =>
+    expect(ask(licensed({ binding: 'fingerprint' }), { instanceId: desktop.activationId, fingerprint: 'fp-desktop' }).reasons).toEqual(['INSTANCE_NOT_FOUND']));
   it('keeps the precedence that is written down', () => {
     const rules = Object.keys(verdictRules);
     expect(rules).toEqual([
@@ -106,6 +112,8 @@ describe('Graces', () => {
   it('of two meters: one may be over while the other runs', () => {
     const two = story(licensed({ quotas: meters }), exceedQuota(9, 8, 'cores'), at('2026-11-25T00:00:00.000Z', exceedQuota(9, 8, 'users')));
     const grace = { valid: true, graceEndsAt: '2026-12-02T00:00:00.000Z' };
+    expect(ask(two, {}, '2026-11-28T11:59:59.999Z').graceEndsAt).toBe('2026-11-28T12:00:00.000Z');
+    expect(ask(two, {}, '2026-11-28T12:00:00.000Z').graceEndsAt).toBe('2026-12-02T00:00:00.000Z');
     expect(ask(two, {}, '2026-11-29T00:00:00.000Z')).toMatchObject({ ...grace, reasons: ['QUOTA_EXCEEDED'], enforcement: 'WARN' });
     expect(ask(story(two, at('2026-11-29T00:00:00.000Z', sweep())), {}, '2026-11-29T00:00:00.000Z')).toMatchObject({ ...grace, reasons: ['RESTRICTED', 'QUOTA_EXCEEDED'], enforcement: 'READ_ONLY' });
   });

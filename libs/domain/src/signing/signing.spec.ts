@@ -105,11 +105,19 @@ describe('A signing key', () => {
     expect(signingKeyFor(state, 'lease', '2026-11-21T11:00:00.000Z')?.kid).toBe('k1');
     expect(signingKeyFor(state, 'lease', '2026-11-21T10:59:59.999Z')).toBeUndefined();
     expect(signingKeyFor(state, 'lease', '2027-12-26T11:59:59.999Z')?.kid).toBe('k1');
-    expect(signingKeyFor(state, 'lease', addDays(now, KEY_DAYS))).toBeUndefined();
+    expect(signingKeyFor(state, 'lease', '2027-12-26T12:00:00.000Z')).toBeUndefined();
     expect(signingKeyFor(state, 'verdict', now)).toBeUndefined();
     expect(successorFor(state, 'lease', now)).toBeUndefined();
-    expect(successorFor(stateOf(story(active, create('k2'), create('k3'))), 'lease', now)?.kid).toBe('k3');
+    expect(successorFor(stateOf(story(active, create('k2'), create('k3'), create('k4'))), 'lease', now)?.kid).toBe('k4');
   });
+
+  it('is to follow in the time of its certificate only', () => {
+    const following = ['2026-11-21T10:59:59.999Z', '2026-11-21T11:00:00.000Z', '2027-12-26T11:59:59.999Z', '2027-12-26T12:00:00.000Z'].map((instant) => successorFor(stateOf(staged), 'lease', instant)?.kid);
+    expect(following).toEqual([undefined, 'k1', 'k1', undefined]);
+  });
+
+  it('is among the revoked ones once it is, and not before', () =>
+    expect(Object.values(stories).map((history) => revokedKeys(stateOf(history)).map(({ kid }) => kid))).toEqual([[], [], [], ['k1']]));
 
   it('shows when what has happened to it', () => {
     const key = stateOf(story(active, at(later, revoke('k1')))).keys.get('k1');

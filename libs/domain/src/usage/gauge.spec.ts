@@ -27,8 +27,8 @@ describe('The peak of a day', () => {
   });
   it('holds a reading no longer than up to the next one of the instance', () => expect(peakOf([read('a', 0, 10), read('a', 5, 1), read('b', 10, 3)])?.value).toBe(10));
   it('takes readings of the same moment together', () => expect(peakOf([read('a', 0, 5), read('b', 0, 2), read('b', 30, 4), read('a', 30, 3)])?.value).toBe(7));
-  it('takes the higher of two readings of one instance at the same moment, whichever came first', () => {
-    for (const [first, second] of [[3, 8], [8, 3]] as const) expect(peakOf([read('a', 0, first), read('a', 0, second), read('b', 1, 1)])?.value).toBe(9);
+  it('takes the highest of the readings of one instance at the same moment, whichever came first', () => {
+    for (const values of [[3, 8], [8, 3], [8, 3, 5]]) expect(peakOf([...values.map((value) => read('a', 0, value)), read('b', 1, 1)])?.value).toBe(9);
   });
   it('knows what was read in the hour before midnight', () => {
     expect(peakOf([read('a', -30, 10), read('b', 10, 3)])).toEqual({ value: 13, at: minutes(10) });
@@ -52,10 +52,28 @@ describe('The peak of a day', () => {
     peaks.take(read('a', 2, 1));
     peaks.take(read('a', 1, 1));
   }).toThrow());
+  it('is that of the instances within an hour, however many come and go', () =>
+    expect(peakOf(Array.from({ length: 4_800 }, (_, n) => ({ ...read(`i${n}`, 0, 1), at: midnight + n * 18_000 })))).toEqual({ value: 200, at: midnight + 199 * 18_000 }));
   it('is found for an hour at a time as well', () => {
     const peaks = peaksOf([read('a', 30, 10), read('b', 80, 1), read('b', 200, 2)], bucketsBetween(midnight, minutes(300), 'hour'));
     expect(peaks.map((peak) => peak?.value)).toEqual([10, 11, 1, 2, 2]);
   });
+});
+
+describe('The readings in force', () => {
+  const inForce = (readings: readonly Reading[], ends?: SeatEnds) => inForceAt(midnight, readings, ends).map(({ id }) => id);
+  it('are the last ones of each instance, of the last hour, to the millisecond', () => {
+    const [tooOld, last, next] = [{ ...read('a', -60, 1) }, { ...read('b', -60, 1), at: minutes(-60) + 1 }, { ...read('c', 0, 1), at: midnight + 1 }];
+    expect(inForce([tooOld, last, next, read('d', -30, 9), { ...read('d', -20, 1), id: 'later' }])).toEqual([last.id, 'later']);
+    expect(inForce([{ ...read('e', -20, 1), id: 'later' }, read('e', -30, 9)])).toEqual(['later']);
+  });
+  it('are the highest of those at the same moment, else the one with the first id', () => {
+    const [low, high, other] = [{ ...read('a', 0, 1), id: 'r1' }, { ...read('a', 0, 5), id: 'r2' }, { ...read('a', 0, 5), id: 'r3' }];
+    for (const readings of [[low, high, other], [other, high, low], [high, low, other]]) expect(inForce(readings)).toEqual(['r2']);
+  });
+  it('are not those of a seat that ends at that moment', () => expect(inForce([read('a', -1, 1), { ...read('b', -1, 1), id: 'b' }], new Map([['a', midnight], ['b', midnight + 1]]))).toEqual(['b']));
+  it('come the greatest first, and else by instance', () =>
+    expect(inForceAt(midnight, [read('c', 0, 1), read('a', 0, 1), read('d', 0, 2), read('b', 0, 1)]).map(({ instanceId }) => instanceId)).toEqual(['d', 'a', 'b', 'c']));
 });
 
 describe('Whatever was read, in whatever order it came', () => {

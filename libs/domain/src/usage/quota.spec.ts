@@ -8,8 +8,8 @@ import type { Quota } from '../license/terms.ts';
 import { verdictOf } from '../license/verdict.ts';
 import { licenseView } from '../license/view.ts';
 import { HOLD_MS } from './gauge.ts';
-import { comparedAt, countsOf, daysOf, demandOf, dueAt, evidenceOf, isMetered, nextLook, sumOf, useOf, withUse, type MeterDay } from './quota.ts';
-import { bucketsBetween, counts, dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, isDay, MAX_BUCKETS, microsOf, mustBeInReach, REACHES_BACK_DAYS, startOf, timeOf } from './reading.ts';
+import { comparedAt, countsOf, daysOf, demandOf, dueAt, evidenceOf, isMetered, kindOf, metersNamed, monthlyMeters, nextLook, sumOf, useOf, withUse, type MeterDay } from './quota.ts';
+import { bucketsBetween, counts, dayAfter, dayBefore, dayOf, endOf, firstOfNextMonth, isDay, microsOf, mustBeInReach, startOf, timeOf } from './reading.ts';
 
 const meter = 'max_dp_cores';
 const march = (day: number): string => `2026-03-${String(day).padStart(2, '0')}`;
@@ -75,6 +75,7 @@ describe('Late readings', () => {
     const exceeded = story(licensed, at(midnightAfter(12), demand(licensed, [gauge(12, 68)], 12) as Demand));
     given(exceeded, '2026-03-13T15:00:00.000Z').when(demand(exceeded, [gauge(12, 6)], 12, '2026-03-13T15:00:00.000Z') as Demand).thenEvents({ type: 'QuotaRestored', peak: 6 });
   });
+  it('are of the last day that was read, in whatever order the days come', () => expect(comparedAt(undefined, [gauge(12, 5), gauge(11, 68)], Date.parse('2026-03-13T15:00:00.000Z'))).toEqual({ value: 5, day: march(12) }));
   it('do not see the day that is still running', () => expect(comparedAt(undefined, [gauge(12, 5), gauge(13, 68)], Date.parse('2026-03-13T15:00:00.000Z'))).toEqual({ value: 5, day: march(12) }));
 });
 
@@ -99,8 +100,20 @@ describe('A counter', () => {
     expect(nextLook(issued(stateOf(perMonth)), meter, '2026-12-30')).toBe('2027-01-01');
     expect(nextLook(issued(stateOf(licensed)), meter, march(12))).toBeUndefined();
     expect(nextLook(issued(stateOf(licensed)), 'users', march(12))).toBeUndefined();
+    expect(nextLook(issued(stateOf(sold({ meter: 'users', limit: 1 }, { meter, limit: 9, per: 'day' }))), meter, march(12))).toBe(march(13));
   });
-  it('adds up exactly', () => expect(sumOf([count(march(1), 0.1), count(march(2), 0.2)], 'month', march(2))).toBe(0.3));
+  it('adds up exactly', () => {
+    expect(sumOf([count(march(1), 0.1), count(march(2), 0.2)], 'month', march(2))).toBe(0.3);
+    expect([sumOf([count(march(1), 8.2)], 'day', march(1)), microsOf(8.2)]).toEqual([8.2, 8_200_000]);
+  });
+  it('is what a quota says, or else a cap per day or month; anything else is a gauge', () => {
+    const license = issued(stateOf(story(issue({ terms: {
+      features: { users: 5, calls: { limit: 9, per: 'day' }, pages: { limit: 9, per: 'day' } }, quotas: [{ meter, limit: 8 }, { meter: 'mails', limit: 50, per: 'day' }, { meter: 'pages', limit: 1 }],
+    } }))));
+    expect(['mails', 'calls', meter, 'users', 'pages', 'others', 'constructor', '__proto__'].map((name) => kindOf(license, name))).toEqual(['counter', 'counter', 'gauge', 'gauge', 'gauge', 'gauge', 'gauge', 'gauge']);
+    expect(metersNamed(license.terms)).toEqual([meter, 'mails', 'pages', 'calls', 'pages']);
+  });
+  it('of the month is looked at on the day its limit is set', () => expect(monthlyMeters([{ meter, limit: 1 }, { meter: 'mails', limit: 1, per: 'day' }, { meter: 'letters', limit: 1, per: 'month' }])).toEqual(['letters']));
 });
 
 describe('What is shown of use', () => {
@@ -124,7 +137,7 @@ describe('What is shown of use', () => {
   });
   it('is the peak that each quota was last compared with', () => {
     const use = { [meter]: useOf([gauge(12, 6), gauge(13, 7)], now), mails: useOf([count(march(12), 31), count(march(13), 9)], now), letters: useOf([count(march(1), 5), count(march(12), 6), count(march(13), 9)], now) };
-    expect(withUse(view, use).quotas.map(({ lastPeak }) => lastPeak)).toEqual([6, 31, 11]);
+    expect(withUse(view, use).quotas).toMatchObject([{ meter, limit: 8, lastPeak: 6 }, { meter: 'mails', limit: 50, per: 'day', lastPeak: 31 }, { meter: 'letters', state: 'normal', lastPeak: 11 }]);
     expect(withUse(view, {}).quotas.map(({ lastPeak }) => lastPeak)).toEqual([null, null, null]);
   });
   it('is of a meter of that name and of nothing else, whatever the meter is called', () => {
@@ -150,13 +163,15 @@ describe('What is shown of use', () => {
     const readings = Array.from({ length: 130 }, (_, n) => ({ id: `r${n}`, instanceId: `act_${n}`, at: startOf(march(12)), micros: microsOf(2) }));
     const { instances, others } = evidenceOf(march(12), { value: 260, at: startOf(march(12)) }, readings) as { instances: object[]; others: object };
     expect([instances.length, instances[0], others]).toEqual([100, { instanceId: 'act_0', value: 2, id: 'r0', at: '2026-03-12T00:00:00.000Z' }, { instances: 30, value: 60 }]);
-    expect(evidenceOf(march(12), { value: 0, at: 0 }, [])).not.toHaveProperty('others');
+    expect(evidenceOf(march(12), { value: 202, at: startOf(march(12)) }, readings.slice(0, 101))).toMatchObject({ day: march(12), at: '2026-03-12T00:00:00.000Z', others: { instances: 1, value: 2 } });
+    expect(evidenceOf(march(12), { value: 200, at: 0 }, readings.slice(0, 100))).not.toHaveProperty('others');
   });
 
   it('of a counter names who used most of it, and the others together', () => {
     const used = new Map(Array.from({ length: 130 }, (_, n) => [`act_${n}`, { micros: n * 1_000_000, records: n + 1 }] as const));
     const { from, day, instances, others } = countsOf(march(1), march(12), used) as { from: string; day: string; instances: object[]; others: object };
     expect([from, day, instances.length, instances[0], others]).toEqual([march(1), march(12), 100, { instanceId: 'act_129', value: 129, records: 130 }, { instances: 30, value: 435 }]);
+    expect(countsOf(march(1), march(12), new Map([...used].slice(0, 101)))).toMatchObject({ others: { instances: 1, value: 0 } });
     expect(countsOf(march(12), march(12), new Map([['b', { micros: 1, records: 1 }], ['a', { micros: 1, records: 2 }]]))).toEqual({
       from: march(12), day: march(12), instances: [{ instanceId: 'a', value: 0.000001, records: 2 }, { instanceId: 'b', value: 0.000001, records: 1 }],
     });
@@ -168,10 +183,10 @@ describe('Time', () => {
     const now = '2026-03-13T12:00:00.000Z';
     const from = (ms: number) => ({ at: new Date(Date.parse(now) + ms).toISOString() });
     const day = 86_400_000;
-    expect(mustBeInReach([from(300_000), from(-REACHES_BACK_DAYS * day)], now)).toBeUndefined();
+    expect(mustBeInReach([from(300_000), from(-400 * day)], now)).toBeUndefined();
     expect(() => mustBeInReach([from(0), from(300_001)], now)).toThrow(expect.objectContaining({ code: 'USAGE_OUT_OF_RANGE', members: { errors: [{ pointer: '/records/1/at', detail: 'is in the future' }] } }));
-    expect(() => mustBeInReach([from(-REACHES_BACK_DAYS * day - 1)], now)).toThrow(expect.objectContaining({ members: { errors: [expect.objectContaining({ pointer: '/records/0/at' })] } }));
-    expect([0, 300_000, 300_001, -REACHES_BACK_DAYS * day, -REACHES_BACK_DAYS * day - 1].map((ms) => counts(timeOf(from(ms)), null, now))).toEqual([true, true, false, true, false]);
+    expect(() => mustBeInReach([from(-400 * day - 1)], now)).toThrow(expect.objectContaining({ members: { errors: [expect.objectContaining({ pointer: '/records/0/at' })] } }));
+    expect([0, 300_000, 300_001, -400 * day, -400 * day - 1].map((ms) => counts(timeOf(from(ms)), null, now))).toEqual([true, true, false, true, false]);
     expect([-1, 0].map((ms) => counts(timeOf(from(ms)), now, now))).toEqual([true, false]);
     expect(() => mustBeInReach([{ at: 'yesterday' }], now)).toThrow(expect.objectContaining({ code: 'USAGE_OUT_OF_RANGE' }));
   });
@@ -185,9 +200,14 @@ describe('Time', () => {
     const [from, to] = [Date.parse('2026-01-31T10:30:00Z'), Date.parse('2026-03-01T00:00:00Z')];
     expect(bucketsBetween(from, to, 'month').map(({ from: start }) => dayOf(start))).toEqual(['2026-01-01', '2026-02-01']);
     expect(bucketsBetween(from, to, 'day')).toHaveLength(29);
+    expect(bucketsBetween(from, from + 1, 'day')).toEqual([{ from: startOf('2026-01-31'), to: startOf('2026-02-01') }]);
     expect(bucketsBetween(from, from + 1, 'hour')).toEqual([{ from: Date.parse('2026-01-31T10:00:00Z'), to: Date.parse('2026-01-31T11:00:00Z') }]);
     expect(bucketsBetween(to, from, 'day')).toEqual([]);
-    expect(() => bucketsBetween(0, (MAX_BUCKETS + 1) * 3_600_000, 'hour')).toThrow(expect.objectContaining({ code: 'VALIDATION_FAILED' }));
+    const last = Date.parse('9999-12-31T23:59:59.999Z');
+    for (const bucket of ['hour', 'day', 'month'] as const) expect([bucket, bucketsBetween(last - 1, last, bucket).map(({ to: end }) => end)]).toEqual([bucket, [last]]);
+    expect(bucketsBetween(0, 750 * 3_600_000, 'hour')).toHaveLength(750);
+    const errors = [{ in: 'query', pointer: '/from', detail: 'is more than 750 hours before /to' }];
+    expect(() => bucketsBetween(0, 750 * 3_600_000 + 1, 'hour')).toThrow(expect.objectContaining({ code: 'VALIDATION_FAILED', members: { errors } }));
   });
 });
 

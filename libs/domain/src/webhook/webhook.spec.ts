@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { addDays, addSeconds, type WebhookEndpointId } from '@keyledger/kernel';
 import { at, scenarios } from '@keyledger/testing';
 import fc from 'fast-check';
-import { GIVE_UP_DAYS, isGivenUp, MAX_ATTEMPTS, outcomeOf, pauseAfter } from './attempts.ts';
+import { isGivenUp, MAX_ATTEMPTS, outcomeOf, pauseAfter } from './attempts.ts';
 import { enabled, existing, OLD_SECRET_SECONDS, signingSecrets, WebhookEndpoint, webhookEndpointView, type WebhookEndpointCommand, type WebhookEndpointState } from './endpoint.ts';
 import { wants, webhookFilters, webhookTypes } from './types.ts';
 
@@ -42,12 +42,18 @@ describe('A webhook endpoint', () => {
     given(stories.disabled).when(disable).thenNothing();
     given(stories.disabled).when(enable).thenEvents({ type: 'WebhookEndpointEnabled' });
     given(stories.deleted).when(gone).thenNothing();
+    expect(webhookEndpointView(there(stories.disabled), now)).toMatchObject({ enabled: false, disabledBy: 'gone' });
     expect(() => enabled(there(stories.disabled))).toThrow(expect.objectContaining({ code: 'WEBHOOK_ENDPOINT_DISABLED', members: { disabledBy: 'gone' } }));
     expect(enabled(there(made))).toEqual(there(made));
   });
 
   it('that is deleted, or never was, is not found', () => {
     for (const history of [undefined, stories.deleted]) for (const command of [enable, rotate('whsec_2'), remove]) given(history).when(command).thenRefused('WEBHOOK_ENDPOINT_NOT_FOUND');
+  });
+
+  it('has its secrets sealed, and its address, in which there may be a password', () => {
+    const { WebhookEndpointCreated, WebhookEndpointChanged, WebhookSecretRotated } = WebhookEndpoint.shapes;
+    expect([WebhookEndpointCreated, WebhookEndpointChanged, WebhookSecretRotated].map(({ sealed }) => sealed)).toEqual([['url', 'secret'], ['url'], ['secret']]);
   });
 
   it('signs with both secrets for a day after a rotation, then with the new one', () => {
@@ -84,6 +90,7 @@ describe('The tries of a delivery', () => {
 
   it('are ten within some 75 hours, ever further apart', () => {
     expect([MAX_ATTEMPTS, Math.floor(hours(span(() => 0)))]).toEqual([10, 75]);
+    expect(span(() => 0)).toEqual([5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400].map((seconds) => seconds * 1_000));
     fc.assert(fc.property(fc.array(fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), { minLength: 9, maxLength: 9 }), (randoms) => {
       const pauses = span(() => randoms.shift() ?? 0);
       expect(pauses).toEqual(pauses.toSorted((a, b) => a - b));
@@ -99,12 +106,13 @@ describe('The tries of a delivery', () => {
       const expected = status !== null && Math.floor(status / 100) === 2 ? 'delivered' : status === 410 ? 'gone' : attempts < MAX_ATTEMPTS ? 'retry' : 'failed';
       expect(is).toBe(expected);
     }));
+    expect([199, 200, 299, 300, 409, 410, 411].map((status) => outcomeOf({ status }, 1, 0).is)).toEqual(['retry', 'delivered', 'delivered', 'retry', 'retry', 'gone', 'retry']);
     expect(outcomeOf({ status: 301 }, 1, 0)).toEqual({ is: 'retry', afterMs: 5000 });
   });
 
-  it('give the endpoint up when it has taken nothing for days', () => {
-    expect([isGivenUp(now, addDays(now, GIVE_UP_DAYS)), isGivenUp(now, addSeconds(addDays(now, GIVE_UP_DAYS), -1))]).toEqual([true, false]);
+  it('give the endpoint up when it has taken nothing for three days', () => {
+    expect([isGivenUp(now, addDays(now, 3)), isGivenUp(now, addSeconds(addDays(now, 3), -0.001))]).toEqual([true, false]);
     // A delivery that was tried to the end with nothing taken in between always is such a case.
-    expect(hours(span(() => 0))).toBeGreaterThan(GIVE_UP_DAYS * 24);
+    expect(hours(span(() => 0))).toBeGreaterThan(3 * 24);
   });
 });
