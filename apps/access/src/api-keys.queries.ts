@@ -36,9 +36,10 @@ export class ApiKeyList {
   constructor(private readonly streams: AccessStreams, private readonly projectors: Projectors, private readonly log: Log) {}
 
   async execute({ limit = 25, cursor }: ListApiKeys) {
-    const database = await this.projectors.current();
-    const query = database.sql<{ access_api_key: { id: ApiKeyId } }>().selectFrom('access_api_key').select('id');
-    const { data, page: position } = await page(query, { createdAt: { column: 'created_at', kind: 'text' } }, { sort: '-createdAt', limit, cursor });
+    const { data, page: position } = await this.projectors.listing((database) => {
+      const query = database.sql<{ access_api_key: { id: ApiKeyId } }>().selectFrom('access_api_key').select('id');
+      return page(query, { createdAt: { column: 'created_at', kind: 'text' } }, { sort: '-createdAt', limit, cursor });
+    });
     const view = (key: ApiKeyState | null, revision: number) => (key && !key.deleted ? { ...apiKeyView(key), revision } : undefined);
     return { data: await this.streams.apiKeys.loadAll(data.map(({ id }) => id), view, this.log), page: position };
   }

@@ -13,19 +13,21 @@ const sorts: Readonly<Record<string, Sort>> = {
 };
 
 interface Listing<State, View extends object> {
-  readonly database: Database;
+  readonly projectors: Projectors;
   readonly table: string;
   readonly request: { sort?: string; limit?: number; cursor?: string };
-  readonly where: readonly (Expression<SqlBool> | undefined)[];
+  readonly where: (database: Database) => readonly (Expression<SqlBool> | undefined)[];
   readonly load: (id: string) => Promise<{ state: State | null; revision: number }>;
   readonly view: (state: State) => View;
 }
 
 /** The table gives the ids and their order; the content comes from the streams. */
-async function list<State, View extends object>({ database, table, request: { sort = '-createdAt', limit = 25, cursor }, where, load, view }: Listing<State, View>) {
-  const all = database.sql<Record<string, { id: string }>>().selectFrom(table).select('id');
-  const query = where.filter((condition) => condition !== undefined).reduce((rest, condition) => rest.where(condition), all);
-  const { data, page: position } = await page(query, sorts, { sort, limit, cursor });
+async function list<State, View extends object>({ projectors, table, request: { sort = '-createdAt', limit = 25, cursor }, where, load, view }: Listing<State, View>) {
+  const { data, page: position } = await projectors.listing((database) => {
+    const all = database.sql<Record<string, { id: string }>>().selectFrom(table).select('id');
+    const query = where(database).filter((condition) => condition !== undefined).reduce((rest, condition) => rest.where(condition), all);
+    return page(query, sorts, { sort, limit, cursor });
+  });
   const found = await Promise.all(data.map(({ id }) => load(id)));
   return { data: found.flatMap(({ state, revision }) => (state === null ? [] : [{ ...view(state), revision }])), page: position };
 }
@@ -38,9 +40,8 @@ export class ProductList {
   constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors, private readonly pools: Pools) {}
 
   async execute({ q, status, ...request }: ListProducts) {
-    const database = await this.projectors.current();
-    const where = [equals('status', status), contains(database, products, q)];
-    const { data, page: position } = await list({ database, table: 'catalog_product', request, where, load: (id) => this.streams.products.load(id), view: productView });
+    const where = (database: Database) => [equals('status', status), contains(database, products, q)];
+    const { data, page: position } = await list({ projectors: this.projectors, table: 'catalog_product', request, where, load: (id) => this.streams.products.load(id), view: productView });
     return { data: await this.pools.completeAll(data), page: position };
   }
 }
@@ -51,8 +52,7 @@ export class PlanList {
 
   async execute({ productId, ...request }: ListPlans) {
     if (productId && !(await this.streams.products.load(productId)).state) throw refuse('PRODUCT_NOT_FOUND');
-    const database = await this.projectors.current();
-    return list({ database, table: 'catalog_plan', request, where: [equals('product_id', productId)], load: (id) => this.streams.plans.load(id), view: planView });
+    return list({ projectors: this.projectors, table: 'catalog_plan', request, where: () => [equals('product_id', productId)], load: (id) => this.streams.plans.load(id), view: planView });
   }
 }
 
@@ -61,8 +61,7 @@ export class CustomerList {
   constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
 
   async execute({ q, ...request }: ListCustomers) {
-    const database = await this.projectors.current();
-    return list({ database, table: 'catalog_customer', request, where: [contains(database, customers, q)], load: (id) => this.streams.customers.load(id), view: customerView });
+    return list({ projectors: this.projectors, table: 'catalog_customer', request, where: (database) => [contains(database, customers, q)], load: (id) => this.streams.customers.load(id), view: customerView });
   }
 }
 
@@ -71,9 +70,8 @@ export class OrderList {
   constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
 
   async execute({ customerId, planId, ...request }: ListOrders) {
-    const database = await this.projectors.current();
-    const where = [equals('customer_id', customerId), equals('plan_id', planId)];
-    return list({ database, table: 'catalog_order', request, where, load: (id) => this.streams.orders.load(id), view: orderView });
+    const where = () => [equals('customer_id', customerId), equals('plan_id', planId)];
+    return list({ projectors: this.projectors, table: 'catalog_order', request, where, load: (id) => this.streams.orders.load(id), view: orderView });
   }
 }
 
@@ -82,7 +80,6 @@ export class GeneratorList {
   constructor(private readonly streams: CatalogStreams, private readonly projectors: Projectors) {}
 
   async execute({ productId, ...request }: ListGenerators) {
-    const database = await this.projectors.current();
-    return list({ database, table: 'catalog_generator', request, where: [equals('product_id', productId)], load: (id) => this.streams.generators.load(id), view: generatorView });
+    return list({ projectors: this.projectors, table: 'catalog_generator', request, where: () => [equals('product_id', productId)], load: (id) => this.streams.generators.load(id), view: generatorView });
   }
 }

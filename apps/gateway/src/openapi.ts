@@ -109,8 +109,8 @@ export function codesOf(operation: Operation): ReadonlySet<ErrorCode> {
   const { needs, method, refuses = [] } = operation;
   const codes: ErrorCode[] = ['VALIDATION_FAILED', 'INTERNAL', ...refuses];
   if (hasEnvironment(operation)) codes.push('ENVIRONMENT_NOT_FOUND');
-  if (needs !== 'public') codes.push('RATE_LIMITED', 'UNAVAILABLE', 'TRY_AGAIN');
-  if (needsApiKey(operation)) codes.push('UNAUTHENTICATED', 'ENVIRONMENT_FORBIDDEN', 'READ_MODEL_BEHIND');
+  if (needs !== 'public') codes.push('RATE_LIMITED', 'UNAVAILABLE', 'TRY_AGAIN', 'READ_MODEL_BEHIND');
+  if (needsApiKey(operation)) codes.push('UNAUTHENTICATED', 'ENVIRONMENT_FORBIDDEN');
   if (needsApiKey(operation) && needs !== 'any-api-key') codes.push('PERMISSION_DENIED');
   if (method !== 'GET') codes.push('MALFORMED_JSON', 'BODY_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE');
   if (isMutation(operation)) codes.push('IDEMPOTENCY_KEY_REUSED', 'IDEMPOTENCY_IN_PROGRESS');

@@ -139,12 +139,14 @@ export class Guesses {
     if (suspect.endsAt <= now) Object.assign(suspect, { used: 0, endsAt: now + minute });
     this.#proven.delete(`${from} ${credential}`);
     suspect.used += 1;
-    announce(reply, this.name, this.quota, this.quota - suspect.used, secondsTo(suspect.endsAt, now));
-    if (suspect.used < this.quota || suspect.shutUntil > now) return;
-    suspect.shutUntil = now + Math.min(minute * 2 ** suspect.times, hour);
-    suspect.times += 1;
-    suspect.used = 0;
-    suspect.endsAt = suspect.shutUntil;
+    const left = this.quota - suspect.used;
+    if (left <= 0 && suspect.shutUntil <= now) {
+      suspect.shutUntil = now + Math.min(minute * 2 ** suspect.times, hour);
+      suspect.times += 1;
+      suspect.used = 0;
+      suspect.endsAt = suspect.shutUntil;
+    }
+    announce(reply, this.name, this.quota, left, secondsTo(suspect.endsAt, now));
   }
 }
 

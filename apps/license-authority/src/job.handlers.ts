@@ -119,11 +119,12 @@ export class JobList {
   constructor(private readonly jobs: Jobs, private readonly views: JobViews, private readonly projectors: Projectors, private readonly log: Log) {}
 
   async execute({ state, kind, sort = '-createdAt', limit = 25, cursor }: ListJobs) {
-    const database = await this.projectors.current();
-    let query = database.sql<{ authority_job: { id: JobId } }>().selectFrom('authority_job').select('id');
-    if (kind !== undefined) query = query.where(sql<boolean>`kind = ${kind}`);
-    if (state?.length) query = query.where(sql<boolean>`state in (${sql.join(state)})`);
-    const { data, page: position } = await page(query, { createdAt: { column: 'created_at', kind: 'text' } }, { sort, limit, cursor });
+    const { data, page: position } = await this.projectors.listing((database) => {
+      let query = database.sql<{ authority_job: { id: JobId } }>().selectFrom('authority_job').select('id');
+      if (kind !== undefined) query = query.where(sql<boolean>`kind = ${kind}`);
+      if (state?.length) query = query.where(sql<boolean>`state in (${sql.join([...new Set(state)])})`);
+      return page(query, { createdAt: { column: 'created_at', kind: 'text' } }, { sort, limit, cursor });
+    });
     const found = await this.jobs.loadAll(data.map(({ id }) => id), (job) => job ?? undefined, this.log);
     return { data: await this.views.ofAll(found), page: position };
   }

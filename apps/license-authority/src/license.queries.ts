@@ -74,7 +74,7 @@ function filtered(database: Database, { q, status, createdAfter, createdBefore, 
     createdBefore && sql`created_at < ${instantIn('createdBefore', createdBefore)}`,
     expiresAfter && sql`expires_at > ${instantIn('expiresAfter', expiresAfter)}`,
     expiresBefore && sql`expires_at < ${instantIn('expiresBefore', expiresBefore)}`,
-    status?.length ? anyOf(status.map((one) => hasStatus(one, now))) : undefined,
+    status?.length ? anyOf([...new Set(status)].map((one) => hasStatus(one, now))) : undefined,
     q === undefined ? undefined : contains(database, q, hasKey),
   ].map((condition) => condition as Expression<SqlBool> | undefined || undefined);
   const source = names ? sql<Listed>`(${names})`.as('l') : sql<Listed>`authority_license`.as('l');
@@ -117,9 +117,10 @@ export class LicenseList {
 
   async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
     const { now } = context();
-    const database = await this.projectors.current();
-    const hasKey = await this.table.hasKey(database, filters.q);
-    const { data, page: position } = await page(filtered(database, filters, now, hasKey, sort.replace('-', '')), sorts, { sort, limit, cursor });
+    const { data, page: position } = await this.projectors.listing(async (database) => {
+      const hasKey = await this.table.hasKey(database, filters.q);
+      return page(filtered(database, filters, now, hasKey, sort.replace('-', '')), sorts, { sort, limit, cursor });
+    });
     return { data: await this.views.of(data, now), page: position };
   }
 }
@@ -137,10 +138,12 @@ export class LicenseExport {
     const seesKeys = actor.permissions.includes('license.read');
     const sortedBy = sort.replace('-', '');
     if (sortedBy === 'key' && !seesKeys) throw refuse('PERMISSION_DENIED', 'Sorting by key needs the permission license.read', { permission: 'license.read' });
-    const database = await this.projectors.current();
-    const hasKey = seesKeys ? await this.table.hasKey(database, filters.q) : undefined;
-    const { data, page: { next } } = await page(filtered(database, filters, now, hasKey, sortedBy), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
+    const { data, page: { next } } = await this.projectors.listing(async (database) => {
+      const hasKey = seesKeys ? await this.table.hasKey(database, filters.q) : undefined;
+      return page(filtered(database, filters, now, hasKey, sortedBy), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
+    });
     const licenses = await this.views.of(data, now, true);
+    const database = await this.projectors.current();
     const [products, customers] = await Promise.all([namesOf(database, 'authority_product', licenses.map(({ productId }) => productId)), namesOf(database, 'authority_customer', licenses.map(({ customerId }) => customerId))]);
     const exported = licenses.map((license) => {
       const customer = customers.get(license.customerId ?? '');
@@ -164,16 +167,16 @@ export class LicenseSuggestions {
   constructor(private readonly projectors: Projectors, private readonly table: LicenseTable) {}
 
   async execute({ q }: SuggestLicenses) {
-    const database = await this.projectors.current();
-    const find = async (where: Expression<SqlBool> | undefined, table: string, column: string) => {
+    const find = async (database: Database, where: Expression<SqlBool> | undefined, table: string, column: string) => {
       if (!where) return [];
       const { rows } = await sql<{ id: string; text: string; email?: string | null }>`select *, ${sql.ref(column)} as text from ${sql.table(table)} where ${where} limit ${suggestions}`.execute(database.sql());
       // In a stable order; finding the very first matches would take far longer than finding some.
       return rows.toSorted((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : a.id < b.id ? -1 : 1));
     };
-    const [keys, customers, products] = await Promise.all([
-      find(await this.table.hasKey(database, q), 'authority_license', 'license_key'), find(matching(database, customerNames, q), 'authority_customer', 'name'), find(matching(database, productNames, q), 'authority_product', 'name'),
-    ]);
+    const [keys, customers, products] = await this.projectors.listing(async (database) => Promise.all([
+      find(database, await this.table.hasKey(database, q), 'authority_license', 'license_key'), find(database, matching(database, customerNames, q), 'authority_customer', 'name'),
+      find(database, matching(database, productNames, q), 'authority_product', 'name'),
+    ]));
     const namesakes = Map.groupBy(customers, ({ text }) => text);
     // With the address, which is searched after the name, a search finds the customer that is meant.
     const texts = customers.map(({ text, email }) => (email && (namesakes.get(text)?.length ?? 0) > 1 ? `${text} ${email}` : text));
@@ -193,13 +196,11 @@ export class LicenseTotals {
 
   async execute(filters: TotalLicenses) {
     const { now } = context();
-    const database = await this.projectors.current();
     const status = sql<string>`case when works_until <= ${now} and status <> 'revoked' then 'expired' else status end`;
-    const hasKey = await this.table.hasKey(database, filters.q);
-    const rows = await filtered(database, filters, now, hasKey).clearSelect()
+    const rows = await this.projectors.listing(async (database) => filtered(database, filters, now, await this.table.hasKey(database, filters.q)).clearSelect()
       .select([status.as('status_now'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
         sql<number>`sum(case when activation_limit > 0 then 1 else 0 end)`.as('limited')])
-      .groupBy('status_now').execute();
+      .groupBy('status_now').execute());
     const sum = (pick: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + Number(pick(row)), 0);
     const [licenses, limits, limited] = [sum(({ n }) => n), sum((row) => row.limits), sum((row) => row.limited)];
     const counts = new Map(rows.map((row) => [row.status_now, Number(row.n)]));
@@ -217,11 +218,10 @@ export class AvailableLicenses {
   constructor(private readonly projectors: Projectors) {}
 
   async execute({ productIds }: CountAvailable) {
-    const database = await this.projectors.current();
     const wanted = productIds.map(() => '?').join(', ');
-    const { rows } = await database.run<{ productId: ProductId; available: number }>(
+    const { rows } = await this.projectors.listing((database) => database.run<{ productId: ProductId; available: number }>(
       `select product_id as "productId", count(*) as available from authority_license
-        where product_id in (${wanted}) and status = 'available' and (works_until is null or works_until > ?) group by product_id`, [...productIds, context().now]);
+        where product_id in (${wanted}) and status = 'available' and (works_until is null or works_until > ?) group by product_id`, [...productIds, context().now]));
     const counts = new Map(rows.map((row) => [row.productId, Number(row.available)]));
     return { data: productIds.map((productId) => ({ productId, available: counts.get(productId) ?? 0 })) };
   }

@@ -118,7 +118,7 @@ export class PrepareLicenses extends command('license.prepare', { licenseIds: li
 export class GetLicense extends query('license.get', { licenseId: ids.license }, LicenseView) {}
 
 export const licenseFilters = {
-  q: optional(Type.String({ maxLength: 200, description: 'Part of a key, customer name, e-mail address or domain, or product name' })),
+  q: optional(Type.String({ maxLength: 200, description: 'Part of a key, customer name, e-mail address or domain, or product name; one or two characters: the beginning of a word, or in a script without spaces between words (Chinese, Japanese, Thai) any part' })),
   status: optional(listOf(status)),
   productId: optional(ids.product),
   planId: optional(ids.plan),

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -191,6 +191,92 @@ describe('A SQLite database', () => {
   it('refuses in the same way whoever waits too long for a transaction', async () => {
     const database = await Database.open({ ...tables, environment: 'test', at: { sqliteFile: join(directory, 'held.db') } });
     await database.transaction(() => expect(ids(database)).rejects.toMatchObject({ name: 'Refusal', code: 'UNAVAILABLE' }));
+    await database.close();
+  });
+
+  const slow = (rows: number) => `with recursive n (i) as (select 1 union all select i + 1 from n where i < ${rows}) select count(*) as n from n`;
+
+  it('looks up and writes at once, whatever is being listed', async () => {
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'listed.db') } });
+    await database.listing((lists) => lists.run('select 1'));
+    let listed = false;
+    const listing = database.listing((lists) => lists.run(slow(2_000_000))).then(() => (listed = true));
+    await sleep(50);
+    await database.run(insert, ['a', 'x', 1]);
+    expect([await ids(database), listed]).toEqual([['a'], false]);
+    await listing;
+    expect(await database.listing(ids)).toEqual(['a']);
+    await expect(database.listing((lists) => lists.run(insert, ['b', 'x', 1]))).rejects.toThrow('readonly');
+    await database.close();
+  });
+
+  it('refuses a list that would begin when its caller has given up, and that costs nothing', async () => {
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'turns.db') } });
+    const done: number[] = [];
+    const list = (n: number) => database.listing(async (lists) => {
+      done.push(n);
+      await Promise.all([lists.run('select 1'), sleep(n === 0 ? 2_500 : 10)]);
+    });
+    const outcomes = await Promise.allSettled([0, 1, 2].map(list));
+    expect(outcomes.map((outcome) => (outcome.status === 'rejected' ? (outcome.reason as { code: string }).code : outcome.status))).toEqual(['fulfilled', 'UNAVAILABLE', 'UNAVAILABLE']);
+    await list(3);
+    expect(done).toEqual([0, 3]);
+    await database.close();
+  });
+
+  it('is scrubbed between two lists, while look-ups go on', async () => {
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'scrubbed.db') } });
+    const [begun, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const listing = database.listing(async (lists) => {
+      const before = await ids(lists);
+      begun.resolve();
+      await over.promise;
+      return [before, await ids(lists)];
+    });
+    await begun.promise;
+    await database.run(insert, ['a', 'x', 1]);
+    let scrubbed = false;
+    const scrubbing = database.scrub().then(() => (scrubbed = true));
+    const next = database.listing(ids).then((found) => [found, scrubbed]);
+    const took = stopwatch();
+    expect(await ids(database)).toEqual(['a']);
+    expect([took() < 1_000, scrubbed]).toEqual([true, false]);
+    over.resolve();
+    expect([await listing, await next]).toEqual([[[], []], [['a'], true]]);
+    await scrubbing;
+    await database.close();
+  });
+
+  it('does not write a log without end while one list follows the other', async () => {
+    const sqliteFile = join(directory, 'log.db');
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile } });
+    const [begun, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const first = database.listing(async (lists) => {
+      await ids(lists);
+      begun.resolve();
+      await over.promise;
+    });
+    await begun.promise;
+    await database.run("insert into test_last_seen (id, seen_at, count) values ('big', hex(zeroblob(40000000)), 1)");
+    expect(statSync(`${sqliteFile}-wal`).size).toBeGreaterThan(80_000_000);
+    const second = database.listing(async (lists) => {
+      await ids(lists);
+      await database.run(insert, ['small', 'x', 1]);
+      return statSync(`${sqliteFile}-wal`).size;
+    });
+    over.resolve();
+    expect(await second).toBeLessThan(68_000_000);
+    await first;
+    await database.close();
+  });
+
+  it('lists the columns that there are by now', async () => {
+    const database = await Database.open({ kind: 'read', environment: 'test', entities: [], at: { sqliteFile: join(directory, 'columns.db') } });
+    const list = () => database.listing(async (lists) => (await lists.run('select * from shown where n < ?', [2])).rows);
+    await database.batch([{ sql: 'create table shown (n integer)' }, { sql: 'insert into shown (n) values (1)' }]);
+    expect(await list()).toEqual([{ n: 1 }]);
+    await database.batch([{ sql: 'drop table shown' }, { sql: 'create table shown (name text, n integer)' }, { sql: "insert into shown (name, n) values ('a', 1)" }]);
+    expect(await list()).toEqual([{ name: 'a', n: 1 }]);
     await database.close();
   });
 

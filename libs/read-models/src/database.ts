@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import { PerEnvironment } from '@keyledger/kernel';
 import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type SqlEntityManager } from '@mikro-orm/sql';
-import { CompiledQuery, type Kysely, type Transaction } from 'kysely';
+import { CompiledQuery, Kysely, type Transaction } from 'kysely';
 import type { Pool } from 'pg';
 import { guardPool, patiently, serverSettings, started, startOptions, type Guard } from './lost-server.ts';
-import { objectOf, SqlFailure, SqliteFile, sqliteDialect, type DatabaseKind } from './sqlite-dialect.ts';
+import { listsDialect, objectOf, SqlFailure, SqliteFile, sqliteDialect, type DatabaseKind } from './sqlite-dialect.ts';
 import type { SqlValue, Statement } from './sqlite.worker.ts';
 
 export type { DatabaseKind } from './sqlite-dialect.ts';
@@ -47,6 +47,8 @@ interface Engine {
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   alone<T>(work: () => Promise<T>): Promise<T>;
   scrub(overwritten: boolean): Promise<void>;
+  /** On SQLite: for `listing`. */
+  readonly lists?: Kysely<Tables>;
   /** Slow start-up work is done. */
   started?(): void;
   close(): Promise<void>;
@@ -61,6 +63,7 @@ export class Database {
   readonly environment: string;
   readonly orm: MikroORM;
   readonly #engine: Engine;
+  readonly #reading: Transaction<Tables> | undefined;
   #closing: Promise<void> | undefined;
 
   /** Resolves when all migrations have been applied. */
@@ -79,11 +82,12 @@ export class Database {
     }
   }
 
-  private constructor(kind: DatabaseKind, environment: string, orm: MikroORM, engine: Engine) {
+  private constructor(kind: DatabaseKind, environment: string, orm: MikroORM, engine: Engine, reading?: Transaction<Tables>) {
     this.kind = kind;
     this.environment = environment;
     this.orm = orm;
     this.#engine = engine;
+    this.#reading = reading;
   }
 
   get dialect(): Dialect {
@@ -97,7 +101,7 @@ export class Database {
 
   /** The query builder, part of the transaction when called within `em.transactional`, as `run` and `batch` are. Parameters are bound, names are those of tables and columns. `T` says which tables there are. */
   sql<T = Tables>(): Kysely<T> {
-    return (this.orm.em as SqlEntityManager).getKysely<T>() as Kysely<T>;
+    return (this.#reading ?? (this.orm.em as SqlEntityManager).getKysely<T>()) as Kysely<T>;
   }
 
   /** One statement, committed by itself; on SQLite together with those that arrive at the same time. */
@@ -115,6 +119,16 @@ export class Database {
   /** Statements that depend on each other's answers. No other statement runs meanwhile: keep it short, and use only the given `sql`. */
   transaction<T>(work: (sql: Transaction<Tables>) => Promise<T>): Promise<T> {
     return this.sql().transaction().execute(work);
+  }
+
+  /**
+   * What users list, count and search, which may take long. On SQLite it has a connection and a thread of its own, and is done one after the other:
+   * look-ups and writes never wait for it, and when its turn does not come within 2 s, it is refused before it costs anything. Only for reading,
+   * with the given database.
+   */
+  listing<T>(read: (database: Database) => Promise<T>): Promise<T> {
+    const { lists } = this.#engine;
+    return lists ? lists.transaction().execute((reading) => read(new Database(this.kind, this.environment, this.orm, this.#engine, reading))) : read(this);
   }
 
   /** Runs in one process at a time. For the start; it takes one connection more than the work needs. */
@@ -157,8 +171,10 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
   const file = await SqliteFile.open(path, kind);
   const orm = new MikroORM({ ...common, dbName: path, entities: [...entities], driver: SqliteDriver, driverOptions: sqliteDialect(file) });
   await orm.connect();
+  const lists = new Kysely<Tables>({ dialect: listsDialect(path) });
   const engine: Engine = {
     dialect: 'sqlite',
+    lists,
     async batch(statements) {
       const results = await file.batch(statements);
       return results.map(({ columns, rows, changes }) => ({ rows: rows.map((row) => objectOf(columns, row)), changes }));
@@ -166,7 +182,10 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
     // Only one process uses a file.
     alone: (work) => work(),
     scrub: (overwritten) => file.scrub(overwritten),
-    close: () => file.close(),
+    async close() {
+      await lists.destroy();
+      await file.close();
+    },
   };
   return { orm, engine };
 }

@@ -74,6 +74,9 @@ const columnTypes: Readonly<Record<Dialect, Readonly<Record<ColumnKind, string>>
   postgres: { text: 'text collate "C"', integer: 'bigint', double: 'double precision', boolean: 'boolean', json: 'jsonb' },
 };
 
+/** Raised whenever `searchTextOf` changes its result: tables with search texts are then built anew. */
+export const SEARCH_TEXTS = 2;
+
 /** A projection's rows in one dialect: from the entity's metadata to columns, statements and values. */
 export class RowTable {
   readonly #dialect: Dialect;
@@ -81,7 +84,7 @@ export class RowTable {
   readonly columns: readonly Column[];
   readonly #indexes: readonly (readonly string[])[];
   readonly #searchable: boolean;
-  /** Changes with the columns and indexes. */
+  /** Changes with the columns, the indexes and what is made of a search text. */
   readonly shape: string;
 
   constructor(database: Database, projection: Projection) {
@@ -97,7 +100,7 @@ export class RowTable {
       ...meta.indexes.map(({ properties }) => [properties ?? []].flat().map((property) => nameOf(String(property)))),
     ];
     if (!['id', 'revision'].every((name) => this.columnNames.includes(name))) throw new Error(`${projection.name} needs the columns id and revision`);
-    this.shape = createHash('sha256').update(JSON.stringify([this.columns, this.#indexes, this.#searchable])).digest('base64url').slice(0, 12);
+    this.shape = createHash('sha256').update(JSON.stringify([this.columns, this.#indexes, this.#searchable && SEARCH_TEXTS])).digest('base64url').slice(0, 12);
   }
 
   get columnNames(): string[] {

@@ -63,6 +63,11 @@ export class Projectors {
     return database;
   }
 
+  /** What users list, count and search in them: see `Database.listing`. */
+  async listing<T>(read: (database: Database) => Promise<T>): Promise<T> {
+    return (await this.current()).listing(read);
+  }
+
   here(): Projector {
     return this.#kept.here().projector;
   }

@@ -8,18 +8,18 @@ export function normalise(text: string): string {
   return plain.toLowerCase().replace(/ +/g, ' ').trim();
 }
 
-/** As stored: two spaces before every word, so that even one letter makes a trigram with them. */
-export const searchTextOf = (text: string): string => spaced(` ${normalise(text)}`);
+/** As stored: two spaces before every word, so that even one letter makes a trigram with them. A change of the result raises `SEARCH_TEXTS`. */
+export const searchTextOf = (text: string): string => `  ${spaced(normalise(text))}`;
 
 /**
- * The condition that a row's search text contains `q`; with fewer than three characters, that one of its words begins with it.
+ * The condition that a row's search text contains `q`; with fewer than three characters, that one of its words begins with it (see `spaced`).
  * An index answers it in both dialects, and no part of `q` is an operator or a wildcard. Undefined when `q` has no text.
  * Of several `q` one must match: that is one search, where as many conditions would each be checked for every row.
  * `column` holds ids of the projection's rows: `id` of its own table, or a reference to it in another one.
  */
 export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id'): RawBuilder<SqlBool> | undefined {
   if (!projection.search) throw new Error(`${projection.name} has no search text`);
-  const texts = [...new Set([q].flat().map(normalise))].filter((wanted) => wanted !== '').map((wanted) => ([...wanted].length < 3 ? searchTextOf(wanted) : spaced(wanted)));
+  const texts = [...new Set([q].flat().map(normalise))].filter((wanted) => wanted !== '').map(spaced).map((wanted) => ([...wanted].length < 3 ? `  ${wanted}` : wanted));
   if (texts.length === 0) return undefined;
   const view = sql.table(viewOf(projection));
   if (database.dialect === 'postgres') {
@@ -31,4 +31,6 @@ export function matching(database: Database, projection: Projection, q: string |
   return sql`${sql.ref(column)} in (select id from ${view} where _row in (select rowid from ${fts} where ${fts} match ${phrases}))`;
 }
 
-const spaced = (text: string): string => text.replaceAll(' ', '  ');
+/** Where a script has no spaces between words, each character counts as one: names in it are searched by two characters, from anywhere in the name. */
+const spaced = (text: string): string => text.replace(unspaced, ' $& ').trim().replace(/ +/g, '  ');
+const unspaced = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/gu;

@@ -10,6 +10,8 @@ import type { Failure, Reply, Request, Result, SqlValue, Statement } from './sql
 
 /** `state` is fsynced with every commit; `read` can be rebuilt and is not. */
 export type DatabaseKind = 'state' | 'read';
+/** `lists`: a further connection to a file, which only reads. */
+export type ConnectionKind = DatabaseKind | 'lists';
 
 /** The database refused a statement. `unexpected`: one of a batch changed another number of rows than it should. */
 export class SqlFailure extends Error {
@@ -32,6 +34,8 @@ const unavailable = (detail: string, cause: Error): Refusal => Object.assign(ref
 
 /** A transaction held longer is a bug; statements waiting for it get an error instead of waiting for ever. */
 const BUSY_TIMEOUT_MS = 5_000;
+/** Callers give up after 5 s and ask again: a list that began any later would be worked on in vain, and the next ones would wait for it. */
+const LIST_TURN_MS = 2_000;
 
 type Question = Request extends infer R ? (R extends Request ? Omit<R, 'call'> : never) : never;
 interface Pending {
@@ -39,10 +43,10 @@ interface Pending {
   readonly reject: (error: Error) => void;
 }
 
-/** One thread for all databases of a kind, so that one environment's fsync never holds up the event loop, nor rebuilding a read model a lease. */
+/** One thread for all connections of a kind, so that one environment's fsync never holds up the event loop, nor rebuilding a read model a lease, nor a search a look-up. */
 class SqliteThread {
-  static readonly #threads = new Map<DatabaseKind, SqliteThread>();
-  readonly #kind: DatabaseKind;
+  static readonly #threads = new Map<ConnectionKind, SqliteThread>();
+  readonly #kind: ConnectionKind;
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   readonly files = new Map<string, SqliteFile>();
@@ -50,15 +54,19 @@ class SqliteThread {
   #calls = 0;
   #dead: Error | undefined;
 
-  static of(kind: DatabaseKind): SqliteThread {
-    const running = SqliteThread.#threads.get(kind);
+  static running(kind: ConnectionKind): SqliteThread | undefined {
+    return SqliteThread.#threads.get(kind);
+  }
+
+  static of(kind: ConnectionKind): SqliteThread {
+    const running = SqliteThread.running(kind);
     if (running) return running;
     const thread = new SqliteThread(kind);
     SqliteThread.#threads.set(kind, thread);
     return thread;
   }
 
-  private constructor(kind: DatabaseKind) {
+  private constructor(kind: ConnectionKind) {
     this.#kind = kind;
     // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
     this.#worker = new Worker(new URL(`./sqlite.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: `sqlite-${kind}` });
@@ -117,11 +125,12 @@ interface Waiting {
 }
 
 /**
- * One open database file. There is one connection per file and process, however many ask for it: services that share a file share
+ * One open database file. There is one connection of a kind per file and process, however many ask for it: services that share a file share
  * its turn-taking. Statements outside of transactions go out at once and are committed together; a transaction has the connection for itself.
  */
 export class SqliteFile {
   readonly path: string;
+  readonly #kind: ConnectionKind;
   readonly #thread: SqliteThread;
   readonly #opened: Promise<unknown>;
   #users = 0;
@@ -129,7 +138,7 @@ export class SqliteFile {
   #waiting: Waiting[] = [];
 
   /** Opens the file, creating it and its folder; every `open` needs its `close`. */
-  static async open(path: string, kind: DatabaseKind): Promise<SqliteFile> {
+  static async open(path: string, kind: ConnectionKind): Promise<SqliteFile> {
     const thread = SqliteThread.of(kind);
     const full = resolve(path);
     const file = thread.files.get(full) ?? new SqliteFile(full, kind, thread);
@@ -147,12 +156,13 @@ export class SqliteFile {
     }
   }
 
-  private constructor(path: string, kind: DatabaseKind, thread: SqliteThread) {
+  private constructor(path: string, kind: ConnectionKind, thread: SqliteThread) {
     this.path = path;
+    this.#kind = kind;
     this.#thread = thread;
     thread.retain();
     mkdirSync(dirname(path), { recursive: true });
-    this.#opened = thread.ask({ op: 'open', file: path, durable: kind === 'state' });
+    this.#opened = thread.ask({ op: 'open', file: path, kind });
   }
 
   async run(statement: Statement): Promise<Result> {
@@ -167,12 +177,13 @@ export class SqliteFile {
   }
 
   async begin(): Promise<void> {
-    if (this.#held) await this.#turn(true);
-    this.#held = true;
+    await this.#hold();
     try {
-      await this.within({ sql: 'begin immediate' });
+      // The first read notices what other connections have changed in the schema; preparing a statement does not.
+      if (this.#kind === 'lists') await Promise.all([this.within({ sql: 'begin' }), this.within({ sql: 'select 1 from sqlite_schema limit 1' })]);
+      else await this.within({ sql: 'begin immediate' });
     } catch (error) {
-      this.#release();
+      await this.rollback().catch(() => undefined);
       throw error;
     }
   }
@@ -196,9 +207,16 @@ export class SqliteFile {
     }
   }
 
+  /** Between two lists, because a reader would keep the log from being emptied, and the thread busy with waiting for it. */
   async scrub(overwritten: boolean): Promise<void> {
-    if (this.#held) await this.#turn(false);
-    await this.#thread.ask({ op: 'scrub', file: this.path, overwritten });
+    const lists = SqliteThread.running('lists')?.files.get(this.path);
+    if (lists) await lists.#hold(BUSY_TIMEOUT_MS);
+    try {
+      if (this.#held) await this.#turn(false);
+      await this.#thread.ask({ op: 'scrub', file: this.path, overwritten });
+    } finally {
+      if (lists) lists.#release();
+    }
   }
 
   async close(): Promise<void> {
@@ -208,12 +226,17 @@ export class SqliteFile {
     await this.#thread.release();
   }
 
-  #turn(exclusive: boolean): Promise<void> {
+  async #hold(withinMs?: number): Promise<void> {
+    if (this.#held) await this.#turn(true, withinMs);
+    this.#held = true;
+  }
+
+  #turn(exclusive: boolean, withinMs = this.#kind === 'lists' ? LIST_TURN_MS : BUSY_TIMEOUT_MS): Promise<void> {
     return new Promise((go, reject) => {
       const timer = setTimeout(() => {
         this.#waiting = this.#waiting.filter((waiting) => waiting.go !== go);
-        reject(unavailable('database is locked', new Error(`A transaction has held ${this.path} for ${BUSY_TIMEOUT_MS} ms`)));
-      }, BUSY_TIMEOUT_MS);
+        reject(unavailable(this.#kind === 'lists' ? 'too many lists are being asked for' : 'database is locked', new Error(`Others have held ${this.path} (${this.#kind}) for ${withinMs} ms`)));
+      }, withinMs);
       this.#waiting.push({ exclusive, go, timer });
     });
   }
@@ -231,8 +254,12 @@ export class SqliteFile {
 }
 
 /** Kysely (and with it MikroORM) on a file that another thread works on. */
-export const sqliteDialect = (file: SqliteFile): Dialect => ({
-  createDriver: () => new SqliteDriver(file),
+export const sqliteDialect = (file: SqliteFile): Dialect => dialectOn(() => new SqliteDriver(file));
+/** For transactions that only read, on a connection that is opened with the first of them. */
+export const listsDialect = (path: string): Dialect => dialectOn(() => new ListsDriver(path));
+
+const dialectOn = (createDriver: () => Driver): Dialect => ({
+  createDriver,
   createQueryCompiler: () => new SqliteQueryCompiler(),
   createAdapter: () => new Adapter(),
   createIntrospector: (db) => new SqliteIntrospector(db),
@@ -246,16 +273,16 @@ class Adapter extends SqliteAdapter {
 }
 
 class SqliteDriver implements Driver {
-  readonly #file: SqliteFile;
+  protected file: SqliteFile | undefined;
 
-  constructor(file: SqliteFile) {
-    this.#file = file;
+  constructor(file?: SqliteFile) {
+    this.file = file;
   }
 
   async init(): Promise<void> {}
 
   async acquireConnection(): Promise<SqliteConnection> {
-    return new SqliteConnection(this.#file);
+    return new SqliteConnection(this.file as SqliteFile);
   }
 
   beginTransaction(connection: SqliteConnection, _settings: TransactionSettings): Promise<void> {
@@ -289,6 +316,23 @@ class SqliteDriver implements Driver {
 
   /** The opener of the file closes it. */
   async destroy(): Promise<void> {}
+}
+
+class ListsDriver extends SqliteDriver {
+  readonly #path: string;
+
+  constructor(path: string) {
+    super();
+    this.#path = path;
+  }
+
+  override async init(): Promise<void> {
+    this.file = await SqliteFile.open(this.#path, 'lists');
+  }
+
+  override async destroy(): Promise<void> {
+    await this.file?.close();
+  }
 }
 
 class SqliteConnection implements DatabaseConnection {

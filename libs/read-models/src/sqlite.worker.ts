@@ -1,6 +1,8 @@
 // Runs as source in its own thread (Node strips the types): only node: modules and types may be imported here.
+import { statSync } from 'node:fs';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
+import type { ConnectionKind } from './sqlite-dialect.ts';
 
 export type SqlValue = SQLInputValue;
 
@@ -22,7 +24,7 @@ export interface Result {
 }
 
 type Work =
-  | { readonly op: 'open'; readonly file: string; readonly durable: boolean }
+  | { readonly op: 'open'; readonly file: string; readonly kind: ConnectionKind }
   /** `alone` statements are part of a transaction, or must not be inside one. */
   | { readonly op: 'run'; readonly file: string; readonly statement: Statement; readonly alone: boolean }
   | { readonly op: 'batch'; readonly file: string; readonly statements: readonly Statement[] }
@@ -46,6 +48,7 @@ interface Prepared {
 
 const STATEMENTS_KEPT = 200;
 const WRITES_PER_COMMIT = 500;
+const LOG_BYTES = 67_108_864;
 const NOTHING: Result = { columns: [], rows: [], changes: 0, lastId: 0 };
 
 class Unexpected extends Error {}
@@ -53,18 +56,24 @@ class Unexpected extends Error {}
 class File {
   readonly #db: DatabaseSync;
   readonly #prepared = new Map<string, Prepared>();
+  readonly #path: string;
+  readonly #isForLists: boolean;
 
-  constructor(path: string, durable: boolean) {
+  constructor(path: string, kind: ConnectionKind) {
+    this.#path = path;
+    this.#isForLists = kind === 'lists';
+    const durable = kind === 'state';
     this.#db = new DatabaseSync(path);
-    this.#db.exec(`PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = ${durable ? 'FULL' : 'NORMAL'};
+    this.#db.exec(`PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = ${durable ? 'FULL' : 'NORMAL'}; PRAGMA query_only = ${this.#isForLists ? 'ON' : 'OFF'};
       PRAGMA fullfsync = ON; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
-      PRAGMA cache_size = -16384; PRAGMA journal_size_limit = 67108864;`);
+      PRAGMA cache_size = -16384; PRAGMA journal_size_limit = ${LOG_BYTES};`);
     const pragma = (name: string) => Object.values(this.#db.prepare(`PRAGMA ${name}`).get() ?? {})[0];
     const [journal, synchronous] = [pragma('journal_mode'), pragma('synchronous')];
     if (journal !== 'wal' || synchronous !== (durable ? 2 : 1)) throw new Error(`${path}: journal_mode ${journal}, synchronous ${synchronous}`);
   }
 
   run({ sql, params, many }: Statement): Result {
+    if (this.#isForLists && sql === 'begin') this.#letLogStartAnew();
     const { statement, columns } = this.#prepare(sql, params !== undefined && params.length > 0 || many !== undefined);
     if (many) {
       let changes = 0;
@@ -125,6 +134,15 @@ class File {
     if (busy !== 0) throw new Error('Another process is reading the database; its log cannot be emptied now');
   }
 
+  /**
+   * While one list follows the other, the log always has a reader, and SQLite would append to it without end.
+   * The first checkpoint does most of the work, and blocks no write.
+   */
+  #letLogStartAnew(): void {
+    const { size = 0 } = statSync(`${this.#path}-wal`, { throwIfNoEntry: false }) ?? {};
+    if (size > LOG_BYTES) this.#db.exec('PRAGMA wal_checkpoint; PRAGMA wal_checkpoint(RESTART)');
+  }
+
   close(): void {
     this.#prepared.clear();
     this.#db.close();
@@ -154,7 +172,8 @@ class File {
     const prepared = { statement, columns: statement.columns().map(({ name }) => name) };
     // After a change of the schema the columns of `select *` may be others.
     if (/^\s*(create|alter|drop)\b/i.test(sql)) this.#prepared.clear();
-    else if (keep) {
+    // Lists are told of none that another connection makes.
+    else if (keep && !this.#isForLists) {
       this.#prepared.set(sql, prepared);
       if (this.#prepared.size > STATEMENTS_KEPT) this.#prepared.delete(this.#prepared.keys().next().value as string);
     }
@@ -186,7 +205,7 @@ function attempt(call: number, work: () => unknown): Reply {
 function answer(request: Request): unknown {
   switch (request.op) {
     case 'open': {
-      files.set(request.file, new File(request.file, request.durable));
+      files.set(request.file, new File(request.file, request.kind));
       return null;
     }
     case 'run': return fileOf(request.file).run(request.statement);
