@@ -53,8 +53,8 @@ What receivers are sent. The shapes are public API: members are added, never ren
 **Know the sender.** [Standard Webhooks](https://www.standardwebhooks.com): \`webhook-signature\` is \`v1,\` and the base64 of HMAC-SHA256 over \`<webhook-id>.<webhook-timestamp>.<body>\`, one for each secret that is valid, separated by blanks; any of its libraries checks that. Take the body as it arrived, and refuse what is older than five minutes.
 **Answer** 2xx within 15 s, before you work on it. Anything else, a redirection too, is tried again: ten times within some 75 hours, the environment's time. 410 disables the endpoint; so does a delivery that is given up after three days in which nothing was taken.
 **Expect** the same \`webhook-id\` more than once, and no order: \`timestamp\` says when it happened, the API how it is now.
-**All** that happens while an endpoint is enabled is sent, however often something dies. Refused activations of a license are told at once and then once an hour, gathered: none is left out.
-**Never** is a license key sent, nor anything of a person: ids, and the first characters of the key (\`keyPrefix\`).
+**All** that happens while an endpoint is enabled is sent, however often something dies. Refused activations of a license are told at once and then once an hour, gathered; a crash may cost the last second or two of them.
+**Never** is a license key sent, nor anything of a person: ids, and the first characters of the key (\`keyPrefix\`). So \`deploymentId\` is null; the list of activations has it.
 
 Everything about a license has ${common.filter(([name]) => name !== 'environment').map(([name]) => `\`${name}\``).join(', ')}; all of it has \`environment\`.
 

@@ -44,7 +44,7 @@ const specsImport = { 'apps/distributed': ['contracts', 'standalone'], 'apps/sta
 
 /** Third-party packages that only some may touch: stores stay behind their ports, the ORM out of the edge. */
 const reserved = [
-  { packages: /^(@mikro-orm\/|kysely$)/, owners: ['libs/read-models', 'libs/keyring', 'apps/access', 'apps/catalog', 'apps/license-authority', 'apps/activation', 'apps/usage-metering', 'apps/standalone'] },
+  { packages: /^(@mikro-orm\/|kysely$)/, owners: ['libs/read-models', 'libs/keyring', 'apps/access', 'apps/catalog', 'apps/license-authority', 'apps/activation', 'apps/usage-metering', 'apps/notifier', 'apps/standalone'] },
   { packages: /^(node:sqlite|pg$|@eventstore\/)/, owners: ['libs/event-store', 'libs/read-models'] },
   { packages: /^@nats-io\//, owners: ['libs/messaging'] },
   { packages: /^jose$/, owners: ['libs/license-file'] },

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { paging, type CountAvailable, type ExportLicenses, type ListLicenseEvents, type ListLicenses, type SuggestLicenses, type TotalLicenses } from '@keyledger/contracts';
 import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat, type TermsInput } from '@keyledger/domain';
@@ -39,6 +40,8 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
   const views = new LicenseViews(licenses, new Usage(host.messages), host.log);
   const [list, suggestions, totals, exported] = [new LicenseList(views, projectors, table), new LicenseSuggestions(projectors, table), new LicenseTotals(projectors, table), new LicenseExport(views, projectors, table)];
   return {
+    listing: (work: () => Promise<void>) => inContext(() => projectors.listing(work)),
+    lookUp: (hash: string) => inContext(() => table.byKeyHash(hash)),
     /** What is told of the licenses of a product at a moment. */
     toldOf: (productId: ProductId, at: Instant) => runIn(systemContext(environment, at), async () => {
       const having = async (status: ListLicenses['status']) => (await list.execute({ productId, status } as ListLicenses)).data.map((license) => license.id);
@@ -83,6 +86,22 @@ const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for
   let authority: Awaited<ReturnType<typeof start>>;
   beforeAll(async () => { authority = await start(at()); }, 60_000);
   afterAll(() => authority.close());
+
+  it('take turns on files, and a key that is looked up does not wait for them', async () => {
+    const [begun, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const before = authority.listing(() => (begun.resolve(), over.promise));
+    await begun.promise;
+    let answered = 0;
+    const questions = [authority.list({ q: 'x' }), authority.suggest('x'), authority.count('x'), authority.exported(['license.read'], {}), authority.toldOf(id('prd'), now)]
+      .map((question) => question.then(() => answered++));
+    expect(await authority.lookUp('unknown')).toBeUndefined();
+    if (at().databaseUrl === undefined) {
+      await sleep(100);
+      expect(answered).toBe(0);
+    }
+    over.resolve();
+    await Promise.all([before, ...questions]);
+  });
 
   it('are answered without a license that nobody can read, but no file pretends to be whole', async () => {
     const customerId = await authority.customer('Ada', 'ada@example.com');

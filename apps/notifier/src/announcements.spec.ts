@@ -3,7 +3,7 @@ import { webhookBodies } from '@keyledger/contracts';
 import { License, SigningKeys, webhookTypes, type LicenseCommand, type LicenseEvent, type SigningKeysEvent, type SigningKeysState } from '@keyledger/domain';
 import { addDays } from '@keyledger/kernel';
 import {
-  activate, assign, at, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, loseHeartbeat, missHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend, type Moment,
+  activate, assign, at, deactivate, direct, erase, exceedQuota, idOf, inactivate, issue, laptop, loseHeartbeat, missHeartbeat, reactivate, rebind, recoverHeartbeat, regenerateKey, renew, restoreQuota, revoke, scenarios, suspectAbuse, suspend, sweep, unsuspend, type Moment,
 } from '@keyledger/testing';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
@@ -31,7 +31,7 @@ function checked(announcement: Announcement): Announcement {
 
 const year = { terms: { activationLimit: 3, expiresAt: addDays(now, 365), quotas: [{ meter: 'max_dp_cores', limit: 8 }], overageGraceDays: 7 } };
 const lives: readonly Life[] = [
-  [issue(year), assign(), activate(), rebind(), deactivate(), revoke()],
+  [issue(year), assign(), activate(laptop, { deploymentId: 'dep-ada' }), rebind(), deactivate(), revoke()],
   [issue(year), assign(), activate(), suspend({ cause: 'payment', reason: 'unpaid' }), unsuspend({ cause: 'payment' }), inactivate(), reactivate(), regenerateKey(), renew(addDays(now, 500)), at(addDays(now, 470), sweep()), at(addDays(now, 600), sweep())],
   [issue(year), assign(), activate(), missHeartbeat(), loseHeartbeat(), recoverHeartbeat(), direct('lock'), direct('unlock', 2), direct('refresh', 3)],
   [issue(year), assign(), exceedQuota(9, 8), restoreQuota(7), exceedQuota(10, 8), at(addDays(now, 8), sweep()), erase()],
@@ -48,7 +48,7 @@ describe('What is told of a license', () => {
 
   it('holds nothing that is sealed', () => {
     const text = JSON.stringify(all);
-    for (const secret of ['KEY0001-1111111', 'KEY0002-1111111', '2222222', 'fp-laptop', 'fp-new', 'laptop', 'hash-1']) expect([secret, text.includes(secret)]).toEqual([secret, false]);
+    for (const secret of ['KEY0001-1111111', 'KEY0002-1111111', '2222222', 'fp-laptop', 'fp-new', 'laptop', 'dep-ada', 'hash-1']) expect([secret, text.includes(secret)]).toEqual([secret, false]);
   });
 
   it('is said once of each step', () => {

@@ -34,7 +34,8 @@ const held = ({ cause, reason }: Pick<Own<'license.suspended'>, 'cause' | 'reaso
 export const ofLicenses: { readonly [E in LicenseEventType]?: Announced<LicenseEvent & { type: E }, LicenseFacts> } = {
   LicenseIssued: one('license.issued', ({ terms: { expiresAt, activationLimit } }) => ({ expiresAt, activationLimit })),
   LicenseAssigned: one('license.assigned', ({ customerId }) => ({ customerId })),
-  InstanceActivated: one('license.activated', ({ activationId, deploymentId, deploymentMode }) => ({ activationId, deploymentId, deploymentMode })),
+  // Older releases stored the deployment's id unsealed; it is not sent then either, because the outbox could not be erased.
+  InstanceActivated: one('license.activated', ({ activationId, deploymentMode }) => ({ activationId, deploymentId: null, deploymentMode })),
   InstanceDeactivated: one('license.deactivated', ({ activationId, by }) => ({ activationId, by })),
   LicenseSuspended: one('license.suspended', held),
   LicenseUnsuspended: one('license.unsuspended', held),

@@ -16,6 +16,13 @@ interface Listener {
   readonly createdAt: Instant;
 }
 
+/** An event, how it is told, and the endpoints it is news for. */
+interface News {
+  readonly event: RecordedEvent;
+  readonly tell: () => Promise<readonly Announcement[]>;
+  readonly endpoints: readonly Listener[];
+}
+
 /** The mails: event type → what a mail about it needs, or nothing. It holds no personal data. */
 export type MailsOf = (event: RecordedEvent) => { readonly type: string; readonly body: string } | undefined;
 
@@ -66,6 +73,8 @@ const categoryOf = (stream: string): string => stream.slice(0, stream.indexOf('-
 
 const EVENTS_PER_SAVE = 5_000;
 const REPLAY_PAGE = 500;
+/** Together they take a store hardly longer than one; more would keep other readers waiting. */
+const READ_AT_ONCE = 100;
 /** Some three seconds, with longer and longer pauses. */
 const TRIES = 6;
 const TIMEOUT_MS = 3_000;
@@ -158,7 +167,7 @@ class Announcer implements View {
     const endpoints = [...this.#endpoints.values()];
     let isOfInterest = false;
     for (const event of events) {
-      isOfInterest ||= isOfEndpoint(event) || this.#howToTell(event, endpoints) !== undefined || this.#at.mailsOf(event) !== undefined;
+      isOfInterest ||= isOfEndpoint(event) || this.#newsIn(event, endpoints).length > 0 || this.#at.mailsOf(event) !== undefined;
       if (event.type === 'LicenseErased') this.#at.forget(subjectOf(event.stream) as LicenseId);
     }
     this.#passed += events.length;
@@ -170,12 +179,16 @@ class Announcer implements View {
     const statements: Statement[] = [...hours];
     const before = new Map(this.#endpoints);
     try {
-      const parcels: Parcel[] = [];
+      const news: News[] = [];
+      const mails: Parcel[] = [];
       for (const event of events) {
         if (isOfEndpoint(event)) statements.push(...this.#hear(event));
-        else parcels.push(...await this.#parcelsOf(event, [...this.#endpoints.values()]), ...this.#mailOf(event));
+        else {
+          news.push(...this.#newsIn(event, [...this.#endpoints.values()]));
+          mails.push(...this.#mailOf(event));
+        }
       }
-      await this.#at.database.batch([...statements, ...putting(parcels), reached(position)]);
+      await this.#at.database.batch([...statements, ...putting([...await this.#parcelsOf(news), ...mails]), reached(position)]);
     } catch (error) {
       // The same events come again, and have to meet the same endpoints.
       this.#endpoints.clear();
@@ -194,25 +207,44 @@ class Announcer implements View {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Undefined when no endpoint and no mail needs it. */
-  #howToTell({ stream, type }: RecordedEvent, endpoints: readonly Listener[]): Announced<never, never> | undefined {
-    if (endpoints.length === 0) return undefined;
-    const how = this.#at.sources.byCategory[categoryOf(stream)]?.table[type];
-    return how?.types.some((told) => endpoints.some((endpoint) => hears(endpoint, told))) ? how : undefined;
+  #newsIn(event: RecordedEvent, listeners: readonly Listener[]): News[] {
+    if (listeners.length === 0) return [];
+    const source = this.#at.sources.byCategory[categoryOf(event.stream)];
+    const how = source?.table[event.type];
+    if (!source || !how) return [];
+    const { at } = originOf(event);
+    const endpoints = listeners.filter((endpoint) => how.types.some((type) => hears(endpoint, type)) && isNewsFor(endpoint, at));
+    return endpoints.length > 0 ? [{ event, tell: () => source.tell(event, how), endpoints }] : [];
   }
 
-  async #parcelsOf(event: RecordedEvent, endpoints: readonly Listener[]): Promise<readonly Parcel[]> {
-    const how = this.#howToTell(event, endpoints);
-    const source = this.#at.sources.byCategory[categoryOf(event.stream)];
-    if (!how || !source) return [];
+  /** Read one after another, the licenses of a batch would take longer than the batch itself. */
+  async #parcelsOf(news: readonly News[]): Promise<readonly Parcel[]> {
+    const parcels: Parcel[] = [];
+    const unread = new Set<string>();
+    for (let from = 0; from < news.length; from += READ_AT_ONCE) {
+      const some = news.slice(from, from + READ_AT_ONCE);
+      const errors = new Map<RecordedEvent, unknown>();
+      const told = await Promise.all(some.map((one) => this.#tell(one).catch((error: unknown) => {
+        errors.set(one.event, error);
+        return [];
+      })));
+      parcels.push(...told.flat());
+      for (const { event } of some) {
+        if (!errors.has(event)) continue;
+        this.#cannotTell(event, errors.get(event));
+        unread.add(event.stream);
+      }
+    }
+    for (const { event: { stream } } of news) if (!unread.has(stream)) this.#unread.delete(stream);
+    return parcels;
+  }
+
+  async #tell({ event, tell, endpoints }: News): Promise<readonly Parcel[]> {
     const { environment, clock } = this.#at;
     const { at: timestamp } = originOf(event);
-    const announcements = await runIn(systemContext(environment, clock.now(environment)), () => source.tell(event, how)).catch((error: unknown) => this.#cannotTell(event, error));
-    if (announcements.length > 0) this.#unread.delete(event.stream);
-    return announcements.flatMap(({ type, data }) => {
+    return (await runIn(systemContext(environment, clock.now(environment)), tell)).flatMap(({ type, data }) => {
       const body = JSON.stringify({ type, timestamp, data: { environment, ...data } });
-      return endpoints.filter((endpoint) => hears(endpoint, type) && isNewsFor(endpoint, timestamp))
-        .map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
+      return endpoints.filter((endpoint) => hears(endpoint, type)).map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
     });
   }
 
@@ -283,12 +315,13 @@ class Announcer implements View {
     const { database, store } = this.#at;
     for (;;) {
       await this.#giveUp();
-      const { rows: [row] } = await database.run<{ endpoint_id: WebhookEndpointId; since: Instant; position: number; until: number }>('select * from notifier_replays order by endpoint_id limit 1');
+      // The shortest first, so that it does not wait for one that reads years.
+      const { rows: [row] } = await database.run<{ endpoint_id: WebhookEndpointId; since: Instant; position: number; until: number }>('select * from notifier_replays order by position desc, endpoint_id limit 1');
       if (!row || this.#isClosing) return;
       const endpoint = this.#endpoints.get(row.endpoint_id);
       const page = endpoint?.enabled ? await store.readAll(Number(row.position), REPLAY_PAGE) : [];
       const events = page.filter(({ position }) => position <= Number(row.until));
-      const parcels = endpoint ? (await Promise.all(events.filter((event) => originOf(event).at >= row.since).map((event) => this.#parcelsOf(event, [endpoint])))).flat() : [];
+      const parcels = endpoint ? await this.#parcelsOf(events.filter((event) => originOf(event).at >= row.since).flatMap((event) => this.#newsIn(event, [endpoint]))) : [];
       const last = events.at(-1)?.position;
       const isDone = last === undefined || events.length < page.length || last >= Number(row.until);
       await database.batch([

@@ -23,6 +23,8 @@ const LOOK_EVERY_MS = 1_000;
 interface Lane {
   running: number;
   width: number;
+  /** When it got its last attempt, counted in attempts. */
+  last: number;
 }
 
 /**
@@ -35,6 +37,7 @@ export class Courier {
   readonly #trips = new Set<Promise<void>>();
   readonly #stopping = new AbortController();
   #timer: NodeJS.Timeout | undefined;
+  #attempts = 0;
 
   constructor(
     private readonly outbox: Outbox, private readonly webhooks: Channel, private readonly mail: Channel | undefined, private readonly clock: Clock, private readonly metrics: Metrics,
@@ -79,8 +82,8 @@ export class Courier {
 
   async #sendDue(environment: string, now: Instant): Promise<void> {
     const lanes = (await this.outbox.dueTargets(now)).filter((target) => target !== MAIL || this.mail).map((target) => ({ target, lane: this.#laneOf(environment, target) }));
-    // Targets with the fewest attempts in flight come first.
-    for (const { target, lane } of lanes.toSorted((a, b) => a.lane.running - b.lane.running)) {
+    // Targets with the fewest attempts in flight come first, then those that have waited longest: where many never answer, the others still get their turn.
+    for (const { target, lane } of lanes.toSorted((a, b) => a.lane.running - b.lane.running || a.lane.last - b.lane.last)) {
       const room = this.#roomIn(lane);
       if (room > 0) for (const parcel of await this.outbox.claim(target, room, now)) this.#send(environment, parcel, lane);
     }
@@ -96,12 +99,13 @@ export class Courier {
   #laneOf(environment: string, target: string): Lane {
     const name = `${environment} ${target}`;
     let lane = this.#lanes.get(name);
-    if (!lane) this.#lanes.set(name, (lane = { running: 0, width: 1 }));
+    if (!lane) this.#lanes.set(name, (lane = { running: 0, width: 1, last: 0 }));
     return lane;
   }
 
   #send(environment: string, parcel: ClaimedParcel, lane: Lane): void {
     lane.running += 1;
+    lane.last = ++this.#attempts;
     const trip = this.#in(environment, () => this.#carry(environment, parcel, lane))
       .catch((error: unknown) => this.log.error({ err: error, environment, parcel: parcel.id }, 'a delivery could not be processed; it will be tried again'))
       .finally(() => {

@@ -7,7 +7,7 @@ import { context, newId, refuse, type WebhookDeliveryId, type WebhookEndpointId 
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { page } from '@keyledger/read-models';
+import { page, Projectors } from '@keyledger/read-models';
 import { Announcers } from './announcer.ts';
 import { Courier } from './courier.ts';
 import { Egress } from './egress.ts';
@@ -58,15 +58,15 @@ export class EndpointCommands {
 
 @Handles(GetWebhookEndpoint, ListWebhookEndpoints)
 export class EndpointQueries {
-  constructor(private readonly endpoints: Endpoints, private readonly announcers: Announcers, private readonly log: Log) {}
+  constructor(private readonly endpoints: Endpoints, private readonly projectors: Projectors, private readonly log: Log) {}
 
   async execute(query: GetWebhookEndpoint | ListWebhookEndpoints) {
     return query instanceof GetWebhookEndpoint ? this.endpoints.load(query.endpointId, viewNow()) : this.#list(query);
   }
 
   async #list({ limit = 25, cursor }: ListWebhookEndpoints) {
-    const database = await this.announcers.current();
-    const rows = database.sql<{ notifier_endpoints: { id: WebhookEndpointId; deleted: number } }>().selectFrom('notifier_endpoints').select('id').where('deleted', '=', 0);
+    // Not in turn with the large lists of other services: these rows are few.
+    const rows = (await this.projectors.current()).sql<{ notifier_endpoint_list: { id: WebhookEndpointId } }>().selectFrom('notifier_endpoint_list').select('id');
     const { data, page: position } = await page(rows, { createdAt: { column: 'created_at', kind: 'text' } }, { sort: '-createdAt', limit, cursor });
     const { now } = context();
     const view = (state: WebhookEndpointState | null, revision: number) => (state && !state.deleted ? { ...webhookEndpointView(state, now), revision } : undefined);
@@ -97,7 +97,6 @@ export class DeliveryCommands {
   }
 
   async #resend(id: WebhookDeliveryId): Promise<WebhookDeliveryView> {
-    await this.announcers.current();
     const { endpointId } = await this.#find(id);
     await this.endpoints.load(endpointId, enabled);
     await this.outbox.again(id, context().now);
@@ -113,11 +112,16 @@ export class DeliveryCommands {
     return { since, requeued: await this.outbox.againSince(endpointId, since, context().now) };
   }
 
-  async #find(id: WebhookDeliveryId): Promise<WebhookDeliveryView> {
-    const found = await this.outbox.find(id);
-    if (!found) throw refuse('WEBHOOK_DELIVERY_NOT_FOUND');
-    return found;
+  #find(id: WebhookDeliveryId): Promise<WebhookDeliveryView> {
+    return find(id, this.outbox, this.announcers);
   }
+}
+
+/** Only a delivery that is not there (yet) waits until everything is announced. */
+async function find(id: WebhookDeliveryId, outbox: Outbox, announcers: Announcers): Promise<WebhookDeliveryView> {
+  const found = await outbox.find(id) ?? await announcers.current().then(() => outbox.find(id));
+  if (!found) throw refuse('WEBHOOK_DELIVERY_NOT_FOUND');
+  return found;
 }
 
 @Handles(GetWebhookDelivery, ListWebhookDeliveries)
@@ -125,15 +129,12 @@ export class DeliveryQueries {
   constructor(private readonly outbox: Outbox, private readonly announcers: Announcers) {}
 
   async execute(query: GetWebhookDelivery | ListWebhookDeliveries) {
-    await this.announcers.current();
-    if (query instanceof GetWebhookDelivery) {
-      const found = await this.outbox.find(query.deliveryId);
-      if (!found) throw refuse('WEBHOOK_DELIVERY_NOT_FOUND');
-      return found;
-    }
+    if (query instanceof GetWebhookDelivery) return find(query.deliveryId, this.outbox, this.announcers);
+    const database = await this.announcers.current();
     const { limit = 25, cursor } = query;
-    // Their number is unbounded, and counting them takes longer than PostgreSQL is given for a statement.
-    const { data, page: position } = await page(this.outbox.list(query), { timestamp: { column: 'timestamp', kind: 'text' } }, { sort: '-timestamp', limit, cursor, total: false });
+    // Their number is unbounded: to find those of a status may take seconds, and counting them takes longer than PostgreSQL is given for a statement.
+    const { data, page: position } = await database.listing((lists) =>
+      page(this.outbox.list(query, lists), { timestamp: { column: 'timestamp', kind: 'text' } }, { sort: '-timestamp', limit, cursor, total: false }));
     return { data: data.map(deliveryOf), page: position };
   }
 }

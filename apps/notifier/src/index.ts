@@ -1,5 +1,6 @@
-import { failedIndex, notifierTables } from './tables.ts';
+import { EndpointEntity, endpointList, failedIndex, notifierTables } from './tables.ts';
 
 export { notifierConfig, type NotifierConfig } from './config.ts';
 export { NotifierModule } from './notifier.module.ts';
-export const notifierSchema = { state: [notifierTables, failedIndex] };
+export const notifierSchema = { state: [notifierTables, failedIndex], read: [EndpointEntity] };
+export const notifierProjections = [endpointList];

@@ -4,6 +4,6 @@ import { notifierConfig, NotifierModule, notifierSchema } from './index.ts';
 
 await runService('notifier', async (host) => {
   const stores = await openStores(storesConfig(), host, [notifierSchema]);
-  await host.start('notifier', NotifierModule.with([...host.providers, ...stores.providers], notifierConfig()));
+  stores.watch([await host.start('notifier', NotifierModule.with([...host.providers, ...stores.providers], notifierConfig()))]);
   return stores;
 });

@@ -6,11 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import {
-  CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView,
+  CreateWebhookEndpoint, DeleteWebhookEndpoint, GetWebhookDelivery, GetWebhookEndpoint, ListWebhookDeliveries, ListWebhookEndpoints, RecoverWebhookEndpoint, TestWebhookEndpoint, UpdateWebhookEndpoint, type WebhookDeliveryView,
 } from '@keyledger/contracts';
 import { Customer, License, MAX_ATTEMPTS, Product, type LicenseCommand, type WebhookFilter } from '@keyledger/domain';
 import { Aggregates, EventStores } from '@keyledger/event-store';
-import { addDays, addSeconds, Clock, derivedId, newCommandId, runIn, systemContext, type IdPrefix, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
+import { addDays, addSeconds, Clock, derivedId, newCommandId, runIn, systemContext, type IdPrefix, type Instant, type LicenseId, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { InProcessTransport, type Fields, type Message, type MessageType, type ResultOf } from '@keyledger/messaging';
 import { until } from '@keyledger/testing';
@@ -126,6 +126,15 @@ describe('The notifier (SQLite)', () => {
     await notifier.run("create trigger full before insert on notifier_outbox begin select raise(abort, 'the disk is full'); end");
     await notifier.sell();
     await expect(notifier.deliveries(id)).rejects.toMatchObject({ code: 'READ_MODEL_BEHIND' });
+    // What the endpoints are, and what was there before, can be read and changed meanwhile.
+    notifier.clock.advance(1);
+    const other = await notifier.listen(`${base}/${path}/other`, ['job.*']);
+    const listed = async () => (await notifier.ask(ListWebhookEndpoints, {})).data.map((one) => [one.id, one.enabled]);
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: other.id, enabled: false });
+    expect(await listed()).toEqual([[other.id, false], [id, true]]);
+    await notifier.ask(DeleteWebhookEndpoint, { endpointId: other.id });
+    expect(await listed()).toEqual([[id, true]]);
+    expect(await notifier.ask(GetWebhookDelivery, { deliveryId: of(path)[0] as WebhookDeliveryId })).toMatchObject({ endpointId: id });
     await notifier.close();
     const later = await start({ dataDir: join(dataDir, path) }, notifier.clock);
     await later.run('drop trigger full');
@@ -157,6 +166,25 @@ describe('The notifier (SQLite)', () => {
     await until(() => later.deliveries(over.id), (all) => all.every(({ status, error }) => status === 'failed' && error === 'the endpoint was disabled'));
     expect([of(path).length, of(`${path}/back`).length]).toEqual([0, 2]);
     await later.close();
+  });
+
+  it('lists deliveries where that keeps no write waiting', async () => {
+    const listing = jest.spyOn(running().app.get(StateDatabases).of(environment), 'listing');
+    const { id } = await running().listen(`${base}/list`, ['license.issued']);
+    const licenseId = await running().sell();
+    expect((await running().deliveries(id)).map(({ payload }) => payload)).toMatchObject([{ data: { licenseId } }]);
+    expect(listing).toHaveBeenCalledTimes(1);
+    listing.mockRestore();
+  });
+
+  it('recovers what takes shortest first', async () => {
+    const { run, app } = running();
+    const batch = jest.spyOn(app.get(StateDatabases).of(environment), 'batch');
+    for (const [id, position] of [['whk_1', 2], ['whk_2', 0], ['whk_3', 3]]) await run('insert into notifier_replays (endpoint_id, since, position, until) values (?, ?, ?, 4)', [id, begin, position]);
+    app.get(Announcers).replay();
+    await until(() => run('select * from notifier_replays'), ({ rows }) => rows.length === 0);
+    expect(batch.mock.calls.flatMap(([statements]) => statements).filter(({ sql }) => sql.startsWith('delete from notifier_replays')).map(({ params }) => params?.[0])).toEqual(['whk_3', 'whk_1', 'whk_2']);
+    batch.mockRestore();
   });
 
   it('lists deliveries without counting them, and failed ones without looking through all the others', async () => {
@@ -361,6 +389,35 @@ function suite(place: () => { readonly dataDir: string; readonly databaseUrl?: s
     const done = (await Promise.all([...run.mock.results, ...batch.mock.results].map(({ value }) => value as Promise<Answer | Answer[]>))).flat();
     for (const spy of [run, batch]) spy.mockRestore();
     expect(Math.max(...done.map(({ changes }) => changes))).toBe(2_000);
+  });
+
+  it('keeps the answer to what was being sent when its endpoint was disabled, and then gives up what was not taken', async () => {
+    const path = fresh('disabled');
+    const release = Promise.withResolvers<undefined>();
+    const statuses = [204, 204, 500];
+    answers.set(`/${path}`, async () => {
+      const status = statuses.shift() ?? 204;
+      if (statuses.length < 2) await release.promise;
+      return status;
+    });
+    const { id, createdAt } = await notifier.listen(`${base}/${path}`, ['license.issued']);
+    await notifier.sell();
+    await until(() => notifier.deliveries(id), ([one]) => one?.status === 'delivered');
+    for (let n = 0; n < 2; n++) await notifier.sell();
+    await until(() => of(path), (ids) => ids.length === 3);
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: id, enabled: false });
+    await wait(notifier, id, 1);
+    notifier.app.get(Announcers).replay();
+    await until(() => notifier.deliveries(id), (all) => all.some(({ status }) => status === 'failed'));
+    release.resolve(undefined);
+    await until(() => notifier.deliveries(id), (all) => all.filter(({ responseStatus }) => responseStatus !== null).length === 3);
+    notifier.app.get(Announcers).replay();
+    const results = (all: readonly WebhookDeliveryView[]) => all.map(({ status, attempts, responseStatus }) => [status, attempts, responseStatus]).sort();
+    const expected = [['delivered', 1, 204], ['delivered', 1, 204], ['failed', 1, 500], ['failed', 1, null]].sort();
+    expect(results(await until(() => notifier.deliveries(id), (all) => all.every(({ status }) => status !== 'pending')))).toEqual(expected);
+    await notifier.ask(UpdateWebhookEndpoint, { endpointId: id, enabled: true });
+    expect(await notifier.ask(RecoverWebhookEndpoint, { endpointId: id, since: createdAt })).toMatchObject({ requeued: 2 });
+    await notifier.ask(DeleteWebhookEndpoint, { endpointId: id });
   });
 
   it('forgets what is long over, and nothing else', async () => {

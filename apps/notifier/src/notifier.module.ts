@@ -4,7 +4,7 @@ import { EventStores } from '@keyledger/event-store';
 import { Clock, environments, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log, Metrics } from '@keyledger/observability';
-import { StateDatabases } from '@keyledger/read-models';
+import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
 import { Announcers, Sources } from './announcer.ts';
 import type { NotifierConfig } from './config.ts';
 import { Courier } from './courier.ts';
@@ -12,6 +12,7 @@ import { Egress } from './egress.ts';
 import { DeliveryCommands, DeliveryQueries, EndpointCommands, EndpointQueries } from './handlers.ts';
 import { MailChannel, mailsOf } from './mail.ts';
 import { Outbox } from './outbox.ts';
+import { endpointList } from './tables.ts';
 import { Endpoints, WebhookChannel } from './webhooks.ts';
 
 const COUNT_EVERY_MS = 15_000;
@@ -25,7 +26,7 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
   readonly #timers: NodeJS.Timeout[] = [];
 
   constructor(
-    private readonly announcers: Announcers, private readonly courier: Courier, private readonly outbox: Outbox, private readonly egress: Egress,
+    private readonly projectors: Projectors, private readonly announcers: Announcers, private readonly courier: Courier, private readonly outbox: Outbox, private readonly egress: Egress,
     @Inject(MAILS) private readonly mails: MailChannel | undefined, private readonly clock: Clock, private readonly metrics: Metrics, private readonly log: Log,
   ) {}
 
@@ -53,6 +54,12 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
           },
           inject: [EventStores, StateDatabases, Keyrings, Clock, Courier, MAILS, Log],
         },
+        {
+          provide: Projectors,
+          useFactory: (events: EventStores, databases: ReadDatabases, sealings: Keyrings, log: Log) =>
+            Projectors.start({ name: 'notifier', projections: [endpointList], events, databases, sealings, parked: (parked) => log.error(parked, 'stream parked') }),
+          inject: [EventStores, ReadDatabases, Keyrings, Log],
+        },
         { provide: START, useFactory: releaseAll, inject: [StateDatabases, Outbox, Clock] },
       ],
     };
@@ -60,7 +67,10 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
 
   onApplicationBootstrap(): void {
     this.courier.begin();
-    this.#timers.push(setInterval(() => void this.#inEach('the outbox was not counted', (environment) => this.#count(environment)), COUNT_EVERY_MS).unref());
+    this.#timers.push(setInterval(() => {
+      this.announcers.replay();
+      void this.#inEach('the outbox was not counted', (environment) => this.#count(environment));
+    }, COUNT_EVERY_MS).unref());
     this.#timers.push(setInterval(() => void this.#inEach('old deliveries were not removed', (environment) => this.outbox.forgetOld(this.clock.now(environment))), TIDY_EVERY_MS).unref());
   }
 
@@ -69,13 +79,13 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
     await this.announcers.close();
     await this.courier.close();
     await this.egress.close();
+    await this.projectors.close();
     this.mails?.close();
   }
 
   async #count(environment: string): Promise<void> {
     const { pending, lateMs } = await this.outbox.waiting(this.clock.now(environment));
     this.metrics.outbox(environment, pending, lateMs / 1000);
-    this.announcers.replay();
   }
 
   async #inEach(otherwise: string, work: (environment: string) => Promise<void>): Promise<void> {

@@ -115,8 +115,8 @@ export class Outbox {
   }
 
   /** Ready to be read page by page. */
-  list({ endpointId, status }: { readonly endpointId?: string | undefined; readonly status?: string | undefined }) {
-    const all = this.#here().sql<{ notifier_outbox: Row }>().selectFrom('notifier_outbox').selectAll();
+  list({ endpointId, status }: { readonly endpointId?: string | undefined; readonly status?: string | undefined }, database = this.#here()) {
+    const all = database.sql<{ notifier_outbox: Row }>().selectFrom('notifier_outbox').selectAll();
     const of = endpointId === undefined ? all.where('target', '!=', MAIL) : all.where('target', '=', endpointId);
     return status === undefined ? of : of.where('status', '=', status);
   }
@@ -150,14 +150,15 @@ export const putting = (parcels: readonly Parcel[]): Statement[] => (parcels.len
 
 const isOver = '(deleted = 1 or enabled = 0)';
 /**
- * Gives up some of what waits for endpoints that are over; answers whether more may wait. PostgreSQL locks the endpoints' rows as well, so that once an
- * endpoint is enabled again nothing of it is given up any more. `cross join` makes SQLite begin with the endpoints, not with all that waits.
+ * Gives up some of what waits for endpoints that are over; answers whether more may wait. What is being sent is left: it may have been accepted already.
+ * PostgreSQL locks the endpoints' rows as well, so that once an endpoint is enabled again nothing of it is given up any more. `cross join` makes SQLite
+ * begin with the endpoints, not with all that waits.
  */
 export async function giveUpSome(database: Database): Promise<boolean> {
-  const waiting = `select o.id from notifier_endpoints e cross join notifier_outbox o where ${isOver} and o.target = e.id and o.status = 'pending' limit ?`;
+  const waiting = `select o.id from notifier_endpoints e cross join notifier_outbox o where ${isOver} and o.target = e.id and o.status = 'pending' and o.claimed_until <= ? limit ?`;
   const { changes } = await database.run(
     `update notifier_outbox set status = 'failed', last_error = (select case deleted when 1 then 'the endpoint was deleted' else 'the endpoint was disabled' end from notifier_endpoints where id = target)
-      where ${among(database, waiting, 'for update skip locked')}`, [AT_ONCE]);
+      where ${among(database, waiting, 'for update skip locked')}`, [Date.now(), AT_ONCE]);
   return changes === AT_ONCE;
 }
 

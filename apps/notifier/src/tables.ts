@@ -1,4 +1,6 @@
-import type { Migration } from '@keyledger/read-models';
+import { WebhookEndpoint, type WebhookEndpointState } from '@keyledger/domain';
+import { projection, type Migration } from '@keyledger/read-models';
+import { defineEntity, p } from '@mikro-orm/sql';
 
 /**
  * What has to be sent follows from the log, so it is kept as rows, written in one transaction with the read position in the log (in `reactions`).
@@ -29,3 +31,13 @@ export const failedIndex: Migration = {
   name: 'notifier-2-failed',
   up: ({ run }) => run("create index notifier_outbox_failed on notifier_outbox (timestamp, id) where status = 'failed'"),
 };
+
+/** The list of the endpoints, which waits for nothing that has to be announced: `notifier_endpoints` is as of the place up to which that is done. */
+export const EndpointEntity = defineEntity({
+  name: 'NotifierEndpoint', tableName: 'notifier_endpoint_list', properties: { id: p.string().primary(), revision: p.integer(), createdAt: p.string() }, indexes: [{ properties: ['createdAt', 'id'] }],
+});
+
+export const endpointList = projection({
+  name: 'notifier-endpoint-list', version: 1, source: WebhookEndpoint, entity: EndpointEntity,
+  row: (endpoint: WebhookEndpointState | null, { id, revision }) => (endpoint && !endpoint.deleted ? { id, revision, createdAt: endpoint.createdAt } : null),
+});

@@ -6,13 +6,14 @@ import { EventStores } from '@keyledger/event-store';
 import { controlEnvironment, environments } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { authorityProjections } from '@keyledger/license-authority';
+import { notifierProjections } from '@keyledger/notifier';
 import { createLog, Health, Metrics } from '@keyledger/observability';
 import { openDatabases, Projector, ReadDatabases, ReadIndex } from '@keyledger/read-models';
 import { openStores, storesConfig } from '@keyledger/stores';
 import { schemas } from './schemas.ts';
 
 /** All that there are, each in every environment. */
-export const services = [accessProjections, catalogProjections, authorityProjections];
+export const services = [accessProjections, catalogProjections, authorityProjections, notifierProjections];
 export const everywhere = [controlEnvironment, ...environments];
 
 const host = { log: createLog({ level: 'silent', service: 'test' }), metrics: new Metrics('test', { processMetrics: false }), health: new Health() };

@@ -32,9 +32,9 @@ export async function startStandalone(config: StandaloneConfig, say: (line: stri
   // After the authority: orders that were cut short ask for their licenses at once.
   const catalog = await host.start('catalog', CatalogModule.with(platform));
   await host.start('activation', ActivationModule.with(platform));
-  await host.start('notifier', NotifierModule.with(platform, config.notifier));
+  const notifier = await host.start('notifier', NotifierModule.with(platform, config.notifier));
   watchSweeps(await host.start('sweeper', SweeperModule.with(platform, config.sweeper)), host.health);
-  stores.watch([access, catalog, authority]);
+  stores.watch([access, catalog, authority, notifier]);
 
   const gateway = await createGateway({ ...host, config: config.gateway });
   await gateway.listen(config.gateway.port, config.gateway.host);

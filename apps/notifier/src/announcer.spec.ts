@@ -1,0 +1,69 @@
+import { expect, it, jest } from '@jest/globals';
+import type { RecordedEvent } from '@keyledger/event-store';
+import { addSeconds, systemClock, type Instant } from '@keyledger/kernel';
+import { idOf } from '@keyledger/testing';
+import { Announcers } from './announcer.ts';
+import { NotifierModule } from './notifier.module.ts';
+
+const begin = new Date().toISOString();
+const issued = (position: number, stream = `license-${position}`, occurredAt: Instant = begin): RecordedEvent =>
+  ({ id: `${position}`, stream, revision: 0, position, type: 'LicenseIssued', data: {}, metadata: { occurredAt, actor: { type: 'system', id: 'keyledger' } }, recordedAt: begin });
+
+/** Follows a log by hand, for one endpoint that hears of new licenses. `tell` reads a license; `put` are the positions of what has been put into the outbox. */
+async function start(tell: (event: RecordedEvent) => Promise<void>) {
+  const endpoint = { position: 1, mails_after: 1, id: idOf('whk'), revision: 0, enabled: 1, events: '["license.issued"]', created_at: begin };
+  const put: number[] = [];
+  const followers: ((events: readonly RecordedEvent[]) => Promise<void>)[] = [];
+  const store = { head: () => 1, subscribe: (_: number, follow: typeof followers[number]) => followers.push(follow) && { close: async () => undefined } };
+  const database = {
+    run: async (sql: string) => ({ rows: sql.includes('mails_after') ? [endpoint] : [], changes: 0 }),
+    batch: async (statements: readonly { sql: string; many: string[][] }[]) => {
+      for (const { many } of statements.filter(({ sql }) => sql.includes('notifier_outbox'))) put.push(...many.map((row) => (JSON.parse(row[4] as string) as { data: { n: number } }).data.n));
+    },
+  };
+  const told = async (event: RecordedEvent) => {
+    await tell(event);
+    return [{ type: 'license.issued', data: { n: event.position } }];
+  };
+  const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
+  const sources = { byCategory: { license: { table: { LicenseIssued: { types: ['license.issued'] } }, tell: told } } } as never;
+  await Announcers.start({ events: onEach(store), databases: onEach(database), sources, clock: systemClock, log: { warn: ignore, error: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore });
+  return { follow: followers[0] as typeof followers[number], put };
+}
+
+it('The announcer reads many licenses together, tells of them in the order of the log, and reads none for what is no news', async () => {
+  const read: number[] = [];
+  let [running, most] = [0, 0];
+  const { follow, put } = await start(async ({ position }) => {
+    read.push(position);
+    most = Math.max(most, ++running);
+    await new Promise((resolve) => setTimeout(resolve, position % 3));
+    running -= 1;
+  });
+  const positions = Array.from({ length: 250 }, (_, n) => n + 3);
+  await follow([issued(2, 'license-old', addSeconds(begin, -3600)), ...positions.map((position) => issued(position))]);
+  expect(most).toBe(100);
+  expect([read, put]).toEqual([positions, positions]);
+});
+
+it('The announcer tries a stream that cannot be read six times, whatever else of it can be read, and then tells the rest', async () => {
+  const { follow, put } = await start(async ({ position }) => {
+    if (position > 2 && position < 9) throw new Error('unreadable');
+  });
+  const page = [2, 3, 4, 5, 6, 7, 8].map((position) => issued(position, 'license-broken')).concat(issued(9));
+  for (let n = 1; n < 6; n++) await expect(follow(page)).rejects.toThrow('unreadable');
+  await follow(page);
+  expect(put).toEqual([2, 9]);
+  // What is known to be unreadable keeps nothing waiting again.
+  await follow([issued(4, 'license-broken')]);
+});
+
+it('What was cut short is resumed though counting all that waits takes too long', () => {
+  jest.useFakeTimers();
+  const replay = jest.fn();
+  const [ignore, waiting] = [() => undefined, () => Promise.reject(new Error('canceling statement due to statement timeout'))];
+  new NotifierModule({} as never, { replay } as never, { begin: ignore } as never, { waiting } as never, {} as never, undefined, systemClock, {} as never, { warn: ignore } as never).onApplicationBootstrap();
+  jest.advanceTimersByTime(15_000);
+  jest.useRealTimers();
+  expect(replay).toHaveBeenCalledTimes(1);
+});
