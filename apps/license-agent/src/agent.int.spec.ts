@@ -18,6 +18,7 @@ afterEach(() => bench.close());
 
 const data = (name = 'data') => join(bench.folder, name);
 const byFile = { LICENSE_KEY: '', KEYLEDGER_SERVER_URL: '' };
+const states = () => readdirSync(data()).filter((name) => name.endsWith('.state'));
 const asked = (path: string) => bench.vendor.asked.filter((request) => request.path.endsWith(path));
 async function until(isSo: () => boolean): Promise<void> {
   for (const deadline = performance.now() + 10_000; !isSo();) {
@@ -47,11 +48,11 @@ async function settled(): Promise<void> {
     for (const took = stopwatch(); took() < 25;) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
-/** Requests for a path wait until they may go on. */
-function held(path: string) {
+/** Requests for a path, by that key if one is given, wait until they may go on. */
+function held(path: string, key = '') {
   const [reached, going] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const through: Vendor['fetch'] = async (url, init) => {
-    if (url.endsWith(path)) {
+    if (url.endsWith(path) && String(init.body).includes(key)) {
       reached.resolve();
       await going.promise;
     }
@@ -131,13 +132,34 @@ describe('An agent with a license key', () => {
   it('asks without heartbeats, if it is told so, and sends them all the same for a license that lives by them', async () => {
     const box = await activated({ LICENSE_MODE: 'online', LICENSE_KEY: 'OTHER-KEY' });
     const before = asked('/license/validate').length;
-    for (let n = 0; n < 2; n++) await pass(hour);
-    await until(() => asked('/license/validate').length >= before + 2);
+    for (let n = 1; n <= 2; n++) {
+      await pass(hour);
+      await until(() => asked('/license/validate').length >= before + n);
+    }
     expect(asked('/heartbeat')).toEqual([]);
     expect(await box.license()).toMatchObject({ lastValidationAt: '2026-07-01T14:00:00.000Z' });
     bench.vendor.terms = { ...bench.vendor.terms, validationMode: 'heartbeat' };
     expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200 });
     await until(() => asked('/heartbeat').length === 1);
+  });
+
+  it('asks without heartbeats as often as the license wants, or more often if it is told so', async () => {
+    bench.vendor.terms = { ...bench.vendor.terms, heartbeatIntervalSeconds: 300 };
+    for (const [LICENSE_HEARTBEAT_INTERVAL, ms] of [['', 300_000], ['1h', 300_000], ['2m', 120_000]] as const) {
+      bench.clock.slept.length = 0;
+      const box = await activated({ LICENSE_MODE: 'online', LICENSE_HEARTBEAT_INTERVAL });
+      // Before it had a seat there was nothing to ask for.
+      if (LICENSE_HEARTBEAT_INTERVAL === '') await pass(60_000);
+      for (let n = 0; n < 2; n++) {
+        await until(() => bench.clock.slept.includes(ms));
+        const before = asked('/license/validate').length;
+        bench.clock.slept.length = 0;
+        await pass(ms);
+        await until(() => asked('/license/validate').length > before);
+      }
+      await box.close();
+    }
+    expect(asked('/heartbeat')).toEqual([]);
   });
 
   it('asks in time where it may not be offline at all, without heartbeats too', async () => {
@@ -300,7 +322,7 @@ describe('A license key', () => {
     refusing(status, code, members);
     expect(await box.put('OTHER-KEY')).toMatchObject({ status, headers: expect.anything(), body: { type: `/docs/errors#${code}`, code, status, title: expect.any(String), instance: '/api/license', ...members } });
     expect(await box.license()).toMatchObject({ status: 'active', enforcement: 'FULL', keyPrefix: 'KEY-1', activationId: 'act_1' });
-    expect(readdirSync(data()).filter((name) => name.endsWith('.state'))).toHaveLength(1);
+    await until(() => states().length === 1);
   });
 
   /** Seats are given, and nothing is signed. */
@@ -344,7 +366,7 @@ describe('A license key', () => {
     const again = await bench.start();
     await again.until(({ activationId, problems }) => activationId === 'act_1' && problems.some(({ code }) => code === 'UNTRUSTED_ANSWER'));
     expect(await again.put('OTHER-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_1', activationId: 'act_1', enforcement: 'FULL' } });
-    await until(() => readdirSync(data()).filter((name) => name.endsWith('.state')).length === 1);
+    await until(() => states().length === 1);
     expect(asked('/license/deactivate')).toEqual([]);
   });
 
@@ -368,15 +390,6 @@ describe('A license key', () => {
     await pass(60_000);
     await box.until(({ usageQueued }) => usageQueued === 0);
     expect(asked('/license/usage').at(-1)?.body).toMatchObject({ records: [{ id: 'r1' }] });
-  });
-
-  it('that takes the place of another, whose usage cannot be delivered, says so', async () => {
-    const box = await activated();
-    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
-    await box.ask('POST', '/api/usage', { meter: 'cores', value: 5 });
-    bench.vendor.terms = { ...terms(), id: 'lic_2' };
-    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200 });
-    await until(() => bench.logged.some(({ details, message }) => message.startsWith('usage could not be delivered') && 'readings' in details && details.readings === 1));
   });
 
   it('that nobody can be asked about is told apart too', async () => {
@@ -406,7 +419,7 @@ describe('A license key', () => {
     expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_2', keyPrefix: 'OTHER-KE', applied: true, features: { audit: true } } });
     await until(() => asked('/license/deactivate').length === 1);
     expect(asked('/license/deactivate')[0]?.body).toMatchObject({ licenseKey: 'KEY-1' });
-    await until(() => readdirSync(data()).filter((name) => name.endsWith('.state')).length === 1);
+    await until(() => states().length === 1);
     await box.close();
     expect(await (await bench.start()).license()).toMatchObject({ licenseId: 'lic_2', status: 'active' });
   });
@@ -461,6 +474,44 @@ describe('A license key', () => {
     await box.until(({ problems }) => problems.length === 0);
   });
 
+  it('that is configured is not given up for a mounted file that is taken while nobody can be asked, also after a restart, or if the file is renewed', async () => {
+    const path = data('license.txt');
+    mkdirSync(data());
+    writeFileSync(path, await bench.vendor.licenseFile({ customer: { id: 'cus_1', name: 'Ada' } }));
+    bench.vendor.cut();
+    const env = { LICENSE_FILE_PATH: path };
+    const box = await bench.start(env);
+    expect(await box.until(({ source }) => source === 'file')).toMatchObject({ enforcement: 'WARN', customer: 'Ada' });
+    await pass(60_000);
+    await box.close();
+    const again = await bench.start(env);
+    await again.until(({ problems }) => problems.some(({ code }) => code === 'NO_OUTBOUND_ACCESS'));
+    writeFileSync(path, await bench.vendor.licenseFile({ seq: 5, customer: { id: 'cus_1', name: 'Ada Lovelace' } }));
+    await pass(5_000);
+    await again.until(({ customer }) => customer === 'Ada Lovelace');
+    bench.vendor.mend();
+    bench.vendor.seq = 5;
+    await passUntil(again, ({ source, problems }) => source === 'key' && problems.length === 0);
+    expect(await again.license()).toMatchObject({ activationId: 'act_1', enforcement: 'FULL', customer: 'Ada Lovelace' });
+    await again.close();
+    // It is processed now: what is uploaded next counts.
+    const third = await bench.start(env);
+    await third.put(await bench.vendor.licenseFile({ license: { ...terms(), id: 'lic_2', validationMode: 'offline' } }));
+    await third.close();
+    expect(await (await bench.start(env)).license()).toMatchObject({ licenseId: 'lic_2' });
+  });
+
+  it('that is configured and another one than that of the file is tried at once by Refresh', async () => {
+    const path = data('license.txt');
+    mkdirSync(data());
+    writeFileSync(path, await bench.vendor.licenseFile({ license: { ...terms(), id: 'lic_2' } }));
+    bench.vendor.cut();
+    const box = await bench.start({ LICENSE_FILE_PATH: path });
+    await box.until(({ source }) => source === 'file');
+    bench.vendor.mend();
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 200, body: { source: 'key', licenseId: 'lic_1', enforcement: 'FULL', problems: [] } });
+  });
+
   it('is taken as people paste it', async () => {
     const box = await bench.start({ LICENSE_KEY: '' });
     for (const typed of ['KL7Q\u2013M2XD\u20148RWT\u20115KPN', ' KL7Q - M2XD -\n 8RWT-5KPN\u00a0', '\ufeffKL7Q-\u200bM2XD-8RWT-\u00ad5KPN', 'KL7Q\u2212M2XD\u2010 8RWT-5KPN']) {
@@ -477,6 +528,115 @@ describe('A license key', () => {
     const license = await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_NOT_FOUND'));
     expect(JSON.stringify([license, bench.logged])).not.toMatch('SECRET-KEY');
     expect(JSON.stringify(license)).toMatch('SECRET-K');
+  });
+});
+
+describe('A license that is not in use any more', () => {
+  const readings = () => asked('/license/usage').flatMap(({ body }) => (body['records'] as { id: string }[]).map(({ id }) => id));
+  const givenBack = () => asked('/license/deactivate').map(({ body }) => body['licenseKey']);
+  const failing = (...paths: readonly string[]) => void (bench.vendor.between = (path) => (paths.includes(path) ? [503, 'busy'] : undefined));
+  const notYet = () => bench.logged.filter(({ message }) => message.includes('could not give its seat back'));
+  /** The vendor sells another license. */
+  const other = (id = 'lic_2') => void (bench.vendor.terms = { ...bench.vendor.terms, id });
+  const fileOf = (id: string) => bench.vendor.licenseFile({ license: { ...bench.vendor.terms, id, validationMode: 'offline' } });
+
+  it('keeps the seat that it takes again while the seat is being given back', async () => {
+    const deactivating = held('/license/deactivate');
+    const box = await activated({ LICENSE_KEY: 'FIRST-KEY' }, { fetch: deactivating.fetch });
+    other();
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_2' } });
+    await deactivating.reached;
+    other('lic_1');
+    const before = bench.vendor.asked.length;
+    const put = box.put('FIRST-KEY');
+    await settled();
+    deactivating.goOn();
+    expect(await put).toMatchObject({ status: 200, body: { licenseId: 'lic_1', enforcement: 'FULL' } });
+    const paths = bench.vendor.asked.slice(before).filter(({ body }) => body['licenseKey'] === 'FIRST-KEY').map(({ path }) => path);
+    expect(paths.slice(0, 2)).toEqual(['/license/deactivate', '/license/activate']);
+    await until(() => givenBack().length === 2);
+    expect(givenBack()).toEqual(['FIRST-KEY', 'OTHER-KEY']);
+  });
+
+  it('keeps the seat that it takes again before the seat could be given back, and sends what was used before', async () => {
+    const box = await activated({ LICENSE_KEY: 'FIRST-KEY' });
+    failing('/license/usage', '/license/deactivate');
+    await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 });
+    other();
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 200 });
+    other('lic_1');
+    expect(await box.put('FIRST-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_1', enforcement: 'FULL' } });
+    await until(() => notYet().length === 2);
+    bench.vendor.mend();
+    const before = bench.vendor.asked.length;
+    await pass(60_000);
+    await until(() => states().length === 1);
+    expect(bench.vendor.asked.slice(before).filter(({ path }) => /usage|deactivate/.test(path)).map(({ path, body }) => [path, body['licenseKey']])).toEqual([['/license/usage', 'FIRST-KEY'], ['/license/deactivate', 'OTHER-KEY']]);
+    expect(readings().at(-1)).toBe('r1');
+    expect(await box.license()).toMatchObject({ licenseId: 'lic_1', enforcement: 'FULL' });
+  });
+
+  it.each([['a key', 'while the server is busy', false], ['a file', 'while there is no network', false], ['a key', 'just before the agent is killed', true]])('sends what was used, then gives its seat back, even if %s took its place %s', async (by, _when, isKilled) => {
+    const box = await activated();
+    failing('/license/usage', '/license/deactivate');
+    expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200 });
+    other();
+    if (by === 'a file') bench.vendor.cut();
+    expect(await box.put(by === 'a file' ? await fileOf('lic_2') : 'OTHER-KEY')).toMatchObject({ status: 200, body: { licenseId: 'lic_2' } });
+    if (isKilled) cpSync(data(), data('killed'), { recursive: true });
+    await until(() => notYet().length === 1);
+    bench.vendor.mend();
+    const before = bench.vendor.asked.length;
+    if (isKilled) await bench.start({ AGENT_DATA_DIR: data('killed') });
+    else await pass(60_000);
+    await until(() => asked('/license/deactivate').some((request) => bench.vendor.asked.indexOf(request) >= before));
+    const leaving = bench.vendor.asked.slice(before).filter(({ path, body }) => /usage|deactivate/.test(path) && body['licenseKey'] === 'KEY-1');
+    expect(leaving).toMatchObject([{ path: '/license/usage', body: { instanceId: 'act_1', records: [{ id: 'r1' }] } }, { path: '/license/deactivate', body: { instanceId: 'act_1' } }]);
+    expect(bench.logged.filter(({ message }) => message.includes('lost'))).toEqual([]);
+  });
+
+  it('says how much usage is lost with it, when the server does not know its key any more, or a month has passed', async () => {
+    const lost = () => bench.logged.flatMap(({ details, message }) => (message.includes('is lost') ? [details] : []));
+    for (const answer of [problem(404, 'LICENSE_NOT_FOUND'), [503, 'busy'] as const]) {
+      const box = await activated();
+      bench.vendor.between = (path) => (path === '/license/usage' || path === '/license/deactivate' ? answer : undefined);
+      await box.ask('POST', '/api/usage', { records: [1, 2].map((value) => ({ meter: 'cores', value })) });
+      expect(await box.put(await fileOf('lic_2'))).toMatchObject({ status: 200 });
+      if (answer[0] === 503) {
+        await until(() => notYet().length === 1);
+        await pass(29 * day);
+        expect(lost()).toEqual([]);
+        await pass(2 * day);
+      }
+      await until(() => lost().length === 1 && states().length === 1);
+      expect(lost()).toEqual([{ readings: 2 }]);
+      await box.close();
+      rmSync(data(), { recursive: true });
+      bench.logged.length = 0;
+      bench.vendor.mend();
+    }
+  });
+
+  it('gives its seat back if it was refused after it got the seat, or the agent was killed before it was in use', async () => {
+    const box = await activated();
+    await settled();
+    other();
+    bench.vendor.verdict = { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED'], enforcement: 'LOCKED' };
+    expect(await box.put('OTHER-KEY')).toMatchObject({ status: 403, body: { code: 'LICENSE_SUSPENDED' } });
+    await until(() => states().length === 1);
+    expect(givenBack()).toEqual(['OTHER-KEY']);
+    expect(await box.license()).toMatchObject({ licenseId: 'lic_1', keyPrefix: 'KEY-1', activationId: 'act_1' });
+    await box.close();
+    const validating = held('/license/validate', 'THIRD-KEY');
+    const again = await bench.start({}, { fetch: validating.fetch });
+    const put = again.put('THIRD-KEY');
+    await validating.reached;
+    cpSync(data(), data('killed'), { recursive: true });
+    await bench.start({ AGENT_DATA_DIR: data('killed') });
+    await until(() => givenBack().length === 2);
+    expect(givenBack()).toEqual(['OTHER-KEY', 'THIRD-KEY']);
+    validating.goOn();
+    await put;
   });
 });
 
@@ -523,6 +683,23 @@ describe('A license file', () => {
     expect(await id.put(text)).toMatchObject({ status: 409, body: { code: 'DEPLOYMENT_MISMATCH' } });
     const right = await bench.start({ ...byFile, LICENSE_DEPLOYMENT_MODE: 'cloud', LICENSE_DEPLOYMENT_ID: 'dep-1', AGENT_DATA_DIR: data('third') });
     expect(await right.put(text)).toMatchObject({ status: 200 });
+  });
+
+  it('that is in use is judged again when the agent is told that it is somewhere else, and is good again when that is put right', async () => {
+    const { terms } = bench.vendor;
+    const box = await bench.start(byFile);
+    expect(await box.put(await bench.vendor.licenseFile({ license: { ...terms, validationMode: 'offline', deploymentMode: 'cloud', deploymentId: 'dep-1' } }))).toMatchObject({ status: 200, body: { enforcement: 'FULL' } });
+    await box.close();
+    for (const [elsewhere, reasons] of [
+      [{ LICENSE_PRODUCT_ID: 'prd_2' }, ['PRODUCT_MISMATCH']], [{ LICENSE_DEPLOYMENT_ID: 'dep-2', LICENSE_DEPLOYMENT_MODE: 'on-premises' }, ['DEPLOYMENT_MODE_MISMATCH', 'DEPLOYMENT_MISMATCH']],
+    ] as const) {
+      const moved = await bench.start({ ...byFile, ...elsewhere });
+      expect(await moved.enforcement()).toEqual({ enforcement: 'LOCKED', reasons, graceEndsAt: null });
+      expect(await moved.license()).toMatchObject({ licenseId: 'lic_1', status: 'locked', problems: [{ code: reasons[0], severity: 'error' }] });
+      await moved.close();
+    }
+    const right = await bench.start({ ...byFile, LICENSE_PRODUCT_ID: 'prd_1', LICENSE_DEPLOYMENT_ID: 'dep-1', LICENSE_DEPLOYMENT_MODE: 'cloud' });
+    expect(await right.license()).toMatchObject({ status: 'active', enforcement: 'FULL', problems: [] });
   });
 
   it('or a key of another product is refused where it is known which one it must be for', async () => {
@@ -643,7 +820,6 @@ describe('A license file', () => {
   it('of the license that is there by key is previewed as what it adds', async () => {
     const box = await activated();
     const before = await box.license();
-    const states = () => readdirSync(data()).filter((name) => name.endsWith('.state'));
     const files = states();
     const file = await bench.vendor.licenseFile({ seq: 5, customer: { id: 'cus_1', name: 'Ada' }, license: { ...bench.vendor.terms, features: { audit: true } } });
     const { status, body } = await box.put(file, '?dry-run=all');
@@ -707,6 +883,16 @@ describe('A license file', () => {
     bench.clock.wall += hour;
     await pass(60_000);
     await box.until(({ problems }) => problems.length === 0);
+  });
+
+  it('names its gravest problem first', async () => {
+    const box = await bench.start(byFile);
+    await box.put(await bench.vendor.licenseFile({ license: { ...bench.vendor.terms, validationMode: 'offline', expiresAt: '2026-07-02T00:00:00.000Z' } }));
+    bench.clock.wall -= hour;
+    await pass(60_000);
+    await box.until(({ problems }) => problems.some(({ code }) => code === 'CLOCK_SET_BACK'));
+    await pass(day);
+    expect((await box.license()).problems).toMatchObject([{ code: 'EXPIRED', severity: 'error' }, { code: 'CLOCK_SET_BACK', severity: 'warning' }]);
   });
 
   it('has its quota watched here: over it, a week of grace, then read only, until fewer are used or a bigger license comes', async () => {
@@ -887,7 +1073,7 @@ describe('The folder', () => {
       const told = bench.logged.map(({ details }) => (details as { code?: string }).code);
       expect(told).toContain('STATE_DAMAGED');
       expect(told).not.toContain('STATE_CLONED');
-      expect(readdirSync(data()).filter((file) => file.endsWith('.state'))).toHaveLength(1);
+      expect(states()).toHaveLength(1);
       await again.close();
       rmSync(data(), { recursive: true });
       bench.logged.length = 0;

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
 import { inTime, memoryStore, sameKey, type Judgement, type License } from '@keyledger/sdk';
 import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
-import { judgedByFile } from './by-file.ts';
+import { judgedByFile, misplacedFor } from './by-file.ts';
 import { Pending, type Kept } from './data-dir.ts';
 import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
 import { refusedBy, refusedFile, refusedFor, standingProblems, titleOf } from './refusals.ts';
@@ -15,12 +15,13 @@ type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
 
 /** A refused key may be good later; one is tried again soon if the server could not be reached. */
 const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
-const [deliverMs, hourMs] = [60_000, 3_600_000];
+const deliverMs = 60_000;
 /** Problems that say nothing about the license. */
 const isForNow: ReadonlySet<string> = new Set<ProblemCode>(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE', 'UNTRUSTED_ANSWER', 'STORAGE_FAILED']);
 /** The server accepts no readings further away in time. */
 const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
+const severities: readonly ProblemAnswer['severity'][] = ['error', 'warning', 'info'];
 /** The greatest age of the answer about enforcement. */
 const freshMs = 20;
 
@@ -39,8 +40,10 @@ export class Agent {
   #isLeaving = false;
   /** The mounted file as last read. `refused`: the license in use then, and when the file is tried again (by `mono`). */
   #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
-  /** The key being tried until it is good, and the license in use then. */
-  #awaited: { readonly key: string; readonly source: Kept['source'] } | null = null;
+  /** The configured key is being tried until it is good. Only an upload displaces it: a mounted file may be of the same license. */
+  #awaitsKey = false;
+  /** Licenses that are not in use are giving their seats back. */
+  #giving: Promise<void> | undefined;
   /** Why the server was not reached the last time it failed. */
   #unheard: Refused | null = null;
   #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
@@ -73,13 +76,14 @@ export class Agent {
 
   /** From now on the agent maintains its license by itself, until `close`. */
   start(): void {
-    const { config: { licenseKey, licenseFile, filePollMs, mode, heartbeatMs = hourMs } } = this.#options;
+    const { config: { licenseKey, licenseFile, filePollMs, mode } } = this.#options;
     const { source, seen } = this.#kept;
     if (source?.kind === 'key' && this.#license.instanceId !== null) this.#keepInTouch();
-    else if (source?.kind === 'key') void this.#acquire(source.key);
-    if (licenseKey !== undefined && seen.key !== hashOf(licenseKey)) void this.#acquire(licenseKey);
+    else if (source?.kind === 'key') void this.#acquire(source.key, () => this.#kept.source?.state === source.state);
+    this.#awaitsKey = licenseKey !== undefined && seen.key !== hashOf(licenseKey);
+    if (licenseKey !== undefined && this.#awaitsKey) void this.#acquire(licenseKey, () => this.#awaitsKey);
     if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
-    if (mode === 'online') void this.#every(() => (this.#license.instanceId === null ? deliverMs : inTime(heartbeatMs, this.#license.judgement())), () => this.#askWithoutHeartbeat());
+    if (mode === 'online') void this.#every(() => (this.#license.instanceId === null ? deliverMs : inTime(this.#heartbeatMs, this.#license.judgement())), () => this.#askWithoutHeartbeat());
     void this.#every(deliverMs, () => this.#license.reportUsage());
     void this.#every(deliverMs, () => this.#exclusively(() => this.#lookAfter()));
   }
@@ -87,7 +91,7 @@ export class Agent {
   async close(): Promise<void> {
     this.#closed.abort();
     // Not for as long as a server that does not answer may take.
-    await Promise.race([this.#last.catch(() => undefined), sleep(closedWithinMs, undefined, { ref: false })]);
+    await Promise.race([Promise.all([this.#last, this.#giving]), sleep(closedWithinMs, undefined, { ref: false })]);
     await this.#license.dispose();
   }
 
@@ -112,18 +116,23 @@ export class Agent {
 
   /** The text of a license file, or a license key. A dry run shows the result, and changes nothing. */
   put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
-    return this.#exclusively(() => this.#apply(content, dryRun));
+    return this.#exclusively(async () => {
+      const before = this.#kept.source?.state;
+      const answer = await this.#apply(content, dryRun);
+      if (this.#kept.source?.state === before) return answer;
+      await this.#noLongerAwaits();
+      return this.answer();
+    });
   }
 
   /** Reads the file and asks the server now; also tries a refused file or key again. */
   refresh(): Promise<LicenseAnswer> {
     return this.#exclusively(async () => {
-      const { licenseFile } = this.#options.config;
+      const { licenseFile, licenseKey } = this.#options.config;
       if (licenseFile !== undefined) await this.#poll(licenseFile, { atOnce: true });
       const { source } = this.#kept;
-      const awaited = this.#awaited?.source === source ? this.#awaited : null;
       // If another license works, an error of this key is only listed among the problems.
-      if (awaited) await this.#applyKey(keyIn(awaited.key)).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
+      if (this.#awaitsKey && licenseKey !== undefined) await this.#applyConfigured(licenseKey).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
       const { source: current } = this.#kept;
       if (current?.kind === 'key') await this.#askNow(current.key);
       else if (!current && licenseFile === undefined) throw new Refused('NO_LICENSE');
@@ -144,6 +153,7 @@ export class Agent {
           if (!given.ok) throw refusedBy(given);
         }
         await this.#replace(await this.#holder.candidate(null, memoryStore()), null);
+        await this.#noLongerAwaits();
       } finally {
         this.#isLeaving = false;
       }
@@ -204,21 +214,24 @@ export class Agent {
   }
 
   async #applyKey(key: string): Promise<LicenseAnswer> {
+    // A seat that is just being given back may be the one this key gets again: the server must first have it back.
+    await this.#giving;
     if (this.#kept.source?.kind === 'key' && sameKey(this.#kept.source.key) === sameKey(key)) {
       await this.#activate(this.#license);
       for (const topic of ['state', 'clone'] as const) this.#problems.delete(topic);
       this.#keepInTouch();
       return this.answer();
     }
-    const source: Source = { kind: 'key', key, state: randomUUID() };
-    const store = new Pending();
-    const candidate = await this.#holder.candidate(source, store);
+    const { source, license } = await this.#holder.candidateByKey(key);
     try {
-      const judgement = await this.#activate(candidate);
-      if (!judgement.valid && this.#kept.source && this.#holder.judged().valid) throw refusedFor(judgement);
-      await this.#replace(candidate, source, store);
+      const judgement = await this.#activate(license);
+      const { source: current } = this.#kept;
+      if (!judgement.valid && current && this.#holder.judged().valid) throw refusedFor(judgement);
+      // A file of the same license goes on adding to it.
+      if (current?.kind === 'file') await license.install(current.text);
+      await this.#replace(license, source);
     } finally {
-      if (candidate !== this.#license) await candidate.dispose();
+      this.#giveBack();
     }
     this.#keepInTouch();
     return this.answer();
@@ -234,11 +247,13 @@ export class Agent {
       const result = isOther ? await candidate.install(text) : current;
       if (!result.ok && result.reason === 'WRONG_AUDIENCE') throw new Refused('PRODUCT_MISMATCH');
       if (!result.ok) throw new Refused('LICENSE_FILE_REFUSED', result.detail, { reason: result.reason });
-      this.#mustBeForHere(result.file.license);
-      const judgement = isOther || this.#kept.source?.kind === 'file' ? judgedByFile(result.judgement, result.file.license, this.#kept.firstSeen[result.file.license.id], []) : result.judgement;
+      const { license } = result.file;
+      const [misplaced] = misplacedFor(license, this.#options.config);
+      if (misplaced) throw new Refused(misplaced, undefined, misplaced === 'DEPLOYMENT_MODE_MISMATCH' ? { deploymentMode: license.deploymentMode } : { deploymentId: license.deploymentId });
+      const judgement = isOther || this.#kept.source?.kind === 'file' ? judgedByFile(result.judgement, license, this.#kept.firstSeen[license.id], []) : result.judgement;
       if (!judgement.valid) throw refusedFile(judgement, result.file.issuedAt);
       if (dryRun) return isOther ? this.#answerOf(candidate, source, false) : await this.#tryAdding(text);
-      await this.#holder.seeFirst(result.file.license.id, candidate);
+      await this.#holder.seeFirst(license.id, candidate);
       if (isOther) await this.#replace(candidate, source, store);
       else await this.#holder.add(text);
     } finally {
@@ -258,14 +273,6 @@ export class Agent {
     }
   }
 
-  /** A server checks the deployment itself; for a file it is checked here. */
-  #mustBeForHere({ deploymentId, deploymentMode }: { readonly deploymentId: string | null; readonly deploymentMode: string | null }): void {
-    const { config } = this.#options;
-    const differs = (licensed: string | null, own: string | undefined) => licensed !== null && own !== undefined && licensed !== own;
-    if (differs(deploymentMode, config.deploymentMode)) throw new Refused('DEPLOYMENT_MODE_MISMATCH', undefined, { deploymentMode });
-    if (differs(deploymentId, config.deploymentId)) throw new Refused('DEPLOYMENT_MISMATCH', undefined, { deploymentId });
-  }
-
   /** Without a signed answer it is unknown which license it is, and what it allows: then it counts as none. */
   async #activate(license: License): Promise<Judgement> {
     const seat = await license.activate({ name: hostname(), installationId: this.#kept.installationId, metadata: { agent: agentVersion } });
@@ -277,26 +284,39 @@ export class Agent {
   }
 
   async #replace(license: License, source: Source | null, store?: Pending): Promise<void> {
-    const release = await this.#holder.replace(license, source, store);
+    await this.#holder.replace(license, source, store);
     this.#follow(license);
     if (source) this.#problems.delete('state');
     this.#problems.delete('clone');
     this.#options.log.info({ source: source?.kind ?? null, license: license.licenseId }, source ? 'a license was installed' : 'the license was released');
-    void release().catch((error: unknown) => this.#options.log.warn({ err: error }, 'the previous license could not be released'));
+    this.#giveBack();
   }
 
-  /** Tries a key, configured or with its state lost, until it is accepted, or another license is, or the agent ends. */
-  async #acquire(key: string): Promise<void> {
-    const { source } = this.#kept;
-    const isConfigured = key === this.#options.config.licenseKey;
-    const seen = () => (isConfigured ? this.#holder.keep({ seen: { ...this.#kept.seen, key: hashOf(key) } }) : Promise.resolve());
+  /** Only within a change, because a key must not be tried meanwhile; no change but that of a key waits for it. */
+  #giveBack(): void {
+    this.#giving ??= this.#holder.giveBack().catch((error: unknown) => this.#options.log.warn({ err: error }, 'a license that is not in use could not be released')).finally(() => (this.#giving = undefined));
+  }
+
+  async #applyConfigured(key: string): Promise<void> {
+    await this.#applyKey(keyIn(key));
+    await this.#noLongerAwaits();
+  }
+
+  /** The configured key counts again when it changes. */
+  async #noLongerAwaits(): Promise<void> {
+    const { licenseKey } = this.#options.config;
+    if (!this.#awaitsKey || licenseKey === undefined) return;
+    await this.#holder.keep({ seen: { ...this.#kept.seen, key: hashOf(licenseKey) } });
+    this.#awaitsKey = false;
+    this.#problems.delete('key');
+  }
+
+  /** Tries a key, configured or with its state lost, until it is accepted or no longer wanted, or the agent ends. */
+  async #acquire(key: string, isWanted: () => boolean): Promise<void> {
     let wait: number = retryMs.unreachable[0];
-    this.#awaited = { key, source };
     while (!this.#closed.signal.aborted) {
       const taken = this.#exclusively(async () => {
-        if (this.#kept.source === source) await this.#applyKey(keyIn(key));
-        await seen();
-        if (this.#awaited?.key === key) this.#awaited = null;
+        if (isWanted()) await (key === this.#options.config.licenseKey ? this.#applyConfigured(key) : this.#applyKey(keyIn(key)));
       });
       const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
       if (!refused) return void this.#problems.delete('key');
@@ -347,20 +367,27 @@ export class Agent {
     return new Refused('INTERNAL');
   }
 
+  /** The license's interval, or the configured one if that is shorter. */
+  get #heartbeatMs(): number {
+    const { heartbeatIntervalSeconds = 3600 } = this.#license.terms ?? {};
+    return Math.min(this.#options.config.heartbeatMs ?? Infinity, heartbeatIntervalSeconds * 1000);
+  }
+
   /** A license that needs heartbeats, or with floating seats, ends without them. */
   #keepInTouch(): void {
     const { mode, heartbeatMs } = this.#options.config;
-    const { validationMode, seats, heartbeatIntervalSeconds = 3600 } = this.#license.terms ?? {};
-    const interval = heartbeatMs === undefined ? 'server' : Math.min(heartbeatMs, heartbeatIntervalSeconds * 1000);
+    const { validationMode, seats } = this.#license.terms ?? {};
+    const interval = heartbeatMs === undefined ? 'server' : this.#heartbeatMs;
     if (mode !== 'online' || validationMode === 'heartbeat' || seats === 'floating') this.#license.heartbeat.start({ interval });
     this.#license.changes.start();
   }
 
-  /** A midnight that has passed, a disk that has room again, a clock that is right again. */
+  /** A midnight that has passed, a disk that has room again, a clock that is right again, a seat to be given back. */
   async #lookAfter(): Promise<void> {
     if (!this.#license.isClockBack) this.#problems.delete('clock');
     await this.#holder.meter([]);
-    if (!this.#holder.isStored) await this.#holder.keep({});
+    if (!this.#holder.isStored || this.#holder.hasGone) await this.#holder.keep({});
+    this.#giveBack();
   }
 
   async #askWithoutHeartbeat(): Promise<void> {
@@ -432,6 +459,7 @@ export class Agent {
     const { config, fingerprint } = this.#options;
     const meters = this.#holder.metersOf(license, source);
     const isOnline = source?.kind === 'key';
+    const standing = standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored, unheard: this.#unheard });
     return {
       ...licensePart({ judgement, info: license.info, terms: license.terms, meters }, { byFile: source?.kind === 'file', ...config }),
       features: this.#holder.featuresOf(license, source),
@@ -442,7 +470,7 @@ export class Agent {
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
       file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
-      problems: [...this.#problems.values(), ...standingProblems(judgement, { hasLicense: source !== null, isStored: this.#holder.isStored, unheard: this.#unheard })], messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
+      problems: [...this.#problems.values(), ...standing].sort((a, b) => severities.indexOf(a.severity) - severities.indexOf(b.severity)), messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
     };
   }
 }

@@ -140,7 +140,8 @@ export function expiryByFile({ expiresAt, trial }: Pick<LicensedTerms, 'expiresA
 
 /** In order of precedence, after all other findings of the SDK. */
 const own = {
-  EXPIRED: 'License Expired', RESTRICTED: 'Over quota for longer than the grace: read only', QUOTA_EXCEEDED: 'Over quota; within the grace', IN_EXPIRY_GRACE: 'Expired; within the grace',
+  EXPIRED: 'License Expired', PRODUCT_MISMATCH: 'The license is for another product', DEPLOYMENT_MODE_MISMATCH: 'The license is for another deployment mode',
+  DEPLOYMENT_MISMATCH: 'The license is for another deployment', RESTRICTED: 'Over quota for longer than the grace: read only', QUOTA_EXCEEDED: 'Over quota; within the grace', IN_EXPIRY_GRACE: 'Expired; within the grace',
 } as const;
 /** Findings of the SDK, reworded for a license without a server. */
 const told: Readonly<Record<string, string>> = {
@@ -149,14 +150,28 @@ const told: Readonly<Record<string, string>> = {
 const order: readonly string[] = Object.keys(own);
 const rank = (code: string): number => (code === 'IN_OFFLINE_GRACE' ? order.length : order.indexOf(code));
 
+type Misplaced = 'PRODUCT_MISMATCH' | 'DEPLOYMENT_MODE_MISMATCH' | 'DEPLOYMENT_MISMATCH';
+type Placed = Pick<LicensedTerms, 'productId' | 'deploymentMode' | 'deploymentId'>;
+
+/** Why the license is not for here, as a server judges it. What is not configured is not compared. */
+export function misplacedFor(terms: Placed, here: { readonly product: string | undefined; readonly deploymentMode: string | undefined; readonly deploymentId: string | undefined }): Misplaced[] {
+  const differs = (licensed: string | null, own: string | undefined) => licensed !== null && own !== undefined && licensed !== own;
+  return [
+    ...(differs(terms.productId, here.product) ? ['PRODUCT_MISMATCH' as const] : []),
+    ...(differs(terms.deploymentMode, here.deploymentMode) ? ['DEPLOYMENT_MODE_MISMATCH' as const] : []),
+    ...(differs(terms.deploymentId, here.deploymentId) ? ['DEPLOYMENT_MISMATCH' as const] : []),
+  ];
+}
+
 /** The judgement of the SDK, made stricter by the findings here. */
-export function judgedByFile(judgement: Judgement, terms: LicensedTerms, firstSeen: string | undefined, meters: readonly MeterAnswer[]): Judgement {
+export function judgedByFile(judgement: Judgement, terms: LicensedTerms, firstSeen: string | undefined, meters: readonly MeterAnswer[], misplaced: readonly Misplaced[] = []): Judgement {
   const now = Date.parse(judgement.at);
   const expires = expiryByFile(terms, firstSeen, now);
   const graceEnds = expires === null ? Infinity : expires + terms.expiryGraceDays * dayMs;
   const found = new Map<keyof typeof own, readonly [Enforcement, graceEnds: number | null]>();
   if (graceEnds <= now) found.set('EXPIRED', [terms.expiredEnforcement, null]);
   else if (expires !== null && expires <= now) found.set('IN_EXPIRY_GRACE', ['WARN', graceEnds]);
+  for (const code of misplaced) found.set(code, ['LOCKED', null]);
   if (meters.some(({ state }) => state === 'restricted')) found.set('RESTRICTED', ['READ_ONLY', null]);
   const exceeded = meters.flatMap(({ state, graceEndsAt }) => (state === 'exceeded' && graceEndsAt !== null ? [Date.parse(graceEndsAt)] : []));
   if (exceeded.length > 0) found.set('QUOTA_EXCEEDED', ['WARN', Math.min(...exceeded)]);
@@ -169,7 +184,7 @@ export function judgedByFile(judgement: Judgement, terms: LicensedTerms, firstSe
   const graces = [judgement.graceUntil === null ? null : Date.parse(judgement.graceUntil), ...[...found.values()].map(([, ends]) => ends)].filter((ends) => ends !== null);
   return {
     ...judgement, ...expiry, code, reasons, enforcement, detail: told[code] ?? (code === judgement.code ? judgement.detail : (own[code as keyof typeof own] ?? judgement.detail)),
-    valid: judgement.valid && !found.has('EXPIRED'), graceUntil: graces.length > 0 ? new Date(Math.min(...graces)).toISOString() : null,
+    valid: judgement.valid && !found.has('EXPIRED') && misplaced.length === 0, graceUntil: graces.length > 0 ? new Date(Math.min(...graces)).toISOString() : null,
     state: enforcement === 'LOCKED' ? 'locked' : enforcement === 'READ_ONLY' ? 'restricted' : graces.length > 0 ? 'grace' : 'active',
   } as Judgement;
 }

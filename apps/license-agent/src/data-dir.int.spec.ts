@@ -12,7 +12,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const kept: Kept = {
-  installationId: 'installation-1', source: { kind: 'key', key: 'SECRET-KEY', state: 'one' }, at: 1, seen: { key: 'a' }, firstSeen: { lic_1: '2026-07-01T12:00:00.000Z' }, metered: {}, counted: {}, readings: [], messages: [{ id: 'm', text: 'Ünïcode', at: 'then' }],
+  installationId: 'installation-1', source: { kind: 'key', key: 'SECRET-KEY', state: 'one' }, leaving: [{ kind: 'key', key: 'SECRET-OLD-KEY', state: 'two', since: 1 }], at: 1, seen: { key: 'a' }, firstSeen: { lic_1: '2026-07-01T12:00:00.000Z' }, metered: {}, counted: {}, readings: [], messages: [{ id: 'm', text: 'Ünïcode', at: 'then' }],
 };
 const fileOf = () => join(folder, readdirSync(folder).find((name) => name.endsWith('.json')) ?? '');
 
@@ -55,10 +55,10 @@ describe('The data directory', () => {
 
   it('keeps the states that are named, of this machine and of others', async () => {
     const [dir, other] = [new DataDir(folder, 'machine-1'), new DataDir(folder, 'machine-2')];
-    for (const name of ['one', 'two']) for (const one of [dir, other]) await one.store(name).write(name);
+    for (const name of ['one', 'two', 'three']) for (const one of [dir, other]) await one.store(name).write(name);
     writeFileSync(`${join(folder, readdirSync(folder)[0] ?? '')}.tmp`, '');
-    await dir.tidy('one');
-    expect([await dir.store('one').read(), await dir.store('two').read(), await other.store('two').read()]).toEqual(['one', null, 'two']);
+    await dir.tidy(kept);
+    expect(await Promise.all([dir.store('one'), dir.store('two'), dir.store('three'), other.store('three')].map((store) => store.read()))).toEqual(['one', 'two', null, 'three']);
   });
 
   it('makes a secret once', async () => {

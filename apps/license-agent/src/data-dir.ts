@@ -6,11 +6,25 @@ import { hashed, type Store } from '@keyledger/sdk';
 import { fileStore } from '@keyledger/sdk/node';
 import { lifted, type Counted, type Metered } from './by-file.ts';
 
+/** `state` names the file with the state of the license. */
+export interface ByKey {
+  readonly kind: 'key';
+  readonly key: string;
+  readonly state: string;
+}
+
+/** A license by key that is not in use: it was replaced, or not taken. `since`: milliseconds since 1970. */
+export interface Leaving extends ByKey {
+  readonly since: number;
+}
+
 /** The agent's own state; that of the license is in a separate file. */
 export interface Kept {
   readonly installationId: string;
-  /** `state` names the file with the state of the license; `text` is the license file, for when that is lost. */
-  readonly source: { readonly kind: 'key'; readonly key: string; readonly state: string } | { readonly kind: 'file'; readonly text: string; readonly state: string } | null;
+  /** `text` is the license file, for when the state is lost. */
+  readonly source: ByKey | { readonly kind: 'file'; readonly text: string; readonly state: string } | null;
+  /** In the order in which they left, until the server has what was used and the seat. */
+  readonly leaving: readonly Leaving[];
   /** The time when this was written, in milliseconds since 1970: without the state of a license, time does not go back behind it either. */
   readonly at: number;
   /** Hashes of the configured key and file already processed: they count again when they change, not with every start. */
@@ -64,7 +78,7 @@ export class DataDir {
   }
 
   async open(): Promise<{ readonly found: Found; readonly kept: Kept }> {
-    const nothing: Kept = { installationId: randomUUID(), source: null, at: 0, seen: {}, firstSeen: {}, metered: {}, counted: {}, readings: [], messages: [] };
+    const nothing: Kept = { installationId: randomUUID(), source: null, leaving: [], at: 0, seen: {}, firstSeen: {}, metered: {}, counted: {}, readings: [], messages: [] };
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
     const text = await this.#file().read();
     if (text === null) return { found: this.#hasOthers() ? 'foreign' : 'new', kept: nothing };
@@ -79,9 +93,10 @@ export class DataDir {
   }
 
   /** Removes leftovers of a crash, and states of licenses no longer in use. */
-  async tidy(state: string | undefined): Promise<void> {
+  async tidy({ source, leaving }: Pick<Kept, 'source' | 'leaving'>): Promise<void> {
     const own = readdirSync(this.#folder).filter((name) => name.includes(`.${this.#tag}.`));
-    const isLeft = (name: string) => name.endsWith('.tmp') || (name.startsWith('license-') && name !== `license-${state}.${this.#tag}.state`);
+    const known = new Set([source, ...leaving].map((one) => `license-${one?.state}.${this.#tag}.state`));
+    const isLeft = (name: string) => name.endsWith('.tmp') || (name.startsWith('license-') && !known.has(name));
     await Promise.all(own.filter(isLeft).map((name) => rm(join(this.#folder, name), { force: true })));
   }
 

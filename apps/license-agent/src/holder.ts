@@ -1,10 +1,10 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { fileTypeOf } from '@keyledger/license-file';
-import { License, memoryStore, type Clock, type FeatureState, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
+import { License, memoryStore, sameKey, type Clock, type FeatureState, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
 import { Refused, type MeterAnswer } from './api.ts';
-import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, withCount, withReading, type Cap } from './by-file.ts';
+import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, misplacedFor, withCount, withReading, type Cap } from './by-file.ts';
 import type { AgentConfig } from './config.ts';
-import { DataDir, Pending, type Found, type Kept } from './data-dir.ts';
+import { DataDir, Pending, type ByKey, type Found, type Kept, type Leaving } from './data-dir.ts';
 import { stored } from './refusals.ts';
 import { metersOf } from './view.ts';
 
@@ -37,6 +37,10 @@ export type Source = Exclude<Kept['source'], null>;
 const keptForMs = 3_600_000;
 /** Two of the largest batches. */
 const mostReadings = 2_000;
+/** A license that cannot give its seat back is given up after this time. */
+const longestLeaveMs = 30 * 86_400_000;
+/** Refusals after which nothing can be sent or given back any more. */
+const endings: ReadonlySet<string> = new Set(['NOT_ACTIVATED', 'INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND']);
 
 /** The one license, by key or by file, all that is kept of it, and its present judgement. The agent decides whether it is the right one. */
 export class Holder {
@@ -46,11 +50,15 @@ export class Holder {
   #kept: Kept;
   #license: License;
   #isStored = true;
+  /** Leaving licenses that have not been closed yet, by their state. */
+  readonly #open = new Map<string, License>();
+  /** Leaving licenses with nothing left to do: the next write leaves them out. */
+  readonly #gone = new WeakSet<Leaving>();
 
   static async open(options: AgentOptions): Promise<Holder> {
     const dir = new DataDir(options.config.dataDir, options.fingerprint);
     const { found, kept } = await dir.open();
-    await dir.tidy(kept.source?.state);
+    await dir.tidy(kept);
     const license = await openLicense(options, kept.source, kept.source ? dir.store(kept.source.state) : memoryStore(), isBlank(kept) ? 0 : kept.at);
     return new Holder(options, dir, found, kept, license);
   }
@@ -74,6 +82,11 @@ export class Holder {
   /** Whether the last writes succeeded: the agent's own, and the license's. */
   get isStored(): boolean {
     return this.#isStored && this.#license.isStored;
+  }
+
+  /** The agent's file still names a leaving license that has nothing left to do. */
+  get hasGone(): boolean {
+    return this.#kept.leaving.some((one) => this.#gone.has(one));
   }
 
   get source(): Kept['source'] {
@@ -109,13 +122,51 @@ export class Holder {
     return this.candidate(source, store);
   }
 
-  /** The point of no return is when the agent's own file names the new state. Resolves to the release of the former license: gives its seat back, if possible. */
-  async replace(license: License, source: Source | null, store?: Pending): Promise<() => Promise<void>> {
+  /** The same by key. It is among the leaving ones from the start: if it is not taken, or the agent ends before, its seat is given back. */
+  async candidateByKey(key: string): Promise<{ readonly source: ByKey; readonly license: License }> {
+    const source: ByKey = { kind: 'key', key, state: randomUUID() };
+    await this.keep({ leaving: [...this.#kept.leaving, { ...source, since: this.now }] });
+    const license = await this.candidate(source, this.#dir.store(source.state));
+    this.#open.set(source.state, license);
+    return { source, license };
+  }
+
+  /** The point of no return is when the agent's own file names the new state. */
+  async replace(license: License, source: Source | null, store?: Pending): Promise<void> {
     const before = { license: this.#license, source: this.#kept.source };
     if (source) await stored(async () => store?.settle(this.#dir.store(source.state)));
-    await this.keep({ source }, license);
+    if (!license.isStored) throw notStored();
+    const leaving = this.#kept.leaving.filter(({ state }) => state !== source?.state);
+    await this.keep({ source, leaving: before.source?.kind === 'key' ? [...leaving, { ...before.source, since: this.now }] : leaving }, license);
     this.#license = license;
-    return () => this.#release(before, source !== null);
+    if (source) this.#open.delete(source.state);
+    before.license.heartbeat.stop();
+    before.license.changes.stop();
+    if (before.source?.kind === 'key') return void this.#open.set(before.source.state, before.license);
+    await before.license.dispose();
+    // What cannot be removed now is removed at the next start.
+    if (before.source) await this.#dir.remove(before.source.state).catch(() => undefined);
+  }
+
+  /** Sends what was used under leaving licenses, and gives their seats back. What fails is tried again the next time. No key may be tried meanwhile: it may have such a seat. */
+  async giveBack(): Promise<void> {
+    const leaving = this.#kept.leaving.filter((one) => !this.#gone.has(one));
+    // All that have one key have one seat.
+    for (const those of Map.groupBy(leaving, ({ key }) => sameKey(key)).values()) {
+      const isNew = those.some(({ state }) => this.#open.has(state));
+      const licenses = await Promise.all(those.map((one) => this.#open.get(one.state) ?? openLicense(this.#options, one, this.#dir.store(one.state), 0)));
+      const why = await this.#leave(licenses).finally(() => Promise.all(licenses.map((license) => license.dispose())));
+      const readings = licenses.reduce((sum, { waiting }) => sum + waiting, 0);
+      for (const { state } of those) this.#open.delete(state);
+      const isOver = why === null || those.every(({ since }) => this.now - since > longestLeaveMs);
+      if (why !== null && isNew) this.#options.log.warn({ code: why, readings }, 'a license that is not in use could not give its seat back, and will try again');
+      if (!isOver) continue;
+      if (readings > 0) this.#options.log.warn({ readings }, 'usage could not be delivered and is lost');
+      for (const one of those) {
+        await this.#dir.remove(one.state);
+        this.#gone.add(one);
+      }
+    }
   }
 
   /** Adds a file of this license. The SDK goes on without a disk, but an accepted file must be there after a restart. */
@@ -123,7 +174,7 @@ export class Holder {
     const { source } = this.#kept;
     await this.keep(source?.kind === 'file' && fileTypeOf(text) === 'license-file' ? { source: { ...source, text } } : {});
     await this.#license.install(text);
-    if (!this.#license.isStored) throw new Refused('STORAGE_FAILED', 'The data directory cannot be written');
+    if (!this.#license.isStored) throw notStored();
   }
 
   /** Before the license is used, so that a trial cannot begin twice; at the time of `license`. If first seen while the clock was ahead, it is first seen now. */
@@ -162,9 +213,10 @@ export class Holder {
   async keep(changes: Partial<Kept>, license = this.#license): Promise<void> {
     const { at } = license.judgement();
     const next = { ...this.#kept, ...changes };
+    const leaving = next.leaving.filter((one) => !this.#gone.has(one));
     // A server may have reported since that the clock was ahead.
     const firstSeen = Object.fromEntries(Object.entries(next.firstSeen).map(([id, seen]) => [id, seen > at ? at : seen]));
-    const kept: Kept = { ...next, firstSeen, at: isBlank(next) ? 0 : Date.parse(at) };
+    const kept: Kept = { ...next, leaving, firstSeen, at: isBlank(next) ? 0 : Date.parse(at) };
     await stored(() => this.#dir.write(kept)).then(() => (this.#isStored = true), (error: unknown) => {
       this.#isStored = false;
       throw error;
@@ -201,27 +253,28 @@ export class Holder {
   judged(license = this.#license, source = this.#kept.source): Judgement {
     const { terms } = license;
     const judgement = license.judgement();
-    return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], this.metersOf(license, source)) : judgement;
+    return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], this.metersOf(license, source), misplacedFor(terms, this.#options.config)) : judgement;
   }
 
-  async #release({ license, source }: { readonly license: License; readonly source: Source | null }, isReplaced: boolean): Promise<void> {
-    license.heartbeat.stop();
-    license.changes.stop();
-    if (source?.kind === 'key') {
-      await license.reportUsage();
-      if (license.waiting > 0) this.#options.log.warn({ readings: license.waiting }, 'usage could not be delivered and is lost');
-      if (isReplaced && license.instanceId !== null && this.#isKnownAsOther(license)) await license.deactivate();
+  /** Why they cannot leave yet; null when they have left. */
+  async #leave(licenses: readonly License[]): Promise<string | null> {
+    for (const license of licenses) {
+      const sent = await license.reportUsage();
+      if (!sent.ok && !endings.has(sent.code)) return sent.code;
     }
-    await license.dispose();
-    if (source) await this.#dir.remove(source.state);
-  }
-
-  /** The same license has the same seat here: that seat must not be given back. */
-  #isKnownAsOther({ licenseId }: License): boolean {
-    const { licenseId: current } = this.#license;
-    return licenseId !== null && current !== null && licenseId !== current;
+    for (const license of licenses) {
+      if (license.licenseId === null || license.instanceId === null) continue;
+      const { licenseId } = this.#license;
+      if (licenseId === null && this.#kept.source) return 'NOT_KNOWN_AS_OTHER';
+      // The same license has the same seat here: it must not be given back.
+      const given = licenseId === license.licenseId ? undefined : await license.deactivate();
+      if (given?.ok === false) return given.code;
+    }
+    return null;
   }
 }
+
+const notStored = (): Refused => new Refused('STORAGE_FAILED', 'The data directory cannot be written');
 
 /** Nothing kept depends on time, or has: then the clock counts as it is, even if it was wrong before. */
 const isBlank = ({ source, firstSeen, metered, counted }: Kept): boolean => source === null && [firstSeen, metered, counted].every((known) => Object.keys(known).length === 0);
