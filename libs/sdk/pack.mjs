@@ -17,7 +17,9 @@ copyFileSync(join(here, '../kernel/dist/time.d.ts'), join(target, 'dist/license-
 copyInto(target, join(here, 'README.md'));
 
 const entry = (file) => ({ types: `./dist/${file}.d.ts`, default: `./dist/${file}.js` });
+const [index, node] = [entry('index'), entry('node')];
+// The first members are for tools that know no `exports`. Node can `require` a module since 20.19 and 22.12.
 writeJson(join(target, 'package.json'), {
-  name, version, description: 'Keeps a Keyledger license in your software', license: 'Apache-2.0', type, sideEffects, engines: { node: '>=20.19' },
-  exports: { '.': entry('index'), './node': entry('node') }, files: ['dist'],
+  name, version, description: 'Keeps a Keyledger license in your software', license: 'Apache-2.0', type, sideEffects, engines: { node: '^20.19 || >=22.12' },
+  main: index.default, types: index.types, typesVersions: { '*': { node: [node.types] } }, exports: { '.': index, './node': node }, files: ['dist'],
 });

@@ -1,10 +1,12 @@
 /** Text and bytes with one spelling each: whatever decodes encodes to the very same text again. Undefined where it does not. */
 
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+/** Made at first use: a jsdom has none, and a test in it loads this with the SDK. */
+let utf8: InstanceType<typeof TextDecoder> | undefined;
 
 export const bytesOf = (text: string): Uint8Array<ArrayBuffer> => new Uint8Array(new TextEncoder().encode(text));
 
 export function textOf(bytes: Uint8Array): string | undefined {
+  utf8 ??= new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   try {
     return utf8.decode(bytes);
   } catch {

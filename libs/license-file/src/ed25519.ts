@@ -44,7 +44,7 @@ export async function thumbprint({ x }: PublicJwk): Promise<string> {
 }
 
 /** The S of a signature must be below the order of the group, else there would be a second signature for every message. Not all verifiers look. */
-export async function isSignedBy(key: PublicKey, signature: Uint8Array<ArrayBuffer>, message: Uint8Array<ArrayBuffer>): Promise<boolean> {
+export async function isSignedBy(key: PublicKey, signature: Uint8Array, message: Uint8Array): Promise<boolean> {
   if (signature.length !== 64 || littleEndian(signature.subarray(32)) >= L) return false;
   return crypto.subtle.verify('Ed25519', key, signature, message);
 }

@@ -28,7 +28,7 @@ export const isReadable = (text: unknown): text is string => typeof text === 'st
  * What a signature is over, like DSSE's pre-authentication encoding: type and environment are part of what is signed, each with its
  * length, so that no two envelopes have the same bytes. A token's signing input begins with base64url and can be none of these.
  */
-export function signingBytes(payloadType: string, environment: string, payload: Uint8Array): Uint8Array<ArrayBuffer> {
+export function signingBytes(payloadType: string, environment: string, payload: Uint8Array): Uint8Array {
   const head = bytesOf(signingHead(payloadType, environment, payload.length));
   const bytes = new Uint8Array(head.length + payload.length);
   bytes.set(head);

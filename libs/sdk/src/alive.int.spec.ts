@@ -47,14 +47,39 @@ describe('A program that', () => {
     `)).toEqual([...Array.from({ length: 5 }, () => 'UNREACHABLE'), 'over']);
   });
 
-  it('has nothing more to do ends, although heartbeats and streams run', () => {
+  /** The vendor behind a real socket: what keeps a process alive is the connection. Its own end of it does not. */
+  const connected = `
+    const { createServer } = await import('node:http');
+    const server = createServer(async (request, response) => {
+      const body = (await request.toArray()).join('');
+      const answer = await vendor.fetch('http://vendor' + request.url, { headers: request.headers, ...(body && { body }) });
+      response.writeHead(answer.status, [...answer.headers].flat());
+      for await (const part of answer.body) response.write(part);
+      response.end();
+    }).on('connection', (socket) => socket.unref());
+    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+    server.unref();
+    const license = await open({ server: 'http://127.0.0.1:' + server.address().port, fetch });
+    await license.activate();`;
+
+  it('has nothing more to do ends, although heartbeats run', () => {
     expect(running(`
-      const license = await open();
-      await license.activate();
-      vendor.cut();
+      ${connected}
       license.heartbeat.start();
-      license.changes.start();
       process.on('exit', () => console.log(vendor.asked.filter(({ path }) => path.endsWith('/heartbeat')).length));
     `)).toEqual(['1']);
+  });
+
+  it.each(['license.changes.stop()', 'license.dispose()'])('hears of changes ends with %s', (end) => {
+    expect(running(`
+      ${connected}
+      license.changes.start();
+      while (!license.changes.isConnected) await new Promise((resolve) => setTimeout(resolve, 10));
+      setTimeout(() => {
+        console.log('goes on');
+        void ${end};
+      }, 500).unref();
+      process.on('exit', () => console.log('ends'));
+    `)).toEqual(['goes on', 'ends']);
   });
 });

@@ -9,6 +9,8 @@ interface Port {
   readonly clock: Clock;
   kept(): Kept;
   judgement(): Judgement;
+  /** Whether this process hears of changes, as of now. */
+  leads(): Promise<boolean>;
   open(licenseId: string, instanceId: string, signal: AbortSignal): Promise<EventStream> | undefined;
   acknowledge(licenseId: string, instanceId: string, seq: number): Promise<Reply> | undefined;
   ask(): Promise<Refusal | null>;
@@ -29,7 +31,8 @@ const quietMs = 45_000;
 
 /**
  * Hears of changes to the license as they happen, over a stream that stays open. Its events are not signed, so they are only a reason to ask;
- * once the signed answer is there, they are acknowledged. The server repeats unacknowledged events on the next stream.
+ * once the signed answer is there, they are acknowledged. The server repeats unacknowledged events on the next stream. Of several processes with one
+ * state only the leader has a stream: a browser has six connections to a host for all of its tabs, and a stream keeps one of them.
  */
 export class Changes {
   readonly #port: Port;
@@ -43,11 +46,12 @@ export class Changes {
     this.#port = port;
   }
 
+  /** A stream is heard; of several processes with one state, in the leader. */
   get isConnected(): boolean {
     return this.#heardFrom !== undefined;
   }
 
-  /** Runs until `stop`. Keeps no process alive. */
+  /** Runs until `stop`. While a stream is open, `fetch` keeps the process alive. */
   start(): void {
     if (this.#running) return;
     this.#running = new AbortController();
@@ -59,7 +63,7 @@ export class Changes {
     this.#running = undefined;
   }
 
-  /** A new seat: tries at once, unless a stream is heard. */
+  /** A new seat, or the lead: tries at once, unless a stream is heard. */
   again(): void {
     if (!this.isConnected) this.pause()();
   }
@@ -86,8 +90,9 @@ export class Changes {
 
   /** `over`: the server has ended it as usual. `refused`: there is nothing to hear, or it was requested too often. */
   async #follow(stopped: AbortSignal): Promise<{ readonly outcome: 'over' | 'refused' | 'lost'; readonly retryAfterMs?: number }> {
+    const leads = await this.#port.leads();
     const { licenseId, instanceId } = this.#port.kept().state;
-    if (licenseId === null || instanceId === null) return { outcome: 'lost' };
+    if (!leads || stopped.aborted || licenseId === null || instanceId === null) return { outcome: 'lost' };
     const broken = new AbortController();
     const stop = () => broken.abort();
     stopped.addEventListener('abort', stop);
@@ -101,7 +106,7 @@ export class Changes {
         return { outcome: stream.status === 429 ? 'refused' : 'lost', retryAfterMs: stream.retryAfterMs ?? 0 };
       }
       for await (const heard of this.#heardIn(stream.body, broken)) {
-        if (broken.signal.aborted) return { outcome: 'lost' };
+        if (!(await this.#port.leads()) || broken.signal.aborted) return { outcome: 'lost' };
         this.#heardFrom = broken;
         this.#heard = true;
         if (heard.length > 0 && !(await this.#take(heard, licenseId, instanceId))) return { outcome: 'lost' };

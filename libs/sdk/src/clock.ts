@@ -24,7 +24,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-/** Keeps the process alive until the answer is there: no timer or stream of the SDK does. */
+/** Keeps the process alive until the answer is there: no timer of the SDK does, and `fetch` only while a request or a stream is open. */
 export function held<T>(answer: Promise<T>): Promise<T> {
   const hold = setInterval(() => undefined, longestMs);
   return answer.finally(() => clearInterval(hold));

@@ -105,9 +105,12 @@ describe('A guard', () => {
   });
 });
 
+/** As OpenFeature declares it. */
+enum ErrorCode { TypeMismatch = 'TYPE_MISMATCH' }
+
 describe('A provider for OpenFeature', () => {
   const flags = { features: { sso: true, projects: 10, reports: { limit: 5, per: 'day' } }, featureFlags: { theme: 'dark', beta: true, ratio: 0.5, limits: { cpu: 2 }, none: null } } as const;
-  const provider = new LicenseProvider(License.fake(flags));
+  const provider: { resolveNumberEvaluation(flag: string, otherwise: number): Promise<{ value: number; errorCode?: ErrorCode }> } & LicenseProvider = new LicenseProvider(License.fake(flags));
 
   it('answers from the features and the flags of a license', async () => {
     expect(await Promise.all(['sso', 'projects', 'reports', 'beta'].map((flag) => provider.resolveBooleanEvaluation(flag, false)))).toEqual(Array.from({ length: 4 }, () => ({ value: true, reason: 'STATIC' })));
@@ -120,7 +123,7 @@ describe('A provider for OpenFeature', () => {
     expect(await Promise.all([provider.resolveBooleanEvaluation('audit', false), provider.resolveStringEvaluation('toString', 'x'), provider.resolveNumberEvaluation('audit', 3)]))
       .toEqual([{ value: false, reason: 'DEFAULT' }, { value: 'x', reason: 'DEFAULT' }, { value: 3, reason: 'DEFAULT' }]);
     expect(await Promise.all([provider.resolveNumberEvaluation('sso', 3), provider.resolveBooleanEvaluation('theme', false), provider.resolveObjectEvaluation('none', {}), provider.resolveStringEvaluation('sso', 'x')]))
-      .toMatchObject([{ value: 3, reason: 'ERROR' }, { value: false, reason: 'ERROR' }, { value: {}, reason: 'ERROR' }, { value: 'x', reason: 'ERROR' }]);
+      .toMatchObject([3, false, {}, 'x'].map((value) => ({ value, reason: 'ERROR', errorCode: ErrorCode.TypeMismatch })));
   });
 
   it('switches features off while the license is locked, whatever the default is', async () => {

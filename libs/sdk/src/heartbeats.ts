@@ -94,7 +94,7 @@ export class Heartbeats {
     return this.#port.sharing?.isLeading ?? false;
   }
 
-  /** Sends heartbeats until `stop`. Keeps no process alive. */
+  /** Sends heartbeats until `stop`. Between them it keeps no process alive. */
   start(options: HeartbeatOptions = {}): void {
     if (this.#running) return;
     const { interval = 'server', jitter = 0.2 } = options;
@@ -177,7 +177,7 @@ export class Heartbeats {
     return seat.ok ? { ok: true, judgement: seat.judgement, nextInMs: this.#intervalMs } : seat;
   }
 
-  /** The same in the background: keeps no process alive. */
+  /** The same in the background: keeps no process alive but by the request itself. */
   together(): Promise<BeatResult> {
     return (this.#beating ??= this.#beat().finally(() => (this.#beating = undefined)));
   }

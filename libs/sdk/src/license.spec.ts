@@ -1153,6 +1153,45 @@ describe('A fake', () => {
     expect(License.fake({ features: ['a'] }).feature('a').enabled).toBe(true);
     await license.dispose();
   });
+
+  it('answers like a server that finds everything in order', async () => {
+    const license = License.fake({ features: { reports: { limit: 5, per: 'day' } } });
+    license.quota('reports').tryConsume(2);
+    expect(await license.record([{ meter: 'cores', value: 3 }])).toEqual({ ok: true, accepted: 1, duplicates: 0 });
+    expect(await license.reportUsage()).toEqual({ ok: true, accepted: 2 });
+    license.quota('reports').tryConsume();
+    expect(await license.heartbeat.beat()).toMatchObject({ ok: true, nextInMs: 3_600_000, judgement: { code: 'VALID' } });
+    expect([license.waiting, license.quota('reports').used]).toEqual([0, 3]);
+  });
+
+  it('leaves no timer to fake timers, whatever it is told to start', async () => {
+    jest.useFakeTimers();
+    try {
+      const license = License.fake();
+      license.heartbeat.start({ leader: 'auto' });
+      license.changes.start();
+      setTimeout(() => license.become('locked'), 1_000);
+      await jest.runAllTimersAsync();
+      expect([jest.getTimerCount(), license.judgement().state, license.heartbeat.isRunning]).toEqual([0, 'locked', true]);
+      await license.dispose();
+    } finally {
+      jest.useRealTimers();
+    }
+  });
+
+  it.each([null, '2020-01-01T00:00:00.000Z', '2090-01-01T00:00:00.000Z'])('is restricted when its grace ends (license until %s)', (expiresAt) => {
+    jest.useFakeTimers({ now: Date.parse('2026-07-01T12:00:00.000Z') });
+    try {
+      const license = License.fake({ features: ['sso'], state: 'grace', expiresAt });
+      expect(license.judgement()).toMatchObject({ valid: true, code: 'IN_EXPIRY_GRACE', state: 'grace', graceUntil: '2026-07-08T12:00:00.000Z', daysRemaining: 0 });
+      jest.advanceTimersByTime(8 * day);
+      expect(license.judgement()).toMatchObject({ valid: false, code: 'EXPIRED', enforcement: 'READ_ONLY', state: 'restricted', graceUntil: null });
+      license.become('active');
+      expect(license.judgement().expiresAt).toBe(expiresAt);
+    } finally {
+      jest.useRealTimers();
+    }
+  });
 });
 
 vectorsContract('The SDK', ({ pins, jwks }) => Promise.resolve(async ({ type, text, expected }) => {

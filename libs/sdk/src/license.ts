@@ -3,9 +3,9 @@ import { Answers, type Asker } from './answers.ts';
 import { FeatureMissing, type Activation, type Deactivation, type LicenseEvents, type LicenseOptions, type Logger, type SeatOptions, type Validation } from './api.ts';
 import { Changes } from './changes.ts';
 import { held, msOf, processClock, type Clock } from './clock.ts';
-import { fakeOpened, fakeState, type FakeOptions } from './fake.ts';
+import { fakeClock, fakeOpened, fakeState, type FakeOptions } from './fake.ts';
 import { Heartbeats } from './heartbeats.ts';
-import { infoOf, termsOf, type LicenseInfo } from './info.ts';
+import { infoOf, intervalMsOf, termsOf, type LicenseInfo } from './info.ts';
 import { defined } from './json.ts';
 import { judge, type Judgement, type Limits } from './judgement.ts';
 import { inherited, written, type Checks, type Kept } from './kept.ts';
@@ -15,7 +15,7 @@ import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOp
 import { harmless, openState, quietly, type Opened } from './opening.ts';
 import { Quotas, type UsableQuota } from './quotas.ts';
 import { notActivated, noServer, untrusted, type Refusal } from './refusal.ts';
-import { Reports, type Reported } from './reports.ts';
+import { Reports, type Reported, type SendReadings } from './reports.ts';
 import { Server } from './server.ts';
 import { Sharing } from './sharing.ts';
 import { apply, type LicenseEvent, type State } from './state.ts';
@@ -78,7 +78,7 @@ export class License {
   }
 
   protected constructor(
-    options: LicenseOptions & Required<Pick<LicenseOptions, 'environment' | 'clock' | 'store'>>,
+    options: LicenseOptions & Required<Pick<LicenseOptions, 'environment' | 'clock' | 'store'>> & { readonly report?: SendReadings },
     { kept, fingerprint, verifier, seal, unseal, text, opened }: Opened,
   ) {
     const { server: url, environment, clock, store, key, product: productId, deploymentId, deploymentMode, version, logger, timeoutMs = 10_000, attempts = 3 } = options;
@@ -96,13 +96,21 @@ export class License {
     this.#listeners = new Listeners(logger);
     this.#writing = new Writing(() => this.#write(), logger);
     const [server, { shared }] = [this.#server, store];
+    const leads = async () => {
+      await this.#sharing?.settled();
+      return this.#leads();
+    };
     const port = {
       clock, logger, kept: () => this.#kept, keep: (changes: Partial<Kept>) => this.#keep(changes), persist: () => this.#writing.now(), now: () => this.#now(),
       info: () => this.info, judgement: () => this.judgement(),
     };
     this.#sharing = shared && new Sharing({
       ...port, store, shared, read: (sealed) => unseal(sealed, this.#kept.keys.keys), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
-      written: () => this.#writing.last, leading: (besideOthers) => this.heartbeat.takeOver(besideOthers),
+      written: () => this.#writing.last,
+      leading: (besideOthers) => {
+        this.heartbeat.takeOver(besideOthers);
+        this.changes.again();
+      },
       failed: (error) => logger?.warn('the other processes of this installation cannot be looked after', { error }),
     }, text);
     this.#keys = new Keys({ ...port, verifier, fetch: () => server?.ask('GET', '/.well-known/jwks.json') });
@@ -112,7 +120,7 @@ export class License {
     });
     this.#reports = new Reports({
       ...port, answers: this.#answers, waitsForSeat: () => this.terms?.seats === 'floating',
-      send: server && ((instanceId, records) => server.ask('POST', '/license/usage', { licenseKey: key, instanceId, records })),
+      send: options.report ?? (server && ((instanceId, records) => server.ask('POST', '/license/usage', { licenseKey: key, instanceId, records }))),
     });
     this.#quotas = new Quotas({
       ...port, counted: () => this.#counted(), use: (name, value, isGauge) => this.#reports.use(name, value, isGauge),
@@ -121,15 +129,11 @@ export class License {
     this.heartbeat = new Heartbeats({
       ...port, version, fingerprint, answers: this.#answers, keys: this.#keys, sharing: this.#sharing,
       send: (licenseId, body) => server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, key),
-      leads: async () => {
-        await this.#sharing?.settled();
-        return this.#leads();
-      },
-      hasLostSeat: () => this.#hasLostSeat(), takeSeatAnew: () => this.#takeSeatAnew(), reportUsage: () => this.#reports.send(),
+      leads, hasLostSeat: () => this.#hasLostSeat(), takeSeatAnew: () => this.#takeSeatAnew(), reportUsage: () => this.#reports.send(),
       directive: (directive) => this.#listeners.emit('directive', directive), conflict: (lastSeq, seq) => this.#listeners.emit('conflict', { lastSeq, seq }),
     });
     this.changes = new Changes({
-      ...port, ask: () => this.#askAndBeat(),
+      ...port, leads, ask: () => this.#askAndBeat(),
       open: (licenseId, instanceId, signal) => server?.open(`/licenses/${encodeURIComponent(licenseId)}/stream?activationId=${encodeURIComponent(instanceId)}`, key, signal),
       acknowledge: (licenseId, activationId, seq) => server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/stream/ack`, { seq, activationId }, key),
     });
@@ -361,7 +365,9 @@ export class License {
   }
 
   #learn({ state, keys, keysAt }: Kept): void {
+    const { instanceId } = this;
     this.#apply({ type: 'Followed', state });
+    if (this.instanceId !== instanceId) this.changes.again();
     this.#keys.join(keys, keysAt);
   }
 
@@ -438,20 +444,22 @@ export class License {
   }
 }
 
-/** Answers as if a server had found everything in order, except for the given state. Sends no heartbeats. */
+/** Answers as if a server had found everything in order, except for the given state. Sends nothing, and has no timers. */
 export class FakeLicense extends License {
   readonly #fake: FakeOptions;
-  readonly #reads: Clock;
 
   constructor(options: FakeOptions = {}) {
-    const clock = processClock();
-    super({ roots: [], environment: 'fake', clock, store: memoryStore() }, fakeOpened(options, clock.read()));
+    const report: SendReadings = (_instanceId, records) => Promise.resolve({ kind: 'answered', status: 200, body: { accepted: records.length } });
+    super({ roots: [], environment: 'fake', clock: fakeClock, store: memoryStore(), report }, fakeOpened(options, fakeClock.read()));
     this.#fake = options;
-    this.#reads = clock;
+    this.heartbeat.together = async () => {
+      await this.reportUsage();
+      return { ok: true, judgement: this.judgement(), nextInMs: intervalMsOf(this.terms) };
+    };
   }
 
   become(state: Judgement['state']): void {
-    this.assume(fakeState({ ...this.#fake, state }, this.#reads.read()));
+    this.assume(fakeState({ ...this.#fake, state }, fakeClock.read()));
   }
 
   override activate(): Promise<Activation> {

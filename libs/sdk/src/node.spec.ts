@@ -9,6 +9,15 @@ import { localStorageStore, memoryStore } from './store.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-sdk-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+
+/** The output of a program in a process of its own. */
+function running(program: string): string {
+  const args = ['--conditions=@keyledger/source', '--no-warnings', '--import', here('../../../tools/swc-register.mjs'), '--input-type=module', '--eval', program];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' });
+  expect(stderr).toBe('');
+  return stdout;
+}
 
 describe('A file store', () => {
   it('keeps one text, readable only by its owner, and leaves nothing beside it', async () => {
@@ -29,6 +38,35 @@ describe('A file store', () => {
     expect(readFileSync(join(folder, 'file'), 'utf8')).toBe('old');
   });
 
+  it('keeps its place when the program changes its working directory', async () => {
+    const before = process.cwd();
+    try {
+      process.chdir(folder);
+      const store = fileStore('relative');
+      await store.write('text');
+      process.chdir(tmpdir());
+      expect([await store.read(), await store.shared?.take(), readdirSync(folder).filter((name) => name.startsWith('relative'))]).toEqual(['text', true, ['relative', 'relative.lead-1']]);
+    } finally {
+      process.chdir(before);
+    }
+  });
+
+  it.each(['~/license', 'license'])('at %s fails like any other disk where there is no home and no working directory', (path) => {
+    expect(running(`
+      import { mkdtempSync, rmdirSync } from 'node:fs';
+      import { syncBuiltinESMExports } from 'node:module';
+      import os from 'node:os';
+      const { fileStore } = await import('${here('./node.ts')}');
+      os.homedir = () => { throw new Error('ENOENT'); };
+      syncBuiltinESMExports();
+      const gone = mkdtempSync('${join(folder, 'gone-')}');
+      process.chdir(gone);
+      rmdirSync(gone);
+      const { read, write, shared } = fileStore('${path}');
+      console.log(await Promise.all([read, () => write('text'), () => shared.tell('text'), () => shared.take()].map((step) => step().catch(() => 'rejected'))));
+    `)).toBe("[ 'rejected', 'rejected', 'rejected', true ]\n");
+  });
+
   it('behaves like the other stores', async () => {
     const web = new Map<string, string>();
     const storage = { getItem: (name: string) => web.get(name) ?? null, setItem: (name: string, value: string) => void web.set(name, value) };
@@ -38,6 +76,21 @@ describe('A file store', () => {
       expect(await store.read()).toBe('text');
     }
     expect(() => localStorageStore('x', undefined)).not.toThrow(ReferenceError);
+  });
+});
+
+describe('The storage of a page', () => {
+  it('fails like any other disk where the browser blocks it', async () => {
+    Object.defineProperty(globalThis, 'localStorage', { configurable: true, get: () => { throw new DOMException('Access is denied', 'SecurityError'); } });
+    try {
+      const store = localStorageStore();
+      await expect(store.read()).rejects.toThrow('Access is denied');
+      await expect(store.write('text')).rejects.toThrow('Access is denied');
+      // No tab could read what the leader has written.
+      expect(store.shared).toBeUndefined();
+    } finally {
+      delete (globalThis as { localStorage?: unknown }).localStorage;
+    }
   });
 });
 
@@ -155,13 +208,23 @@ describe('What browsers load', () => {
       seen.add(path);
       for (const [, from = ''] of readFileSync(path, 'utf8').matchAll(/(?:^|\n)\s*(?:import|export)\s+(?!type\b)[^'";]*?from\s+'([^']+)'/g)) {
         if (from.startsWith('.')) visit(join(dirname(path), from));
-        else if (from === '@keyledger/license-file') visit(fileURLToPath(new URL('../../license-file/src/index.ts', import.meta.url)));
+        else if (from === '@keyledger/license-file') visit(here('../../license-file/src/index.ts'));
         else throw new Error(`${path} imports ${from}`);
       }
       expect(readFileSync(path, 'utf8')).not.toMatch(/\b(?:Buffer|process)\.\w/);
     };
-    visit(fileURLToPath(new URL('./index.ts', import.meta.url)));
+    visit(here('./index.ts'));
     expect(seen.size).toBeGreaterThan(15);
+  });
+
+  it('fakes a license also in the jsdom of a test, which has neither TextDecoder nor crypto.randomUUID', () => {
+    expect(running(`
+      delete globalThis.TextDecoder;
+      Object.defineProperty(crypto, 'randomUUID', { value: undefined });
+      const { License } = await import('${here('./index.ts')}');
+      const license = License.fake({ features: ['sso'] });
+      console.log(license.feature('sso').enabled, (await license.validate()).code, (await license.heartbeat.beat()).ok);
+    `)).toBe('true VALID true\n');
   });
 });
 
@@ -172,7 +235,7 @@ describe('The package that is published', () => {
       const target = join(folder, `package-${index}`);
       mkdirSync(target);
       for (const [file, text] of Object.entries(kept)) writeFileSync(join(target, file), text);
-      const { status, stderr } = spawnSync(process.execPath, [fileURLToPath(new URL('../pack.mjs', import.meta.url)), '.'], { cwd: target, encoding: 'utf8' });
+      const { status, stderr } = spawnSync(process.execPath, [here('../pack.mjs'), '.'], { cwd: target, encoding: 'utf8' });
       expect([status, stderr]).toEqual([1, expect.stringContaining(`${target} has something else in it`)]);
       expect(Object.fromEntries(readdirSync(target).map((file) => [file, readFileSync(join(target, file), 'utf8')]))).toEqual(kept);
     }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { link, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { homedir, uptime } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { processClock, sleep, type Clock } from './clock.ts';
 import type { Leader, Shared } from './shared.ts';
 import { hashed, type Store } from './store.ts';
@@ -12,8 +12,18 @@ import { hashed, type Store } from './store.ts';
  * folder may share it, also from several containers; a leader that gave no sign of life for `takeOverMs` is replaced.
  */
 export function fileStore(path: string, { takeOverMs = 10_000 }: { readonly takeOverMs?: number } = {}): Store {
-  const file = path.startsWith('~/') ? join(homedir(), path.slice(2)) : path;
+  const file = placeOf(path);
   return { read: () => textIn(file), write: (text) => placed(file, text, rename), shared: sharedFile(file, takeOverMs) };
+}
+
+/** Found once: a program may change its working directory later. Where there is no home or working directory, a path that no file can have. */
+function placeOf(path: string): string {
+  const isInHome = path.startsWith('~/');
+  try {
+    return isInHome ? resolve(homedir(), path.slice(2)) : resolve(path);
+  } catch {
+    return `\0${path}`;
+  }
 }
 
 /** Null where there is none. */

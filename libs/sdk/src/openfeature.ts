@@ -56,4 +56,8 @@ export class LicenseProvider {
   }
 }
 
-const mismatch = <T>(name: string, value: T): FlagDetails<T> => ({ value, reason: 'ERROR', errorMessage: `What the license says of "${name}" is of another type` });
+/** The code is in no type: OpenFeature declares an enum, and TypeScript takes no text for one of its members. */
+function mismatch<T>(name: string, value: T): FlagDetails<T> {
+  const error = { errorCode: 'TYPE_MISMATCH', errorMessage: `What the license says of "${name}" is of another type` };
+  return { value, reason: 'ERROR', ...error };
+}

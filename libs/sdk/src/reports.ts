@@ -6,6 +6,8 @@ import { noServer, notActivated, notStored, tooManyWaiting, untrusted, type Refu
 import type { Reply } from './server.ts';
 import { batchOf, noted, redated, remembered, type UsageRecord } from './usage.ts';
 
+export type SendReadings = (instanceId: string, records: readonly UsageRecord[]) => Promise<Reply>;
+
 /** What reports need of their license. Times are by its own reckoning, in milliseconds since 1970. */
 interface Port {
   readonly logger: Logger | undefined;
@@ -16,7 +18,7 @@ interface Port {
   now(): number;
   info(): LicenseInfo | null;
   /** Undefined without a server. */
-  readonly send: ((instanceId: string, records: readonly UsageRecord[]) => Promise<Reply>) | undefined;
+  readonly send: SendReadings | undefined;
   /** An instance that has lost a floating seat takes another one, and then reports what it used meanwhile. */
   waitsForSeat(): boolean;
 }

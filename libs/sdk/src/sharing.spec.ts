@@ -91,6 +91,48 @@ describe('Tabs that share a store', () => {
     expect([web.get(place), beats().length]).toEqual([text, 1]);
   });
 
+  it('hear of changes over one stream, which only the leader opens, and the next leader after it', async () => {
+    const tabs = [await leading(), await tab(), await tab()] as const;
+    const streams = () => vendor.asked.filter(({ path }) => path.endsWith('/stream')).length;
+    for (const { heartbeat, changes } of tabs) {
+      heartbeat.start({ leader: 'auto' });
+      changes.start();
+    }
+    await until(() => tabs[0].changes.isConnected);
+    let turns = 0;
+    await until(() => turns++ > 200, 2_000);
+    expect([streams(), vendor.listeners]).toEqual([1, 1]);
+
+    vendor.verdict = { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED'], enforcement: 'LOCKED' };
+    vendor.seq++;
+    vendor.tellChange();
+    await until(() => tabs.every((one) => one.judgement().code === 'SUSPENDED'), 2_000);
+    expect(vendor.asked.filter(({ path }) => path.endsWith('/stream/ack')).map(({ body }) => body)).toEqual([{ seq: vendor.seq, activationId: 'act_1' }]);
+
+    tabs[0].heartbeat.stop();
+    await until(() => tabs.slice(1).some(({ heartbeat }) => heartbeat.isLeader), 2_000);
+    await until(() => tabs.slice(1).some(({ changes }) => changes.isConnected));
+    vendor.tell(': a sign of life\n\n');
+    await until(() => !tabs[0].changes.isConnected && vendor.listeners === 1);
+    expect(streams()).toBe(2);
+    await tabs.find(({ heartbeat }) => heartbeat.isLeader)?.dispose();
+    await until(() => tabs.filter(({ changes }) => changes.isConnected).length === 1, 2_000);
+    await until(() => turns++ > 400, 2_000);
+    expect([streams(), vendor.listeners]).toEqual([3, 1]);
+  });
+
+  it('hear of changes to a seat as soon as another one has taken it', async () => {
+    const [leader, other] = [await tab(), await tab()];
+    leader.heartbeat.start({ leader: 'auto' });
+    leader.changes.start();
+    await until(() => leader.heartbeat.isLeader);
+    let turns = 0;
+    await until(() => turns++ > 2_000, 2_000);
+    await other.activate();
+    await until(() => leader.instanceId !== null, 2_000);
+    await until(() => leader.changes.isConnected);
+  });
+
   it('report the usage of a killed one, once', async () => {
     const [leader, killed] = [await leading(), await tab()];
     killed.quota('reports').tryConsume(2);

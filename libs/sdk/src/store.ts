@@ -15,10 +15,13 @@ export function memoryStore(text: string | null = null): Store {
   return { read: () => kept, write: (next) => void (kept = next) };
 }
 
-/** Tabs may share it where the browser has Web Locks. */
-export function localStorageStore(
-  name = 'keyledger-license', storage = (globalThis as { localStorage?: WebStorage }).localStorage, locks = (globalThis as { navigator?: { locks?: WebLocks } }).navigator?.locks,
-): Store {
+/** Tabs may share it where the browser has Web Locks. Where it blocks storage, nothing can be read or written, and each tab is on its own. */
+export function localStorageStore(name = 'keyledger-license', storage?: WebStorage, locks = (globalThis as { navigator?: { locks?: WebLocks } }).navigator?.locks): Store {
+  try {
+    storage ??= (globalThis as { localStorage?: WebStorage }).localStorage;
+  } catch (error) {
+    return { read: () => Promise.reject(error), write: () => Promise.reject(error) };
+  }
   if (!storage) throw new Error('There is no localStorage here: give one, or take another store');
   return { read: () => storage.getItem(name), write: (text) => storage.setItem(name, text), ...(locks && { shared: sharedByTabs(name, storage, locks) }) };
 }
