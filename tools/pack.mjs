@@ -9,7 +9,7 @@ const isPublished = (name) => /\.(js|d\.ts)$/.test(name) && !/^(sign|contract)\.
 export function emptied(folder, name) {
   const files = existsSync(folder) ? readdirSync(folder) : [];
   const isOurs = () => files.includes('package.json') && JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).name === name;
-  const isFree = files.length === 0 || (files.every((file) => ['README.md', 'dist', 'node_modules', 'package.json', 'src'].includes(file)) && isOurs());
+  const isFree = files.length === 0 || (files.every((file) => ['LICENSE', 'README.md', 'dist', 'node_modules', 'package.json', 'src'].includes(file)) && isOurs());
   if (!isFree) throw new Error(`${folder} has something else in it: give a folder that is new or empty, or a package that was made here before`);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });

@@ -14,6 +14,7 @@ const bundled = ['@keyledger/license-file', '@keyledger/sdk'];
 const fromRegistry = ['pino', 'undici', 'uqr'];
 
 emptied(target, name);
+copyInto(target, join(root, 'LICENSE'));
 copyBuilt(join(here, 'dist'), join(target, 'dist'), { packed: [...bundled, ...fromRegistry] });
 copyBuilt(join(here, 'dist/page'), join(target, 'dist/page'));
 mkdirSync(join(target, 'src/page'), { recursive: true });

@@ -14,7 +14,7 @@ copyBuilt(join(here, 'dist'), join(target, 'dist'), { rewrite: (text) => text.re
 copyBuilt(join(here, '../license-file/dist'), join(target, 'dist/license-file'), { rewrite: (text) => text.replaceAll(/(['"])@keyledger\/kernel\1/g, "'./kernel.js'") });
 // Nothing but the type of an instant, which is a string.
 copyFileSync(join(here, '../kernel/dist/time.d.ts'), join(target, 'dist/license-file/kernel.d.ts'));
-copyInto(target, join(here, 'README.md'));
+copyInto(target, join(here, 'README.md'), join(here, '../../LICENSE'));
 
 const entry = (file) => ({ types: `./dist/${file}.d.ts`, default: `./dist/${file}.js` });
 const [index, node] = [entry('index'), entry('node')];
