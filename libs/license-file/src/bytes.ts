@@ -1,6 +1,6 @@
 /** Text and bytes with one spelling each: whatever decodes encodes to the very same text again. Undefined where it does not. */
 
-/** Made at first use: a jsdom has none, and a test in it loads this with the SDK. */
+/** Made at first use: the jsdom of a browser test has no `TextDecoder`, but loads this with the SDK. */
 let utf8: InstanceType<typeof TextDecoder> | undefined;
 
 export const bytesOf = (text: string): Uint8Array<ArrayBuffer> => new Uint8Array(new TextEncoder().encode(text));

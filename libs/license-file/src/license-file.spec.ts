@@ -117,7 +117,7 @@ describe('A verifier', () => {
     expect(await next.licenseFile(await good.file(), { now })).toEqual({ ok: false, reason: 'KEY_REVOKED' });
   });
 
-  it('believes nobody that a key was revoked but a key for verdicts that is good itself', async () => {
+  it('takes a list of revoked keys only from a key for verdicts that is good itself', async () => {
     const [attacker, next] = await Promise.all([6, 10].map(testKey)) as [TestKey, TestKey];
     const keys = [...jwks.keys, { ...next.jwk, kid: next.kid, kl_cert: await certify(root, next, 'verdict') }];
     const said = (key: TestKey, changes: object = {}) => signed({ type: 'revocations', payload: { ...revocationsOf(leases, files), ...changes } }, key.kid, key.sign);
@@ -302,7 +302,7 @@ describe('A statement', () => {
     { features: { a: { limit: 1, per: 'year' } } }, { features: { a: Number.NaN } }, { features: null }, { featureFlags: null }, { quotas: [{ meter: 'a' }] }, { quotas: [{ limit: 1 }] }, { quotas: [{ meter: 'a', limit: 1, per: 'year' }] }, { quotas: [1] },
     { expiresAt: '2026-07-01T12:00:00Z' }, { expiresAt: '2026-13-01T12:00:00.000Z' }, { expiresAt: 'x2026-07-01T12:00:00.000Z' }, { expiresAt: '2026-07-01T12:00:00.000Zx' },
   ])('is not of a license with %j', (change) => expect(licensed(change)).toBe(false));
-  it('may be for any machine, about any instance, and of nobody', () => {
+  it('may be for any machine, about no instance, and of no customer', () => {
     expect(shapes.verdict({ ...verdictClaims, fingerprint: null, instanceId: null, license: null, verdict: { ...verdictClaims.verdict, enforcement: 'LOCKED', graceEndsAt: now, reasons: ['REVOKED'] } })).toBe(true);
     for (const enforcement of ['FULL', 'WARN', 'READ_ONLY', 'LOCKED']) expect(shapes.verdict({ ...verdictClaims, verdict: { ...verdictClaims.verdict, enforcement } })).toBe(true);
     expect(shapes['offline-file']({ ...offlineFile, fingerprint: null, activationId: null })).toBe(true);

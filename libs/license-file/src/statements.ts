@@ -57,7 +57,7 @@ export interface SignedVerdict {
   readonly checkedAt: Instant;
 }
 
-/** Long-lived. It says what is licensed, not that the license is still good: dates in it are for whoever enforces it. */
+/** Long-lived. It says what is licensed, not that the license is still good: the software that enforces it judges its dates. */
 export interface LicenseFile {
   readonly environment: string;
   readonly issuedAt: Instant;
@@ -104,7 +104,7 @@ export interface LeaseClaims extends Claims {
   readonly license: LicensedTerms;
 }
 
-/** `sub` is the license, or `-` for a key that nobody has. */
+/** `sub` is the license, or `-` for a key that the server does not know. */
 export interface VerdictClaims extends Claims {
   readonly nonce: string;
   readonly instanceId: string | null;

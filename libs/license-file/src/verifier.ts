@@ -15,7 +15,7 @@ export interface Pins {
 /** An answer of `/.well-known/jwks.json`. Its keys count by their certificates only. */
 export interface KeySet {
   readonly keys: readonly unknown[];
-  /** A token that names those that were revoked: what they signed is not accepted any more. Its other list of them is for people, and nobody has signed it. */
+  /** A token that names the revoked keys: what they signed is not accepted any more. The answer's plain list of them is for people, and is not signed. */
   readonly revocations?: string;
 }
 
@@ -67,7 +67,7 @@ export class Verifier {
     if (!Array.isArray(keys)) return no('MALFORMED');
     const refused = await this.#learnKeys(keys);
     if (revocations === undefined) return { ok: true, refused };
-    // By a key that is good itself, or whoever stands in between could lock everybody out.
+    // Signed by a key that is good itself, or a proxy could lock all instances out.
     const named = await this.#token('revocations', revocations);
     if (!named.ok) return { ok: true, refused: [...refused, { kid: 'revocations', reason: named.reason }] };
     this.distrust(named.claims.revoked);

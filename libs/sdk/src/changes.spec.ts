@@ -1,6 +1,10 @@
-import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { LicenseOptions } from './api.ts';
 import { License } from './license.ts';
+import { fileStore } from './node.ts';
 import { memoryStore } from './store.ts';
 import { problem, TestClock, ticks, Vendor } from './vendor.contract.ts';
 
@@ -11,7 +15,9 @@ beforeEach(async () => {
   clock = new TestClock();
   vendor = await Vendor.open(clock);
 });
+const folder = mkdtempSync(join(tmpdir(), 'keyledger-sdk-'));
 afterEach(() => void jest.restoreAllMocks());
+afterAll(() => rmSync(folder, { recursive: true }));
 afterEach(() => Promise.all(open_.splice(0).map((license) => license.dispose())));
 
 async function open(options: Partial<LicenseOptions> = {}): Promise<License> {
@@ -61,6 +67,24 @@ describe('The stream of changes', () => {
     vendor.tell('event: change\ndata: nonsense\n\nnonsense\n\n');
     await until(() => acks().length > 0);
     expect(license.judgement()).toMatchObject({ valid: true, enforcement: 'FULL' });
+  });
+
+  it('announces a revocation also while the disk hangs that tells which process leads', async () => {
+    const [store, mended] = [fileStore(join(folder, 'license')), Promise.withResolvers<'nobody'>()];
+    const { shared } = store;
+    if (!shared) throw new Error('It cannot be shared');
+    let hangs = false;
+    const license = await open({ store: { ...store, shared: { ...shared, leader: () => (hangs ? mended.promise : shared.leader()) } } });
+    await license.activate();
+    license.changes.start();
+    await until(() => license.changes.isConnected);
+    hangs = true;
+    vendor.tell(': a sign of life\n\n');
+    await settled();
+    revoke();
+    vendor.tellChange();
+    await until(() => license.judgement().code === 'REVOKED');
+    mended.resolve('nobody');
   });
 
   it('is read in whatever pieces it arrives', async () => {

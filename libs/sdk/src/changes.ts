@@ -51,7 +51,7 @@ export class Changes {
     return this.#heardFrom !== undefined;
   }
 
-  /** Runs until `stop`. While a stream is open, `fetch` keeps the process alive. */
+  /** Runs until `stop`. While a stream is open, `fetch` keeps the process alive. Of several processes with one state all call this: only the leader's stream is opened. */
   start(): void {
     if (this.#running) return;
     this.#running = new AbortController();
@@ -105,11 +105,14 @@ export class Changes {
         if (stream?.kind !== 'unreachable') return { outcome: stream ? 'refused' : 'lost' };
         return { outcome: stream.status === 429 ? 'refused' : 'lost', retryAfterMs: stream.retryAfterMs ?? 0 };
       }
+      let looking: Promise<void> | undefined;
       for await (const heard of this.#heardIn(stream.body, broken)) {
-        if (!(await this.#port.leads()) || broken.signal.aborted) return { outcome: 'lost' };
+        if (broken.signal.aborted) return { outcome: 'lost' };
         this.#heardFrom = broken;
         this.#heard = true;
-        if (heard.length > 0 && !(await this.#take(heard, licenseId, instanceId))) return { outcome: 'lost' };
+        // Events wait for no disk: they are only a reason to ask, which any process may. On a mount that hangs it never becomes known who leads.
+        if (heard.length === 0) looking ??= this.#port.leads().then((leads) => (leads ? (looking = undefined) : stop()));
+        else if (!(await this.#take(heard, licenseId, instanceId))) return { outcome: 'lost' };
         if (heard.some(({ event }) => event === 'end')) return { outcome: 'refused' };
       }
       return { outcome: 'over' };

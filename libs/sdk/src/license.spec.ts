@@ -1171,6 +1171,11 @@ describe('A fake', () => {
       license.heartbeat.start({ leader: 'auto' });
       license.changes.start();
       setTimeout(() => license.become('locked'), 1_000);
+      for (const step of [() => license.reportUsage(), () => license.heartbeat.beat()]) {
+        const done = step();
+        expect(jest.getTimerCount()).toBe(1);
+        await done;
+      }
       await jest.runAllTimersAsync();
       expect([jest.getTimerCount(), license.judgement().state, license.heartbeat.isRunning]).toEqual([0, 'locked', true]);
       await license.dispose();

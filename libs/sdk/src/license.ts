@@ -21,7 +21,7 @@ import { Sharing } from './sharing.ts';
 import { apply, type LicenseEvent, type State } from './state.ts';
 import { memoryStore, spelled, type Store } from './store.ts';
 import { firstTickMs, isClockBack, nextTick, reservedFor, reserving, ticked, timeOf } from './time.ts';
-import type { Counted, Feature } from './usage.ts';
+import type { Counted, Feature, UsageRecord } from './usage.ts';
 import { Writing } from './writing.ts';
 
 /**
@@ -257,6 +257,11 @@ export class License {
     return this.#kept.outbox.length;
   }
 
+  /** Those readings: where the key was replaced, `record` takes them under the new one. */
+  get unsent(): readonly UsageRecord[] {
+    return this.#kept.outbox;
+  }
+
   /**
    * Takes readings that were made elsewhere, to be sent like those of `quota`. When it answers, all of them are in the store, or (NOT_STORED,
    * TOO_MANY_WAITING) none is taken. An id that already waits counts once; the server knows all ids that it was ever sent.
@@ -267,7 +272,11 @@ export class License {
 
   /** Sends the readings that wait. Heartbeats do so by themselves. */
   reportUsage(): Promise<Reported> {
-    return held(this.#reports.send());
+    return held(this.sendUsage());
+  }
+
+  protected sendUsage(): Promise<Reported> {
+    return this.#reports.send();
   }
 
   /** Checks a file for this machine and this license, by the license's own reckoning of time. Nothing is kept. */
@@ -452,8 +461,8 @@ export class FakeLicense extends License {
     const report: SendReadings = (_instanceId, records) => Promise.resolve({ kind: 'answered', status: 200, body: { accepted: records.length } });
     super({ roots: [], environment: 'fake', clock: fakeClock, store: memoryStore(), report }, fakeOpened(options, fakeClock.read()));
     this.#fake = options;
-    this.heartbeat.together = async () => {
-      await this.reportUsage();
+    this.heartbeat.beat = this.heartbeat.together = async () => {
+      await this.sendUsage();
       return { ok: true, judgement: this.judgement(), nextInMs: intervalMsOf(this.terms) };
     };
   }
@@ -464,6 +473,10 @@ export class FakeLicense extends License {
 
   override activate(): Promise<Activation> {
     return Promise.resolve({ ok: true, instanceId: 'act_fake', created: false, judgement: this.judgement() });
+  }
+
+  override reportUsage(): Promise<Reported> {
+    return this.sendUsage();
   }
 
   override validate(): Promise<Validation> {

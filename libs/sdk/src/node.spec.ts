@@ -51,6 +51,15 @@ describe('A file store', () => {
     }
   });
 
+  it('is where the system finds its path, also behind a link', async () => {
+    for (const path of ['linked/releases/42', 'linked/releases/shared']) mkdirSync(join(folder, path), { recursive: true });
+    symlinkSync('releases/42', join(folder, 'linked', 'current'));
+    const store = fileStore(`${folder}/linked/current/../shared/license`);
+    await store.write('text');
+    await store.shared?.take();
+    expect(readdirSync(join(folder, 'linked', 'releases', 'shared')).toSorted()).toEqual(['license', 'license.lead-1']);
+  });
+
   it.each(['~/license', 'license'])('at %s fails like any other disk where there is no home and no working directory', (path) => {
     expect(running(`
       import { mkdtempSync, rmdirSync } from 'node:fs';
@@ -80,14 +89,16 @@ describe('A file store', () => {
 });
 
 describe('The storage of a page', () => {
-  it('fails like any other disk where the browser blocks it', async () => {
-    Object.defineProperty(globalThis, 'localStorage', { configurable: true, get: () => { throw new DOMException('Access is denied', 'SecurityError'); } });
+  it.each([
+    ['blocks it', { get: () => { throw new DOMException('Access is denied', 'SecurityError'); } }, 'Access is denied'], ['has it switched off', { value: null }, 'switched localStorage off'],
+  ])('fails like any other disk where the browser %s', async (_, property, message) => {
+    Object.defineProperty(globalThis, 'localStorage', { configurable: true, ...property });
     try {
       const store = localStorageStore();
-      await expect(store.read()).rejects.toThrow('Access is denied');
-      await expect(store.write('text')).rejects.toThrow('Access is denied');
-      // No tab could read what the leader has written.
-      expect(store.shared).toBeUndefined();
+      await expect(store.read()).rejects.toThrow(message);
+      await expect(store.write('text')).rejects.toThrow(message);
+      // No tab can read what another one has written.
+      expect([await store.shared?.take(), store.shared?.isAssumed?.(), await store.shared?.told()]).toEqual([true, true, []]);
     } finally {
       delete (globalThis as { localStorage?: unknown }).localStorage;
     }
@@ -217,14 +228,16 @@ describe('What browsers load', () => {
     expect(seen.size).toBeGreaterThan(15);
   });
 
-  it('fakes a license also in the jsdom of a test, which has neither TextDecoder nor crypto.randomUUID', () => {
+  it('fakes a license also in the jsdom of a test, which has no TextEncoder, TextDecoder and crypto.randomUUID', () => {
     expect(running(`
+      delete globalThis.TextEncoder;
       delete globalThis.TextDecoder;
       Object.defineProperty(crypto, 'randomUUID', { value: undefined });
       const { License } = await import('${here('./index.ts')}');
-      const license = License.fake({ features: ['sso'] });
+      const license = License.fake({ features: ['sso'], quotas: [{ meter: 'reports', limit: 5, per: 'day' }] });
+      console.log(license.quota('reports').tryConsume(2), (await license.record([{ meter: 'reports', value: 1 }])).ok, license.quota('reports').used);
       console.log(license.feature('sso').enabled, (await license.validate()).code, (await license.heartbeat.beat()).ok);
-    `)).toBe('true VALID true\n');
+    `)).toBe('true true 3\ntrue VALID true\n');
   });
 });
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { link, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { homedir, uptime } from 'node:os';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute } from 'node:path';
 import { processClock, sleep, type Clock } from './clock.ts';
 import type { Leader, Shared } from './shared.ts';
 import { hashed, type Store } from './store.ts';
@@ -16,11 +16,12 @@ export function fileStore(path: string, { takeOverMs = 10_000 }: { readonly take
   return { read: () => textIn(file), write: (text) => placed(file, text, rename), shared: sharedFile(file, takeOverMs) };
 }
 
-/** Found once: a program may change its working directory later. Where there is no home or working directory, a path that no file can have. */
+/** Found once: a program may change its working directory later. The system resolves `..`, which after a link is not the folder before. Without a home or working directory, a path that no file can have. */
 function placeOf(path: string): string {
   const isInHome = path.startsWith('~/');
   try {
-    return isInHome ? resolve(homedir(), path.slice(2)) : resolve(path);
+    const whole = isInHome ? `${homedir()}/${path.slice(2)}` : path;
+    return isAbsolute(whole) ? whole : `${process.cwd()}/${whole}`;
   } catch {
     return `\0${path}`;
   }
@@ -78,8 +79,9 @@ const unfinishedMs = 3_600_000;
  */
 function sharedFile(file: string, takeOverMs: number): Shared {
   const [folder, name, id] = [dirname(file), basename(file), randomUUID()];
-  const leadOf = (n: number) => join(folder, `${name}.lead-${n}`);
-  const own = join(folder, `${name}.${id}.told`);
+  const at = (name: string) => `${folder}/${name}`;
+  const leadOf = (n: number) => at(`${name}.lead-${n}`);
+  const own = at(`${name}.${id}.told`);
   const given = 'given back';
   /** The number of this process; Infinity if it can make no file: then it leads beside all others that cannot either. */
   let mine = 0;
@@ -120,7 +122,7 @@ function sharedFile(file: string, takeOverMs: number): Shared {
 
   /** The time by the clock of this folder; -1 if no file can be made there. */
   async function timeOfFiles(): Promise<number> {
-    const file = join(folder, `${name}.${randomUUID()}.tmp`);
+    const file = at(`${name}.${randomUUID()}.tmp`);
     return writeFile(file, '', { flag: 'wx', mode: 0o600 }).then(() => changedAt(file)).finally(() => rm(file, { force: true })).catch(() => -1);
   }
 
@@ -156,10 +158,10 @@ function sharedFile(file: string, takeOverMs: number): Shared {
 
   /** Removes files of processes that were killed while they wrote. */
   async function forgetUnfinished(): Promise<void> {
-    const unfinished = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.tmp')).map((one) => join(folder, one));
+    const unfinished = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.tmp')).map(at);
     await Promise.all(unfinished.map(async (one) => {
-      const at = await changedAt(one);
-      if (at >= 0 && Date.now() - at > unfinishedMs) await rm(one, { force: true });
+      const changed = await changedAt(one);
+      if (changed >= 0 && Date.now() - changed > unfinishedMs) await rm(one, { force: true });
     }));
   }
 
@@ -178,9 +180,9 @@ function sharedFile(file: string, takeOverMs: number): Shared {
       const others = (await names()).filter((one) => one.startsWith(`${name}.`) && one.endsWith('.told') && one !== basename(own));
       // The leader has touched its own file just now.
       const now = await changedAt(leadOf(mine));
-      return Promise.all(others.map(async (one) => ({ name: one, text: (await textIn(join(folder, one))) ?? '', ageMs: Math.max(0, now - (await changedAt(join(folder, one)))) })));
+      return Promise.all(others.map(async (one) => ({ name: one, text: (await textIn(at(one))) ?? '', ageMs: Math.max(0, now - (await changedAt(at(one)))) })));
     },
-    forget: (one) => rm(join(folder, basename(one)), { force: true }),
+    forget: (one) => rm(at(basename(one)), { force: true }),
   };
 }
 

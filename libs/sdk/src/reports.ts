@@ -4,7 +4,7 @@ import type { LicenseInfo } from './info.ts';
 import type { Kept } from './kept.ts';
 import { noServer, notActivated, notStored, tooManyWaiting, untrusted, type Refusal } from './refusal.ts';
 import type { Reply } from './server.ts';
-import { batchOf, noted, redated, remembered, type UsageRecord } from './usage.ts';
+import { batchOf, newId, noted, redated, remembered, type UsageRecord } from './usage.ts';
 
 export type SendReadings = (instanceId: string, records: readonly UsageRecord[]) => Promise<Reply>;
 
@@ -48,7 +48,7 @@ export class Reports {
   use(meter: string, value: number, isGauge: boolean): void {
     mustCount(meter, value);
     const { outbox } = this.#port.kept();
-    const record: UsageRecord = { id: crypto.randomUUID(), meter, value, at: new Date(this.#port.now()).toISOString() };
+    const record: UsageRecord = { id: newId(), meter, value, at: new Date(this.#port.now()).toISOString() };
     const next = noted(outbox, this.#open, record, { isGauge, stretch: outbox.length < mostWaiting ? 'minute' : 'day' });
     if (next.at(-1) === record) this.#open.add(record.id);
     this.#port.keep({ outbox: next });
@@ -61,7 +61,7 @@ export class Reports {
     const { outbox, sent } = this.#port.kept();
     const known = new Set([...outbox, ...sent].map(({ id }) => id));
     const now = new Date(this.#port.now()).toISOString();
-    const news = readings.map(({ id = crypto.randomUUID(), meter, value, at = now }): UsageRecord => ({ id, meter, value, at })).filter(({ id }) => !known.has(id) && known.add(id));
+    const news = readings.map(({ id = newId(), meter, value, at = now }): UsageRecord => ({ id, meter, value, at })).filter(({ id }) => !known.has(id) && known.add(id));
     if (outbox.length + news.length > mostWaiting) return tooManyWaiting;
     for (const { id, at } of news) if (at !== now) this.#dated.add(id);
     this.#port.keep({ outbox: [...outbox, ...news] });

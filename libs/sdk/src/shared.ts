@@ -68,3 +68,19 @@ export function sharedByTabs(name: string, storage: WebStorage, locks: WebLocks)
     forget: async (key) => storage.removeItem?.(key),
   };
 }
+
+/** Tabs where the browser blocks storage. With one `fingerprint` they have one seat and cannot agree on a leader: all lead, and none is taken for a clone. */
+export function sharedByNone(blocked: () => Promise<never>): Shared {
+  let leader: Leader = 'nobody';
+  return {
+    lookMs: 2_000,
+    create: blocked,
+    leader: async () => leader,
+    take: async () => (leader = 'self') === 'self',
+    isAssumed: () => true,
+    release: async () => void (leader = 'nobody'),
+    tell: blocked,
+    told: async () => [],
+    forget: blocked,
+  };
+}

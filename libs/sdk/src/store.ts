@@ -1,4 +1,4 @@
-import { sharedByTabs, type Shared, type WebLocks, type WebStorage } from './shared.ts';
+import { sharedByTabs, sharedByNone, type Shared, type WebLocks, type WebStorage } from './shared.ts';
 
 /** Where an instance keeps its state: one text. It may be lost, and is then made anew at the next activation. */
 export interface Store {
@@ -15,15 +15,19 @@ export function memoryStore(text: string | null = null): Store {
   return { read: () => kept, write: (next) => void (kept = next) };
 }
 
-/** Tabs may share it where the browser has Web Locks. Where it blocks storage, nothing can be read or written, and each tab is on its own. */
+/** Tabs may share it where the browser has Web Locks. Where it blocks storage, nothing can be read or written, and each tab sends heartbeats of its own. */
 export function localStorageStore(name = 'keyledger-license', storage?: WebStorage, locks = (globalThis as { navigator?: { locks?: WebLocks } }).navigator?.locks): Store {
+  let found: WebStorage | null | undefined;
   try {
-    storage ??= (globalThis as { localStorage?: WebStorage }).localStorage;
+    found = storage ?? (globalThis as { localStorage?: WebStorage | null }).localStorage;
+    if (found === null) throw new Error('The browser has switched localStorage off');
   } catch (error) {
-    return { read: () => Promise.reject(error), write: () => Promise.reject(error) };
+    const blocked = () => Promise.reject(error);
+    return { read: blocked, write: blocked, shared: sharedByNone(blocked) };
   }
-  if (!storage) throw new Error('There is no localStorage here: give one, or take another store');
-  return { read: () => storage.getItem(name), write: (text) => storage.setItem(name, text), ...(locks && { shared: sharedByTabs(name, storage, locks) }) };
+  if (!found) throw new Error('There is no localStorage here: give one, or take another store');
+  const kept = found;
+  return { read: () => kept.getItem(name), write: (text) => kept.setItem(name, text), ...(locks && { shared: sharedByTabs(name, kept, locks) }) };
 }
 
 // ---- what is in it ----

@@ -79,6 +79,9 @@ const shownBy = ({ records }: Pick<Counted, 'records'>, name: string): number | 
 /** In UTC, as the server counts. */
 const periodOf = (at: string, per: 'day' | 'month'): string => at.slice(0, per === 'day' ? 10 : 7);
 
+/** The jsdom of a test, which fakes a license, has no `randomUUID`. */
+export const newId = (): string => (crypto as Partial<typeof crypto>).randomUUID?.() ?? crypto.getRandomValues(new Uint32Array(4)).join('-');
+
 /** The reading for `amount` more: of a counter that much, of a gauge a higher value. Whether that is too much, as far as this instance knows. */
 export function consumed(info: LicenseInfo | null, name: string, amount: number, counted: Counted): { readonly value: number; readonly isGauge: boolean; readonly isTooMuch: boolean } {
   const { limit, remaining } = quotaOf(info, name, counted);
@@ -127,9 +130,9 @@ const mostBytes = 200 * 1024;
 
 /** The oldest records that fit into one request. */
 export function batchOf(records: readonly UsageRecord[], most: number): readonly UsageRecord[] {
-  const encoder = new TextEncoder();
   let bytes = 0;
-  const end = records.slice(0, most).findIndex((record) => (bytes += encoder.encode(JSON.stringify(record)).length + 1) > mostBytes);
+  // A blob counts the bytes also in the jsdom of a test, which has no `TextEncoder`.
+  const end = records.slice(0, most).findIndex((record) => (bytes += new Blob([JSON.stringify(record)]).size + 1) > mostBytes);
   return records.slice(0, end < 0 ? most : Math.max(1, end));
 }
 
