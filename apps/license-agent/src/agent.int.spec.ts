@@ -26,14 +26,14 @@ async function until(isSo: () => boolean): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
-/** Time passes that somebody waits for, and whoever was woken by it has done its work. */
+/** Passes time that the agent waits for. Then the work it woke up for is done. */
 async function pass(ms: number): Promise<void> {
   await until(() => bench.clock.wakes(ms));
   await settled();
   bench.clock.pass(ms);
   await settled();
 }
-/** So much time passes that whoever tries again now and then has done so. */
+/** Passes time in steps, until the agent's next tries have succeeded. */
 async function passUntil(box: Box, isSo: (license: LicenseAnswer) => boolean): Promise<void> {
   for (let tries = 0; tries < 500 && !isSo(await box.license()); tries++) {
     bench.clock.pass(10_000);
@@ -41,7 +41,7 @@ async function passUntil(box: Box, isSo: (license: LicenseAnswer) => boolean): P
   }
   await box.until(isSo);
 }
-/** Whoever is about to wait for the time does so. */
+/** Resolves once all work in the agent is done or waits for time to pass. */
 async function settled(): Promise<void> {
   for (let slept = -1; slept !== bench.clock.slept.length;) {
     slept = bench.clock.slept.length;
@@ -242,6 +242,9 @@ describe('An agent with a license key', () => {
     bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
     expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200, body: { queued: 1 } });
     await settled();
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 503, body: { code: 'LICENSE_SERVER_UNAVAILABLE' } });
+    expect(asked('/license/deactivate')).toEqual([]);
+    expect(await box.license()).toMatchObject({ source: 'key', usageQueued: 1 });
     bench.vendor.mend();
     const before = bench.vendor.asked.length;
     expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200 });
@@ -377,7 +380,8 @@ describe('A license key', () => {
     bench.vendor.verdict = { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED'], enforcement: 'LOCKED' };
     expect(await box.put('OTHER-KEY')).toMatchObject({ status: 403, body: { code: 'LICENSE_SUSPENDED' } });
     expect(await box.license()).toMatchObject({ licenseId: 'lic_1', enforcement: 'FULL' });
-    expect(asked('/license/deactivate')).toEqual([]);
+    await until(() => states().length === 1);
+    expect(asked('/license/deactivate').map(({ body }) => body['licenseKey'])).toEqual(['OTHER-KEY']);
   });
 
   it('in another spelling is the same one, and what was used waits on', async () => {
@@ -448,7 +452,7 @@ describe('A license key', () => {
     expect(await box.put('OTHER-KEY', '?dry-run=all')).toMatchObject({ status: 200 });
   });
 
-  it('that is configured and waits to be good gives way to what somebody uploads meanwhile, for good', async () => {
+  it('that is configured and waits to be good gives way to an upload, for good', async () => {
     bench.vendor.between = () => problem(403, 'LICENSE_SUSPENDED');
     const box = await bench.start();
     await box.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_SUSPENDED'));
@@ -461,6 +465,25 @@ describe('A license key', () => {
     const again = await bench.start();
     await pass(10 * 60_000);
     expect(await again.license()).toMatchObject({ licenseId: 'lic_2' });
+  });
+
+  it.each(['a renewal of the file that is there', 'the key that is there'])('that is configured and waits gives way to an upload of %s, also after the agent was killed', async (what) => {
+    const file = () => bench.vendor.licenseFile({ license: { ...terms(), id: 'lic_2', validationMode: 'offline' } });
+    bench.vendor.between = (_path, body) => (body['licenseKey'] === 'OTHER-KEY' ? problem(403, 'LICENSE_SUSPENDED') : undefined);
+    const box = await bench.start({ LICENSE_KEY: '' });
+    const before = what.includes('file') ? await file() : 'FIRST-KEY';
+    expect(await box.put(before)).toMatchObject({ status: 200 });
+    await box.close();
+    const again = await bench.start({ LICENSE_KEY: 'OTHER-KEY' });
+    await again.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_SUSPENDED'));
+    bench.vendor.seq++;
+    expect(await again.put(what.includes('file') ? await file() : 'FIRST-KEY')).toMatchObject({ status: 200, body: { problems: [] } });
+    cpSync(data(), data('killed'), { recursive: true });
+    bench.vendor.mend();
+    await pass(10 * 60_000);
+    const killed = await bench.start({ LICENSE_KEY: 'OTHER-KEY', AGENT_DATA_DIR: data('killed') });
+    await pass(10 * 60_000);
+    for (const one of [again, killed]) expect(await one.license()).toMatchObject(what.includes('file') ? { source: 'file', licenseId: 'lic_2' } : { keyPrefix: 'FIRST-KE' });
   });
 
   it('that is configured and was refused is tried at once by Refresh', async () => {
@@ -556,6 +579,62 @@ describe('A license that is not in use any more', () => {
     expect(paths.slice(0, 2)).toEqual(['/license/deactivate', '/license/activate']);
     await until(() => givenBack().length === 2);
     expect(givenBack()).toEqual(['FIRST-KEY', 'OTHER-KEY']);
+  });
+
+  it('holds up no other change while a key waits for its seat to be given back', async () => {
+    const deactivating = held('/license/deactivate');
+    const box = await activated({ LICENSE_KEY: 'FIRST-KEY' }, { fetch: deactivating.fetch });
+    other();
+    await box.put('OTHER-KEY');
+    await deactivating.reached;
+    const put = box.put('FIRST-KEY');
+    await settled();
+    expect(await box.put(await fileOf('lic_2'), '?dry-run=all')).toMatchObject({ status: 200, body: { applied: false } });
+    expect(await box.ask('POST', '/api/license/refresh')).toMatchObject({ status: 200, body: { licenseId: 'lic_2' } });
+    expect(await box.put(await fileOf('lic_3'))).toMatchObject({ status: 200, body: { licenseId: 'lic_3' } });
+    other('lic_1');
+    deactivating.goOn();
+    expect(await put).toMatchObject({ status: 200, body: { licenseId: 'lic_1', keyPrefix: 'FIRST-KE' } });
+  });
+
+  it('gives its seat back for a file of the same license, too: a file has none', async () => {
+    const box = await activated();
+    await settled();
+    bench.vendor.cut();
+    for (const id of ['lic_2', 'lic_1']) expect(await box.put(await fileOf(id))).toMatchObject({ status: 200, body: { source: 'file', licenseId: id } });
+    bench.vendor.mend();
+    await passUntil(box, () => states().length === 1);
+    expect(bench.vendor.answered.map(({ path }) => path)).toContain('/license/deactivate');
+  });
+
+  it('hands what was used to the same license, if its key was replaced', async () => {
+    const box = await activated();
+    bench.vendor.between = (_path, { licenseKey }) => (licenseKey === 'KEY-1' ? problem(404, 'LICENSE_NOT_FOUND') : undefined);
+    expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200, body: { queued: 1 } });
+    expect(await box.put('NEW-KEY-1')).toMatchObject({ status: 200, body: { licenseId: 'lic_1' } });
+    await until(() => states().length === 1);
+    await pass(60_000);
+    await box.until(({ usageQueued }) => usageQueued === 0);
+    expect(asked('/license/usage').at(-1)?.body).toMatchObject({ licenseKey: 'NEW-KEY-1', records: [{ id: 'r1' }] });
+    expect(givenBack()).toEqual([]);
+    expect(bench.logged.filter(({ message }) => message.includes('lost'))).toEqual([]);
+  });
+
+  it('takes a floating seat that has lapsed again, to send what was used', async () => {
+    bench.vendor.terms = { ...bench.vendor.terms, seats: 'floating' };
+    const box = await activated();
+    failing('/license/usage', '/license/deactivate');
+    await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 });
+    expect(await box.put(await fileOf('lic_2'))).toMatchObject({ status: 200, body: { source: 'file' } });
+    await until(() => notYet().length === 1);
+    bench.vendor.mend();
+    bench.vendor.lapse();
+    const before = bench.vendor.asked.length;
+    await passUntil(box, () => states().length === 1);
+    expect(bench.vendor.asked.slice(before).filter(({ path }) => /activate|usage/.test(path)).map(({ path, body }) => [path, body['instanceId']])).toEqual([
+      ['/license/usage', 'act_1'], ['/license/activate', undefined], ['/license/usage', 'act_2'], ['/license/deactivate', 'act_2'],
+    ]);
+    expect(readings().at(-1)).toBe('r1');
   });
 
   it('keeps the seat that it takes again before the seat could be given back, and sends what was used before', async () => {

@@ -40,8 +40,6 @@ export class Agent {
   #isLeaving = false;
   /** The mounted file as last read. `refused`: the license in use then, and when the file is tried again (by `mono`). */
   #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
-  /** The configured key is being tried until it is good. Only an upload displaces it: a mounted file may be of the same license. */
-  #awaitsKey = false;
   /** Licenses that are not in use are giving their seats back. */
   #giving: Promise<void> | undefined;
   /** Why the server was not reached the last time it failed. */
@@ -77,10 +75,9 @@ export class Agent {
   /** From now on the agent maintains its license by itself, until `close`. */
   start(): void {
     const { config: { licenseKey, licenseFile, filePollMs, mode } } = this.#options;
-    const { source, seen } = this.#kept;
+    const { source } = this.#kept;
     if (source?.kind === 'key' && this.#license.instanceId !== null) this.#keepInTouch();
     else if (source?.kind === 'key') void this.#acquire(source.key, () => this.#kept.source?.state === source.state);
-    this.#awaitsKey = licenseKey !== undefined && seen.key !== hashOf(licenseKey);
     if (licenseKey !== undefined && this.#awaitsKey) void this.#acquire(licenseKey, () => this.#awaitsKey);
     if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
     if (mode === 'online') void this.#every(() => (this.#license.instanceId === null ? deliverMs : inTime(this.#heartbeatMs, this.#license.judgement())), () => this.#askWithoutHeartbeat());
@@ -116,31 +113,28 @@ export class Agent {
 
   /** The text of a license file, or a license key. A dry run shows the result, and changes nothing. */
   put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
-    return this.#exclusively(async () => {
-      const before = this.#kept.source?.state;
-      const answer = await this.#apply(content, dryRun);
-      if (this.#kept.source?.state === before) return answer;
-      await this.#noLongerAwaits();
-      return this.answer();
-    });
+    const work = () => (dryRun ? this.#apply(content, dryRun) : this.#endingTheWait((seen) => this.#apply(content, dryRun, seen)));
+    return dryRun || fileTypeOf(content) ? this.#exclusively(work) : this.#onceGivenBack(work);
   }
 
   /** Reads the file and asks the server now; also tries a refused file or key again. */
   refresh(): Promise<LicenseAnswer> {
-    return this.#exclusively(async () => {
+    const work = async () => {
       const { licenseFile, licenseKey } = this.#options.config;
       if (licenseFile !== undefined) await this.#poll(licenseFile, { atOnce: true });
       const { source } = this.#kept;
       // If another license works, an error of this key is only listed among the problems.
-      if (this.#awaitsKey && licenseKey !== undefined) await this.#applyConfigured(licenseKey).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
+      if (this.#awaitsKey && licenseKey !== undefined) await this.#endingTheWait((seen) => this.#applyKey(keyIn(licenseKey), seen)).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
       const { source: current } = this.#kept;
       if (current?.kind === 'key') await this.#askNow(current.key);
       else if (!current && licenseFile === undefined) throw new Refused('NO_LICENSE');
       return this.answer();
-    });
+    };
+    const triesKey = this.#awaitsKey || (this.#kept.source?.kind === 'key' && this.#license.instanceId === null);
+    return triesKey ? this.#onceGivenBack(work) : this.#exclusively(work);
   }
 
-  /** Gives the seat back, and forgets the license; a configured key or file counts again once it changes. */
+  /** Sends what was used, gives the seat back, and forgets the license, unless one of these fails; a configured key or file counts again once it changes. */
   deactivate(): Promise<LicenseAnswer> {
     return this.#exclusively(async () => {
       const { source } = this.#kept;
@@ -148,16 +142,16 @@ export class Agent {
       try {
         if (source.kind === 'key' && this.#license.instanceId !== null) {
           this.#isLeaving = true;
-          await this.#license.reportUsage();
+          const unsent = await this.#holder.sendRest(this.#license);
+          if (unsent) throw refusedBy(unsent);
           const given = await this.#license.deactivate();
           if (!given.ok) throw refusedBy(given);
         }
-        await this.#replace(await this.#holder.candidate(null, memoryStore()), null);
-        await this.#noLongerAwaits();
+        const none = await this.#holder.candidate(null, memoryStore());
+        return await this.#endingTheWait((seen) => this.#replace(none, null, seen));
       } finally {
         this.#isLeaving = false;
       }
-      return this.answer();
     });
   }
 
@@ -186,12 +180,12 @@ export class Agent {
 
   // ---- where a license comes from ----
 
-  async #apply(content: string, dryRun: boolean): Promise<LicenseAnswer> {
+  async #apply(content: string, dryRun: boolean, seen = this.#kept.seen): Promise<LicenseAnswer> {
     // The verifier judges white space around a file.
-    if (fileTypeOf(content)) return this.#applyFile(content, dryRun);
+    if (fileTypeOf(content)) return this.#applyFile(content, dryRun, seen);
     const key = keyIn(content);
     if (!/^[\x21-\x7e]{8,255}$/.test(key)) throw new Refused('LICENSE_UNREADABLE');
-    return dryRun ? this.#tryKey(key) : this.#applyKey(key);
+    return dryRun ? this.#tryKey(key) : this.#applyKey(key, seen);
   }
 
   async #tryKey(key: string): Promise<LicenseAnswer> {
@@ -213,11 +207,12 @@ export class Agent {
     }
   }
 
-  async #applyKey(key: string): Promise<LicenseAnswer> {
-    // A seat that is just being given back may be the one this key gets again: the server must first have it back.
+  async #applyKey(key: string, seen = this.#kept.seen): Promise<LicenseAnswer> {
+    // `#onceGivenBack` has waited already, but for a key in a mounted file, and after changes since.
     await this.#giving;
     if (this.#kept.source?.kind === 'key' && sameKey(this.#kept.source.key) === sameKey(key)) {
       await this.#activate(this.#license);
+      await this.#holder.keep({ seen });
       for (const topic of ['state', 'clone'] as const) this.#problems.delete(topic);
       this.#keepInTouch();
       return this.answer();
@@ -229,7 +224,7 @@ export class Agent {
       if (!judgement.valid && current && this.#holder.judged().valid) throw refusedFor(judgement);
       // A file of the same license goes on adding to it.
       if (current?.kind === 'file') await license.install(current.text);
-      await this.#replace(license, source);
+      await this.#replace(license, source, seen);
     } finally {
       this.#giveBack();
     }
@@ -237,7 +232,7 @@ export class Agent {
     return this.answer();
   }
 
-  async #applyFile(text: string, dryRun: boolean): Promise<LicenseAnswer> {
+  async #applyFile(text: string, dryRun: boolean, seen: Kept['seen']): Promise<LicenseAnswer> {
     const source: Source = { kind: 'file', text, state: randomUUID() };
     const store = new Pending();
     const candidate = await this.#holder.candidate(source, store);
@@ -254,8 +249,8 @@ export class Agent {
       if (!judgement.valid) throw refusedFile(judgement, result.file.issuedAt);
       if (dryRun) return isOther ? this.#answerOf(candidate, source, false) : await this.#tryAdding(text);
       await this.#holder.seeFirst(license.id, candidate);
-      if (isOther) await this.#replace(candidate, source, store);
-      else await this.#holder.add(text);
+      if (isOther) await this.#replace(candidate, source, seen, store);
+      else await this.#holder.add(text, seen);
     } finally {
       if (candidate !== this.#license) await candidate.dispose();
     }
@@ -283,8 +278,8 @@ export class Agent {
     return judgement;
   }
 
-  async #replace(license: License, source: Source | null, store?: Pending): Promise<void> {
-    await this.#holder.replace(license, source, store);
+  async #replace(license: License, source: Source | null, seen: Kept['seen'], store?: Pending): Promise<void> {
+    await this.#holder.replace(license, source, seen, store);
     this.#follow(license);
     if (source) this.#problems.delete('state');
     this.#problems.delete('clone');
@@ -297,26 +292,27 @@ export class Agent {
     this.#giving ??= this.#holder.giveBack().catch((error: unknown) => this.#options.log.warn({ err: error }, 'a license that is not in use could not be released')).finally(() => (this.#giving = undefined));
   }
 
-  async #applyConfigured(key: string): Promise<void> {
-    await this.#applyKey(keyIn(key));
-    await this.#noLongerAwaits();
+  /** The configured key is being tried until it is good. Only an upload displaces it: a mounted file may be of the same license. */
+  get #awaitsKey(): boolean {
+    const { licenseKey } = this.#options.config;
+    return licenseKey !== undefined && this.#kept.seen.key !== hashOf(licenseKey);
   }
 
-  /** The configured key counts again when it changes. */
-  async #noLongerAwaits(): Promise<void> {
+  /** Once `work` has succeeded, the configured key counts again only when it changes. `work` writes `seen` together with its own outcome: a restart undoes no upload. */
+  async #endingTheWait(work: (seen: Kept['seen']) => Promise<unknown>): Promise<LicenseAnswer> {
     const { licenseKey } = this.#options.config;
-    if (!this.#awaitsKey || licenseKey === undefined) return;
-    await this.#holder.keep({ seen: { ...this.#kept.seen, key: hashOf(licenseKey) } });
-    this.#awaitsKey = false;
-    this.#problems.delete('key');
+    const awaited = this.#awaitsKey;
+    await work({ ...this.#kept.seen, ...(licenseKey !== undefined && { key: hashOf(licenseKey) }) });
+    if (awaited) this.#problems.delete('key');
+    return this.answer();
   }
 
   /** Tries a key, configured or with its state lost, until it is accepted or no longer wanted, or the agent ends. */
   async #acquire(key: string, isWanted: () => boolean): Promise<void> {
     let wait: number = retryMs.unreachable[0];
     while (!this.#closed.signal.aborted) {
-      const taken = this.#exclusively(async () => {
-        if (isWanted()) await (key === this.#options.config.licenseKey ? this.#applyConfigured(key) : this.#applyKey(keyIn(key)));
+      const taken = this.#onceGivenBack(async () => {
+        if (isWanted()) await (key === this.#options.config.licenseKey ? this.#endingTheWait((seen) => this.#applyKey(keyIn(key), seen)) : this.#applyKey(keyIn(key)));
       });
       const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
       if (!refused) return void this.#problems.delete('key');
@@ -438,6 +434,15 @@ export class Agent {
     const done = this.#last.then(work, work);
     this.#last = done.catch(() => undefined);
     return done;
+  }
+
+  /** For keys: a seat that is just being given back may be the one a key gets again, and the server must first have it back. Other changes go on meanwhile. */
+  async #onceGivenBack<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      await this.#giving;
+      const done = await this.#exclusively(async () => (this.#giving ? undefined : { outcome: await work() }));
+      if (done) return done.outcome;
+    }
   }
 
   #report(topic: Topic, code: string, detail: string): void {

@@ -85,7 +85,7 @@ export function agentConfig(env: NodeJS.ProcessEnv = process.env): AgentConfig {
   });
   if (viewerToken !== undefined && viewerToken === token) throw new BadConfig('AGENT_VIEWER_TOKEN must be another one than AGENT_TOKEN');
   const licenseKey = given('LICENSE_KEY');
-  if (licenseKey !== undefined && mode === 'offline') throw new BadConfig('LICENSE_MODE is offline: LICENSE_KEY is good for nothing where nobody is asked');
+  if (licenseKey !== undefined && mode === 'offline') throw new BadConfig('LICENSE_MODE is offline: the license server is not asked, so LICENSE_KEY has no use');
   const url = urlOf('KEYLEDGER_SERVER_URL', given('KEYLEDGER_SERVER_URL'));
   // The log, the page and the answers show the URL.
   if (url !== undefined && (new URL(url).username || new URL(url).password)) throw new BadConfig('KEYLEDGER_SERVER_URL must have no user and no password in it');
@@ -171,7 +171,7 @@ function urlOf(name: string, text: string | undefined): string | undefined {
 }
 
 function rootsOf(text: string | undefined): readonly unknown[] {
-  if (text === undefined) throw new BadConfig('KEYLEDGER_ROOT_PUBLIC_KEY must be set: the public key (JWK or PEM) of the offline root of whoever sells the license');
+  if (text === undefined) throw new BadConfig('KEYLEDGER_ROOT_PUBLIC_KEY must be set: the public key (JWK or PEM) of the offline root of the vendor');
   // In a variable, lines of PEM are often joined by a backslash and an n.
   const read = readPublicKeys(text.startsWith('-----BEGIN') ? text.replaceAll('\\n', '\n') : text);
   if (!read.ok) throw new BadConfig('KEYLEDGER_ROOT_PUBLIC_KEY must be an Ed25519 public key, as JWK or PEM');

@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { fileTypeOf } from '@keyledger/license-file';
-import { License, memoryStore, sameKey, type Clock, type FeatureState, type Fetch, type Judgement, type Store } from '@keyledger/sdk';
+import { License, memoryStore, sameKey, type Clock, type FeatureState, type Fetch, type Judgement, type Refusal, type Store } from '@keyledger/sdk';
 import { Refused, type MeterAnswer } from './api.ts';
 import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, misplacedFor, withCount, withReading, type Cap } from './by-file.ts';
 import type { AgentConfig } from './config.ts';
@@ -132,12 +132,12 @@ export class Holder {
   }
 
   /** The point of no return is when the agent's own file names the new state. */
-  async replace(license: License, source: Source | null, store?: Pending): Promise<void> {
+  async replace(license: License, source: Source | null, seen: Kept['seen'], store?: Pending): Promise<void> {
     const before = { license: this.#license, source: this.#kept.source };
     if (source) await stored(async () => store?.settle(this.#dir.store(source.state)));
     if (!license.isStored) throw notStored();
     const leaving = this.#kept.leaving.filter(({ state }) => state !== source?.state);
-    await this.keep({ source, leaving: before.source?.kind === 'key' ? [...leaving, { ...before.source, since: this.now }] : leaving }, license);
+    await this.keep({ source, seen, leaving: before.source?.kind === 'key' ? [...leaving, { ...before.source, since: this.now }] : leaving }, license);
     this.#license = license;
     if (source) this.#open.delete(source.state);
     before.license.heartbeat.stop();
@@ -156,7 +156,7 @@ export class Holder {
       const isNew = those.some(({ state }) => this.#open.has(state));
       const licenses = await Promise.all(those.map((one) => this.#open.get(one.state) ?? openLicense(this.#options, one, this.#dir.store(one.state), 0)));
       const why = await this.#leave(licenses).finally(() => Promise.all(licenses.map((license) => license.dispose())));
-      const readings = licenses.reduce((sum, { waiting }) => sum + waiting, 0);
+      const readings = licenses.filter((license) => !this.#hasSameSeat(license)).reduce((sum, { waiting }) => sum + waiting, 0);
       for (const { state } of those) this.#open.delete(state);
       const isOver = why === null || those.every(({ since }) => this.now - since > longestLeaveMs);
       if (why !== null && isNew) this.#options.log.warn({ code: why, readings }, 'a license that is not in use could not give its seat back, and will try again');
@@ -170,9 +170,9 @@ export class Holder {
   }
 
   /** Adds a file of this license. The SDK goes on without a disk, but an accepted file must be there after a restart. */
-  async add(text: string): Promise<void> {
+  async add(text: string, seen: Kept['seen']): Promise<void> {
     const { source } = this.#kept;
-    await this.keep(source?.kind === 'file' && fileTypeOf(text) === 'license-file' ? { source: { ...source, text } } : {});
+    await this.keep({ seen, ...(source?.kind === 'file' && fileTypeOf(text) === 'license-file' && { source: { ...source, text } }) });
     await this.#license.install(text);
     if (!this.#license.isStored) throw notStored();
   }
@@ -256,18 +256,36 @@ export class Holder {
     return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], this.metersOf(license, source), misplacedFor(terms, this.#options.config)) : judgement;
   }
 
+  /** Sends what was used under a license that leaves. Why the usage waits on; null when it was sent, or never can be. */
+  async sendRest(license: License): Promise<Refusal | null> {
+    let sent: Refusal | { readonly ok: true } = await license.reportUsage();
+    if (!sent.ok && endings.has(sent.code) && license.waiting > 0 && license !== this.#license) {
+      // The license goes on under another key, if its own was replaced.
+      if (this.#hasSameSeat(license)) sent = await this.#license.record(license.unsent);
+      else if (sent.code === 'INSTANCE_NOT_FOUND') {
+        // A floating seat has lapsed, and the server takes no usage without one. The license in use takes its seat again by itself.
+        const seat = await license.activate();
+        sent = seat.ok ? await license.reportUsage() : seat;
+      }
+    }
+    return sent.ok || endings.has(sent.code) ? null : sent;
+  }
+
+  /** One license has one seat here, whatever its keys. With a file there is none. */
+  #hasSameSeat({ licenseId }: License): boolean {
+    return this.#kept.source?.kind === 'key' && licenseId !== null && licenseId === this.#license.licenseId;
+  }
+
   /** Why they cannot leave yet; null when they have left. */
   async #leave(licenses: readonly License[]): Promise<string | null> {
     for (const license of licenses) {
-      const sent = await license.reportUsage();
-      if (!sent.ok && !endings.has(sent.code)) return sent.code;
+      const unsent = await this.sendRest(license);
+      if (unsent) return unsent.code;
     }
     for (const license of licenses) {
       if (license.licenseId === null || license.instanceId === null) continue;
-      const { licenseId } = this.#license;
-      if (licenseId === null && this.#kept.source) return 'NOT_KNOWN_AS_OTHER';
-      // The same license has the same seat here: it must not be given back.
-      const given = licenseId === license.licenseId ? undefined : await license.deactivate();
+      if (this.#license.licenseId === null && this.#kept.source) return 'NOT_KNOWN_AS_OTHER';
+      const given = this.#hasSameSeat(license) ? undefined : await license.deactivate();
       if (given?.ok === false) return given.code;
     }
     return null;

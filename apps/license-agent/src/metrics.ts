@@ -11,7 +11,7 @@ export function metricsOf(answer: LicenseAnswer): string {
     gauge('license_quota_used', 'What a quota is used', ...usage.map(({ meter, used }): Sample => [{ metric: meter }, used])),
     gauge('license_quota_limit', 'What a quota allows', ...usage.map(({ meter, limit }): Sample => [{ metric: meter }, limit])),
     gauge('license_offline_grace_seconds', 'For how long it works without the license server; absent when for ever', offlineGraceSeconds),
-    gauge('license_problems', 'What somebody should look at', ...[...Map.groupBy(problems, ({ code }) => code)].map(([code, all]): Sample => [{ code }, all.length])),
+    gauge('license_problems', 'Problems that need attention', ...[...Map.groupBy(problems, ({ code }) => code)].map(([code, all]): Sample => [{ code }, all.length])),
     gauge('license_usage_queued', 'Readings that wait to be delivered', usageQueued),
     gauge('license_stream_connected', 'Changes of the license arrive as they happen', server.connected ? 1 : 0),
   ].join('');
