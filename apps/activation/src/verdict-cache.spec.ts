@@ -1,11 +1,12 @@
 import { describe, expect, it } from '@jest/globals';
 import { issued, License, normaliseKey } from '@keyledger/domain';
 import type { EventStore, RecordedEvent, Subscription } from '@keyledger/event-store';
-import { refuse, type LicenseId } from '@keyledger/kernel';
+import { PerEnvironment, refuse, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
 import type { Keyring } from '@keyledger/keyring';
 import type { MessageClient } from '@keyledger/messaging';
 import { idOf, issue, licenseKey, regenerateKey, scenarios } from '@keyledger/testing';
 import { VerdictCache } from './verdict-cache.ts';
+import { VerdictCaches } from './verdict-caches.ts';
 
 const { story, stateOf } = scenarios(License, '2026-03-12T12:00:00.000Z');
 const key = licenseKey();
@@ -111,4 +112,33 @@ describe('A license that is asked about, over a network', () => {
     await find();
     expect(counted.heads).toBe(before + 2);
   });
+});
+
+it('Licenses with a long past that change in turn are each read on from what is known of them', async () => {
+  const licenses = [1, 2, 3].map((n) => idOf('lic', n));
+  const past = Array.from({ length: 4_000 }, (_, revision) => ({ id: `${revision}`, revision, position: 1, type: 'HeartbeatMissed', data: { activationId: idOf('act') }, metadata: { schema: 1 } }));
+  let [head, read] = [1, 0];
+  let show: (events: readonly RecordedEvent[]) => void = () => undefined;
+  const store = {
+    head: async () => head,
+    readStream: async (_: string, { from = 0, limit = 500 }) => {
+      const page = past.slice(from, from + limit);
+      read += page.length;
+      return page;
+    },
+    subscribe: (_: number, handler: typeof show) => {
+      show = handler;
+      return { position: 1, close: async () => undefined };
+    },
+  };
+  const alone = <T>(one: object) => new PerEnvironment([['production', one]]) as T;
+  const caches = await VerdictCaches.open(alone(store), alone({ prepare: async () => undefined }), {} as MessageClient, alone({ get: async () => undefined, put: async () => undefined }));
+  const lookAtAll = () => runIn(systemContext('production', '2026-03-12T12:00:00.000Z'), async () => {
+    for (const license of licenses) await caches.of('production').get(license);
+  });
+  await lookAtAll();
+  expect(read).toBe(3 * past.length);
+  for (const license of licenses) show([{ stream: `license-${license}`, position: ++head } as RecordedEvent]);
+  await lookAtAll();
+  expect(read).toBe(3 * past.length);
 });

@@ -8,8 +8,8 @@ import { VerdictCache } from './verdict-cache.ts';
 /** A verdict cache for each environment. */
 export class VerdictCaches extends PerEnvironment<VerdictCache> {
   static async open(events: EventStores, keyrings: Keyrings, messages: MessageClient, snapshots: SnapshotStores): Promise<VerdictCaches> {
-    // The cache keeps the states; keeping them here too would double them.
-    const licenses = new Aggregates(License, events, keyrings, { snapshots, maxFolds: 500 });
+    // A changed license is read on from its fold. The states are those that the cache keeps, so the folds take less than 1 KB each.
+    const licenses = new Aggregates(License, events, keyrings, { snapshots, maxFolds: 10_000 });
     const load = (licenseId: LicenseId) => licenses.load(licenseId);
     return new VerdictCaches(await Promise.all([...events.entries()].map(async ([environment, store]) =>
       [environment, new VerdictCache(keyrings.of(environment), messages, store, load, await store.head())] as const)));

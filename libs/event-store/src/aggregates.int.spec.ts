@@ -591,6 +591,15 @@ describe('Aggregates', () => {
     expect(store.reads).toBe(3);
   });
 
+  it('keep a stream too long for that number, too, and another beside it', async () => {
+    const few = another({ maxFolds: 2 });
+    await run(ring(500), {}, few);
+    await runIn(message(), () => few.run('other', ring(500)));
+    store.reads = 0;
+    for (let n = 0; n < 2; n++) await Promise.all([load(few), runIn(message(), () => few.load('other'))]);
+    expect(store.reads).toBe(4);
+  });
+
   it('refuse what the view of it refuses', async () => {
     const view = () => { throw refuse('LICENSE_NOT_FOUND'); };
     await expect(runIn(message(), () => rooms.load(id, view))).rejects.toEqual(refused('LICENSE_NOT_FOUND'));

@@ -7,7 +7,7 @@ import { Rules, Stream, type Shelf } from './stream.ts';
 import type { View, Written } from './task.ts';
 
 export interface AggregatesOptions {
-  /** Folds kept per environment; one of more than 20 events counts once per 20. Default 25,000. */
+  /** Folds kept per environment; one of more than 20 events counts once per 20, but never for more than half of all. Default 25,000. */
   readonly maxFolds?: number;
   readonly snapshots?: PerEnvironment<SnapshotStore>;
 }

@@ -311,8 +311,9 @@ export class Stream<State, Command extends { type: string }, Event extends { typ
   }
 
   #reweigh(): void {
-    const weight = 1 + Math.floor(((this.#fold?.revision ?? NO_STREAM) + 1) / EVENTS_PER_WEIGHT);
     const { streams } = this.#shelf;
+    // A stream heavier than all that may be kept would be folded anew for each command, and one just as heavy would drive out all others.
+    const weight = Math.min(1 + Math.floor(((this.#fold?.revision ?? NO_STREAM) + 1) / EVENTS_PER_WEIGHT), Math.ceil(streams.maxSize / 2));
     if (weight === this.weight || streams.peek(this.#id) !== this) return;
     streams.delete(this.#id);
     this.weight = weight;
