@@ -13,7 +13,8 @@ import { firstStart } from './first-start.ts';
 import { RequestCommands, Requests } from './idempotency.handlers.ts';
 import { AccessStreams } from './streams.ts';
 
-const tidyEveryMs = 3_600_000;
+/** Often, so that little is to be forgotten at a time. */
+const tidyEveryMs = 300_000;
 
 /** Environments, API keys and idempotency records. */
 @Module({})

@@ -4,7 +4,7 @@ import { addDays, context, newCommandId, refuse, type Instant } from '@keyledger
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Injectable } from '@nestjs/common';
-import { StateDatabases, type Migration } from '@keyledger/read-models';
+import { inPieces, StateDatabases, type Migration } from '@keyledger/read-models';
 
 type Claim = Pick<ClaimRequest, 'caller' | 'route' | 'key'>;
 type StoredAnswer = { status: number; body: string; headers: Record<string, string> };
@@ -21,7 +21,7 @@ export const requestsTable: Migration = {
 
 /** How long a duplicate waits for the first request; then the caller is asked to try again later. */
 const patienceMs = 4000;
-/** After this long the process that worked on a request is presumed dead: a gateway waits 5 s for a service, and then reports the outcome. */
+/** After this long the process that worked on a request is presumed dead: a gateway waits 5 s for a service, and then reports the outcome. For an erasure it waits 60 s; begun again, that is the same command. */
 const abandonedMs = 6_000;
 const LOOK_MS = 100;
 const keptDays = 4;
@@ -89,7 +89,7 @@ export class Requests {
   }
 
   async forgetOld(now: Instant): Promise<void> {
-    await this.databases.here().run('delete from access_requests where command_at < ?', [addDays(now, -keptDays)]);
+    await inPieces(this.databases.here(), 'delete from access_requests where claim in (select claim from access_requests where command_at < ? limit ?)', [addDays(now, -keptDays)]);
   }
 
   /** The caller may run the request, for the first time or again: another process may be running it, too, and both do the same. */

@@ -129,4 +129,17 @@ describe('A request with an Idempotency-Key', () => {
     expect(anew).toMatchObject({ state: 'run', retry: false });
     expect(anew).not.toMatchObject({ commandId: (first as { commandId: string }).commandId });
   });
+
+  it('is forgotten along with any number of others, and no new one waits for all of them', async () => {
+    const here = aProcess();
+    await here.claim();
+    await database.run(`insert into access_requests (claim, body_hash, command_id, command_at)
+      with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < 100000) select 'claim ' || n, 'x', 'cmd ' || n, ? from numbers`, [addDays(now, -5)]);
+    const order: string[] = [];
+    const forgetting = here.forgetOld(now).then(() => order.push('forgotten'));
+    await here.claim(now, { key: 'another' }).then(() => order.push('claimed'));
+    await forgetting;
+    expect(order).toEqual(['claimed', 'forgotten']);
+    expect((await database.run('select count(*) as n from access_requests')).rows).toEqual([{ n: 2 }]);
+  });
 });

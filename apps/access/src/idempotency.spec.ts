@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { ClaimRequest, CompleteRequest } from '@keyledger/contracts';
-import { runIn, systemContext } from '@keyledger/kernel';
+import { environments, runIn, systemContext } from '@keyledger/kernel';
+import { AccessModule } from './access.module.ts';
 import { Requests } from './idempotency.handlers.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
@@ -29,4 +30,15 @@ describe('A request that nobody has answered', () => {
     await jest.advanceTimersByTimeAsync(2_000);
     expect(await again).toMatchObject({ state: 'run', commandId: 'c', retry: true });
   });
+});
+
+it('Requests are forgotten every few minutes, so that there are never many at a time', async () => {
+  jest.useFakeTimers();
+  const forgetOld = jest.fn(async () => undefined);
+  const access = new AccessModule({ close: async () => undefined } as never, { forgetOld } as never, undefined as never);
+  access.onApplicationBootstrap();
+  await jest.advanceTimersByTimeAsync(600_000);
+  await access.onModuleDestroy();
+  jest.useRealTimers();
+  expect(forgetOld).toHaveBeenCalledTimes(2 * environments.length);
 });

@@ -1,5 +1,5 @@
 import { Body, Controller, Query, Req, Res } from '@nestjs/common';
-import { bodyOf, ExplainUsage, ReportUsage, UsageSeries } from '@keyledger/contracts';
+import { bodyOf, ExplainUsage, ReportUsage, USAGE_READ_WITHIN_MS, UsageSeries } from '@keyledger/contracts';
 import type { LicenseId } from '@keyledger/kernel';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Edge } from './edge.ts';
@@ -10,6 +10,7 @@ import { RateLimits } from './rate-limits.ts';
 
 const { licenseId: _series, ...seriesQuery } = UsageSeries.fields;
 const { licenseId: _explain, ...explainQuery } = ExplainUsage.fields;
+const patience = { timeoutMs: USAGE_READ_WITHIN_MS };
 
 /** Usage: instances report it, vendors query it. */
 @Controller()
@@ -28,13 +29,13 @@ export class UsageController {
     needs: 'license.read', summary: 'The values of a meter by hour, day or month', query: seriesQuery, answer: UsageSeries.answer, refuses: ['LICENSE_NOT_FOUND'],
   })
   getLicenseUsage(@LicenseParam() licenseId: LicenseId, @Query() query: UsageSeries) {
-    return this.edge.send(UsageSeries, { ...query, licenseId });
+    return this.edge.send(UsageSeries, { ...query, licenseId }, patience);
   }
 
   @Route('GET /licenses/:id/usage/explain', {
     needs: 'license.read', summary: 'How the value of a day came about: the instances and readings behind its peak', query: explainQuery, answer: ExplainUsage.answer, refuses: ['LICENSE_NOT_FOUND'],
   })
   explainLicenseUsage(@LicenseParam() licenseId: LicenseId, @Query() query: ExplainUsage) {
-    return this.edge.send(ExplainUsage, { ...query, licenseId });
+    return this.edge.send(ExplainUsage, { ...query, licenseId }, patience);
   }
 }

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, expect, it, jest } from '@jest/globals';
 import { LicenseDenials, ListDenials } from '@keyledger/contracts';
 import { Denials, License, type AbuseRule, type LicenseCommand, type LicenseEvent, type LicenseState } from '@keyledger/domain';
 import { EventStores, SqliteEventStores } from '@keyledger/event-store';
@@ -209,6 +209,38 @@ onEveryDialect('Who asks for seats', ({ open, dialect }) => {
     expect([rows, await all.rows(), (await whole()).data]).toEqual([6, 3, before]);
     const { data } = await all.denials(Object.assign(new ListDenials(), { from: start, limit: 100 })) as unknown as { data: { licenseId: string; denials: number }[] };
     expect(data.find(({ licenseId }) => licenseId === all.licenseId)).toMatchObject({ denials: 7, lastAt: all.now });
+  });
+
+  it('is cleared away piece by piece: no transaction takes longer than others can wait', async () => {
+    const all = new World();
+    const many = (n: number) => `with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < ${n})`;
+    const at = (days: number, hour = '00') => `${addDays(start, -days).slice(0, 10)}T${hour}:00:00.000Z`;
+    await database.run(`insert into authority_activations (license_id, revision, at, machine, address) ${many(5_000)} select 'lic_many', n, ?, '', '' from numbers`, [at(3)]);
+    const refused = (licenses: string, time: string) => database.run(`insert into authority_refusals (license_id, hour, machine, first_at, last_at, count, told, machines)
+      ${many(5_000)} select ${licenses}, cast(? as text), 'm' || n, cast(? as text), cast(? as text), 2, 2, 0 from numbers`, [time, time, time]);
+    for (const [licenses, time] of [["'lic_many'", at(400)], ["'lic_many ' || (n / 10)", at(37, '09')], ["'lic_many ' || (n / 10)", at(37, '23')], ["'lic_many'", at(36)]] as const) await refused(licenses, time);
+    const changed: number[] = [];
+    const { run, batch } = database;
+    const spies = [
+      jest.spyOn(database, 'run').mockImplementation(async (...asked: Parameters<typeof run>) => {
+        const answer = await run.apply(database, asked);
+        if (asked[0].startsWith('delete')) changed.push(answer.changes);
+        return answer as never;
+      }),
+      jest.spyOn(database, 'batch').mockImplementation(async (asked) => {
+        const answers = await batch.call(database, asked);
+        changed.push(...asked.flatMap(({ sql }, n) => (sql.startsWith('delete') ? [answers[n]?.changes ?? 0] : [])));
+        return answers;
+      }),
+    ];
+    await all.sightings.lookAgain();
+    for (const spy of spies) spy.mockRestore();
+    expect(changed.reduce((sum, count) => sum + count, 0)).toBe(25_000);
+    // A day of one license is never taken apart.
+    expect(changed.filter((count) => count > 2_020)).toEqual([5_000]);
+    const { rows } = await database.run("select hour, count(*) as licenses, sum(count) as n, min(machines) as least, max(machines) as most from authority_refusals where license_id like 'lic_many%' group by hour order by hour");
+    expect(rows.map((row) => Object.values(row).map(Number).slice(1))).toEqual([[501, 20_000, 1, 10], [1, 10_000, 5_000, 5_000]]);
+    expect((await database.run("select 1 from authority_activations where license_id = 'lic_many'")).rows).toEqual([]);
   });
 
   it('with a key that nobody has is counted by the hour, and by the day when that is long over', async () => {

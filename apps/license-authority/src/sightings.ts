@@ -6,7 +6,7 @@ import { Aggregates, EventStores } from '@keyledger/event-store';
 import { addDays, addSeconds, Clock, context, environments, Refusal, runIn, systemContext, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Log } from '@keyledger/observability';
-import { StateDatabases, type Migration } from '@keyledger/read-models';
+import { inPieces, ROWS_AT_ONCE, StateDatabases, type Migration } from '@keyledger/read-models';
 import { Licenses } from './streams.ts';
 
 export const sightingsTable: Migration = {
@@ -68,6 +68,8 @@ class Seen {
   /** Licenses whose refusals were announced, and until when no others are. */
   readonly quiet = new Map<LicenseId, Instant>();
   clearedAt = -Infinity;
+  /** Up to there each day is a number. */
+  summedUpTo = '';
 }
 
 /** The rules of each environment, and the announced refusals of seats. */
@@ -291,21 +293,42 @@ export class Sightings {
     if (performance.now() - seen.clearedAt < clearEveryMs) return;
     seen.clearedAt = performance.now();
     const { now } = context();
-    const day = "substr(hour, 1, 10) || 'T00:00:00.000Z'";
-    const over = `${addDays(now, -machinesKeptDays).slice(0, 10)}T00:00:00.000Z`;
-    await this.databases.here().batch([
-      { sql: 'delete from authority_activations where at < ?', params: [addDays(now, -takenKeptDays)] },
-      { sql: 'delete from authority_refusals where hour < ?', params: [addDays(now, -keptDays)] },
-      {
-        sql: `insert into authority_refusals (license_id, hour, machine, first_at, last_at, count, told, machines)
-          select license_id, ${day}, 'all', min(first_at), max(last_at), sum(count), sum(told), ${machinesThere} from authority_refusals where hour < ? and machine <> 'all' group by license_id, ${day}
-          on conflict (license_id, hour, machine) do nothing`,
-        params: [over],
-      },
-      { sql: "delete from authority_refusals where hour < ? and machine <> 'all'", params: [over] },
-    ]);
+    const database = this.databases.here();
+    for (const [table, key, time, kept] of [['authority_activations', 'license_id, revision', 'at', takenKeptDays], ['authority_refusals', 'license_id, hour, machine', 'hour', keptDays]] as const) {
+      await inPieces(database, `delete from ${table} where (${key}) in (select ${key} from ${table} where ${time} < ? limit ?)`, [addDays(now, -kept)]);
+    }
+    for (;;) {
+      const { rows: [first] } = await database.run<{ hour: string | null }>('select min(hour) as hour from authority_refusals where hour >= ? and hour < ?', [seen.summedUpTo, startOfDay(addDays(now, -machinesKeptDays))]);
+      if (!first?.hour) return;
+      await this.#sumUp(startOfDay(first.hour));
+      seen.summedUpTo = addDays(startOfDay(first.hour), 1);
+    }
+  }
+
+  /** Some licenses at a time, each of them whole: its machines are told apart throughout the day. */
+  async #sumUp(day: Instant): Promise<void> {
+    const database = this.databases.here();
+    const raw = "hour >= ? and hour < ? and machine <> 'all'";
+    const hours = [day, addDays(day, 1)];
+    const { rows } = await database.run<{ license_id: string; n: number }>(`select license_id, count(*) as n from authority_refusals where ${raw} group by license_id`, hours);
+    let sum = 0;
+    for (const some of Map.groupBy(rows, ({ n }) => Math.floor((sum += Number(n)) / ROWS_AT_ONCE)).values()) {
+      const theirs = `${raw} and license_id in (${some.map(() => '?').join(', ')})`;
+      const params = [...hours, ...some.map(({ license_id: licenseId }) => licenseId)];
+      await database.batch([
+        {
+          sql: `insert into authority_refusals (license_id, hour, machine, first_at, last_at, count, told, machines)
+            select license_id, cast(? as text), 'all', min(first_at), max(last_at), sum(count), sum(told), ${machinesThere} from authority_refusals where ${theirs} group by license_id
+            on conflict (license_id, hour, machine) do nothing`,
+          params: [day, ...params],
+        },
+        { sql: `delete from authority_refusals where ${theirs}`, params },
+      ]);
+    }
   }
 }
+
+const startOfDay = (at: string): Instant => `${at.slice(0, 10)}T00:00:00.000Z`;
 
 interface Untold {
   hour: string;

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { WebhookDeliveryView } from '@keyledger/contracts';
 import type { AttemptOutcome } from '@keyledger/domain';
 import { addSeconds, type Instant, type WebhookDeliveryId, type WebhookEndpointId } from '@keyledger/kernel';
-import { StateDatabases, type Database, type Statement } from '@keyledger/read-models';
+import { inPieces, ROWS_AT_ONCE, StateDatabases, type Database, type Statement } from '@keyledger/read-models';
 import type { Answer } from './egress.ts';
 
 /** All mail is one target; each webhook endpoint is another. */
@@ -26,8 +26,6 @@ export interface ClaimedParcel extends Parcel {
 /** Longer than an attempt may take: after that its process is presumed dead, and another one tries. A mail server may take its time at each step. */
 const claimMs = (target: string): number => (target === MAIL ? 120_000 : 20_000);
 export const KEPT_DAYS = 30;
-/** Rows that one statement changes at most: SQLite answers nothing else meanwhile, and PostgreSQL is cut off after 1.5 s. */
-const AT_ONCE = 2_000;
 
 /** Everything to be sent from the message's environment, and its outcome. */
 @Injectable()
@@ -107,9 +105,9 @@ export class Outbox {
     // Each row once, in their order: what is tried again may fail again before the last row is reached.
     for (let [after, last] = [since, '']; ;) {
       const { rows } = await database.run<Row>(
-        `update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where ${among(database, failed, 'for update')} returning timestamp, id`, [Date.parse(now), target, after, last, AT_ONCE]);
+        `update notifier_outbox set status = 'pending', attempts = 0, next_at = ?, claimed_until = 0 where ${among(database, failed, 'for update')} returning timestamp, id`, [Date.parse(now), target, after, last, ROWS_AT_ONCE]);
       requeued += rows.length;
-      if (rows.length < AT_ONCE) return requeued;
+      if (rows.length < ROWS_AT_ONCE) return requeued;
       ({ timestamp: after, id: last } = rows.reduce((one, other) => (one.timestamp + one.id > other.timestamp + other.id ? one : other)));
     }
   }
@@ -128,13 +126,9 @@ export class Outbox {
     return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
   }
 
-  /** Deletes old parcels, a limited number at a time. */
   async forgetOld(now: Instant): Promise<void> {
-    const before = addSeconds(now, -KEPT_DAYS * 86_400);
-    for (let changes = AT_ONCE; changes === AT_ONCE;) {
-      ({ changes } = await this.#here().run(
-        "delete from notifier_outbox where id in (select id from notifier_outbox where timestamp < ? and status <> 'pending' order by timestamp, id limit ?)", [before, AT_ONCE]));
-    }
+    await inPieces(this.#here(), "delete from notifier_outbox where id in (select id from notifier_outbox where timestamp < ? and status <> 'pending' order by timestamp, id limit ?)",
+      [addSeconds(now, -KEPT_DAYS * 86_400)]);
   }
 
   #here() {
@@ -158,8 +152,8 @@ export async function giveUpSome(database: Database): Promise<boolean> {
   const waiting = `select o.id from notifier_endpoints e cross join notifier_outbox o where ${isOver} and o.target = e.id and o.status = 'pending' and o.claimed_until <= ? limit ?`;
   const { changes } = await database.run(
     `update notifier_outbox set status = 'failed', last_error = (select case deleted when 1 then 'the endpoint was deleted' else 'the endpoint was disabled' end from notifier_endpoints where id = target)
-      where ${among(database, waiting, 'for update skip locked')}`, [Date.now(), AT_ONCE]);
-  return changes === AT_ONCE;
+      where ${among(database, waiting, 'for update skip locked')}`, [Date.now(), ROWS_AT_ONCE]);
+  return changes === ROWS_AT_ONCE;
 }
 
 /** An array, because PostgreSQL may look for the rows of a list more than once, and skip others each time, or read all of the table to join it. */

@@ -1,6 +1,8 @@
-import { describe, expect, it } from '@jest/globals';
+import { afterEach, describe, expect, it, jest } from '@jest/globals';
+import type { ExplainUsage, UsageSeries } from '@keyledger/contracts';
 import { derivedId, newCommandId, refuse, runIn, systemContext } from '@keyledger/kernel';
 import { UsageLedger, type Arrival } from './ledger.ts';
+import { ExplainQuery, Meters, SeriesQuery } from './usage.queries.ts';
 
 const now = '2026-03-12T08:00:00.000Z';
 const licenseId = derivedId('lic', newCommandId(), now);
@@ -46,5 +48,26 @@ describe('Readings on their way in', () => {
     const again = record(1_000);
     transactions[1]?.resolve(new Set());
     expect(await again).toBe(0);
+  });
+});
+
+describe('Readings without end', () => {
+  afterEach(() => void jest.restoreAllMocks());
+
+  it.each(['hour', 'day', 'explain'] as const)('are read for as long as a gateway waits, and no longer (%s)', async (what) => {
+    let read = 0;
+    const begun = performance.now();
+    jest.spyOn(performance, 'now').mockImplementation(() => begun + read * 4_000);
+    const at = Date.parse('2026-03-12T07:00:00.000Z');
+    const lists = { run: async () => ({ rows: ++read > 20 ? [] : Array.from({ length: 2_000 }, (_, n) => ({ id: `${n}`, instance_id: 'act', at: at + read, micros: 1, received_at: at })) }) };
+    // Not on the connection on which leases wait.
+    const run = async () => ({ rows: [{ day: '2026-03-12', micros: 1, peak_micros: null, due_at: 0 }] });
+    const reading = new UsageLedger({ here: () => ({ run, listing: (work: (database: typeof lists) => unknown) => work(lists) }) } as never);
+    const license = { activations: new Map(), terms: { features: {}, quotas: [] } };
+    const parts = [{ load: async (_: string, view: (of: unknown) => unknown) => view(license) } as never, reading, new Meters(reading)] as const;
+    const asked = runIn(systemContext('staging', now), () => (what === 'explain' ? new ExplainQuery(...parts).execute({ licenseId, meter: 'm', day: '2026-03-12' } as ExplainUsage)
+      : new SeriesQuery(...parts).execute({ licenseId, meter: 'm', from: '2026-03-12T00:00:00.000Z', to: now, bucket: what } as UsageSeries)));
+    await expect(asked).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(read).toBe(8);
   });
 });

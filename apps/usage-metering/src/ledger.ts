@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { dayOf, daysOf, dueAt, endOf, HOLD_MS, MILLION, startOf, type Day, type MeterDay, type Peak, type Reading } from '@keyledger/domain';
 import { context, Refusal, refuse, type LicenseId } from '@keyledger/kernel';
-import { StateDatabases, type Database, type Tables } from '@keyledger/read-models';
+import { inPieces, StateDatabases, type Database, type Tables } from '@keyledger/read-models';
 import { sql, type Transaction } from 'kysely';
 
 /** A reading on its way in. */
@@ -52,8 +52,10 @@ interface Batch {
 const READINGS_PER_COMMIT = 5_000;
 /** More would wait too long: to write so many takes some seconds. */
 const READINGS_WAITING = 50_000;
-const PAGE = 10_000;
-const ROWS_PER_COMMIT = 5_000;
+/** The event loop is busy with a page for some milliseconds. */
+const PAGE = 2_000;
+/** How long a page waits for its turn among the lists: a page that is refused takes all of its reading with it. */
+const PAGE_TURN_MS = 25_000;
 
 /** All readings and the days they belong to, in the environment of the current message. */
 @Injectable()
@@ -70,12 +72,14 @@ export class UsageLedger {
     return writer.write(arrivals);
   }
 
-  /** From one moment up to another, in the order of time, page by page. */
-  async *readings(licenseId: LicenseId, meter: string, from: number, to: number): AsyncGenerator<readonly KeptReading[]> {
+  /** From one moment up to another, in the order of time, page by page; refuses to go on when `performance.now()` is past `patientUntil`. */
+  async *readings(licenseId: LicenseId, meter: string, from: number, to: number, patientUntil = Infinity): AsyncGenerator<readonly KeptReading[]> {
     for (let after = { at: from, id: '' }; ;) {
-      const { rows } = await this.#here().run<{ id: string; instance_id: string; at: number; micros: number; received_at: number }>(
+      if (performance.now() > patientUntil) throw refuse('UNAVAILABLE', 'There are too many readings to be read in time; ask for a shorter time');
+      const params = [licenseId, meter, to, after.at, after.id];
+      const { rows } = await this.#here().listing((lists) => lists.run<{ id: string; instance_id: string; at: number; micros: number; received_at: number }>(
         `select id, instance_id, at, micros, received_at from usage_readings
-          where license_id = ? and meter = ? and at < ? and (at, id) > (?, ?) order by at, id limit ${PAGE}`, [licenseId, meter, to, after.at, after.id]);
+          where license_id = ? and meter = ? and at < ? and (at, id) > (?, ?) order by at, id limit ${PAGE}`, params), PAGE_TURN_MS);
       const page = rows.map(({ id, instance_id: instanceId, at, micros, received_at: receivedAt }) => ({ id, instanceId, at, micros, receivedAt }));
       if (page.length > 0) yield page;
       if (page.length < PAGE) return;
@@ -155,20 +159,15 @@ export class UsageLedger {
   /** Settles days without computing their peaks. */
   async settleUnseen(licenseId: LicenseId, until: number, among: Among): Promise<void> {
     const [where, names] = amongThem(this.#here().dialect, among);
-    await this.#inPieces(
+    await inPieces(this.#here(),
       `update usage_days set peak_micros = null, peak_at = null, due_at = null where license_id = ? and (meter, day) in
-        (select meter, day from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} limit ${ROWS_PER_COMMIT})`, [licenseId, licenseId, until, ...names]);
+        (select meter, day from usage_days where license_id = ? and due_at is not null and due_at <= ? ${where} limit ?)`, [licenseId, licenseId, until, ...names]);
   }
 
   async forget(licenseId: LicenseId): Promise<void> {
     for (const [table, key] of [['usage_readings', 'id'], ['usage_days', 'meter, day']]) {
-      await this.#inPieces(`delete from ${table} where license_id = ? and (${key}) in (select ${key} from ${table} where license_id = ? limit ${ROWS_PER_COMMIT})`, [licenseId, licenseId]);
+      await inPieces(this.#here(), `delete from ${table} where license_id = ? and (${key}) in (select ${key} from ${table} where license_id = ? limit ?)`, [licenseId, licenseId]);
     }
-  }
-
-  /** A license may have millions of rows; one statement over all of them would time out on every try. */
-  async #inPieces(sql: string, params: readonly unknown[]): Promise<void> {
-    for (let changes = ROWS_PER_COMMIT; changes === ROWS_PER_COMMIT;) ({ changes } = await this.#here().run(sql, params));
   }
 
   #here(): Database {

@@ -556,7 +556,7 @@ function suite(place: () => Parameters<typeof start>[0]) {
     spy.mockRestore();
     expect(await metering.rows(licenseId)).toEqual([0, 0]);
     expect(changed.reduce((sum, count) => sum + count, 0)).toBe(12_000);
-    expect(Math.max(...changed)).toBe(5_000);
+    expect(Math.max(...changed)).toBe(2_000);
   });
 
   it('forgets what it knows of a license that is erased, also what arrives after that', async () => {

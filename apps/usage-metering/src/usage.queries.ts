@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { ExplainUsage, ReadMeters, UsageSeries, type MeterReadings } from '@keyledger/contracts';
+import { ExplainUsage, ReadMeters, USAGE_READ_WITHIN_MS, UsageSeries, type MeterReadings } from '@keyledger/contracts';
 import {
   bucketsBetween, dayOf, endOf, GaugePeaks, inForceAt, instantIn, isDay, kindOf, MILLION, startOf, useOf,
   type Bucket, type Counted, type Day, type IssuedLicense, type Peak, type SeatEnds, type Span,
@@ -24,11 +24,11 @@ export class Meters {
   }
 
   /** Gauge peaks. */
-  async peaks(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds): Promise<readonly (Peak | undefined)[]> {
+  async peaks(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds, patientUntil?: number): Promise<readonly (Peak | undefined)[]> {
     const [first, last] = [spans[0], spans.at(-1)];
     if (!first || !last) return [];
     const peaks = new GaugePeaks(spans, ends);
-    for await (const page of this.ledger.readings(licenseId, meter, leadIn(first.from), last.to)) for (const reading of page) peaks.take(reading);
+    for await (const page of this.ledger.readings(licenseId, meter, leadIn(first.from), last.to, patientUntil)) for (const reading of page) peaks.take(reading);
     return peaks.result();
   }
 
@@ -63,6 +63,8 @@ export class MetersQuery {
   }
 }
 
+/** Readings that no client waits for any more would only delay its next attempt. */
+const patience = (): number => performance.now() + USAGE_READ_WITHIN_MS;
 const defaultDays: Readonly<Record<Bucket, number>> = { hour: 1, day: 30, month: 365 };
 
 @Handles(UsageSeries)
@@ -74,16 +76,16 @@ export class SeriesQuery {
     const start = from === undefined ? addDays(end, -defaultDays[bucket]) : instantIn('from', from);
     const spans = bucketsBetween(Date.parse(start), Date.parse(end), bucket);
     const ends = await this.licenses.load(licenseId, seatEnds);
-    const found = bucket === 'hour' ? await this.#hours(licenseId, meter, spans, ends) : await this.#days(licenseId, meter, spans, ends);
+    const found = bucket === 'hour' ? await this.#hours(licenseId, meter, spans, ends, patience()) : await this.#days(licenseId, meter, spans, ends, patience());
     return { data: spans.map((span, n) => ({ from: at(span.from), to: at(span.to), peak: found[n]?.peak ?? 0, sum: found[n]?.sum ?? 0 })) };
   }
 
-  async #hours(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds) {
+  async #hours(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds, patientUntil: number) {
     const [first, last] = [spans[0], spans.at(-1)];
     if (!first || !last) return [];
     const peaks = new GaugePeaks(spans, ends);
     const sums = spans.map(() => 0);
-    for await (const page of this.ledger.readings(licenseId, meter, leadIn(first.from), last.to)) {
+    for await (const page of this.ledger.readings(licenseId, meter, leadIn(first.from), last.to, patientUntil)) {
       for (const reading of page) {
         peaks.take(reading);
         const hour = Math.floor((reading.at - first.from) / 3_600_000);
@@ -94,13 +96,13 @@ export class SeriesQuery {
   }
 
   /** A compared day keeps its peak; readings are only read for days that may have changed since, or have no peak yet. */
-  async #days(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds) {
+  async #days(licenseId: LicenseId, meter: string, spans: readonly Span[], ends: SeatEnds, patientUntil: number) {
     const [first, last] = [spans[0], spans.at(-1)];
     if (!first || !last) return [];
     const days = await this.ledger.days(licenseId, meter, dayOf(first.from), dayOf(last.to - 1));
     const peaks = new Map<Day, number>();
     for (const { day, peak, isDue } of days) {
-      const found = isDue || peak === null ? (await this.meters.peaks(licenseId, meter, [spanOf(day)], ends))[0]?.value : peak;
+      const found = isDue || peak === null ? (await this.meters.peaks(licenseId, meter, [spanOf(day)], ends, patientUntil))[0]?.value : peak;
       if (found !== undefined && found !== null) peaks.set(day, found);
     }
     return spans.map(({ from, to }) => {
@@ -120,7 +122,7 @@ export class ExplainQuery {
   async execute({ licenseId, meter, day }: ExplainUsage) {
     if (!isDay(day)) throw refuse('VALIDATION_FAILED', 'day is not a valid day', { errors: [{ in: 'query', pointer: '/day', detail: 'must be a day like 2026-03-12' }] });
     const { ends, names, kind } = await this.licenses.load(licenseId, (license) => ({ ends: seatEnds(license), names: instanceNames(license), kind: kindOf(license, meter) }));
-    const [peak] = await this.meters.peaks(licenseId, meter, [spanOf(day)], ends);
+    const [peak] = await this.meters.peaks(licenseId, meter, [spanOf(day)], ends, patience());
     const [counted] = await this.ledger.days(licenseId, meter, day, day);
     const { readings, complete } = kind === 'counter' ? await this.#allOf(licenseId, meter, day)
       : { readings: peak ? await this.meters.inForce(licenseId, meter, peak.at, ends) : [], complete: true };
