@@ -125,7 +125,7 @@ describe('A license that is in use', () => {
     expect(hashes).toEqual(['production K', 'staging K', 'production K']);
   });
 
-  it('is erased by whoever may, and is gone when that is answered', async () => {
+  it('is erased by an actor who may erase licenses, and is gone when that is answered', async () => {
     const order: string[] = [];
     const command = new EraseCommand({ run: async (...asked: Parameters<typeof licenses.run>) => order.push(...(await licenses.run(...asked)).map(({ type }) => type)) } as never, { done: async () => order.push('gone') } as never);
     const erase = (...permissions: Permission[]) => inContext(() => command.execute({ licenseId, reason: 'asked for', force: true } as never), permissions);

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { paging, type CountAvailable, type ExportLicenses, type ListLicenseEvents, type ListLicenses, type SuggestLicenses, type TotalLicenses } from '@keyledger/contracts';
-import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat, type TermsInput } from '@keyledger/domain';
+import { Customer, generateKey, keyPrefix, normaliseKey, Product, type KeyFormat, type LicenseCommand, type TermsInput } from '@keyledger/domain';
 import { Aggregates, EventStores, SnapshotStores } from '@keyledger/event-store';
 import { derivedId, newCommandId, runIn, systemContext, type CustomerId, type Instant, type LicenseId, type IdPrefix, type Permission, type ProductId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -13,6 +13,7 @@ import { openHost } from '@keyledger/process';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
 import { describeWith } from '@keyledger/servers/contract';
 import { openStores } from '@keyledger/stores';
+import { until } from '@keyledger/testing';
 import { authorityProjections, authoritySchema } from './index.ts';
 import { AvailableLicenses, LicenseEvents, LicenseExport, LicenseList, LicenseSuggestions, LicenseTable, LicenseTotals, LicenseViews } from './license.queries.ts';
 import { Licenses } from './streams.ts';
@@ -50,16 +51,18 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
         left: (await new AvailableLicenses(projectors).execute({ productIds: [productId] } as unknown as CountAvailable)).data[0]?.available,
       };
     }),
-    timeline: (licenseId: LicenseId) => inContext(async () => (await new LicenseEvents(licenses, events).execute({ licenseId } as ListLicenseEvents)).data),
+    timeline: (licenseId: LicenseId) => inContext(async () => (await new LicenseEvents(licenses, events, keyrings).execute({ licenseId } as ListLicenseEvents)).data),
     list: (asked: Fields<ListLicenses>) => inContext(() => list.execute(asked as ListLicenses)),
     suggest: (q: string) => inContext(async () => (await suggestions.execute({ q } as SuggestLicenses)).data),
     count: (q: string) => inContext(async () => (await totals.execute({ q } as TotalLicenses)).licenses),
+    left: (productId: ProductId) => inContext(() => new AvailableLicenses(projectors).execute({ productIds: [productId] } as unknown as CountAvailable)),
     exported: (permissions: readonly Permission[], asked: Fields<ExportLicenses>) => inContext(async () => (await exported.execute(asked as ExportLicenses)).data.map(({ license }) => license.id), permissions),
     async license(value: string, customerId?: CustomerId, terms: TermsInput = {}, productId = id('prd')) {
       const [licenseId, hash] = [id('lic'), inContext(() => keyrings.here().keyHash(normaliseKey(value)))];
       await inContext(() => licenses.create(licenseId, { type: 'Issue', licenseId, productId, environment, terms, key: { value, hash, prefix: keyPrefix(value) }, ...(customerId && { customerId }) }));
       return licenseId;
     },
+    run: (licenseId: LicenseId, command: LicenseCommand) => inContext(() => licenses.run(licenseId, command)),
     async customer(name: string, email: string) {
       const customerId = id('cus');
       await inContext(() => customers.create(customerId, { type: 'Create', customerId, name, email, emailHash: newCommandId() }));
@@ -69,10 +72,16 @@ async function start(at: { readonly dataDir: string; readonly databaseUrl?: stri
     async makeUnreadable(licenseId: LicenseId) {
       await events.of(environment).append(`license-${licenseId}`, 0, [{ id: crypto.randomUUID(), type: 'LicenseRenewed', data: {}, metadata: { schema: 99 } }]);
     },
+    /** Rows of so many licenses that are gone again. */
+    async fill(productId: ProductId, n: number) {
+      await databases.of(environment).run(`insert into authority_license_v1 (id, revision, product_id, created_at)
+        with recursive n(k) as (select 1 union all select k + 1 from n where k < ${n}) select '${productId}-' || k, 0, '${productId}', '2020' from n`);
+    },
     product(name: string) {
       const productId = id('prd');
       return inContext(() => products.create(productId, { type: 'Create', productId, name }));
     },
+    called: (productId: ProductId, name: string) => inContext(() => products.create(productId, { type: 'Create', productId, name })),
     async close() {
       await projectors.close();
       await host.close();
@@ -101,6 +110,20 @@ const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for
     }
     over.resolve();
     await Promise.all([before, ...questions]);
+  });
+
+  it('wait for their turn on files for as long as the answer is of use: a piece of an export longest, because the gateway does not ask again', async () => {
+    if (at().databaseUrl !== undefined) return;
+    const [begun, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const before = authority.listing(() => (begun.resolve(), over.promise));
+    await begun.promise;
+    const refused: string[] = [];
+    const asked = { piece: authority.exported(['license.read'], { customerId: id('cus') }), list: authority.list({}), count: authority.left(id('prd')) };
+    const all = Object.entries(asked).map(([name, answer]) => answer.then(() => undefined, () => refused.push(name)));
+    await until(() => refused, ({ length }) => length >= 2);
+    over.resolve();
+    await Promise.all([before, ...all]);
+    expect(refused).toEqual(['count', 'list']);
   });
 
   it('are answered without a license that nobody can read, but no file pretends to be whole', async () => {
@@ -171,6 +194,26 @@ const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for
     expect(told).toMatchObject([{ type: 'LicenseIssued', data: { keyPrefix: expect.any(String) } }]);
     expect(Object.keys(told[0]?.data ?? {}).filter((name) => /^(key|keyHash|sealed)$/.test(name))).toEqual([]);
   });
+
+  it('for what has happened to one show what it permitted, and nothing else that is sealed', async () => {
+    const permitted = { featureFlags: { beta: true }, serialNumber: 'SN-1', deploymentId: 'dep-1' };
+    const licenseId = await authority.license('ACME-4444444-3333333-4444444-5555555', undefined, permitted);
+    await authority.run(licenseId, { type: 'Edit', featureFlags: { beta: false }, metadata: { crm: 'ada' } });
+    const [issued, ...edited] = (await authority.timeline(licenseId)).map(({ type, data }) => ({ type, ...data }));
+    expect(issued).toMatchObject({ type: 'LicenseIssued', ...permitted });
+    expect(edited).toEqual([{ type: 'FeatureFlagsChanged', featureFlags: { beta: false } }, { type: 'MetadataChanged' }]);
+  });
+
+  it('are answered without a total where a search finds more than can be counted at once', async () => {
+    const productId = id('prd');
+    await authority.called(productId, 'Ubiquitous');
+    await authority.fill(productId, 10_000);
+    expect((await authority.list({ q: 'ubiquitous', limit: 1 })).page).toEqual({ next: expect.any(String), total: 10_000 });
+    const licenseId = await authority.license(id('lic'), undefined, {}, productId);
+    const { data, page } = await authority.list({ q: 'ubiquitous', limit: 1 });
+    expect({ found: data.map((license) => license.id), page }).toEqual({ found: [licenseId], page: { next: expect.any(String), total: null } });
+    expect(await authority.count('ubiquitous')).toBe(10_001);
+  }, 30_000);
 
   it('take every cursor that they give', async () => {
     for (const name of ['\u0001'.repeat(255), '\u{20000}'.repeat(255)]) {

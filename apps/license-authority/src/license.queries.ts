@@ -1,11 +1,11 @@
 import { CountAvailable, ExportLicenses, ListActivations, ListLicenseEvents, ListLicenses, SuggestLicenses, TotalLicenses, type LicenseView } from '@keyledger/contracts';
-import { instanceView, instantIn, issued, licenseStatuses, licenseView, normaliseKey, spellingsOf, type LicenseState } from '@keyledger/domain';
-import { EventStores, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
-import { context, malformedQuery, refuse, type Instant, type Json, type LicenseId, type ProductId } from '@keyledger/kernel';
+import { instanceView, instantIn, issued, License, licenseStatuses, licenseView, normaliseKey, spellingsOf, type LicenseEvent, type LicenseState } from '@keyledger/domain';
+import { decode, EventStores, sealedSubjects, type EventMetadata, type RecordedEvent } from '@keyledger/event-store';
+import { context, malformedQuery, refuse, type EventShape, type Instant, type Json, type LicenseId, type ProductId, type Sealer } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
+import { isBroad, matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
@@ -24,11 +24,26 @@ export class LicenseTable {
   }
 
   /** The condition that a license's key is the typed one, however it is spelled; else that the key contains the typed part, with or without its dashes. */
-  async hasKey(database: Database, typed = ''): Promise<Expression<SqlBool> | undefined> {
-    const hasPart = matching(database, licenseTable, [typed, ...spellingsOf(typed)]);
+  async hasKey(database: Database, typed = '', isCommon = false): Promise<Expression<SqlBool> | undefined> {
+    const hasPart = matching(database, licenseTable, [typed, ...spellingsOf(typed)], 'id', isCommon);
     if (!hasPart) return undefined;
     const { rows: [whole] } = await database.run<{ id: LicenseId }>('select id from authority_license where key_hash = ?', [this.keyrings.here().keyHash(normaliseKey(typed))]);
     return whole ? sql<SqlBool>`id = ${whole.id}` : hasPart;
+  }
+
+  /**
+   * `contains` for a page. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
+   */
+  async search(database: Database, q: string | undefined, seesKeys = true): Promise<{ readonly found?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
+    if (q === undefined) return { hasMany: false };
+    const keys = seesKeys && await isBroad(database, licenseTable, [q, ...spellingsOf(q)], countable);
+    const products = await isBroad(database, productNames, q, countable);
+    const customers = await isBroad(database, customerNames, q, countable);
+    const found = contains(database, q, seesKeys ? await this.hasKey(database, q, keys) : undefined, products, customers);
+    if (!found) return { hasMany: false };
+    const hasMany = keys || products || customers || await ownMany(database, matching(database, productNames, q, 'product_id')) || await ownMany(database, matching(database, customerNames, q, 'customer_id'));
+    // So wrapped, SQLite does not collect the matches by the indexes of the columns.
+    return { found: hasMany ? sql<SqlBool>`${found} is true` : found, hasMany };
   }
 
   async wasKey(hash: string): Promise<boolean> {
@@ -41,10 +56,20 @@ export class LicenseTable {
   }
 }
 
+/** The most matches of a search that are collected and counted. */
+const countable = 10_000;
+
+/** Few names may be those of many licenses. */
+async function ownMany(database: Database, named: Expression<SqlBool> | undefined): Promise<boolean> {
+  if (!named) return false;
+  const { rows: [counted] } = await sql<{ n: number }>`select count(*) as n from (select 1 from authority_license where ${named} limit ${countable + 1}) as matches`.execute(database.sql());
+  return Number(counted?.n) > countable;
+}
+
 const sorts: Readonly<Record<string, Sort>> = {
   key: { column: 'license_key', kind: 'text' },
-  product: { column: 'product_name', kind: 'text' },
-  customer: { column: 'customer_name', kind: 'text' },
+  product: { column: 'product_name', kind: 'text', isJoined: true },
+  customer: { column: 'customer_name', kind: 'text', isJoined: true },
   status: { column: 'status_rank', kind: 'integer' },
   activations: { column: 'limit_rank', kind: 'integer' },
   expiresAt: { column: 'expires_at', kind: 'text' },
@@ -59,8 +84,8 @@ interface Listed {
 }
 type Filters = Pick<ListLicenses, 'q' | 'status' | 'productId' | 'planId' | 'customerId' | 'createdAfter' | 'createdBefore' | 'expiresAfter' | 'expiresBefore'>;
 
-/** Matching licenses, as rows to page over. Names are joined in only if sorted by. For keys, `q` matches as `hasKey` says. */
-function filtered(database: Database, { q, status, createdAfter, createdBefore, expiresAfter, expiresBefore, ...references }: Filters, now: Instant, hasKey: Expression<SqlBool> | undefined, sortedBy = '') {
+/** Matching licenses, as rows to page over. Names are joined in only if sorted by. `found`: the condition for `q`. */
+function filtered(database: Database, { status, createdAfter, createdBefore, expiresAfter, expiresBefore, ...references }: Filters, now: Instant, found: Expression<SqlBool> | undefined, sortedBy = '') {
   const names = {
     product: sql`select l.*, n.name as product_name from authority_license l left join authority_product n on n.id = l.product_id`,
     customer: sql`select l.*, n.name as customer_name from authority_license l left join authority_customer n on n.id = l.customer_id`,
@@ -75,15 +100,15 @@ function filtered(database: Database, { q, status, createdAfter, createdBefore, 
     expiresAfter && sql`expires_at > ${instantIn('expiresAfter', expiresAfter)}`,
     expiresBefore && sql`expires_at < ${instantIn('expiresBefore', expiresBefore)}`,
     status?.length ? anyOf([...new Set(status)].map((one) => hasStatus(one, now))) : undefined,
-    q === undefined ? undefined : contains(database, q, hasKey),
+    found,
   ].map((condition) => condition as Expression<SqlBool> | undefined || undefined);
   const source = names ? sql<Listed>`(${names})`.as('l') : sql<Listed>`authority_license`.as('l');
   return conditions.filter((condition) => condition !== undefined).reduce((query, condition) => query.where(condition), rows.selectFrom(source).select('id'));
 }
 
-/** Part of a key, of a customer's name or e-mail address, or of a product's name. */
-function contains(database: Database, q: string, hasKey: Expression<SqlBool> | undefined): Expression<SqlBool> | undefined {
-  const places = [hasKey, matching(database, customerNames, q, 'customer_id'), matching(database, productNames, q, 'product_id')];
+/** Part of a key, of a customer's name or e-mail address, or of a product's name. For keys, `q` matches as `hasKey` says. */
+function contains(database: Database, q: string, hasKey: Expression<SqlBool> | undefined, hasCommonProduct = false, hasCommonCustomer = false): Expression<SqlBool> | undefined {
+  const places = [hasKey, matching(database, productNames, q, 'product_id', hasCommonProduct), matching(database, customerNames, q, 'customer_id', hasCommonCustomer)];
   return anyOf(places.filter((place) => place !== undefined));
 }
 
@@ -118,8 +143,8 @@ export class LicenseList {
   async execute({ sort = '-createdAt', limit = 25, cursor, ...filters }: ListLicenses) {
     const { now } = context();
     const { data, page: position } = await this.projectors.listing(async (database) => {
-      const hasKey = await this.table.hasKey(database, filters.q);
-      return page(filtered(database, filters, now, hasKey, sort.replace('-', '')), sorts, { sort, limit, cursor });
+      const { found, hasMany } = await this.table.search(database, filters.q);
+      return page(filtered(database, filters, now, found, sort.replace('-', '')), sorts, { sort, limit, cursor, total: !hasMany });
     });
     return { data: await this.views.of(data, now), page: position };
   }
@@ -127,6 +152,8 @@ export class LicenseList {
 
 /** A piece of an export; a total would be counted anew for each. */
 const licensesPerPiece = 100;
+/** The gateway waits 30 s for a piece, and does not ask again: an export with a piece refused is cut off in the middle of its file. */
+const pieceTurnMs = 25_000;
 
 @Handles(ExportLicenses)
 export class LicenseExport {
@@ -139,9 +166,9 @@ export class LicenseExport {
     const sortedBy = sort.replace('-', '');
     if (sortedBy === 'key' && !seesKeys) throw refuse('PERMISSION_DENIED', 'Sorting by key needs the permission license.read', { permission: 'license.read' });
     const { data, page: { next } } = await this.projectors.listing(async (database) => {
-      const hasKey = seesKeys ? await this.table.hasKey(database, filters.q) : undefined;
-      return page(filtered(database, filters, now, hasKey, sortedBy), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
-    });
+      const { found } = await this.table.search(database, filters.q, seesKeys);
+      return page(filtered(database, filters, now, found, sortedBy), sorts, { sort, limit: licensesPerPiece, cursor, total: false });
+    }, pieceTurnMs);
     const licenses = await this.views.of(data, now, true);
     const database = await this.projectors.current();
     const [products, customers] = await Promise.all([namesOf(database, 'authority_product', licenses.map(({ productId }) => productId)), namesOf(database, 'authority_customer', licenses.map(({ customerId }) => customerId))]);
@@ -197,7 +224,7 @@ export class LicenseTotals {
   async execute(filters: TotalLicenses) {
     const { now } = context();
     const status = sql<string>`case when works_until <= ${now} and status <> 'revoked' then 'expired' else status end`;
-    const rows = await this.projectors.listing(async (database) => filtered(database, filters, now, await this.table.hasKey(database, filters.q)).clearSelect()
+    const rows = await this.projectors.listing(async (database) => filtered(database, filters, now, filters.q === undefined ? undefined : contains(database, filters.q, await this.table.hasKey(database, filters.q))).clearSelect()
       .select([status.as('status_now'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
         sql<number>`sum(case when activation_limit > 0 then 1 else 0 end)`.as('limited')])
       .groupBy('status_now').execute());
@@ -213,6 +240,9 @@ export class LicenseTotals {
   }
 }
 
+/** The catalog waits no longer for the whole count. */
+const countTurnMs = 1_000;
+
 @Handles(CountAvailable)
 export class AvailableLicenses {
   constructor(private readonly projectors: Projectors) {}
@@ -221,7 +251,7 @@ export class AvailableLicenses {
     const wanted = productIds.map(() => '?').join(', ');
     const { rows } = await this.projectors.listing((database) => database.run<{ productId: ProductId; available: number }>(
       `select product_id as "productId", count(*) as available from authority_license
-        where product_id in (${wanted}) and status = 'available' and (works_until is null or works_until > ?) group by product_id`, [...productIds, context().now]));
+        where product_id in (${wanted}) and status = 'available' and (works_until is null or works_until > ?) group by product_id`, [...productIds, context().now]), countTurnMs);
     const counts = new Map(rows.map((row) => [row.productId, Number(row.available)]));
     return { data: productIds.map((productId) => ({ productId, available: counts.get(productId) ?? 0 })) };
   }
@@ -252,25 +282,29 @@ function placeOf(cursor: string, isOne: (place: string) => boolean): string {
   throw malformedQuery('cursor', 'is not from a page of this list');
 }
 
-/** Hidden: all of a key but the part lists show, and all sealed data. */
-const secret = new Set(['sealed', 'keyHash', 'key']);
+/** Sealed, but shown: what was permitted. All else that is sealed is hidden, and all of a key but the part lists show. */
+const permitted: readonly string[] = ['featureFlags', 'serialNumber', 'deploymentId'];
 
 @Handles(ListLicenseEvents)
 export class LicenseEvents {
-  constructor(private readonly licenses: Licenses, private readonly events: EventStores) {}
+  constructor(private readonly licenses: Licenses, private readonly events: EventStores, private readonly keyrings: Keyrings) {}
 
   async execute({ licenseId, limit = 25, cursor }: ListLicenseEvents) {
     const { revision } = await this.licenses.load(licenseId, (state, at) => ({ revision: at, license: issued(state).id }));
     const from = cursor === undefined ? 0 : Number(placeOf(cursor, (place) => /^\d{1,15}$/.test(place)));
     const recorded = await this.events.here().readStream(`license-${licenseId}`, { from, limit });
     const next = from + recorded.length;
-    return { data: recorded.map(timelineOf), page: { next: next <= revision ? cursorOf(String(next)) : null, total: revision + 1 } };
+    const sealer = await this.keyrings.here().prepare(sealedSubjects(recorded));
+    return { data: recorded.map((event) => timelineOf(event, sealer)), page: { next: next <= revision ? cursorOf(String(next)) : null, total: revision + 1 } };
   }
 }
 
-function timelineOf({ revision, type, recordedAt, data, metadata }: RecordedEvent) {
-  const { occurredAt: at, actor, correlationId } = metadata as unknown as EventMetadata;
-  const open = Object.fromEntries(Object.entries(data).filter(([name, value]) => !secret.has(name) && value !== undefined)) as Record<string, Json>;
-  return { revision, type, at, recordedAt, actor, correlationId, data: open };
+function timelineOf(event: RecordedEvent, sealer: Sealer) {
+  const { type, ...fields } = decode<LicenseEvent>(License.shapes, event, sealer);
+  const { sealed = [] }: EventShape = License.shapes[type];
+  const { occurredAt: at, actor, correlationId } = event.metadata as unknown as EventMetadata;
+  const isShown = (name: string, value: unknown) => value !== undefined && name !== 'keyHash' && (permitted.includes(name) ? value !== null : !sealed.includes(name));
+  const data = Object.fromEntries(Object.entries(fields).filter(([name, value]) => isShown(name, value))) as Record<string, Json>;
+  return { revision: event.revision, type, at, recordedAt: event.recordedAt, actor, correlationId, data };
 }
 

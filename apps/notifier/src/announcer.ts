@@ -32,11 +32,11 @@ export class Sources {
   readonly #signingKeys: Aggregates<SigningKeysState, SigningKeysCommand, SigningKeysEvent>;
 
   constructor(events: EventStores, keyrings: Keyrings) {
-    this.#licenses = new Aggregates(License, events, keyrings, { maxFolds: 2_000 });
+    this.#licenses = new Aggregates(License, events, keyrings, { maxFolds: 5_000 });
     this.#signingKeys = new Aggregates(SigningKeys, events, keyrings);
   }
 
-  /** What is said of an event whose types somebody wants. Who reads it wants the event, so what is known of its subject may be newer. */
+  /** What is announced of an event whose type an endpoint listens for. The endpoint wants the event itself, so what is known of its subject may be newer. */
   readonly byCategory: Readonly<Record<string, { readonly table: Readonly<Record<string, Announced<never, never> | undefined>>; tell(event: RecordedEvent, how: Announced<never, never>): Promise<readonly Announcement[]> }>> = {
     [License.category]: {
       table: ofLicenses as never,
@@ -264,7 +264,7 @@ class Announcer implements View {
     return mail && event.position > this.#mailsAfter ? [{ id: `mail_${eventId(event.id, MAIL)}`, target: MAIL, timestamp: originOf(event).at, ...mail }] : [];
   }
 
-  /** An endpoint itself has changed. Whoever comes later with the same event, or an older one, changes nothing any more; nor does one that cannot be read. */
+  /** An endpoint itself has changed. The same event again, or an older one, changes nothing any more; nor does one that cannot be read. */
   #hear(event: RecordedEvent): readonly Statement[] {
     const id = subjectOf(event.stream) as WebhookEndpointId;
     const { revision } = event;

@@ -188,22 +188,24 @@ describe('A SQLite database', () => {
     await database.close();
   });
 
-  it('refuses in the same way whoever waits too long for a transaction', async () => {
+  it('refuses statements in the same way when they wait too long for a transaction', async () => {
     const database = await Database.open({ ...tables, environment: 'test', at: { sqliteFile: join(directory, 'held.db') } });
     await database.transaction(() => expect(ids(database)).rejects.toMatchObject({ name: 'Refusal', code: 'UNAVAILABLE' }));
     await database.close();
   });
 
-  const slow = (rows: number) => `with recursive n (i) as (select 1 union all select i + 1 from n where i < ${rows}) select count(*) as n from n`;
-
   it('looks up and writes at once, whatever is being listed', async () => {
     const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'listed.db') } });
-    await database.listing((lists) => lists.run('select 1'));
-    let listed = false;
-    const listing = database.listing((lists) => lists.run(slow(2_000_000))).then(() => (listed = true));
-    await sleep(50);
+    const [begun, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const listing = database.listing(async (lists) => {
+      await ids(lists);
+      begun.resolve();
+      await over.promise;
+    });
+    await begun.promise;
     await database.run(insert, ['a', 'x', 1]);
-    expect([await ids(database), listed]).toEqual([['a'], false]);
+    expect(await ids(database)).toEqual(['a']);
+    over.resolve();
     await listing;
     expect(await database.listing(ids)).toEqual(['a']);
     await expect(database.listing((lists) => lists.run(insert, ['b', 'x', 1]))).rejects.toThrow('readonly');
@@ -221,6 +223,65 @@ describe('A SQLite database', () => {
     expect(outcomes.map((outcome) => (outcome.status === 'rejected' ? (outcome.reason as { code: string }).code : outcome.status))).toEqual(['fulfilled', 'UNAVAILABLE', 'UNAVAILABLE']);
     await list(3);
     expect(done).toEqual([0, 3]);
+    await database.close();
+  });
+
+  it('lets a list wait for its turn for as long as its caller does', async () => {
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'patience.db') } });
+    const over = Promise.withResolvers<void>();
+    const first = database.listing(() => over.promise);
+    const [patient, usual, hasty] = [database.listing(ids, 25_000), database.listing(ids), database.listing(ids, 100)];
+    const took = stopwatch();
+    await expect(hasty).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(took()).toBeLessThan(1_500);
+    await expect(usual).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    over.resolve();
+    expect([await first, await patient]).toEqual([undefined, []]);
+    await database.close();
+  });
+
+  it('is scrubbed before its first list, if that is asked for meanwhile', async () => {
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'first.db') } });
+    await database.run("insert into test_last_seen (id, seen_at, count) values ('big', hex(zeroblob(40000000)), 1)");
+    let scrubbed = false;
+    const scrubbing = database.scrub().then(() => (scrubbed = true));
+    const first = database.listing(async (lists) => {
+      await lists.run('select 1');
+      return scrubbed;
+    });
+    expect(await first).toBe(true);
+    await scrubbing;
+    await database.close();
+  });
+
+  it('is scrubbed behind lists that take long', async () => {
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'patient.db') } });
+    const begun = Promise.withResolvers<void>();
+    const listing = database.listing(() => (begun.resolve(), sleep(5_500)));
+    await begun.promise;
+    await database.scrub();
+    await listing;
+    await database.close();
+  }, 15_000);
+
+  it('keeps no list waiting for a long write, however long the log has become', async () => {
+    const sqliteFile = join(directory, 'busy.db');
+    const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile } });
+    await database.listing(ids);
+    const over = Promise.withResolvers<void>();
+    const writing = Promise.withResolvers<void>();
+    const written = database.transaction(async (sql) => {
+      await sql.executeQuery(CompiledQuery.raw("insert into test_last_seen (id, seen_at, count) values ('big', hex(zeroblob(50000000)), 1)"));
+      writing.resolve();
+      await over.promise;
+    });
+    await writing.promise;
+    expect(statSync(`${sqliteFile}-wal`).size).toBeGreaterThan(68_000_000);
+    const took = stopwatch();
+    expect(await database.listing(ids)).toEqual([]);
+    expect(took()).toBeLessThan(3_000);
+    over.resolve();
+    await written;
     await database.close();
   });
 

@@ -47,8 +47,8 @@ interface Engine {
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   alone<T>(work: () => Promise<T>): Promise<T>;
   scrub(overwritten: boolean): Promise<void>;
-  /** On SQLite: for `listing`. */
-  readonly lists?: Kysely<Tables>;
+  /** On SQLite: for `listing`, one for all that wait for the same time at most. */
+  lists?(withinMs?: number): Kysely<Tables>;
   /** Slow start-up work is done. */
   started?(): void;
   close(): Promise<void>;
@@ -123,11 +123,11 @@ export class Database {
 
   /**
    * What users list, count and search, which may take long. On SQLite it has a connection and a thread of its own, and is done one after the other:
-   * look-ups and writes never wait for it, and when its turn does not come within 2 s, it is refused before it costs anything. Only for reading,
-   * with the given database.
+   * look-ups and writes never wait for it, and when its turn does not come within 2 s (or `withinMs`, for clients that wait longer or shorter), it is refused
+   * before it costs anything. Only for reading, with the given database.
    */
-  listing<T>(read: (database: Database) => Promise<T>): Promise<T> {
-    const { lists } = this.#engine;
+  listing<T>(read: (database: Database) => Promise<T>, withinMs?: number): Promise<T> {
+    const lists = this.#engine.lists?.(withinMs);
     return lists ? lists.transaction().execute((reading) => read(new Database(this.kind, this.environment, this.orm, this.#engine, reading))) : read(this);
   }
 
@@ -163,6 +163,14 @@ export async function openDatabases(
   return new PerEnvironment(await Promise.all(environments.map(open)));
 }
 
+/** Rows that one statement changes at most: SQLite answers nothing else meanwhile, and PostgreSQL is cut off after 1.5 s. */
+export const ROWS_AT_ONCE = 2_000;
+
+/** Repeats a statement, whose last `?` is the most rows it may change, until it finds no more of them. Other statements have their turn in between. */
+export async function inPieces(database: Pick<Database, 'run'>, text: string, params: readonly unknown[]): Promise<void> {
+  for (let changes = ROWS_AT_ONCE; changes === ROWS_AT_ONCE;) ({ changes } = await database.run(text, [...params, ROWS_AT_ONCE]));
+}
+
 const answerWithin: Readonly<Record<DatabaseKind, number>> = { state: 1_500, read: 20_000 };
 
 const common = { dbName: '', namingStrategy: UnderscoreNamingStrategy, allowGlobalContext: true, discovery: { warnWhenNoEntities: false } } as const;
@@ -171,10 +179,14 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
   const file = await SqliteFile.open(path, kind);
   const orm = new MikroORM({ ...common, dbName: path, entities: [...entities], driver: SqliteDriver, driverOptions: sqliteDialect(file) });
   await orm.connect();
-  const lists = new Kysely<Tables>({ dialect: listsDialect(path) });
+  const lists = new Map<number | undefined, Kysely<Tables>>();
   const engine: Engine = {
     dialect: 'sqlite',
-    lists,
+    lists(withinMs) {
+      const known = lists.get(withinMs) ?? new Kysely<Tables>({ dialect: listsDialect(path, withinMs) });
+      lists.set(withinMs, known);
+      return known;
+    },
     async batch(statements) {
       const results = await file.batch(statements);
       return results.map(({ columns, rows, changes }) => ({ rows: rows.map((row) => objectOf(columns, row)), changes }));
@@ -183,7 +195,7 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
     alone: (work) => work(),
     scrub: (overwritten) => file.scrub(overwritten),
     async close() {
-      await lists.destroy();
+      await Promise.all([...lists.values()].map((each) => each.destroy()));
       await file.close();
     },
   };

@@ -64,8 +64,8 @@ export class Projectors {
   }
 
   /** What users list, count and search in them: see `Database.listing`. */
-  async listing<T>(read: (database: Database) => Promise<T>): Promise<T> {
-    return (await this.current()).listing(read);
+  async listing<T>(read: (database: Database) => Promise<T>, withinMs?: number): Promise<T> {
+    return (await this.current()).listing(read, withinMs);
   }
 
   here(): Projector {

@@ -6,7 +6,7 @@ import { ParcelLog, ParcelRow, parcels, sent } from './parcels.contract.ts';
 import { rowsOf, SEARCH_TEXTS } from './projection.ts';
 import { Projector } from './projector.ts';
 import { ReadIndex } from './read-index.ts';
-import { matching, normalise, searchTextOf } from './search.ts';
+import { isBroad, matching, normalise, searchTextOf } from './search.ts';
 
 describe('Text is compared', () => {
   it.each([
@@ -54,6 +54,11 @@ onEveryDialect('A search', ({ dialect, open }) => {
     const rows = rowsOf(database, projection).orderBy('id');
     return (await (condition ? rows.where(condition) : rows).execute()).map(({ to }) => String(to));
   };
+  const foundOneByOne = async (q: string): Promise<string[]> => {
+    const condition = matching(database, projection, q, 'id', true);
+    const rows = database.sql<{ test_parcels: { id: string } }>().selectFrom('test_parcels').select('id').orderBy('id');
+    return (await (condition ? rows.where(condition) : rows).execute()).map(({ id }) => names[Number(id.slice(1))] as string);
+  };
   /** What it means, without an index: the text somewhere, and less than three characters at the beginning of a word, which each character of a script without spaces is. */
   const meant = (q: string): string[] => {
     const worded = (text: string) => normalise(text).replace(/[\p{Script=Han}\p{Script=Katakana}\p{Script=Thai}]/gu, ' $& ').replace(/ +/g, ' ').trim();
@@ -82,7 +87,18 @@ onEveryDialect('A search', ({ dialect, open }) => {
     await fc.assert(fc.asyncProperty(fc.array(piece, { maxLength: 3 }), async (pieces) => {
       const q = pieces.join('');
       expect(await found(q)).toEqual(meant(q));
+      expect(await foundOneByOne(q)).toEqual(meant(q));
     }), { numRuns: dialect === 'sqlite' ? 600 : 200 });
+  });
+
+  it('counts no further than it is asked to', async () => {
+    const many = async (q: string | readonly string[], most: number) => isBroad(database, projection, q, most);
+    expect([await many('ad', 1), await many('ad', 2), await many(['lovel', 'e g'], 1), await many('', 0), await many('nothing', 0)]).toEqual([true, false, true, false, false]);
+  });
+
+  it('looks at the rows it is shown, instead of collecting all matches, when they are many', () => {
+    const { sql } = rowsOf(database, projection).where(matching(database, projection, 'ada', 'id', true) as NonNullable<ReturnType<typeof matching>>).compile();
+    if (dialect === 'sqlite') expect(sql).toMatch(/where \(instr\(search_text, \?\) > 0\)/);
   });
 
   it('uses its index', async () => {

@@ -16,19 +16,37 @@ export const searchTextOf = (text: string): string => `  ${spaced(normalise(text
  * An index answers it in both dialects, and no part of `q` is an operator or a wildcard. Undefined when `q` has no text.
  * Of several `q` one must match: that is one search, where as many conditions would each be checked for every row.
  * `column` holds ids of the projection's rows: `id` of its own table, or a reference to it in another one.
+ * `isBroad`: SQLite looks at the text (of its own table, the column `search_text`) of each row it comes by, instead of collecting the matches first; PostgreSQL plans that itself.
  */
-export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id'): RawBuilder<SqlBool> | undefined {
-  if (!projection.search) throw new Error(`${projection.name} has no search text`);
-  const texts = [...new Set([q].flat().map(normalise))].filter((wanted) => wanted !== '').map(spaced).map((wanted) => ([...wanted].length < 3 ? `  ${wanted}` : wanted));
+export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id', isBroad = false): RawBuilder<SqlBool> | undefined {
+  const texts = textsOf(projection, q);
   if (texts.length === 0) return undefined;
   const view = sql.table(viewOf(projection));
-  if (database.dialect === 'postgres') {
-    const places = texts.map((text) => sql`search_text like ${`%${text.replace(/[\\%_]/g, '\\$&')}%`}`);
-    return sql`${sql.ref(column)} in (select id from ${view} where ${sql.join(places, sql` or `)})`;
-  }
+  if (database.dialect === 'postgres') return sql`${sql.ref(column)} in (select id from ${view} where ${likeAny(texts)})`;
+  if (!isBroad) return sql`${sql.ref(column)} in (select id from ${view} where _row in (${indexed(projection, texts)}))`;
+  const hasText = sql<SqlBool>`(${sql.join(texts.map((text) => sql`instr(search_text, ${text}) > 0`), sql` or `)})`;
+  return column === 'id' ? hasText : sql`exists (select 1 from ${view} as named where named.id = ${sql.ref(column)} and ${hasText})`;
+}
+
+/** Whether more than `most` rows of the projection match `q`, for the price of finding that many. */
+export async function isBroad(database: Database, projection: Projection, q: string | readonly string[], most: number): Promise<boolean> {
+  const texts = textsOf(projection, q);
+  if (texts.length === 0) return false;
+  const matches = database.dialect === 'postgres' ? sql`select 1 from ${sql.table(viewOf(projection))} where ${likeAny(texts)}` : indexed(projection, texts);
+  const { rows: [counted] } = await sql<{ n: number }>`select count(*) as n from (${matches} limit ${most + 1}) as matches`.execute(database.sql());
+  return Number(counted?.n) > most;
+}
+
+function textsOf(projection: Projection, q: string | readonly string[]): readonly string[] {
+  if (!projection.search) throw new Error(`${projection.name} has no search text`);
+  return [...new Set([q].flat().map(normalise))].filter((wanted) => wanted !== '').map(spaced).map((wanted) => ([...wanted].length < 3 ? `  ${wanted}` : wanted));
+}
+
+const likeAny = (texts: readonly string[]) => sql.join(texts.map((text) => sql`search_text like ${`%${text.replace(/[\\%_]/g, '\\$&')}%`}`), sql` or `);
+
+function indexed(projection: Projection, texts: readonly string[]) {
   const fts = sql.table(ftsOf(projection));
-  const phrases = texts.map((text) => `"${text.replaceAll('"', '""')}"`).join(' OR ');
-  return sql`${sql.ref(column)} in (select id from ${view} where _row in (select rowid from ${fts} where ${fts} match ${phrases}))`;
+  return sql`select rowid from ${fts} where ${fts} match ${texts.map((text) => `"${text.replaceAll('"', '""')}"`).join(' OR ')}`;
 }
 
 /** Where a script has no spaces between words, each character counts as one: names in it are searched by two characters, from anywhere in the name. */

@@ -34,8 +34,10 @@ const unavailable = (detail: string, cause: Error): Refusal => Object.assign(ref
 
 /** A transaction held longer is a bug; statements waiting for it get an error instead of waiting for ever. */
 const BUSY_TIMEOUT_MS = 5_000;
-/** Callers give up after 5 s and ask again: a list that began any later would be worked on in vain, and the next ones would wait for it. */
+/** Clients give up after 5 s and ask again: a list that began any later would be worked on in vain, and the next ones would wait for it. */
 const LIST_TURN_MS = 2_000;
+/** An erasure waits for up to a minute, and begins anew if its scrub fails: better behind some long lists. */
+const SCRUB_TURN_MS = 20_000;
 
 type Question = Request extends infer R ? (R extends Request ? Omit<R, 'call'> : never) : never;
 interface Pending {
@@ -176,8 +178,8 @@ export class SqliteFile {
     return this.#thread.ask({ op: 'batch', file: this.path, statements });
   }
 
-  async begin(): Promise<void> {
-    await this.#hold();
+  async begin(withinMs?: number): Promise<void> {
+    await this.#hold(withinMs);
     try {
       // The first read notices what other connections have changed in the schema; preparing a statement does not.
       if (this.#kind === 'lists') await Promise.all([this.within({ sql: 'begin' }), this.within({ sql: 'select 1 from sqlite_schema limit 1' })]);
@@ -209,13 +211,19 @@ export class SqliteFile {
 
   /** Between two lists, because a reader would keep the log from being emptied, and the thread busy with waiting for it. */
   async scrub(overwritten: boolean): Promise<void> {
-    const lists = SqliteThread.running('lists')?.files.get(this.path);
-    if (lists) await lists.#hold(BUSY_TIMEOUT_MS);
+    // Opened for it, because the first list of all may begin meanwhile. State files are scrubbed in no time.
+    const opened = this.#kind === 'read' ? await SqliteFile.open(this.path, 'lists') : undefined;
+    const lists = opened ?? SqliteThread.running('lists')?.files.get(this.path);
     try {
-      if (this.#held) await this.#turn(false);
-      await this.#thread.ask({ op: 'scrub', file: this.path, overwritten });
+      if (lists) await lists.#hold(SCRUB_TURN_MS);
+      try {
+        if (this.#held) await this.#turn(false);
+        await this.#thread.ask({ op: 'scrub', file: this.path, overwritten });
+      } finally {
+        if (lists) lists.#release();
+      }
     } finally {
-      if (lists) lists.#release();
+      await opened?.close();
     }
   }
 
@@ -255,8 +263,8 @@ export class SqliteFile {
 
 /** Kysely (and with it MikroORM) on a file that another thread works on. */
 export const sqliteDialect = (file: SqliteFile): Dialect => dialectOn(() => new SqliteDriver(file));
-/** For transactions that only read, on a connection that is opened with the first of them. */
-export const listsDialect = (path: string): Dialect => dialectOn(() => new ListsDriver(path));
+/** For transactions that only read, on a connection that is opened with the first of them. `withinMs`: the longest wait for a turn. */
+export const listsDialect = (path: string, withinMs?: number): Dialect => dialectOn(() => new ListsDriver(path, withinMs));
 
 const dialectOn = (createDriver: () => Driver): Dialect => ({
   createDriver,
@@ -320,14 +328,20 @@ class SqliteDriver implements Driver {
 
 class ListsDriver extends SqliteDriver {
   readonly #path: string;
+  readonly #withinMs: number | undefined;
 
-  constructor(path: string) {
+  constructor(path: string, withinMs?: number) {
     super();
     this.#path = path;
+    this.#withinMs = withinMs;
   }
 
   override async init(): Promise<void> {
     this.file = await SqliteFile.open(this.#path, 'lists');
+  }
+
+  override beginTransaction(connection: SqliteConnection): Promise<void> {
+    return connection.begin(this.#withinMs);
   }
 
   override async destroy(): Promise<void> {
@@ -343,8 +357,8 @@ class SqliteConnection implements DatabaseConnection {
     this.#file = file;
   }
 
-  async begin(): Promise<void> {
-    await this.#file.begin();
+  async begin(withinMs?: number): Promise<void> {
+    await this.#file.begin(withinMs);
     this.inTransaction = true;
   }
 

@@ -136,11 +136,17 @@ class File {
 
   /**
    * While one list follows the other, the log always has a reader, and SQLite would append to it without end.
-   * The first checkpoint does most of the work, and blocks no write.
+   * The first checkpoint does most of the work, and blocks no write. The second gives up soon on a write that takes long, because
+   * the lists of all environments wait in this thread; the next list tries again.
    */
   #letLogStartAnew(): void {
     const { size = 0 } = statSync(`${this.#path}-wal`, { throwIfNoEntry: false }) ?? {};
-    if (size > LOG_BYTES) this.#db.exec('PRAGMA wal_checkpoint; PRAGMA wal_checkpoint(RESTART)');
+    if (size <= LOG_BYTES) return;
+    try {
+      this.#db.exec('PRAGMA wal_checkpoint; PRAGMA busy_timeout = 100; PRAGMA wal_checkpoint(RESTART)');
+    } finally {
+      this.#db.exec('PRAGMA busy_timeout = 5000');
+    }
   }
 
   close(): void {

@@ -64,7 +64,7 @@ describe('Every event that was ever stored', () => {
     }
   });
 
-  it('seals, as it is stored today, every field in which somebody may have put what is of a person', () => {
+  it('seals, as it is stored today, every field in which a vendor or a client may have put personal data', () => {
     const theirs = ['key', 'name', 'metadata', 'fingerprint', 'installationId', 'hardwareId', 'payload', 'featureFlags', 'serialNumber', 'deploymentId'];
     const open = lines.filter(({ type, schema }) => schema === licenseShapes[type].schema).flatMap(({ type, data }) => {
       const { sealed = [] }: EventShape = licenseShapes[type];
