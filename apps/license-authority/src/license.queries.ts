@@ -5,7 +5,7 @@ import { context, malformedQuery, refuse, type EventShape, type Instant, type Js
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { isBroad, matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
+import { hasMoreThan, isBroad, matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
@@ -60,11 +60,8 @@ export class LicenseTable {
 const countable = 10_000;
 
 /** Few names may be those of many licenses. */
-async function ownMany(database: Database, named: Expression<SqlBool> | undefined): Promise<boolean> {
-  if (!named) return false;
-  const { rows: [counted] } = await sql<{ n: number }>`select count(*) as n from (select 1 from authority_license where ${named} limit ${countable + 1}) as matches`.execute(database.sql());
-  return Number(counted?.n) > countable;
-}
+const ownMany = async (database: Database, named: Expression<SqlBool> | undefined): Promise<boolean> =>
+  named !== undefined && hasMoreThan(database, countable, sql`select 1 from authority_license where ${named}`);
 
 const sorts: Readonly<Record<string, Sort>> = {
   key: { column: 'license_key', kind: 'text' },

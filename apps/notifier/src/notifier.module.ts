@@ -5,7 +5,8 @@ import { Clock, environments, runIn, systemContext, type LicenseId } from '@keyl
 import { Keyrings } from '@keyledger/keyring';
 import { Log, Metrics } from '@keyledger/observability';
 import { Projectors, ReadDatabases, StateDatabases } from '@keyledger/read-models';
-import { Announcers, Sources } from './announcer.ts';
+import { Announcers } from './announcer.ts';
+import { Sources } from './sources.ts';
 import type { NotifierConfig } from './config.ts';
 import { Courier } from './courier.ts';
 import { Egress } from './egress.ts';

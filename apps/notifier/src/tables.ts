@@ -13,7 +13,6 @@ export const notifierTables: Migration = {
     await run(`create table notifier_endpoints (
       id text primary key, revision bigint not null, enabled integer not null, deleted integer not null, events text not null, created_at text not null, failing_since text
     )`);
-    // No query uses this index any more: the list of the endpoints is a read model of its own.
     await run('create index notifier_endpoints_created_at on notifier_endpoints (created_at, id)');
     await run(`create table notifier_outbox (
       id text primary key, target text not null, type text not null, timestamp text not null, body text not null, status text not null, attempts integer not null,
@@ -33,11 +32,14 @@ export const failedIndex: Migration = {
   up: ({ run }) => run("create index notifier_outbox_failed on notifier_outbox (timestamp, id) where status = 'failed'"),
 };
 
-/** Older releases told the id of a deployment, and the outbox, which is not erased with a license, would send it again. */
-export const withoutDeployments: Migration = {
-  name: 'notifier-3-without-deployments',
-  up: ({ run, dialect }) => run(`update notifier_outbox set body = ${dialect === 'sqlite' ? "json_set(body, '$.data.deploymentId', null)" : "jsonb_set(body::jsonb, '{data,deploymentId}', 'null')::text"}
-    where type = 'license.activated'`),
+/** Older releases told the id of a deployment, and the outbox, which is not erased with a license, would send it again. They listed endpoints by an index. */
+export const withoutLeftovers: Migration = {
+  name: 'notifier-3-without-leftovers',
+  async up({ run, dialect }) {
+    await run(`update notifier_outbox set body = ${dialect === 'sqlite' ? "json_set(body, '$.data.deploymentId', null)" : "jsonb_set(body::jsonb, '{data,deploymentId}', 'null')::text"}
+      where type = 'license.activated'`);
+    await run('drop index notifier_endpoints_created_at');
+  },
 };
 
 /** The list of the endpoints, which waits for nothing that has to be announced: `notifier_endpoints` is as of the place up to which that is done. */

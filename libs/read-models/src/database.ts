@@ -4,11 +4,11 @@ import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type
 import { CompiledQuery, Kysely, type Transaction } from 'kysely';
 import type { Pool } from 'pg';
 import { guardPool, patiently, serverSettings, started, startOptions, type Guard } from './lost-server.ts';
-import { listsDialect, objectOf, SqlFailure, SqliteFile, sqliteDialect, type DatabaseKind } from './sqlite-dialect.ts';
+import { listsDialect, objectOf, sqliteDialect } from './sqlite-dialect.ts';
+import { SqlFailure, SqliteFile, type DatabaseKind } from './sqlite-file.ts';
 import type { SqlValue, Statement } from './sqlite.worker.ts';
 
-export type { DatabaseKind } from './sqlite-dialect.ts';
-export { SqlFailure } from './sqlite-dialect.ts';
+export { SqlFailure, type DatabaseKind } from './sqlite-file.ts';
 export type { SqlValue, Statement } from './sqlite.worker.ts';
 export type Dialect = 'sqlite' | 'postgres';
 export type Row = Readonly<Record<string, unknown>>;

@@ -16,14 +16,14 @@ export const searchTextOf = (text: string): string => `  ${spaced(normalise(text
  * An index answers it in both dialects, and no part of `q` is an operator or a wildcard. Undefined when `q` has no text.
  * Of several `q` one must match: that is one search, where as many conditions would each be checked for every row.
  * `column` holds ids of the projection's rows: `id` of its own table, or a reference to it in another one.
- * `isBroad`: SQLite looks at the text (of its own table, the column `search_text`) of each row it comes by, instead of collecting the matches first; PostgreSQL plans that itself.
+ * `byRow`: SQLite looks at the text (of its own table, the column `search_text`) of each row it comes by, instead of collecting the matches first; PostgreSQL plans that itself.
  */
-export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id', isBroad = false): RawBuilder<SqlBool> | undefined {
+export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id', byRow = false): RawBuilder<SqlBool> | undefined {
   const texts = textsOf(projection, q);
   if (texts.length === 0) return undefined;
   const view = sql.table(viewOf(projection));
   if (database.dialect === 'postgres') return sql`${sql.ref(column)} in (select id from ${view} where ${likeAny(texts)})`;
-  if (!isBroad) return sql`${sql.ref(column)} in (select id from ${view} where _row in (${indexed(projection, texts)}))`;
+  if (!byRow) return sql`${sql.ref(column)} in (select id from ${view} where _row in (${indexed(projection, texts)}))`;
   const hasText = sql<SqlBool>`(${sql.join(texts.map((text) => sql`instr(search_text, ${text}) > 0`), sql` or `)})`;
   return column === 'id' ? hasText : sql`exists (select 1 from ${view} as named where named.id = ${sql.ref(column)} and ${hasText})`;
 }
@@ -32,8 +32,12 @@ export function matching(database: Database, projection: Projection, q: string |
 export async function isBroad(database: Database, projection: Projection, q: string | readonly string[], most: number): Promise<boolean> {
   const texts = textsOf(projection, q);
   if (texts.length === 0) return false;
-  const matches = database.dialect === 'postgres' ? sql`select 1 from ${sql.table(viewOf(projection))} where ${likeAny(texts)}` : indexed(projection, texts);
-  const { rows: [counted] } = await sql<{ n: number }>`select count(*) as n from (${matches} limit ${most + 1}) as matches`.execute(database.sql());
+  return hasMoreThan(database, most, database.dialect === 'postgres' ? sql`select 1 from ${sql.table(viewOf(projection))} where ${likeAny(texts)}` : indexed(projection, texts));
+}
+
+/** Whether `rows`, a query without a limit, has more than `most`. */
+export async function hasMoreThan(database: Database, most: number, rows: RawBuilder<unknown>): Promise<boolean> {
+  const { rows: [counted] } = await sql<{ n: number }>`select count(*) as n from (${rows} limit ${most + 1}) as found`.execute(database.sql());
   return Number(counted?.n) > most;
 }
 

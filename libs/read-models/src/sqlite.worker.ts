@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
-import type { ConnectionKind } from './sqlite-dialect.ts';
+import type { ConnectionKind } from './sqlite-file.ts';
 
 export type SqlValue = SQLInputValue;
 
