@@ -1,15 +1,17 @@
 // `npm run bench`: measures the built product beside a bare Node server and prints a table and a JSON document. docs/performance.md says how.
 //   npm run bench -- --quick   npm run bench -- --only validate,search   npm run bench -- --json figures.json   npm run bench -- --docs
 //   npm run bench -- --only sweep --swept 100000   fewer licenses than the million, of which one in a hundred is due
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { generateKeyPairSync, sign } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { startNats, startPostgres } from '@keyledger/servers';
+import './build.mjs';
 import { agentToken, appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sleep, startAgent, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
 import { warmUp } from './bench/warm.mjs';
+
+const { startNats, startPostgres } = await import('@keyledger/servers');
 
 /** What --only takes. Some are measured together. */
 const parts = {
@@ -24,9 +26,6 @@ const swept = Number(options.swept ?? others.swept);
 const due = swept / 100;
 const chosen = options.only?.split(',') ?? Object.keys(parts);
 for (const name of chosen) if (!Object.hasOwn(parts, name)) throw new Error(`--only knows ${Object.keys(parts).join(', ')}`);
-
-const { status } = spawnSync('tsc', ['-b'], { stdio: 'inherit' });
-if (status !== 0) process.exit(status ?? 1);
 
 const recordsPerBatch = 50;
 const boxes = 10_000;

@@ -46,7 +46,7 @@ const schema = JSON.parse(readFileSync(createRequire(import.meta.url).resolve('c
   (key, value: unknown) => (['id', '$schema'].includes(key) && typeof value === 'string' ? undefined : value)) as object;
 const isCompose = new Ajv2019({ strict: false, validateFormats: false, allErrors: true }).compile(schema);
 
-const builtFrom = (path: string) => path.replace(/^(apps\/[^/]+)\/dist\/(.*)\.js$/, '$1/src/$2.ts');
+const builtFrom = (path: string) => path.replace(/^dist\/(.*)\.js$/, 'apps/$1/src/main.ts');
 const differing = (one: readonly string[], other: readonly string[]) => [...one.filter((name) => !other.includes(name)), ...other.filter((name) => !one.includes(name))];
 
 /** Written out instead of asked for. */
@@ -69,10 +69,10 @@ function faultsIn(source: string): string[] {
   return [
     ...differing(running.map(([name]) => name), services).map((name) => `${name} is a service of the file or of the repository only`),
     ...own.flatMap(([name, { command, entrypoint, read_only }]) => [
-      ...[...(entrypoint ?? []), ...(command ?? [])].filter((part) => part.startsWith('apps/') && !existsSync(`${root}${builtFrom(part)}`)).map((part) => `${name} runs ${part}, which is built from nothing`),
+      ...[...(entrypoint ?? []), ...(command ?? [])].filter((part) => part.startsWith('dist/') && !existsSync(`${root}${builtFrom(part)}`)).map((part) => `${name} runs ${part}, which is built from nothing`),
       ...(read_only ? [] : [`${name} may write to its image`]),
     ]),
-    ...running.filter(([name, { command }]) => command?.join(' ') !== `apps/${name}/dist/main.js`).map(([name]) => `${name} runs something else than itself`),
+    ...running.filter(([name, { command }]) => command?.join(' ') !== `dist/${name}.js`).map(([name]) => `${name} runs something else than itself`),
     ...own.flatMap(([name, { environment }]) => Object.keys(environment ?? {}).filter((variable) => variable !== 'NODE_OPTIONS' && !settings.has(variable)).map((variable) => `${name} is told ${variable}, which nobody reads`)),
     ...running.filter(([name, { environment }]) => environment?.['NATS_URL']?.replace(/:\?[^}]*/, '') !== `nats://${name}:\${${natsPassword(name)}}@nats:4222`).map(([name]) => `${name} is somebody else for NATS`),
     ...all.filter(([name]) => name !== 'nats').flatMap(([name, service]) => natsPasswordsIn(service).filter((password) => password !== natsPassword(name)).map((password) => `${name} knows ${password}`)),
@@ -97,8 +97,8 @@ const planted: readonly (readonly [what: string, from: string | RegExp, to: stri
   ['a word that Compose does not know', 'healthcheck: { test: [CMD, wget', 'healthchek: { test: [CMD, wget'],
   ['a value of the wrong kind', 'replicas: 2', 'replicas: many'],
   ['a service that does not exist', /^ {2}catalog:/m, '  catalogue:'],
-  ['a service without its own command', 'apps/catalog/dist/main.js', 'apps/access/dist/main.js'],
-  ['a command that is not built', 'apps/cli/dist/main.js', 'apps/cli/dist/cli.js'],
+  ['a service without its own command', 'dist/catalog.js', 'dist/access.js'],
+  ['a command that is not built', 'dist/cli.js', 'dist/commands.js'],
   ['a missing service', /^ {2}usage-metering:\n(?: {4}.*\n)+/m, ''],
   ['a setting that nobody reads', 'KEYLEDGER_SWEEP_SECONDS:', 'KEYLEDGER_SWEEP_MINUTES:'],
   ['a server without a health check', /healthcheck: \{ test: \[CMD, pg_isready.*\n/, '\n'],
@@ -209,7 +209,7 @@ describe('deploy/Dockerfile', () => {
     ['a file that is not there', 'COPY package.json package-lock.json', 'COPY package.json yarn.lock'],
     ['a file that .dockerignore holds back', 'COPY tsconfig.json', 'COPY README.md tsconfig.json'],
     ['a stage that is not there', '--from=packages', '--from=production'],
-    ['a command that is not built', 'apps/standalone/dist/main.js', 'apps/standalone/dist/start.js'],
+    ['a command that is not built', 'dist/standalone.js', 'dist/start.js'],
     ['root', 'USER node\n', ''],
     ['no health check', '/health/ready', '/ready'],
     ['developers’ packages', ' --omit=dev', ''],

@@ -1,9 +1,11 @@
 // `npm run docs`: prints what can be printed from the code. `--check` only tells whether it is up to date.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { errors, permissions, roles } from '../libs/kernel/dist/index.js';
-import { bus, webhookBodies } from '../libs/contracts/dist/index.js';
-import { transitions, verdictDetails, verdictRules } from '../libs/domain/dist/index.js';
-import { natsUsers } from '../libs/messaging/dist/index.js';
+import './build.mjs';
+
+const { errors, permissions, roles } = await import('@keyledger/kernel');
+const { bus, webhookBodies } = await import('@keyledger/contracts');
+const { transitions, verdictDetails, verdictRules } = await import('@keyledger/domain');
+const { natsUsers } = await import('@keyledger/messaging');
 
 const table = (head, rows) => [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 

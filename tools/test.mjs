@@ -2,13 +2,9 @@
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import './build.mjs';
 
 // Many specs start programs, and each would compile the same modules again.
 process.env.NODE_COMPILE_CACHE ??= join(tmpdir(), 'keyledger-e2e-compile-cache');
-run('tsc', ['-b']);
-run(process.execPath, ['--experimental-vm-modules', '--no-warnings', 'node_modules/jest/bin/jest.js', ...process.argv.slice(2)]);
-
-function run(command, args) {
-  const { status } = spawnSync(command, args, { stdio: 'inherit' });
-  if (status !== 0) process.exit(status ?? 1);
-}
+const { status } = spawnSync(process.execPath, ['--experimental-vm-modules', '--no-warnings', 'node_modules/jest/bin/jest.js', ...process.argv.slice(2)], { stdio: 'inherit' });
+process.exit(status ?? 1);

@@ -107,7 +107,7 @@ export async function startAgent(env) {
 
 /** The built product on an empty folder, or on one that it has worked in before. `readyWithinMs`: for read models that have yet to be built. */
 export async function startProduct(folder = newFolder(), nodeOptions = [], readyWithinMs = 0) {
-  const server = await Server.start([...nodeOptions, join(here, '../../apps/standalone/dist/main.js')], {
+  const server = await Server.start([...nodeOptions, join(here, '../../dist/standalone.js')], {
     PORT: String(await freePort()), HOST: '127.0.0.1', KEYLEDGER_DATA_DIR: folder, KEYLEDGER_ROOT_API_KEY: rootKey, LOG_LEVEL: 'warn',
     // High rather than off, so that what they cost is measured too.
     KEYLEDGER_RATE_LIMIT_PER_KEY: unlimited, KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS: unlimited, KEYLEDGER_RATE_LIMIT_PER_API_KEY: unlimited,
@@ -141,7 +141,7 @@ function cpuByProgram(pid) {
     times.set(name, (times.get(name) ?? 0) + main + others);
   };
   try {
-    for (const child of childrenOf(pid)) add(/apps\/([^/]+)\//.exec(readFileSync(`/proc/${child}/cmdline`, 'utf8'))?.[1], child);
+    for (const child of childrenOf(pid)) add(/\/dist\/([^/.]+)\.js/.exec(readFileSync(`/proc/${child}/cmdline`, 'utf8'))?.[1], child);
     for (const child of childrenOf(process.pid)) {
       const name = readFileSync(`/proc/${child}/comm`, 'utf8').trim();
       if (name === 'nats-server' || name === 'postgres') for (const one of [child, ...childrenOf(child)]) add(name, one);

@@ -22,7 +22,7 @@ const postgresSettings = { max_connections: 400, shared_buffers: '256MB' };
 const TURN_MS = 5_000;
 /** V8 lets what is short-lived take 16 MiB, twice, before it looks for what is still in use. */
 const sparing = ['--max-semi-space-size=2'];
-const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../${service}/dist/main.js`, import.meta.url));
+const mainOf = (service: ServiceName): string => fileURLToPath(new URL(`../../../dist/${service}.js`, import.meta.url));
 
 /**
  * NATS and PostgreSQL, unless they are there already, and one process for each replica of each service, all on this machine. Whatever ends by itself

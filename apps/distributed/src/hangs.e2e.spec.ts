@@ -50,7 +50,7 @@ if (!here) describe('While a process hangs', () => it.skip('NATS or PostgreSQL i
     product = await Product.start({ NATS_URL: nats.url, DATABASE_URL: postgres.url, LOG_LEVEL: 'fatal' });
     const env = { ...process.env, HOST: '127.0.0.1', PORT: '0', LOG_LEVEL: 'fatal', OTEL_SDK_DISABLED: 'true', KEYLEDGER_DATA_DIR: product.dataDir, NATS_URL: proxies[0]?.url, DATABASE_URL: proxies[1]?.url };
     for (const name of ['activation', 'license-authority']) {
-      remote.push(new Supervised({ title: name, args: [fileURLToPath(new URL(`../../${name}/dist/main.js`, import.meta.url))], env, say: (line) => said.push(line) }));
+      remote.push(new Supervised({ title: name, args: [fileURLToPath(new URL(`../../../dist/${name}.js`, import.meta.url))], env, say: (line) => said.push(line) }));
     }
     remoteDoors.push(...await Promise.all(remote.map(({ ready }) => ready)));
     product.patientMs = patientMs;

@@ -22,7 +22,7 @@ const seed = Number(process.env['KEYLEDGER_E2E_SEED'] ?? randomInt(2 ** 31));
 const awayMs = 1_500;
 const failsWithinMs = 2_000;
 const backWithinMs = 10_000;
-const cli = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
+const cli = fileURLToPath(new URL('../../../dist/cli.js', import.meta.url));
 
 const here = obtain('postgres');
 if (!here) describe('The product on EventStoreDB', () => it.skip('PostgreSQL is not here: NOTHING of this was tested', () => undefined));

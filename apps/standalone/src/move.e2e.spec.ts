@@ -12,7 +12,7 @@ import { dumps } from './dumps.contract.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keyledger-move-'));
 const documented = /<!-- executed by \S+ -->\n```sh\n([\s\S]*?)```/.exec(readFileSync(new URL('../../../docs/operations/move.md', import.meta.url), 'utf8'))?.[1] ?? '';
-const cli = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
+const cli = fileURLToPath(new URL('../../../dist/cli.js', import.meta.url));
 
 /** What a vendor and his customers have in their hands: it must mean the same wherever the product has moved to. */
 interface Known {

@@ -6,10 +6,10 @@ import type { Pool } from 'pg';
 import { guardPool, patiently, serverSettings, started, startOptions, type Guard } from './lost-server.ts';
 import { listsDialect, objectOf, sqliteDialect } from './sqlite-dialect.ts';
 import { SqlFailure, SqliteFile, type DatabaseKind } from './sqlite-file.ts';
-import type { SqlValue, Statement } from './sqlite.worker.ts';
+import type { SqlValue, Statement } from './sqlite-file.worker.ts';
 
 export { SqlFailure, type DatabaseKind } from './sqlite-file.ts';
-export type { SqlValue, Statement } from './sqlite.worker.ts';
+export type { SqlValue, Statement } from './sqlite-file.worker.ts';
 export type Dialect = 'sqlite' | 'postgres';
 export type Row = Readonly<Record<string, unknown>>;
 /** Any table, any column. */

@@ -3,7 +3,7 @@ import {
   type DatabaseConnection, type Dialect, type Driver, type QueryCompiler, type QueryResult, type TransactionSettings,
 } from 'kysely';
 import { SqliteFile } from './sqlite-file.ts';
-import type { SqlValue } from './sqlite.worker.ts';
+import type { SqlValue } from './sqlite-file.worker.ts';
 
 /** Kysely (and with it MikroORM) on a file that another thread works on. */
 export const sqliteDialect = (file: SqliteFile): Dialect => dialectOn(() => new SqliteDriver(file));

@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { refuse, type Refusal } from '@keyledger/kernel';
-import type { Failure, Reply, Request, Result, Statement } from './sqlite.worker.ts';
+import type { Failure, Reply, Request, Result, Statement } from './sqlite-file.worker.ts';
 
 /** `state` is fsynced with every commit; `read` can be rebuilt and is not. */
 export type DatabaseKind = 'state' | 'read';
@@ -67,7 +67,7 @@ class SqliteThread {
   private constructor(kind: ConnectionKind) {
     this.#kind = kind;
     // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
-    this.#worker = new Worker(new URL(`./sqlite.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: `sqlite-${kind}` });
+    this.#worker = new Worker(new URL(`./sqlite-file.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: `sqlite-${kind}` });
     // `node --watch` reports the thread's imports on the same channel.
     this.#worker.on('message', (replies: unknown) => {
       if (Array.isArray(replies)) for (const reply of replies as readonly Reply[]) this.#answered(reply);

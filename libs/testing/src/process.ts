@@ -30,7 +30,7 @@ export const roundsOf = (byDefault: number): number => Math.ceil(byDefault * Num
 export const patience = Number(process.env['KEYLEDGER_PATIENCE'] ?? 1);
 
 const commands = {
-  standalone: ['apps/standalone/dist/main.js'],
+  standalone: ['dist/standalone.js'],
   distributed: ['apps/distributed/dist/main.js', '--replicas', 'authority=2,activation=3,gateway=2'],
 } as const;
 const root = fileURLToPath(new URL('../../../', import.meta.url));
@@ -224,7 +224,7 @@ export class Product {
 
   /** Present processes of a service, or of a server started for it (`nats-server`, `postgres`). */
   pidsOf(program: string): readonly number[] {
-    const command = new RegExp(`(^|/)${program}(/dist/main\\.js|[: ]|$)`);
+    const command = new RegExp(`(^|/)${program}(\\.js|[: ]|$)`);
     return descendantsOf(this.#child?.pid).filter(({ args }) => command.test(args)).map(({ pid }) => pid);
   }
 
