@@ -69,22 +69,36 @@ describe('The stream of changes', () => {
     expect(license.judgement()).toMatchObject({ valid: true, enforcement: 'FULL' });
   });
 
-  it('announces a revocation also while the disk hangs that tells which process leads', async () => {
-    const [store, mended] = [fileStore(join(folder, 'license')), Promise.withResolvers<'nobody'>()];
+  it.each(['on the same stream', 'on the next one'])('announces a revocation also while the disk hangs, %s', async (which) => {
+    const [store, mended] = [fileStore(join(folder, which)), Promise.withResolvers<'nobody'>()];
     const { shared } = store;
     if (!shared) throw new Error('It cannot be shared');
     let hangs = false;
-    const license = await open({ store: { ...store, shared: { ...shared, leader: () => (hangs ? mended.promise : shared.leader()) } } });
+    const write = (text: string) => (hangs ? mended.promise.then(() => undefined) : store.write(text));
+    const license = await open({ store: { ...store, write, shared: { ...shared, leader: () => (hangs ? mended.promise : shared.leader()) } } });
     await license.activate();
     license.changes.start();
     await until(() => license.changes.isConnected);
     hangs = true;
     vendor.tell(': a sign of life\n\n');
     await settled();
+    vendor.seq++;
+    vendor.tellChange();
+    await until(() => license.judgement().seq === vendor.seq);
+    if (which === 'on the next one') {
+      vendor.hangUp();
+      for (let seconds = 0; seconds < 60 && vendor.listeners === 0; seconds++) {
+        await settled();
+        clock.pass(1_000);
+      }
+      await settled();
+    }
     revoke();
     vendor.tellChange();
     await until(() => license.judgement().code === 'REVOKED');
+    expect(acks()).toEqual([]);
     mended.resolve('nobody');
+    await until(() => acks().length > 0);
   });
 
   it('is read in whatever pieces it arrives', async () => {
@@ -166,9 +180,14 @@ describe('The stream of changes', () => {
 
   it('is opened again at once when the server ends it as usual, and after minutes when it sends "end"', async () => {
     const license = await listening();
+    for (let n = 0; n < 3; n++) {
+      clock.pass(30_000);
+      vendor.tell(': a sign of life\n\n');
+      await settled();
+    }
     vendor.hangUp();
     await until(() => !license.changes.isConnected);
-    clock.pass(1_000);
+    clock.pass(3_000);
     await until(() => license.changes.isConnected);
     vendor.tell('event: end\ndata: {}\n\n');
     await until(() => !license.changes.isConnected && vendor.listeners === 0);
@@ -183,6 +202,18 @@ describe('The stream of changes', () => {
     clock.pass(900_000);
     await settled();
     expect(streams()).toBe(before + 1);
+  });
+
+  it('is opened again with growing waits when the server ends it each time right after it was opened', async () => {
+    await listening();
+    jest.spyOn(Math, 'random').mockReturnValue(0.5);
+    const before = streams();
+    for (let seconds = 0; seconds < 300; seconds++) {
+      vendor.hangUp();
+      await settled();
+      clock.pass(1_000);
+    }
+    expect(streams() - before).toBeLessThan(15);
   });
 
   const refused = [120_000, 210_000, 345_000, 547_500, 851_250, 900_000, 900_000];

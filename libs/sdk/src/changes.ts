@@ -7,6 +7,8 @@ import { longestPauseMs, nextWait, type EventStream, type Reply } from './server
 /** What the stream of changes needs of its license. */
 interface Port {
   readonly clock: Clock;
+  /** Aborted once the license is disposed: nothing starts again. */
+  readonly disposed: AbortSignal;
   kept(): Kept;
   judgement(): Judgement;
   /** Whether this process hears of changes, as of now. */
@@ -28,6 +30,8 @@ interface Heard {
 const waits = { lost: [1_000, 60_000], refused: [60_000, 900_000] } as const;
 /** The server sends something every 15 seconds, if only a sign of life. */
 const quietMs = 45_000;
+/** Which process leads is not known for longer only if the disk hangs. */
+const unknownMs = 30_000;
 
 /**
  * Hears of changes to the license as they happen, over a stream that stays open. Its events are not signed, so they are only a reason to ask;
@@ -53,7 +57,7 @@ export class Changes {
 
   /** Runs until `stop`. While a stream is open, `fetch` keeps the process alive. Of several processes with one state all call this: only the leader's stream is opened. */
   start(): void {
-    if (this.#running) return;
+    if (this.#running || this.#port.disposed.aborted) return;
     this.#running = new AbortController();
     void this.#run(this.#running.signal);
   }
@@ -80,17 +84,17 @@ export class Changes {
     while (!signal.aborted) {
       const began = this.#port.clock.read().mono;
       const { outcome, retryAfterMs = 0 } = await this.#follow(signal);
-      // The end of a stream that has lasted is no sign of trouble; streams that are cut off each time are.
+      // The end of a stream that has lasted is no sign of trouble; streams that end each time are.
       const hasLasted = this.#port.clock.read().mono - began > waits.lost[1];
       const range = outcome === 'refused' ? waits.refused : waits.lost;
-      wait = outcome === 'over' ? range[0] : nextWait(hasLasted ? range[0] : Math.max(wait, range[0]), range, Math.random);
+      wait = nextWait(hasLasted ? range[0] : Math.max(wait, range[0]), range, Math.random);
       await this.#port.clock.sleep(wait + Math.min(retryAfterMs, longestPauseMs), signal);
     }
   }
 
-  /** `over`: the server has ended it as usual. `refused`: there is nothing to hear, or it was requested too often. */
-  async #follow(stopped: AbortSignal): Promise<{ readonly outcome: 'over' | 'refused' | 'lost'; readonly retryAfterMs?: number }> {
-    const leads = await this.#port.leads();
+  /** `refused`: there is nothing to hear, or it was requested too often. */
+  async #follow(stopped: AbortSignal): Promise<{ readonly outcome: 'refused' | 'lost'; readonly retryAfterMs?: number }> {
+    const leads = await this.#leads();
     const { licenseId, instanceId } = this.#port.kept().state;
     if (!leads || stopped.aborted || licenseId === null || instanceId === null) return { outcome: 'lost' };
     const broken = new AbortController();
@@ -110,12 +114,12 @@ export class Changes {
         if (broken.signal.aborted) return { outcome: 'lost' };
         this.#heardFrom = broken;
         this.#heard = true;
-        // Events wait for no disk: they are only a reason to ask, which any process may. On a mount that hangs it never becomes known who leads.
+        // Neither events nor signs of life wait for the disk.
         if (heard.length === 0) looking ??= this.#port.leads().then((leads) => (leads ? (looking = undefined) : stop()));
-        else if (!(await this.#take(heard, licenseId, instanceId))) return { outcome: 'lost' };
+        else if (!(await this.#take(heard, licenseId, instanceId, stop))) return { outcome: 'lost' };
         if (heard.some(({ event }) => event === 'end')) return { outcome: 'refused' };
       }
-      return { outcome: 'over' };
+      return { outcome: 'lost' };
     } catch {
       return { outcome: 'lost' };
     } finally {
@@ -125,16 +129,26 @@ export class Changes {
     }
   }
 
-  /** Returns whether all events are known and acknowledged. */
-  async #take(heard: readonly Heard[], licenseId: string, instanceId: string): Promise<boolean> {
+  /** Opens a stream also where a disk hangs and does not tell who leads: an event is only a reason to ask, which any process may. */
+  async #leads(): Promise<boolean> {
+    const known = new AbortController();
+    return Promise.race([this.#port.leads(), this.#port.clock.sleep(unknownMs, known.signal).then(() => true)]).finally(() => known.abort());
+  }
+
+  /** Returns whether all events are known. They are acknowledged once that is stored; `stop`: if it cannot be, the next stream repeats them. */
+  async #take(heard: readonly Heard[], licenseId: string, instanceId: string, stop: () => void): Promise<boolean> {
     const seq = Math.max(...heard.map(({ seq }) => seq));
     const last = heard.at(-1);
     const { unreachable, enforcement } = this.#port.judgement();
     const isNews = unreachable || heard.some(({ event }) => event !== 'state') || seq > this.#port.kept().state.seq || last?.enforcement !== enforcement;
     if (!isNews) return true;
     if (await this.#port.ask()) return false;
-    await this.#port.persist();
-    return seq === 0 || (await this.#port.acknowledge(licenseId, instanceId, seq))?.kind !== 'unreachable';
+    const acknowledge = async () => {
+      await this.#port.persist();
+      if (seq > 0 && (await this.#port.acknowledge(licenseId, instanceId, seq))?.kind === 'unreachable') stop();
+    };
+    void acknowledge();
+    return true;
   }
 
   /** Events that arrive together come together; a sign of life is an empty list. */

@@ -33,6 +33,8 @@ export interface Directive {
 /** What heartbeats need of their license. */
 interface Port {
   readonly clock: Clock;
+  /** Aborted once the license is disposed: nothing starts again. */
+  readonly disposed: AbortSignal;
   readonly logger: Logger | undefined;
   readonly version: string | undefined;
   readonly fingerprint: string;
@@ -96,7 +98,7 @@ export class Heartbeats {
 
   /** Sends heartbeats until `stop`. Between them it keeps no process alive. */
   start(options: HeartbeatOptions = {}): void {
-    if (this.#running) return;
+    if (this.#running || this.#port.disposed.aborted) return;
     const { interval = 'server', jitter = 0.2 } = options;
     const running = new AbortController();
     this.#running = running;

@@ -96,13 +96,14 @@ export class License {
     this.#listeners = new Listeners(logger);
     this.#writing = new Writing(() => this.#write(), logger);
     const [server, { shared }] = [this.#server, store];
+    let told = '';
     const leads = async () => {
       await this.#sharing?.settled();
       return this.#leads();
     };
     const port = {
       clock, logger, kept: () => this.#kept, keep: (changes: Partial<Kept>) => this.#keep(changes), persist: () => this.#writing.now(), now: () => this.#now(),
-      info: () => this.info, judgement: () => this.judgement(),
+      info: () => this.info, judgement: () => this.judgement(), disposed: this.#disposed.signal,
     };
     this.#sharing = shared && new Sharing({
       ...port, store, shared, read: (sealed) => unseal(sealed, this.#kept.keys.keys), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
@@ -111,8 +112,11 @@ export class License {
         this.heartbeat.takeOver(besideOthers);
         this.changes.again();
       },
-      failed: (error) => logger?.warn('the other processes of this installation cannot be looked after', { error }),
-    }, text);
+      failed: (error) => {
+        if (String(error) !== told) logger?.warn('the other processes of this installation cannot be looked after', { error });
+        told = String(error);
+      },
+    }, text, opened !== 'tampered');
     this.#keys = new Keys({ ...port, verifier, fetch: () => server?.ask('GET', '/.well-known/jwks.json') });
     this.#answers = new Answers({
       ...port, server, asker: this.#asker, verifier, keys: this.#keys, apply: (event) => this.#apply(event), failed: (refusal) => this.#listeners.emit('unreachable', refusal),
@@ -333,7 +337,7 @@ export class License {
     return this.#listeners.on(event, listener);
   }
 
-  /** Ends heartbeats and timers, and stores the time. The seat stays. */
+  /** Ends heartbeats, the stream of changes and timers for good, and stores the time. The seat stays. */
   async dispose(): Promise<void> {
     this.heartbeat.stop();
     this.changes.stop();

@@ -60,6 +60,18 @@ describe('A file store', () => {
     expect(readdirSync(join(folder, 'linked', 'releases', 'shared')).toSorted()).toEqual(['license', 'license.lead-1']);
   });
 
+  it('is in the working directory where HOME is empty, and one file however its path ends', () => {
+    const home = mkdtempSync(join(folder, 'homeless-'));
+    expect(running(`
+      import { readdirSync } from 'node:fs';
+      const { fileStore } = await import('${here('./node.ts')}');
+      process.chdir('${home}');
+      process.env.HOME = '';
+      for (const path of ['~/at-home', 'relative//', '${home}/absolute/']) await fileStore(path).write('text');
+      console.log(readdirSync('.').toSorted().join(' '));
+    `)).toBe('absolute at-home relative\n');
+  });
+
   it.each(['~/license', 'license'])('at %s fails like any other disk where there is no home and no working directory', (path) => {
     expect(running(`
       import { mkdtempSync, rmdirSync } from 'node:fs';

@@ -20,8 +20,8 @@ export function fileStore(path: string, { takeOverMs = 10_000 }: { readonly take
 function placeOf(path: string): string {
   const isInHome = path.startsWith('~/');
   try {
-    const whole = isInHome ? `${homedir()}/${path.slice(2)}` : path;
-    return isAbsolute(whole) ? whole : `${process.cwd()}/${whole}`;
+    const whole = isInHome ? `${isAbsolute(homedir()) ? homedir() : '.'}/${path.slice(2)}` : path;
+    return (isAbsolute(whole) ? whole : `${process.cwd()}/${whole}`).replace(/(?<=[^/])\/+$/, '');
   } catch {
     return `\0${path}`;
   }

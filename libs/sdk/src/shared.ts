@@ -30,35 +30,64 @@ export interface WebStorage {
 
 /** The part of the Web Locks API that is used. */
 export interface WebLocks {
-  request(name: string, options: { readonly ifAvailable?: boolean }, work: (lock: unknown) => unknown): Promise<unknown>;
+  request(name: string, options: { readonly ifAvailable?: boolean; readonly steal?: boolean }, work: (lock: unknown) => unknown): Promise<unknown>;
   query(): Promise<{ readonly held?: readonly { readonly name?: string }[] }>;
 }
 
-/** Tabs of one origin. A browser releases the locks of a closed tab. */
-export function sharedByTabs(name: string, storage: WebStorage, locks: WebLocks): Shared {
+/** The leader writes its text twice as often, and each minute in a hidden tab, whose timers a browser wakes no sooner. A tab that has not for so long hangs. */
+const hungMs = 90_000;
+
+/**
+ * Tabs of one origin. A browser releases the locks of a closed tab; the lead of one that hangs is taken from it. While `fails` says that this tab could
+ * not write its text, the others would live on an old one: it gives up the lead, and leads only by assumption as long as no other tab can write either.
+ */
+export function sharedByTabs(name: string, storage: WebStorage, locks: WebLocks | undefined, fails: () => boolean): Shared {
   const lead = `${name}.lead`;
   const own = `${name}.${crypto.randomUUID()}.told`;
   let release: (() => void) | undefined;
-  const leader = async (): Promise<Leader> => {
-    if (release) return 'self';
-    return (await locks.query()).held?.some((lock) => lock.name === lead) ? 'other' : 'nobody';
+  let isAssumed = false;
+  let heard = { text: undefined as string | null | undefined, at: 0 };
+  const giveBack = () => {
+    release?.();
+    release = undefined;
   };
+  const leader = async (): Promise<Leader> => {
+    // Asked first also by the leader: a tab that hung has heard by then that it was robbed.
+    const held = (await locks?.query())?.held;
+    if (release) return 'self';
+    if (held?.some((lock) => lock.name === lead)) return 'other';
+    return isAssumed ? 'self' : 'nobody';
+  };
+  const otherHangs = () => {
+    const text = storage.getItem(name);
+    if (text !== heard.text) heard = { text, at: performance.now() };
+    return performance.now() - heard.at >= hungMs;
+  };
+  const isFirst = (text: string) => storage.getItem(name) === null && (storage.setItem(name, text), true);
   return {
     lookMs: 2_000,
     leader,
-    create: async (text) => (await locks.request(`${name}.create`, {}, () => storage.getItem(name) === null && (storage.setItem(name, text), true))) === true,
-    take: () => (release ? Promise.resolve(true) : new Promise((resolve, reject) => {
-      locks.request(lead, { ifAvailable: true }, (lock) => {
-        resolve(lock !== null);
-        return lock === null ? undefined : new Promise<void>((done) => (release = done));
-      }).catch((error: unknown) => {
-        release = undefined;
-        reject(error);
+    create: async (text) => (await (locks ? locks.request(`${name}.create`, {}, () => isFirst(text)) : isFirst(text))) === true,
+    take: async () => {
+      const who = await leader();
+      if (fails()) giveBack();
+      isAssumed = fails() && who !== 'other';
+      if (release || isAssumed || !locks) return true;
+      const how = who === 'other' && otherHangs() ? { steal: true } : { ifAvailable: true };
+      return new Promise((resolve, reject) => {
+        locks.request(lead, how, (lock) => {
+          resolve(lock !== null);
+          return lock === null ? undefined : new Promise<void>((done) => (release = done));
+        }).catch((error: unknown) => {
+          release = undefined;
+          reject(error);
+        });
       });
-    })),
+    },
+    isAssumed: () => isAssumed || fails(),
     release: async () => {
-      release?.();
-      release = undefined;
+      giveBack();
+      isAssumed = false;
     },
     tell: async (text) => (text === null ? storage.removeItem?.(own) : storage.setItem(own, text)),
     told: async () => {

@@ -14,6 +14,7 @@ const { locks } = navigator as unknown as { locks: WebLocks };
 let clock: TestClock;
 let vendor: Vendor;
 let web: Map<string, string>;
+let isFull = false;
 let place: string;
 const opened: License[] = [];
 beforeEach(async () => {
@@ -21,18 +22,23 @@ beforeEach(async () => {
   vendor = await Vendor.open(clock);
   vendor.terms = { ...vendor.terms, validationMode: 'heartbeat' };
   web = new Map();
+  isFull = false;
   place = `license-${crypto.randomUUID()}`;
 });
+afterEach(() => void jest.restoreAllMocks());
 afterEach(() => Promise.all(opened.splice(0).map((license) => license.dispose())));
 
+const storage = {
+  get length() {
+    return web.size;
+  },
+  key: (n: number) => [...web.keys()][n] ?? null, removeItem: (name: string) => void web.delete(name), getItem: (name: string) => web.get(name) ?? null,
+  setItem: (name: string, value: string) => {
+    if (isFull) throw new DOMException('The quota has been exceeded', 'QuotaExceededError');
+    web.set(name, value);
+  },
+};
 async function tab(options: Partial<LicenseOptions> = {}): Promise<License> {
-  const storage = {
-    get length() {
-      return web.size;
-    },
-    key: (n: number) => [...web.keys()][n] ?? null, removeItem: (name: string) => void web.delete(name),
-    getItem: (name: string) => web.get(name) ?? null, setItem: (name: string, value: string) => void web.set(name, value),
-  };
   const license = await License.open({ key: vendor.licenseKey, server: 'https://licenses.example', roots: vendor.roots, store: localStorageStore(place, storage, locks), clock, fetch: vendor.fetch, attempts: 1, ...options });
   opened.push(license);
   return license;
@@ -81,6 +87,23 @@ describe('Tabs that share a store', () => {
     expect([first.heartbeat.isLeader, second.heartbeat.isLeader]).toEqual([false, true]);
   });
 
+  it.each(['before they start', 'as soon as they have started'])('leave the lead and the stream to others for ever once they were disposed, %s', async (when) => {
+    const ended = await tab();
+    const seating = ended.activate();
+    if (when === 'before they start') await ended.dispose();
+    await seating;
+    ended.heartbeat.start({ leader: 'auto' });
+    ended.changes.start();
+    await ended.dispose();
+    ended.heartbeat.start({ leader: 'auto' });
+    ended.changes.start();
+    const living = await tab();
+    living.heartbeat.start({ leader: 'auto' });
+    let turns = 0;
+    await until(() => turns++ > 200, 2_000);
+    expect([ended.heartbeat.isRunning, ended.heartbeat.isLeader, living.heartbeat.isLeader, vendor.listeners]).toEqual([false, false, true, 0]);
+  });
+
   it('send no heartbeat and write no state while another one leads, whatever is called', async () => {
     await leading();
     const [text, other] = [web.get(place), await tab()];
@@ -117,8 +140,10 @@ describe('Tabs that share a store', () => {
     await until(() => !tabs[0].changes.isConnected && vendor.listeners === 1);
     await tabs.find(({ heartbeat }) => heartbeat.isLeader)?.dispose();
     await until(() => tabs.filter(({ changes }) => changes.isConnected).length === 1, 2_000);
-    const before = streams();
+    // While none leads, also the tab that does not want to may open one, until its next sign of life.
     await until(() => turns++ > 400, 2_000);
+    const before = streams();
+    await until(() => turns++ > 600, 2_000);
     expect([streams(), vendor.listeners]).toEqual([before, 1]);
   });
 
@@ -157,6 +182,88 @@ describe('Tabs that share a store', () => {
     await third.validate();
     await third.heartbeat.beat();
     expect(beats().map(({ body }) => body['seq'])).toEqual([1, 2, 3]);
+  });
+
+  it('take the lead from one that hangs, and never from one whose timers the browser wakes once a minute', async () => {
+    const now = jest.spyOn(performance, 'now');
+    const [one, other] = [localStorageStore(place, storage, locks), localStorageStore(place, storage, locks)];
+    expect(await one.shared?.take()).toBe(true);
+    for (let minutes = 0; minutes < 5; minutes++) {
+      now.mockReturnValue(minutes * 60_000);
+      await one.write(`text ${minutes}`);
+      expect(await other.shared?.take()).toBe(false);
+      now.mockReturnValue(minutes * 60_000 + 59_000);
+      expect(await other.shared?.take()).toBe(false);
+    }
+    now.mockReturnValue(4 * 60_000 + 90_000);
+    expect([await other.shared?.take(), await one.shared?.leader(), await one.shared?.take()]).toEqual([true, 'other', false]);
+    await other.shared?.release();
+  });
+
+  it('go on from one that hangs, which has lost the lead when it goes on itself, and sends no heartbeat', async () => {
+    const now = jest.spyOn(performance, 'now').mockReturnValue(0);
+    const hung = new TestClock();
+    const [first, second, conflict] = [await leading({ clock: hung, version: 'hung' }), await tab(), jest.fn()];
+    first.on('conflict', conflict);
+    second.heartbeat.start({ leader: 'auto' });
+    let turns = 0;
+    await until(() => turns++ > 100, 2_000);
+    expect(second.heartbeat.isLeader).toBe(false);
+    now.mockReturnValue(90_000);
+    await until(() => second.heartbeat.isLeader && beats().length === 2, 2_000);
+    hung.pass(7_200_000);
+    await until(() => !first.heartbeat.isLeader, 2_000);
+    await until(() => turns++ > 200, 2_000);
+    expect(beats().filter(({ body }) => body['version'] === 'hung')).toHaveLength(1);
+    expect([first.judgement().code, second.heartbeat.isLeader, conflict.mock.calls]).toEqual(['VALID', true, []]);
+  });
+
+  it('all send heartbeats while the storage is full, none is taken for a clone, and afterwards one leads again', async () => {
+    vendor.terms = { ...vendor.terms, offlineGraceDays: 1 };
+    const [tabs, conflict] = [[await leading(), await tab(), await tab()], jest.fn()];
+    for (const one of tabs) {
+      one.on('conflict', conflict);
+      one.heartbeat.start({ leader: 'auto' });
+    }
+    let turns = 0;
+    await until(() => turns++ > 100, 2_000);
+    isFull = true;
+    for (let hours = 0; hours < 30; hours++) {
+      await until(() => turns++ % 100 === 0, 2_000);
+      clock.pass(3_600_000);
+    }
+    expect(tabs.map((one) => one.judgement().code)).toEqual(['VALID', 'VALID', 'VALID']);
+    isFull = false;
+    await until(() => tabs.filter(({ heartbeat }) => heartbeat.isLeader).length === 1, 2_000);
+    for (let hours = 0; hours < 3; hours++) {
+      clock.pass(3_600_000);
+      for (const { heartbeat } of tabs) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID' } });
+    }
+    expect(conflict.mock.calls).toEqual([]);
+  });
+
+  it('send their own heartbeats while a tab with another key leads, and one leads when that is closed', async () => {
+    const [first, other, conflict] = [await leading(), await Vendor.open(clock), jest.fn()];
+    other.terms = { ...vendor.terms, id: 'lic_2', offlineGraceDays: 1 };
+    const tabs: License[] = [];
+    for (let n = 0; n < 2; n++) {
+      const one = await tab({ key: 'KEY-2', roots: other.roots, fetch: other.fetch });
+      tabs.push(one);
+      one.on('conflict', conflict);
+      await one.activate();
+      one.heartbeat.start({ leader: 'auto' });
+    }
+    let turns = 0;
+    for (let hours = 0; hours < 30; hours++) {
+      await until(() => turns++ % 100 === 0, 2_000);
+      clock.pass(3_600_000);
+    }
+    expect([first, ...tabs].map(({ heartbeat }) => heartbeat.isLeader)).toEqual([true, false, false]);
+    expect([first, ...tabs].map((one) => one.judgement().code)).toEqual(['VALID', 'VALID', 'VALID']);
+    await first.dispose();
+    await until(() => tabs.filter(({ heartbeat }) => heartbeat.isLeader).length === 1, 2_000);
+    for (const { heartbeat } of [...tabs, ...tabs]) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID' } });
+    expect(conflict.mock.calls).toEqual([]);
   });
 
   it.each(['the leader', 'another one'])('do not take again a seat that %s has given back', async (who) => {
@@ -245,6 +352,45 @@ describe('Tabs that share a store', () => {
     await until(() => beats().length >= 2);
     for (const { heartbeat } of [...tabs, ...tabs, ...tabs]) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: true } });
     expect([conflict.mock.calls, tabs.map(({ isStored }) => isStored)]).toEqual([[], [false, false]]);
+  });
+
+  it('warn once of a storage that the browser blocks, and again when it fails anew', async () => {
+    let isBlocked = true;
+    const kept = localStorageStore(place, storage, locks);
+    const gate = <T>(step: () => T): T => {
+      if (isBlocked) throw new DOMException('Access is denied', 'SecurityError');
+      return step();
+    };
+    const warn = jest.fn();
+    const license = await tab({ store: { ...kept, read: () => gate(kept.read), write: (text) => gate(() => kept.write(text)) }, logger: { warn } });
+    await license.activate();
+    license.heartbeat.start({ leader: 'auto' });
+    await until(() => license.heartbeat.isLeader);
+    for (let n = 0; n < 5; n++) await license.heartbeat.beat();
+    const count = warn.mock.calls.length;
+    for (let n = 0; n < 5; n++) await license.heartbeat.beat();
+    expect([count < 6, warn.mock.calls.length]).toEqual([true, count]);
+    isBlocked = false;
+    await license.heartbeat.beat();
+    isBlocked = true;
+    await license.heartbeat.beat();
+    expect(warn.mock.calls.length).toBeGreaterThan(count);
+  });
+
+  it('all send heartbeats where the browser has no Web Locks, none is taken for a clone, and the state is kept', async () => {
+    Object.defineProperty(navigator, 'locks', { configurable: true, value: undefined });
+    const stores = [localStorageStore(place, storage), localStorageStore(place, storage)];
+    delete (navigator as { locks?: unknown }).locks;
+    const [conflict, tabs] = [jest.fn(), await Promise.all(stores.map((store) => tab({ store })))];
+    expect(new Set(tabs.map(({ fingerprint }) => fingerprint)).size).toBe(1);
+    for (const one of tabs) {
+      one.on('conflict', conflict);
+      await one.activate();
+      one.heartbeat.start({ leader: 'auto' });
+    }
+    await until(() => beats().length >= 2);
+    for (const { heartbeat } of [...tabs, ...tabs, ...tabs]) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { valid: true } });
+    expect([conflict.mock.calls, tabs.map(({ isStored }) => isStored), web.get(place)?.includes('act_1')]).toEqual([[], [true, true], true]);
   });
 
   it('go by the license that was installed last, and forget a seat that was given back', async () => {

@@ -37,16 +37,19 @@ export class Sharing {
   #hasTold = false;
   #wantsLead = false;
   #isLooking = false;
+  /** The leader is of another license or machine: this process cannot live on its text. */
+  #isBesideStranger = false;
   /** The text of the store that this process has last written or taken over, and last read. */
   #own: string | null;
   #followed: string | null;
   /** One step at a time. */
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor(port: Port, text: string | null) {
+  /** `text`: what was in the store, and `isOwn`: of this installation. */
+  constructor(port: Port, text: string | null, isOwn: boolean) {
     this.#port = port;
     this.#own = text;
-    this.#followed = text;
+    this.#followed = isOwn ? text : null;
   }
 
   get isLeading(): boolean {
@@ -55,7 +58,7 @@ export class Sharing {
 
   /** Other processes of this installation may lead as well. */
   get isAssumed(): boolean {
-    return this.#port.shared.isAssumed?.() ?? false;
+    return this.#isBesideStranger || (this.#port.shared.isAssumed?.() ?? false);
   }
 
   /** From now on, until `retire`, this process leads if no other does. */
@@ -86,6 +89,12 @@ export class Sharing {
 
   /** Asked right before something is written or sent: a process that was held up for long may have been replaced meanwhile. */
   async leads(): Promise<boolean> {
+    if (await this.#holds()) return true;
+    if (this.#isBesideStranger) await this.#follow();
+    return this.#isBesideStranger;
+  }
+
+  async #holds(): Promise<boolean> {
     const leader = await this.#port.shared.leader();
     if (leader === 'other') this.look();
     return leader === 'self' ? this.#isLeading : leader === 'nobody' && !this.#wantsLead;
@@ -144,8 +153,9 @@ export class Sharing {
   }
 
   async #turn(): Promise<void> {
-    const wasAssumed = this.#isLeading && this.isAssumed;
+    const wasAssumed = this.#isBesideStranger || (this.#isLeading && this.isAssumed);
     const leads = this.#wantsLead && (await this.#port.shared.take());
+    if (leads) this.#isBesideStranger = false;
     const isAlone = wasAssumed && !this.isAssumed;
     if (leads && (!this.#isLeading || isAlone)) return this.#takeOver(isAlone);
     this.#isLeading = leads;
@@ -178,9 +188,9 @@ export class Sharing {
 
   /** Whether this process may write the text of the store; it then knows what was in it. */
   async #mayWrite(): Promise<boolean> {
-    if (!(await this.leads())) return false;
+    if (!(await this.#holds())) return false;
     await this.#catchUp();
-    return this.leads();
+    return this.#holds();
   }
 
   async #follow(): Promise<void> {
@@ -188,6 +198,7 @@ export class Sharing {
     if (text === null || text === this.#followed) return;
     const kept = await this.#port.read(text);
     if (kept) this.#port.learn(kept);
+    this.#isBesideStranger = !kept;
     this.#followed = text;
   }
 

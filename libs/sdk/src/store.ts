@@ -15,7 +15,7 @@ export function memoryStore(text: string | null = null): Store {
   return { read: () => kept, write: (next) => void (kept = next) };
 }
 
-/** Tabs may share it where the browser has Web Locks. Where it blocks storage, nothing can be read or written, and each tab sends heartbeats of its own. */
+/** Tabs share it; where the browser has no Web Locks, or the storage is full, all send heartbeats. Where it blocks storage, nothing can be read or written, either. */
 export function localStorageStore(name = 'keyledger-license', storage?: WebStorage, locks = (globalThis as { navigator?: { locks?: WebLocks } }).navigator?.locks): Store {
   let found: WebStorage | null | undefined;
   try {
@@ -27,7 +27,13 @@ export function localStorageStore(name = 'keyledger-license', storage?: WebStora
   }
   if (!found) throw new Error('There is no localStorage here: give one, or take another store');
   const kept = found;
-  return { read: () => kept.getItem(name), write: (text) => kept.setItem(name, text), ...(locks && { shared: sharedByTabs(name, kept, locks) }) };
+  let fails = false;
+  const write = (text: string) => {
+    fails = true;
+    kept.setItem(name, text);
+    fails = false;
+  };
+  return { read: () => kept.getItem(name), write, shared: sharedByTabs(name, kept, locks, () => fails || !locks) };
 }
 
 // ---- what is in it ----

@@ -32,7 +32,8 @@ export class Writing {
     this.#isDue = true;
     this.#last = this.#last.then(async () => {
       this.#isDue = false;
-      this.#isStored = (await quietly(() => this.#write().then(() => true), 'the license state could not be written', this.#logger)) ?? false;
+      // Told once, until a write has succeeded.
+      this.#isStored = (await quietly(() => this.#write().then(() => true), 'the license state could not be written', this.#isStored ? this.#logger : undefined)) ?? false;
       return this.#isStored;
     });
     return this.#last;
