@@ -1,4 +1,4 @@
-// Puts the built programs into few files: dist/<program>.js, the threads that they start, and what they share. A process reads and links some 1,800
+// Puts the built programs into few files: dist/<program>.js, the threads that they start, and what they share. A process reads and links some 2,000
 // modules otherwise, which is half of the work of its start. Whatever is loaded only where it is used, and has much to load, stays a package.
 import { globSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
@@ -15,9 +15,15 @@ if (isStale()) {
   const { build } = await import('rolldown');
   await build({
     input, platform: 'node', external, onLog,
-    output: { dir: dirname(stamp), format: 'esm', keepNames: true, cleanDir: true, entryFileNames: '[name].js', chunkFileNames: '[name]-[hash].js' },
+    output: { dir: dirname(stamp), format: 'esm', keepNames: true, cleanDir: true, entryFileNames: '[name].js', chunkFileNames: named },
   });
   writeFileSync(stamp, '');
+}
+
+/** Stack traces show the name: the project or package whose module needs all the others of the file. */
+function named({ moduleIds }) {
+  const [owner = 'shared'] = /(?<=\/(?:apps|libs|node_modules)\/)(?:@[^/]+\/)?[^/]+(?!.*\/node_modules\/)/.exec(moduleIds.at(-1) ?? '') ?? [];
+  return `${owner.replace('/', '-')}-[hash].js`;
 }
 
 /** `tsc -b` writes the one when it has written any of the others. */
