@@ -20,6 +20,8 @@ type Watched = Omit<ProductView, 'pool'> & { readonly pool: { readonly buffer: n
 export class Pools {
   #timer: NodeJS.Timeout | undefined;
   readonly #looking = new Map<string, Promise<void>>();
+  /** Where a count has been asked for that has not begun. */
+  readonly #wanted = new Set<string>();
 
   constructor(
     private readonly streams: CatalogStreams, private readonly projectors: Projectors, private readonly messages: MessageClient,
@@ -46,11 +48,15 @@ export class Pools {
     return products.map((product) => ({ ...product, pool: product.pool && levelOf(product.pool.buffer, available?.get(product.id)) }));
   }
 
-  /** One count at a time in each environment. */
+  /** One count at a time in each environment, and one more for all that ask meanwhile. */
   look(environment: string): void {
+    if (this.#wanted.has(environment)) return;
+    this.#wanted.add(environment);
     const before = this.#looking.get(environment) ?? Promise.resolve();
-    const look = before.then(() => runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAround(environment)))
-      .catch((error: unknown) => this.log.warn({ err: error, environment }, 'the pools could not be counted; it will be tried again'));
+    const look = before.then(() => {
+      this.#wanted.delete(environment);
+      return runIn(systemContext(environment, this.clock.now(environment)), () => this.#lookAround(environment));
+    }).catch((error: unknown) => this.log.warn({ err: error, environment }, 'the pools could not be counted; it will be tried again'));
     this.#looking.set(environment, look);
   }
 

@@ -9,16 +9,24 @@ const begin = new Date().toISOString();
 const issued = (position: number, stream = `license-${position}`, occurredAt: Instant = begin): RecordedEvent =>
   ({ id: `${position}`, stream, revision: 0, position, type: 'LicenseIssued', data: {}, metadata: { occurredAt, actor: { type: 'system', id: 'keyledger' } }, recordedAt: begin });
 
-/** Follows a log by hand, for one endpoint that hears of new licenses. `tell` reads a license; `put` are the positions of what has been put into the outbox. */
-async function start(tell: (event: RecordedEvent) => Promise<void>) {
-  const endpoint = { position: 1, mails_after: 1, id: idOf('whk'), revision: 0, enabled: 1, events: '["license.issued"]', created_at: begin };
+/**
+ * Follows a log by hand, for endpoints that hear of new licenses, if they are enabled. `tell` reads a license; `put` are the positions of what has been put into the outbox,
+ * `batches` the transactions that were begun: for which endpoint each delivery is, and what else is written.
+ */
+async function start(tell: (event: RecordedEvent) => Promise<void> = async () => undefined, enabled: readonly boolean[] = [true]) {
+  const endpoints = enabled.map((is, n) => ({ position: 1, mails_after: 1, id: idOf('whk', n + 1), revision: 0, enabled: is ? 1 : 0, events: '["license.issued"]', created_at: begin }));
   const put: number[] = [];
+  const batches: { readonly targets: readonly string[]; readonly others: readonly string[] }[] = [];
+  const full = { at: -1 };
   const followers: ((events: readonly RecordedEvent[]) => Promise<void>)[] = [];
   const store = { head: () => 1, subscribe: (_: number, follow: typeof followers[number]) => followers.push(follow) && { close: async () => undefined } };
   const database = {
-    run: async (sql: string) => ({ rows: sql.includes('mails_after') ? [endpoint] : [], changes: 0 }),
+    run: async (sql: string) => ({ rows: sql.includes('mails_after') ? endpoints : [], changes: 0 }),
     batch: async (statements: readonly { sql: string; many: string[][] }[]) => {
-      for (const { many } of statements.filter(({ sql }) => sql.includes('notifier_outbox'))) put.push(...many.map((row) => (JSON.parse(row[4] as string) as { data: { n: number } }).data.n));
+      const ofOutbox = statements.filter(({ sql }) => sql.includes('notifier_outbox'));
+      batches.push({ targets: ofOutbox.flatMap(({ many }) => many.map((row) => row[1] as string)), others: statements.flatMap(({ sql }) => /into (notifier_endpoints|reactions)/.exec(sql)?.[1] ?? []) });
+      if (batches.length === full.at) throw new Error('the disk is full');
+      for (const { many } of ofOutbox) put.push(...many.map((row) => (JSON.parse(row[4] as string) as { data: { n: number } }).data.n));
     },
   };
   const told = async (event: RecordedEvent) => {
@@ -28,7 +36,7 @@ async function start(tell: (event: RecordedEvent) => Promise<void>) {
   const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
   const sources = { byCategory: { license: { table: { LicenseIssued: { types: ['license.issued'] } }, tell: told } } } as never;
   await Announcers.start({ events: onEach(store), databases: onEach(database), sources, clock: systemClock, log: { warn: ignore, error: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore });
-  return { follow: followers[0] as typeof followers[number], put };
+  return { follow: followers[0] as typeof followers[number], put, batches, full };
 }
 
 it('The announcer reads many licenses together, tells of them in the order of the log, and reads none for what is no news', async () => {
@@ -56,6 +64,24 @@ it('The announcer tries a stream that cannot be read six times, whatever else of
   expect(put).toEqual([2, 9]);
   // What is known to be unreadable keeps nothing waiting again.
   await follow([issued(4, 'license-broken')]);
+});
+
+it('The announcer puts much into the outbox some thousand deliveries at a time, has read the log with the last of them, and begins again where one fails', async () => {
+  const { follow, put, batches, full } = await start(undefined, [true, true, true]);
+  const page = Array.from({ length: 1_500 }, (_, n) => issued(n + 2));
+  full.at = 2;
+  await expect(follow(page)).rejects.toThrow('the disk is full');
+  await follow(page);
+  expect(batches.map(({ targets, others }) => [targets.length, others])).toEqual([[2_000, []], [2_000, []], [2_000, []], [2_000, []], [500, ['reactions']]]);
+  expect(put.slice(2_000)).toEqual(page.flatMap(({ position }) => [position, position, position]));
+});
+
+it('The announcer puts what an endpoint is sent that was disabled into the outbox together with its being enabled, so that it is not given up before', async () => {
+  const { follow, batches } = await start(undefined, [true, false, true]);
+  const back = idOf('whk', 2);
+  const enabled = { ...issued(2, `webhook-${back}`), revision: 1, type: 'WebhookEndpointEnabled', metadata: { ...issued(2).metadata, schema: 1 } } as RecordedEvent;
+  await follow([enabled, ...Array.from({ length: 1_100 }, (_, n) => issued(n + 3))]);
+  expect(batches.map(({ targets, others }) => [targets.length, targets.filter((target) => target === back).length, others])).toEqual([[2_000, 0, []], [1_300, 1_100, ['notifier_endpoints', 'reactions']]]);
 });
 
 it('What was cut short is resumed though counting all that waits takes too long', () => {

@@ -2,7 +2,7 @@ import { wants, WebhookEndpoint, type WebhookEndpointEvent, type WebhookFilter, 
 import { originOf, subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { addSeconds, derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Log } from '@keyledger/observability';
-import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
+import { mustReach, ReadIndex, ROWS_AT_ONCE, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
 import type { Announcement } from './announcements.ts';
 import { giveUpSome, KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 import { opened, type Sources } from './sources.ts';
@@ -55,8 +55,8 @@ interface AnnouncerOptions {
 }
 
 /**
- * Follows the log of one environment and puts what its endpoints and mails need into the outbox, in one transaction with the read position: nothing
- * is left out, and since a parcel's id derives from event and target, nothing is put there twice, by however many processes. Without a subscriber,
+ * Follows the log of one environment and puts what its endpoints and mails need into the outbox, the last of it in one transaction with the read position:
+ * nothing is left out, and since a parcel's id derives from event and target, nothing is put there twice, by however many processes. Without a subscriber,
  * events pass by without being decoded.
  */
 class Announcer implements View {
@@ -145,7 +145,7 @@ class Announcer implements View {
           mails.push(...this.#mailOf(event));
         }
       }
-      await this.#at.database.batch([...statements, ...putting([...await this.#parcelsOf(news), ...mails]), reached(position)]);
+      await this.#put([...await this.#parcelsOf(news), ...mails], before, [...statements, reached(position)]);
     } catch (error) {
       // The same events come again, and have to meet the same endpoints.
       this.#endpoints.clear();
@@ -157,6 +157,20 @@ class Announcer implements View {
     this.#advance(position);
     if (events.length > 0) this.#at.wake();
     if (events.some(isOfEndpoint)) this.replay();
+  }
+
+  /**
+   * A page of the log may be 100,000 parcels, and with files the writes of all environments wait for a transaction: only the last of them are in that of `rest`.
+   * The others stay as they are, sent or not, when the same events are read again or another process is ahead. What is for an endpoint that the tables
+   * still call disabled would be given up before, so it is among the last.
+   */
+  async #put(parcels: readonly Parcel[], before: ReadonlyMap<string, Listener>, rest: readonly Statement[]): Promise<void> {
+    const { database } = this.#at;
+    const isBack = ({ target }: Parcel) => before.get(target)?.enabled === false;
+    const others = parcels.filter((parcel) => !isBack(parcel));
+    let from = 0;
+    for (; others.length - from > ROWS_AT_ONCE; from += ROWS_AT_ONCE) await database.batch(putting(others.slice(from, from + ROWS_AT_ONCE)));
+    await database.batch([...rest, ...putting([...others.slice(from), ...parcels.filter(isBack)])]);
   }
 
   #advance(position: Position): void {

@@ -36,7 +36,7 @@ export class Outbox {
   async dueTargets(now: Instant): Promise<readonly string[]> {
     const due = "select 1 from notifier_outbox o where o.target = t.id and o.status = 'pending' and o.next_at <= ? and o.claimed_until <= ?";
     const { rows } = await this.#here().run<{ id: string }>(
-      `select t.id from (select id from notifier_endpoints where deleted = 0 and enabled = 1 union all select '${MAIL}') as t where exists (${due})`, [Date.parse(now), Date.now()]);
+      `select t.id from ${targets} where exists (${due})`, [Date.parse(now), Date.now()]);
     return rows.map(({ id }) => id);
   }
 
@@ -119,10 +119,12 @@ export class Outbox {
     return status === undefined ? of : of.where('status', '=', status);
   }
 
-  /** How many parcels are waiting to be sent, and since when the oldest due one has been due. */
+  /** How many parcels are waiting to be sent, 10,000 at most, and since when the oldest due one has been due. */
   async waiting(now: Instant): Promise<{ readonly pending: number; readonly lateMs: number }> {
-    const { rows: [row] } = await this.#here().run<{ n: number; oldest: number | null }>(
-      `select count(*) as n, min(next_at) as oldest from notifier_outbox where status = 'pending' and target not in (select id from notifier_endpoints where ${isOver})`);
+    const database = this.#here();
+    const theirs = `${pendingOf(database)} where o.target = t.id and o.status = 'pending'`;
+    const { rows: [row] } = await database.run<{ n: number; oldest: number | null }>(
+      `select (select count(*) from (select 1 from ${targets} cross join ${theirs} limit 10000) as counted) as n, min((select o.next_at from ${theirs} order by o.next_at limit 1)) as oldest from ${targets}`);
     return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
   }
 
@@ -142,6 +144,9 @@ export const putting = (parcels: readonly Parcel[]): Statement[] => (parcels.len
   many: parcels.map(({ id, target, type, timestamp, body }) => [id, target, type, timestamp, body, 'pending', 0, Date.parse(timestamp), 0]),
 }]);
 
+const targets = `(select id from notifier_endpoints where deleted = 0 and enabled = 1 union all select '${MAIL}') as t`;
+/** SQLite would choose the index of all deliveries, and read past what was delivered or has failed long ago each time. */
+const pendingOf = ({ dialect }: Database): string => `notifier_outbox o${dialect === 'sqlite' ? ' indexed by notifier_outbox_due' : ''}`;
 const isOver = '(deleted = 1 or enabled = 0)';
 /**
  * Gives up some of what waits for endpoints that are over; answers whether more may wait. What is being sent is left: it may have been accepted already.
@@ -149,7 +154,7 @@ const isOver = '(deleted = 1 or enabled = 0)';
  * begin with the endpoints, not with all that waits.
  */
 export async function giveUpSome(database: Database): Promise<boolean> {
-  const waiting = `select o.id from notifier_endpoints e cross join notifier_outbox o where ${isOver} and o.target = e.id and o.status = 'pending' and o.claimed_until <= ? limit ?`;
+  const waiting = `select o.id from notifier_endpoints e cross join ${pendingOf(database)} where ${isOver} and o.target = e.id and o.status = 'pending' and o.claimed_until <= ? limit ?`;
   const { changes } = await database.run(
     `update notifier_outbox set status = 'failed', last_error = (select case deleted when 1 then 'the endpoint was deleted' else 'the endpoint was disabled' end from notifier_endpoints where id = target)
       where ${among(database, waiting, 'for update skip locked')}`, [Date.now(), ROWS_AT_ONCE]);

@@ -3,7 +3,7 @@ import { projection, type Migration } from '@keyledger/read-models';
 import { defineEntity, p } from '@mikro-orm/sql';
 
 /**
- * What has to be sent follows from the log, so it is kept as rows, written in one transaction with the read position in the log (in `reactions`).
+ * What has to be sent follows from the log, so it is kept as rows, the last of them written in one transaction with the read position in the log (in `reactions`).
  * `notifier_outbox` has everything for a target, an endpoint or `mail`. `next_at` is in the time of the environment, `claimed_until` in real time, both milliseconds.
  * `notifier_endpoints` is what is wanted as of that place in the log; `notifier_hours` the place before each hour's first event.
  */

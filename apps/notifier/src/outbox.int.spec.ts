@@ -1,0 +1,49 @@
+import { describe, expect, it, jest } from '@jest/globals';
+import type { Database } from '@keyledger/read-models';
+import { onEveryDialect } from '@keyledger/read-models/contract';
+import { giveUpSome, MAIL, Outbox } from './outbox.ts';
+import { failedIndex, notifierTables, withoutLeftovers } from './tables.ts';
+
+const now = '2026-11-22T12:00:00.000Z';
+const ms = Date.parse(now);
+
+onEveryDialect('The outbox', ({ dialect, open }) => {
+  /** An outbox of endpoints that are `well`, `disabled` and `deleted`, and of mail. */
+  async function start() {
+    const database = await open({ kind: 'state', migrations: [notifierTables, failedIndex, withoutLeftovers] });
+    const endpoints = [['well', 1, 0], ['disabled', 0, 0], ['deleted', 1, 1]].map((own) => [...own, 0, '["*"]', now]);
+    await database.batch([{ sql: 'insert into notifier_endpoints (id, enabled, deleted, revision, events, created_at) values (?, ?, ?, ?, ?, ?)', many: endpoints }]);
+    return { database, outbox: new Outbox({ here: () => database } as never) };
+  }
+  const put = (database: Database, target: string, count: number, status: string, nextAt: number) => database.run(
+    `with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < ${count}) insert into notifier_outbox (id, target, type, timestamp, body, status, attempts, next_at, claimed_until)
+      select '${target}-${status}-' || n, '${target}', 'x', '${now}', '{}', '${status}', 1, ${nextAt} + n, 0 from numbers`);
+
+  it('counts ten thousand of what waits at most, and the oldest of all, but not what waits for an endpoint that is over', async () => {
+    const { database, outbox } = await start();
+    expect(await outbox.waiting(now)).toEqual({ pending: 0, lateMs: 0 });
+    await put(database, 'disabled', 2, 'pending', ms - 90_000);
+    await put(database, 'deleted', 2, 'pending', ms - 90_000);
+    await put(database, 'well', 3, 'delivered', ms - 90_000);
+    await put(database, 'well', 3, 'pending', ms + 60_000);
+    expect(await outbox.waiting(now)).toEqual({ pending: 3, lateMs: 0 });
+    await put(database, MAIL, 10_001, 'pending', ms - 60_001);
+    expect(await outbox.waiting(now)).toEqual({ pending: 10_000, lateMs: 60_000 });
+  });
+
+  if (dialect === 'sqlite') describe('reads nothing of what is over', () => {
+    it.each([
+      ['to give up what waits', 1, (database: Database) => giveUpSome(database)],
+      ['to count what waits', 2, (_: Database, outbox: Outbox) => outbox.waiting(now)],
+      ['to find what is due', 1, (_: Database, outbox: Outbox) => outbox.dueTargets(now)],
+    ] as const)('%s', async (_, times, work) => {
+      const { database, outbox } = await start();
+      const run = jest.spyOn(database, 'run');
+      await work(database, outbox);
+      const [text, params] = run.mock.lastCall ?? [''];
+      const plan = (await database.run<{ detail: string }>(`explain query plan ${text}`, params)).rows.map(({ detail }) => detail);
+      const ofPending = plan.filter((detail) => / o .*INDEX/.test(detail));
+      expect([ofPending.length, ofPending.filter((detail) => !/INDEX notifier_outbox_due \(target=\?/.test(detail))]).toEqual([times, []]);
+    });
+  });
+});
