@@ -32,7 +32,7 @@ export class LicenseTable {
   }
 
   /**
-   * `contains` for a page. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
+   * `contains` for a page or a total. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
    */
   async search(database: Database, q: string | undefined, seesKeys = true): Promise<{ readonly found?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
     if (q === undefined) return { hasMany: false };
@@ -65,8 +65,8 @@ const ownMany = async (database: Database, named: Expression<SqlBool> | undefine
 
 const sorts: Readonly<Record<string, Sort>> = {
   key: { column: 'license_key', kind: 'text' },
-  product: { column: 'product_name', kind: 'text', isJoined: true },
-  customer: { column: 'customer_name', kind: 'text', isJoined: true },
+  product: { column: 'product_name', kind: 'text', reference: 'product_id' },
+  customer: { column: 'customer_name', kind: 'text', reference: 'customer_id' },
   status: { column: 'status_rank', kind: 'integer' },
   activations: { column: 'limit_rank', kind: 'integer' },
   expiresAt: { column: 'expires_at', kind: 'text' },
@@ -104,7 +104,7 @@ function filtered(database: Database, { status, createdAfter, createdBefore, exp
 }
 
 /** Part of a key, of a customer's name or e-mail address, or of a product's name. For keys, `q` matches as `hasKey` says. */
-function contains(database: Database, q: string, hasKey: Expression<SqlBool> | undefined, hasCommonProduct = false, hasCommonCustomer = false): Expression<SqlBool> | undefined {
+function contains(database: Database, q: string, hasKey: Expression<SqlBool> | undefined, hasCommonProduct: boolean, hasCommonCustomer: boolean): Expression<SqlBool> | undefined {
   const places = [hasKey, matching(database, productNames, q, 'product_id', hasCommonProduct), matching(database, customerNames, q, 'customer_id', hasCommonCustomer)];
   return anyOf(places.filter((place) => place !== undefined));
 }
@@ -221,7 +221,7 @@ export class LicenseTotals {
   async execute(filters: TotalLicenses) {
     const { now } = context();
     const status = sql<string>`case when works_until <= ${now} and status <> 'revoked' then 'expired' else status end`;
-    const rows = await this.projectors.listing(async (database) => filtered(database, filters, now, filters.q === undefined ? undefined : contains(database, filters.q, await this.table.hasKey(database, filters.q))).clearSelect()
+    const rows = await this.projectors.listing(async (database) => filtered(database, filters, now, (await this.table.search(database, filters.q)).found).clearSelect()
       .select([status.as('status_now'), sql<number>`count(*)`.as('n'), sql<number>`sum(case when activation_limit > 0 then activation_limit else 0 end)`.as('limits'),
         sql<number>`sum(case when activation_limit > 0 then 1 else 0 end)`.as('limited')])
       .groupBy('status_now').execute());

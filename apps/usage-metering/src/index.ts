@@ -1,4 +1,4 @@
-import { usageTables } from './usage.tables.ts';
+import { readingsInOrder, usageTables } from './usage.tables.ts';
 
 export { UsageMeteringModule } from './usage-metering.module.ts';
-export const usageSchema = { state: [usageTables] };
+export const usageSchema = { state: [usageTables, readingsInOrder] };

@@ -33,9 +33,9 @@ export class Meters {
   }
 
   /** The readings that made up the sum at a moment. */
-  async inForce(licenseId: LicenseId, meter: string, moment: number, ends: SeatEnds): Promise<readonly KeptReading[]> {
+  async inForce(licenseId: LicenseId, meter: string, moment: number, ends: SeatEnds, patientUntil?: number): Promise<readonly KeptReading[]> {
     const readings: KeptReading[] = [];
-    for await (const page of this.ledger.readings(licenseId, meter, leadIn(moment), moment + 1)) readings.push(...page);
+    for await (const page of this.ledger.readings(licenseId, meter, leadIn(moment), moment + 1, patientUntil)) readings.push(...page);
     return inForceAt(moment, readings, ends) as readonly KeptReading[];
   }
 
@@ -63,8 +63,8 @@ export class MetersQuery {
   }
 }
 
-/** Readings that no client waits for any more would only delay its next attempt. */
-const patience = (): number => performance.now() + USAGE_READ_WITHIN_MS;
+/** Readings that no client waits for any more would only delay its next attempt. A page under way and the refusal itself take their time, too. */
+const patience = (): number => performance.now() + USAGE_READ_WITHIN_MS - 2_000;
 const defaultDays: Readonly<Record<Bucket, number>> = { hour: 1, day: 30, month: 365 };
 
 @Handles(UsageSeries)
@@ -122,10 +122,11 @@ export class ExplainQuery {
   async execute({ licenseId, meter, day }: ExplainUsage) {
     if (!isDay(day)) throw refuse('VALIDATION_FAILED', 'day is not a valid day', { errors: [{ in: 'query', pointer: '/day', detail: 'must be a day like 2026-03-12' }] });
     const { ends, names, kind } = await this.licenses.load(licenseId, (license) => ({ ends: seatEnds(license), names: instanceNames(license), kind: kindOf(license, meter) }));
-    const [peak] = await this.meters.peaks(licenseId, meter, [spanOf(day)], ends, patience());
+    const patientUntil = patience();
+    const [peak] = await this.meters.peaks(licenseId, meter, [spanOf(day)], ends, patientUntil);
     const [counted] = await this.ledger.days(licenseId, meter, day, day);
     const { readings, complete } = kind === 'counter' ? await this.#allOf(licenseId, meter, day)
-      : { readings: peak ? await this.meters.inForce(licenseId, meter, peak.at, ends) : [], complete: true };
+      : { readings: peak ? await this.meters.inForce(licenseId, meter, peak.at, ends, patientUntil) : [], complete: true };
     const instances = [...Map.groupBy(readings, ({ instanceId }) => instanceId)].map(([instanceId, own]) => ({
       instanceId: instanceId as ActivationId, name: names.get(instanceId) ?? null, value: own.reduce((sum, { micros }) => sum + micros, 0) / MILLION,
       readings: own.map(({ id, at: readAt, micros, receivedAt }) => ({ id, value: micros / MILLION, at: at(readAt), receivedAt: at(receivedAt) })),

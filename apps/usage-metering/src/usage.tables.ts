@@ -20,3 +20,13 @@ export const usageTables: Migration = {
     await run('create index usage_days_due_at on usage_days (due_at, license_id) where due_at is not null');
   },
 };
+
+/** SQLite's index ends with the whole primary key by itself. PostgreSQL would sort all readings of a day for each page, unless it has just counted them. */
+export const readingsInOrder: Migration = {
+  name: 'usage-2-in-order',
+  async up({ dialect, run }) {
+    if (dialect === 'sqlite') return;
+    await run('create index usage_readings_in_order on usage_readings (license_id, meter, at, id)');
+    await run('drop index usage_readings_at');
+  },
+};

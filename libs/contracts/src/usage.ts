@@ -40,7 +40,7 @@ export const UsageBucket = named('UsageBucket', Type.Object({
   peak: Type.Number({ description: 'Gauge: the highest sum over all instances at one moment' }),
   sum: Type.Number({ description: 'Counter: the sum of all records' }),
 }));
-/** How long a gateway waits for what is read from millions of readings; after that the reader stops. */
+/** How long a gateway waits for what is read from millions of readings. The reader stops a little earlier, so that its refusal arrives. */
 export const USAGE_READ_WITHIN_MS = 30_000;
 
 /** Whole hours, days or months (UTC) that have a part between `from` and `to`, at most 750 of them. By default what led up to now. */

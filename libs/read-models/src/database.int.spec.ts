@@ -505,6 +505,28 @@ describeWith('postgres', 'A database whose server is lost or silent', (server) =
     expect((await database.run<{ n: number }>("select count(*) as n from pg_stat_activity where application_name = 'few'")).rows).toEqual([{ n: 2 }]);
   });
 
+  it('leaves look-ups a connection that lists cannot take, and refuses a list that would begin when its caller has given up', async () => {
+    const database = await open({ kind: 'read', connections: 3 });
+    const over = Promise.withResolvers<void>();
+    const lists = [1, 2].map(() => database.listing(async (reading) => (await Promise.all([1, 2, 3].map(() => ids(reading))), over.promise)));
+    const [patient, hasty] = [database.listing(ids), database.listing(ids, 100)];
+    const took = stopwatch();
+    expect(await ids(database)).toEqual([]);
+    expect(took()).toBeLessThan(1_000);
+    await expect(hasty).rejects.toEqual(unavailable);
+    over.resolve();
+    await Promise.all(lists);
+    expect(await patient).toEqual([]);
+  });
+
+  it('works no longer on a list than is waited for', async () => {
+    const [database, other] = await Promise.all([open({ answerWithinMs: 300 }), open()]);
+    await expect(database.listing((lists) => lists.run('select pg_sleep(20), 1 as forlorn'))).rejects.toEqual(unavailable);
+    await sleep(200);
+    expect((await other.run("select pid from pg_stat_activity where state = 'active' and pid <> pg_backend_pid() and query like '%forlorn%'")).rows).toEqual([]);
+    expect((await all(database)).errors).toEqual([]);
+  });
+
   it('still says what is wrong with a statement', async () => {
     const database = await open();
     await database.run(insert, ['a', 'x', 1]);

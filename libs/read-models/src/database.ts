@@ -7,6 +7,7 @@ import { guardPool, patiently, serverSettings, started, startOptions, type Guard
 import { listsDialect, objectOf, sqliteDialect } from './sqlite-dialect.ts';
 import { SqlFailure, SqliteFile, type DatabaseKind } from './sqlite-file.ts';
 import type { SqlValue, Statement } from './sqlite-file.worker.ts';
+import { Turns } from './turns.ts';
 
 export { SqlFailure, type DatabaseKind } from './sqlite-file.ts';
 export type { SqlValue, Statement } from './sqlite-file.worker.ts';
@@ -47,8 +48,7 @@ interface Engine {
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   alone<T>(work: () => Promise<T>): Promise<T>;
   scrub(overwritten: boolean): Promise<void>;
-  /** On SQLite: for `listing`, one for all that wait for the same time at most. */
-  lists?(withinMs?: number): Kysely<Tables>;
+  listing<T>(read: (sql: Transaction<Tables>) => Promise<T>, withinMs?: number): Promise<T>;
   /** Slow start-up work is done. */
   started?(): void;
   close(): Promise<void>;
@@ -122,13 +122,12 @@ export class Database {
   }
 
   /**
-   * What users list, count and search, which may take long. On SQLite it has a connection and a thread of its own, and is done one after the other:
-   * look-ups and writes never wait for it, and when its turn does not come within 2 s (or `withinMs`, for clients that wait longer or shorter), it is refused
-   * before it costs anything. Only for reading, with the given database.
+   * What users list, count and search, which may take long. On SQLite it has a connection and a thread of its own, and is done one after the other; on
+   * PostgreSQL all connections but one: look-ups and writes never wait for it, and when its turn does not come within 2 s (or `withinMs`, for clients that
+   * wait longer or shorter), it is refused before it costs anything. Only for reading, with the given database.
    */
   listing<T>(read: (database: Database) => Promise<T>, withinMs?: number): Promise<T> {
-    const lists = this.#engine.lists?.(withinMs);
-    return lists ? lists.transaction().execute((reading) => read(new Database(this.kind, this.environment, this.orm, this.#engine, reading))) : read(this);
+    return this.#engine.listing((reading) => read(new Database(this.kind, this.environment, this.orm, this.#engine, reading)), withinMs);
   }
 
   /** Runs in one process at a time. For the start; it takes one connection more than the work needs. */
@@ -182,10 +181,10 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
   const lists = new Map<number | undefined, Kysely<Tables>>();
   const engine: Engine = {
     dialect: 'sqlite',
-    lists(withinMs) {
+    listing(read, withinMs) {
       const known = lists.get(withinMs) ?? new Kysely<Tables>({ dialect: listsDialect(path, withinMs) });
       lists.set(withinMs, known);
-      return known;
+      return known.transaction().execute(read);
     },
     async batch(statements) {
       const results = await file.batch(statements);
@@ -226,8 +225,14 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
     await alone.executeQuery(CompiledQuery.raw(`create schema if not exists "${schema}"`));
     await alone.executeQuery(CompiledQuery.raw('create extension if not exists pg_trgm with schema public'));
   }));
+  const turns = new Turns(Math.max(1, guard.connections - 1));
   const engine: Engine = {
     dialect: 'postgres',
+    listing: (read, withinMs) => turns.take(() => sql.transaction().execute(async (reading) => {
+      // A connection that is cut does not keep the server from working on.
+      await reading.executeQuery(CompiledQuery.raw(`set local statement_timeout = ${guard.answerWithinMs ?? 0}`));
+      return read(reading);
+    }), withinMs),
     batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
     alone: (work) => patiently(() => oneAtATime(sql, work)),
     scrub: () => patiently(async () => {

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals';
 import fc from 'fast-check';
+import { sql } from 'kysely';
 import type { Database } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
 import { page, type Sort } from './paging.ts';
@@ -108,6 +109,16 @@ onEveryDialect('A paged list', ({ dialect, open }) => {
     const watched = database.sql<{ things: Thing }>().withPlugin({ transformQuery: ({ node }) => (asked.push(JSON.stringify(node)), node), transformResult: async ({ result }) => result });
     await page(watched.selectFrom('things').selectAll(), sorts, { sort: 'name', limit: 1, total: false });
     expect(asked[0]).toContain(">= ''");
+  });
+
+  it.each([['sorts', 10_000], ['does not sort', 10_001]] as const)('%s %i rows without a reference to the other table', async (how, n) => {
+    await insert({ id: 'named', name: 'x', size: 1 }, ...Array.from({ length: n }, (_, k) => ({ id: `t${String(k).padStart(5, '0')}`, name: null, size: 1 })));
+    const asked: string[] = [];
+    const watched = database.sql<{ things: Thing }>().withPlugin({ transformQuery: ({ node }) => (asked.push(JSON.stringify(node)), node), transformResult: async ({ result }) => result });
+    const joined = watched.selectFrom(sql<Thing & { ref: string | null; called: string }>`(select t.*, t.name as ref, n.name as called from things t left join things n on n.id = t.name)`.as('t')).select('id');
+    const { data } = await page(joined, { called: { column: 'called', kind: 'text', reference: 'ref' } }, { sort: '-called', limit: 2, total: false });
+    expect(data.map(({ id }) => id)).toEqual([`t${String(n - 1).padStart(5, '0')}`, `t${String(n - 2).padStart(5, '0')}`]);
+    expect(asked.at(-1)?.includes(" || ''")).toBe(how === 'sorts');
   });
 
   it('reads a page from an index, from its beginning', async () => {

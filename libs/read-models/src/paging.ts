@@ -5,8 +5,8 @@ import { sql, type SelectQueryBuilder } from 'kysely';
 export interface Sort {
   readonly column: string;
   readonly kind: 'text' | 'integer' | 'double';
-  /** The column is another table's, and few rows have no value. */
-  readonly isJoined?: boolean;
+  /** The column is another table's, and this one refers to its row. Few rows refer to one without a value; any number to none. */
+  readonly reference?: string;
 }
 
 export interface PageRequest {
@@ -76,13 +76,17 @@ function range<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, R
     .orderBy(sql`${ref} ${direction}, ${id} ${direction}`).limit(rows).execute() as Promise<(Row & Named)[]>;
 }
 
-function emptyRange<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, Row>, { column, isJoined }: Sort, descending: boolean, rows: number, after?: string) {
+/** More rows than that are soon come by in any order. */
+const FEW = 10_000;
+
+async function emptyRange<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, Row>, { column, reference }: Sort, descending: boolean, rows: number, after?: string) {
   const id = sql.ref('id');
   const direction = sql.raw(descending ? 'desc' : 'asc');
-  const all = query.select(sql<null>`null`.as('_sort')).where(sql<boolean>`${sql.ref(column)} is null`);
-  const beyond = after === undefined ? all : all.where(sql<boolean>`${id} ${sql.raw(descending ? '<' : '>')} ${after}`);
+  const beyond = after === undefined ? query : query.where(sql<boolean>`${id} ${sql.raw(descending ? '<' : '>')} ${after}`);
   // To look for few rows in the order of ids, which is that of no table, takes longer than to sort them.
-  return beyond.orderBy(isJoined ? sql`${id} || '' ${direction}` : sql`${id} ${direction}`).limit(rows).execute() as Promise<(Row & Named)[]>;
+  const areFew = reference !== undefined && (await beyond.clearSelect().select(sql`1`.as('n')).where(sql<boolean>`${sql.ref(reference)} is null`).limit(1).offset(FEW).execute()).length === 0;
+  return beyond.select(sql<null>`null`.as('_sort')).where(sql<boolean>`${sql.ref(column)} is null`)
+    .orderBy(areFew ? sql`${id} || '' ${direction}` : sql`${id} ${direction}`).limit(rows).execute() as Promise<(Row & Named)[]>;
 }
 
 async function count<DB, TB extends keyof DB, Row>(query: SelectQueryBuilder<DB, TB, Row>): Promise<number> {

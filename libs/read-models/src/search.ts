@@ -16,15 +16,15 @@ export const searchTextOf = (text: string): string => `  ${spaced(normalise(text
  * An index answers it in both dialects, and no part of `q` is an operator or a wildcard. Undefined when `q` has no text.
  * Of several `q` one must match: that is one search, where as many conditions would each be checked for every row.
  * `column` holds ids of the projection's rows: `id` of its own table, or a reference to it in another one.
- * `byRow`: SQLite looks at the text (of its own table, the column `search_text`) of each row it comes by, instead of collecting the matches first; PostgreSQL plans that itself.
+ * `byRow`, for many matches: tests the text (of its own table, the column `search_text`) of each row it comes by, instead of collecting the matches first. PostgreSQL, too, goes through all it has collected for each row, once that is too much to be hashed.
  */
 export function matching(database: Database, projection: Projection, q: string | readonly string[], column = 'id', byRow = false): RawBuilder<SqlBool> | undefined {
   const texts = textsOf(projection, q);
   if (texts.length === 0) return undefined;
   const view = sql.table(viewOf(projection));
-  if (database.dialect === 'postgres') return sql`${sql.ref(column)} in (select id from ${view} where ${likeAny(texts)})`;
-  if (!byRow) return sql`${sql.ref(column)} in (select id from ${view} where _row in (${indexed(projection, texts)}))`;
-  const hasText = sql<SqlBool>`(${sql.join(texts.map((text) => sql`instr(search_text, ${text}) > 0`), sql` or `)})`;
+  const isPostgres = database.dialect === 'postgres';
+  if (!byRow) return sql`${sql.ref(column)} in (select id from ${view} where ${isPostgres ? likeAny(texts) : sql`_row in (${indexed(projection, texts)})`})`;
+  const hasText = sql<SqlBool>`(${isPostgres ? likeAny(texts) : sql.join(texts.map((text) => sql`instr(search_text, ${text}) > 0`), sql` or `)})`;
   return column === 'id' ? hasText : sql`exists (select 1 from ${view} as named where named.id = ${sql.ref(column)} and ${hasText})`;
 }
 

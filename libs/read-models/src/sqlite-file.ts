@@ -3,6 +3,7 @@ import { dirname, extname, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { refuse, type Refusal } from '@keyledger/kernel';
 import type { Failure, Reply, Request, Result, Statement } from './sqlite-file.worker.ts';
+import { LIST_TURN_MS } from './turns.ts';
 
 /** `state` is fsynced with every commit; `read` can be rebuilt and is not. */
 export type DatabaseKind = 'state' | 'read';
@@ -30,8 +31,6 @@ const unavailable = (detail: string, cause: Error): Refusal => Object.assign(ref
 
 /** A transaction held longer is a bug; statements waiting for it get an error instead of waiting for ever. */
 const BUSY_TIMEOUT_MS = 5_000;
-/** Clients give up after 5 s and ask again: a list that began any later would be worked on in vain, and the next ones would wait for it. */
-const LIST_TURN_MS = 2_000;
 /** An erasure waits for up to a minute, and begins anew if its scrub fails: better behind some long lists. */
 const SCRUB_TURN_MS = 20_000;
 

@@ -1,0 +1,37 @@
+import { refuse } from '@keyledger/kernel';
+
+/** Clients give up after 5 s and ask again: a list that began any later would be worked on in vain, and the next ones would wait for it. */
+export const LIST_TURN_MS = 2_000;
+
+/** Lists on a server: so many at a time, first come, first served. */
+export class Turns {
+  #free: number;
+  #waiting: (() => void)[] = [];
+
+  constructor(atOnce: number) {
+    this.#free = atOnce;
+  }
+
+  async take<T>(work: () => Promise<T>, withinMs = LIST_TURN_MS): Promise<T> {
+    if (this.#free > 0) this.#free--;
+    else await this.#turn(withinMs);
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#free++;
+    }
+  }
+
+  #turn(withinMs: number): Promise<void> {
+    return new Promise((go, reject) => {
+      const next = () => (clearTimeout(timer), go());
+      const timer = setTimeout(() => {
+        this.#waiting = this.#waiting.filter((waiting) => waiting !== next);
+        reject(refuse('UNAVAILABLE', 'The database does not answer: too many lists are being asked for'));
+      }, withinMs);
+      this.#waiting.push(next);
+    });
+  }
+}
