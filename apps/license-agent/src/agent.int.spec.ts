@@ -60,6 +60,16 @@ function held(path: string, key = '') {
   };
   return { fetch: through, reached: reached.promise, goOn: going.resolve };
 }
+/** The agent's own file cannot be written until the returned function is called. */
+function unwritable(): () => void {
+  const path = join(data(), readdirSync(data()).find((name) => name.startsWith('agent.')) ?? '');
+  renameSync(path, join(bench.folder, 'aside'));
+  mkdirSync(join(path, 'in the way'), { recursive: true });
+  return () => {
+    rmSync(path, { recursive: true });
+    renameSync(join(bench.folder, 'aside'), path);
+  };
+}
 /** One that has its license. */
 async function activated(env: NodeJS.ProcessEnv = {}, surroundings: Parameters<Bench['start']>[1] = {}): Promise<Box> {
   const box = await bench.start(env, surroundings);
@@ -248,8 +258,39 @@ describe('An agent with a license key', () => {
     bench.vendor.mend();
     const before = bench.vendor.asked.length;
     expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200 });
-    expect(bench.vendor.asked.slice(before).map(({ path }) => path)).toEqual(['/license/usage', '/license/deactivate']);
+    expect(bench.vendor.asked.slice(before).map(({ path }) => path)).toEqual(['/license/usage', '/license/validate', '/license/deactivate']);
     expect(asked('/license/usage').at(-1)?.body).toMatchObject({ records: [{ id: 'r1' }] });
+  });
+
+  it('takes a floating seat that has lapsed again to send what was used, before it gives it back', async () => {
+    bench.vendor.terms = { ...bench.vendor.terms, seats: 'floating' };
+    const box = await activated();
+    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
+    expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200 });
+    await settled();
+    bench.vendor.lapse();
+    bench.vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 }) : undefined);
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 409, body: { code: 'ACTIVATION_LIMIT_EXCEEDED' } });
+    expect(await box.license()).toMatchObject({ source: 'key', usageQueued: 1 });
+    bench.vendor.mend();
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200, body: { source: null } });
+    expect([asked('/license/usage').at(-1), asked('/license/deactivate').at(-1)]).toMatchObject([{ body: { instanceId: 'act_2', records: [{ id: 'r1' }] } }, { body: { instanceId: 'act_2' } }]);
+  });
+
+  it.each([['before its seat is given back: then nothing is', false], ['while its seat is given back: then it takes one again', true]])('stays in use if the disk fails %s', async (_when, isGiven) => {
+    const deactivating = held('/license/deactivate');
+    const box = await activated({}, { fetch: deactivating.fetch });
+    await settled();
+    const repaired = isGiven ? undefined : unwritable();
+    const given = box.ask('POST', '/api/license/deactivate');
+    if (isGiven) await deactivating.reached;
+    const repairedThen = repaired ?? unwritable();
+    deactivating.goOn();
+    expect(await given).toMatchObject({ status: 503, body: { code: 'STORAGE_FAILED' } });
+    expect(asked('/license/deactivate')).toHaveLength(isGiven ? 1 : 0);
+    repairedThen();
+    await passUntil(box, ({ problems }) => problems.length === 0);
+    expect(await box.license()).toMatchObject({ source: 'key', enforcement: 'FULL', activationId: 'act_1' });
   });
 
   it.each([['is given back', undefined, { status: 409, body: { code: 'NO_LICENSE' } }, 0], ['cannot be given back', [503, 'busy'] as const, { status: 200, body: { accepted: 1 } }, 1]])('takes no usage that it could not send, while its seat %s', async (_name, answer, expected, queued) => {
@@ -486,6 +527,23 @@ describe('A license key', () => {
     for (const one of [again, killed]) expect(await one.license()).toMatchObject(what.includes('file') ? { source: 'file', licenseId: 'lic_2' } : { keyPrefix: 'FIRST-KE' });
   });
 
+  it('that is configured goes on waiting if an upload could not be stored', async () => {
+    const file = (seq: number) => bench.vendor.licenseFile({ seq, license: { ...terms(), validationMode: 'offline' } });
+    const box = await bench.start({ LICENSE_KEY: '' });
+    await box.put(await file(5));
+    await box.close();
+    const [name = ''] = states();
+    bench.vendor.between = (path) => (path === '/license/activate' ? problem(403, 'LICENSE_SUSPENDED') : undefined);
+    const again = await bench.start();
+    await again.until(({ problems }) => problems.some(({ code }) => code === 'LICENSE_SUSPENDED'));
+    rmSync(join(data(), name));
+    mkdirSync(join(data(), name, 'in the way'), { recursive: true });
+    expect(await again.put(await file(6))).toMatchObject({ status: 503, body: { code: 'STORAGE_FAILED' } });
+    rmSync(join(data(), name), { recursive: true });
+    bench.vendor.mend();
+    await passUntil(again, ({ source }) => source === 'key');
+  });
+
   it('that is configured and was refused is tried at once by Refresh', async () => {
     bench.vendor.between = () => problem(403, 'LICENSE_SUSPENDED');
     const box = await bench.start();
@@ -597,6 +655,42 @@ describe('A license that is not in use any more', () => {
     expect(await put).toMatchObject({ status: 200, body: { licenseId: 'lic_1', keyPrefix: 'FIRST-KE' } });
   });
 
+  it('holds up no text that is no key, nor, with a key in the mounted file, any other change', async () => {
+    const deactivating = held('/license/deactivate');
+    const path = join(bench.folder, 'license.txt');
+    const box = await activated({ LICENSE_KEY: 'FIRST-KEY', LICENSE_FILE_PATH: path }, { fetch: deactivating.fetch });
+    other();
+    await box.put('OTHER-KEY');
+    await deactivating.reached;
+    expect(await box.put('two words')).toMatchObject({ status: 422, body: { code: 'LICENSE_UNREADABLE' } });
+    writeFileSync(path, 'THIRD-KEY-1');
+    await pass(5_000);
+    expect(await box.put(await fileOf('lic_3'))).toMatchObject({ status: 200, body: { licenseId: 'lic_3' } });
+    other('lic_4');
+    deactivating.goOn();
+    await passUntil(box, ({ keyPrefix }) => keyPrefix === 'THIRD-KE');
+  });
+
+  it('waits for no other one that is given back', async () => {
+    const box = await activated({ LICENSE_KEY: 'FIRST-KEY' });
+    failing('/license/deactivate');
+    other();
+    await box.put('OTHER-KEY');
+    await until(() => notYet().length === 1);
+    await box.put(await fileOf('lic_3'));
+    await until(() => notYet().length === 2);
+    await box.close();
+    bench.vendor.mend();
+    const deactivating = held('/license/deactivate', 'FIRST-KEY');
+    const before = givenBack().length;
+    await bench.start({ LICENSE_KEY: '' }, { fetch: deactivating.fetch });
+    await deactivating.reached;
+    await until(() => givenBack().length > before);
+    expect(givenBack().slice(before)).toEqual(['OTHER-KEY']);
+    deactivating.goOn();
+    await until(() => states().length === 1);
+  });
+
   it('gives its seat back for a file of the same license, too: a file has none', async () => {
     const box = await activated();
     await settled();
@@ -689,6 +783,58 @@ describe('A license that is not in use any more', () => {
       }
       await until(() => lost().length === 1 && states().length === 1);
       expect(lost()).toEqual([{ readings: 2 }]);
+      await box.close();
+      rmSync(data(), { recursive: true });
+      bench.logged.length = 0;
+      bench.vendor.mend();
+    }
+  });
+
+  it('is not given up for the time in which the agent was off, and says so when it is', async () => {
+    const over = () => bench.logged.filter(({ message }) => message.includes('is given up')).length;
+    const box = await activated();
+    await settled();
+    bench.vendor.cut();
+    await box.put(await fileOf('lic_2'));
+    await until(() => notYet().length === 1);
+    await box.close();
+    bench.clock.pass(31 * day);
+    await bench.start({ LICENSE_KEY: '' });
+    await pass(60_000);
+    expect([over(), states().length]).toEqual([0, 2]);
+    await pass(day);
+    await pass(60_000);
+    await until(() => over() === 1 && states().length === 1);
+  });
+
+  it('gives its seat back even if the disk has no room', async () => {
+    const box = await activated();
+    await settled();
+    bench.vendor.cut();
+    await box.put(await fileOf('lic_2'));
+    await until(() => notYet().length === 1);
+    unwritable();
+    expect(await box.put(await fileOf('lic_3'))).toMatchObject({ status: 503, body: { code: 'STORAGE_FAILED' } });
+    bench.vendor.mend();
+    await pass(60_000);
+    await until(() => bench.vendor.answered.some(({ path }) => path === '/license/deactivate'));
+  });
+
+  it('takes no seat again that does not float, nor one of a license that was revoked', async () => {
+    for (const seats of ['node-locked', 'floating'] as const) {
+      bench.vendor.terms = { ...bench.vendor.terms, seats };
+      const box = await activated();
+      failing('/license/usage', '/license/deactivate');
+      // More than fit into one request.
+      for (let n = 0; n < 2; n++) await box.ask('POST', '/api/usage', { records: Array.from({ length: 1000 }, () => ({ meter: 'cores', value: 5 })) });
+      await box.put(await fileOf('lic_2'));
+      await until(() => notYet().length === 1);
+      bench.vendor.lapse();
+      const before = asked('/license/activate').length;
+      bench.vendor.between = (path) => (path === '/license/activate' ? problem(403, 'LICENSE_REVOKED') : undefined);
+      await pass(60_000);
+      await until(() => states().length === 1);
+      expect(asked('/license/activate')).toHaveLength(before + (seats === 'floating' ? 1 : 0));
       await box.close();
       rmSync(data(), { recursive: true });
       bench.logged.length = 0;

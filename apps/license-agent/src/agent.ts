@@ -1,12 +1,11 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileTypeOf, maxLength } from '@keyledger/license-file';
 import { inTime, memoryStore, sameKey, type Judgement, type License } from '@keyledger/sdk';
 import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
 import { judgedByFile, misplacedFor } from './by-file.ts';
-import { Pending, type Kept } from './data-dir.ts';
+import { Pending, type ByKey, type Kept } from './data-dir.ts';
 import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
 import { refusedBy, refusedFile, refusedFor, standingProblems, titleOf } from './refusals.ts';
 import { licensePart } from './view.ts';
@@ -77,7 +76,7 @@ export class Agent {
     const { config: { licenseKey, licenseFile, filePollMs, mode } } = this.#options;
     const { source } = this.#kept;
     if (source?.kind === 'key' && this.#license.instanceId !== null) this.#keepInTouch();
-    else if (source?.kind === 'key') void this.#acquire(source.key, () => this.#kept.source?.state === source.state);
+    else if (source?.kind === 'key') this.#acquireAgain(source);
     if (licenseKey !== undefined && this.#awaitsKey) void this.#acquire(licenseKey, () => this.#awaitsKey);
     if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
     if (mode === 'online') void this.#every(() => (this.#license.instanceId === null ? deliverMs : inTime(this.#heartbeatMs, this.#license.judgement())), () => this.#askWithoutHeartbeat());
@@ -114,7 +113,7 @@ export class Agent {
   /** The text of a license file, or a license key. A dry run shows the result, and changes nothing. */
   put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
     const work = () => (dryRun ? this.#apply(content, dryRun) : this.#endingTheWait((seen) => this.#apply(content, dryRun, seen)));
-    return dryRun || fileTypeOf(content) ? this.#exclusively(work) : this.#onceGivenBack(work);
+    return dryRun || fileTypeOf(content) || !isKey(keyIn(content)) ? this.#exclusively(work) : this.#onceGivenBack(work);
   }
 
   /** Reads the file and asks the server now; also tries a refused file or key again. */
@@ -139,11 +138,14 @@ export class Agent {
     return this.#exclusively(async () => {
       const { source } = this.#kept;
       if (!source) throw new Refused('NO_LICENSE');
+      const hasSeat = source.kind === 'key' && this.#license.instanceId !== null;
       try {
-        if (source.kind === 'key' && this.#license.instanceId !== null) {
+        if (hasSeat) {
           this.#isLeaving = true;
           const unsent = await this.#holder.sendRest(this.#license);
           if (unsent) throw refusedBy(unsent);
+          // A disk without room is found before the seat is gone.
+          await this.#holder.keep({});
           const given = await this.#license.deactivate();
           if (!given.ok) throw refusedBy(given);
         }
@@ -151,6 +153,8 @@ export class Agent {
         return await this.#endingTheWait((seen) => this.#replace(none, null, seen));
       } finally {
         this.#isLeaving = false;
+        // Its seat was given back, but the license is still in use: it needs one again.
+        if (hasSeat && this.#kept.source === source && this.#license.instanceId === null) this.#acquireAgain(source);
       }
     });
   }
@@ -184,7 +188,7 @@ export class Agent {
     // The verifier judges white space around a file.
     if (fileTypeOf(content)) return this.#applyFile(content, dryRun, seen);
     const key = keyIn(content);
-    if (!/^[\x21-\x7e]{8,255}$/.test(key)) throw new Refused('LICENSE_UNREADABLE');
+    if (!isKey(key)) throw new Refused('LICENSE_UNREADABLE');
     return dryRun ? this.#tryKey(key) : this.#applyKey(key, seen);
   }
 
@@ -270,7 +274,7 @@ export class Agent {
 
   /** Without a signed answer it is unknown which license it is, and what it allows: then it counts as none. */
   async #activate(license: License): Promise<Judgement> {
-    const seat = await license.activate({ name: hostname(), installationId: this.#kept.installationId, metadata: { agent: agentVersion } });
+    const seat = await license.activate(this.#holder.seat);
     if (!seat.ok) throw refusedBy(seat);
     // The number of seats, and of free ones, is in a verdict only.
     const { problem, ...judgement } = await license.validate();
@@ -307,6 +311,11 @@ export class Agent {
     return this.answer();
   }
 
+  /** For the license in use, when it has no seat: its state was lost, or it could not be released after its seat was given back. */
+  #acquireAgain({ key, state }: ByKey): void {
+    void this.#acquire(key, () => this.#kept.source?.state === state);
+  }
+
   /** Tries a key, configured or with its state lost, until it is accepted or no longer wanted, or the agent ends. */
   async #acquire(key: string, isWanted: () => boolean): Promise<void> {
     let wait: number = retryMs.unreachable[0];
@@ -330,6 +339,8 @@ export class Agent {
   async #poll(path: string, { atOnce = false } = {}): Promise<void> {
     const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
     if (text === undefined) return void (this.#file = { ...this.#file, hash: null, refused: null });
+    // A key would wait for the seats being given back, and all other changes with it: it is read again at the next poll.
+    if (this.#giving && !atOnce && !fileTypeOf(text)) return;
     const hash = hashOf(text);
     const isKnown = hash === this.#file.hash;
     const refused = isKnown ? this.#file.refused : null;
@@ -381,9 +392,12 @@ export class Agent {
   /** A midnight that has passed, a disk that has room again, a clock that is right again, a seat to be given back. */
   async #lookAfter(): Promise<void> {
     if (!this.#license.isClockBack) this.#problems.delete('clock');
-    await this.#holder.meter([]);
-    if (!this.#holder.isStored || this.#holder.hasGone) await this.#holder.keep({});
-    this.#giveBack();
+    try {
+      await this.#holder.meter([]);
+      if (!this.#holder.isStored || this.#holder.hasGone) await this.#holder.keep({});
+    } finally {
+      this.#giveBack();
+    }
   }
 
   async #askWithoutHeartbeat(): Promise<void> {
@@ -482,5 +496,7 @@ export class Agent {
 
 /** Keys are pasted from mails and documents, with blanks, line ends, invisible characters, and typographic dashes. The server ignores them too. Words without a digit are no key. */
 const keyIn = (text: string): string => (/\S\s+\S/.test(text) && !/\d/.test(text) ? text : text.replaceAll(/[\p{White_Space}\p{Cf}]+/gu, '').replaceAll(/\p{Pd}|\u2212/gu, '-'));
+
+const isKey = (text: string): boolean => /^[\x21-\x7e]{8,255}$/.test(text);
 
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');

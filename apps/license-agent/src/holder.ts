@@ -1,4 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
 import { fileTypeOf } from '@keyledger/license-file';
 import { License, memoryStore, sameKey, type Clock, type FeatureState, type Fetch, type Judgement, type Refusal, type Store } from '@keyledger/sdk';
 import { Refused, type MeterAnswer } from './api.ts';
@@ -37,10 +38,12 @@ export type Source = Exclude<Kept['source'], null>;
 const keptForMs = 3_600_000;
 /** Two of the largest batches. */
 const mostReadings = 2_000;
-/** A license that cannot give its seat back is given up after this time. */
-const longestLeaveMs = 30 * 86_400_000;
+/** A license that cannot give its seat back is given up after this time, if the agent has tried for a day since it started. */
+const [longestLeaveMs, triedForMs] = [30 * 86_400_000, 86_400_000];
 /** Refusals after which nothing can be sent or given back any more. */
 const endings: ReadonlySet<string> = new Set(['NOT_ACTIVATED', 'INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND']);
+/** The same for a seat that would have to be taken again first. */
+const seatEndings: ReadonlySet<string> = new Set([...endings, 'LICENSE_REVOKED', 'LICENSE_EXPIRED']);
 
 /** The one license, by key or by file, all that is kept of it, and its present judgement. The agent decides whether it is the right one. */
 export class Holder {
@@ -54,6 +57,8 @@ export class Holder {
   readonly #open = new Map<string, License>();
   /** Leaving licenses with nothing left to do: the next write leaves them out. */
   readonly #gone = new WeakSet<Leaving>();
+  /** When a leaving license failed to leave for the first time since the start, by `mono`: while the agent was off, nothing was tried. */
+  readonly #failedAt = new WeakMap<Leaving, number>();
 
   static async open(options: AgentOptions): Promise<Holder> {
     const dir = new DataDir(options.config.dataDir, options.fingerprint);
@@ -91,6 +96,11 @@ export class Holder {
 
   get source(): Kept['source'] {
     return this.#kept.source;
+  }
+
+  /** How this machine names itself when it takes a seat. */
+  get seat() {
+    return { name: hostname(), installationId: this.#kept.installationId, metadata: { agent: agentVersion } };
   }
 
   /** By the license's own clock. */
@@ -151,30 +161,43 @@ export class Holder {
   /** Sends what was used under leaving licenses, and gives their seats back. What fails is tried again the next time. No key may be tried meanwhile: it may have such a seat. */
   async giveBack(): Promise<void> {
     const leaving = this.#kept.leaving.filter((one) => !this.#gone.has(one));
-    // All that have one key have one seat.
-    for (const those of Map.groupBy(leaving, ({ key }) => sameKey(key)).values()) {
-      const isNew = those.some(({ state }) => this.#open.has(state));
-      const licenses = await Promise.all(those.map((one) => this.#open.get(one.state) ?? openLicense(this.#options, one, this.#dir.store(one.state), 0)));
-      const why = await this.#leave(licenses).finally(() => Promise.all(licenses.map((license) => license.dispose())));
-      const readings = licenses.filter((license) => !this.#hasSameSeat(license)).reduce((sum, { waiting }) => sum + waiting, 0);
-      for (const { state } of those) this.#open.delete(state);
-      const isOver = why === null || those.every(({ since }) => this.now - since > longestLeaveMs);
-      if (why !== null && isNew) this.#options.log.warn({ code: why, readings }, 'a license that is not in use could not give its seat back, and will try again');
-      if (!isOver) continue;
-      if (readings > 0) this.#options.log.warn({ readings }, 'usage could not be delivered and is lost');
-      for (const one of those) {
-        await this.#dir.remove(one.state);
-        this.#gone.add(one);
-      }
+    // All that have one key have one seat. Groups leave together: a key that is uploaded waits for all of them.
+    const parting = [...Map.groupBy(leaving, ({ key }) => sameKey(key)).values()].map((those) => this.#part(those));
+    await Promise.allSettled(parting);
+    await Promise.all(parting);
+  }
+
+  async #part(those: readonly Leaving[]): Promise<void> {
+    const isNew = those.some(({ state }) => this.#open.has(state));
+    const licenses = await Promise.all(those.map((one) => this.#open.get(one.state) ?? openLicense(this.#options, one, this.#dir.store(one.state), 0)));
+    const why = await this.#leave(licenses).finally(() => Promise.all(licenses.map((license) => license.dispose())));
+    const readings = licenses.filter((license) => !this.#hasSameSeat(license)).reduce((sum, { waiting }) => sum + waiting, 0);
+    for (const { state } of those) this.#open.delete(state);
+    if (why !== null && isNew) this.#options.log.warn({ code: why, readings }, 'a license that is not in use could not give its seat back, and will try again');
+    if (why !== null && !those.map((one) => this.#isGivenUp(one)).every(Boolean)) return;
+    if (why !== null) this.#options.log.warn({ code: why }, 'a license that is not in use could not give its seat back within 30 days, and is given up');
+    if (readings > 0) this.#options.log.warn({ readings }, 'usage could not be delivered and is lost');
+    for (const one of those) {
+      await this.#dir.remove(one.state);
+      this.#gone.add(one);
     }
+  }
+
+  #isGivenUp(one: Leaving): boolean {
+    const { mono } = this.#options.clock.read();
+    const failedAt = this.#failedAt.get(one) ?? mono;
+    this.#failedAt.set(one, failedAt);
+    return mono - failedAt > triedForMs && this.now - one.since > longestLeaveMs;
   }
 
   /** Adds a file of this license. The SDK goes on without a disk, but an accepted file must be there after a restart. */
   async add(text: string, seen: Kept['seen']): Promise<void> {
     const { source } = this.#kept;
-    await this.keep({ seen, ...(source?.kind === 'file' && fileTypeOf(text) === 'license-file' && { source: { ...source, text } }) });
+    // A disk without room is found before anything is changed, and a file that could not be stored does not count as seen.
+    await this.keep({});
     await this.#license.install(text);
     if (!this.#license.isStored) throw notStored();
+    await this.keep({ seen, ...(source?.kind === 'file' && fileTypeOf(text) === 'license-file' && { source: { ...source, text } }) });
   }
 
   /** Before the license is used, so that a trial cannot begin twice; at the time of `license`. If first seen while the clock was ahead, it is first seen now. */
@@ -259,12 +282,13 @@ export class Holder {
   /** Sends what was used under a license that leaves. Why the usage waits on; null when it was sent, or never can be. */
   async sendRest(license: License): Promise<Refusal | null> {
     let sent: Refusal | { readonly ok: true } = await license.reportUsage();
-    if (!sent.ok && endings.has(sent.code) && license.waiting > 0 && license !== this.#license) {
+    if (!sent.ok && endings.has(sent.code) && license.waiting > 0) {
       // The license goes on under another key, if its own was replaced.
-      if (this.#hasSameSeat(license)) sent = await this.#license.record(license.unsent);
-      else if (sent.code === 'INSTANCE_NOT_FOUND') {
-        // A floating seat has lapsed, and the server takes no usage without one. The license in use takes its seat again by itself.
-        const seat = await license.activate();
+      if (license !== this.#license && this.#hasSameSeat(license)) sent = await this.#license.record(license.unsent);
+      else if (sent.code === 'INSTANCE_NOT_FOUND' && license.terms?.seats === 'floating') {
+        // The seat has lapsed, and the server takes no usage without one. A seat that does not float was taken away by the vendor, and stays so.
+        const seat = await license.activate(this.seat);
+        if (!seat.ok && seatEndings.has(seat.code)) return null;
         sent = seat.ok ? await license.reportUsage() : seat;
       }
     }

@@ -154,9 +154,11 @@ describe('A license', () => {
     ['validate', (license: License) => license.validate()],
   ] as const)('stays given back when an earlier question is answered late (%s)', async (path, asked) => {
     const [onItsWay, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    let isFirst = true;
     const license = await activated({ fetch: async (url, init) => {
       const answer = await vendor.fetch(url, init);
-      if (url.endsWith(`/${path}`)) {
+      if (url.endsWith(`/${path}`) && isFirst) {
+        isFirst = false;
         onItsWay.resolve();
         await held.promise;
       }
@@ -175,6 +177,17 @@ describe('A license', () => {
     vendor.between = (path) => (path === '/license/deactivate' ? problem(404, code) : undefined);
     expect(await license.deactivate()).toEqual({ ok: true });
     expect([license.instanceId, license.judgement().code]).toEqual([null, 'NOT_ACTIVATED']);
+  });
+
+  it('only forgets a seat that the vendor has moved to another machine', async () => {
+    const license = await activated();
+    vendor.between = (path) => (path === '/license/validate' ? new TypeError('fetch failed') : undefined);
+    expect(await license.deactivate()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
+    vendor.mend();
+    vendor.verdict = { valid: false, code: 'SUSPENDED', reasons: ['SUSPENDED', 'FINGERPRINT_MISMATCH'], enforcement: 'LOCKED' };
+    expect(await license.deactivate()).toEqual({ ok: true });
+    expect([license.instanceId, license.judgement().code]).toEqual([null, 'NOT_ACTIVATED']);
+    expect(vendor.asked.map(({ path }) => path)).not.toContain('/license/deactivate');
   });
 
   it('keeps its seat and goes on when the server cannot be told of its return', async () => {

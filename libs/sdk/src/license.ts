@@ -301,7 +301,7 @@ export class License {
     return { ...result, judgement: this.judgement() };
   }
 
-  /** Gives the seat back. If the server cannot be told, the instance still has it, and all goes on as before. */
+  /** Gives the seat back, unless the vendor has moved it to another machine. If the server cannot be told, the instance still has it, and all goes on as before. */
   deactivate(): Promise<Deactivation> {
     return held(this.#deactivate());
   }
@@ -315,14 +315,12 @@ export class License {
     const { instanceId } = this;
     this.#keep({ leaving: instanceId ?? undefined });
     if (this.#sharing) await this.#writing.now();
-    const reply = await this.#server.ask('POST', '/license/deactivate', { licenseKey: this.#asker.licenseKey, instanceId });
-    // A key whose license was erased, or has a new key, has no seats.
-    const isGone = reply.kind === 'answered' ? reply.body['deactivated'] === true : (reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND'));
-    if (!isGone) {
+    const refusal = await this.#giveBack(this.#server, instanceId);
+    if (refusal) {
       this.#keep({ leaving: undefined });
       if (this.#sharing) await this.#writing.now();
       if (!this.#disposed.signal.aborted) for (const goOn of [heartbeats, changes]) goOn();
-      return reply.kind === 'answered' ? untrusted('The answer does not say that the seat was given back') : this.#answers.refusal(reply);
+      return refusal;
     }
     this.#apply({ type: 'Released' });
     this.#keep({ seat: undefined, leaving: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
@@ -330,6 +328,19 @@ export class License {
     // Not before the other processes can read it: the next leader must not take the seat again.
     this.heartbeat.stop();
     return { ok: true };
+  }
+
+  /** Null once this machine has the seat no more. */
+  async #giveBack(server: Server, instanceId: string | null): Promise<Refusal | null> {
+    // A seat that the vendor has moved keeps its id: it is the other machine's, and only forgotten here.
+    const problem = await this.#answers.ask();
+    if (problem?.code === 'UNREACHABLE') return problem;
+    if (!problem && this.judgement().reasons.includes('FINGERPRINT_MISMATCH')) return null;
+    const reply = await server.ask('POST', '/license/deactivate', { licenseKey: this.#asker.licenseKey, instanceId });
+    if (reply.kind === 'answered') return reply.body['deactivated'] === true ? null : untrusted('The answer does not say that the seat was given back');
+    // A key whose license was erased, or has a new key, has no seats.
+    const isGone = reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND');
+    return isGone ? null : this.#answers.refusal(reply);
   }
 
   /** Returns how to stop listening. */
