@@ -22,7 +22,8 @@ if (isStale()) {
 
 /** Stack traces show the name: the project or package whose module needs all the others of the file. */
 function named({ moduleIds }) {
-  const [owner = 'shared'] = /(?<=\/(?:apps|libs|node_modules)\/)(?:@[^/]+\/)?[^/]+(?!.*\/node_modules\/)/.exec(moduleIds.at(-1) ?? '') ?? [];
+  const module = (moduleIds.at(-1) ?? '').replace(process.cwd(), '');
+  const [owner = 'shared'] = /(?<=^\/(?:apps|libs|node_modules)\/)(?:@[^/]+\/)?[^/]+/.exec(module) ?? [];
   return `${owner.replace('/', '-')}-[hash].js`;
 }
 
