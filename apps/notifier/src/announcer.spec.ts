@@ -76,13 +76,16 @@ it('The announcer puts much into the outbox some thousand deliveries at a time, 
   expect(put.slice(2_000)).toEqual(page.flatMap(({ position }) => [position, position, position]));
 });
 
-it('The announcer puts what an endpoint is sent that was disabled into the outbox together with its being enabled, so that it is not given up before', async () => {
-  const { follow, batches } = await start(undefined, [true, false, true]);
-  const back = idOf('whk', 2);
-  const enabled = { ...issued(2, `webhook-${back}`), revision: 1, type: 'WebhookEndpointEnabled', metadata: { ...issued(2).metadata, schema: 1 } } as RecordedEvent;
-  await follow([enabled, ...Array.from({ length: 1_100 }, (_, n) => issued(n + 3))]);
-  expect(batches.map(({ targets, others }) => [targets.length, targets.filter((target) => target === back).length, others])).toEqual([[2_000, 0, []], [1_300, 1_100, ['notifier_endpoints', 'reactions']]]);
-});
+it.each([['was disabled before', false], ['this process knows as enabled, though another one may have read on to its being disabled', true]])(
+  'The announcer puts what an endpoint is sent that %s into the outbox together with its being enabled, so that it is not given up before', async (_, was) => {
+    const { follow, batches } = await start(undefined, [true, was, true]);
+    const back = idOf('whk', 2);
+    const changed = (position: number, revision: number, type: string) => ({ ...issued(position, `webhook-${back}`), revision, type, metadata: { ...issued(position).metadata, schema: 1 } }) as RecordedEvent;
+    const disabled = was ? [changed(2, 1, 'WebhookEndpointDisabled')] : [];
+    await follow([...disabled, changed(3, 2, 'WebhookEndpointEnabled'), ...Array.from({ length: 1_100 }, (_, n) => issued(n + 4))]);
+    const tables = [...disabled.map(() => 'notifier_endpoints'), 'notifier_endpoints', 'reactions'];
+    expect(batches.map(({ targets, others }) => [targets.length, targets.filter((target) => target === back).length, others])).toEqual([[2_000, 0, []], [1_300, 1_100, tables]]);
+  });
 
 it('What was cut short is resumed though counting all that waits takes too long', () => {
   jest.useFakeTimers();

@@ -135,6 +135,7 @@ class Announcer implements View {
   async #take(events: readonly RecordedEvent[], hours: readonly Statement[], position: Position): Promise<void> {
     const statements: Statement[] = [...hours];
     const before = new Map(this.#endpoints);
+    const enabled = new Set(events.filter(({ type }) => type === 'WebhookEndpointEnabled').map(({ stream }) => subjectOf(stream)));
     try {
       const news: News[] = [];
       const mails: Parcel[] = [];
@@ -145,7 +146,7 @@ class Announcer implements View {
           mails.push(...this.#mailOf(event));
         }
       }
-      await this.#put([...await this.#parcelsOf(news), ...mails], before, [...statements, reached(position)]);
+      await this.#put([...await this.#parcelsOf(news), ...mails], enabled, [...statements, reached(position)]);
     } catch (error) {
       // The same events come again, and have to meet the same endpoints.
       this.#endpoints.clear();
@@ -161,12 +162,12 @@ class Announcer implements View {
 
   /**
    * A page of the log may be 100,000 parcels, and with files the writes of all environments wait for a transaction: only the last of them are in that of `rest`.
-   * The others stay as they are, sent or not, when the same events are read again or another process is ahead. What is for an endpoint that the tables
-   * still call disabled would be given up before, so it is among the last.
+   * The others stay as they are, sent or not, when the same events are read again or another process is ahead. What is for an endpoint that `rest`
+   * enables is among the last: until then the tables may call it disabled, and it would be given up. Another process may have read only as far as its being disabled.
    */
-  async #put(parcels: readonly Parcel[], before: ReadonlyMap<string, Listener>, rest: readonly Statement[]): Promise<void> {
+  async #put(parcels: readonly Parcel[], enabled: ReadonlySet<string>, rest: readonly Statement[]): Promise<void> {
     const { database } = this.#at;
-    const isBack = ({ target }: Parcel) => before.get(target)?.enabled === false;
+    const isBack = ({ target }: Parcel) => enabled.has(target);
     const others = parcels.filter((parcel) => !isBack(parcel));
     let from = 0;
     for (; others.length - from > ROWS_AT_ONCE; from += ROWS_AT_ONCE) await database.batch(putting(others.slice(from, from + ROWS_AT_ONCE)));
