@@ -49,6 +49,10 @@ describe('Metrics', () => {
     expect(text).toContain('keyledger_sweep_lag_seconds{environment="production",service="gateway"} 12.5');
   });
 
+  it('say where a number is counted only up to a limit', async () => {
+    expect(line(await fresh().expose(), '# HELP').filter((help) => help.includes('counted up to 10,000')).map((help) => help.split(' ')[2])).toEqual(['keyledger_sweep_due', 'keyledger_outbox_pending']);
+  });
+
   it('ask how far projections are behind at every scrape, and forget those that are gone', async () => {
     const metrics = fresh();
     let lags: ProjectionLag[] = [{ environment: 'staging', projection: 'license-list', positions: 7, seconds: 1.5, parked: 2 }];

@@ -33,7 +33,7 @@ export class Metrics {
   readonly #pools = this.#gauge('keyledger_pools_low', 'Products with fewer unassigned licenses than their buffer', ['environment']);
   readonly #usage = this.#counter('keyledger_usage_records_total', 'Usage records, accepted and duplicate', ['outcome']);
   readonly #deliveries = this.#counter('keyledger_deliveries_total', 'Delivery attempts by outcome', ['environment', 'channel', 'outcome']);
-  readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails waiting to be sent or retried', ['environment']);
+  readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails waiting to be sent or retried (counted up to 10,000)', ['environment']);
   readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'How long the oldest pending delivery has been due', ['environment']);
   readonly #observe = new Map<string, (seconds: number) => void>();
   readonly #count = new Map<string, () => void>();
