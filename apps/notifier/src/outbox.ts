@@ -123,8 +123,14 @@ export class Outbox {
   async waiting(now: Instant): Promise<{ readonly pending: number; readonly lateMs: number }> {
     const database = this.#here();
     const theirs = `${pendingOf(database)} where o.target = t.id and o.status = 'pending'`;
-    const { rows: [row] } = await database.run<{ n: number; oldest: number | null }>(
-      `select (select count(*) from (select 1 from ${targets} cross join ${theirs} limit 10000) as counted) as n, min((select o.next_at from ${theirs} order by o.next_at limit 1)) as oldest from ${targets}`);
+    const isPostgres = database.dialect === 'postgres';
+    const counted = isPostgres ? `lateral (select 1 from ${theirs} order by o.next_at limit 10000) as theirs` : theirs;
+    const answers = await database.batch([
+      // PostgreSQL knows what waits for a target on average only, and would read and sort all that waits for one that is down. Not to sort leaves it the index.
+      ...(isPostgres ? [{ sql: 'set local enable_sort = off' }] : []),
+      { sql: `select (select count(*) from (select 1 from ${targets} cross join ${counted} limit 10000) as counted) as n, min((select o.next_at from ${theirs} order by o.next_at limit 1)) as oldest from ${targets}` },
+    ]);
+    const row = answers.at(-1)?.rows[0] as { readonly n: number; readonly oldest: number | null } | undefined;
     return { pending: Number(row?.n ?? 0), lateMs: row?.oldest === null || row?.oldest === undefined ? 0 : Math.max(0, Date.parse(now) - Number(row.oldest)) };
   }
 
