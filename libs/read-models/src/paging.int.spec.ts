@@ -111,6 +111,17 @@ onEveryDialect('A paged list', ({ dialect, open }) => {
     expect(asked[0]).toContain(">= ''");
   });
 
+  it('is counted last: on one connection the rows would wait for it, and fail with it', async () => {
+    await three();
+    const asked: string[] = [];
+    const watched = query().withPlugin({ transformQuery: ({ node }) => (asked.push(/count\(\*\)/.test(JSON.stringify(node)) ? 'total' : 'rows'), node), transformResult: async ({ result }) => result });
+    await page(watched, sorts, { sort: 'name', limit: 3 });
+    expect(asked).toEqual(['rows', 'rows', 'total']);
+    if (dialect === 'sqlite') return;
+    const cancelled = database.listing((lists) => page(lists.sql<{ things: Thing }>().selectFrom('things').selectAll().where(sql<boolean>`pg_cancel_backend(pg_backend_pid())`), sorts, { sort: 'name', limit: 2 }));
+    await expect(cancelled).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  });
+
   it.each([['sorts', 10_000], ['does not sort', 10_001]] as const)('%s %i rows without a reference to the other table', async (how, n) => {
     await insert({ id: 'named', name: 'x', size: 1 }, ...Array.from({ length: n }, (_, k) => ({ id: `t${String(k).padStart(5, '0')}`, name: null, size: 1 })));
     const asked: string[] = [];

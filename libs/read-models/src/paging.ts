@@ -42,8 +42,6 @@ export async function page<DB, TB extends keyof DB, Row extends { readonly id: s
   const by = Object.hasOwn(sorts, name) ? sorts[name] : undefined;
   if (!by) throw malformedQuery('sort', `must be one of ${Object.keys(sorts).join(', ')}, or one of them after a -`);
   const after = cursor ? placeOf(cursor, sort, by) : undefined;
-  const counting = total ? count(query) : null;
-  counting?.catch(() => undefined); // awaited last: when a range fails before it does, its own failure must not be nobody's
   // Two ranges of one index, instead of an order with empty values at one end, which no index has.
   const filled = (rows: number) => range(query, by, descending, rows, after?.value === null ? undefined : after);
   const empty = (rows: number) => emptyRange(query, by, descending, rows, after?.value === null ? after.id : undefined);
@@ -60,7 +58,8 @@ export async function page<DB, TB extends keyof DB, Row extends { readonly id: s
   const last = rows.at(-1);
   return {
     data: rows.map(({ _sort, ...row }) => row as unknown as Row),
-    page: { next: more && last ? cursorOf(sort, { value: last._sort, id: last.id }) : null, total: await counting },
+    // Last, because lists are one transaction: its statements wait for each other, and if one fails, those behind it do, for no reason of their own.
+    page: { next: more && last ? cursorOf(sort, { value: last._sort, id: last.id }) : null, total: total ? await count(query) : null },
   };
 }
 
