@@ -23,7 +23,7 @@ const tables = { entities: [Seen], migrations: [lastSeen], kind: 'state' } as co
 const insert = 'insert into test_last_seen (id, seen_at, count) values (?, ?, ?)';
 const ids = async (database: Database) => (await database.run<{ id: string }>('select id from test_last_seen order by id')).rows.map(({ id }) => id);
 
-onEveryDialect('A database', ({ open, place }) => {
+onEveryDialect('A database', ({ dialect, open, place }) => {
   it('holds a service\'s own entities, made by its own migration, once', async () => {
     const here = place();
     const first = await open({ ...tables, place: here });
@@ -61,6 +61,20 @@ onEveryDialect('A database', ({ open, place }) => {
     ]);
     expect(outcomes.flatMap(({ status }, at) => (status === 'rejected' ? [at] : []))).toEqual([20, 21]);
     expect(await ids(database)).toHaveLength(41);
+  });
+
+  it('refuses lists that still wait for their turn when it is closed', async () => {
+    const database = await open(tables);
+    const [begun, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    let running = 0;
+    const others = Promise.allSettled([1, 2, 3].map(() => database.listing(() => (++running === (dialect === 'sqlite' ? 1 : 3) && begun.resolve(), over.promise))));
+    const last = database.listing(ids, 3_000);
+    await begun.promise;
+    const closing = database.close();
+    const outcome = await last.catch((error: unknown) => error);
+    over.resolve();
+    await Promise.all([others, closing]);
+    expect(outcome).toMatchObject({ code: 'UNAVAILABLE', message: expect.stringContaining('closed') });
   });
 
   it('runs a batch wholly or not at all', async () => {

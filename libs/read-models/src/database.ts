@@ -145,7 +145,7 @@ export class Database {
   }
 
   close(): Promise<void> {
-    return (this.#closing ??= this.orm.close().then(() => this.#engine.close()));
+    return (this.#closing ??= this.#engine.close());
   }
 }
 
@@ -194,6 +194,7 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
     alone: (work) => work(),
     scrub: (overwritten) => file.scrub(overwritten),
     async close() {
+      await orm.close();
       await Promise.all([...lists.values()].map((each) => each.destroy()));
       await file.close();
     },
@@ -242,7 +243,10 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
       if (rows.length > 0) await run(`vacuum (truncate false) ${rows.map(({ name }) => name).join(', ')}`);
     }),
     started: () => pools.forEach(started),
-    close: async () => {},
+    async close() {
+      turns.close();
+      await orm.close();
+    },
   };
   return { orm, engine };
 }

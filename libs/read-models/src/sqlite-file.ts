@@ -118,6 +118,7 @@ class SqliteThread {
 interface Waiting {
   readonly exclusive: boolean;
   readonly go: () => void;
+  readonly reject: (error: Error) => void;
   readonly timer: NodeJS.Timeout;
 }
 
@@ -224,6 +225,10 @@ export class SqliteFile {
 
   async close(): Promise<void> {
     if (--this.#users > 0) return;
+    for (const { timer, reject } of this.#waiting.splice(0)) {
+      clearTimeout(timer);
+      reject(unavailable('it is being closed', new Error(`${this.path} (${this.#kind}) was closed before others were done with it`)));
+    }
     this.#thread.files.delete(this.path);
     await this.#thread.ask({ op: 'close', file: this.path });
     await this.#thread.release();
@@ -240,7 +245,7 @@ export class SqliteFile {
         this.#waiting = this.#waiting.filter((waiting) => waiting.go !== go);
         reject(unavailable(this.#kind === 'lists' ? 'too many lists are being asked for' : 'database is locked', new Error(`Others have held ${this.path} (${this.#kind}) for ${withinMs} ms`)));
       }, withinMs);
-      this.#waiting.push({ exclusive, go, timer });
+      this.#waiting.push({ exclusive, go, reject, timer });
     });
   }
 

@@ -6,7 +6,7 @@ export const LIST_TURN_MS = 2_000;
 /** Lists on a server: so many at a time, first come, first served. */
 export class Turns {
   #free: number;
-  #waiting: (() => void)[] = [];
+  #waiting: { readonly go: () => void; readonly reject: (detail: string) => void }[] = [];
 
   constructor(atOnce: number) {
     this.#free = atOnce;
@@ -19,17 +19,25 @@ export class Turns {
       return await work();
     } finally {
       const next = this.#waiting.shift();
-      if (next) next();
+      if (next) next.go();
       else this.#free++;
     }
   }
 
+  /** Nobody's turn comes any more. */
+  close(): void {
+    for (const { reject } of this.#waiting.splice(0)) reject('it is being closed');
+  }
+
   #turn(withinMs: number): Promise<void> {
-    return new Promise((go, reject) => {
-      const next = () => (clearTimeout(timer), go());
+    return new Promise((resolve, fail) => {
+      const next = {
+        go: () => (clearTimeout(timer), resolve()),
+        reject: (detail: string) => (clearTimeout(timer), fail(refuse('UNAVAILABLE', `The database does not answer: ${detail}`))),
+      };
       const timer = setTimeout(() => {
         this.#waiting = this.#waiting.filter((waiting) => waiting !== next);
-        reject(refuse('UNAVAILABLE', 'The database does not answer: too many lists are being asked for'));
+        next.reject('too many lists are being asked for');
       }, withinMs);
       this.#waiting.push(next);
     });
