@@ -541,6 +541,22 @@ describeWith('postgres', 'A database whose server is lost or silent', (server) =
     expect((await all(database)).errors).toEqual([]);
   });
 
+  it('works no longer on all the statements of a list together than is waited for, and keeps the connection', async () => {
+    const database = await open({ kind: 'read', connections: 2 });
+    const pid = async (lists: Database) => (await lists.run<{ pid: number }>('select pg_backend_pid() as pid')).rows[0]?.pid;
+    const before = await database.listing(pid);
+    const took = stopwatch();
+    const long = database.listing(async (lists) => {
+      await lists.run('select pg_sleep(2)');
+      await lists.run('select pg_sleep(2)');
+    }, 100);
+    const next = database.listing(pid, 10_000);
+    await expect(long).rejects.toEqual(unavailable);
+    expect([took() < 3_900, await next]).toEqual([true, before]);
+    const late = database.listing(async (lists) => (await sleep(3_200), ids(lists).catch(({ code }: { code: string }) => code)), 0);
+    expect(await late).toBe('UNAVAILABLE');
+  }, 20_000);
+
   it('still says what is wrong with a statement', async () => {
     const database = await open();
     await database.run(insert, ['a', 'x', 1]);

@@ -3,11 +3,11 @@ import { PerEnvironment } from '@keyledger/kernel';
 import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type SqlEntityManager } from '@mikro-orm/sql';
 import { CompiledQuery, Kysely, type Transaction } from 'kysely';
 import type { Pool } from 'pg';
-import { guardPool, patiently, serverSettings, started, startOptions, type Guard } from './lost-server.ts';
+import { guardPool, patiently, serverSettings, started, startOptions, until, type Guard } from './lost-server.ts';
 import { listsDialect, objectOf, sqliteDialect } from './sqlite-dialect.ts';
 import { SqlFailure, SqliteFile, type DatabaseKind } from './sqlite-file.ts';
 import type { SqlValue, Statement } from './sqlite-file.worker.ts';
-import { Turns } from './turns.ts';
+import { LIST_ANSWER_MS, LIST_TURN_MS, Turns } from './turns.ts';
 
 export { SqlFailure, type DatabaseKind } from './sqlite-file.ts';
 export type { SqlValue, Statement } from './sqlite-file.worker.ts';
@@ -48,7 +48,7 @@ interface Engine {
   batch(statements: readonly Statement[]): Promise<readonly Answer[]>;
   alone<T>(work: () => Promise<T>): Promise<T>;
   scrub(overwritten: boolean): Promise<void>;
-  listing<T>(read: (sql: Transaction<Tables>) => Promise<T>, withinMs?: number): Promise<T>;
+  listing<T>(read: (sql: Transaction<Tables>) => Promise<T>, withinMs: number): Promise<T>;
   /** Slow start-up work is done. */
   started?(): void;
   close(): Promise<void>;
@@ -124,9 +124,9 @@ export class Database {
   /**
    * What users list, count and search, which may take long. On SQLite it has a connection and a thread of its own, and is done one after the other; on
    * PostgreSQL all connections but one: look-ups and writes never wait for it, and when its turn does not come within 2 s (or `withinMs`, for clients that
-   * wait longer or shorter), it is refused before it costs anything. Only for reading, with the given database.
+   * wait longer or shorter), it is refused before it costs anything. PostgreSQL gives it up 3 s after that, with UNAVAILABLE. Only for reading, with the given database.
    */
-  listing<T>(read: (database: Database) => Promise<T>, withinMs?: number): Promise<T> {
+  listing<T>(read: (database: Database) => Promise<T>, withinMs = LIST_TURN_MS): Promise<T> {
     return this.#engine.listing((reading) => read(new Database(this.kind, this.environment, this.orm, this.#engine, reading)), withinMs);
   }
 
@@ -229,11 +229,10 @@ async function openPostgres(entities: readonly EntityName[], url: string, schema
   const turns = new Turns(Math.max(1, guard.connections - 1));
   const engine: Engine = {
     dialect: 'postgres',
-    listing: (read, withinMs) => turns.take(() => sql.transaction().execute(async (reading) => {
-      // A connection that is cut does not keep the server from working on.
-      await reading.executeQuery(CompiledQuery.raw(`set local statement_timeout = ${guard.answerWithinMs ?? 0}`));
-      return read(reading);
-    }), withinMs),
+    listing(read, withinMs) {
+      const end = performance.now() + withinMs + LIST_ANSWER_MS;
+      return turns.take(() => sql.transaction().execute((reading) => until(end, () => read(reading))), withinMs);
+    },
     batch: (statements) => sql.transaction().execute((transaction) => runEach('postgres', transaction, statements)),
     alone: (work) => patiently(() => oneAtATime(sql, work)),
     scrub: () => patiently(async () => {

@@ -9,6 +9,8 @@ const START_WITHIN_MS = 15_000;
 /** A client that hangs in the middle of a transaction keeps its locks, which block every list, for this long. */
 const IDLE_IN_TRANSACTION_MS = 5_000;
 const KEEPALIVE_AFTER_MS = 5_000;
+/** A server that is there says that it has given a statement up, and the connection can be kept. */
+const CANCELLED_WITHIN_MS = 200;
 
 /** SQLSTATE classes of a server that is full, stopping, starting, or now a replica, and of a transaction aborted in favour of another. */
 const serverFault = /^(08|25006|40|53|57|58|XX)/;
@@ -16,6 +18,10 @@ const serverFault = /^(08|25006|40|53|57|58|XX)/;
 const patience = new AsyncLocalStorage<true>();
 /** Without a time limit: for a migration, or clearing away deleted rows. */
 export const patiently = <T>(work: () => Promise<T>): Promise<T> => patience.run(true, work);
+
+const listsEnd = new AsyncLocalStorage<number>();
+/** The statements of a list, together up to that moment of `performance.now()`. The server gives them up by itself: it would not notice that the connection is cut. */
+export const until = <T>(end: number, list: () => Promise<T>): Promise<T> => listsEnd.run(end, list);
 
 export interface Guard {
   /** A statement of this pool not answered in this time fails; null: no limit. */
@@ -54,12 +60,23 @@ export function started(pool: Pool): void {
 
 function guardClient(client: Client, answerWithinMs: number | null): void {
   const query = client.query.bind(client) as (text: unknown, values: unknown) => Promise<unknown>;
-  const guarded = (text: unknown, values: unknown) => {
-    // A cursor's reads are paced by its reader: no limit.
-    if (typeof text !== 'string') return query(text, values);
-    const timer = answerWithinMs !== null && !patience.getStore() ? setTimeout(() => client.connection.stream.destroy(), answerWithinMs) : undefined;
-    return query(text, values).catch(lostOrWrong).finally(() => clearTimeout(timer));
+  const limited = async (text: string, values: unknown) => {
+    const end = listsEnd.getStore();
+    const left = end === undefined ? undefined : Math.min(Math.ceil(end - performance.now()), answerWithinMs ?? Infinity);
+    if (left !== undefined && left <= 0) unavailable(new Error('A list has taken too long'));
+    const withinMs = left === undefined ? answerWithinMs : left + CANCELLED_WITHIN_MS;
+    const timer = withinMs !== null && !patience.getStore() ? setTimeout(() => client.connection.stream.destroy(), withinMs) : undefined;
+    try {
+      if (left !== undefined) await query(`set local statement_timeout = ${left}`, undefined);
+      return await query(text, values);
+    } catch (error) {
+      return lostOrWrong(error as Parameters<typeof lostOrWrong>[0]);
+    } finally {
+      clearTimeout(timer);
+    }
   };
+  // A cursor's reads are paced by its reader: no limit.
+  const guarded = (text: unknown, values: unknown) => (typeof text === 'string' ? limited(text, values) : query(text, values));
   client.query = guarded as typeof client.query;
 }
 

@@ -2,6 +2,8 @@ import { refuse } from '@keyledger/kernel';
 
 /** Clients give up after 5 s and ask again: a list that began any later would be worked on in vain, and the next ones would wait for it. */
 export const LIST_TURN_MS = 2_000;
+/** How much longer than a list may wait for its turn its client waits for the answer: after that the server gives it up. */
+export const LIST_ANSWER_MS = 3_000;
 
 /** Lists on a server: so many at a time, first come, first served. */
 export class Turns {
@@ -12,7 +14,7 @@ export class Turns {
     this.#free = atOnce;
   }
 
-  async take<T>(work: () => Promise<T>, withinMs = LIST_TURN_MS): Promise<T> {
+  async take<T>(work: () => Promise<T>, withinMs: number): Promise<T> {
     if (this.#free > 0) this.#free--;
     else await this.#turn(withinMs);
     try {
