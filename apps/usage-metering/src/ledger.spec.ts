@@ -62,12 +62,14 @@ describe('Readings without end', () => {
     const lists = { run: async () => ({ rows: ++read > 20 || (read === 3 && what === 'explain a peak already found') ? [] : Array.from({ length: 2_000 }, (_, n) => ({ id: `${n}`, instance_id: 'act', at: at + read, micros: 1, received_at: at })) }) };
     // Not on the connection on which leases wait.
     const run = async () => ({ rows: [{ day: '2026-03-12', micros: 1, peak_micros: null, due_at: 0 }] });
-    const reading = new UsageLedger({ here: () => ({ run, listing: (work: (database: typeof lists) => unknown) => work(lists) }) } as never);
+    const turns: number[] = [];
+    const reading = new UsageLedger({ here: () => ({ run, listing: (work: (database: typeof lists) => unknown, withinMs: number) => (turns.push(Math.round(withinMs)), work(lists)) }) } as never);
     const license = { activations: new Map(), terms: { features: {}, quotas: [] } };
     const parts = [{ load: async (_: string, view: (of: unknown) => unknown) => view(license) } as never, reading, new Meters(reading)] as const;
     const asked = runIn(systemContext('staging', now), () => (what.startsWith('explain') ? new ExplainQuery(...parts).execute({ licenseId, meter: 'm', day: '2026-03-12' } as ExplainUsage)
       : new SeriesQuery(...parts).execute({ licenseId, meter: 'm', from: '2026-03-12T00:00:00.000Z', to: now, bucket: what } as UsageSeries)));
     await expect(asked).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-    expect(read).toBe(7);
+    // None waits longer for its turn than is left of all that time.
+    expect(turns).toEqual([25_000, 23_900, 19_800, 15_700, 11_600, 7_500, 3_400]);
   });
 });

@@ -54,7 +54,7 @@ const READINGS_PER_COMMIT = 5_000;
 const READINGS_WAITING = 50_000;
 /** The event loop is busy with a page for some milliseconds. */
 const PAGE = 2_000;
-/** How long a page waits for its turn among the lists: a page that is refused takes all of its reading with it. */
+/** How long a page waits for its turn among the lists, at most: a page that is refused takes all of its reading with it. */
 const PAGE_TURN_MS = 25_000;
 
 /** All readings and the days they belong to, in the environment of the current message. */
@@ -75,11 +75,12 @@ export class UsageLedger {
   /** From one moment up to another, in the order of time, page by page; refuses to go on when `performance.now()` is past `patientUntil`. */
   async *readings(licenseId: LicenseId, meter: string, from: number, to: number, patientUntil = Infinity): AsyncGenerator<readonly KeptReading[]> {
     for (let after = { at: from, id: '' }; ;) {
-      if (performance.now() > patientUntil) throw refuse('UNAVAILABLE', 'There are too many readings to be read in time; ask for a shorter time');
+      const left = patientUntil - performance.now();
+      if (left < 0) throw refuse('UNAVAILABLE', 'There are too many readings to be read in time; ask for a shorter time');
       const params = [licenseId, meter, to, after.at, after.id];
       const { rows } = await this.#here().listing((lists) => lists.run<{ id: string; instance_id: string; at: number; micros: number; received_at: number }>(
         `select id, instance_id, at, micros, received_at from usage_readings
-          where license_id = ? and meter = ? and at < ? and (at, id) > (?, ?) order by at, id limit ${PAGE}`, params), PAGE_TURN_MS);
+          where license_id = ? and meter = ? and at < ? and (at, id) > (?, ?) order by at, id limit ${PAGE}`, params), Math.min(PAGE_TURN_MS, left));
       const page = rows.map(({ id, instance_id: instanceId, at, micros, received_at: receivedAt }) => ({ id, instanceId, at, micros, receivedAt }));
       if (page.length > 0) yield page;
       if (page.length < PAGE) return;

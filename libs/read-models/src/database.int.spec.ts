@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, describe, expect, it } from '@jest/globals';
+import { afterAll, describe, expect, it, jest } from '@jest/globals';
 import { runIn, systemContext } from '@keyledger/kernel';
 import { defineEntity, p, UniqueConstraintViolationException } from '@mikro-orm/sql';
 import { describeWith } from '@keyledger/servers/contract';
@@ -11,6 +11,7 @@ import { stopwatch } from '@keyledger/testing';
 import { CompiledQuery } from 'kysely';
 import { Database, openDatabases, type DatabaseOptions, type Migration } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
+import { SqliteFile } from './sqlite-file.ts';
 
 const Seen = defineEntity({
   name: 'Seen', tableName: 'test_last_seen', properties: { id: p.string().primary(), seenAt: p.string(), count: p.integer() },
@@ -243,6 +244,7 @@ describe('A SQLite database', () => {
   it('lets a list wait for its turn for as long as its caller does', async () => {
     const database = await Database.open({ ...tables, kind: 'read', environment: 'test', at: { sqliteFile: join(directory, 'patience.db') } });
     const over = Promise.withResolvers<void>();
+    const opened = jest.spyOn(SqliteFile, 'open');
     const first = database.listing(() => over.promise);
     const [patient, usual, hasty] = [database.listing(ids, 25_000), database.listing(ids), database.listing(ids, 100)];
     const took = stopwatch();
@@ -251,6 +253,8 @@ describe('A SQLite database', () => {
     await expect(usual).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     over.resolve();
     expect([await first, await patient]).toEqual([undefined, []]);
+    expect(opened).toHaveBeenCalledTimes(1);
+    opened.mockRestore();
     await database.close();
   });
 

@@ -4,7 +4,7 @@ import { MikroORM, SqliteDriver, UnderscoreNamingStrategy, type EntityName, type
 import { CompiledQuery, Kysely, type Transaction } from 'kysely';
 import type { Pool } from 'pg';
 import { guardPool, patiently, serverSettings, started, startOptions, until, type Guard } from './lost-server.ts';
-import { listsDialect, objectOf, sqliteDialect } from './sqlite-dialect.ts';
+import { listsDialect, objectOf, sqliteDialect, waitingFor } from './sqlite-dialect.ts';
 import { SqlFailure, SqliteFile, type DatabaseKind } from './sqlite-file.ts';
 import type { SqlValue, Statement } from './sqlite-file.worker.ts';
 import { LIST_ANSWER_MS, LIST_TURN_MS, Turns } from './turns.ts';
@@ -178,14 +178,10 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
   const file = await SqliteFile.open(path, kind);
   const orm = new MikroORM({ ...common, dbName: path, entities: [...entities], driver: SqliteDriver, driverOptions: sqliteDialect(file) });
   await orm.connect();
-  const lists = new Map<number | undefined, Kysely<Tables>>();
+  let lists: Kysely<Tables> | undefined;
   const engine: Engine = {
     dialect: 'sqlite',
-    listing(read, withinMs) {
-      const known = lists.get(withinMs) ?? new Kysely<Tables>({ dialect: listsDialect(path, withinMs) });
-      lists.set(withinMs, known);
-      return known.transaction().execute(read);
-    },
+    listing: (read, withinMs) => waitingFor(withinMs, () => (lists ??= new Kysely<Tables>({ dialect: listsDialect(path) })).transaction().execute(read)),
     async batch(statements) {
       const results = await file.batch(statements);
       return results.map(({ columns, rows, changes }) => ({ rows: rows.map((row) => objectOf(columns, row)), changes }));
@@ -195,7 +191,7 @@ async function openSqlite(kind: DatabaseKind, entities: readonly EntityName[], p
     scrub: (overwritten) => file.scrub(overwritten),
     async close() {
       await orm.close();
-      await Promise.all([...lists.values()].map((each) => each.destroy()));
+      await lists?.destroy();
       await file.close();
     },
   };

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   CompiledQuery, SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler,
   type DatabaseConnection, type Dialect, type Driver, type QueryCompiler, type QueryResult, type TransactionSettings,
@@ -7,8 +8,12 @@ import type { SqlValue } from './sqlite-file.worker.ts';
 
 /** Kysely (and with it MikroORM) on a file that another thread works on. */
 export const sqliteDialect = (file: SqliteFile): Dialect => dialectOn(() => new SqliteDriver(file));
-/** For transactions that only read, on a connection that is opened with the first of them. `withinMs`: the longest wait for a turn. */
-export const listsDialect = (path: string, withinMs?: number): Dialect => dialectOn(() => new ListsDriver(path, withinMs));
+/** For transactions that only read, on a connection that is opened with the first of them. They begin in `waitingFor`. */
+export const listsDialect = (path: string): Dialect => dialectOn(() => new ListsDriver(path));
+
+const turnWithin = new AsyncLocalStorage<number>();
+/** The longest wait for the turn of a list: Kysely hands its driver nothing of the kind. */
+export const waitingFor = <T>(ms: number, list: () => Promise<T>): Promise<T> => turnWithin.run(ms, list);
 
 const dialectOn = (createDriver: () => Driver): Dialect => ({
   createDriver,
@@ -72,12 +77,10 @@ class SqliteDriver implements Driver {
 
 class ListsDriver extends SqliteDriver {
   readonly #path: string;
-  readonly #withinMs: number | undefined;
 
-  constructor(path: string, withinMs?: number) {
+  constructor(path: string) {
     super();
     this.#path = path;
-    this.#withinMs = withinMs;
   }
 
   override async init(): Promise<void> {
@@ -85,7 +88,7 @@ class ListsDriver extends SqliteDriver {
   }
 
   override beginTransaction(connection: SqliteConnection): Promise<void> {
-    return connection.begin(this.#withinMs);
+    return connection.begin(turnWithin.getStore());
   }
 
   override async destroy(): Promise<void> {

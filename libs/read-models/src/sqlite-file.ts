@@ -3,7 +3,6 @@ import { dirname, extname, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { refuse, type Refusal } from '@keyledger/kernel';
 import type { Failure, Reply, Request, Result, Statement } from './sqlite-file.worker.ts';
-import { LIST_TURN_MS } from './turns.ts';
 
 /** `state` is fsynced with every commit; `read` can be rebuilt and is not. */
 export type DatabaseKind = 'state' | 'read';
@@ -239,7 +238,7 @@ export class SqliteFile {
     this.#held = true;
   }
 
-  #turn(exclusive: boolean, withinMs = this.#kind === 'lists' ? LIST_TURN_MS : BUSY_TIMEOUT_MS): Promise<void> {
+  #turn(exclusive: boolean, withinMs = BUSY_TIMEOUT_MS): Promise<void> {
     return new Promise((go, reject) => {
       const timer = setTimeout(() => {
         this.#waiting = this.#waiting.filter((waiting) => waiting.go !== go);
