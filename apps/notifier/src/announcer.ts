@@ -287,8 +287,9 @@ class Announcer implements View {
     const { database, store } = this.#at;
     for (;;) {
       await this.#giveUp();
-      // The shortest first, so that it does not wait for one that reads years.
-      const { rows: [row] } = await database.run<{ endpoint_id: WebhookEndpointId; since: Instant; position: number; until: number }>('select * from notifier_replays order by position desc, endpoint_id limit 1');
+      // The shortest first, so that it does not wait for one that reads years. What another process was asked for and this one has not read up to is left to that one: here the endpoint may still be disabled.
+      const { rows: [row] } = await database.run<{ endpoint_id: WebhookEndpointId; since: Instant; position: number; until: number }>(
+        'select * from notifier_replays where until <= ? order by position desc, endpoint_id limit 1', [this.position]);
       if (!row || this.#isClosing) return;
       const endpoint = this.#endpoints.get(row.endpoint_id);
       const page = endpoint?.enabled ? await store.readAll(Number(row.position), REPLAY_PAGE) : [];

@@ -177,14 +177,17 @@ describe('The notifier (SQLite)', () => {
     listing.mockRestore();
   });
 
-  it('recovers what takes shortest first', async () => {
-    const { run, app } = running();
+  it('recovers what takes shortest first, and leaves what another process has been asked for that has read more of the log', async () => {
+    const { run, app, sell, ask } = running();
+    await sell();
+    await ask(ListWebhookDeliveries, {});
     const batch = jest.spyOn(app.get(StateDatabases).of(environment), 'batch');
-    for (const [id, position] of [['whk_1', 2], ['whk_2', 0], ['whk_3', 3]]) await run('insert into notifier_replays (endpoint_id, since, position, until) values (?, ?, ?, 4)', [id, begin, position]);
+    for (const [id, position, end] of [['whk_1', 2, 1], ['whk_2', 0, 1], ['whk_3', 3, 1], ['whk_4', 3, 1_000_000]]) await run('insert into notifier_replays (endpoint_id, since, position, until) values (?, ?, ?, ?)', [id, begin, position, end]);
     app.get(Announcers).replay();
-    await until(() => run('select * from notifier_replays'), ({ rows }) => rows.length === 0);
+    await until(() => run('select * from notifier_replays'), ({ rows }) => rows.length === 1);
     expect(batch.mock.calls.flatMap(([statements]) => statements).filter(({ sql }) => sql.startsWith('delete from notifier_replays')).map(({ params }) => params?.[0])).toEqual(['whk_3', 'whk_1', 'whk_2']);
     batch.mockRestore();
+    await run("delete from notifier_replays where endpoint_id = 'whk_4'");
   });
 
   it('lists deliveries without counting them, and failed ones without looking through all the others', async () => {
