@@ -1,4 +1,4 @@
-import { reasons, type Reason } from '@keyledger/license-file';
+import { reasons, type Reason, type SignedVerdict } from '@keyledger/license-file';
 import type { Logger } from './api.ts';
 import type { Clock } from './clock.ts';
 import { defined } from './json.ts';
@@ -32,6 +32,8 @@ interface Port {
   answered(askedAt: number, aheadMs: number): void;
 }
 
+type Heard = { readonly ok: true; readonly verdict: SignedVerdict } | Refusal;
+
 /** What answers of the server mean: a signed one is checked and applied, any other is a refusal, which locks nothing. */
 export class Answers {
   readonly #port: Port;
@@ -41,7 +43,13 @@ export class Answers {
   }
 
   /** Asks with a nonce; the signed answer decides. Null when there is one. `afterRefusal`: asks why a heartbeat was refused. */
-  async ask({ afterRefusal = false } = {}): Promise<Refusal | null> {
+  async ask(options: { readonly afterRefusal?: boolean } = {}): Promise<Refusal | null> {
+    const heard = await this.hear(options);
+    return heard.ok ? null : heard;
+  }
+
+  /** The same, with the verdict of this very answer: one that is not conclusive leaves the license as it was. */
+  async hear({ afterRefusal = false }: { readonly afterRefusal?: boolean } = {}): Promise<Heard> {
     const { server, clock, asker } = this.#port;
     if (!server) return noServer;
     const nonce = crypto.randomUUID();
@@ -52,8 +60,8 @@ export class Answers {
     return this.verdict(String(reply.body['token'] ?? ''), nonce, asked, { ...defined({ audience: asker.productId }), afterRefusal });
   }
 
-  /** Null when it is taken. */
-  async verdict(token: string, nonce: string, asked: Reading, { afterRefusal = false, ...expected }: { readonly audience?: string; readonly afterRefusal?: boolean } = {}): Promise<Refusal | null> {
+  /** What it says, once it is taken. */
+  async verdict(token: string, nonce: string, asked: Reading, { afterRefusal = false, ...expected }: { readonly audience?: string; readonly afterRefusal?: boolean } = {}): Promise<Heard> {
     const { keys, verifier, asker: { fingerprint }, kept, apply, answered } = this.#port;
     const verdict = await keys.checked(() => verifier.verdict(token, { ...expected, now: timeIn(token), nonce, fingerprint }));
     if (!verdict.ok) return this.distrust(verdict.reason);
@@ -64,7 +72,7 @@ export class Answers {
     if (fault) return this.distrust(fault);
     // After a vendor's clock was put back, older signatures are ahead of it: the license's time never goes behind them, but the server judges readings by its clock.
     answered(askedAt, kept().state.time.at - saidAt(verdict.claims));
-    return null;
+    return { ok: true, verdict: verdict.claims.verdict };
   }
 
   /** The reason why it is not taken. `renews`: only for the seat that the instance has. */

@@ -257,8 +257,8 @@ export class Heartbeats {
       if (this.#port.kept().state.instanceId !== instanceId) return notActivated;
       if (fault === 'WRONG_TYPE') {
         // A verdict: the instance may not go on. That of a repeated heartbeat tells nothing new.
-        const refused = asked && (await this.#port.answers.verdict(token, nonce, asked));
-        if (refused) return refused;
+        const heard = asked && (await this.#port.answers.verdict(token, nonce, asked));
+        if (heard?.ok === false) return heard;
       } else if (fault) return this.#port.answers.distrust(fault);
     }
     this.#port.keep({ acks: this.#port.kept().acks.filter((id) => !acks.includes(id)) });

@@ -190,6 +190,23 @@ describe('A license', () => {
     expect(vendor.asked.map(({ path }) => path)).not.toContain('/license/deactivate');
   });
 
+  it.each([
+    ['said before, but the seat was taken since', ['FINGERPRINT_MISMATCH']], ['unknown so far', []],
+  ])('is not deactivated by an answer that decides nothing, where a move to another machine was %s', async (_, reasons) => {
+    const license = await open();
+    if (reasons.length > 0) vendor.verdict = { valid: false, code: 'FINGERPRINT_MISMATCH', reasons, enforcement: 'LOCKED' };
+    await license.validate();
+    vendor.between = (path) => (path === '/license/validate' ? new TypeError('fetch failed') : undefined);
+    expect(await license.activate()).toMatchObject({ ok: true });
+    vendor.mend();
+    vendor.verdict = { conclusive: false };
+    expect(await license.deactivate()).toMatchObject({ ok: false, code: 'UNREACHABLE' });
+    expect([license.instanceId, vendor.asked.at(-1)?.path]).toEqual(['act_1', '/license/validate']);
+    vendor.verdict = {};
+    expect(await license.deactivate()).toEqual({ ok: true });
+    expect([license.instanceId, vendor.asked.at(-1)]).toMatchObject([null, { path: '/license/deactivate', body: { instanceId: 'act_1' } }]);
+  });
+
   it('keeps its seat and goes on when the server cannot be told of its return', async () => {
     const license = await activated();
     license.heartbeat.start({ interval: 7 * minute, jitter: 0 });

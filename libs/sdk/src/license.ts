@@ -14,7 +14,7 @@ import { Listeners } from './listeners.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult } from './offline.ts';
 import { harmless, openState, quietly, type Opened } from './opening.ts';
 import { Quotas, type UsableQuota } from './quotas.ts';
-import { notActivated, noServer, untrusted, type Refusal } from './refusal.ts';
+import { notActivated, noServer, undecided, untrusted, type Refusal } from './refusal.ts';
 import { Reports, type Reported, type SendReadings } from './reports.ts';
 import { Server } from './server.ts';
 import { Sharing } from './sharing.ts';
@@ -333,9 +333,10 @@ export class License {
   /** Null once this machine has the seat no more. */
   async #giveBack(server: Server, instanceId: string | null): Promise<Refusal | null> {
     // A seat that the vendor has moved keeps its id: it is the other machine's, and only forgotten here.
-    const problem = await this.#answers.ask();
-    if (problem?.code === 'UNREACHABLE') return problem;
-    if (!problem && this.judgement().reasons.includes('FINGERPRINT_MISMATCH')) return null;
+    const heard = await this.#answers.hear();
+    if (!heard.ok && heard.code === 'UNREACHABLE') return heard;
+    if (heard.ok && !heard.verdict.conclusive) return undecided;
+    if (heard.ok && heard.verdict.reasons.includes('FINGERPRINT_MISMATCH')) return null;
     const reply = await server.ask('POST', '/license/deactivate', { licenseKey: this.#asker.licenseKey, instanceId });
     if (reply.kind === 'answered') return reply.body['deactivated'] === true ? null : untrusted('The answer does not say that the seat was given back');
     // A key whose license was erased, or has a new key, has no seats.

@@ -17,6 +17,8 @@ export const noServer = refusal('NO_SERVER', 'There is no license key or no serv
 export const notActivated = refusal('NOT_ACTIVATED', 'This instance has no seat yet');
 export const notStored = refusal('NOT_STORED', 'It could not be written to the store');
 export const tooManyWaiting = refusal('TOO_MANY_WAITING', 'Too many readings wait to be sent');
+/** The server answers with what it knew last, as good as a 503. */
+export const undecided = refusal('UNREACHABLE', 'The license server cannot tell at present whether this machine still has the seat', { status: 503 });
 export const untrusted = (detail: string, members: Readonly<Record<string, unknown>> = {}): Refusal => refusal('UNTRUSTED_ANSWER', detail, members);
 /** With the HTTP `status`, if there was an answer. */
 export const unreachable = (detail: string, retryAfterMs: number | null, status?: number): Refusal => ({ ...refusal('UNREACHABLE', detail, status === undefined ? {} : { status }), retryAfterMs });
