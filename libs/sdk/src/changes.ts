@@ -36,7 +36,8 @@ const unknownMs = 30_000;
 /**
  * Hears of changes to the license as they happen, over a stream that stays open. Its events are not signed, so they are only a reason to ask;
  * once the signed answer is there, they are acknowledged. The server repeats unacknowledged events on the next stream. Of several processes with one
- * state only the leader has a stream: a browser has six connections to a host for all of its tabs, and a stream keeps one of them.
+ * state only the leader has a stream: a browser has six connections to a host for all of its tabs, and a stream keeps one of them. Tabs that all lead,
+ * because none can alone, have none.
  */
 export class Changes {
   readonly #port: Port;

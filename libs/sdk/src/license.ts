@@ -96,7 +96,6 @@ export class License {
     this.#listeners = new Listeners(logger);
     this.#writing = new Writing(() => this.#write(), logger);
     const [server, { shared }] = [this.#server, store];
-    let told = '';
     const leads = async () => {
       await this.#sharing?.settled();
       return this.#leads();
@@ -107,15 +106,12 @@ export class License {
     };
     this.#sharing = shared && new Sharing({
       ...port, store, shared, read: (sealed) => unseal(sealed, this.#kept.keys.keys), learn: (theirs) => this.#learn(theirs), inherit: (theirs) => this.#inherit(theirs),
-      written: () => this.#writing.last,
+      written: () => this.#writing.last, isUrgent: () => this.#kept.leaving !== undefined,
       leading: (besideOthers) => {
         this.heartbeat.takeOver(besideOthers);
         this.changes.again();
       },
-      failed: (error) => {
-        if (String(error) !== told) logger?.warn('the other processes of this installation cannot be looked after', { error });
-        told = String(error);
-      },
+      failed: (error) => logger?.warn('the other processes of this installation cannot be looked after', { error }),
     }, text, opened !== 'tampered');
     this.#keys = new Keys({ ...port, verifier, fetch: () => server?.ask('GET', '/.well-known/jwks.json') });
     this.#answers = new Answers({
@@ -137,7 +133,7 @@ export class License {
       directive: (directive) => this.#listeners.emit('directive', directive), conflict: (lastSeq, seq) => this.#listeners.emit('conflict', { lastSeq, seq }),
     });
     this.changes = new Changes({
-      ...port, leads, ask: () => this.#askAndBeat(),
+      ...port, leads: async () => (await leads()) && this.#sharing?.isCrowded !== true, ask: () => this.#askAndBeat(),
       open: (licenseId, instanceId, signal) => server?.open(`/licenses/${encodeURIComponent(licenseId)}/stream?activationId=${encodeURIComponent(instanceId)}`, key, signal),
       acknowledge: (licenseId, activationId, seq) => server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/stream/ack`, { seq, activationId }, key),
     });

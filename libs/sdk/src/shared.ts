@@ -5,6 +5,8 @@ export type Leader = 'self' | 'other' | 'nobody';
 export interface Shared {
   /** How often a process looks after the others, in milliseconds. */
   readonly lookMs: number;
+  /** They are tabs of one browser, which has six connections to a host for all of them (HTTP/1.1). */
+  readonly areTabs?: true;
   /** Writes the first text; false if there is one by now. */
   create(text: string): Promise<boolean>;
   leader(): Promise<Leader>;
@@ -66,6 +68,7 @@ export function sharedByTabs(name: string, storage: WebStorage, locks: WebLocks 
   const isFirst = (text: string) => storage.getItem(name) === null && (storage.setItem(name, text), true);
   return {
     lookMs: 2_000,
+    areTabs: true,
     leader,
     create: async (text) => (await (locks ? locks.request(`${name}.create`, {}, () => isFirst(text)) : isFirst(text))) === true,
     take: async () => {
@@ -103,6 +106,7 @@ export function sharedByNone(blocked: () => Promise<never>): Shared {
   let leader: Leader = 'nobody';
   return {
     lookMs: 2_000,
+    areTabs: true,
     create: blocked,
     leader: async () => leader,
     take: async () => (leader = 'self') === 'self',

@@ -44,6 +44,7 @@ async function tab(options: Partial<LicenseOptions> = {}): Promise<License> {
   return license;
 }
 const beats = () => vendor.asked.filter(({ path }) => path.endsWith('/heartbeat'));
+const streams = () => vendor.asked.filter(({ path }) => path.endsWith('/stream')).length;
 const used = () => vendor.asked.filter(({ path }) => path === '/license/usage').flatMap(({ body }) => (body as { records: { id: string; value: number }[] }).records);
 /** Time passes until it is so, and open streams get signs of life. A turn waits behind signatures and checks under way, so that time passes for tabs no faster than they can work. */
 async function until(isSo: () => boolean, step = 0): Promise<void> {
@@ -53,6 +54,13 @@ async function until(isSo: () => boolean, step = 0): Promise<void> {
     await crypto.subtle.digest('SHA-256', new Uint8Array());
     await new Promise((resolve) => setImmediate(resolve));
   }
+}
+/** Two stores of a browser that has none. */
+function withoutLocks() {
+  Object.defineProperty(navigator, 'locks', { configurable: true, value: undefined });
+  const stores = [localStorageStore(place, storage), localStorageStore(place, storage)] as const;
+  delete (navigator as { locks?: unknown }).locks;
+  return stores;
 }
 const leading = async (options: Partial<LicenseOptions> = {}) => {
   const leader = await tab(options);
@@ -96,12 +104,15 @@ describe('Tabs that share a store', () => {
     ended.heartbeat.start({ leader: 'auto' });
     ended.changes.start();
     await ended.dispose();
+    const before = streams();
     ended.heartbeat.start({ leader: 'auto' });
     ended.changes.start();
-    const living = await tab();
-    living.heartbeat.start({ leader: 'auto' });
     let turns = 0;
     await until(() => turns++ > 200, 2_000);
+    expect(streams()).toBe(before);
+    const living = await tab();
+    living.heartbeat.start({ leader: 'auto' });
+    await until(() => turns++ > 400, 2_000);
     expect([ended.heartbeat.isRunning, ended.heartbeat.isLeader, living.heartbeat.isLeader, vendor.listeners]).toEqual([false, false, true, 0]);
   });
 
@@ -118,7 +129,6 @@ describe('Tabs that share a store', () => {
 
   it('hear of changes over one stream, which only the leader opens, and the next leader after it', async () => {
     const tabs = [await leading(), await tab(), await tab()] as const;
-    const streams = () => vendor.asked.filter(({ path }) => path.endsWith('/stream')).length;
     for (const { heartbeat, changes } of tabs) {
       heartbeat.start({ leader: 'auto' });
       changes.start();
@@ -146,6 +156,25 @@ describe('Tabs that share a store', () => {
     const before = streams();
     await until(() => turns++ > 600, 2_000);
     expect([streams(), vendor.listeners]).toEqual([before, 1]);
+  });
+
+  it('hold no stream while the storage is full: those of all would take the connections that heartbeats need; and one again afterwards', async () => {
+    const tabs = [await leading(), await tab(), await tab()];
+    for (const { heartbeat, changes } of tabs) {
+      heartbeat.start({ leader: 'auto' });
+      changes.start();
+    }
+    await until(() => vendor.listeners === 1);
+    isFull = true;
+    await until(() => tabs.every(({ heartbeat }) => heartbeat.isLeader), 2_000);
+    let turns = 0;
+    await until(() => turns++ > 100, 2_000);
+    const before = streams();
+    await until(() => turns++ > 2_000, 2_000);
+    expect([vendor.listeners, streams()]).toEqual([0, before]);
+    isFull = false;
+    await until(() => vendor.listeners === 1, 2_000);
+    expect(tabs.filter(({ heartbeat }) => heartbeat.isLeader).map(({ changes }) => changes.isConnected)).toEqual([true]);
   });
 
   it('hear of changes to a seat as soon as another one has taken it', async () => {
@@ -219,6 +248,72 @@ describe('Tabs that share a store', () => {
     expect([first.judgement().code, second.heartbeat.isLeader, conflict.mock.calls]).toEqual(['VALID', true, []]);
   });
 
+  it.each(['node-locked', 'floating'] as const)('write nothing over the text of the next leader when they go on after hanging, and take no %s seat that it has given back', async (seats) => {
+    vendor.terms = { ...vendor.terms, seats };
+    const ending: typeof vendor.fetch = async (url, init) => vendor.fetch(url, init).finally(() => url.endsWith('/license/deactivate') && vendor.lapse());
+    const [now, hung] = [jest.spyOn(performance, 'now').mockReturnValue(0), new TestClock()];
+    const [first, second] = [await leading({ clock: hung, fetch: ending }), await tab({ fetch: ending })];
+    second.heartbeat.start({ leader: 'auto' });
+    let turns = 0;
+    await until(() => turns++ > 100, 2_000);
+    const [goOn, sign] = [Promise.withResolvers<void>(), crypto.subtle.sign.bind(crypto.subtle)];
+    const sealing = jest.spyOn(crypto.subtle, 'sign').mockImplementationOnce((...args) => goOn.promise.then(() => sign(...args)));
+    first.quota('reports').tryConsume();
+    await until(() => sealing.mock.calls.length === 1);
+    sealing.mockRestore();
+
+    now.mockReturnValue(90_000);
+    await until(() => second.heartbeat.isLeader && beats().length === 2, 2_000);
+    expect(await second.deactivate()).toEqual({ ok: true });
+    await until(() => turns++ > 400);
+    const text = web.get(place);
+    expect(text).toContain('"instanceId":null');
+    goOn.resolve();
+    await until(() => turns++ > 600);
+    expect(web.get(place)).toBe(text);
+    const before = vendor.asked.length;
+    hung.pass(7_200_000);
+    await until(() => first.instanceId === null, 2_000);
+    await until(() => turns++ > 1_000, 2_000);
+    expect([vendor.asked.slice(before).filter(({ path }) => path !== '/license/usage'), first.instanceId, second.instanceId]).toEqual([[], null, null]);
+  });
+
+  it('go on from the next leader also if that has ended before the one that hung goes on', async () => {
+    const [now, hung, conflict] = [jest.spyOn(performance, 'now').mockReturnValue(0), new TestClock(), jest.fn()];
+    const [first, second] = [await leading({ clock: hung }), await tab()];
+    first.on('conflict', conflict);
+    second.heartbeat.start({ leader: 'auto' });
+    let turns = 0;
+    await until(() => turns++ > 100, 2_000);
+    now.mockReturnValue(90_000);
+    await until(() => second.heartbeat.isLeader && beats().length === 2, 2_000);
+    for (let n = 0; n < 2; n++) await second.heartbeat.beat();
+    await second.dispose();
+    hung.pass(2_000);
+    await until(() => beats().length === 5 || turns++ > 2_000);
+    for (let n = 0; n < 2; n++) await first.heartbeat.beat();
+    expect([beats().map(({ body }) => body['seq']), conflict.mock.calls]).toEqual([[1, 2, 3, 4, 5, 6], []]);
+  });
+
+  it('know of one that was robbed of the lead as soon as it asks, although its lock tells it only later', async () => {
+    const [held, robbed] = [`${place}.lead`, Promise.withResolvers<never>()];
+    let isRobbed = false;
+    const telling: WebLocks = {
+      request: (_name, _options, work) => {
+        void work({});
+        return robbed.promise;
+      },
+      query: async () => {
+        if (isRobbed) robbed.reject(new DOMException('The lock was stolen', 'AbortError'));
+        return { held: isRobbed ? [{ name: held }] : [] };
+      },
+    };
+    const { shared } = localStorageStore(place, storage, telling);
+    expect([await shared?.take(), await shared?.leader()]).toEqual([true, 'self']);
+    isRobbed = true;
+    expect(await shared?.leader()).toBe('other');
+  });
+
   it('all send heartbeats while the storage is full, none is taken for a clone, and afterwards one leads again', async () => {
     vendor.terms = { ...vendor.terms, offlineGraceDays: 1 };
     const [tabs, conflict] = [[await leading(), await tab(), await tab()], jest.fn()];
@@ -253,6 +348,7 @@ describe('Tabs that share a store', () => {
       one.on('conflict', conflict);
       await one.activate();
       one.heartbeat.start({ leader: 'auto' });
+      one.changes.start();
     }
     let turns = 0;
     for (let hours = 0; hours < 30; hours++) {
@@ -261,10 +357,22 @@ describe('Tabs that share a store', () => {
     }
     expect([first, ...tabs].map(({ heartbeat }) => heartbeat.isLeader)).toEqual([true, false, false]);
     expect([first, ...tabs].map((one) => one.judgement().code)).toEqual(['VALID', 'VALID', 'VALID']);
+    expect(other.listeners).toBe(0);
     await first.dispose();
-    await until(() => tabs.filter(({ heartbeat }) => heartbeat.isLeader).length === 1, 2_000);
+    await until(() => tabs.filter(({ heartbeat }) => heartbeat.isLeader).length === 1 && other.listeners === 1, 2_000);
     for (const { heartbeat } of [...tabs, ...tabs]) expect(await heartbeat.beat()).toMatchObject({ ok: true, judgement: { code: 'VALID' } });
     expect(conflict.mock.calls).toEqual([]);
+  });
+
+  it('send their own heartbeats at once beside a tab with another key, whatever it writes', async () => {
+    await leading({ clock: new TestClock() });
+    const other = await Vendor.open(clock);
+    const beside = await tab({ key: 'KEY-2', roots: other.roots, fetch: other.fetch });
+    await beside.activate();
+    beside.heartbeat.start({ leader: 'auto' });
+    let turns = 0;
+    await until(() => other.asked.some(({ path }) => path.endsWith('/heartbeat')) || turns++ > 2_000, 2_000);
+    expect(other.asked.filter(({ path }) => path.endsWith('/heartbeat'))).toHaveLength(1);
   });
 
   it.each(['the leader', 'another one'])('do not take again a seat that %s has given back', async (who) => {
@@ -290,6 +398,48 @@ describe('Tabs that share a store', () => {
     await until(() => waiting.instanceId === null, 2_000);
     await until(() => turns++ > 600, 2_000);
     expect([vendor.asked.filter(({ path }) => path === '/license/activate').length, giving.instanceId, waiting.instanceId]).toEqual([1, null, null]);
+  });
+
+  it('do not take again a seat that is being given back where the browser has no Web Locks', async () => {
+    vendor.terms = { ...vendor.terms, seats: 'floating' };
+    /** The server answers late: another tab has asked by then, and has written the store. */
+    const slowly: typeof vendor.fetch = async (url, init) => {
+      if (!url.endsWith('/deactivate')) return vendor.fetch(url, init);
+      vendor.lapse();
+      await waiting.validate();
+      let turns = 0;
+      await until(() => turns++ > 400, 2_000);
+      return vendor.fetch(url, init);
+    };
+    const stores = withoutLocks();
+    const [giving, waiting] = [await tab({ store: stores[0], fetch: slowly }), await tab({ store: stores[1], fetch: slowly })];
+    for (const one of [giving, waiting]) {
+      await one.activate();
+      one.heartbeat.start({ leader: 'auto' });
+    }
+    await until(() => beats().length >= 2);
+    expect(await giving.deactivate()).toEqual({ ok: true });
+    waiting.heartbeat.hurry();
+    let turns = 0;
+    await until(() => waiting.instanceId === null, 2_000);
+    await until(() => turns++ > 600, 2_000);
+    expect([vendor.asked.filter(({ path }) => path === '/license/activate').length, giving.instanceId, waiting.instanceId]).toEqual([2, null, null]);
+    expect([...web.keys()].filter((name) => name.endsWith('.told'))).toEqual([]);
+  });
+
+  it('hear at once of a seat that another one has given back, in the store that both write', async () => {
+    vendor.terms = { ...vendor.terms, seats: 'floating' };
+    const stores = withoutLocks();
+    const [giving, other] = [await tab({ store: stores[0] }), await tab({ store: stores[1] })];
+    for (const one of [giving, other]) await one.activate();
+    other.heartbeat.start({ leader: 'auto' });
+    await until(() => beats().length === 1);
+    expect(await giving.deactivate()).toEqual({ ok: true });
+    vendor.lapse();
+    await other.validate();
+    let turns = 0;
+    await until(() => turns++ > 400, 2_000);
+    expect(vendor.asked.filter(({ path }) => path === '/license/activate')).toHaveLength(2);
   });
 
   it('hear of a seat that was given back, also by one that ended right after', async () => {
@@ -378,11 +528,34 @@ describe('Tabs that share a store', () => {
     expect(warn.mock.calls.length).toBeGreaterThan(count);
   });
 
+  it.each(['the leader', 'another one'])('warn once of others that %s cannot look after, and again when that fails anew', async (who) => {
+    let isBlocked = false;
+    const kept = localStorageStore(place, storage, locks);
+    const read = () => {
+      if (isBlocked) throw new DOMException('Access is denied', 'SecurityError');
+      return kept.read();
+    };
+    const warn = jest.fn();
+    const store = { ...kept, read };
+    const license = who === 'the leader' ? await leading({ store, logger: { warn } }) : (await leading(), await tab({ store, logger: { warn } }));
+    license.heartbeat.start({ leader: 'auto' });
+    const warnings = () => warn.mock.calls.filter(([message]) => String(message).includes('cannot be looked after')).length;
+    for (const count of [1, 2]) {
+      isBlocked = true;
+      for (let n = 0, turns = 0; n < 5; n++, turns = 0) {
+        await license.heartbeat.beat();
+        await until(() => turns++ > 60, 2_000);
+      }
+      expect(warnings()).toBe(count);
+      isBlocked = false;
+      await license.heartbeat.beat();
+      let turns = 0;
+      await until(() => turns++ > 60, 2_000);
+    }
+  });
+
   it('all send heartbeats where the browser has no Web Locks, none is taken for a clone, and the state is kept', async () => {
-    Object.defineProperty(navigator, 'locks', { configurable: true, value: undefined });
-    const stores = [localStorageStore(place, storage), localStorageStore(place, storage)];
-    delete (navigator as { locks?: unknown }).locks;
-    const [conflict, tabs] = [jest.fn(), await Promise.all(stores.map((store) => tab({ store })))];
+    const [conflict, tabs] = [jest.fn(), await Promise.all(withoutLocks().map((store) => tab({ store })))];
     expect(new Set(tabs.map(({ fingerprint }) => fingerprint)).size).toBe(1);
     for (const one of tabs) {
       one.on('conflict', conflict);
@@ -457,6 +630,20 @@ describe('Processes that share a folder', () => {
     expect(beats().length - before).toBeLessThan(10);
     vendor.mend();
     expect(await worker?.heartbeat.beat()).toMatchObject({ ok: true });
+  });
+
+  it('hear of changes also while nothing can be written there: they share no connections', async () => {
+    writeFileSync(join(folder, 'no-place'), '');
+    const workers = await Promise.all(Array.from({ length: 2 }, () => tab({ store: fileStore(join(folder, 'no-place', 'license')), fingerprint: 'machine-1' })));
+    for (const worker of workers) {
+      await worker.activate();
+      worker.heartbeat.start({ leader: 'auto' });
+      worker.changes.start();
+    }
+    await until(() => workers.every(({ heartbeat }) => heartbeat.isLeader) && vendor.listeners === 2, 2_000);
+    let turns = 0;
+    await until(() => turns++ > 200, 2_000);
+    expect(vendor.listeners).toBe(2);
   });
 
   it('have one leader again once something can be written there, which counts on from the others', async () => {

@@ -16,8 +16,11 @@ interface Port {
   inherit(kept: Kept): void;
   persist(): Promise<boolean>;
   written(): Promise<unknown>;
+  /** The others must hear at once of what this process has just begun: it gives the seat back. */
+  isUrgent(): boolean;
   /** This process leads from now on. `besideOthers`: it did before, but other processes of this installation may have led as well. */
   leading(besideOthers: boolean): void;
+  /** Called once, until the same work has succeeded. */
   failed(error: unknown): void;
 }
 
@@ -42,6 +45,8 @@ export class Sharing {
   /** The text of the store that this process has last written or taken over, and last read. */
   #own: string | null;
   #followed: string | null;
+  /** What went wrong the last time; empty if nothing did. */
+  readonly #failing = { turn: '', store: '' };
   /** One step at a time. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -59,6 +64,11 @@ export class Sharing {
   /** Other processes of this installation may lead as well. */
   get isAssumed(): boolean {
     return this.#isBesideStranger || (this.#port.shared.isAssumed?.() ?? false);
+  }
+
+  /** All that may lead are tabs of one browser: a stream in each would take the six connections to a host that they have together. */
+  get isCrowded(): boolean {
+    return this.isAssumed && this.#port.shared.areTabs === true;
   }
 
   /** From now on, until `retire`, this process leads if no other does. */
@@ -107,15 +117,20 @@ export class Sharing {
 
   /** To the store if this process leads, and otherwise beside it. */
   async write(textOf: () => Promise<string>): Promise<void> {
-    const mayWrite = await this.#mayWrite();
+    const mayRead = await this.#holds();
+    if (mayRead) await this.#catchUp();
     const text = await textOf();
+    // Asked last: a process that was held up while it read or sealed may have been replaced meanwhile, and its text is older.
+    const mayWrite = mayRead && (await this.#holds());
     if (mayWrite) {
       await this.#port.store.write(text);
       this.#own = text;
       this.#followed = text;
     }
-    if (!mayWrite || this.#hasTold) await this.#port.shared.tell(mayWrite ? null : text);
-    this.#hasTold = !mayWrite;
+    // Where several lead, the next one writes over it.
+    const tells = !mayWrite || (this.isAssumed && this.#port.isUrgent());
+    if (tells || this.#hasTold) await this.#port.shared.tell(tells ? text : null);
+    this.#hasTold = tells;
   }
 
   /** Leaves what was in the store to another process, or to this one once it leads. */
@@ -128,9 +143,11 @@ export class Sharing {
     return this.#exclusively(() => this.#follow());
   }
 
-  /** Whether it is so in the text of another process, as of now. */
+  /** Whether it is so in the text of another process, as of now: beside the store, or in it if another one may lead. */
   async hears(isSo: (kept: Kept) => boolean): Promise<boolean> {
-    for (const { text } of await this.#port.shared.told()) {
+    const told = await this.#port.shared.told();
+    const stored = await this.#stored();
+    for (const text of [...told.map(({ text }) => text), ...(stored == null || stored === this.#own ? [] : [stored])]) {
       const kept = await this.#port.read(text);
       if (kept && isSo(kept)) return true;
     }
@@ -154,10 +171,12 @@ export class Sharing {
 
   async #turn(): Promise<void> {
     const wasAssumed = this.#isBesideStranger || (this.#isLeading && this.isAssumed);
+    // One that was robbed while it hung may find the lead free again: it goes on from what was written since.
+    const isStill = this.#isLeading && (await this.#holds());
     const leads = this.#wantsLead && (await this.#port.shared.take());
     if (leads) this.#isBesideStranger = false;
     const isAlone = wasAssumed && !this.isAssumed;
-    if (leads && (!this.#isLeading || isAlone)) return this.#takeOver(isAlone);
+    if (leads && (!isStill || isAlone)) return this.#takeOver(isAlone);
     this.#isLeading = leads;
     await (leads ? this.#hear() : this.#follow());
   }
@@ -173,24 +192,24 @@ export class Sharing {
 
   /** Takes over what a former leader has written since. If the store cannot be read, this process goes on with what it has. */
   async #catchUp(): Promise<void> {
-    const { store, read, inherit, failed } = this.#port;
-    try {
-      const text = await store.read();
-      if (text === this.#own) return;
-      const kept = text === null ? undefined : await read(text);
-      if (kept) inherit(kept);
-      this.#own = text;
-      this.#followed = text;
-    } catch (error) {
-      failed(error);
-    }
+    const text = await this.#stored();
+    if (text === undefined || text === this.#own) return;
+    const kept = text === null ? undefined : await this.#port.read(text);
+    if (kept) this.#port.inherit(kept);
+    this.#own = text;
+    this.#followed = text;
   }
 
-  /** Whether this process may write the text of the store; it then knows what was in it. */
-  async #mayWrite(): Promise<boolean> {
-    if (!(await this.#holds())) return false;
-    await this.#catchUp();
-    return this.#holds();
+  /** Undefined if it cannot be read. */
+  async #stored(): Promise<string | null | undefined> {
+    try {
+      const text = await this.#port.store.read();
+      this.#failing.store = '';
+      return text;
+    } catch (error) {
+      this.#failed('store', error);
+      return undefined;
+    }
   }
 
   async #follow(): Promise<void> {
@@ -226,8 +245,13 @@ export class Sharing {
   }
 
   #exclusively(work: () => Promise<void>): Promise<void> {
-    const done = this.#last.then(work).catch((error: unknown) => this.#port.failed(error));
+    const done = this.#last.then(work).then(() => void (this.#failing.turn = ''), (error: unknown) => this.#failed('turn', error));
     this.#last = done;
     return done;
+  }
+
+  #failed(work: 'turn' | 'store', error: unknown): void {
+    if (this.#failing[work] !== String(error)) this.#port.failed(error);
+    this.#failing[work] = String(error);
   }
 }
