@@ -269,11 +269,27 @@ describe('An agent with a license key', () => {
     expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200 });
     await settled();
     bench.vendor.lapse();
-    bench.vendor.between = (path) => (path === '/license/activate' ? problem(409, 'ACTIVATION_LIMIT_EXCEEDED', { limit: 1, used: 1 }) : undefined);
-    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 409, body: { code: 'ACTIVATION_LIMIT_EXCEEDED' } });
+    bench.vendor.between = (path) => (path === '/license/activate' ? [503, 'busy'] : undefined);
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 503, body: { code: 'LICENSE_SERVER_UNAVAILABLE' } });
     expect(await box.license()).toMatchObject({ source: 'key', usageQueued: 1 });
     bench.vendor.mend();
     expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200, body: { source: null } });
+    expect([asked('/license/usage').at(-1), asked('/license/deactivate').at(-1)]).toMatchObject([{ body: { instanceId: 'act_2', records: [{ id: 'r1' }] } }, { body: { instanceId: 'act_2' } }]);
+  });
+
+  it.each([[409, 'ACTIVATION_LIMIT_EXCEEDED'], [403, 'LICENSE_SUSPENDED'], [403, 'LICENSE_EXPIRED']])('leaves without a floating seat that has lapsed if the server gives no other (%i %s), and sends what was used once it does', async (status, code) => {
+    bench.vendor.terms = { ...bench.vendor.terms, seats: 'floating' };
+    const box = await activated();
+    bench.vendor.between = (path) => (path === '/license/usage' ? [503, 'busy'] : undefined);
+    expect(await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 })).toMatchObject({ status: 200 });
+    await settled();
+    bench.vendor.lapse();
+    bench.vendor.between = (path) => (path === '/license/activate' ? problem(status, code) : undefined);
+    expect(await box.ask('POST', '/api/license/deactivate')).toMatchObject({ status: 200, body: { source: null, status: 'none' } });
+    for (let minutes = 0; minutes < 3; minutes++) await pass(60_000);
+    expect([asked('/license/deactivate'), states().length]).toEqual([[], 1]);
+    bench.vendor.mend();
+    await passUntil(box, () => states().length === 0);
     expect([asked('/license/usage').at(-1), asked('/license/deactivate').at(-1)]).toMatchObject([{ body: { instanceId: 'act_2', records: [{ id: 'r1' }] } }, { body: { instanceId: 'act_2' } }]);
   });
 
@@ -729,6 +745,23 @@ describe('A license that is not in use any more', () => {
       ['/license/usage', 'act_1'], ['/license/activate', undefined], ['/license/usage', 'act_2'], ['/license/deactivate', 'act_2'],
     ]);
     expect(readings().at(-1)).toBe('r1');
+  });
+
+  it('sends what was used under an expired floating license once that is renewed', async () => {
+    bench.vendor.terms = { ...bench.vendor.terms, seats: 'floating' };
+    const box = await activated();
+    failing('/license/usage', '/license/deactivate');
+    await box.ask('POST', '/api/usage', { id: 'r1', meter: 'cores', value: 5 });
+    await box.put(await fileOf('lic_2'));
+    await until(() => notYet().length === 1);
+    bench.vendor.lapse();
+    bench.vendor.between = (path) => (path === '/license/activate' ? problem(403, 'LICENSE_EXPIRED') : undefined);
+    for (let minutes = 0; minutes < 3; minutes++) await pass(60_000);
+    expect([states().length, bench.logged.filter(({ message }) => message.includes('lost'))]).toEqual([2, []]);
+    const before = readings().length;
+    bench.vendor.mend();
+    await passUntil(box, () => states().length === 1);
+    expect(readings().slice(before)).toContain('r1');
   });
 
   it('keeps the seat that it takes again before the seat could be given back, and sends what was used before', async () => {

@@ -133,7 +133,10 @@ export class Agent {
     return triesKey ? this.#onceGivenBack(work) : this.#exclusively(work);
   }
 
-  /** Sends what was used, gives the seat back, and forgets the license, unless one of these fails; a configured key or file counts again once it changes. */
+  /**
+   * Sends what was used, gives the seat back, and forgets the license, unless one of these fails; a configured key or file counts again once it changes.
+   * Where a floating seat has lapsed, and the server gives no other, there is none to give back: what was used is sent once it does.
+   */
   deactivate(): Promise<LicenseAnswer> {
     return this.#exclusively(async () => {
       const { source } = this.#kept;
@@ -143,11 +146,11 @@ export class Agent {
         if (hasSeat) {
           this.#isLeaving = true;
           const unsent = await this.#holder.sendRest(this.#license);
-          if (unsent) throw refusedBy(unsent);
+          if (unsent && !unsent.needsSeat) throw refusedBy(unsent.refusal);
           // A disk without room is found before the seat is gone.
           await this.#holder.keep({});
-          const given = await this.#license.deactivate();
-          if (!given.ok) throw refusedBy(given);
+          const given = unsent ? undefined : await this.#license.deactivate();
+          if (given?.ok === false) throw refusedBy(given);
         }
         const none = await this.#holder.candidate(null, memoryStore());
         return await this.#endingTheWait((seen) => this.#replace(none, null, seen));

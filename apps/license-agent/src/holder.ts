@@ -42,8 +42,16 @@ const mostReadings = 2_000;
 const [longestLeaveMs, triedForMs] = [30 * 86_400_000, 86_400_000];
 /** Refusals after which nothing can be sent or given back any more. */
 const endings: ReadonlySet<string> = new Set(['NOT_ACTIVATED', 'INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND']);
-/** The same for a seat that would have to be taken again first. */
-const seatEndings: ReadonlySet<string> = new Set([...endings, 'LICENSE_REVOKED', 'LICENSE_EXPIRED']);
+/** The same for a seat that would have to be taken again first. An expired license may be renewed under its key. */
+const seatEndings: ReadonlySet<string> = new Set([...endings, 'LICENSE_REVOKED']);
+/** The server has not refused anything. */
+const unanswered: ReadonlySet<string> = new Set(['UNREACHABLE', 'UNTRUSTED_ANSWER']);
+
+/** Why usage waits on. `needsSeat`: the floating seat has lapsed, and the server gives no other at present; there is none to give back. */
+interface Unsent {
+  readonly refusal: Refusal;
+  readonly needsSeat: boolean;
+}
 
 /** The one license, by key or by file, all that is kept of it, and its present judgement. The agent decides whether it is the right one. */
 export class Holder {
@@ -279,8 +287,8 @@ export class Holder {
     return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], this.metersOf(license, source), misplacedFor(terms, this.#options.config)) : judgement;
   }
 
-  /** Sends what was used under a license that leaves. Why the usage waits on; null when it was sent, or never can be. */
-  async sendRest(license: License): Promise<Refusal | null> {
+  /** Sends what was used under a license that leaves. Null when it was sent, or never can be. */
+  async sendRest(license: License): Promise<Unsent | null> {
     let sent: Refusal | { readonly ok: true } = await license.reportUsage();
     if (!sent.ok && endings.has(sent.code) && license.waiting > 0) {
       // The license goes on under another key, if its own was replaced.
@@ -288,11 +296,11 @@ export class Holder {
       else if (sent.code === 'INSTANCE_NOT_FOUND' && license.terms?.seats === 'floating') {
         // The seat has lapsed, and the server takes no usage without one. A seat that does not float was taken away by the vendor, and stays so.
         const seat = await license.activate(this.seat);
-        if (!seat.ok && seatEndings.has(seat.code)) return null;
-        sent = seat.ok ? await license.reportUsage() : seat;
+        if (!seat.ok) return seatEndings.has(seat.code) ? null : { refusal: seat, needsSeat: !unanswered.has(seat.code) };
+        sent = await license.reportUsage();
       }
     }
-    return sent.ok || endings.has(sent.code) ? null : sent;
+    return sent.ok || endings.has(sent.code) ? null : { refusal: sent, needsSeat: false };
   }
 
   /** One license has one seat here, whatever its keys. With a file there is none. */
@@ -304,7 +312,7 @@ export class Holder {
   async #leave(licenses: readonly License[]): Promise<string | null> {
     for (const license of licenses) {
       const unsent = await this.sendRest(license);
-      if (unsent) return unsent.code;
+      if (unsent) return unsent.refusal.code;
     }
     for (const license of licenses) {
       if (license.licenseId === null || license.instanceId === null) continue;
