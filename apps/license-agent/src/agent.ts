@@ -6,7 +6,8 @@ import { inTime, memoryStore, sameKey, type Judgement, type License } from '@key
 import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
 import { judgedByFile, misplacedFor } from './by-file.ts';
 import { Pending, type ByKey, type Kept } from './data-dir.ts';
-import { agentVersion, Holder, type AgentOptions, type Reading, type Source } from './holder.ts';
+import { Holder, type Reading, type Source } from './holder.ts';
+import { agentVersion, type AgentOptions } from './open-license.ts';
 import { refusedBy, refusedFile, refusedFor, standingProblems, titleOf } from './refusals.ts';
 import { licensePart } from './view.ts';
 
@@ -145,7 +146,7 @@ export class Agent {
       try {
         if (hasSeat) {
           this.#isLeaving = true;
-          const unsent = await this.#holder.sendRest(this.#license);
+          const unsent = await this.#holder.leaving.sendRest(this.#license);
           if (unsent && !unsent.needsSeat) throw refusedBy(unsent.refusal);
           // A disk without room is found before the seat is gone.
           await this.#holder.keep({});
@@ -296,7 +297,7 @@ export class Agent {
 
   /** Only within a change, because a key must not be tried meanwhile; no change but that of a key waits for it. */
   #giveBack(): void {
-    this.#giving ??= this.#holder.giveBack().catch((error: unknown) => this.#options.log.warn({ err: error }, 'a license that is not in use could not be released')).finally(() => (this.#giving = undefined));
+    this.#giving ??= this.#holder.leaving.giveBack().catch((error: unknown) => this.#options.log.warn({ err: error }, 'a license that is not in use could not be released')).finally(() => (this.#giving = undefined));
   }
 
   /** The configured key is being tried until it is good. Only an upload displaces it: a mounted file may be of the same license. */

@@ -1,29 +1,14 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import { fileTypeOf } from '@keyledger/license-file';
-import { License, memoryStore, sameKey, type Clock, type FeatureState, type Fetch, type Judgement, type Refusal, type Store } from '@keyledger/sdk';
+import { memoryStore, type FeatureState, type Judgement, type License, type Store } from '@keyledger/sdk';
 import { Refused, type MeterAnswer } from './api.ts';
 import { compared, counterByFile, countedUntil, judgedByFile, meterByFile, misplacedFor, withCount, withReading, type Cap } from './by-file.ts';
-import type { AgentConfig } from './config.ts';
-import { DataDir, Pending, type ByKey, type Found, type Kept, type Leaving } from './data-dir.ts';
+import { DataDir, Pending, type ByKey, type Found, type Kept } from './data-dir.ts';
+import { LeavingLicenses } from './leaving.ts';
+import { agentVersion, openLicense, type AgentOptions } from './open-license.ts';
 import { stored } from './refusals.ts';
 import { metersOf } from './view.ts';
-
-export const agentVersion = '0.1.0';
-
-export interface Logger {
-  info(details: object, message: string): void;
-  warn(details: object, message: string): void;
-}
-
-export interface AgentOptions {
-  readonly config: Pick<AgentConfig, 'dataDir' | 'server' | 'environment' | 'roots' | 'licenseKey' | 'licenseFile' | 'deploymentId' | 'deploymentMode' | 'product' | 'mode' | 'heartbeatMs' | 'filePollMs' | 'offlineGraceDays' | 'proxy'>;
-  /** Of the machine, hashed. */
-  readonly fingerprint: string;
-  readonly clock: Clock;
-  readonly fetch?: Fetch;
-  readonly log: Logger;
-}
 
 export interface Reading {
   readonly meter: string;
@@ -38,36 +23,16 @@ export type Source = Exclude<Kept['source'], null>;
 const keptForMs = 3_600_000;
 /** Two of the largest batches. */
 const mostReadings = 2_000;
-/** A license that cannot give its seat back is given up after this time, if the agent has tried for a day since it started. */
-const [longestLeaveMs, triedForMs] = [30 * 86_400_000, 86_400_000];
-/** Refusals after which nothing can be sent or given back any more. */
-const endings: ReadonlySet<string> = new Set(['NOT_ACTIVATED', 'INSTANCE_NOT_FOUND', 'LICENSE_NOT_FOUND']);
-/** The same for a seat that would have to be taken again first. An expired license may be renewed under its key. */
-const seatEndings: ReadonlySet<string> = new Set([...endings, 'LICENSE_REVOKED']);
-/** The server has not refused anything. */
-const unanswered: ReadonlySet<string> = new Set(['UNREACHABLE', 'UNTRUSTED_ANSWER']);
-
-/** Why usage waits on. `needsSeat`: the floating seat has lapsed, and the server gives no other at present; there is none to give back. */
-interface Unsent {
-  readonly refusal: Refusal;
-  readonly needsSeat: boolean;
-}
 
 /** The one license, by key or by file, all that is kept of it, and its present judgement. The agent decides whether it is the right one. */
 export class Holder {
   readonly #options: AgentOptions;
   readonly #dir: DataDir;
   readonly found: Found;
+  readonly leaving: LeavingLicenses;
   #kept: Kept;
   #license: License;
   #isStored = true;
-  /** Leaving licenses that have not been closed yet, by their state. */
-  readonly #open = new Map<string, License>();
-  /** Leaving licenses with nothing left to do: the next write leaves them out. */
-  readonly #gone = new WeakSet<Leaving>();
-  /** When a leaving license failed to leave for the first time since the start, by `mono`: while the agent was off, nothing was tried. */
-  readonly #failedAt = new WeakMap<Leaving, number>();
-
   static async open(options: AgentOptions): Promise<Holder> {
     const dir = new DataDir(options.config.dataDir, options.fingerprint);
     const { found, kept } = await dir.open();
@@ -82,6 +47,7 @@ export class Holder {
     this.found = found;
     this.#kept = kept;
     this.#license = license;
+    this.leaving = new LeavingLicenses(options, dir, this);
   }
 
   get license(): License {
@@ -99,7 +65,7 @@ export class Holder {
 
   /** The agent's file still names a leaving license that has nothing left to do. */
   get hasGone(): boolean {
-    return this.#kept.leaving.some((one) => this.#gone.has(one));
+    return this.#kept.leaving.some((one) => this.leaving.hasLeft(one));
   }
 
   get source(): Kept['source'] {
@@ -145,7 +111,7 @@ export class Holder {
     const source: ByKey = { kind: 'key', key, state: randomUUID() };
     await this.keep({ leaving: [...this.#kept.leaving, { ...source, since: this.now }] });
     const license = await this.candidate(source, this.#dir.store(source.state));
-    this.#open.set(source.state, license);
+    this.leaving.add(source.state, license);
     return { source, license };
   }
 
@@ -157,45 +123,13 @@ export class Holder {
     const leaving = this.#kept.leaving.filter(({ state }) => state !== source?.state);
     await this.keep({ source, seen, leaving: before.source?.kind === 'key' ? [...leaving, { ...before.source, since: this.now }] : leaving }, license);
     this.#license = license;
-    if (source) this.#open.delete(source.state);
+    if (source) this.leaving.stays(source.state);
     before.license.heartbeat.stop();
     before.license.changes.stop();
-    if (before.source?.kind === 'key') return void this.#open.set(before.source.state, before.license);
+    if (before.source?.kind === 'key') return this.leaving.add(before.source.state, before.license);
     await before.license.dispose();
     // What cannot be removed now is removed at the next start.
     if (before.source) await this.#dir.remove(before.source.state).catch(() => undefined);
-  }
-
-  /** Sends what was used under leaving licenses, and gives their seats back. What fails is tried again the next time. No key may be tried meanwhile: it may have such a seat. */
-  async giveBack(): Promise<void> {
-    const leaving = this.#kept.leaving.filter((one) => !this.#gone.has(one));
-    // All that have one key have one seat. Groups leave together: a key that is uploaded waits for all of them.
-    const parting = [...Map.groupBy(leaving, ({ key }) => sameKey(key)).values()].map((those) => this.#part(those));
-    await Promise.allSettled(parting);
-    await Promise.all(parting);
-  }
-
-  async #part(those: readonly Leaving[]): Promise<void> {
-    const isNew = those.some(({ state }) => this.#open.has(state));
-    const licenses = await Promise.all(those.map((one) => this.#open.get(one.state) ?? openLicense(this.#options, one, this.#dir.store(one.state), 0)));
-    const why = await this.#leave(licenses).finally(() => Promise.all(licenses.map((license) => license.dispose())));
-    const readings = licenses.filter((license) => !this.#hasSameSeat(license)).reduce((sum, { waiting }) => sum + waiting, 0);
-    for (const { state } of those) this.#open.delete(state);
-    if (why !== null && isNew) this.#options.log.warn({ code: why, readings }, 'a license that is not in use could not give its seat back, and will try again');
-    if (why !== null && !those.map((one) => this.#isGivenUp(one)).every(Boolean)) return;
-    if (why !== null) this.#options.log.warn({ code: why }, 'a license that is not in use could not give its seat back within 30 days, and is given up');
-    if (readings > 0) this.#options.log.warn({ readings }, 'usage could not be delivered and is lost');
-    for (const one of those) {
-      await this.#dir.remove(one.state);
-      this.#gone.add(one);
-    }
-  }
-
-  #isGivenUp(one: Leaving): boolean {
-    const { mono } = this.#options.clock.read();
-    const failedAt = this.#failedAt.get(one) ?? mono;
-    this.#failedAt.set(one, failedAt);
-    return mono - failedAt > triedForMs && this.now - one.since > longestLeaveMs;
   }
 
   /** Adds a file of this license. The SDK goes on without a disk, but an accepted file must be there after a restart. */
@@ -244,7 +178,7 @@ export class Holder {
   async keep(changes: Partial<Kept>, license = this.#license): Promise<void> {
     const { at } = license.judgement();
     const next = { ...this.#kept, ...changes };
-    const leaving = next.leaving.filter((one) => !this.#gone.has(one));
+    const leaving = next.leaving.filter((one) => !this.leaving.hasLeft(one));
     // A server may have reported since that the clock was ahead.
     const firstSeen = Object.fromEntries(Object.entries(next.firstSeen).map(([id, seen]) => [id, seen > at ? at : seen]));
     const kept: Kept = { ...next, leaving, firstSeen, at: isBlank(next) ? 0 : Date.parse(at) };
@@ -286,42 +220,6 @@ export class Holder {
     const judgement = license.judgement();
     return source?.kind === 'file' && terms ? judgedByFile(judgement, terms, this.#kept.firstSeen[terms.id], this.metersOf(license, source), misplacedFor(terms, this.#options.config)) : judgement;
   }
-
-  /** Sends what was used under a license that leaves. Null when it was sent, or never can be. */
-  async sendRest(license: License): Promise<Unsent | null> {
-    let sent: Refusal | { readonly ok: true } = await license.reportUsage();
-    if (!sent.ok && endings.has(sent.code) && license.waiting > 0) {
-      // The license goes on under another key, if its own was replaced.
-      if (license !== this.#license && this.#hasSameSeat(license)) sent = await this.#license.record(license.unsent);
-      else if (sent.code === 'INSTANCE_NOT_FOUND' && license.terms?.seats === 'floating') {
-        // The seat has lapsed, and the server takes no usage without one. A seat that does not float was taken away by the vendor, and stays so.
-        const seat = await license.activate(this.seat);
-        if (!seat.ok) return seatEndings.has(seat.code) ? null : { refusal: seat, needsSeat: !unanswered.has(seat.code) };
-        sent = await license.reportUsage();
-      }
-    }
-    return sent.ok || endings.has(sent.code) ? null : { refusal: sent, needsSeat: false };
-  }
-
-  /** One license has one seat here, whatever its keys. With a file there is none. */
-  #hasSameSeat({ licenseId }: License): boolean {
-    return this.#kept.source?.kind === 'key' && licenseId !== null && licenseId === this.#license.licenseId;
-  }
-
-  /** Why they cannot leave yet; null when they have left. */
-  async #leave(licenses: readonly License[]): Promise<string | null> {
-    for (const license of licenses) {
-      const unsent = await this.sendRest(license);
-      if (unsent) return unsent.refusal.code;
-    }
-    for (const license of licenses) {
-      if (license.licenseId === null || license.instanceId === null) continue;
-      if (this.#license.licenseId === null && this.#kept.source) return 'NOT_KNOWN_AS_OTHER';
-      const given = this.#hasSameSeat(license) ? undefined : await license.deactivate();
-      if (given?.ok === false) return given.code;
-    }
-    return null;
-  }
 }
 
 const notStored = (): Refused => new Refused('STORAGE_FAILED', 'The data directory cannot be written');
@@ -340,12 +238,4 @@ const gaugesOf = ({ info }: License): ReadonlyMap<string, number> => new Map((in
 function capsOf({ info }: License): ReadonlyMap<string, Cap> {
   const features = Object.entries(info?.features ?? {}).flatMap(([name, feature]): [string, Cap][] => (typeof feature === 'object' ? [[name, { limit: null, per: feature.per }]] : []));
   return new Map([...features, ...(info?.quotas ?? []).flatMap(({ meter, limit, per }): [string, Cap][] => (per ? [[meter, { limit, per }]] : []))]);
-}
-
-function openLicense({ config, fingerprint, clock, fetch, log }: AgentOptions, source: Kept['source'], store: Store, after: number): Promise<License> {
-  const { roots, environment, server, deploymentId, deploymentMode, product, offlineGraceDays } = config;
-  return License.open({
-    roots, environment, product, offlineGraceDays, fingerprint, clock, fetch, store, after, version: agentVersion, attempts: 2, logger: { warn: (message, details) => log.warn(details ?? {}, message) },
-    ...(source?.kind === 'key' && { key: source.key, server, deploymentId, deploymentMode }),
-  });
 }

@@ -7,7 +7,7 @@ import { machineFingerprint, nodeClock } from '@keyledger/sdk/node';
 import { Agent } from './agent.ts';
 import type { AgentConfig } from './config.ts';
 import { fingerprintIn, keptSecret } from './data-dir.ts';
-import type { Logger } from './holder.ts';
+import type { Logger } from './open-license.ts';
 import { handlerOf } from './server.ts';
 
 // An import of it would cost every start 40 ms (tools/house-rules.mjs).
