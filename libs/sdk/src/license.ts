@@ -14,8 +14,9 @@ import { Listeners } from './listeners.ts';
 import { installing, verifiedOffline, verifyOffline, verifyToken, type OfflineOptions, type OfflineResult } from './offline.ts';
 import { harmless, openState, quietly, type Opened } from './opening.ts';
 import { Quotas, type UsableQuota } from './quotas.ts';
-import { notActivated, noServer, undecided, untrusted, type Refusal } from './refusal.ts';
+import type { Refusal } from './refusal.ts';
 import { Reports, type Reported, type SendReadings } from './reports.ts';
+import { Seat } from './seat.ts';
 import { Server } from './server.ts';
 import { Sharing } from './sharing.ts';
 import { apply, type LicenseEvent, type State } from './state.ts';
@@ -49,12 +50,12 @@ export class License {
   readonly #reports: Reports;
   readonly #quotas: Quotas;
   readonly #sharing: Sharing | undefined;
+  readonly #seat: Seat;
   readonly #limits: Limits;
   #kept: Kept;
   #last: Judgement;
   #clockIsBack = false;
   #asking: Promise<Refusal | null> | undefined;
-  #seating: Promise<unknown> = Promise.resolve();
   #tickMs = firstTickMs;
 
   /** Rejects only for roots that are no keys, and without WebCrypto with Ed25519. */
@@ -129,7 +130,7 @@ export class License {
     this.heartbeat = new Heartbeats({
       ...port, version, fingerprint, answers: this.#answers, keys: this.#keys, sharing: this.#sharing,
       send: (licenseId, body) => server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/heartbeat`, body, key),
-      leads, hasLostSeat: () => this.#hasLostSeat(), takeSeatAnew: () => this.#takeSeatAnew(), reportUsage: () => this.#reports.send(),
+      leads, hasLostSeat: () => this.#seat.isLost, takeSeatAnew: () => this.#seat.takeAnew(), reportUsage: () => this.#reports.send(),
       directive: (directive) => this.#listeners.emit('directive', directive), conflict: (lastSeq, seq) => this.#listeners.emit('conflict', { lastSeq, seq }),
     });
     this.changes = new Changes({
@@ -137,6 +138,7 @@ export class License {
       open: (licenseId, instanceId, signal) => server?.open(`/licenses/${encodeURIComponent(licenseId)}/stream?activationId=${encodeURIComponent(instanceId)}`, key, signal),
       acknowledge: (licenseId, activationId, seq) => server?.ask('POST', `/licenses/${encodeURIComponent(licenseId)}/stream/ack`, { seq, activationId }, key),
     });
+    this.#seat = new Seat({ ...port, server, asker: this.#asker, answers: this.#answers, heartbeat: this.heartbeat, changes: this.changes, sharing: this.#sharing, apply: (event) => this.#apply(event) });
     void this.#keepTime();
   }
 
@@ -190,35 +192,7 @@ export class License {
 
   /** Takes a seat. The same machine gets the same seat again. */
   activate(seat: SeatOptions = {}): Promise<Activation> {
-    return held(this.#activate(seat));
-  }
-
-  async #activate(seat: SeatOptions = {}): Promise<Activation> {
-    const { name, metadata, installationId } = seat;
-    if (!this.#server) return noServer;
-    const reply = await this.#server.ask('POST', '/license/activate', { ...this.#asker, ...defined({ instanceName: name, metadata, installationId }) });
-    if (reply.kind !== 'answered') {
-      // A refusal is not signed. What it means for a license that was good is asked for.
-      if (reply.kind === 'refused' && this.licenseId !== null) await this.#answers.ask();
-      return this.#answers.refusal(reply);
-    }
-    const { instance, token } = reply.body as { instance?: { id?: unknown }; token?: unknown };
-    const instanceId = instance?.id;
-    if (typeof instanceId !== 'string') return untrusted('The answer names no instance');
-    const fault = typeof token === 'string' ? await this.#answers.lease(token, instanceId) : null;
-    if (fault && fault !== 'STALE') return this.#answers.distrust(fault);
-    // An instance that is not signed counts only if there is no lease.
-    if (typeof token !== 'string' && !this.#kept.state.lease) this.#apply({ type: 'Seated', instanceId });
-    this.#keep({ seat });
-    this.heartbeat.forget();
-    this.changes.again();
-    // A seat with numbered heartbeats is renewed by a heartbeat, not by activating it again.
-    if (fault === 'STALE') await this.heartbeat.together();
-    // Only a verdict lifts what a verdict has refused.
-    const { enforcement } = this.judgement();
-    if (typeof token !== 'string' || enforcement === 'LOCKED' || enforcement === 'READ_ONLY') await this.#answers.ask();
-    await this.#writing.now();
-    return { ok: true, instanceId: this.instanceId ?? instanceId, created: reply.status === 201, judgement: this.judgement() };
+    return held(this.#seat.take(seat));
   }
 
   /** Is this license good? Asks the server, unless it has said yes within `maxAge` (milliseconds, or `30s`, `5m`, `1h`, `1d`; 0 by default). */
@@ -299,45 +273,7 @@ export class License {
 
   /** Gives the seat back, unless the vendor has moved it to another machine. If the server cannot be told, the instance still has it, and all goes on as before. */
   deactivate(): Promise<Deactivation> {
-    return held(this.#deactivate());
-  }
-
-  async #deactivate(): Promise<Deactivation> {
-    if (!this.#server) return noServer;
-    if (this.instanceId === null) return notActivated;
-    const [heartbeats, changes] = [this.heartbeat.pause(), this.changes.pause()];
-    // A seat that is just being taken anew is given back, too.
-    await this.#seating;
-    const { instanceId } = this;
-    this.#keep({ leaving: instanceId ?? undefined });
-    if (this.#sharing) await this.#writing.now();
-    const refusal = await this.#giveBack(this.#server, instanceId);
-    if (refusal) {
-      this.#keep({ leaving: undefined });
-      if (this.#sharing) await this.#writing.now();
-      if (!this.#disposed.signal.aborted) for (const goOn of [heartbeats, changes]) goOn();
-      return refusal;
-    }
-    this.#apply({ type: 'Released' });
-    this.#keep({ seat: undefined, leaving: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
-    await this.#writing.now();
-    // Not before the other processes can read it: the next leader must not take the seat again.
-    this.heartbeat.stop();
-    return { ok: true };
-  }
-
-  /** Null once this machine has the seat no more. */
-  async #giveBack(server: Server, instanceId: string | null): Promise<Refusal | null> {
-    // A seat that the vendor has moved keeps its id: it is the other machine's, and only forgotten here.
-    const heard = await this.#answers.hear();
-    if (!heard.ok && heard.code === 'UNREACHABLE') return heard;
-    if (heard.ok && !heard.verdict.conclusive) return undecided;
-    if (heard.ok && heard.verdict.reasons.includes('FINGERPRINT_MISMATCH')) return null;
-    const reply = await server.ask('POST', '/license/deactivate', { licenseKey: this.#asker.licenseKey, instanceId });
-    if (reply.kind === 'answered') return reply.body['deactivated'] === true ? null : untrusted('The answer does not say that the seat was given back');
-    // A key whose license was erased, or has a new key, has no seats.
-    const isGone = reply.kind === 'refused' && (reply.code === 'INSTANCE_NOT_FOUND' || reply.code === 'LICENSE_NOT_FOUND');
-    return isGone ? null : this.#answers.refusal(reply);
+    return held(this.#seat.giveBack());
   }
 
   /** Returns how to stop listening. */
@@ -356,21 +292,6 @@ export class License {
 
   protected assume(state: State): void {
     this.#keep({ state });
-  }
-
-  /** A verdict says so: the instance had a floating seat, and sent no sign of life for too long. */
-  #hasLostSeat(): boolean {
-    return this.terms?.seats === 'floating' && this.instanceId !== null && this.judgement().code === 'INSTANCE_NOT_FOUND';
-  }
-
-  async #takeSeatAnew(): Promise<Activation> {
-    // A seat that another process gives back, or has given back by now, is not lost.
-    const { instanceId, epoch } = this.#kept.state;
-    const isGivenBack = (theirs: Kept) => theirs.leaving === instanceId || theirs.state.epoch > epoch;
-    if (await quietly(() => this.#sharing?.hears(isGivenBack), 'the other processes cannot be heard', this.#logger)) return notActivated;
-    const seating = this.#activate(this.#kept.seat);
-    this.#seating = seating.catch(() => undefined);
-    return seating;
   }
 
   async #askAndBeat(): Promise<Refusal | null> {
@@ -438,7 +359,7 @@ export class License {
     this.#last = now;
     if (before.enforcement !== now.enforcement || before.code !== now.code || before.state !== now.state) this.#listeners.emit('state', { before, now });
     // Timers stand still while a machine sleeps, but the grace does not: the server may be there, and the next heartbeat an interval away.
-    if (before.code !== now.code && (now.code === 'HEARTBEAT_OVERDUE' || this.#hasLostSeat())) this.heartbeat.hurry();
+    if (before.code !== now.code && (now.code === 'HEARTBEAT_OVERDUE' || this.#seat.isLost)) this.heartbeat.hurry();
     this.#quotas.notice();
     const isBack = isClockBack(this.#kept.state.time, reading);
     if (isBack && !this.#clockIsBack) this.#listeners.emit('clock-rollback', { wall: reading.wall, atLeast: Date.parse(now.at) });
