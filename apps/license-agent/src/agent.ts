@@ -1,23 +1,18 @@
-import { createHash, randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileTypeOf, maxLength } from '@keyledger/license-file';
+import { fileTypeOf } from '@keyledger/license-file';
 import { inTime, memoryStore, sameKey, type Judgement, type License } from '@keyledger/sdk';
-import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type ProblemCode, type UsageAnswer } from './api.ts';
+import { Refused, type Access, type EnforcementAnswer, type FeatureAnswer, type LicenseAnswer, type ProblemAnswer, type UsageAnswer } from './api.ts';
 import { judgedByFile, misplacedFor } from './by-file.ts';
-import { Pending, type ByKey, type Kept } from './data-dir.ts';
+import { hashOf, Pending, type ByKey, type Kept } from './data-dir.ts';
 import { Holder, type Reading, type Source } from './holder.ts';
+import { MountedFile } from './mounted-file.ts';
 import { agentVersion, type AgentOptions } from './open-license.ts';
-import { refusedBy, refusedFile, refusedFor, standingProblems, titleOf } from './refusals.ts';
+import { Problems, refusedBy, refusedFile, refusedFor, refusedIn, retryMs, saysNothing, standingProblems } from './refusals.ts';
+import { Turns } from './turns.ts';
 import { licensePart } from './view.ts';
 
-type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
-
-/** A refused key may be good later; one is tried again soon if the server could not be reached. */
-const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 const deliverMs = 60_000;
-/** Problems that say nothing about the license. */
-const isForNow: ReadonlySet<string> = new Set<ProblemCode>(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE', 'UNTRUSTED_ANSWER', 'STORAGE_FAILED']);
 /** The server accepts no readings further away in time. */
 const [skewMs, reachesBackMs] = [300_000, 399 * 86_400_000];
 const closedWithinMs = 3_000;
@@ -33,15 +28,11 @@ export class Agent {
   readonly #options: AgentOptions;
   readonly #holder: Holder;
   readonly #closed = new AbortController();
-  readonly #problems = new Map<Topic, ProblemAnswer>();
-  /** One change at a time. */
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #problems: Problems;
+  readonly #turns: Turns;
+  readonly #file: MountedFile | undefined;
   /** The seat is being given back. Usage recorded meanwhile could not be sent any more. */
   #isLeaving = false;
-  /** The mounted file as last read. `refused`: the license in use then, and when the file is tried again (by `mono`). */
-  #file: { readonly hash: string | null; readonly checkedAt: string | null; readonly refused: { readonly source: Kept['source']; readonly wait: number; readonly retryAt: number } | null } = { hash: null, checkedAt: null, refused: null };
-  /** Licenses that are not in use are giving their seats back. */
-  #giving: Promise<void> | undefined;
   /** Why the server was not reached the last time it failed. */
   #unheard: Refused | null = null;
   #enforcement = { answer: Buffer.alloc(0), text: '', builtAt: -Infinity };
@@ -50,10 +41,10 @@ export class Agent {
     const holder = await Holder.open(options);
     const agent = new Agent(options, holder);
     const isLost = await holder.restore();
-    if (holder.found === 'foreign') agent.#report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
+    if (holder.found === 'foreign') agent.#problems.report('state', 'STATE_OF_ANOTHER_MACHINE', 'The data directory is of another machine. What it holds is not used here and stays as it is: give this machine a license of its own');
     // A file was kept whole and is installed again: there is nothing left to do.
     if (isLost && holder.license.licenseId !== null) options.log.warn({ license: holder.license.licenseId }, 'the state of the license was lost and restored from its file');
-    else if (holder.found === 'damaged' || isLost) agent.#report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
+    else if (holder.found === 'damaged' || isLost) agent.#problems.report('state', 'STATE_DAMAGED', 'The state was lost or could not be read, and is made anew. A license by key is asked for again; if there is none now, upload it');
     agent.#rebuild();
     return agent;
   }
@@ -61,6 +52,10 @@ export class Agent {
   private constructor(options: AgentOptions, holder: Holder) {
     this.#options = options;
     this.#holder = holder;
+    this.#problems = new Problems(options.log, () => holder.now);
+    this.#turns = new Turns(() => holder.leaving.giveBack(), options.log);
+    const { clock, log, config: { licenseFile: path } } = options;
+    if (path !== undefined) this.#file = new MountedFile({ path, holder, clock, log, problems: this.#problems, turns: this.#turns, apply: (text) => this.#apply(text, false) });
     this.#follow(holder.license);
   }
 
@@ -74,21 +69,22 @@ export class Agent {
 
   /** From now on the agent maintains its license by itself, until `close`. */
   start(): void {
-    const { config: { licenseKey, licenseFile, filePollMs, mode } } = this.#options;
+    const { config: { licenseKey, filePollMs, mode } } = this.#options;
     const { source } = this.#kept;
     if (source?.kind === 'key' && this.#license.instanceId !== null) this.#keepInTouch();
     else if (source?.kind === 'key') this.#acquireAgain(source);
     if (licenseKey !== undefined && this.#awaitsKey) void this.#acquire(licenseKey, () => this.#awaitsKey);
-    if (licenseFile !== undefined) void this.#every(filePollMs, () => this.#exclusively(() => this.#poll(licenseFile)));
+    const file = this.#file;
+    if (file) void this.#every(filePollMs, () => this.#turns.exclusively(() => file.poll()));
     if (mode === 'online') void this.#every(() => (this.#license.instanceId === null ? deliverMs : inTime(this.#heartbeatMs, this.#license.judgement())), () => this.#askWithoutHeartbeat());
     void this.#every(deliverMs, () => this.#license.reportUsage());
-    void this.#every(deliverMs, () => this.#exclusively(() => this.#lookAfter()));
+    void this.#every(deliverMs, () => this.#turns.exclusively(() => this.#lookAfter()));
   }
 
   async close(): Promise<void> {
     this.#closed.abort();
     // Not for as long as a server that does not answer may take.
-    await Promise.race([Promise.all([this.#last, this.#giving]), sleep(closedWithinMs, undefined, { ref: false })]);
+    await Promise.race([Promise.all([this.#turns.changed(), this.#turns.givenBack()]), sleep(closedWithinMs, undefined, { ref: false })]);
     await this.#license.dispose();
   }
 
@@ -114,24 +110,24 @@ export class Agent {
   /** The text of a license file, or a license key. A dry run shows the result, and changes nothing. */
   put(content: string, { dryRun }: { readonly dryRun: boolean }): Promise<LicenseAnswer> {
     const work = () => (dryRun ? this.#apply(content, dryRun) : this.#endingTheWait((seen) => this.#apply(content, dryRun, seen)));
-    return dryRun || fileTypeOf(content) || !isKey(keyIn(content)) ? this.#exclusively(work) : this.#onceGivenBack(work);
+    return dryRun || fileTypeOf(content) || !isKey(keyIn(content)) ? this.#turns.exclusively(work) : this.#turns.onceGivenBack(work);
   }
 
   /** Reads the file and asks the server now; also tries a refused file or key again. */
   refresh(): Promise<LicenseAnswer> {
     const work = async () => {
-      const { licenseFile, licenseKey } = this.#options.config;
-      if (licenseFile !== undefined) await this.#poll(licenseFile, { atOnce: true });
+      const { licenseKey } = this.#options.config;
+      await this.#file?.poll({ atOnce: true });
       const { source } = this.#kept;
       // If another license works, an error of this key is only listed among the problems.
-      if (this.#awaitsKey && licenseKey !== undefined) await this.#endingTheWait((seen) => this.#applyKey(keyIn(licenseKey), seen)).catch((error: unknown) => (source ? void this.#refused(error) : Promise.reject(error)));
+      if (this.#awaitsKey && licenseKey !== undefined) await this.#endingTheWait((seen) => this.#applyKey(keyIn(licenseKey), seen)).catch((error: unknown) => (source ? void refusedIn(error, this.#options.log) : Promise.reject(error)));
       const { source: current } = this.#kept;
       if (current?.kind === 'key') await this.#askNow(current.key);
-      else if (!current && licenseFile === undefined) throw new Refused('NO_LICENSE');
+      else if (!current && !this.#file) throw new Refused('NO_LICENSE');
       return this.answer();
     };
     const triesKey = this.#awaitsKey || (this.#kept.source?.kind === 'key' && this.#license.instanceId === null);
-    return triesKey ? this.#onceGivenBack(work) : this.#exclusively(work);
+    return triesKey ? this.#turns.onceGivenBack(work) : this.#turns.exclusively(work);
   }
 
   /**
@@ -139,7 +135,7 @@ export class Agent {
    * Where a floating seat has lapsed, and the server gives no other, there is none to give back: what was used is sent once it does.
    */
   deactivate(): Promise<LicenseAnswer> {
-    return this.#exclusively(async () => {
+    return this.#turns.exclusively(async () => {
       const { source } = this.#kept;
       if (!source) throw new Refused('NO_LICENSE');
       const hasSeat = source.kind === 'key' && this.#license.instanceId !== null;
@@ -171,13 +167,13 @@ export class Agent {
     const strange = readings.findIndex(({ at }) => at !== undefined && !(Date.parse(at) <= now + skewMs && Date.parse(at) > now - reachesBackMs));
     if (strange >= 0) throw new Refused('USAGE_OUT_OF_RANGE', `It is ${new Date(now).toISOString()}`, { errors: [{ pointer: `/records/${strange}/at`, detail: 'is in the future, or more than 399 days ago' }] });
     if (source.kind === 'file') {
-      const duplicates = await this.#exclusively(async () => (this.#kept.source?.kind === 'file' ? this.#holder.meter(readings) : undefined));
+      const duplicates = await this.#turns.exclusively(async () => (this.#kept.source?.kind === 'file' ? this.#holder.meter(readings) : undefined));
       // The file was replaced meanwhile: the readings are for the present license.
       if (duplicates === undefined) return this.use(readings);
       return { accepted: readings.length - duplicates, duplicates, queued: 0 };
     }
     if (this.#isLeaving) {
-      await this.#last;
+      await this.#turns.changed();
       return this.use(readings);
     }
     const taken = await this.#license.record(readings);
@@ -216,12 +212,12 @@ export class Agent {
   }
 
   async #applyKey(key: string, seen = this.#kept.seen): Promise<LicenseAnswer> {
-    // `#onceGivenBack` has waited already, but for a key in a mounted file, and after changes since.
-    await this.#giving;
+    // `onceGivenBack` has waited already, but for a key in a mounted file, and after changes since.
+    await this.#turns.givenBack();
     if (this.#kept.source?.kind === 'key' && sameKey(this.#kept.source.key) === sameKey(key)) {
       await this.#activate(this.#license);
       await this.#holder.keep({ seen });
-      for (const topic of ['state', 'clone'] as const) this.#problems.delete(topic);
+      for (const topic of ['state', 'clone'] as const) this.#problems.settle(topic);
       this.#keepInTouch();
       return this.answer();
     }
@@ -234,7 +230,7 @@ export class Agent {
       if (current?.kind === 'file') await license.install(current.text);
       await this.#replace(license, source, seen);
     } finally {
-      this.#giveBack();
+      this.#turns.giveBack();
     }
     this.#keepInTouch();
     return this.answer();
@@ -289,15 +285,10 @@ export class Agent {
   async #replace(license: License, source: Source | null, seen: Kept['seen'], store?: Pending): Promise<void> {
     await this.#holder.replace(license, source, seen, store);
     this.#follow(license);
-    if (source) this.#problems.delete('state');
-    this.#problems.delete('clone');
+    if (source) this.#problems.settle('state');
+    this.#problems.settle('clone');
     this.#options.log.info({ source: source?.kind ?? null, license: license.licenseId }, source ? 'a license was installed' : 'the license was released');
-    this.#giveBack();
-  }
-
-  /** Only within a change, because a key must not be tried meanwhile; no change but that of a key waits for it. */
-  #giveBack(): void {
-    this.#giving ??= this.#holder.leaving.giveBack().catch((error: unknown) => this.#options.log.warn({ err: error }, 'a license that is not in use could not be released')).finally(() => (this.#giving = undefined));
+    this.#turns.giveBack();
   }
 
   /** The configured key is being tried until it is good. Only an upload displaces it: a mounted file may be of the same license. */
@@ -311,7 +302,7 @@ export class Agent {
     const { licenseKey } = this.#options.config;
     const awaited = this.#awaitsKey;
     await work({ ...this.#kept.seen, ...(licenseKey !== undefined && { key: hashOf(licenseKey) }) });
-    if (awaited) this.#problems.delete('key');
+    if (awaited) this.#problems.settle('key');
     return this.answer();
   }
 
@@ -324,59 +315,19 @@ export class Agent {
   async #acquire(key: string, isWanted: () => boolean): Promise<void> {
     let wait: number = retryMs.unreachable[0];
     while (!this.#closed.signal.aborted) {
-      const taken = this.#onceGivenBack(async () => {
+      const taken = this.#turns.onceGivenBack(async () => {
         if (isWanted()) await (key === this.#options.config.licenseKey ? this.#endingTheWait((seen) => this.#applyKey(keyIn(key), seen)) : this.#applyKey(keyIn(key)));
       });
-      const refused = await taken.then(() => undefined, (error: unknown) => this.#refused(error));
-      if (!refused) return void this.#problems.delete('key');
-      this.#report('key', refused.code, `The license key ${key.slice(0, 8)}…: ${refused.message}`);
-      const isLost = isForNow.has(refused.code);
+      const refused = await taken.then(() => undefined, (error: unknown) => refusedIn(error, this.#options.log));
+      if (!refused) return void this.#problems.settle('key');
+      this.#problems.report('key', refused.code, `The license key ${key.slice(0, 8)}…: ${refused.message}`);
+      const isLost = saysNothing(refused);
       wait = isLost ? Math.min(wait * 2, retryMs.unreachable[1]) : retryMs.refused;
       await this.#options.clock.sleep(isLost ? wait / 2 : wait, this.#closed.signal);
     }
   }
 
-  /**
-   * By content: mounted files change by links, which give no notice. A failure is reported, and the file tried again like a configured key (a
-   * renewal may be early, a clock late, a seat taken), until it is accepted, or another license is.
-   */
-  async #poll(path: string, { atOnce = false } = {}): Promise<void> {
-    const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => void this.#report('file', 'LICENSE_FILE_MISSING', `${path} cannot be read (${error.code ?? 'unknown error'})`));
-    if (text === undefined) return void (this.#file = { ...this.#file, hash: null, refused: null });
-    // A key would wait for the seats being given back, and all other changes with it: it is read again at the next poll.
-    if (this.#giving && !atOnce && !fileTypeOf(text)) return;
-    const hash = hashOf(text);
-    const isKnown = hash === this.#file.hash;
-    const refused = isKnown ? this.#file.refused : null;
-    this.#file = { hash, checkedAt: new Date(this.#holder.now).toISOString(), refused };
-    const { mono } = this.#options.clock.read();
-    const { source } = this.#kept;
-    const gaveWay = refused !== null && refused.source !== source;
-    if (refused ? !gaveWay && !atOnce && mono < refused.retryAt : isKnown) return;
-    try {
-      if (hash !== this.#kept.seen.file) {
-        if (text.length > maxLength * 2) throw new Refused('LICENSE_UNREADABLE', 'The text is too large for a license');
-        if (!gaveWay) await this.#apply(text, false);
-        await this.#holder.keep({ seen: { ...this.#kept.seen, file: hash } });
-      }
-      this.#problems.delete('file');
-      this.#file = { ...this.#file, refused: null };
-    } catch (error) {
-      const { code, message, members } = this.#refused(error);
-      this.#report('file', code, `${path}: ${message}${typeof members['reason'] === 'string' ? ` (${members['reason']})` : ''}`);
-      const wait = isForNow.has(code) ? Math.min(2 * (refused?.wait ?? retryMs.unreachable[0]), retryMs.unreachable[1]) : retryMs.refused;
-      this.#file = { ...this.#file, refused: { source, wait, retryAt: mono + wait } };
-    }
-  }
-
   // ---- what goes on by itself ----
-
-  /** An error that is no refusal is a bug, and is logged whole. */
-  #refused(error: unknown): Refused {
-    if (error instanceof Refused) return error;
-    this.#options.log.warn({ err: error }, 'a license could not be checked');
-    return new Refused('INTERNAL');
-  }
 
   /** The license's interval, or the configured one if that is shorter. */
   get #heartbeatMs(): number {
@@ -395,12 +346,12 @@ export class Agent {
 
   /** A midnight that has passed, a disk that has room again, a clock that is right again, a seat to be given back. */
   async #lookAfter(): Promise<void> {
-    if (!this.#license.isClockBack) this.#problems.delete('clock');
+    if (!this.#license.isClockBack) this.#problems.settle('clock');
     try {
       await this.#holder.meter([]);
       if (!this.#holder.isStored || this.#holder.hasGone) await this.#holder.keep({});
     } finally {
-      this.#giveBack();
+      this.#turns.giveBack();
     }
   }
 
@@ -430,13 +381,13 @@ export class Agent {
       this.#options.log.info({ code: now.code, enforcement: now.enforcement, graceUntil: now.graceUntil }, 'the license has changed');
     });
     // An appliance that has lost its state starts counting anew, and is no clone.
-    license.on('conflict', ({ seq }) => seq > 1 && isCurrent() && this.#report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
-    license.on('renewed', () => isCurrent() && this.#problems.delete('clock'));
-    license.on('clock-rollback', () => isCurrent() && this.#report('clock', 'CLOCK_SET_BACK', 'The clock of this machine was set back. It makes nothing last longer'));
+    license.on('conflict', ({ seq }) => seq > 1 && isCurrent() && this.#problems.report('clone', 'STATE_CLONED', 'Another machine sends heartbeats as this one: it was cloned, or put back from a copy. Only one of them keeps the seat'));
+    license.on('renewed', () => isCurrent() && this.#problems.settle('clock'));
+    license.on('clock-rollback', () => isCurrent() && this.#problems.report('clock', 'CLOCK_SET_BACK', 'The clock of this machine was set back. It makes nothing last longer'));
     license.on('directive', ({ id, kind, payload, issuedAt }) => {
       const text = payload?.['text'] ?? payload?.['message'];
       if (kind !== 'message' || typeof text !== 'string' || !isCurrent()) return;
-      this.#exclusively(() => this.#holder.keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) })).catch((error: unknown) => this.#options.log.warn({ err: error }, 'a message could not be kept'));
+      this.#turns.exclusively(() => this.#holder.keep({ messages: [{ id, text, at: issuedAt }, ...this.#kept.messages].slice(0, 20) })).catch((error: unknown) => this.#options.log.warn({ err: error }, 'a message could not be kept'));
     });
     this.#rebuild();
   }
@@ -446,28 +397,6 @@ export class Agent {
       await work().catch((error: unknown) => this.#options.log.warn({ err: error }, 'will be tried again'));
       await this.#options.clock.sleep(typeof ms === 'number' ? ms : ms(), this.#closed.signal);
     }
-  }
-
-  #exclusively<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#last.then(work, work);
-    this.#last = done.catch(() => undefined);
-    return done;
-  }
-
-  /** For keys: a seat that is just being given back may be the one a key gets again, and the server must first have it back. Other changes go on meanwhile. */
-  async #onceGivenBack<T>(work: () => Promise<T>): Promise<T> {
-    for (;;) {
-      await this.#giving;
-      const done = await this.#exclusively(async () => (this.#giving ? undefined : { outcome: await work() }));
-      if (done) return done.outcome;
-    }
-  }
-
-  #report(topic: Topic, code: string, detail: string): void {
-    const known = this.#problems.get(topic);
-    if (known?.code === code && known.detail === detail) return;
-    this.#problems.set(topic, { code, severity: topic === 'clock' ? 'warning' : 'error', title: titleOf(code), detail, at: new Date(this.#holder.now).toISOString() });
-    this.#options.log.warn({ code }, detail);
   }
 
   // ---- what is told ----
@@ -492,8 +421,8 @@ export class Agent {
         url: config.server ?? null, environment: config.environment, proxy: config.proxy ? new URL(config.proxy.url).host : null, noProxy: config.proxy?.except || null,
         reachable: isOnline ? !judgement.unreachable : null, connected: license.changes.isConnected,
       },
-      file: config.licenseFile === undefined ? null : { path: config.licenseFile, checkedAt: this.#file.checkedAt },
-      problems: [...this.#problems.values(), ...standing].sort((a, b) => severities.indexOf(a.severity) - severities.indexOf(b.severity)), messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
+      file: this.#file ? { path: this.#file.path, checkedAt: this.#file.checkedAt } : null,
+      problems: [...this.#problems.all, ...standing].sort((a, b) => severities.indexOf(a.severity) - severities.indexOf(b.severity)), messages: this.#kept.messages, usageQueued: license.waiting, access: 'full', applied, agentVersion,
     };
   }
 }
@@ -502,5 +431,3 @@ export class Agent {
 const keyIn = (text: string): string => (/\S\s+\S/.test(text) && !/\d/.test(text) ? text : text.replaceAll(/[\p{White_Space}\p{Cf}]+/gu, '').replaceAll(/\p{Pd}|\u2212/gu, '-'));
 
 const isKey = (text: string): boolean => /^[\x21-\x7e]{8,255}$/.test(text);
-
-const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');

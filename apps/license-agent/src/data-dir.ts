@@ -39,6 +39,8 @@ export interface Kept {
   readonly messages: readonly { readonly id: string; readonly text: string; readonly at: string }[];
 }
 
+export const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+
 /** The state of a candidate: not stored until it replaces the license. */
 export class Pending implements Store {
   #text: string | null = null;

@@ -1,5 +1,6 @@
 import type { Judgement, Refusal } from '@keyledger/sdk';
 import { problems, Refused, type ProblemAnswer, type ProblemCode } from './api.ts';
+import type { Logger } from './open-license.ts';
 
 /** How refusals by the server, a file or the disk are reported. */
 
@@ -19,6 +20,21 @@ function notReached(detail: string, status: unknown, retryAfterMs: number | null
   const why = status === 429 ? `gets too many requests (429)${wait}` : status === 503 ? `is not available (503)${wait}` : `failed (${status})${wait}`;
   return new Refused('LICENSE_SERVER_UNAVAILABLE', `The license server can be reached, but it ${why}. The agent tries again by itself; if this persists, tell your vendor`, { serverStatus: status });
 }
+
+/** An error that is no refusal is a bug, and is logged whole. */
+export function refusedIn(error: unknown, log: Logger): Refused {
+  if (error instanceof Refused) return error;
+  log.warn({ err: error }, 'a license could not be checked');
+  return new Refused('INTERNAL');
+}
+
+const isForNow: ReadonlySet<string> = new Set<ProblemCode>(['NO_OUTBOUND_ACCESS', 'LICENSE_SERVER_UNAVAILABLE', 'UNTRUSTED_ANSWER', 'STORAGE_FAILED']);
+
+/** It says nothing about the license. */
+export const saysNothing = ({ code }: Refused): boolean => isForNow.has(code);
+
+/** A refused key or file may be good later; one is tried again soon if the server could not be reached. */
+export const retryMs = { refused: 300_000, unreachable: [1_000, 60_000] } as const;
 
 /** The refusal that a verdict or a file states. */
 export function refusedFor({ code, detail, expiresAt }: Judgement): Refused {
@@ -46,7 +62,36 @@ const titles: Readonly<Record<string, string>> = {
   STATE_OF_ANOTHER_MACHINE: 'The data directory belongs to another machine', STATE_DAMAGED: 'The state was damaged', STATE_CLONED: 'This machine was cloned',
   CLOCK_SET_BACK: 'The clock was set back', LICENSE_FILE_MISSING: 'There is no license file',
 };
-export const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
+const titleOf = (code: string): string => titles[code] ?? (isProblemCode(code) ? problems[code].title : code);
+
+type Topic = 'state' | 'key' | 'file' | 'clone' | 'clock';
+
+/** Problems that the license itself does not show: one of each topic, until it is settled. */
+export class Problems {
+  readonly #known = new Map<Topic, ProblemAnswer>();
+  readonly #log: Logger;
+  readonly #now: () => number;
+
+  constructor(log: Logger, now: () => number) {
+    this.#log = log;
+    this.#now = now;
+  }
+
+  get all(): readonly ProblemAnswer[] {
+    return [...this.#known.values()];
+  }
+
+  report(topic: Topic, code: string, detail: string): void {
+    const known = this.#known.get(topic);
+    if (known?.code === code && known.detail === detail) return;
+    this.#known.set(topic, { code, severity: topic === 'clock' ? 'warning' : 'error', title: titleOf(code), detail, at: new Date(this.#now()).toISOString() });
+    this.#log.warn({ code }, detail);
+  }
+
+  settle(topic: Topic): void {
+    this.#known.delete(topic);
+  }
+}
 
 /** Problems of the license as it stands. */
 export function standingProblems({ code, detail, valid, enforcement, unreachable, graceUntil, offlineUntil, at }: Judgement, { hasLicense, isStored, unheard }: { readonly hasLicense: boolean; readonly isStored: boolean; /** Why the server was not reached. */ readonly unheard: Refused | null }): ProblemAnswer[] {
