@@ -1,9 +1,11 @@
 // Puts the built programs into few files: dist/<program>.js, the threads that they start, and what they share. A process reads and links some 2,000
 // modules otherwise, which is half of the work of its start. Whatever is loaded only where it is used, and has much to load, stays a package.
-import { globSync, statSync, writeFileSync } from 'node:fs';
-import { basename, dirname } from 'node:path';
+import { globSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 
-const stamp = 'dist/.bundled';
+/** Has the time from which on changes are not in it. */
+const stamp = '.bundled';
+const began = new Date();
 const external = [/^@opentelemetry\/(?!api)/, '@eventstore/db-client', 'nodemailer', 'undici'];
 /** The one is a package of its own, the other only starts programs. */
 const unbundled = ['license-agent', 'distributed'];
@@ -13,14 +15,43 @@ const input = Object.fromEntries([...programs.map((name) => [name, `apps/${name}
 
 if (isStale()) {
   const { build } = await import('rolldown');
-  await build({
-    input, platform: 'node', external, onLog,
-    output: { dir: dirname(stamp), format: 'esm', keepNames: true, cleanDir: true, entryFileNames: '[name].js', chunkFileNames: named },
-  });
-  writeFileSync(stamp, '');
+  const made = `node_modules/.dist-${process.pid}`;
+  try {
+    await build({
+      input, platform: 'node', external, onLog, checks: { bundlerTimings: false },
+      output: { dir: made, format: 'esm', keepNames: true, entryFileNames: '[name].js', chunkFileNames: named },
+    });
+    writeFileSync(`${made}/${stamp}`, '');
+    utimesSync(`${made}/${stamp}`, began, began);
+    putInPlace(made);
+  } finally {
+    rmSync(made, { recursive: true, force: true });
+  }
 }
 
-/** Stack traces show the name: the project or package whose module needs all the others of the file. */
+/** All at once: a build that fails leaves the programs that are there, and another start or build beside this one finds them whole. */
+function putInPlace(made) {
+  const old = `${made}-old`;
+  for (let isDone = false; !isDone;) {
+    rmSync(old, { recursive: true, force: true });
+    unless('ENOENT', () => renameSync('dist', old));
+    // Another build was faster just now. If that one is newer, the next build sees it by this one's stamp.
+    isDone = unless('ENOTEMPTY', () => renameSync(made, 'dist'));
+  }
+  rmSync(old, { recursive: true, force: true });
+}
+
+function unless(code, work) {
+  try {
+    work();
+    return true;
+  } catch (error) {
+    if (error.code === code) return false;
+    throw error;
+  }
+}
+
+/** Stack traces show the name, of the project or package of the file's last module; in the file, a comment above the line names its own module. */
 function named({ moduleIds }) {
   const module = (moduleIds.at(-1) ?? '').replace(process.cwd(), '');
   const [owner = 'shared'] = /(?<=^\/(?:apps|libs|node_modules)\/)(?:@[^/]+\/)?[^/]+/.exec(module) ?? [];
@@ -30,7 +61,7 @@ function named({ moduleIds }) {
 /** `tsc -b` writes the one when it has written any of the others. */
 function isStale() {
   const at = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  return Math.max(...['package-lock.json', 'tools/bundle.mjs', ...globSync('{apps,libs}/*/dist/.tsbuildinfo')].map(at)) >= at(stamp);
+  return Math.max(...['package-lock.json', 'tools/bundle.mjs', ...globSync('{apps,libs}/*/dist/.tsbuildinfo')].map(at)) >= at(`dist/${stamp}`);
 }
 
 /** Nest and MikroORM look for packages that are not there, and do without them. */

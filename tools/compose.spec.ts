@@ -46,7 +46,8 @@ const schema = JSON.parse(readFileSync(createRequire(import.meta.url).resolve('c
   (key, value: unknown) => (['id', '$schema'].includes(key) && typeof value === 'string' ? undefined : value)) as object;
 const isCompose = new Ajv2019({ strict: false, validateFormats: false, allErrors: true }).compile(schema);
 
-const builtFrom = (path: string) => path.replace(/^dist\/(.*)\.js$/, 'apps/$1/src/main.ts');
+/** Two programs are not bundled. */
+const builtFrom = (path: string) => path.replace(/^dist\/(?!license-agent|distributed)(.*)\.js$/, 'apps/$1/src/main.ts');
 const differing = (one: readonly string[], other: readonly string[]) => [...one.filter((name) => !other.includes(name)), ...other.filter((name) => !one.includes(name))];
 
 /** Written out instead of asked for. */

@@ -179,7 +179,7 @@ export class Product {
   urls: readonly string[] = [];
 
   static async start(env: NodeJS.ProcessEnv = {}, as: Mode = mode): Promise<Product> {
-    if (!existsSync(join(root, commands[as][0]))) throw new Error(`${commands[as][0]} is missing: build the product first (tsc -b)`);
+    if (![commands[as][0], 'dist/standalone.js'].every((path) => existsSync(join(root, path)))) throw new Error('The programs are missing: build them first (npm run build)');
     const elsewhere = env['EVENTSTORE_URL'] ? undefined : await keyledgerStores?.();
     const product = new Product({ ...elsewhere?.env, ...env }, as, () => elsewhere?.stop());
     await product.restart().catch(async (error: unknown) => {
