@@ -72,13 +72,13 @@ describe('A validation', () => {
   /** What a client gets for each of these answers of the activation service, one after the other. */
   async function seen(...answers: (object | ErrorCode)[]) {
     const fastify = Fastify();
-    const send = async () => {
+    const sendForText = async () => {
       const answer = answers.shift();
       if (typeof answer === 'string') throw refuse(answer as ErrorCode);
-      return answer;
+      return JSON.stringify(answer);
     };
     const problems = { answer: (error: { code: string }, _: unknown, reply: { send(body: object): void }) => reply.send({ code: error.code }) };
-    serveValidation(fastify, { send } as never, new RateLimits({ perLicenseKey: 0, perApiKey: 0, unknownKeysPerAddress: 0 }), problems as never, new LastKnownVerdicts());
+    serveValidation(fastify, { sendForText } as never, new RateLimits({ perLicenseKey: 0, perApiKey: 0, unknownKeysPerAddress: 0 }), problems as never, new LastKnownVerdicts());
     const all: unknown[] = [];
     while (answers.length > 0) all.push((await fastify.inject({ method: 'POST', url: '/license/validate', payload: { licenseKey: 'K' } })).json());
     await fastify.close();
@@ -87,6 +87,15 @@ describe('A validation', () => {
 
   it('is answered as before while the service is away, and only then', async () => {
     expect(await seen(verdict, 'UNAVAILABLE', 'INTERNAL')).toEqual([verdict, { ...verdict, conclusive: false }, { code: 'INTERNAL' }]);
+  });
+
+  it('of a license whose metadata looks like none is its own', async () => {
+    const looking = { ...verdict, license: { ...verdict.license, metadata: { license: null } } };
+    expect(await seen(looking, 'UNAVAILABLE')).toEqual([looking, { ...looking, conclusive: false }]);
+  });
+
+  it('says nothing of what is for services only', async () => {
+    expect(await seen({ ...gone, retired: true })).toEqual([gone]);
   });
 
   it('is not answered by a license that is gone', async () => {

@@ -10,10 +10,14 @@ const keptMs = 24 * 3_600_000;
  * customer out. Such an answer keeps its `checkedAt` and is not conclusive.
  */
 export class LastKnownVerdicts {
-  readonly #kept = new LRUCache<string, { readonly text: string; readonly at: number }>({ maxSize: mostKept, sizeCalculation: ({ text }, name) => text.length + name.length });
+  readonly #kept = new LRUCache<string, { text: string; at: number }>({ maxSize: mostKept, sizeCalculation: ({ text }, name) => text.length + name.length });
 
   keep(environment: string, question: ValidateLicense, text: string, now: number): void {
-    this.#kept.set(nameOf(environment, question), { text, at: now });
+    const name = nameOf(environment, question);
+    const last = this.#kept.get(name);
+    // Most answers are as long as the last one; the cache would count and compare for a new one.
+    if (last?.text.length === text.length) Object.assign(last, { text, at: now });
+    else this.#kept.set(name, { text, at: now });
   }
 
   /** "There is no such license" counts as a last answer as well. */

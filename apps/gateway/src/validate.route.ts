@@ -27,12 +27,16 @@ export function serveValidation(
     handler({ ip, body, context }, reply) {
       const environment = context?.environment ?? '';
       const answer = (text: string) => reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
-      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => messages.send(ValidateLicense, body).then((verdict) => {
-        if (verdict.license) right();
-        else if (!verdict.retired) limits.wrongLicenseKey(ip, body.licenseKey, reply);
-        const text = written(verdict);
-        if (verdict.license) lastKnown?.keep(environment, body, text, Date.now());
-        else lastKnown?.forget(environment, body);
+      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => messages.sendForText(ValidateLicense, body).then((text) => {
+        const unknown = withoutLicense(text);
+        if (unknown) {
+          const { retired, ...verdict } = unknown;
+          if (!retired) limits.wrongLicenseKey(ip, body.licenseKey, reply);
+          lastKnown?.forget(environment, body);
+          return void answer(JSON.stringify(verdict));
+        }
+        right();
+        lastKnown?.keep(environment, body, text, Date.now());
         void answer(text);
       })).catch((error: unknown) => {
         const known = isTransient(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
@@ -42,12 +46,10 @@ export function serveValidation(
   });
 }
 
-const licenses = new WeakMap<object, string>();
-
-/** A license that has not changed since the last verdict is the same object and need not be serialised again. */
-function written({ license, retired, ...verdict }: Static<typeof ValidateLicense.answer>): string {
-  if (!license) return JSON.stringify({ ...verdict, license });
-  let text = licenses.get(license);
-  if (text === undefined) licenses.set(license, (text = JSON.stringify(license)));
-  return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}}`;
+/** The verdict on a key that no license has. Others are passed on as they are: to read one costs more than to judge it. */
+function withoutLicense(text: string): Static<typeof ValidateLicense.answer> | undefined {
+  if (!text.includes('"license":null')) return undefined;
+  // A vendor's metadata may contain that as well.
+  const verdict = JSON.parse(text) as Static<typeof ValidateLicense.answer>;
+  return verdict.license ? undefined : verdict;
 }

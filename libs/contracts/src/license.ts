@@ -299,6 +299,16 @@ export class ValidateLicense extends query('activation.validate', {
   retired: optional(Type.Boolean()),
 })) {
   static override readonly direct = true;
+  static override readonly written = writtenVerdict;
+}
+
+/** The license of an answer is the same object until it changes. */
+const writtenLicenses = new WeakMap<object, string>();
+function writtenVerdict({ license, ...verdict }: Verdict): string {
+  if (!license) return JSON.stringify({ ...verdict, license });
+  let text = writtenLicenses.get(license);
+  if (text === undefined) writtenLicenses.set(license, (text = JSON.stringify(license)));
+  return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}}`;
 }
 
 /** Last-seen times of a license's instances; instances never seen are not in it. */

@@ -12,6 +12,8 @@ export interface MessageClass<F extends TProperties = TProperties, A extends TSc
   readonly answer: A;
   /** Passed within one process without a copy; for the hot path only. */
   readonly direct: boolean;
+  /** Writes an answer as JSON, faster than `JSON.stringify`. */
+  readonly written?: (answer: Static<A>) => string;
 }
 
 /** `class AssignLicense extends command('license.assign', { licenseId, customerId }, LicenseView) { readonly type = 'Assign' }` */
@@ -29,6 +31,7 @@ function described(Base: new () => object, subject: string, fields: TProperties,
     static readonly fields = fields;
     static readonly answer = answer;
     static readonly direct: boolean = false;
+    static readonly written?: (answer: never) => string;
   };
 }
 

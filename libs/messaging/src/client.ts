@@ -1,10 +1,10 @@
 import { context, hasContext, type MessageContext } from '@keyledger/kernel';
 import { currentTraceparent } from '@keyledger/observability';
 import { revive, type Fields, type Message, type MessageType, type ResultOf } from './message.ts';
-import { openAnswer, requestEnvelope, type SentContext, type Transport } from './transport.ts';
+import { openAnswer, openText, requestEnvelope, textOf, type Envelope, type SentContext, type Transport } from './transport.ts';
 
 export interface SendOptions {
-  /** 5000 ms by default. */
+  /** TIMEOUT_MS by default. */
   readonly timeoutMs?: number;
   /** An environment other than the caller's. */
   readonly environment?: string;
@@ -12,6 +12,7 @@ export interface SendOptions {
   readonly context?: Partial<MessageContext>;
 }
 
+const TIMEOUT_MS = 5_000;
 const inherit: SendOptions = {};
 
 /** The one way from process to process, whatever carries the messages. */
@@ -27,18 +28,27 @@ export class MessageClient {
    * Rejects with the Refusal that the handler threw; with UNAVAILABLE when no server answers in time; with INTERNAL when the handler crashed.
    */
   send<M extends Message>(type: MessageType<M>, fields: Fields<M>, options: SendOptions = inherit): Promise<ResultOf<M>> {
-    const { timeoutMs = 5000 } = options;
-    if (!type.direct || !this.#transport.handOver) return this.#copy(type, fields, timeoutMs, options);
+    if (!type.direct || !this.#transport.handOver) return this.#copy(type, fields, options);
     try {
       // Not an async function: on the hot path every hop counts.
-      return Promise.resolve(this.#transport.handOver(type.subject, revive(type, fields), contextFor(options), timeoutMs) as ResultOf<M> | Promise<ResultOf<M>>);
+      return Promise.resolve(this.#transport.handOver(type.subject, revive(type, fields), contextFor(options), options.timeoutMs ?? TIMEOUT_MS) as ResultOf<M> | Promise<ResultOf<M>>);
     } catch (error) {
       return Promise.reject(error as Error);
     }
   }
 
-  async #copy<M extends Message>(type: MessageType<M>, fields: Fields<M>, timeoutMs: number, options: SendOptions): Promise<ResultOf<M>> {
-    return openAnswer(await this.#transport.request(type.subject, requestEnvelope(fields, contextFor(options)), timeoutMs)) as ResultOf<M>;
+  /** The same, for a caller that passes the answer on: as JSON text. */
+  async sendForText<M extends Message>(type: MessageType<M>, fields: Fields<M>): Promise<string> {
+    if (type.direct && this.#transport.handOver) return textOf(type, await this.send(type, fields));
+    return openText(await this.#ask(type, fields, inherit));
+  }
+
+  async #copy<M extends Message>(type: MessageType<M>, fields: Fields<M>, options: SendOptions): Promise<ResultOf<M>> {
+    return openAnswer(await this.#ask(type, fields, options)) as ResultOf<M>;
+  }
+
+  #ask<M extends Message>(type: MessageType<M>, fields: Fields<M>, options: SendOptions): Promise<Envelope> {
+    return this.#transport.request(type.subject, requestEnvelope(fields, contextFor(options)), options.timeoutMs ?? TIMEOUT_MS);
   }
 }
 

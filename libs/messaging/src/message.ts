@@ -9,6 +9,8 @@ export interface MessageType<M extends Message = Message> {
   readonly subject: string;
   /** Passed on uncopied where both sides are in one process. For the hot path: both sides must leave it unchanged. */
   readonly direct?: boolean;
+  /** Writes an answer as JSON, faster than `JSON.stringify`. */
+  readonly written?: ((answer: never) => string) | undefined;
 }
 
 export type ResultOf<M extends Message> = M extends Command<infer R> ? R : M extends Query<infer R> ? R : never;

@@ -2,7 +2,7 @@ import { types } from 'node:util';
 import { Refusal, refuse, runIn, type Clock, type Instant, type MessageContext } from '@keyledger/kernel';
 import { traced, withRemoteParent, type Outcome } from '@keyledger/observability';
 import { revive, type Message, type MessageType, type ResultOf } from './message.ts';
-import { answerEnvelope, openRequest, refusalEnvelope, type MessageHandler, type SentContext } from './transport.ts';
+import { answerEnvelope, openRequest, refusalEnvelope, textOf, type MessageHandler, type SentContext } from './transport.ts';
 
 export interface ServeOptions {
   /** The service's name: processes of one service share its requests. */
@@ -80,7 +80,7 @@ export function handlerOf<M extends Message>(
         const { sent, fields } = openRequest(envelope);
         return await inContext(sent, async () => {
           try {
-            return answerEnvelope(await run(revive(type, fields)));
+            return answerEnvelope(textOf(type, await run(revive(type, fields))));
           } catch (error) {
             return refusalEnvelope(refusalFor(error));
           }

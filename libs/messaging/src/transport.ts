@@ -1,5 +1,5 @@
 import { errors, refuse, Refusal, type MessageContext } from '@keyledger/kernel';
-import type { Message } from './message.ts';
+import type { Message, MessageType } from './message.ts';
 
 /** Everything that crosses the wire, in either direction: the head is a JSON object, the body is JSON text (empty for undefined). */
 export interface Envelope {
@@ -47,13 +47,18 @@ export function openRequest({ head, body }: Envelope): { fields: object; sent: S
   return { fields, sent: sent as SentContext };
 }
 
+/** The answer to a message of this type as JSON text. */
+export const textOf = ({ written }: Pick<MessageType, 'written'>, result: unknown): string => (written ? written(result as never) : jsonOf(result));
+
 const none = {};
-export const answerEnvelope = (result: unknown): Envelope => ({ head: none, body: jsonOf(result) });
+export const answerEnvelope = (body: string): Envelope => ({ head: none, body });
 export const refusalEnvelope = (refusal: Refusal): Envelope => ({ head: { refused: refusal.code }, body: JSON.stringify(refusal) });
 
-/** The result, or throws the Refusal that the other side threw. A code from a newer release than ours is still a refusal. */
-export function openAnswer({ head, body }: Envelope): unknown {
+export const openAnswer = (answer: Envelope): unknown => valueOf(openText(answer));
+
+/** The result as JSON text, or throws the Refusal that the other side threw. A code from a newer release than ours is still a refusal. */
+export function openText({ head, body }: Envelope): string {
   const { refused } = head as { readonly refused?: string };
-  if (refused === undefined) return valueOf(body);
+  if (refused === undefined) return body;
   throw Object.hasOwn(errors, refused) ? Refusal.from(JSON.parse(body) as ReturnType<Refusal['toJSON']>) : refuse('INTERNAL');
 }

@@ -95,6 +95,19 @@ describe('A read index of a remote store', () => {
     expect([done.length, store.asked.length]).toEqual([51, 2]);
   });
 
+  it('asks once for all who begin together', async () => {
+    const store = new RemoteHead();
+    const index = new ReadIndex(store, new TestView());
+    index.isCurrent();
+    store.asked[0]?.answer(0);
+    await turn();
+    const all = Promise.all(Array.from({ length: 12 }, () => index.current()));
+    await turn();
+    expect(store.asked.length).toBe(2);
+    store.asked[1]?.answer(0);
+    await all;
+  });
+
   it('refuses, and asks again the next time, when the store cannot be asked', async () => {
     const store = new RemoteHead();
     const index = new ReadIndex(store, new TestView());
@@ -105,6 +118,7 @@ describe('A read index of a remote store', () => {
     store.asked[1]?.answer(0);
     await second;
     const third = index.current();
+    await turn();
     store.asked[2]?.answer(0);
     await third;
   });

@@ -23,6 +23,7 @@ interface Waiting {
 }
 
 const TIMEOUT_MS = 1_000;
+const atOnce = Promise.resolve();
 
 /**
  * Lets a reader wait until its view shows every write answered, to any caller, before it asked: `await index.current()`, or
@@ -57,8 +58,8 @@ export class ReadIndex {
 
   /** Undefined when no wait is needed. Refuses with READ_MODEL_BEHIND when the view is late, or the store does not answer. */
   current(): Promise<void> | undefined {
-    // A question under way may have been answered before the new caller's write: all new callers share the next one.
-    if (this.#asking) return (this.#next ??= this.#reached(this.#asking.then(() => this.#askNext(), () => this.#askNext())));
+    // A question under way may have been answered before the new caller's write: all new callers share the next one, and so do all callers of one turn.
+    if (this.#isRemote) return (this.#next ??= this.#reached((this.#asking ?? atOnce).then(() => this.#askNext(), () => this.#askNext())));
     const head = this.#store.head();
     if (typeof head !== 'number') return this.#reached(this.#ask(head));
     return this.#view.position >= head ? undefined : this.#reached(head);
