@@ -66,7 +66,7 @@ describe('The clock of a test environment', () => {
     for (let round = 0; round < 5; round++) {
       const license = await sell(api(), plan.id);
       const { expiresAt } = license;
-      await put(after(String(expiresAt), -1000));
+      await put(after(String(expiresAt), -MINUTE));
       const before = await put(String(expiresAt));
       const verdicts = await Promise.all(Array.from({ length: 12 }, () => validate(app(), license.key)));
       expect(new Set(verdicts.map(({ code, checkedAt }) => `${code} ${checkedAt >= before.now}`))).toEqual(new Set(['EXPIRED true']));
