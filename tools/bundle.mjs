@@ -15,7 +15,7 @@ const input = Object.fromEntries([...programs.map((name) => [name, `apps/${name}
 
 if (isStale()) {
   const { build } = await import('rolldown');
-  const made = `node_modules/.dist-${process.pid}`;
+  const made = `.dist-${process.pid}`;
   try {
     await build({
       input, platform: 'node', external, onLog, checks: { bundlerTimings: false },
