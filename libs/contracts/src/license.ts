@@ -302,10 +302,10 @@ export class ValidateLicense extends query('activation.validate', {
   static override readonly written = writtenVerdict;
 }
 
-/** The license of an answer is the same object until it changes. */
+/** The license of an answer is the same object until it changes. Only a key without one can be `retired`. */
 const writtenLicenses = new WeakMap<object, string>();
-function writtenVerdict({ license, ...verdict }: Verdict): string {
-  if (!license) return JSON.stringify({ ...verdict, license });
+function writtenVerdict({ license, retired, ...verdict }: Verdict & { readonly retired?: boolean }): string {
+  if (!license) return JSON.stringify({ ...verdict, license, retired });
   let text = writtenLicenses.get(license);
   if (text === undefined) writtenLicenses.set(license, (text = JSON.stringify(license)));
   return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}}`;
