@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from '@jest/globals';
 import type { ValidateLicense } from '@keyledger/contracts';
 import { refuse, type ErrorCode } from '@keyledger/kernel';
@@ -64,6 +66,16 @@ describe('The last known verdict', () => {
     for (let n = 0; n < 60; n++) known.keep('production', long(n), JSON.stringify({ valid: true, checkedAt: at, graceEndsAt: null, detail: 'x'.repeat(500_000) }), here);
     expect([0, 30, 40, 59].map((n) => known.find('production', long(n), later(1)) !== undefined)).toEqual([false, false, true, true]);
   });
+});
+
+it('Of a bundle nothing is kept but the answer', () => {
+  setFlagsFromString('--expose-gc');
+  const gc = runInNewContext('gc') as () => void;
+  const known = new LastKnownVerdicts();
+  const used = () => (gc(), process.memoryUsage().heapUsed);
+  const before = used();
+  for (let n = 0; n < 300; n++) known.keep('production', { ...question, fingerprint: `${n}` } as ValidateLicense, `${'x'.repeat(200_000)}{"checkedAt":"${at}"}`.slice(200_000), here);
+  expect(used() - before).toBeLessThan(10_000_000);
 });
 
 describe('A validation', () => {

@@ -12,12 +12,14 @@ const keptMs = 24 * 3_600_000;
 export class LastKnownVerdicts {
   readonly #kept = new LRUCache<string, { text: string; at: number }>({ maxSize: mostKept, sizeCalculation: ({ text }, name) => text.length + name.length });
 
+  /** Keeps a copy: a text that came in a bundle is a part of the bundle's text, and would keep all of that in memory. */
   keep(environment: string, question: ValidateLicense, text: string, now: number): void {
     const name = nameOf(environment, question);
     const last = this.#kept.get(name);
+    const own = Buffer.from(text).toString();
     // Most answers are as long as the last one; the cache would count and compare for a new one.
-    if (last?.text.length === text.length) Object.assign(last, { text, at: now });
-    else this.#kept.set(name, { text, at: now });
+    if (last?.text.length === text.length) Object.assign(last, { text: own, at: now });
+    else this.#kept.set(name, { text: own, at: now });
   }
 
   /** "There is no such license" counts as a last answer as well. */
