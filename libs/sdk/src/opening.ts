@@ -38,7 +38,8 @@ export async function openState(typed: string, verifier: Verifier, options: Lice
     return bare === undefined ? undefined : readKept(bare, verifier, known);
   };
   const found = text === null ? undefined : await unseal(text);
-  const kept = found ?? nothingKept(clock.read(), installation, options.after);
+  // A seat that was being given back when its process ended is in use like any other.
+  const kept = found ? { ...found, leaving: undefined } : nothingKept(clock.read(), installation, options.after);
   if (text !== null && !found) logger?.warn('the license state in the store is not of this machine and key, or was edited: starting anew');
   return { kept, opened: found ? 'restored' : text === null ? 'new' : 'tampered', fingerprint, verifier, seal: sealer.seal, unseal, text };
 }

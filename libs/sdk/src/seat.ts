@@ -111,9 +111,10 @@ export class Seat {
       return refusal;
     }
     apply({ type: 'Released' });
-    keep({ seat: undefined, leaving: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
+    keep({ seat: undefined, beat: { seq: 0, nonce: '', acks: [], answered: true }, acks: [] });
+    // Beside the store, too, where another process may just be writing over it. Not before all can read it: the next leader must not take the seat again.
     await persist();
-    // Not before the other processes can read it: the next leader must not take the seat again.
+    keep({ leaving: undefined });
     heartbeat.stop();
     return { ok: true };
   }

@@ -402,6 +402,43 @@ describe('Tabs that share a store', () => {
     expect([vendor.asked.filter(({ path }) => path === '/license/activate').length, giving.instanceId, waiting.instanceId]).toEqual([1, null, null]);
   });
 
+  it('take a floating seat anew that has lapsed, also after one of them ended while it gave the seat back', async () => {
+    vendor.terms = { ...vendor.terms, seats: 'floating' };
+    let isSlow = false;
+    const slowly: typeof vendor.fetch = async (url, init) => (isSlow && url.endsWith('/license/validate') ? new Promise<never>((_, reject) => init.signal?.addEventListener('abort', () => reject(new Error('aborted')))) : vendor.fetch(url, init));
+    const first = await leading({ fetch: slowly });
+    isSlow = true;
+    void first.deactivate();
+    await until(() => web.get(place)?.includes('"leaving":"act_1"') === true);
+    await first.dispose();
+    const tabs = [await tab(), await tab()];
+    for (const one of tabs) one.heartbeat.start({ leader: 'auto' });
+    await until(() => tabs.some(({ heartbeat }) => heartbeat.isLeader), 2_000);
+    for (const one of tabs) one.quota('reports').tryConsume();
+    let turns = 0;
+    await until(() => turns++ > 400, 2_000);
+    vendor.lapse();
+    // The one that leads asks a moment later: what it hears is newer, though of the same second.
+    for (const one of tabs.toSorted((a, b) => Number(a.heartbeat.isLeader) - Number(b.heartbeat.isLeader))) {
+      await one.validate();
+      clock.pass(300);
+    }
+    await until(() => tabs.every((one) => one.instanceId === 'act_2' && one.judgement().valid), 30_000);
+    expect(vendor.asked.filter(({ path }) => path === '/license/activate')).toHaveLength(2);
+  });
+
+  it('are told of a seat that was given back beside the store as well, where another may write over that', async () => {
+    const stores = withoutLocks();
+    const [giving, other] = [await tab({ store: stores[0] }), await tab({ store: stores[1] })];
+    for (const one of [giving, other]) {
+      await one.activate();
+      one.heartbeat.start({ leader: 'auto' });
+    }
+    await until(() => beats().length >= 2);
+    expect(await giving.deactivate()).toEqual({ ok: true });
+    expect([...web].filter(([name, text]) => name !== place && text.includes('"leaving":"act_1"') && text.includes('"instanceId":null'))).toHaveLength(1);
+  });
+
   it('do not take again a seat that is being given back where the browser has no Web Locks', async () => {
     vendor.terms = { ...vendor.terms, seats: 'floating' };
     /** The server answers late: another tab has asked by then, and has written the store. */

@@ -127,7 +127,7 @@ export class Sharing {
       this.#own = text;
       this.#followed = text;
     }
-    // Where several lead, the next one writes over it.
+    // Where several lead, the next one writes over the text of the store.
     const tells = !mayWrite || (this.isAssumed && this.#port.isUrgent());
     if (tells || this.#hasTold) await this.#port.shared.tell(tells ? text : null);
     this.#hasTold = tells;

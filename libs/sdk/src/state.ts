@@ -143,7 +143,7 @@ function followed(own: State, theirs: State, reading: Reading): State {
   if (theirs.epoch < own.epoch || (theirs.licenseId !== null && isOther(own, theirs.licenseId))) return { ...own, time };
   const lease = newer(own.lease, theirs.lease, ({ claims: { iat, counter, sub } }) => (sub === own.lease?.claims.sub ? [iat, counter] : [iat, 0]));
   const ofNone = [own.said, theirs.said].some((one) => one !== null && isOfNone(one));
-  const said = newer(own.said, theirs.said, (one) => (ofNone ? [checkedAt(one), 0] : [one.seq, one.at]));
+  const said = newer(own.said, theirs.said, (one) => (ofNone ? [checkedAt(one), 0] : [one.seq, checkedAt(one)]));
   const file = newer(own.file, theirs.file, ({ file: { seq, issuedAt } }) => [seq, Date.parse(issuedAt)]);
   const { instanceId, counter } = lease !== own.lease || own.instanceId === null ? theirs : own;
   const later = (contactOf(theirs) ?? 0) - (contactOf(own) ?? 0);
