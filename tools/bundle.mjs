@@ -1,6 +1,6 @@
 // Puts the built programs into few files: dist/<program>.js, the threads that they start, and what they share. A process reads and links some 2,000
 // modules otherwise, which is half of the work of its start. Whatever is loaded only where it is used, and has much to load, stays a package.
-import { globSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { cpSync, globSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
 /** Has the time from which on changes are not in it. */
@@ -23,7 +23,8 @@ if (isStale()) {
     });
     writeFileSync(`${made}/${stamp}`, '');
     utimesSync(`${made}/${stamp}`, began, began);
-    putInPlace(made);
+    // A mount, or a folder of a lower layer of an image, cannot be renamed.
+    if (!unless(['EXDEV', 'EBUSY'], () => putInPlace(made))) refill(made);
   } finally {
     rmSync(made, { recursive: true, force: true });
   }
@@ -34,19 +35,25 @@ function putInPlace(made) {
   const old = `${made}-old`;
   for (let isDone = false; !isDone;) {
     rmSync(old, { recursive: true, force: true });
-    unless('ENOENT', () => renameSync('dist', old));
+    unless(['ENOENT'], () => renameSync('dist', old));
     // Another build was faster just now. If that one is newer, the next build sees it by this one's stamp.
-    isDone = unless('ENOTEMPTY', () => renameSync(made, 'dist'));
+    isDone = unless(['ENOTEMPTY', 'EEXIST'], () => renameSync(made, 'dist'));
   }
   rmSync(old, { recursive: true, force: true });
 }
 
-function unless(code, work) {
+function refill(made) {
+  for (const name of readdirSync('dist')) rmSync(`dist/${name}`, { recursive: true });
+  cpSync(made, 'dist', { recursive: true, preserveTimestamps: true });
+}
+
+/** False for one of these errors. */
+function unless(codes, work) {
   try {
     work();
     return true;
   } catch (error) {
-    if (error.code === code) return false;
+    if (codes.includes(error.code)) return false;
     throw error;
   }
 }
