@@ -110,15 +110,11 @@ function uuidV4(bytes: Uint8Array): string {
 
 const grouped = (text: string, size: number): string => text.match(new RegExp(`.{1,${size}}`, 'g'))?.join('-') ?? '';
 
-const asIssued = /^[-0-9A-HJKMNP-Z]*$/;
-
 /**
  * The form keys are looked up by: upper case, O as 0, I and L as 1, and nothing but letters and digits of ASCII.
  * It is the same however a person spells an issued key.
  */
 export function normaliseKey(typed: string): string {
-  // As issued, which is how software asks with it, at a third of the cost.
-  if (asIssued.test(typed)) return typed.replaceAll('-', '');
   return typed.replace(/[^0-9A-Za-z]+/g, '').toUpperCase().replaceAll('O', '0').replace(/[IL]/g, '1');
 }
 
