@@ -64,7 +64,7 @@ export class Validation {
     return this.tokens.for({
       nonce, audience: productId || null, instanceId: instance?.id ?? null, fingerprint: fingerprint || null, seq,
       verdict: { valid, code, reasons, conclusive, enforcement, graceEndsAt, decisionId, checkedAt }, license: license && withoutMetadata(license),
-    }).then((token) => (token === undefined ? answer : { ...answer, token }));
+    }).then((token) => Object.assign(answer, token !== undefined && { token }));
   }
 
   #answer(question: ValidateLicense, { license, retired, conclusive }: Found, leaseEndsAt: Instant | undefined, use: Use | undefined): Answer {

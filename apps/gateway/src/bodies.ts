@@ -42,7 +42,7 @@ function accept(fastify: FastifyInstance, type: FileType | 'application/json', b
   });
 }
 
-const typeOf = ({ 'content-type': type }: FastifyRequest['headers']): string | undefined => type?.split(';', 1)[0]?.trim().toLowerCase();
+const typeOf = ({ 'content-type': type }: FastifyRequest['headers']): string | undefined => (type === 'application/json' ? type : type?.split(';', 1)[0]?.trim().toLowerCase());
 
 function requirePlain({ 'content-encoding': encoding, 'content-type': type = '' }: FastifyRequest['headers']): void {
   if (encoding !== undefined && encoding !== 'identity') throw refuse('UNSUPPORTED_MEDIA_TYPE', 'Content-Encoding is not supported: send the body as it is');

@@ -60,11 +60,24 @@ describe('The last known verdict', () => {
     expect(kept().find('production', question, later(24 * 60))).toBeUndefined();
   });
 
-  it('is kept for so many questions as fit, however long they are', () => {
+  it.each([['questions', 500_000, 10, 9], ['answers', 10, 500_000, 47]])('is kept for so many as fit, with long %s', (_, questionLength, answerLength, fitting) => {
     const known = new LastKnownVerdicts();
-    const long = (n: number) => ({ ...question, fingerprint: `${n}`.padEnd(500_000, 'x') }) as ValidateLicense;
-    for (let n = 0; n < 60; n++) known.keep('production', long(n), JSON.stringify({ valid: true, checkedAt: at, graceEndsAt: null, detail: 'x'.repeat(500_000) }), here);
-    expect([0, 30, 40, 59].map((n) => known.find('production', long(n), later(1)) !== undefined)).toEqual([false, false, true, true]);
+    const asked = (n: number) => ({ ...question, fingerprint: `${n}`.padEnd(questionLength, 'x') }) as ValidateLicense;
+    for (let n = 0; n < 100; n++) known.keep('production', asked(n), JSON.stringify({ valid: true, checkedAt: at, graceEndsAt: null, n, detail: 'x'.repeat(answerLength) }), here);
+    const found = Array.from({ length: 100 }, (__, n) => known.find('production', asked(n), later(1)));
+    expect(found.map((text) => text && (JSON.parse(text) as { n: number }).n)).toEqual(Array.from({ length: 100 }, (__, n) => (n < 100 - fitting ? undefined : n)));
+  });
+
+  it('is the last of many, letter for letter', () => {
+    const known = new LastKnownVerdicts();
+    for (let n = 0; n < 50_000; n++) known.keep('production', question, JSON.stringify({ checkedAt: at, graceEndsAt: null, name: `${n} Zoë 🔑 ${'é'.repeat(n % 400)}` }), here);
+    expect(JSON.parse(known.find('production', question, later(1)) ?? '')).toMatchObject({ name: `49999 Zoë 🔑 ${'é'.repeat(399)}` });
+  });
+
+  it('is not kept, nor the one before it, if it is larger than all of them together may be', () => {
+    const known = kept();
+    known.keep('production', question, JSON.stringify({ checkedAt: at, detail: 'x'.repeat(9_000_000) }), here);
+    expect(known.find('production', question, later(1))).toBeUndefined();
   });
 });
 

@@ -1,25 +1,43 @@
 import type { ValidateLicense, Verdict } from '@keyledger/contracts';
 import { LRUCache } from 'lru-cache';
 
-/** In characters of requests and answers: some 20,000 pairs of the usual size. */
-const mostKept = 25_000_000;
+/** Some 20,000 answers of the usual size. */
+const bytesKept = 25_000_000;
+/** In characters of requests. */
+const namesKept = 5_000_000;
 const keptMs = 24 * 3_600_000;
+
+interface Kept {
+  /** How many bytes had ever been written before it. */
+  from: number;
+  length: number;
+  at: number;
+}
 
 /**
  * The last answer to the same request, for when the activation service is unavailable: a server that does not answer is no reason to lock a
  * customer out. Such an answer keeps its `checkedAt` and is not conclusive.
+ *
+ * The texts are written into a ring of bytes: kept as strings, each would live just long enough to cost the garbage collector the most.
  */
 export class LastKnownVerdicts {
-  readonly #kept = new LRUCache<string, { text: string; at: number }>({ maxSize: mostKept, sizeCalculation: ({ text }, name) => text.length + name.length });
+  readonly #kept = new LRUCache<string, Kept>({ maxSize: namesKept, sizeCalculation: (_, name) => name.length });
+  readonly #texts = Buffer.allocUnsafeSlow(bytesKept);
+  #written = 0;
 
-  /** Keeps a copy: a text that came in a bundle is a part of the bundle's text, and would keep all of that in memory. */
   keep(environment: string, question: ValidateLicense, text: string, now: number): void {
+    // At most three bytes each; what does not fit before the end goes to the beginning.
+    const needed = text.length * 3;
+    if (needed > bytesKept) return this.forget(environment, question);
+    const left = bytesKept - (this.#written % bytesKept);
+    if (needed > left) this.#written += left;
+    const from = this.#written;
+    const length = this.#texts.write(text, from % bytesKept);
+    this.#written += length;
     const name = nameOf(environment, question);
     const last = this.#kept.get(name);
-    const own = Buffer.from(text).toString();
-    // Most answers are as long as the last one; the cache would count and compare for a new one.
-    if (last?.text.length === text.length) Object.assign(last, { text: own, at: now });
-    else this.#kept.set(name, { text: own, at: now });
+    if (last) Object.assign(last, { from, length, at: now });
+    else this.#kept.set(name, { from, length, at: now });
   }
 
   /** "There is no such license" counts as a last answer as well. */
@@ -27,11 +45,11 @@ export class LastKnownVerdicts {
     this.#kept.delete(nameOf(environment, question));
   }
 
-  /** Undefined when there is none, or when an instant named in it has passed since: then it may no longer be true. */
+  /** Undefined when there is none or newer answers have taken its place, or when an instant named in it has passed since: then it may no longer be true. */
   find(environment: string, question: ValidateLicense, now: number): string | undefined {
     const kept = this.#kept.get(nameOf(environment, question));
-    if (kept === undefined) return undefined;
-    const { token: _, ...verdict } = JSON.parse(kept.text) as Verdict & { token?: string };
+    if (kept === undefined || this.#written - kept.from > bytesKept) return undefined;
+    const { token: _, ...verdict } = JSON.parse(this.#texts.toString('utf8', kept.from % bytesKept, (kept.from % bytesKept) + kept.length)) as Verdict & { token?: string };
     return stands(verdict, now - kept.at) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;
   }
 }

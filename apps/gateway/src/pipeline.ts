@@ -74,8 +74,9 @@ export function assemblePipeline(fastify: FastifyInstance, { admission, idempote
         done(null, payload);
       });
     }
+    const observe = metrics.requests(operation.method, operation.path);
     prepend(route, 'onResponse', (_request, reply, done) => {
-      metrics.request(operation.method, operation.path, reply.statusCode, reply.elapsedTime / 1000);
+      observe(reply.statusCode, reply.elapsedTime / 1000);
       done();
     });
   });

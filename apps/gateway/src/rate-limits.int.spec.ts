@@ -9,7 +9,7 @@ const verdict = sampleOf(ValidateLicense.answer) as Record<string, unknown>;
 const knownKeys = new Set(['KNOWN-1', 'KNOWN-2']);
 const answers = {
   'activation.validate': ({ licenseKey }: Record<string, unknown>) =>
-    (licenseKey === 'OLD' ? { ...verdict, license: null, retired: true } : { ...verdict, license: knownKeys.has(String(licenseKey)) ? verdict['license'] : null, retired: false }),
+    (licenseKey === 'OLD' ? { ...verdict, valid: false, license: null, retired: true } : { ...verdict, ...(!knownKeys.has(String(licenseKey)) && { valid: false, license: null }), retired: false }),
   'license.activate': refusing('LICENSE_NOT_FOUND'),
   'license.deactivate': refusing('LICENSE_NOT_FOUND', undefined, { retired: true }),
 };
@@ -134,7 +134,7 @@ describe('An address that guesses license keys', () => {
   });
 
   it('is nobody who asks with as many good keys at once, though one of them is mistyped', async () => {
-    gateway.fakes['activation.validate'] = async ({ licenseKey }) => { await sleep(2); return { ...verdict, license: licenseKey === 'GOOD-7' ? null : verdict['license'], retired: false }; };
+    gateway.fakes['activation.validate'] = async ({ licenseKey }) => { await sleep(2); return { ...verdict, ...(licenseKey === 'GOOD-7' && { valid: false, license: null }), retired: false }; };
     const ask = async () => (await Promise.all(Array.from({ length: 100 }, (_, n) => validate(`GOOD-${n}`)))).map(({ status }) => status);
     expect(await ask()).toEqual(times(100, 200));
     gateway.fakes['activation.validate'] = refusing('UNAVAILABLE');

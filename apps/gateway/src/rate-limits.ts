@@ -12,13 +12,22 @@ const remembered = 50_000;
 type Reply = Pick<FastifyReply, 'getHeader' | 'header'>;
 
 /** `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers): an item per limit that counted the request. */
-function announce(reply: Reply, name: string, quota: number, left: number, seconds: number): void {
-  const add = (header: string, item: string) => {
-    const items = reply.getHeader(header);
-    reply.header(header, items === undefined ? item : `${String(items)}, ${item}`);
-  };
-  add('RateLimit-Policy', `"${name}";q=${quota};w=${minute / 1000}`);
-  add('RateLimit', `"${name}";r=${Math.max(0, left)};t=${seconds}`);
+class Announced {
+  readonly #policy: string;
+
+  constructor(private readonly name: string, quota: number) {
+    this.#policy = `"${name}";q=${quota};w=${minute / 1000}`;
+  }
+
+  on(reply: Reply, left: number, seconds: number): void {
+    add(reply, 'RateLimit-Policy', this.#policy);
+    add(reply, 'RateLimit', `"${this.name}";r=${Math.max(0, left)};t=${seconds}`);
+  }
+}
+
+function add(reply: Reply, header: string, item: string): void {
+  const items = reply.getHeader(header);
+  reply.header(header, items === undefined ? item : `${String(items)}, ${item}`);
 }
 
 const tooMany = (seconds: number) => refuse('RATE_LIMITED', `Try again in ${seconds} s`, { retryAfter: seconds });
@@ -32,18 +41,22 @@ interface Window {
 /** Requests a minute for each caller; 0 means no limit. */
 export class Limit {
   readonly #windows = new LRUCache<string, Window>({ maxSize: remembered, sizeCalculation: () => 1 });
+  readonly #announced: Announced;
 
-  constructor(private readonly name: string, private readonly quota: number) {}
+  constructor(name: string, private readonly quota: number) {
+    this.#announced = new Announced(name, quota);
+  }
 
   /** Throws RATE_LIMITED. */
   take(caller: string, reply: Reply): void {
     if (this.quota === 0) return;
     const now = performance.now();
-    let window = this.#windows.get(caller);
+    // A window is as recent as its beginning: to note each request as well costs more than it tells.
+    let window = this.#windows.peek(caller);
     if (!window || window.endsAt <= now) this.#windows.set(caller, (window = { used: 0, endsAt: now + minute }));
     window.used += 1;
     const seconds = secondsTo(window.endsAt, now);
-    announce(reply, this.name, this.quota, this.quota - window.used, seconds);
+    this.#announced.on(reply, this.quota - window.used, seconds);
     if (window.used > this.quota) throw tooMany(seconds);
   }
 }
@@ -77,7 +90,11 @@ export class Guesses {
   readonly #proven = new LRUCache<string, true>({ maxSize: remembered, sizeCalculation: () => 1 });
   readonly #asking = new Map<string, Asking>();
 
-  constructor(private readonly name: string, private readonly quota: number) {}
+  readonly #announced: Announced;
+
+  constructor(name: string, private readonly quota: number) {
+    this.#announced = new Announced(name, quota);
+  }
 
   /** Throws RATE_LIMITED while the address is shut out, except for a credential that it has proven. */
   admit(address: string, credential: string, reply: Reply): void {
@@ -87,7 +104,7 @@ export class Guesses {
     const { shutUntil = 0 } = this.#suspects.peek(from) ?? {};
     if (shutUntil <= now || this.#proven.has(`${from} ${credential}`)) return;
     const seconds = secondsTo(shutUntil, now);
-    announce(reply, this.name, this.quota, 0, seconds);
+    this.#announced.on(reply, 0, seconds);
     throw tooMany(seconds);
   }
 
@@ -146,7 +163,7 @@ export class Guesses {
       suspect.used = 0;
       suspect.endsAt = suspect.shutUntil;
     }
-    announce(reply, this.name, this.quota, left, secondsTo(suspect.endsAt, now));
+    this.#announced.on(reply, left, secondsTo(suspect.endsAt, now));
   }
 }
 

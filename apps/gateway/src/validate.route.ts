@@ -48,7 +48,8 @@ export function serveValidation(
 
 /** The verdict on a key that no license has. Others are passed on as they are: to read one costs more than to judge it. */
 function withoutLicense(text: string): Static<typeof ValidateLicense.answer> | undefined {
-  if (!text.includes('"license":null')) return undefined;
+  // What is valid has a license; most answers need not be searched.
+  if (text.startsWith('{"valid":true') || !text.includes('"license":null')) return undefined;
   // A vendor's metadata may contain that as well.
   const verdict = JSON.parse(text) as Static<typeof ValidateLicense.answer>;
   return verdict.license ? undefined : verdict;

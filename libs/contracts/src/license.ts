@@ -304,11 +304,12 @@ export class ValidateLicense extends query('activation.validate', {
 
 /** The license of an answer is the same object until it changes. Only a key without one can be `retired`. */
 const writtenLicenses = new WeakMap<object, string>();
-function writtenVerdict({ license, retired, ...verdict }: Verdict & { readonly retired?: boolean }): string {
-  if (!license) return JSON.stringify({ ...verdict, license, retired });
+function writtenVerdict({ license, retired, token, ...verdict }: Verdict & { readonly retired?: boolean }): string {
+  if (!license) return JSON.stringify({ ...verdict, license, retired, token });
   let text = writtenLicenses.get(license);
   if (text === undefined) writtenLicenses.set(license, (text = JSON.stringify(license)));
-  return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}}`;
+  // Of a token's characters, those of base64url and the dot, JSON escapes none.
+  return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}${token === undefined ? '' : `,"token":"${token}"`}}`;
 }
 
 /** Last-seen times of a license's instances; instances never seen are not in it. */

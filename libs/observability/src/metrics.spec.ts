@@ -7,9 +7,10 @@ describe('Metrics', () => {
 
   it('count requests by route, method and status, with their duration', async () => {
     const metrics = fresh();
-    metrics.request('POST', '/license/validate', 200, 0.002);
-    metrics.request('POST', '/license/validate', 200, 0.2);
-    metrics.request('POST', '/license/validate', 429, 0.001);
+    const observe = metrics.requests('POST', '/license/validate');
+    observe(200, 0.002);
+    observe(200, 0.2);
+    observe(429, 0.001);
     const text = await metrics.expose();
     expect(line(text, 'keyledger_http_request_duration_seconds_count')).toEqual([
       'keyledger_http_request_duration_seconds_count{service="gateway",method="POST",route="/license/validate",status="200"} 2',

@@ -23,9 +23,12 @@ export class Metrics {
   readonly #registry = new Registry();
   readonly #requests = this.#histogram('keyledger_http_request_duration_seconds', 'Time to answer a request', requestBuckets, ['method', 'route', 'status']);
   readonly #appends = this.#histogram('keyledger_append_duration_seconds', 'Time until appended events are durable', appendBuckets, []);
-  readonly #decisions = this.#counter('keyledger_decisions_total', 'Verdicts and refusals by code', ['code']);
-  readonly #messages = this.#counter('keyledger_messages_total', 'Messages handled by subject and outcome', ['subject', 'outcome']);
-  readonly #signatures = this.#counter('keyledger_signatures_total', 'Signatures by what was signed', ['statement']);
+  /** Counts a verdict or a refusal. */
+  readonly decision = this.#tally('keyledger_decisions_total', 'Verdicts and refusals by code', 'code');
+  /** Counts a message by its subject, and by what became of it. */
+  readonly message = this.#tally<Outcome>('keyledger_messages_total', 'Messages handled by subject and outcome', 'subject', 'outcome');
+  /** Counts a signature by what was signed. */
+  readonly signature = this.#tally('keyledger_signatures_total', 'Signatures by what was signed', 'statement');
   readonly #sweeps = this.#histogram('keyledger_sweep_duration_seconds', 'Time a run of the sweep took', sweepBuckets, ['environment']);
   readonly #swept = this.#counter('keyledger_sweep_transitions_total', 'Events recorded by the sweep, by type', ['environment', 'type']);
   readonly #due = this.#gauge('keyledger_sweep_due', 'Subjects due when the sweep last looked (counted up to 10,000 of each kind)', ['environment']);
@@ -35,8 +38,6 @@ export class Metrics {
   readonly #deliveries = this.#counter('keyledger_deliveries_total', 'Delivery attempts by outcome', ['environment', 'channel', 'outcome']);
   readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails waiting to be sent or retried (counted up to 10,000)', ['environment']);
   readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'How long the oldest pending delivery has been due', ['environment']);
-  readonly #observe = new Map<string, (seconds: number) => void>();
-  readonly #count = new Map<string, () => void>();
 
   /** `processMetrics: false` leaves out memory, CPU, event loop and garbage collection. */
   constructor(service: string, { processMetrics = true } = {}) {
@@ -48,33 +49,18 @@ export class Metrics {
     return this.#registry.contentType;
   }
 
-  /** `route` is the pattern, `/licenses/:id`, never the URL. */
-  request(method: string, route: string, status: number, seconds: number): void {
-    const key = `${method} ${status} ${route}`;
-    let observe = this.#observe.get(key);
-    if (!observe) this.#observe.set(key, (observe = this.#requests.labels(method, route, String(status)).observe));
-    observe(seconds);
+  /** What to call for each answer of a route. `route` is the pattern, `/licenses/:id`, never the URL. */
+  requests(method: string, route: string): (status: number, seconds: number) => void {
+    const byStatus = new Map<number, (seconds: number) => void>();
+    return (status, seconds) => {
+      let observe = byStatus.get(status);
+      if (!observe) byStatus.set(status, (observe = this.#requests.labels(method, route, String(status)).observe));
+      observe(seconds);
+    };
   }
 
   append(seconds: number): void {
     this.#appends.observe(seconds);
-  }
-
-  decision(code: string): void {
-    let count = this.#count.get(code);
-    if (!count) this.#count.set(code, (count = bound(this.#decisions.labels(code))));
-    count();
-  }
-
-  message(subject: string, outcome: Outcome): void {
-    const key = `${outcome} ${subject}`;
-    let count = this.#count.get(key);
-    if (!count) this.#count.set(key, (count = bound(this.#messages.labels(subject, outcome))));
-    count();
-  }
-
-  signature(statement: string): void {
-    this.#signatures.inc({ statement });
   }
 
   sweep(environment: string, seconds: number, transitions: Readonly<Record<string, number>>): void {
@@ -135,9 +121,24 @@ export class Metrics {
     return new Gauge({ name, help, labelNames, registers: [this.#registry] });
   }
 
+  /** For the hot path: counts by itself until the scrape, because prom-client hashes all labels each time. */
+  #tally<S extends string = never>(name: string, help: string, label: string, another?: string): (value: string, other?: S) => void {
+    const counts = new Map<string, Map<S | undefined, number>>();
+    this.#registry.registerMetric(new Counter({
+      name, help, labelNames: another ? [label, another] : [label], registers: [],
+      collect() {
+        for (const [value, each] of counts) for (const [other, count] of each) this.inc({ [label]: value, ...(another && other && { [another]: other }) }, count);
+        counts.clear();
+      },
+    }));
+    return (value, other) => {
+      let each = counts.get(value);
+      if (!each) counts.set(value, (each = new Map()));
+      each.set(other, (each.get(other) ?? 0) + 1);
+    };
+  }
+
   #counter<L extends string>(name: string, help: string, labelNames: L[]) {
     return new Counter({ name, help, labelNames, registers: [this.#registry] });
   }
 }
-
-const bound = (counter: { inc(): void }) => () => counter.inc();
