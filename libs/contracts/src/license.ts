@@ -304,12 +304,13 @@ export class ValidateLicense extends query('activation.validate', {
 
 /** The license of an answer is the same object until it changes. Only a key without one can be `retired`. */
 const writtenLicenses = new WeakMap<object, string>();
-function writtenVerdict({ license, retired, token, ...verdict }: Verdict & { readonly retired?: boolean }): string {
-  if (!license) return JSON.stringify({ ...verdict, license, retired, token });
+function writtenVerdict(verdict: Verdict & { readonly retired?: boolean }): string {
+  const { license, token } = verdict;
+  if (!license) return JSON.stringify(verdict);
   let text = writtenLicenses.get(license);
   if (text === undefined) writtenLicenses.set(license, (text = JSON.stringify(license)));
   // Of a token's characters, those of base64url and the dot, JSON escapes none.
-  return `${JSON.stringify(verdict).slice(0, -1)},"license":${text}${token === undefined ? '' : `,"token":"${token}"`}}`;
+  return `${JSON.stringify({ ...verdict, license: undefined, retired: undefined, token: undefined }).slice(0, -1)},"license":${text}${token === undefined ? '' : `,"token":"${token}"`}}`;
 }
 
 /** Last-seen times of a license's instances; instances never seen are not in it. */

@@ -25,7 +25,7 @@ export async function signed(statement: Statement, kid: string, sign: SignText):
 
 async function written(statement: Statement, kid: string, sign: SignText): Promise<string> {
   if (statement.type === 'lease' || statement.type === 'verdict' || statement.type === 'revocations') {
-    const input = `${base64Url(tokenHeader(statements[statement.type].format, kid))}.${base64Url(JSON.stringify(statement.payload))}`;
+    const input = `${base64Header(statements[statement.type].format, kid)}.${base64Url(JSON.stringify(statement.payload))}`;
     return `${input}.${Buffer.from(await sign(input)).toString('base64url')}`;
   }
   const { signature, ...head } = await enveloped(statement.type, statement.payload, kid, sign);
@@ -39,6 +39,13 @@ async function enveloped(type: EnvelopeType, payload: { readonly environment: st
   const bytes = Buffer.from(text);
   const signature = Buffer.from(await sign(`${signingHead(payloadType, payload.environment, bytes.length)}${text}`));
   return { payloadType, environment: payload.environment, kid, payload: bytes.toString('base64'), signature: signature.toString('base64') };
+}
+
+/** The last one is likely the next one, too. */
+let lastHeader = { format: '', kid: '', text: '' };
+function base64Header(format: string, kid: string): string {
+  if (lastHeader.format !== format || lastHeader.kid !== kid) lastHeader = { format, kid, text: base64Url(tokenHeader(format, kid)) };
+  return lastHeader.text;
 }
 
 /** Room for any token: a buffer for each would make V8 collect all garbage once or twice a second. */
