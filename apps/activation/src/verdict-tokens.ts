@@ -20,7 +20,8 @@ const mostPerMessage = 16;
  */
 @Injectable()
 export class VerdictTokens {
-  readonly #waiting = new Map<string, Waiting[]>();
+  /** By environment; an entry stays, so that the map does not grow old tables (see Slots). */
+  readonly #waiting = new Map<string, Waiting[] | undefined>();
 
   constructor(private readonly messages: MessageClient, private readonly log: Log) {}
 
@@ -39,7 +40,7 @@ export class VerdictTokens {
   #send(sender: MessageContext): void {
     const waiting = this.#waiting.get(sender.environment);
     if (!waiting) return;
-    this.#waiting.delete(sender.environment);
+    this.#waiting.set(sender.environment, undefined);
     void runIn(sender, () => this.#sign(waiting));
   }
 

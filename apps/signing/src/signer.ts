@@ -1,6 +1,7 @@
 import { sign, type KeyObject } from 'node:crypto';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { Slots } from '@keyledger/kernel';
 import type { SignText } from '@keyledger/license-file/sign';
 import type { Done, Task } from './signer.worker.ts';
 
@@ -56,8 +57,7 @@ class SigningThread {
   // No execArgv: a loader for the sources is not needed there (Node strips the worker's types), and would cost its start-up.
   readonly #worker = new Worker(new URL(`./signer.worker${extname(import.meta.url)}`, import.meta.url), { execArgv: [], name: 'signer' });
   readonly #known = new Set<number>();
-  readonly #pending = new Map<number, { readonly key: KeyObject; readonly waiting: readonly Waiting[] }>();
-  #calls = 0;
+  readonly #pending = new Slots<{ readonly key: KeyObject; readonly waiting: readonly Waiting[] }>();
   isAlive = true;
 
   constructor() {
@@ -68,8 +68,7 @@ class SigningThread {
   }
 
   sign(name: number, key: KeyObject, waiting: readonly Waiting[]): void {
-    const call = this.#calls++;
-    this.#pending.set(call, { key, waiting });
+    const call = this.#pending.add({ key, waiting });
     this.#worker.postMessage({ call, name, key: this.#known.has(name) ? undefined : key, texts: waiting.map(({ text }) => text) } satisfies Task);
     this.#known.add(name);
   }
@@ -80,14 +79,11 @@ class SigningThread {
 
   /** `node --watch` tells on the same channel what the thread has imported: that is no call of ours. */
   #signed({ call, signatures }: Done): void {
-    const pending = this.#pending.get(call);
-    this.#pending.delete(call);
-    pending?.waiting.forEach(({ resolve }, n) => resolve(signatures.subarray(64 * n, 64 * (n + 1))));
+    this.#pending.take(call)?.waiting.forEach(({ resolve }, n) => resolve(signatures.subarray(64 * n, 64 * (n + 1))));
   }
 
   #ended(): void {
     this.isAlive = false;
-    for (const { key, waiting } of this.#pending.values()) signHere(key, waiting);
-    this.#pending.clear();
+    for (const { key, waiting } of this.#pending.takeAll()) signHere(key, waiting);
   }
 }

@@ -1,6 +1,6 @@
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { PerEnvironment, refuse, type JsonObject } from '@keyledger/kernel';
+import { PerEnvironment, refuse, Slots, type JsonObject } from '@keyledger/kernel';
 import {
   WrongExpectedRevision,
   type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
@@ -44,12 +44,11 @@ interface PendingQuestion {
 /** The main thread's side of the worker: questions go out at once, appends in groups. */
 class SqliteWorker {
   readonly #worker: Worker;
-  readonly #questions = new Map<number, PendingQuestion>();
-  readonly #groups = new Map<number, readonly PendingAppend[]>();
+  readonly #underWay = new Slots<PendingQuestion | readonly PendingAppend[]>();
+  #groups = 0;
   #waiting: PendingAppend[] = [];
   #flushing = false;
   readonly #answeredNext: (() => void)[] = [];
-  #calls = 0;
   #users = 0;
   #dead: Error | undefined;
 
@@ -81,7 +80,7 @@ class SqliteWorker {
 
   /** Resolves when every append to this log has been answered. */
   async drained(log: OpenLog): Promise<void> {
-    while ([...this.#groups.values(), this.#waiting].some((appends) => appends.some((append) => append.log === log))) {
+    while ([...this.#underWay.all.filter(isGroup), this.#waiting].some((appends) => appends.some((append) => append.log === log))) {
       await new Promise<void>((resolve) => this.#answeredNext.push(resolve));
     }
   }
@@ -89,8 +88,7 @@ class SqliteWorker {
   ask<T>(question: Question): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.#dead) return reject(this.#dead);
-      const call = this.#calls++;
-      this.#questions.set(call, { resolve: resolve as (result: unknown) => void, reject });
+      const call = this.#underWay.add({ resolve: resolve as (result: unknown) => void, reject });
       this.#worker.postMessage({ ...question, call });
     });
   }
@@ -98,7 +96,7 @@ class SqliteWorker {
   append(append: PendingAppend): void {
     if (this.#dead) return append.reject(this.#dead);
     this.#waiting.push(append);
-    if (this.#flushing || this.#groups.size >= MESSAGES_UNDER_WAY) return;
+    if (this.#flushing || this.#groups >= MESSAGES_UNDER_WAY) return;
     this.#flushing = true;
     // Runs after all code that is ready now: appends of one turn are sent together.
     process.nextTick(() => this.#flush());
@@ -106,39 +104,36 @@ class SqliteWorker {
 
   #flush(): void {
     this.#flushing = false;
-    while (this.#waiting.length > 0 && this.#groups.size < MESSAGES_UNDER_WAY) {
+    while (this.#waiting.length > 0 && this.#groups < MESSAGES_UNDER_WAY) {
       const group = this.#waiting.length <= APPENDS_PER_MESSAGE ? this.#waiting : this.#waiting.slice(0, APPENDS_PER_MESSAGE);
       this.#waiting = this.#waiting.slice(group.length);
-      const call = this.#calls++;
-      this.#groups.set(call, group);
+      const call = this.#underWay.add(group);
+      this.#groups++;
       this.#worker.postMessage({ op: 'append', call, appends: group.map(({ request }) => request) } satisfies Request);
     }
   }
 
   #answered(reply: Reply): void {
-    const question = this.#questions.get(reply.call);
-    if (question) {
-      this.#questions.delete(reply.call);
-      return 'error' in reply ? question.reject(new Error(reply.error)) : question.resolve(reply.result);
-    }
-    const group = this.#groups.get(reply.call) ?? [];
-    this.#groups.delete(reply.call);
+    const asked = this.#underWay.take(reply.call);
+    if (!asked) return;
+    if (!isGroup(asked)) return 'error' in reply ? asked.reject(new Error(reply.error)) : asked.resolve(reply.result);
+    this.#groups--;
     this.#flush();
-    if ('error' in reply) for (const { reject } of group) reject(new Error(reply.error));
-    else settle(group, reply.result as Committed);
+    if ('error' in reply) for (const { reject } of asked) reject(new Error(reply.error));
+    else settle(asked, reply.result as Committed);
     for (const resolve of this.#answeredNext.splice(0)) resolve();
   }
 
   #died(error: Error): void {
     this.#dead ??= error;
-    const pending = [...this.#questions.values(), ...[...this.#groups.values()].flat(), ...this.#waiting];
-    this.#questions.clear();
-    this.#groups.clear();
+    const pending = [...this.#underWay.takeAll().flat(), ...this.#waiting];
     this.#waiting = [];
     for (const { reject } of pending) reject(this.#dead);
     for (const resolve of this.#answeredNext.splice(0)) resolve();
   }
 }
+
+const isGroup = (asked: PendingQuestion | readonly PendingAppend[]): asked is readonly PendingAppend[] => Array.isArray(asked);
 
 /** First the whole group's events are recorded and shown to subscribers, then the callers are answered: their reads find current views. */
 function settle(group: readonly PendingAppend[], { recordedAt, outcomes, failures }: Committed): void {

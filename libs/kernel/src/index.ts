@@ -5,4 +5,5 @@ export * from './ids.ts';
 export * from './permissions.ts';
 export * from './sealing.ts';
 export * from './settings.ts';
+export * from './slots.ts';
 export * from './time.ts';

@@ -14,7 +14,7 @@ const CHARACTERS_AT_MOST = 256 * 1024;
  * it carries. An envelope that is too long to share a bundle travels alone.
  */
 export class Bundles<P extends Part> {
-  readonly #waiting = new Map<string, P[]>();
+  #waiting = new Map<string, P[]>();
   readonly #send: (address: string, bundle: readonly P[]) => void;
   #scheduled: NodeJS.Immediate | undefined;
 
@@ -26,18 +26,23 @@ export class Bundles<P extends Part> {
     const parts = this.#waiting.get(address);
     if (!parts) this.#waiting.set(address, [part]);
     // A full bundle does not wait for the end of the turn: its receiver can begin while this process carries on.
-    else if (parts.push(part) === PARTS_AT_MOST) return this.#flush(address, parts);
+    else if (parts.push(part) === PARTS_AT_MOST) {
+      this.#waiting.delete(address);
+      return this.#flush(address, parts);
+    }
     this.#scheduled ??= setImmediate(() => this.flush());
   }
 
   flush(): void {
     clearImmediate(this.#scheduled);
     this.#scheduled = undefined;
-    for (const [address, parts] of this.#waiting) this.#flush(address, parts);
+    const waiting = this.#waiting;
+    // A new one each turn: see Slots for what a map that lasts would leave behind.
+    this.#waiting = new Map();
+    for (const [address, parts] of waiting) this.#flush(address, parts);
   }
 
   #flush(address: string, parts: P[]): void {
-    this.#waiting.delete(address);
     while (parts.length > 0) this.#send(address, parts.splice(0, fitting(parts)));
   }
 }

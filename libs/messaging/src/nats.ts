@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { hasContext, context, refuse, type Refusal } from '@keyledger/kernel';
+import { hasContext, context, refuse, Slots, type Refusal } from '@keyledger/kernel';
 import { AuthorizationError, connect, createInbox, InvalidArgumentError, PermissionViolationError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node';
 import { Bundles, packed, unpacked, type Part } from './bundles.ts';
 import { inboxOf } from './nats-users.ts';
@@ -40,6 +40,8 @@ const NO_RESPONDERS = 503;
 const unreadable: Part = { id: -1, head: {}, body: '' };
 
 interface Pending extends Part {
+  /** Given anew as soon as it is free; what comes for it counts only with the name of its bundle. */
+  id: number;
   readonly subject: string;
   readonly timeoutMs: number;
   readonly askedAt: number;
@@ -58,13 +60,12 @@ export class NatsTransport implements Transport {
   readonly #connection: NatsConnection;
   readonly #drainLimitMs: number;
   readonly #inbox: string;
-  readonly #pending = new Map<number, Pending>();
+  readonly #pending = new Slots<Pending>();
   readonly #requests = new Bundles<Pending>((subject, bundle) => this.#ask(subject, bundle));
   readonly #answers = new Bundles<Part>((inbox, bundle) => this.#answer(inbox, bundle));
   readonly #served = new Map<string, { readonly queue: string; readonly handler: MessageHandler; readonly subscription: Subscription }>();
   #state: 'open' | 'draining' | 'closed' = 'open';
   #connected = true;
-  #sent = 0;
   #inFlight = 0;
   #drained: (() => void) | undefined;
 
@@ -105,9 +106,8 @@ export class NatsTransport implements Transport {
     if (own) return own.answer(request);
     if (this.#state === 'closed' || (this.#state === 'draining' && !isPartOfWork()) || !this.#connected) return Promise.reject(nobody(subject));
     return new Promise((resolve, reject) => {
-      const id = this.#sent++;
-      const pending: Pending = { ...request, id, subject, timeoutMs, askedAt: performance.now(), resolve, reject };
-      this.#pending.set(id, pending);
+      const pending: Pending = { ...request, id: -1, subject, timeoutMs, askedAt: performance.now(), resolve, reject };
+      pending.id = this.#pending.add(pending);
       this.#waitFor(pending, SIGN_WITHIN_MS);
       this.#requests.add(subject, pending);
     });
@@ -153,7 +153,7 @@ export class NatsTransport implements Transport {
 
   #ask(subject: string, bundle: readonly Pending[]): void {
     // Requests refused in the meantime need no answer any more.
-    const asking = bundle.filter(({ id }) => this.#pending.has(id));
+    const asking = bundle.filter((pending) => this.#isPending(pending));
     if (asking.length === 0) return;
     // No process can answer in place of the one that was asked: only that one knows the reply address, which cannot be guessed.
     const reply = `${this.#inbox}.${randomUUID()}`;
@@ -161,7 +161,7 @@ export class NatsTransport implements Transport {
     try {
       this.#connection.publish(subject, packed(asking), { reply });
     } catch (error) {
-      for (const { id } of asking) this.#take(id)?.reject(Object.assign(refuse('INTERNAL'), { cause: error }));
+      for (const pending of asking) this.#take(pending)?.reject(Object.assign(refuse('INTERNAL'), { cause: error }));
     }
   }
 
@@ -198,7 +198,7 @@ export class NatsTransport implements Transport {
       const pending = this.#pending.get(id);
       if (pending?.bundle !== subject) continue;
       if (isSign(answer)) this.#heardOf(pending);
-      else this.#take(id)?.resolve(answer);
+      else this.#take(pending)?.resolve(answer);
     }
   }
 
@@ -209,18 +209,21 @@ export class NatsTransport implements Transport {
 
   /** For so long, and not longer than it was asked for in all. What has come in while this process had no time is looked at first. */
   #waitFor(pending: Pending, ms: number): void {
-    const { id, subject, timeoutMs, askedAt } = pending;
+    const { subject, timeoutMs, askedAt } = pending;
     const left = timeoutMs - (performance.now() - askedAt);
     const timer = setTimeout(() => void setImmediate(() => {
-      if (pending.timer === timer) this.#take(id)?.reject(ms < left ? nobody(subject) : tooLate(subject, timeoutMs));
+      if (pending.timer === timer) this.#take(pending)?.reject(ms < left ? nobody(subject) : tooLate(subject, timeoutMs));
     }), Math.min(ms, left));
     pending.timer = timer;
   }
 
-  #take(id: number): Pending | undefined {
-    const pending = this.#pending.get(id);
-    if (!pending) return;
-    this.#pending.delete(id);
+  #isPending(pending: Pending): boolean {
+    return this.#pending.get(pending.id) === pending;
+  }
+
+  #take(pending: Pending): Pending | undefined {
+    if (!this.#isPending(pending)) return undefined;
+    this.#pending.take(pending.id);
     clearTimeout(pending.timer);
     return pending;
   }
@@ -232,7 +235,7 @@ export class NatsTransport implements Transport {
 
   /** Answers to requests sent before the connection broke may never come, so those requests are refused at once. */
   #refuseAll(which: (pending: Pending) => boolean = () => true): void {
-    for (const pending of this.#pending.values()) if (which(pending)) this.#take(pending.id)?.reject(nobody(pending.subject));
+    for (const pending of this.#pending.all) if (which(pending)) this.#take(pending)?.reject(nobody(pending.subject));
   }
 
   async #watch(onStatus: NatsOptions['onStatus'], onDenied: NatsOptions['onDenied']): Promise<void> {

@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { refuse, type Refusal } from '@keyledger/kernel';
+import { refuse, Slots, type Refusal } from '@keyledger/kernel';
 import type { Failure, Reply, Request, Result, Statement } from './sqlite-file.worker.ts';
 
 /** `state` is fsynced with every commit; `read` can be rebuilt and is not. */
@@ -44,10 +44,9 @@ class SqliteThread {
   static readonly #threads = new Map<ConnectionKind, SqliteThread>();
   readonly #kind: ConnectionKind;
   readonly #worker: Worker;
-  readonly #pending = new Map<number, Pending>();
+  readonly #pending = new Slots<Pending>();
   readonly files = new Map<string, SqliteFile>();
   #openFiles = 0;
-  #calls = 0;
   #dead: Error | undefined;
 
   static running(kind: ConnectionKind): SqliteThread | undefined {
@@ -77,12 +76,11 @@ class SqliteThread {
   ask<T>(question: Question): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.#dead) return reject(this.#dead);
-      const call = this.#calls++;
-      this.#pending.set(call, { resolve: resolve as (result: unknown) => void, reject });
+      const call = this.#pending.add({ resolve: resolve as (result: unknown) => void, reject });
       try {
         this.#worker.postMessage({ ...question, call });
       } catch (error) {
-        this.#pending.delete(call);
+        this.#pending.take(call);
         reject(error as Error);
       }
     });
@@ -100,8 +98,7 @@ class SqliteThread {
   }
 
   #answered(reply: Reply): void {
-    const pending = this.#pending.get(reply.call);
-    this.#pending.delete(reply.call);
+    const pending = this.#pending.take(reply.call);
     if ('error' in reply) pending?.reject(failureOf(reply.error));
     else pending?.resolve(reply.result);
   }
@@ -109,8 +106,7 @@ class SqliteThread {
   #died(error: Error): void {
     this.#dead ??= error;
     if (SqliteThread.#threads.get(this.#kind) === this) SqliteThread.#threads.delete(this.#kind);
-    for (const { reject } of this.#pending.values()) reject(this.#dead);
-    this.#pending.clear();
+    for (const { reject } of this.#pending.takeAll()) reject(this.#dead);
   }
 }
 
