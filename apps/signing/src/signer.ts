@@ -69,7 +69,7 @@ class SigningThread {
 
   sign(name: number, key: KeyObject, waiting: readonly Waiting[]): void {
     const call = this.#pending.add({ key, waiting });
-    this.#worker.postMessage({ call, name, key: this.#known.has(name) ? undefined : key, texts: waiting.map(({ text }) => text) } satisfies Task);
+    this.#worker.postMessage({ call, name, key: this.#known.has(name) ? undefined : key, text: waiting.map(({ text }) => text).join(''), lengths: waiting.map(({ text }) => text.length) } satisfies Task);
     this.#known.add(name);
   }
 
