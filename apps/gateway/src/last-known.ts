@@ -10,6 +10,8 @@ const keptMs = 24 * 3_600_000;
 interface Kept {
   /** How many bytes had ever been written before it. */
   from: number;
+  /** In bytes. */
+  room: number;
   length: number;
   at: number;
 }
@@ -26,18 +28,24 @@ export class LastKnownVerdicts {
   #written = 0;
 
   keep(environment: string, question: ValidateLicense, text: string, now: number): void {
-    // At most three bytes each; what does not fit before the end goes to the beginning.
-    const needed = text.length * 3;
-    if (needed > bytesKept) return this.forget(environment, question);
-    const left = bytesKept - (this.#written % bytesKept);
-    if (needed > left) this.#written += left;
-    const from = this.#written;
-    const length = this.#texts.write(text, from % bytesKept);
-    this.#written += length;
     const name = nameOf(environment, question);
+    const length = Buffer.byteLength(text);
     const last = this.#kept.get(name);
-    if (last) Object.assign(last, { from, length, at: now });
-    else this.#kept.set(name, { from, length, at: now });
+    // In the place of the last one, if it may: a question that is often asked must not drive out all others.
+    if (last && length <= last.room && this.#isIntact(last)) {
+      this.#texts.write(text, last.from % bytesKept);
+      last.length = length;
+      last.at = now;
+      return;
+    }
+    if (length > bytesKept) return void this.#kept.delete(name);
+    // What does not fit before the end goes to the beginning.
+    const left = bytesKept - (this.#written % bytesKept);
+    if (length > left) this.#written += left;
+    const from = this.#written;
+    this.#texts.write(text, from % bytesKept);
+    this.#written += length;
+    this.#kept.set(name, { from, room: length, length, at: now });
   }
 
   /** "There is no such license" counts as a last answer as well. */
@@ -48,9 +56,14 @@ export class LastKnownVerdicts {
   /** Undefined when there is none or newer answers have taken its place, or when an instant named in it has passed since: then it may no longer be true. */
   find(environment: string, question: ValidateLicense, now: number): string | undefined {
     const kept = this.#kept.get(nameOf(environment, question));
-    if (kept === undefined || this.#written - kept.from > bytesKept) return undefined;
+    if (kept === undefined || !this.#isIntact(kept)) return undefined;
     const { token: _, ...verdict } = JSON.parse(this.#texts.toString('utf8', kept.from % bytesKept, (kept.from % bytesKept) + kept.length)) as Verdict & { token?: string };
     return stands(verdict, now - kept.at) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;
+  }
+
+  /** Whether nothing newer has been written over it. */
+  #isIntact({ from }: Kept): boolean {
+    return this.#written - from <= bytesKept;
   }
 }
 

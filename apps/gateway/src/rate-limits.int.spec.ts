@@ -231,6 +231,15 @@ describe('A limit', () => {
     expect(() => limit.take('first', silent)).not.toThrow();
   });
 
+  it('does not forget the busiest for all the others', () => {
+    const limit = new Limit('l', 600);
+    for (let n = 0; n < 600; n++) {
+      limit.take('busy', silent);
+      for (let m = 0; m < 200; m++) limit.take(`other-${n}-${m}`, silent);
+    }
+    expect(() => limit.take('busy', silent)).toThrow('Try again');
+  });
+
   it('on guesses forgets addresses and what they have proven, too', async () => {
     const guesses = new Guesses('g', 1);
     const prove = (credential: string) => guesses.inTurn('1.1.1.1', credential, silent, async (right) => right());

@@ -6,7 +6,7 @@ import type { GatewayConfig } from './config.ts';
 
 const minute = 60_000;
 const hour = 60 * minute;
-/** Callers that one limit remembers. Beyond that, the least recently seen start afresh: memory stays bounded even if an attacker makes up callers. */
+/** Callers that one limit remembers. Beyond that, those not seen for the longest start afresh: memory stays bounded even if an attacker makes up callers. */
 const remembered = 50_000;
 
 type Reply = Pick<FastifyReply, 'getHeader' | 'header'>;
@@ -51,10 +51,11 @@ export class Limit {
   take(caller: string, reply: Reply): void {
     if (this.quota === 0) return;
     const now = performance.now();
-    // A window is as recent as its beginning: to note each request as well costs more than it tells.
     let window = this.#windows.peek(caller);
     if (!window || window.endsAt <= now) this.#windows.set(caller, (window = { used: 0, endsAt: now + minute }));
     window.used += 1;
+    // To note every request as the latest costs more than it tells.
+    if (window.used % 16 === 0) this.#windows.get(caller);
     const seconds = secondsTo(window.endsAt, now);
     this.#announced.on(reply, this.quota - window.used, seconds);
     if (window.used > this.quota) throw tooMany(seconds);

@@ -212,7 +212,7 @@ class OpenLog {
 
   learn(stream: string, revision: number): void {
     if (revision < (this.#revisions.get(stream) ?? -1)) return;
-    this.#revisions.delete(stream);
+    // The first learnt is forgotten first: to keep them by their last use would be to delete and add all the time (see Slots).
     this.#revisions.set(stream, revision);
     if (this.#revisions.size > KNOWN_STREAMS) this.#revisions.delete(this.#revisions.keys().next().value as string);
   }

@@ -68,12 +68,9 @@ class Tails {
   readonly #tails = new Map<string, Tail>();
   #ids = 0;
 
+  /** The first put is dropped first: to keep them by their last use would be to delete and add at every append, which leaves V8 much garbage. */
   get(stream: string): Tail | undefined {
-    const tail = this.#tails.get(stream);
-    if (!tail) return undefined;
-    this.#tails.delete(stream);
-    this.#tails.set(stream, tail);
-    return tail;
+    return this.#tails.get(stream);
   }
 
   put(stream: string, tail: Tail): void {

@@ -28,6 +28,14 @@ describe('Slots', () => {
     }));
   });
 
+  it('are as few again as are needed', () => {
+    const slots = new Slots<object>();
+    const many = Array.from({ length: 1_000 }, () => slots.add({}));
+    for (const slot of many) slots.take(slot);
+    expect(slots.add({})).toBe(0);
+    expect(slots.take(999)).toBeUndefined();
+  });
+
   it('leave nothing behind for a full collection', () => {
     setFlagsFromString('--expose-gc');
     const gc = runInNewContext('gc') as (options?: { type: 'minor' }) => void;

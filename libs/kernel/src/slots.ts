@@ -4,7 +4,7 @@
  * Not a Map: one from which as much is deleted as is added moves into a new table again and again, and each old table points to the next. As soon as
  * one of them is old for V8, all that was under way at those moments survives its quick collections: a quarter of all garbage, until a full one.
  */
-export class Slots<T> {
+export class Slots<T extends object> {
   readonly #items: (T | undefined)[] = [];
   readonly #free: number[] = [];
 
@@ -24,6 +24,8 @@ export class Slots<T> {
     if (item === undefined) return undefined;
     this.#items[slot] = undefined;
     this.#free.push(slot);
+    // Not as large for ever as it once was.
+    if (this.#free.length === this.#items.length) this.#items.length = this.#free.length = 0;
     return item;
   }
 

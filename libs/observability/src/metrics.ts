@@ -24,11 +24,11 @@ export class Metrics {
   readonly #requests = this.#histogram('keyledger_http_request_duration_seconds', 'Time to answer a request', requestBuckets, ['method', 'route', 'status']);
   readonly #appends = this.#histogram('keyledger_append_duration_seconds', 'Time until appended events are durable', appendBuckets, []);
   /** Counts a verdict or a refusal. */
-  readonly decision = this.#tally('keyledger_decisions_total', 'Verdicts and refusals by code', 'code');
+  readonly decision: (code: string) => void = this.#tally('keyledger_decisions_total', 'Verdicts and refusals by code', 'code');
   /** Counts a message by its subject, and by what became of it. */
-  readonly message = this.#tally<Outcome>('keyledger_messages_total', 'Messages handled by subject and outcome', 'subject', 'outcome');
+  readonly message: (subject: string, outcome: Outcome) => void = this.#tally<Outcome>('keyledger_messages_total', 'Messages handled by subject and outcome', 'subject', 'outcome');
   /** Counts a signature by what was signed. */
-  readonly signature = this.#tally('keyledger_signatures_total', 'Signatures by what was signed', 'statement');
+  readonly signature: (statement: string) => void = this.#tally('keyledger_signatures_total', 'Signatures by what was signed', 'statement');
   readonly #sweeps = this.#histogram('keyledger_sweep_duration_seconds', 'Time a run of the sweep took', sweepBuckets, ['environment']);
   readonly #swept = this.#counter('keyledger_sweep_transitions_total', 'Events recorded by the sweep, by type', ['environment', 'type']);
   readonly #due = this.#gauge('keyledger_sweep_due', 'Subjects due when the sweep last looked (counted up to 10,000 of each kind)', ['environment']);
