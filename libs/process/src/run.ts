@@ -26,6 +26,9 @@ const SETTLES_AFTER_MS = 1_000;
  * which Node itself does only at an orderly end.
  */
 export async function runUntilStopped(name: string, start: () => Promise<{ close(): Promise<void> }>, endsWithinMs?: number): Promise<void> {
+  // From how long objects of one kind have lived V8 guesses where to put the next. Requests that wait for another process live just long enough to be
+  // taken for old ones; from then on each of them, and all it refers to, stays until a full collection.
+  setFlagsFromString('--no-allocation-site-pretenuring');
   const cannot = (what: string) => (error: unknown) => fail(`${name} cannot ${what}: ${error instanceof Error ? error.message : String(error)}`);
   const endWithin = (ms: number) => setTimeout(() => fail(`${name} has not stopped within ${ms / 1000} s, and ends as it is`), ms);
   let running: { close(): Promise<void> } | undefined;
