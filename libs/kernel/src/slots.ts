@@ -2,7 +2,7 @@
  * What is under way, by a small number that is given anew once it is free.
  *
  * Not a Map: one from which as much is deleted as is added moves into a new table again and again, and each old table points to the next. As soon as
- * one of them is old for V8, all that was under way at those moments survives its quick collections: a quarter of all garbage, until a full one.
+ * one of them is old for V8, all that was under way at those moments survives its quick collections, until a full one.
  */
 export class Slots<T extends object> {
   readonly #items: (T | undefined)[] = [];
