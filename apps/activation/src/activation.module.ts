@@ -1,5 +1,6 @@
 import { Module, type DynamicModule, type OnModuleDestroy, type Provider } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
+import { License } from '@keyledger/domain';
 import { EventStores, SnapshotStores, subjectOf } from '@keyledger/event-store';
 import { Clock, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -24,7 +25,7 @@ class Erasure {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, leases: LeaseLedger, acks: Acknowledgements): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'activation-erasure', events, databases, clock,
-      isFor: ({ type }) => type === 'LicenseErased', reads: [],
+      follows: [{ category: License.category, types: ['LicenseErased'] }],
       async react(erased) {
         for (const { stream } of erased) {
           const licenseId = subjectOf(stream) as LicenseId;

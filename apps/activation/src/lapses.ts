@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { LapsedLeaseBacklog, LapsedLeases, LapseLeases, LoseHeartbeats, type Backlog } from '@keyledger/contracts';
-import { boundAtOf, isLive, isMissed, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
+import { boundAtOf, isLive, isMissed, License, lookAtOf, missedFrom, openLease, silentFrom, type IssuedLicense } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { Clock, context, environments, isTransient, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import { Handles, MessageClient } from '@keyledger/messaging';
@@ -21,7 +21,8 @@ export class LeaseOpening {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, caches: VerdictCaches, leases: LeaseLedger, log: Log): Promise<LeaseOpening> {
     return new LeaseOpening(await Reaction.start({
       name: 'activation-leases', events, databases, clock,
-      isFor: ({ type, data }) => (type === 'InstanceActivated' && data['leaseEndsAt'] !== undefined) || type === 'InstanceRebound',
+      follows: [{ category: License.category, types: ['InstanceActivated', 'InstanceRebound'] }],
+      isFor: ({ type, data }) => type === 'InstanceRebound' || data['leaseEndsAt'] !== undefined,
       async react(activated) {
         for (let n = 0; n < activated.length; n += AT_ONCE) {
           await Promise.all(activated.slice(n, n + AT_ONCE).map((event) => open(event, caches, leases).catch((error: unknown) => lookLater(event, error, leases, log))));

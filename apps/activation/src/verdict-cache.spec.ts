@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { issued, License, normaliseKey } from '@keyledger/domain';
-import type { EventStore, RecordedEvent, Subscription } from '@keyledger/event-store';
+import type { EventStore, Handler, RecordedEvent, Subscription } from '@keyledger/event-store';
 import { PerEnvironment, refuse, runIn, systemContext, type LicenseId } from '@keyledger/kernel';
 import type { Keyring } from '@keyledger/keyring';
 import type { MessageClient } from '@keyledger/messaging';
@@ -22,10 +22,10 @@ function cacheOverANetwork() {
   const held = { meanwhile: () => undefined as void };
   const answers = { state, isAway: false, resolved: { licenseId: licenseId as LicenseId | null, retired: false } };
   let head = 1;
-  let show: (events: readonly RecordedEvent[]) => void = () => undefined;
+  let show: Handler = () => undefined;
   const store = {
     head: async () => (answers.isAway ? Promise.reject(refuse('UNAVAILABLE')) : (counted.heads++, head)),
-    subscribe: (_after: number, handler: typeof show) => {
+    subscribe: (_after: number, handler: Handler) => {
       show = handler;
       return { position: 1, close: async () => undefined } satisfies Subscription;
     },
@@ -38,7 +38,7 @@ function cacheOverANetwork() {
       return known;
     }, head,
   );
-  const changes = (stream: string) => show([{ stream, position: ++head } as RecordedEvent]);
+  const changes = (stream: string) => void show([{ stream, position: ++head } as RecordedEvent], head, 1);
   return { cache, counted, held, answers, changes, find: async () => (await cache.find(key.value)).license?.revision, get: async () => (await cache.get(licenseId)).revision };
 }
 
@@ -118,7 +118,7 @@ it('Licenses with a long past that change in turn are each read on from what is 
   const licenses = [1, 2, 3].map((n) => idOf('lic', n));
   const past = Array.from({ length: 4_000 }, (_, revision) => ({ id: `${revision}`, revision, position: 1, type: 'HeartbeatMissed', data: { activationId: idOf('act') }, metadata: { schema: 1 } }));
   let [head, read] = [1, 0];
-  let show: (events: readonly RecordedEvent[]) => void = () => undefined;
+  let show: Handler = () => undefined;
   const store = {
     head: async () => head,
     readStream: async (_: string, { from = 0, limit = 500 }) => {
@@ -126,7 +126,7 @@ it('Licenses with a long past that change in turn are each read on from what is 
       read += page.length;
       return page;
     },
-    subscribe: (_: number, handler: typeof show) => {
+    subscribe: (_: number, handler: Handler) => {
       show = handler;
       return { position: 1, close: async () => undefined };
     },
@@ -138,7 +138,7 @@ it('Licenses with a long past that change in turn are each read on from what is 
   });
   await lookAtAll();
   expect(read).toBe(3 * past.length);
-  for (const license of licenses) show([{ stream: `license-${license}`, position: ++head } as RecordedEvent]);
+  for (const license of licenses) void show([{ stream: `license-${license}`, position: ++head } as RecordedEvent], head, 1);
   await lookAtAll();
   expect(read).toBe(3 * past.length);
 });

@@ -1,6 +1,6 @@
 import { ResolveKey } from '@keyledger/contracts';
-import { normaliseKey, type LicenseState } from '@keyledger/domain';
-import type { EventStore, Position, RecordedEvent, Subscription } from '@keyledger/event-store';
+import { License, normaliseKey, SigningKeys, type LicenseState } from '@keyledger/domain';
+import { subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { refuse, type LicenseId } from '@keyledger/kernel';
 import type { Keyring } from '@keyledger/keyring';
 import type { MessageClient } from '@keyledger/messaging';
@@ -56,7 +56,7 @@ export class VerdictCache implements View {
   /** `head`: where the log ends now; events before it will be read, not marked. */
   constructor(private readonly keyring: Keyring, private readonly messages: MessageClient, store: EventStore, private readonly load: LoadLicense, head: Position) {
     this.position = head;
-    this.#subscription = store.subscribe(head, (events) => this.#mark(events), []);
+    this.#subscription = store.subscribe(head, (events, upTo) => this.#mark(events, upTo), [{ category: License.category, bare: true }, { category: SigningKeys.category, types: ['SigningKeyRevoked'] }]);
     this.#index = new ReadIndex(store, this);
   }
 
@@ -99,17 +99,16 @@ export class VerdictCache implements View {
     return this.#subscription.close();
   }
 
-  #mark(events: readonly RecordedEvent[]): void {
+  #mark(events: readonly RecordedEvent[], upTo: Position): void {
     const changed = new Set<LicenseId>();
     for (const { stream, type } of events) {
       if (type === 'SigningKeyRevoked') this.revocations++;
-      if (!stream.startsWith('license-')) continue;
-      const licenseId = stream.slice('license-'.length) as LicenseId;
+      const licenseId = subjectOf(stream) as LicenseId;
       const entry = this.#entries.peek(licenseId);
       if (entry) entry.marked++;
       if (this.#watched.has(licenseId)) changed.add(licenseId);
     }
-    this.position = events.at(-1)?.position ?? this.position;
+    this.position = upTo;
     for (const listener of this.#listeners) listener();
     for (const licenseId of changed) for (const listener of this.#watched.get(licenseId) ?? []) listener();
   }

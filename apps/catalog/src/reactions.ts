@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { Order } from '@keyledger/domain';
 import { EventStores, subjectOf } from '@keyledger/event-store';
 import { Clock, isTransient, Refusal, type OrderId } from '@keyledger/kernel';
 import { Log } from '@keyledger/observability';
@@ -19,7 +20,7 @@ export class OrderCompletion {
     const failures = new Map<string, number>();
     return new OrderCompletion(await Reaction.start({
       name: 'catalog-order-completion', events, databases, clock,
-      isFor: ({ type }) => type === 'OrderPlaced', reads: [],
+      follows: [{ category: Order.category, types: ['OrderPlaced'] }],
       react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log).catch((error: unknown) => {
         if (isTransient(error)) throw error;
         const failed = (failures.get(stream) ?? 0) + 1;

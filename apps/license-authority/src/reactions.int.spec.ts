@@ -46,7 +46,7 @@ it('An erased license can be read in no table, though one is still being built a
   const held = Promise.withResolvers<void>();
   const projectors = await project({ ...licenseTable, version: licenseTable.version + 1 } as Projection, {
     append: (...all) => log.append(...all), readStream: (...all) => log.readStream(...all), readByStream: (...all) => log.readByStream(...all),
-    subscribe: (after, handler) => log.subscribe(after, handler), head: () => log.head(), close: () => log.close(),
+    subscribe: (...all) => log.subscribe(...all), head: () => log.head(), close: () => log.close(),
     readAll: async (...all) => {
       await held.promise;
       return log.readAll(...all);

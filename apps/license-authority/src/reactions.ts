@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { License } from '@keyledger/domain';
 import { EventStores, subjectOf } from '@keyledger/event-store';
 import { Clock, type LicenseId } from '@keyledger/kernel';
 import { Keyrings } from '@keyledger/keyring';
@@ -26,7 +27,7 @@ export class Erasure {
   ): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'authority-erasure', events, databases: state, clock,
-      isFor: ({ type }) => type === 'LicenseErased', reads: [], timeoutMs: ERASED_WITHIN_MS,
+      follows: [{ category: License.category, types: ['LicenseErased'] }], timeoutMs: ERASED_WITHIN_MS,
       async react(events) {
         // Scrubbing rewrites a file: once for all licenses.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];

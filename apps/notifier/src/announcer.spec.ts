@@ -1,5 +1,5 @@
 import { expect, it, jest } from '@jest/globals';
-import type { RecordedEvent } from '@keyledger/event-store';
+import type { Handler, RecordedEvent } from '@keyledger/event-store';
 import { addSeconds, systemClock, type Instant } from '@keyledger/kernel';
 import { idOf } from '@keyledger/testing';
 import { Announcers } from './announcer.ts';
@@ -18,8 +18,8 @@ async function start(tell: (event: RecordedEvent) => Promise<void> = async () =>
   const put: number[] = [];
   const batches: { readonly targets: readonly string[]; readonly others: readonly string[] }[] = [];
   const full = { at: -1 };
-  const followers: ((events: readonly RecordedEvent[]) => Promise<void>)[] = [];
-  const store = { head: () => 1, subscribe: (_: number, follow: typeof followers[number]) => followers.push(follow) && { close: async () => undefined } };
+  const followers: Handler[] = [];
+  const store = { head: () => 1, subscribe: (_: number, follow: Handler) => followers.push(follow) && { close: async () => undefined } };
   const database = {
     run: async (sql: string) => ({ rows: sql.includes('mails_after') ? endpoints : [], changes: 0 }),
     batch: async (statements: readonly { sql: string; many: string[][] }[]) => {
@@ -36,7 +36,7 @@ async function start(tell: (event: RecordedEvent) => Promise<void> = async () =>
   const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
   const sources = { byCategory: { license: { table: { LicenseIssued: { types: ['license.issued'] } }, tell: told } } } as never;
   await Announcers.start({ events: onEach(store), databases: onEach(database), sources, clock: systemClock, log: { warn: ignore, error: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore });
-  return { follow: followers[0] as typeof followers[number], put, batches, full };
+  return { follow: async (events: readonly RecordedEvent[]) => followers[0]?.(events, events.at(-1)?.position ?? 0, events.length), put, batches, full };
 }
 
 it('The announcer reads many licenses together, tells of them in the order of the log, and reads none for what is no news', async () => {

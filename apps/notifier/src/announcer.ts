@@ -1,5 +1,5 @@
 import { wants, WebhookEndpoint, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
-import { originOf, subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
+import { categoryOf, originOf, subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { addSeconds, derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Log } from '@keyledger/observability';
 import { mustReach, ReadIndex, ROWS_AT_ONCE, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
@@ -25,8 +25,6 @@ interface News {
 
 /** The mails: event type → what a mail about it needs, or nothing. It holds no personal data. */
 export type MailsOf = (event: RecordedEvent) => { readonly type: string; readonly body: string } | undefined;
-
-const categoryOf = (stream: string): string => stream.slice(0, stream.indexOf('-'));
 
 const EVENTS_PER_SAVE = 5_000;
 const REPLAY_PAGE = 500;
@@ -93,7 +91,7 @@ class Announcer implements View {
     this.#mailsAfter = mailsAfter;
     this.position = position;
     this.#endpoints = new Map(endpoints.map((endpoint) => [endpoint.id, endpoint]));
-    this.#subscription = at.store.subscribe(position, (events) => this.#follow(events));
+    this.#subscription = at.store.subscribe(position, (events, upTo, passed) => this.#follow(events, upTo, passed), categories(at.sources).map((category) => ({ category })));
     this.replay();
   }
 
@@ -118,8 +116,7 @@ class Announcer implements View {
     this.#replaying = before.then(() => this.#replay()).catch((error: unknown) => this.#at.log.warn({ err: error, environment: this.#at.environment }, 'missed events could not be queued for endpoints; it will be tried again'));
   }
 
-  #follow(events: readonly RecordedEvent[]): void | Promise<void> {
-    const { position } = events.at(-1) as RecordedEvent;
+  #follow(events: readonly RecordedEvent[], position: Position, passed: number): void | Promise<void> {
     const hours = this.#newHours(events);
     const endpoints = [...this.#endpoints.values()];
     let isOfInterest = false;
@@ -127,7 +124,7 @@ class Announcer implements View {
       isOfInterest ||= isOfEndpoint(event) || this.#newsIn(event, endpoints).length > 0 || this.#at.mailsOf(event) !== undefined;
       if (event.type === 'LicenseErased') this.#at.forget(subjectOf(event.stream) as LicenseId);
     }
-    this.#passed += events.length;
+    this.#passed += passed;
     if (!isOfInterest && hours.length === 0 && this.#passed < EVENTS_PER_SAVE) return this.#advance(position);
     return this.#take(isOfInterest ? events : [], hours, position);
   }
@@ -307,6 +304,7 @@ class Announcer implements View {
   }
 }
 
+const categories = ({ byCategory }: Sources): readonly string[] => [...Object.keys(byCategory), WebhookEndpoint.category];
 const isOfEndpoint = ({ stream }: RecordedEvent): boolean => stream.startsWith(`${WebhookEndpoint.category}-`);
 const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => enabled && wants(events, type);
 /**

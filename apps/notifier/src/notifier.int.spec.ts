@@ -106,7 +106,7 @@ it('The notifier goes on after what it has read, and not where the log ends befo
     const store = { head: () => 7, subscribe: () => ({ position, close: async () => undefined }) };
     const database = { run: async () => ({ rows: [{ position, id: null }] }) };
     const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
-    await (await Announcers.start({ events: onEach(store), databases: onEach(database), sources: {} as never, clock: new TestClock(), log: { warn: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore })).close();
+    await (await Announcers.start({ events: onEach(store), databases: onEach(database), sources: { byCategory: {} } as never, clock: new TestClock(), log: { warn: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore })).close();
   };
   await startAt(7);
   await expect(startAt(8)).rejects.toThrow('ends at 7 but has been read up to 8: events are missing');

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { dayOf, monthlyMeters, type Quota } from '@keyledger/domain';
+import { dayOf, License, monthlyMeters, type Quota } from '@keyledger/domain';
 import { EventStores, originOf, subjectOf, type RecordedEvent } from '@keyledger/event-store';
 import { Clock, type LicenseId } from '@keyledger/kernel';
 import { Reaction, StateDatabases } from '@keyledger/read-models';
@@ -18,9 +18,9 @@ export class UsageReactions {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, ledger: UsageLedger, licenses: Licenses): Promise<UsageReactions> {
     return new UsageReactions(await Reaction.start({
       name: 'usage-erasure', events, databases, clock,
-      isFor: ({ type }) => type === 'LicenseErased' || type === 'QuotaChanged', reads: [],
+      follows: [{ category: License.category, types: ['LicenseErased', 'QuotaChanged'] }],
       async react(happened) {
-        for (const event of happened) await (event.type === 'QuotaChanged' ? compareAnew(event, events, ledger) : forget(event, ledger, licenses));
+        for (const event of happened) await (event.type === 'QuotaChanged' ? compareAnew(event, ledger) : forget(event, ledger, licenses));
       },
     }));
   }
@@ -35,10 +35,8 @@ export class UsageReactions {
   }
 }
 
-/** Reads the event from its stream: the subscription delivers no data. */
-async function compareAnew({ stream, revision }: RecordedEvent, events: EventStores, ledger: UsageLedger): Promise<void> {
-  const [changed] = await events.here().readStream(stream, { from: revision, limit: 1 });
-  if (changed) await ledger.compareAnew(subjectOf(stream) as LicenseId, monthlyMeters(changed.data['quotas'] as readonly Quota[]), dayOf(Date.parse(originOf(changed).at)));
+async function compareAnew(changed: RecordedEvent, ledger: UsageLedger): Promise<void> {
+  await ledger.compareAnew(subjectOf(changed.stream) as LicenseId, monthlyMeters(changed.data['quotas'] as readonly Quota[]), dayOf(Date.parse(originOf(changed).at)));
 }
 
 async function forget({ stream }: RecordedEvent, ledger: UsageLedger, licenses: Licenses): Promise<void> {

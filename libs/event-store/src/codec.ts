@@ -19,6 +19,8 @@ type DomainEvent = { readonly type: string };
 
 /** `license-lic_…` → `lic_…`: the subject whose data key seals the fields. Categories have no hyphen. */
 export const subjectOf = (stream: string): string => stream.slice(stream.indexOf('-') + 1);
+/** `license` of `license-lic_0198…`. */
+export const categoryOf = (stream: string): string => stream.slice(0, stream.indexOf('-'));
 
 export const originOf = ({ metadata }: RecordedEvent): EventOrigin => {
   const { occurredAt, actor } = metadata as unknown as EventMetadata;

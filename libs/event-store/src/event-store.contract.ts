@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { JsonObject } from '@keyledger/kernel';
-import { NO_STREAM, WrongExpectedRevision, type EventStore, type NewEvent, type RecordedEvent, type Subscription } from './port.ts';
+import { NO_STREAM, WrongExpectedRevision, type EventStore, type Follows, type NewEvent, type RecordedEvent, type Subscription } from './port.ts';
 
 export interface ContractOptions {
   /** Closes the store and opens the same log again; without it the tests about restarts are left out. */
@@ -296,6 +296,36 @@ export const eventStoreContract = (name: string, open: () => Promise<EventStore>
         const own = revisions(all.filter(({ stream }) => stream === `license-${n}`));
         expect(own).toEqual(own.map((_, index) => index));
       }
+    });
+
+    it.each([
+      ['a category', [{ category: 'order' }], [1, 3]],
+      ['types of a category', [{ category: 'license', types: ['SeatGiven'] }], [4]],
+      ['both', [{ category: 'license', types: ['SeatGiven'] }, { category: 'order' }, { category: 'customer', bare: true }], [1, 3, 4]],
+      ['types named in two places', [{ category: 'license', types: ['SeatTaken'] }, { category: 'license', types: ['SeatGiven'] }], [0, 2, 4]],
+      ['a category of which some types are named again', [{ category: 'license' }, { category: 'license', types: ['SeatGiven'] }], [0, 2, 4]],
+      ['nothing that happens', [{ category: 'licens' }], []],
+    ] satisfies [string, Follows[], number[]][])('hand over what the subscriber follows: %s; and go past the rest', async (_, follows, expected) => {
+      const write = async (stream: string, seat: number, type: string) => store.append(stream, 'any', [{ ...anEvent({ seat }), type }]);
+      const seen: RecordedEvent[] = [];
+      let passed = 0;
+      const reached = Promise.withResolvers<void>();
+      await write('license-a', 0, 'SeatTaken');
+      await write('order-a', 1, 'SeatTaken');
+      const subscription = store.subscribe(0, async (events, upTo, count) => {
+        seen.push(...events);
+        passed += count;
+        if (upTo === await store.head() && passed === 5) reached.resolve();
+      }, follows);
+      followers.push(subscription);
+      await write('license-b', 2, 'SeatTaken');
+      await write('order-a', 3, 'SeatGiven');
+      await write('license-a', 4, 'SeatGiven');
+      await reached.promise;
+      await subscription.close();
+      expect(seats(seen)).toEqual(expected);
+      expect(seen).toEqual((await store.readAll(0)).filter((__, seat) => expected.includes(seat)));
+      expect(subscription.position).toBe(await store.head());
     });
 
     it('wait for a slow handler before the next batch', async () => {

@@ -2,6 +2,7 @@ import type { AllStreamResolvedEvent, AllStreamSubscription, EventStoreDBClient,
 import { refuse, type JsonObject } from '@keyledger/kernel';
 import { failureOf, kindOf, placeOf, positionOf, read, stop, within, type Connection } from './eventstoredb-client.ts';
 import type { Position, RecordedEvent } from './port.ts';
+import { wholeSection, type Section } from './subscription.ts';
 
 /** Follows the environment in a stream's name on the server. */
 export const SEPARATOR = '.';
@@ -120,9 +121,9 @@ export class SharedLog {
   }
 
   /** Events a subscriber at that position has not had yet, up to the newest that this process knows of. */
-  next(environment: string, after: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
+  next(environment: string, after: Position): Section | Promise<Section> {
     const recent = this.#recent.get(environment)?.after(after, PAGE);
-    return recent ?? this.#page(environment, after, this.#headOf(environment), PAGE);
+    return recent ? wholeSection(recent, after) : this.#page(environment, after, this.#headOf(environment), PAGE).then((events) => wholeSection(events, after));
   }
 
   /** The same, as of now. */

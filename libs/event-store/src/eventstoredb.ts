@@ -5,9 +5,9 @@ import { Connection, doesNotAnswer, failureOf, isUnanswered, kindOf, positionOf,
 import { recorded, SEPARATOR, SharedLog, type Envelope } from './eventstoredb-log.ts';
 import {
   NO_STREAM, WrongExpectedRevision,
-  type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
+  type Appended, type EventStore, type ExpectedRevision, type Follows, type Handler, type NewEvent, type Position, type RecordedEvent, type Subscription,
 } from './port.ts';
-import { Follower, type Handler } from './subscription.ts';
+import { Follower } from './subscription.ts';
 
 export interface EventStoreDbOptions {
   /** `esdb://user:password@host:2113?tls=true`, as in the server's documentation; several hosts are a cluster. */
@@ -132,9 +132,9 @@ export class EventStoreDbEventStore implements EventStore {
     return this.#log.after(this.#environment, after, limit).catch((error: unknown) => { throw failureOf(error); });
   }
 
-  subscribe(after: Position, handler: Handler): Subscription {
+  subscribe(after: Position, handler: Handler, follows?: readonly Follows[]): Subscription {
     this.#mustBeOpen();
-    const follower = new Follower(after, (position) => this.#log.next(this.#environment, position), handler, this.#options.handlerFailed ?? warn);
+    const follower = new Follower(after, (position) => this.#log.next(this.#environment, position), handler, follows, this.#options.handlerFailed ?? warn);
     this.#followers.add(follower);
     queueMicrotask(() => follower.wake());
     return {

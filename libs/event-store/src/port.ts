@@ -43,6 +43,22 @@ export class WrongExpectedRevision extends Error {
   }
 }
 
+/**
+ * Takes what its subscriber follows of the log up to and with the position `upTo`: perhaps nothing. `passed`: how many events of the log that were
+ * since the batch before, whoever follows them.
+ */
+export type Handler = (events: readonly RecordedEvent[], upTo: Position, passed: number) => void | Promise<void>;
+
+/** Events that a subscriber wants. What nobody wants in a process need not come there. */
+export interface Follows {
+  /** Of the streams `<category>-…`. */
+  readonly category: string;
+  /** Default: all. */
+  readonly types?: readonly string[];
+  /** Without `data` and `metadata`: these may be missing, and then throw. Default: false. */
+  readonly bare?: boolean;
+}
+
 export interface Subscription {
   /** The handler has finished up to this position. */
   readonly position: Position;
@@ -66,12 +82,10 @@ export interface EventStore {
   /** Events after a position in log order, at most `limit` (1000). */
   readAll(after: Position, limit?: number): Promise<readonly RecordedEvent[]>;
   /**
-   * Hands over every event after a position, in order, then every new one, until closed: it survives a lost connection or server.
-   * Waits for the handler before the next batch; a handler that throws gets the same batch again, after a pause.
-   * `reads`: categories of the streams whose `data` and `metadata` the handler uses; on other events these may be missing, and then throw.
-   * Default: all. A subscriber that needs little of a log over a network names them.
+   * Hands over every event after a position that the subscriber follows (default: all), in order, then every new one, until closed: it survives a
+   * lost connection or server. Waits for the handler before the next batch; a handler that throws gets the same batch again, after a pause.
    */
-  subscribe(after: Position, handler: (events: readonly RecordedEvent[]) => void | Promise<void>, reads?: readonly string[]): Subscription;
+  subscribe(after: Position, handler: Handler, follows?: readonly Follows[]): Subscription;
   /** Position of the last event. A number where it is known without asking (the embedded store). */
   head(): Position | Promise<Position>;
   /**

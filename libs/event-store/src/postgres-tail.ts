@@ -1,24 +1,23 @@
+import { matcher, type Interest } from './follows.ts';
 import type { Position, RecordedEvent } from './port.ts';
 import { RecentEvents } from './recent-events.ts';
-import type { Follower } from './subscription.ts';
+import { wholeSection, type Follower, type Section } from './subscription.ts';
 
 /** The most events per read. */
 export const READ_LIMIT = 1_000;
 /** A notification wakes every process, and the server lets one writer notify at a time: no more often than this. A reader in a hurry asks. */
 const TELL_EVERY_MS = 25;
-/** Events that no reader waits for are read together: a read costs the same for one as for many, and every process follows every log. */
+/** Events that no reader waits for are read together: a read costs the same for one as for many. */
 const GATHER_MS = 100;
 
-/** `reads`: the categories whose data and metadata are needed; all when undefined. */
-type Read = (after: Position, reads: Reads) => Promise<readonly RecordedEvent[]>;
-type Reads = readonly string[] | undefined;
+type Read = (after: Position, interest: Interest) => Promise<Section>;
 
 /**
- * The end of a log as this process knows it. Subscribers that have got there share one read of new events; events that this process
- * has appended itself are not read.
+ * The end of a log as this process knows it. Subscribers that have got there share one read of new events that any of them follows; events that
+ * this process has appended itself are not read.
  */
 export class Tail {
-  readonly followers = new Map<Follower, Reads>();
+  readonly followers = new Set<Follower>();
   readonly #read: Read;
   readonly #failed: (error: unknown) => void;
   #recent = new RecentEvents(0);
@@ -26,8 +25,9 @@ export class Tail {
   #newest: RecordedEvent | undefined;
   #wanted: Position = 0;
   #reading = false;
-  /** The categories that any follower needs. */
-  #reads: Reads = [];
+  /** What any follower wants. */
+  #interest: Interest = [];
+  #isWanted = matcher([]);
   #gathering: NodeJS.Timeout | undefined;
 
   constructor(read: Read, failed: (error: unknown) => void) {
@@ -49,12 +49,12 @@ export class Tail {
     if (event.position > (this.#newest?.position ?? 0)) this.#newest = event;
   }
 
-  add(follower: Follower, reads: Reads): void {
-    this.followers.set(follower, reads);
-    const wanted = this.#reads && reads && [...new Set([...this.#reads, ...reads])];
-    if (wanted?.length === this.#reads?.length) return;
-    this.#reads = wanted;
-    // The events kept may lack the data it needs.
+  add(follower: Follower, follows: Interest): void {
+    this.followers.add(follower);
+    if (!this.#interest) return;
+    this.#interest = follows && [...this.#interest, ...follows];
+    this.#isWanted = matcher(this.#interest);
+    // What it wants may be missing among the events kept.
     this.#recent = new RecentEvents(this.#recent.end);
   }
 
@@ -78,23 +78,23 @@ export class Tail {
   }
 
   wrote(events: readonly RecordedEvent[]): void {
-    this.saw(events.at(-1) as RecordedEvent);
-    const first = events[0];
-    if (first?.position === this.#recent.end + 1) for (const event of events) this.#recent.push(event);
+    const last = events.at(-1) as RecordedEvent;
+    this.saw(last);
+    if (events[0]?.position === this.#recent.end + 1) this.#recent.extend(events.filter(this.#isWanted), last.position);
   }
 
   /** A follower's source. A follower at the end is woken with the others there. */
-  after(position: Position): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
-    return position >= this.#recent.end ? [] : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position, this.#reads));
+  after(position: Position): Section | Promise<Section> {
+    return position >= this.#recent.end ? wholeSection([], position) : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position, this.#interest));
   }
 
   wake(): void {
-    for (const follower of this.followers.keys()) follower.wake();
+    for (const follower of this.followers) follower.wake();
   }
 
   /** Tries events again at once that could not be read or handled. */
   retry(): void {
-    for (const follower of this.followers.keys()) follower.retry();
+    for (const follower of this.followers) follower.retry();
   }
 
   async #readOn(): Promise<void> {
@@ -102,21 +102,23 @@ export class Tail {
     this.#gathering = undefined;
     if (this.#reading || this.followers.size === 0 || this.#recent.end >= this.#known) return;
     this.#reading = true;
-    let found = 0;
+    let isFurther = false;
     try {
       // There was no follower for a while: one further behind than this reads by itself.
       if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
-      const reads = this.#reads;
-      const events = await this.#read(this.#recent.end, reads);
-      if (reads === this.#reads) for (const event of events) this.#recent.push(event);
-      found = events.length;
+      const [interest, before] = [this.#interest, this.#recent.end];
+      const { events, upTo } = await this.#read(before, interest);
+      // Meanwhile a follower may have come that wants more; or this process has written what it was reading.
+      const { end } = this.#recent;
+      if (interest === this.#interest) this.#recent.extend(events.filter(({ position }) => position > end), Math.max(end, upTo));
+      isFurther = upTo > before;
       this.wake();
     } catch (error) {
       this.#failed(error);
     }
     this.#reading = false;
     // A failed read is tried again when news of the log arrives: within a second.
-    if (found > 0) this.heard(0);
+    if (isFurther) this.heard(0);
   }
 }
 

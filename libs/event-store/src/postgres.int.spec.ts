@@ -206,14 +206,39 @@ describeWith('postgres', 'The event store', (server) => {
       for (const { events } of followers) expect(events[7]).toBe(followers[0]?.events[7]);
     });
 
-    it('shows a subscriber what it has said that it reads, and of the rest that it happened', async () => {
+    it('picks out what a subscriber follows, once and in order, while two processes write, and from far back', async () => {
+      const [mine, theirs] = [await open(), await open()];
+      const chosen = (events: readonly RecordedEvent[]) => positions(events.filter(({ stream }) => stream === 'order-a'));
+      const pick = (store: EventStore) => {
+        const seen: RecordedEvent[] = [];
+        const done = Promise.withResolvers<void>();
+        const subscription = store.subscribe(0, (events, upTo) => {
+          seen.push(...events);
+          if (upTo >= 10_800) done.resolve();
+        }, [{ category: 'order' }]);
+        return { seen, done: done.promise, subscription };
+      };
+      const early = pick(mine);
+      await Promise.all([mine, theirs].map(async (store) => {
+        for (let n = 0; n < 200; n++) await Promise.all(['order-a', 'license-a'].map((stream) => store.append(stream, 'any', [anEvent()])));
+      }));
+      for (let n = 0; n < 10; n++) await theirs.append('license-b', 'any', Array.from({ length: 1_000 }, () => anEvent()));
+      const late = pick(await open());
+      await Promise.all([early.done, late.done]);
+      const expected = chosen(await everything(mine));
+      expect(expected).toHaveLength(400);
+      expect([positions(early.seen), positions(late.seen)]).toEqual([expected, expected]);
+      expect(late.subscription.position).toBe(10_800);
+    });
+
+    it('shows a subscriber that needs no data only that something has happened', async () => {
       const [mine, theirs] = [await open(), await open()];
       const seen: RecordedEvent[] = [];
       const follower = follow(mine);
       await follower.has(0);
       const quiet = await open();
       const got = Promise.withResolvers<void>();
-      quiet.subscribe(0, (events) => void (seen.push(...events), seen.length >= 2 && got.resolve()), ['order']);
+      quiet.subscribe(0, (events) => void (seen.push(...events), seen.length >= 2 && got.resolve()), [{ category: 'order' }, { category: 'license', bare: true }]);
       await theirs.append('license-a', 'any', [anEvent()]);
       await theirs.append('order-a', 'any', [anEvent()]);
       await Promise.all([got.promise, follower.has(2)]);

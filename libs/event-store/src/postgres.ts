@@ -1,13 +1,14 @@
 import { PerEnvironment, type JsonObject } from '@keyledger/kernel';
 import {
   WrongExpectedRevision,
-  type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
+  type Appended, type EventStore, type ExpectedRevision, type Follows, type Handler, type NewEvent, type Position, type RecordedEvent, type Subscription,
 } from './port.ts';
+import type { Interest } from './follows.ts';
 import { GroupCommit, type Group, type Outcome, type PendingAppend } from './postgres-commits.ts';
 import { ANSWER_WITHIN_MS, isOwnFault, Listener, PostgresPool, prepare, schemaOf, unreachable, type Cells, type Known, type Log } from './postgres-pool.ts';
 import { mustBeDurable, prepareLog } from './postgres-schema.ts';
 import { READ_LIMIT, Tail, Telling } from './postgres-tail.ts';
-import { Follower, type Handler } from './subscription.ts';
+import { Follower, wholeSection, type Section } from './subscription.ts';
 
 export { PostgresSnapshotStores } from './postgres-snapshots.ts';
 
@@ -35,6 +36,8 @@ export interface PostgresOptions {
 
 const CLOSED = 'The event store is closed';
 const RESTORE_WITHIN_MS = 30_000;
+/** Positions of which a statement picks out events, within a few milliseconds. */
+const FILTERED_AT_ONCE = 10_000;
 
 /** What the stores of one server share. */
 interface Shared {
@@ -57,7 +60,7 @@ export class PostgresEventStore implements EventStore, Log {
     this.schema = schema;
     this.#shared = shared;
     this.#options = options;
-    this.#tail = new Tail((after, reads) => (reads ? this.#readSome(after, reads) : this.readAll(after)), options.lost ?? warn);
+    this.#tail = new Tail((after, follows) => this.#readOn(after, follows), options.lost ?? warn);
   }
 
   async append(stream: string, expected: ExpectedRevision, events: readonly NewEvent[]): Promise<Appended> {
@@ -84,9 +87,9 @@ export class PostgresEventStore implements EventStore, Log {
     return this.#read('all', 'where position > $1 order by position limit $2', [after, limit]);
   }
 
-  subscribe(after: Position, handler: Handler, reads?: readonly string[]): Subscription {
-    const follower = new Follower(after, (position) => this.#tail.after(position), handler, this.#options.handlerFailed ?? warn, () => this.head());
-    this.#tail.add(follower, reads);
+  subscribe(after: Position, handler: Handler, follows?: readonly Follows[]): Subscription {
+    const follower = new Follower(after, (position) => this.#tail.after(position), handler, follows, this.#options.handlerFailed ?? warn, () => this.head());
+    this.#tail.add(follower, follows);
     queueMicrotask(() => {
       follower.wake();
       this.#tail.heard(0);
@@ -150,7 +153,7 @@ export class PostgresEventStore implements EventStore, Log {
 
   async #close(): Promise<void> {
     await this.#commits.drained();
-    await Promise.all([...this.#tail.followers.keys()].map((follower) => follower.close()));
+    await Promise.all([...this.#tail.followers].map((follower) => follower.close()));
     this.#tail.close();
     this.#telling.close();
     await this.#shared.release();
@@ -161,7 +164,7 @@ export class PostgresEventStore implements EventStore, Log {
     if (!this.#hasFailed) (this.#options.failed ?? warn)(error);
     this.#hasFailed = true;
     // Followers may hold some of the missing events, which must not get into a database that lacks them, too.
-    for (const follower of this.#tail.followers.keys()) void follower.close();
+    for (const follower of this.#tail.followers) void follower.close();
     return error;
   }
 
@@ -210,11 +213,19 @@ export class PostgresEventStore implements EventStore, Log {
     else resolve({ revision, position: Number(position), duplicate: what === 'duplicate' });
   }
 
-  async #readSome(after: Position, reads: readonly string[]): Promise<readonly RecordedEvent[]> {
-    const only = (column: string) => `case when stream like any ($3) then ${column} end`;
-    const rows = await this.#ask('some', `select position, stream, revision, id, type, ${only('data')}, ${only('metadata')}, recorded_at from "${this.schema}".events where position > $1 order by position limit $2`,
-      [after, READ_LIMIT, reads.map((category) => `${category.replaceAll('_', '\\_')}-%`)]);
-    return this.#seen(rows);
+  /** Who is far behind gets every event, because a statement must not look at very many for a few. */
+  async #readOn(after: Position, interest: Interest): Promise<Section> {
+    const { known } = this.#tail;
+    if (!interest || known - after > FILTERED_AT_ONCE) return wholeSection(await this.readAll(after), after);
+    const category = "split_part(stream, '-', 1)";
+    const full = (column: string) => `case when ${category} = any ($4) then ${column} end`;
+    const events = this.#seen(await this.#ask('some', `select position, stream, revision, id, type, ${full('data')}, ${full('metadata')}, recorded_at from "${this.schema}".events
+      where position > $1 and position <= $2 and (${category} = any ($5) or ${category} || '/' || type = any ($6)) order by position limit $3`, [
+      after, known, READ_LIMIT, interest.filter(({ bare }) => !bare).map((one) => one.category), interest.filter(({ types }) => !types).map((one) => one.category),
+      interest.flatMap((one) => (one.types ?? []).map((type) => `${one.category}/${type}`)),
+    ]));
+    const upTo = events.length === READ_LIMIT ? (events.at(-1) as RecordedEvent).position : known;
+    return { events, upTo, passed: upTo - after };
   }
 
   async #read(name: string, where: string, values: readonly unknown[]): Promise<readonly RecordedEvent[]> {

@@ -1,37 +1,53 @@
 import type { Position, RecordedEvent } from './port.ts';
+import type { Section } from './subscription.ts';
 
 /** Events kept in memory per log, so that live subscribers neither read nor parse. */
 const RECENT_EVENTS = 5_000;
 
-/** The last events of a log, as far back as their positions are dense. */
+/** The last events of a log that this process follows. */
 export class RecentEvents {
   readonly #events: RecordedEvent[] = [];
-  #first: Position;
-  #next: Position;
+  #first = 0;
+  #next = 0;
+  /** All later events are here. */
+  #since: Position;
+  /** As far as the log is known; later events are not. */
+  end: Position;
 
   constructor(head: Position) {
-    this.#first = this.#next = head + 1;
+    this.#since = this.end = head;
   }
 
-  /** Position of the last event here; later ones are unknown. */
-  get end(): Position {
-    return this.#next - 1;
+  /** The log goes on with these, as far as this process follows it, and up to here. */
+  extend(events: readonly RecordedEvent[], upTo: Position): void {
+    for (const event of events) {
+      const at = this.#next++ % RECENT_EVENTS;
+      if (this.#next - this.#first > RECENT_EVENTS) {
+        this.#since = (this.#events[at] as RecordedEvent).position;
+        this.#first++;
+      }
+      this.#events[at] = event;
+    }
+    this.end = upTo;
   }
 
-  /** Takes later events only: those already here stay. */
-  push(event: RecordedEvent): void {
-    if (event.position < this.#next) return;
-    if (event.position > this.#next) this.#first = this.#next = event.position;
-    this.#events[this.#next % RECENT_EVENTS] = event;
-    this.#next++;
-    this.#first = Math.max(this.#first, this.#next - RECENT_EVENTS);
-  }
-
-  /** undefined when some events are not here: no longer, or not yet. */
-  after(position: Position, limit: number): readonly RecordedEvent[] | undefined {
-    if (position + 1 < this.#first || position >= this.#next) return undefined;
+  /** At most so many events. undefined when some are not here: no longer, or not yet. */
+  after(position: Position, limit: number): Section | undefined {
+    if (position < this.#since || position >= this.end) return undefined;
+    let [low, high] = [this.#first, this.#next];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#at(middle).position > position) high = middle;
+      else low = middle + 1;
+    }
     const events: RecordedEvent[] = [];
-    for (let at = position + 1; at < this.#next && events.length < limit; at++) events.push(this.#events[at % RECENT_EVENTS] as RecordedEvent);
-    return events;
+    let place = low;
+    for (; place < this.#next && events.length < limit; place++) events.push(this.#at(place));
+    const upTo = place === this.#next ? this.end : (events.at(-1)?.position ?? position);
+    return { events, upTo, passed: upTo - position };
+  }
+
+  #at(place: number): RecordedEvent {
+    return this.#events[place % RECENT_EVENTS] as RecordedEvent;
   }
 }

@@ -3,11 +3,11 @@ import { Worker } from 'node:worker_threads';
 import { PerEnvironment, refuse, Slots, type JsonObject } from '@keyledger/kernel';
 import {
   WrongExpectedRevision,
-  type Appended, type EventStore, type ExpectedRevision, type NewEvent, type Position, type RecordedEvent, type Subscription,
+  type Appended, type EventStore, type ExpectedRevision, type Follows, type Handler, type NewEvent, type Position, type RecordedEvent, type Subscription,
 } from './port.ts';
 import { RecentEvents } from './recent-events.ts';
 import type { AppendRequest, Committed, Failure, Opened, Outcome, Reply, Request, Row } from './sqlite.worker.ts';
-import { Follower, type Handler } from './subscription.ts';
+import { Follower, wholeSection, type Section } from './subscription.ts';
 
 export interface SqliteOptions {
   /** Called for every answered append: seconds from call to durable answer, number of events. */
@@ -182,10 +182,10 @@ class OpenLog {
 
   /** These events, the last of them at this revision and position, have become durable. */
   grow(stream: string, events: readonly NewEvent[], lastRevision: number, lastPosition: Position, recordedAt: string): void {
-    events.forEach(({ id, type, data, metadata }, index) => {
+    this.#recent.extend(events.map(({ id, type, data, metadata }, index) => {
       const back = events.length - 1 - index;
-      this.#recent.push({ id, type, data, metadata, stream, revision: lastRevision - back, position: lastPosition - back, recordedAt });
-    });
+      return { id, type, data, metadata, stream, revision: lastRevision - back, position: lastPosition - back, recordedAt };
+    }), lastPosition);
     this.head = lastPosition;
     this.learn(stream, lastRevision);
   }
@@ -202,7 +202,7 @@ class OpenLog {
     for (const follower of this.followers) follower.wake();
   }
 
-  recentAfter(position: Position, limit: number): readonly RecordedEvent[] | undefined {
+  recentAfter(position: Position, limit: number): Section | undefined {
     return this.#recent.after(position, limit);
   }
 
@@ -278,12 +278,12 @@ export class SqliteEventStore implements EventStore {
   }
 
   async readAll(after: Position, limit = READ_LIMIT): Promise<readonly RecordedEvent[]> {
-    return this.#after(after, limit);
+    return (await this.#after(after, limit)).events;
   }
 
-  subscribe(after: Position, handler: Handler): Subscription {
+  subscribe(after: Position, handler: Handler, follows?: readonly Follows[]): Subscription {
     const { followers, options } = this.#log;
-    const follower = new Follower(after, (position) => this.#after(position, READ_LIMIT), handler, options.handlerFailed ?? warn);
+    const follower = new Follower(after, (position) => this.#after(position, READ_LIMIT), handler, follows, options.handlerFailed ?? warn);
     followers.add(follower);
     queueMicrotask(() => follower.wake());
     return {
@@ -316,9 +316,9 @@ export class SqliteEventStore implements EventStore {
     await this.#worker.release();
   }
 
-  #after(position: Position, limit: number): readonly RecordedEvent[] | Promise<readonly RecordedEvent[]> {
+  #after(position: Position, limit: number): Section | Promise<Section> {
     return this.#log.recentAfter(position, limit)
-      ?? this.#worker.ask<readonly Row[]>({ op: 'all', db: this.#log.db, after: position, limit }).then((rows) => rows.map(eventOf));
+      ?? this.#worker.ask<readonly Row[]>({ op: 'all', db: this.#log.db, after: position, limit }).then((rows) => wholeSection(rows.map(eventOf), position));
   }
 }
 

@@ -1,10 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Position, RecordedEvent, Subscription } from './port.ts';
+import { matcher, type Interest } from './follows.ts';
+import type { Handler, Position, RecordedEvent, Subscription } from './port.ts';
 
-type Events = readonly RecordedEvent[];
-/** Events after a position, oldest first; none when there are none yet. Not a promise when they are at hand. */
-export type Source = (after: Position) => Events | Promise<Events>;
-export type Handler = (events: Events) => void | Promise<void>;
+/** What a process sees of the log after some position: up to `upTo` at least the events that it follows, oldest first, out of `passed`. */
+export interface Section {
+  readonly events: readonly RecordedEvent[];
+  readonly upTo: Position;
+  readonly passed: number;
+}
+/** The log after a position; up to that position when there is no more yet. Not a promise when it is at hand. */
+export type Source = (after: Position) => Section | Promise<Section>;
+
+/** All events of the log after a position. */
+export const wholeSection = (events: readonly RecordedEvent[], after: Position): Section => ({ events, upTo: events.at(-1)?.position ?? after, passed: events.length });
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
@@ -16,19 +24,21 @@ const LONGEST_PAUSE_MS = 5_000;
 export class Follower implements Subscription {
   readonly #source: Source;
   readonly #handler: Handler;
+  readonly #follows: (event: RecordedEvent) => boolean;
   readonly #failed: (error: unknown) => void;
   readonly #confirm: (() => Promise<unknown>) | undefined;
   readonly #closed = new AbortController();
   #position: Position;
-  /** The batch that the handler has not finished yet. */
-  #batch: Events = [];
+  /** What the handler has not finished yet. */
+  #batch: Section | undefined;
   #woken = false;
   #busy = false;
   #running: Promise<void> = Promise.resolve();
   #pause = new AbortController();
 
   /** `confirm` runs before a batch is handed over again: what made the handler fail may have changed the log, too. */
-  constructor(after: Position, source: Source, handler: Handler, failed: (error: unknown) => void, confirm?: () => Promise<unknown>) {
+  constructor(after: Position, source: Source, handler: Handler, interest: Interest, failed: (error: unknown) => void, confirm?: () => Promise<unknown>) {
+    this.#follows = matcher(interest);
     this.#position = after;
     this.#source = source;
     this.#handler = handler;
@@ -61,19 +71,20 @@ export class Follower implements Subscription {
     while (this.#woken && !this.#closed.signal.aborted) {
       try {
         this.#woken = false;
-        if (this.#batch.length > 0) {
+        if (this.#batch) {
           await this.#confirm?.();
         } else {
           const found = this.#source(this.#position);
-          this.#batch = isHere(found) ? found : await found;
+          const section = found instanceof Promise ? await found : found;
+          if (section.upTo > this.#position) this.#batch = { ...section, events: section.events.filter(this.#follows) };
         }
-        const last = this.#batch.at(-1);
-        if (!last || this.#closed.signal.aborted) continue;
+        if (!this.#batch || this.#closed.signal.aborted) continue;
         this.#woken = true;
-        const handled = this.#handler(this.#batch);
+        const { events, upTo, passed } = this.#batch;
+        const handled = this.#handler(events, upTo, passed);
         if (handled) await handled;
-        this.#position = last.position;
-        this.#batch = [];
+        this.#position = upTo;
+        this.#batch = undefined;
         failures = 0;
       } catch (error) {
         this.#woken = true;
@@ -86,5 +97,3 @@ export class Follower implements Subscription {
     this.#busy = false;
   }
 }
-
-const isHere = (found: Events | Promise<Events>): found is Events => Array.isArray(found);

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { originOf, SqliteEventStore, type EventStore, type NewEvent } from '@keyledger/event-store';
+import { originOf, SqliteEventStore, type EventStore, type Handler, type NewEvent, type RecordedEvent } from '@keyledger/event-store';
 import { addSeconds, type EventOrigin, type JsonObject, type Sealing } from '@keyledger/kernel';
 import { defineEntity, p, type InferEntity } from '@mikro-orm/sql';
 import type { Database } from './database.ts';
@@ -139,12 +139,15 @@ export class ParcelLog<Store extends EventStore = SqliteEventStore> {
 export const rowsIn = (database: Database, of: Projection<ParcelRow> = parcels()): Promise<ParcelRow[]> =>
   rowsOf(database, of).orderBy('id').execute() as Promise<ParcelRow[]>;
 
+/** For batches handed over by a test, each of them all that there was. */
+export const handing = (handler: Handler) => async (events: readonly RecordedEvent[]): Promise<void> => handler(events, events.at(-1)?.position ?? 0, events.length);
+
 /** The store, with changed deliveries to subscribers. */
 export const deliver = (store: EventStore, change: (events: Parameters<Parameters<EventStore['subscribe']>[1]>[0]) => typeof events): EventStore => ({
   append: (...all) => store.append(...all),
   readStream: (...all) => store.readStream(...all),
   readAll: (...all) => store.readAll(...all),
-  subscribe: (after, handler) => store.subscribe(after, (events) => handler(change(events))),
+  subscribe: (after, handler) => store.subscribe(after, (events) => handing(handler)(change(events))),
   head: () => store.head(),
   close: () => store.close(),
 });

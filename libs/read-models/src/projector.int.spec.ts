@@ -13,7 +13,7 @@ import { defineEntity, p } from '@mikro-orm/sql';
 import fc from 'fast-check';
 import { Database } from './database.ts';
 import { onEveryDialect } from './dialects.contract.ts';
-import { deliver, erased, moved, Parcel, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';
+import { deliver, erased, handing, moved, Parcel, ParcelLog, ParcelRow, parcels, rowsIn, sent } from './parcels.contract.ts';
 import { Projector, type ProjectorOptions } from './projector.ts';
 import { RowTable, type Projection } from './projection.ts';
 import { ReadIndex } from './read-index.ts';
@@ -144,7 +144,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     const replayed = gate();
     const again = await start({ maxFolds: 1, store: { ...deliver(log.store, (events) => events), subscribe: (after, handler) => {
       void (async () => {
-        for (const event of history) await handler([event]);
+        for (const event of history) await handing(handler)([event]);
         replayed.open();
       })();
       return log.store.subscribe(after, handler);
@@ -404,7 +404,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     const projector = await start({ observe: (batch) => written.resolve(batch), store: {
       ...deliver(log.store, (all) => all),
       subscribe: (after, handler) => {
-        handle = handler;
+        handle = handing(handler);
         return { position: after, close: async () => undefined };
       },
     } });
@@ -434,7 +434,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
       ...deliver(log.store, (events) => events),
       readAll: async (after) => known.filter(({ position }) => position > after),
       subscribe: (after, handler) => {
-        handle = handler;
+        handle = handing(handler);
         return { position: after, close: async () => undefined };
       },
     } });
@@ -492,7 +492,7 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
     const projector = await start({ ...options, store: {
       ...deliver(options.store, (all) => all),
       subscribe: (after, handler) => {
-        [from, handle] = [after, handler];
+        [from, handle] = [after, handing(handler)];
         return { position: after, close: async () => undefined };
       },
     } });
@@ -680,9 +680,9 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
           await read.opened;
           return events;
         },
-        subscribe: (after, handler) => log.store.subscribe(after, async (events) => {
+        subscribe: (after, handler) => log.store.subscribe(after, async (events, ...rest) => {
           await drained(other);
-          await handler(events);
+          await handler(events, ...rest);
           if ((events.at(-1)?.position ?? 0) >= 2) done.open();
         }),
       },

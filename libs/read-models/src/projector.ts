@@ -169,10 +169,10 @@ export class Projector implements View {
     for (const lane of serving.filter(({ position }) => position < from)) void this.#catchUp(lane);
     this.#followed = from;
     for (const lane of live) await this.#unpark(lane);
-    this.#subscription = store.subscribe(from, async (events) => {
-      await this.#alone(() => this.#follow(events));
+    this.#subscription = store.subscribe(from, async (events, upTo, passed) => {
+      await this.#alone(() => this.#follow(events, upTo, passed));
       await this.#rest();
-    }, [...new Set(projections.map(({ source }) => source.category))]);
+    }, [...new Set(projections.map(({ source }) => source.category))].map((category) => ({ category })));
   }
 
   /** Folds parked streams once more: this release may be able to. */
@@ -326,18 +326,26 @@ export class Projector implements View {
 
   // ---- events to rows -----------------------------------------------------------------------------------------------------------
 
-  async #follow(events: readonly RecordedEvent[]): Promise<void> {
+  async #follow(events: readonly RecordedEvent[], upTo: Position, passed: number): Promise<void> {
     try {
       await this.#applyAll(this.#live, events, this.#folds, events.length >= CATCHING_UP);
+      await this.#pass(this.#live, upTo, passed - events.length);
     } catch (error) {
       // The folds of these streams have advanced, their rows have not.
       for (const { stream } of events) this.#folds.forEach((own) => own.delete(stream));
       if (!isFenced(error)) throw error;
       await this.#reload();
       const done = Math.min(...this.#live.map(({ position }) => position));
-      await this.#follow(events.filter(({ position }) => position > done));
+      return this.#follow(events.filter(({ position }) => position > done), upTo, passed);
     }
-    this.#followed = Math.max(this.#followed, events.at(-1)?.position ?? 0);
+    this.#followed = Math.max(this.#followed, upTo);
+  }
+
+  /** Nothing more for these tables, in so many events, up to there. */
+  async #pass(lanes: readonly Lane[], upTo: Position, events: number): Promise<void> {
+    if (events === 0) return;
+    await this.#writing.write(new Map(lanes.filter(({ following }) => !following).map((lane) => [lane, newChanges()])), upTo, events);
+    for (const lane of lanes) lane.advance(upTo);
   }
 
   /** While the database writes one batch, the next is read and folded. */

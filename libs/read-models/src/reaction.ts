@@ -1,4 +1,4 @@
-import type { EventStore, Position, RecordedEvent, Subscription } from '@keyledger/event-store';
+import type { EventStore, Follows, Position, RecordedEvent, Subscription } from '@keyledger/event-store';
 import { PerEnvironment, runIn, systemContext, type Clock } from '@keyledger/kernel';
 import type { Database, Migration } from './database.ts';
 import { mustReach, ReadIndex, type View } from './read-index.ts';
@@ -21,9 +21,10 @@ export interface ReactionOptions {
   /** State tables: the checkpoint must outlive the read models. */
   readonly databases: PerEnvironment<Database>;
   readonly clock: Clock;
-  readonly isFor: (event: RecordedEvent) => boolean;
-  /** The categories whose events `isFor` or `react` reads; of the others, stream and type are enough. Default: all. */
-  readonly reads?: readonly string[];
+  /** What it reacts to. */
+  readonly follows: readonly Follows[];
+  /** Of these. Default: to all. */
+  readonly isFor?: (event: RecordedEvent) => boolean;
   /** Reacts to events that arrive together. It may be called again for the same events; when it throws, they come again. */
   readonly react: (events: readonly RecordedEvent[]) => Promise<void>;
   /** How long `current` waits for it, in milliseconds. Default: 4 s. */
@@ -39,7 +40,7 @@ class Follower implements View {
   readonly #listeners: (() => void)[] = [];
   #saved: Position;
   #savedAt = Date.now();
-  /** Events since then, counted: positions may be bytes. */
+  /** Events of the log since then, counted: positions may be bytes. */
   #unsaved = 0;
   position: Position;
 
@@ -48,7 +49,7 @@ class Follower implements View {
     this.#environment = environment;
     this.#database = database;
     this.position = this.#saved = position;
-    this.#subscription = store.subscribe(position, (events) => this.#follow(events), options.reads);
+    this.#subscription = store.subscribe(position, (events, upTo, passed) => this.#follow(events, upTo, passed), options.follows);
   }
 
   onAdvance(listener: () => void): void {
@@ -64,12 +65,12 @@ class Follower implements View {
     if (this.position > this.#saved) await this.#save(this.position);
   }
 
-  #follow(events: readonly RecordedEvent[]): void | Promise<void> {
-    const due = events.filter(this.#options.isFor);
-    const { position } = events.at(-1) as RecordedEvent;
-    this.#unsaved += events.length;
-    if (due.length === 0 && this.#unsaved < UNSAVED_EVENTS) return this.#advance(position);
-    return this.#react(due, position);
+  #follow(events: readonly RecordedEvent[], upTo: Position, passed: number): void | Promise<void> {
+    const { isFor } = this.#options;
+    const due = isFor ? events.filter(isFor) : events;
+    this.#unsaved += passed;
+    if (due.length === 0 && this.#unsaved < UNSAVED_EVENTS) return this.#advance(upTo);
+    return this.#react(due, upTo);
   }
 
   async #react(due: readonly RecordedEvent[], position: Position): Promise<void> {

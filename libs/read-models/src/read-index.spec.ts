@@ -1,5 +1,5 @@
 import { describe, expect, it, jest } from '@jest/globals';
-import type { EventStore, Position, RecordedEvent } from '@keyledger/event-store';
+import type { EventStore, Handler, Position, RecordedEvent } from '@keyledger/event-store';
 import { PerEnvironment, systemClock } from '@keyledger/kernel';
 import type { Database } from './database.ts';
 import { Reaction } from './reaction.ts';
@@ -141,7 +141,7 @@ it('A reaction goes on after what it has read, and not where the log ends before
     const store = { head: () => 7, subscribe: () => ({ position, close: async () => undefined }) } as Partial<EventStore> as EventStore;
     const database = { run: async () => ({ rows: [{ position }], changes: 0 }) } as Partial<Database> as Database;
     const all = { events: new PerEnvironment([['test', store]]), databases: new PerEnvironment([['test', database]]) };
-    await (await Reaction.start({ name: 'test', ...all, clock: systemClock, isFor: () => true, react: async () => undefined })).close();
+    await (await Reaction.start({ name: 'test', ...all, clock: systemClock, follows: [], react: async () => undefined })).close();
   };
   await startAt(7);
   await expect(startAt(8)).rejects.toThrow('The event log of test ends at 7 but has been read up to 8: events are missing');
@@ -149,17 +149,17 @@ it('A reaction goes on after what it has read, and not where the log ends before
 
 it('A reaction keeps how far it has come: once a second, at the latest when it ends, and never before it has reacted', async () => {
   const saved: unknown[] = [];
-  let handle: (events: readonly RecordedEvent[]) => void | Promise<void> = () => undefined;
-  const store = { head: () => 0, subscribe: (_: Position, handler: typeof handle) => ((handle = handler), { position: 0, close: async () => undefined }) } as Partial<EventStore> as EventStore;
+  let handle: Handler = () => undefined;
+  const store = { head: () => 0, subscribe: (_: Position, handler: Handler) => ((handle = handler), { position: 0, close: async () => undefined }) } as Partial<EventStore> as EventStore;
   const database = { run: async (sql: string, params?: readonly unknown[]) => (sql.startsWith('insert') && saved.push(params?.[1]), { rows: [], changes: 0 }) } as Partial<Database> as Database;
   let fails = true;
   const react = async () => { if (fails) throw new Error('not now'); };
   const all = { events: new PerEnvironment([['test', store]]), databases: new PerEnvironment([['test', database]]) };
-  const reaction = await Reaction.start({ name: 'test', ...all, clock: systemClock, isFor: () => true, react });
+  const reaction = await Reaction.start({ name: 'test', ...all, clock: systemClock, follows: [], react });
   const later = jest.spyOn(Date, 'now').mockReturnValue(Date.now() + 1_000);
-  await expect(handle([{ position: 1 } as RecordedEvent])).rejects.toThrow('not now');
+  await expect(handle([{ position: 1 } as RecordedEvent], 1, 1)).rejects.toThrow('not now');
   fails = false;
-  for (const position of [1, 2]) await handle([{ position } as RecordedEvent]);
+  for (const position of [1, 2]) await handle([{ position } as RecordedEvent], position, 1);
   expect(saved).toEqual([1]);
   await reaction.close();
   later.mockRestore();

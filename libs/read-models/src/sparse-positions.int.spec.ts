@@ -21,7 +21,7 @@ const inBytes = (store: EventStore): EventStore => ({
   },
   readStream: async (...all) => far(await store.readStream(...all)),
   readAll: async (after, limit) => far(await store.readAll(after / BYTES, limit)),
-  subscribe: (after, handler) => store.subscribe(after / BYTES, (events) => handler(far(events))),
+  subscribe: (after, handler, follows) => store.subscribe(after / BYTES, (events, upTo, passed) => handler(far(events), upTo * BYTES, passed), follows),
   head: async () => (await store.head()) * BYTES,
   close: () => store.close(),
 });
@@ -70,7 +70,7 @@ describe('On a log whose positions are bytes', () => {
     const run = jest.spyOn(database as Pick<Database, 'run'>, 'run');
     const reaction = await Reaction.start({
       name: 'test', events: new PerEnvironment([['production', store]]), databases: new PerEnvironment([['production', database]]), clock: systemClock,
-      isFor: ({ stream }) => stream.startsWith('parcel-'), react: async () => undefined,
+      follows: [{ category: 'parcel' }], react: async () => undefined,
     });
     const saves = () => run.mock.calls.filter(([sql]) => sql.startsWith('insert')).length;
     for (let n = 0; n < 50; n++) await log.writeOther();

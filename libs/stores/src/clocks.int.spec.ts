@@ -63,7 +63,7 @@ describe('The clocks of a process', () => {
       ...bound(control),
       head: async () => control.head(),
       subscribe: (after: Position, handler: Parameters<EventStore['subscribe']>[1]) => {
-        void news.promise.then(async () => handler(await control.readAll(after)));
+        void news.promise.then(async () => handler(await control.readAll(after), await control.head(), 1));
         return { position: after, close: async () => undefined };
       },
     } as EventStore;

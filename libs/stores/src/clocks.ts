@@ -21,7 +21,7 @@ export class EnvironmentClocks extends Clock implements View {
     // Events after the head may be read here and received again below: the last one counts.
     clocks.position = await control.head();
     for (const name of environments.filter(mayHaveOwnTime)) await clocks.#read(control, name);
-    clocks.#subscription = control.subscribe(clocks.position, (events) => clocks.#hear(events));
+    clocks.#subscription = control.subscribe(clocks.position, (events, upTo) => clocks.#hear(events, upTo), [{ category: 'environment' }]);
     return clocks;
   }
 
@@ -59,9 +59,9 @@ export class EnvironmentClocks extends Clock implements View {
     }
   }
 
-  #hear(events: readonly RecordedEvent[]): void {
+  #hear(events: readonly RecordedEvent[], upTo: Position): void {
     this.#take(events);
-    this.position = events.at(-1)?.position ?? this.position;
+    this.position = upTo;
     for (const listener of this.#listeners) listener();
   }
 

@@ -195,8 +195,8 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix:
 /** Another process may have destroyed the key of an erased license; this one must not go on using the copy in its memory. */
 async function forgetErased(store: EventStore, keyring: Keyring) {
   return store.subscribe(await store.head(), (events) => {
-    for (const { type, stream } of events) if (type === 'LicenseErased') keyring.forget(subjectOf(stream));
-  }, []);
+    for (const { stream } of events) keyring.forget(subjectOf(stream));
+  }, [{ category: 'license', types: ['LicenseErased'] }]);
 }
 
 function watchReadModels(readModels: readonly Projectors[], metrics: Metrics, health: Health): void {
