@@ -25,7 +25,7 @@ class Erasure {
   static async start(events: EventStores, databases: StateDatabases, clock: Clock, leases: LeaseLedger, acks: Acknowledgements): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'activation-erasure', events, databases, clock,
-      follows: [{ category: License.category, types: ['LicenseErased'] }],
+      follows: [{ category: License.category, types: ['LicenseErased'], bare: true }],
       async react(erased) {
         for (const { stream } of erased) {
           const licenseId = subjectOf(stream) as LicenseId;

@@ -56,7 +56,7 @@ export class VerdictCache implements View {
   /** `head`: where the log ends now; events before it will be read, not marked. */
   constructor(private readonly keyring: Keyring, private readonly messages: MessageClient, store: EventStore, private readonly load: LoadLicense, head: Position) {
     this.position = head;
-    this.#subscription = store.subscribe(head, (events, upTo) => this.#mark(events, upTo), [{ category: License.category, bare: true }, { category: SigningKeys.category, types: ['SigningKeyRevoked'] }]);
+    this.#subscription = store.subscribe(head, (events, upTo) => this.#mark(events, upTo), [{ category: License.category, bare: true }, { category: SigningKeys.category, types: ['SigningKeyRevoked'], bare: true }]);
     this.#index = new ReadIndex(store, this);
   }
 

@@ -20,7 +20,7 @@ export class OrderCompletion {
     const failures = new Map<string, number>();
     return new OrderCompletion(await Reaction.start({
       name: 'catalog-order-completion', events, databases, clock,
-      follows: [{ category: Order.category, types: ['OrderPlaced'] }],
+      follows: [{ category: Order.category, types: ['OrderPlaced'], bare: true }],
       react: async (events) => void await Promise.all(events.map(({ stream }) => complete(subjectOf(stream) as OrderId, streams, fulfilment, log).catch((error: unknown) => {
         if (isTransient(error)) throw error;
         const failed = (failures.get(stream) ?? 0) + 1;

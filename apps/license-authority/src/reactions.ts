@@ -27,7 +27,7 @@ export class Erasure {
   ): Promise<Erasure> {
     return new Erasure(await Reaction.start({
       name: 'authority-erasure', events, databases: state, clock,
-      follows: [{ category: License.category, types: ['LicenseErased'] }], timeoutMs: ERASED_WITHIN_MS,
+      follows: [{ category: License.category, types: ['LicenseErased'], bare: true }], timeoutMs: ERASED_WITHIN_MS,
       async react(events) {
         // Scrubbing rewrites a file: once for all licenses.
         const licenseIds = [...new Set(events.map(({ stream }) => subjectOf(stream) as LicenseId))];

@@ -48,7 +48,7 @@ export class Keys {
       const stream = `${SigningKeys.category}-${environment}`;
       this.#subscriptions.push(store.subscribe(await store.head(), (events) => {
         if (events.some((event) => event.stream === stream)) this.#forget();
-      }, [{ category: SigningKeys.category }]));
+      }, [{ category: SigningKeys.category, bare: true }]));
     }
   }
 

@@ -1,10 +1,12 @@
-import { matcher, type Interest } from './follows.ts';
+import { matcher, together, type Interest } from './follows.ts';
 import type { Position, RecordedEvent } from './port.ts';
 import { RecentEvents } from './recent-events.ts';
 import { wholeSection, type Follower, type Section } from './subscription.ts';
 
 /** The most events per read. */
 export const READ_LIMIT = 1_000;
+/** Positions of which a statement picks out what is followed, within a few milliseconds. */
+export const FILTERED_AT_ONCE = 10_000;
 /** A notification wakes every process, and the server lets one writer notify at a time: no more often than this. A reader in a hurry asks. */
 const TELL_EVERY_MS = 25;
 /** Events that no reader waits for are read together: a read costs the same for one as for many. */
@@ -51,9 +53,10 @@ export class Tail {
 
   add(follower: Follower, follows: Interest): void {
     this.followers.add(follower);
-    if (!this.#interest) return;
-    this.#interest = follows && [...this.#interest, ...follows];
-    this.#isWanted = matcher(this.#interest);
+    const interest = this.#interest && together(this.#interest, follows);
+    if (interest === this.#interest) return;
+    this.#interest = interest;
+    this.#isWanted = matcher(interest);
     // What it wants may be missing among the events kept.
     this.#recent = new RecentEvents(this.#recent.end);
   }
@@ -85,7 +88,7 @@ export class Tail {
 
   /** A follower's source. A follower at the end is woken with the others there. */
   after(position: Position): Section | Promise<Section> {
-    return position >= this.#recent.end ? wholeSection([], position) : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position, this.#interest));
+    return position > this.#recent.end ? wholeSection([], position) : (this.#recent.after(position, READ_LIMIT) ?? this.#read(position, this.#interest));
   }
 
   wake(): void {
@@ -105,7 +108,8 @@ export class Tail {
     let isFurther = false;
     try {
       // There was no follower for a while: one further behind than this reads by itself.
-      if (this.#known - this.#recent.end > READ_LIMIT) this.#recent = new RecentEvents(this.#known - READ_LIMIT);
+      const atOnce = this.#interest ? FILTERED_AT_ONCE : READ_LIMIT;
+      if (this.#known - this.#recent.end > atOnce) this.#recent = new RecentEvents(this.#known - atOnce);
       const [interest, before] = [this.#interest, this.#recent.end];
       const { events, upTo } = await this.#read(before, interest);
       // Meanwhile a follower may have come that wants more; or this process has written what it was reading.

@@ -365,6 +365,22 @@ describeWith('postgres', 'The event store', (server) => {
       expect(failures).toEqual([expect.stringMatching(/has another event at 10 than it had: events are missing$/)]);
     });
 
+    it('notices that also where nothing of what is missing was followed, and the new server has gone on since', async () => {
+      const failures: string[] = [];
+      const name = randomUUID();
+      const store = await open({ url: `${server().url}&application_name=${name}`, connections: 1, failed: ({ message }) => void failures.push(message) });
+      const theirs = await open();
+      await theirs.append('order-a', 'any', [anEvent()]);
+      const subscription = store.subscribe(0, () => undefined, [{ category: 'order' }]);
+      for (let n = 0; n < 9; n++) await theirs.append('license-a', 'any', [anEvent()]);
+      while (subscription.position < 10) await sleep(10);
+      await takeOver(7, 8);
+      await sql(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = '${name}'`);
+      while (failures.length === 0) await sleep(10);
+      expect(failures).toEqual([expect.stringMatching(/has another event at 10 than it had: events are missing$/)]);
+      expect(subscription.position).toBe(10);
+    });
+
     it('does not try again what it has in hand when that is of events that are missing', async () => {
       const { store, failures, cut } = await followed();
       let tries = 0;

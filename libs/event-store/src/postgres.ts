@@ -7,7 +7,7 @@ import type { Interest } from './follows.ts';
 import { GroupCommit, type Group, type Outcome, type PendingAppend } from './postgres-commits.ts';
 import { ANSWER_WITHIN_MS, isOwnFault, Listener, PostgresPool, prepare, schemaOf, unreachable, type Cells, type Known, type Log } from './postgres-pool.ts';
 import { mustBeDurable, prepareLog } from './postgres-schema.ts';
-import { READ_LIMIT, Tail, Telling } from './postgres-tail.ts';
+import { FILTERED_AT_ONCE, READ_LIMIT, Tail, Telling } from './postgres-tail.ts';
 import { Follower, wholeSection, type Section } from './subscription.ts';
 
 export { PostgresSnapshotStores } from './postgres-snapshots.ts';
@@ -36,8 +36,6 @@ export interface PostgresOptions {
 
 const CLOSED = 'The event store is closed';
 const RESTORE_WITHIN_MS = 30_000;
-/** Positions of which a statement picks out events, within a few milliseconds. */
-const FILTERED_AT_ONCE = 10_000;
 
 /** What the stores of one server share. */
 interface Shared {
@@ -217,14 +215,15 @@ export class PostgresEventStore implements EventStore, Log {
   async #readOn(after: Position, interest: Interest): Promise<Section> {
     const { known } = this.#tail;
     if (!interest || known - after > FILTERED_AT_ONCE) return wholeSection(await this.readAll(after), after);
-    const category = "split_part(stream, '-', 1)";
-    const full = (column: string) => `case when ${category} = any ($4) then ${column} end`;
+    const named = (all: number, some: number) => `(split_part(stream, '-', 1) = any ($${all}) or split_part(stream, '-', 1) || '/' || type = any ($${some}))`;
+    const full = (column: string) => `case when ${named(6, 7)} then ${column} end`;
+    // Also the last of them: that it is there shows that this is still the known log.
     const events = this.#seen(await this.#ask('some', `select position, stream, revision, id, type, ${full('data')}, ${full('metadata')}, recorded_at from "${this.schema}".events
-      where position > $1 and position <= $2 and (${category} = any ($5) or ${category} || '/' || type = any ($6)) order by position limit $3`, [
-      after, known, READ_LIMIT, interest.filter(({ bare }) => !bare).map((one) => one.category), interest.filter(({ types }) => !types).map((one) => one.category),
-      interest.flatMap((one) => (one.types ?? []).map((type) => `${one.category}/${type}`)),
-    ]));
-    const upTo = events.length === READ_LIMIT ? (events.at(-1) as RecordedEvent).position : known;
+      where position > $1 and position <= $2 and (position = $2 or ${named(4, 5)}) order by position limit $3`,
+      [after, known, READ_LIMIT, ...namesOf(interest), ...namesOf(interest.filter(({ bare }) => !bare))]));
+    const last = events.at(-1)?.position;
+    if (events.length < READ_LIMIT && last !== known) throw this.#wentBack(`has no event at ${known} any more`);
+    const upTo = last ?? known;
     return { events, upTo, passed: upTo - after };
   }
 
@@ -278,6 +277,11 @@ export class PostgresEventStores extends PerEnvironment<PostgresEventStore> {
     await Promise.all([...this.entries()].map(([, store]) => store.close()));
   }
 }
+
+/** Categories of which all types are followed, and `category/type` where it is that type alone. */
+const namesOf = (interest: readonly Follows[]): [string[], string[]] => [
+  interest.filter(({ types }) => !types).map(({ category }) => category), interest.flatMap(({ category, types = [] }) => types.map((type) => `${category}/${type}`)),
+];
 
 /** Parsed on first use: a process never looks into most events that it follows. */
 function eventOf([position, stream, revision, id, type, data, metadata, recordedAt]: Cells): RecordedEvent {

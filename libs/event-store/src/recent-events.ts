@@ -31,9 +31,9 @@ export class RecentEvents {
     this.end = upTo;
   }
 
-  /** At most so many events. undefined when some are not here: no longer, or not yet. */
+  /** At most so many events; none at the end. undefined when some are not here: no longer, or not yet. */
   after(position: Position, limit: number): Section | undefined {
-    if (position < this.#since || position >= this.end) return undefined;
+    if (position < this.#since || position > this.end) return undefined;
     let [low, high] = [this.#first, this.#next];
     while (low < high) {
       const middle = (low + high) >>> 1;

@@ -91,6 +91,22 @@ describe('SqliteEventStore', () => {
     await store.close();
   });
 
+  it('has shown every subscriber an event when it answers, however many append', async () => {
+    const store = await open();
+    const subscriptions = [undefined, [{ category: 'license' }], [{ category: 'order' }]].map((follows) => store.subscribe(0, () => undefined, follows));
+    let late = 0;
+    await Promise.all(Array.from({ length: 16 }, async (_, writer) => {
+      for (let n = 0; n < 40; n++) {
+        const { position } = await store.append(`license-${writer}`, 'any', [anEvent()]);
+        if (subscriptions.some((subscription) => subscription.position < position)) late++;
+        // So that some are being written while others come.
+        for (let turns = (n * 7 + writer) % 3; turns > 0; turns--) await new Promise(setImmediate);
+      }
+    }));
+    expect(late).toBe(0);
+    await store.close();
+  });
+
   it('hands what is no longer in memory to subscribers that are far behind', async () => {
     const store = await open();
     for (let n = 0; n < 7; n++) await store.append('license-a', 'any', Array.from({ length: 1000 }, () => anEvent()));

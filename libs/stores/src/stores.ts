@@ -196,7 +196,7 @@ async function openLogs({ dataDir, databaseUrl, eventStoreUrl, eventStorePrefix:
 async function forgetErased(store: EventStore, keyring: Keyring) {
   return store.subscribe(await store.head(), (events) => {
     for (const { stream } of events) keyring.forget(subjectOf(stream));
-  }, [{ category: 'license', types: ['LicenseErased'] }]);
+  }, [{ category: 'license', types: ['LicenseErased'], bare: true }]);
 }
 
 function watchReadModels(readModels: readonly Projectors[], metrics: Metrics, health: Health): void {
