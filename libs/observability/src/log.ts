@@ -28,18 +28,34 @@ function aboutTheMessage(): object {
   return traceId ? { environment, correlationId, traceId } : { environment, correlationId };
 }
 
-/** For a reader that stands still, or a disk that is full; what comes then is dropped. */
+/** For a reader that stands still, or a disk that is full; what comes then is dropped, and counted. */
 const KEPT_CHARACTERS = 4_000_000;
+/** A tenth of a second each, as a process ends. */
+const LAST_TRIES = 20;
 
 /**
  * pino's own destination cannot end when its reader is gone: the process would try for ever to write the last lines, and stay, without the parent
- * whose end it was to follow.
+ * whose end it was to follow. For a reader that stands still an end waits two seconds, or as long as a write itself waits (a pipe that
+ * nobody made non-blocking): only a signal ends that.
  */
-function openStandardOutput(): DestinationStream {
+function openStandardOutput(service: string): DestinationStream {
   let isGone = false;
-  const stream = new SonicBoom({ fd: 1, maxLength: KEPT_CHARACTERS });
+  let dropped = 0;
+  let triesLeft = Infinity;
+  const stream = new SonicBoom({ fd: 1, maxLength: KEPT_CHARACTERS, retryEAGAIN: () => triesLeft-- > 0 });
   stream.on('error', ({ code }: NodeJS.ErrnoException) => { isGone ||= code === 'EPIPE'; });
+  stream.on('drop', () => {
+    dropped++;
+    stream.flush(); // After an error it writes with the next line that it takes, and it takes none any more.
+  });
+  stream.on('drain', () => {
+    if (dropped === 0) return;
+    const line = { level: 'warn', time: new Date().toISOString(), service, dropped, msg: 'Log lines were dropped: nothing took them' };
+    dropped = 0;
+    stream.write(`${JSON.stringify(line)}\n`);
+  });
   process.on('exit', () => {
+    triesLeft = LAST_TRIES;
     try {
       if (!isGone) stream.flushSync();
     } catch {
@@ -50,10 +66,10 @@ function openStandardOutput(): DestinationStream {
 }
 
 let output: DestinationStream | undefined;
-const standardOutput = (): DestinationStream => (output ??= openStandardOutput());
+const standardOutput = (service: string): DestinationStream => (output ??= openStandardOutput(service));
 
 /** Lines of `{time, level, service, environment?, correlationId?, traceId?, …, msg}`; no secret survives in them beyond its first 8 characters. */
-export function createLog({ level, service, destination = standardOutput() }: LogOptions): Log {
+export function createLog({ level, service, destination = standardOutput(service) }: LogOptions): Log {
   return pino(
     {
       level,

@@ -89,3 +89,18 @@ describe('A process that has started', () => {
     rmSync(folder, { recursive: true });
   });
 });
+
+it('A process goes on when whoever read what it says has left', async () => {
+  const code = `
+    import { say } from ${JSON.stringify(new URL('./run.ts', import.meta.url).href)};
+    process.once('message', () => {
+      say('one');
+      setImmediate(() => { say('two'); setTimeout(() => process.exit(3), 50); });
+    });
+    process.send('ready');`;
+  const child = spawn(process.execPath, ['--no-warnings', '--input-type=module', '--eval', code], { env: { PATH: process.env['PATH'] }, stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
+  await once(child, 'message');
+  child.stdout?.destroy();
+  child.send('go');
+  expect((await once(child, 'exit'))[0]).toBe(3);
+});

@@ -2,6 +2,9 @@ import { flushCompileCache } from 'node:module';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
+// Whoever read it has left (`npm start | head`): the product goes on.
+process.stdout.on('error', () => undefined);
+
 /** Prints a line for the operator. */
 export const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
