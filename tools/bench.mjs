@@ -312,24 +312,27 @@ async function distributed() {
   const { licenses } = await sell(server, few);
   generator.define('licenses', licenses.map(({ key }) => JSON.stringify({ licenseKey: key })));
   generator.define('keys', licenses.map(({ key }) => key));
-  const shares = { validate: [], activate: [] };
+  const shares = { validate: [], activate: [], alone: [] };
   const figures = { validate: [], activate: [] };
-  const bases = { requests: [], appends: [] };
+  const bases = { requests: [], appends: [], alone: [] };
   for (const stream of [validate('licenses'), activate('keys')]) await warm(server, stream);
   for (let round = 0; round < rounds; round++) {
     const [requests, validations] = [await natsRequests(nats.url, seconds, 64), await measured(server, validate('licenses'))];
-    const [appended, activations] = [await appends(postgres.url, seconds, 64), await measured(server, activate('keys'))];
-    say(`  NATS ${format(requests)}/s, validate ${format(validations.perSecond)}/s; appends ${format(appended)}/s, activate ${format(activations.perSecond)}/s`);
+    const [alone, appended, activations] = [await appends(postgres.url, seconds, 1), await appends(postgres.url, seconds, 64), await measured(server, activate('keys'))];
+    say(`  NATS ${format(requests)}/s, validate ${format(validations.perSecond)}/s; appends ${format(appended)}/s, one after the other ${format(alone)}/s, activate ${format(activations.perSecond)}/s`);
     for (const [what, { perRequest }] of Object.entries({ validate: validations, activate: activations })) say(`    CPU per ${what}, µs: ${Object.entries(perRequest).map(([name, time]) => `${name} ${time}`).join(', ')}`);
     bases.requests.push(requests);
     bases.appends.push(appended);
+    bases.alone.push(alone);
     figures.validate.push(validations);
     figures.activate.push(activations);
     shares.validate.push(validations.perSecond / requests);
     shares.activate.push(activations.perSecond / appended);
+    shares.alone.push(activations.perSecond / alone);
   }
   row({ name: 'validate, distributed', value: median(shares.validate), at: 'least', target: 0.35, unit: 'of bare NATS requests', detail: { shares: shares.validate, ...summary(figures.validate), requests: median(bases.requests), cpuByProgram: figures.validate.at(-1).perRequest } });
   row({ name: 'activate, distributed', value: median(shares.activate), at: 'least', target: 0.25, unit: 'of bare appends', detail: { shares: shares.activate, ...summary(figures.activate), appends: median(bases.appends), cpuByProgram: figures.activate.at(-1).perRequest } });
+  row({ name: 'the same, against appends one after the other', value: median(shares.alone), unit: 'of bare appends', detail: { shares: shares.alone, appends: median(bases.alone) } });
   await server.stop();
   await responder.stop();
   await Promise.all([nats.stop(), postgres.stop()]);

@@ -181,12 +181,14 @@ export class NatsTransport implements Transport {
   }
 
   #answer(inbox: string, bundle: readonly Part[]): void {
+    // No caller waits any more.
+    if (this.#connection.isClosed()) return;
     try {
       this.#connection.publish(inbox, packed(bundle));
     } catch {
-      // Larger than the server accepts. The connection itself may be gone as well: then no caller waits any more.
+      // Larger than the server accepts.
       const refusal = refusalEnvelope(refuse('INTERNAL', 'The answer is too large to be sent'));
-      if (this.#connected) this.#connection.publish(inbox, packed(bundle.map(({ id }) => ({ ...refusal, id }))));
+      this.#connection.publish(inbox, packed(bundle.map(({ id }) => ({ ...refusal, id }))));
     }
   }
 
