@@ -2,12 +2,11 @@ import type { AllStreamResolvedEvent, AllStreamSubscription, EventStoreDBClient,
 import { refuse, type JsonObject } from '@keyledger/kernel';
 import { failureOf, kindOf, placeOf, positionOf, read, stop, within, type Connection } from './eventstoredb-client.ts';
 import type { Position, RecordedEvent } from './port.ts';
+import { RecentEvents } from './recent-events.ts';
 import { wholeSection, type Section } from './subscription.ts';
 
 /** Follows the environment in a stream's name on the server. */
 export const SEPARATOR = '.';
-/** Events kept in memory per environment, so that live subscribers do not read: at least this many, at most twice. */
-const RECENT_EVENTS = 5_000;
 /** Most reads of the log's end find only events that the subscription has delivered already. */
 const FIRST_LOOK = 4;
 const PAGE = 1_000;
@@ -30,31 +29,6 @@ export function recorded(event: Event): RecordedEvent {
   const { id = event.id, metadata = {} } = (event.metadata ?? {}) as Partial<Envelope>;
   const stream = streamId.slice(streamId.indexOf(SEPARATOR) + 1);
   return { id, type, data: event.data as JsonObject, metadata, stream, revision: Number(revision), position: positionOf(position), recordedAt: created.toISOString() };
-}
-
-/** The last events of one environment, in order. */
-class RecentEvents {
-  #events: RecordedEvent[] = [];
-  /** All later events are here. */
-  #since: Position;
-
-  constructor(since: Position) {
-    this.#since = since;
-  }
-
-  push(event: RecordedEvent): void {
-    this.#events.push(event);
-    if (this.#events.length < 2 * RECENT_EVENTS) return;
-    this.#since = (this.#events[RECENT_EVENTS - 1] as RecordedEvent).position;
-    this.#events = this.#events.slice(RECENT_EVENTS);
-  }
-
-  /** undefined when some of the events may no longer be here. */
-  after(position: Position, limit: number): readonly RecordedEvent[] | undefined {
-    if (position < this.#since) return undefined;
-    const from = this.#events.findLastIndex((event) => event.position <= position) + 1;
-    return this.#events.slice(from, from + limit);
-  }
 }
 
 /**
@@ -122,16 +96,18 @@ export class SharedLog {
 
   /** Events a subscriber at that position has not had yet, up to the newest that this process knows of. */
   next(environment: string, after: Position): Section | Promise<Section> {
-    const recent = this.#recent.get(environment)?.after(after, PAGE);
-    return recent ? wholeSection(recent, after) : this.#page(environment, after, this.#headOf(environment), PAGE).then((events) => wholeSection(events, after));
+    const recent = this.#recent.get(environment);
+    // The subscription delivers what comes then.
+    if (recent && after > recent.end) return wholeSection([], after);
+    const known = recent?.after(after, PAGE);
+    return known ? wholeSection(known.events, after) : this.#page(environment, after, this.#headOf(environment), PAGE).then((events) => wholeSection(events, after));
   }
 
   /** The same, as of now. */
   async after(environment: string, position: Position, limit: number): Promise<readonly RecordedEvent[]> {
     const head = await this.head(environment);
     const recent = this.#recent.get(environment)?.after(position, limit);
-    const isAll = recent !== undefined && (recent.length === limit || (recent.at(-1)?.position ?? position) >= head);
-    return isAll ? recent : this.#page(environment, position, head, limit);
+    return recent && (recent.events.length === limit || recent.upTo >= head) ? recent.events : this.#page(environment, position, head, limit);
   }
 
   async close(): Promise<void> {
@@ -216,7 +192,7 @@ export class SharedLog {
     const position = positionOf(event.position);
     const environment = this.#environmentOf(event.streamId);
     if (environment === undefined || position <= this.#followed) return;
-    this.#recent.get(environment)?.push(recorded(event));
+    this.#recent.get(environment)?.extend([recorded(event)], position);
     this.#followed = position;
     this.#seen = Math.max(this.#seen, position);
     this.#moveHead(environment, position);
