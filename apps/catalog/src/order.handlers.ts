@@ -18,7 +18,8 @@ export class Fulfilment {
 
   licensesOf(order: OrderState): readonly Promise<LicenseView>[] {
     const issued = order.licenseIds.map((licenseId) => this.messages.send(IssueOrderedLicense, { licenseId, orderId: order.id, ...issueOf(order) }));
-    this.#own.set(order.id, Promise.all(issued).catch(() => undefined));
+    // Not the licenses, which would be kept as well.
+    this.#own.set(order.id, Promise.all(issued).then(() => true, () => undefined));
     return issued;
   }
 

@@ -5,7 +5,7 @@ import { context, malformedQuery, refuse, type EventShape, type Instant, type Js
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { hasMoreThan, isBroad, matching, page, Projectors, StateDatabases, type Database, type Sort } from '@keyledger/read-models';
+import { hasMoreThan, isBroad, matching, page, Projectors, StateDatabases, type Database, type Projection, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
@@ -56,7 +56,7 @@ export class LicenseTable {
   }
 }
 
-/** The most matches of a search that are collected and counted. */
+/** The most matches of a search that are collected and counted. Of more, enough are found soon among the rows. */
 const countable = 10_000;
 
 /** Few names may be those of many licenses. */
@@ -197,10 +197,12 @@ export class LicenseSuggestions {
       // In a stable order; finding the very first matches would take far longer than finding some.
       return rows.toSorted((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : a.id < b.id ? -1 : 1));
     };
-    const [keys, customers, products] = await this.projectors.listing(async (database) => Promise.all([
-      find(database, await this.table.hasKey(database, q), 'authority_license', 'license_key'), find(database, matching(database, customerNames, q), 'authority_customer', 'name'),
-      find(database, matching(database, productNames, q), 'authority_product', 'name'),
-    ]));
+    const named = async (database: Database, names: Projection) => matching(database, names, q, 'id', await isBroad(database, names, q, countable));
+    const [keys, customers, products] = await this.projectors.listing(async (database) => [
+      await find(database, await this.table.hasKey(database, q, await isBroad(database, licenseTable, [q, ...spellingsOf(q)], countable)), 'authority_license', 'license_key'),
+      await find(database, await named(database, customerNames), 'authority_customer', 'name'),
+      await find(database, await named(database, productNames), 'authority_product', 'name'),
+    ]);
     const namesakes = Map.groupBy(customers, ({ text }) => text);
     // With the address, which is searched after the name, a search finds the customer that is meant.
     const texts = customers.map(({ text, email }) => (email && (namesakes.get(text)?.length ?? 0) > 1 ? `${text} ${email}` : text));

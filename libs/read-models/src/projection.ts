@@ -238,8 +238,6 @@ export class RowTable {
       { sql: `drop table if exists ${fts}` },
       ...TRIGGERS.map((name) => ({ sql: `drop trigger if exists ${this.#trigger(build, name)}` })),
       { sql: `create virtual table ${fts} using fts5(search_text, content=${table}, content_rowid='_row', columnsize=0, tokenize='trigram case_sensitive 1')` },
-      // Deleted text leaves the index at once, not with a later merge.
-      { sql: `insert into ${fts} (${fts}, rank) values ('secure-delete', 1)` },
       { sql: `insert into ${fts} (${fts}) values ('rebuild')` },
       ...this.#triggers(build, fts),
     ];

@@ -102,6 +102,11 @@ export class Projector implements View {
     return (await this.#register.parked()).filter(({ projection }) => this.#serving.has(projection));
   }
 
+  /** As this process knows them. */
+  get parkedCount(): number {
+    return [...this.#serving.values()].reduce((sum, { parked }) => sum + parked.size, 0);
+  }
+
   /** Builds the projection anew from the first event while the present table keeps serving; resolves when the new one has taken over. */
   async rebuild(name: string): Promise<void> {
     const serving = this.#laneOf(name);

@@ -78,7 +78,7 @@ export class Projectors {
       const positions = Math.max(0, (await store.head()) - projector.position);
       const [oldest] = positions > 0 ? await store.readAll(projector.position, 1) : [];
       const seconds = oldest ? Math.max(0, (Date.now() - Date.parse(oldest.recordedAt)) / 1000) : 0;
-      return { environment, projection: this.#name, positions, seconds, parked: (await projector.parked()).length };
+      return { environment, projection: this.#name, positions, seconds, parked: projector.parkedCount };
     }));
   }
 
