@@ -1,7 +1,7 @@
 import { expect, it, jest } from '@jest/globals';
 import type { Handler, RecordedEvent } from '@keyledger/event-store';
 import { addSeconds, systemClock, type Instant } from '@keyledger/kernel';
-import { idOf } from '@keyledger/testing';
+import { idOf, until } from '@keyledger/testing';
 import { Announcers } from './announcer.ts';
 import { NotifierModule } from './notifier.module.ts';
 
@@ -16,15 +16,15 @@ const issued = (position: number, stream = `license-${position}`, occurredAt: In
 async function start(tell: (event: RecordedEvent) => Promise<void> = async () => undefined, enabled: readonly boolean[] = [true]) {
   const endpoints = enabled.map((is, n) => ({ position: 1, mails_after: 1, id: idOf('whk', n + 1), revision: 0, enabled: is ? 1 : 0, events: '["license.issued"]', created_at: begin }));
   const put: number[] = [];
-  const batches: { readonly targets: readonly string[]; readonly others: readonly string[] }[] = [];
+  const batches: { readonly targets: readonly string[]; readonly others: readonly string[]; readonly reached: readonly unknown[] }[] = [];
   const full = { at: -1 };
   const followers: Handler[] = [];
   const store = { head: () => 1, subscribe: (_: number, follow: Handler) => followers.push(follow) && { close: async () => undefined } };
   const database = {
     run: async (sql: string) => ({ rows: sql.includes('mails_after') ? endpoints : [], changes: 0 }),
-    batch: async (statements: readonly { sql: string; many: string[][] }[]) => {
+    batch: async (statements: readonly { sql: string; many: string[][]; params?: readonly unknown[] }[]) => {
       const ofOutbox = statements.filter(({ sql }) => sql.includes('notifier_outbox'));
-      batches.push({ targets: ofOutbox.flatMap(({ many }) => many.map((row) => row[1] as string)), others: statements.flatMap(({ sql }) => /into (notifier_endpoints|reactions)/.exec(sql)?.[1] ?? []) });
+      batches.push({ targets: ofOutbox.flatMap(({ many }) => many.map((row) => row[1] as string)), others: statements.flatMap(({ sql }) => /into (notifier_endpoints|reactions)/.exec(sql)?.[1] ?? []), reached: statements.flatMap(({ sql, params }) => (sql.includes('into reactions') ? [params?.[1]] : [])) });
       if (batches.length === full.at) throw new Error('the disk is full');
       for (const { many } of ofOutbox) put.push(...many.map((row) => (JSON.parse(row[4] as string) as { data: { n: number } }).data.n));
     },
@@ -35,8 +35,8 @@ async function start(tell: (event: RecordedEvent) => Promise<void> = async () =>
   };
   const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
   const sources = { byCategory: { license: { table: { LicenseIssued: { types: ['license.issued'] } }, tell: told } } } as never;
-  await Announcers.start({ events: onEach(store), databases: onEach(database), sources, clock: systemClock, log: { warn: ignore, error: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore });
-  return { follow: async (events: readonly RecordedEvent[]) => followers[0]?.(events, events.at(-1)?.position ?? 0, events.length), put, batches, full };
+  const announcers = await Announcers.start({ events: onEach(store), databases: onEach(database), sources, clock: systemClock, log: { warn: ignore, error: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore });
+  return { follow: async (events: readonly RecordedEvent[]) => followers[0]?.(events, events.at(-1)?.position ?? 0, events.length), put, batches, full, close: () => announcers.close() };
 }
 
 it('The announcer reads many licenses together, tells of them in the order of the log, and reads none for what is no news', async () => {
@@ -66,14 +66,29 @@ it('The announcer tries a stream that cannot be read six times, whatever else of
   await follow([issued(4, 'license-broken')]);
 });
 
-it('The announcer puts much into the outbox some thousand deliveries at a time, has read the log with the last of them, and begins again where one fails', async () => {
+it('The announcer puts much into the outbox some hundred deliveries at a time, has read the log with the last of them, and begins again where one fails', async () => {
   const { follow, put, batches, full } = await start(undefined, [true, true, true]);
-  const page = Array.from({ length: 1_500 }, (_, n) => issued(n + 2));
+  const page = Array.from({ length: 200 }, (_, n) => issued(n + 2));
   full.at = 2;
   await expect(follow(page)).rejects.toThrow('the disk is full');
   await follow(page);
-  expect(batches.map(({ targets, others }) => [targets.length, others])).toEqual([[2_000, []], [2_000, []], [2_000, []], [2_000, []], [500, ['reactions']]]);
-  expect(put.slice(2_000)).toEqual(page.flatMap(({ position }) => [position, position, position]));
+  expect(batches.map(({ targets, others }) => [targets.length, others])).toEqual([[250, []], [250, []], [250, []], [250, []], [100, ['reactions']]]);
+  expect(put.slice(250)).toEqual(page.flatMap(({ position }) => [position, position, position]));
+});
+
+it('The announcer tells two thousand endpoints of a hundred events', async () => {
+  const { follow, put } = await start(undefined, Array.from({ length: 2_000 }, () => true));
+  await follow(Array.from({ length: 100 }, (_, n) => issued(n + 2)));
+  expect(put.length).toBe(200_000);
+}, 20_000);
+
+it('The announcer ends while it has much to put into the outbox, and has not read the log then', async () => {
+  const { follow, batches, close } = await start(undefined, Array.from({ length: 1_000 }, () => true));
+  const following = follow(Array.from({ length: 100 }, (_, n) => issued(n + 2)));
+  await until(() => batches.length > 1);
+  await close();
+  await following;
+  expect([batches.length < 400, batches.flatMap(({ reached }) => reached)]).toEqual([true, [1]]);
 });
 
 it.each([['was disabled before', false], ['this process knows as enabled, though another one may have read on to its being disabled', true]])(
@@ -84,7 +99,7 @@ it.each([['was disabled before', false], ['this process knows as enabled, though
     const disabled = was ? [changed(2, 1, 'WebhookEndpointDisabled')] : [];
     await follow([...disabled, changed(3, 2, 'WebhookEndpointEnabled'), ...Array.from({ length: 1_100 }, (_, n) => issued(n + 4))]);
     const tables = [...disabled.map(() => 'notifier_endpoints'), 'notifier_endpoints', 'reactions'];
-    expect(batches.map(({ targets, others }) => [targets.length, targets.filter((target) => target === back).length, others])).toEqual([[2_000, 0, []], [1_300, 1_100, tables]]);
+    expect(batches.map(({ targets, others }) => [targets.length, targets.filter((target) => target === back).length, others])).toEqual([...Array.from({ length: 8 }, () => [250, 0, []]), [1_300, 1_100, tables]]);
   });
 
 it('What was cut short is resumed though counting all that waits takes too long', () => {

@@ -1,8 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { wants, WebhookEndpoint, type WebhookEndpointEvent, type WebhookFilter, type WebhookType } from '@keyledger/domain';
 import { categoryOf, originOf, subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { addSeconds, derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Log } from '@keyledger/observability';
-import { mustReach, ReadIndex, ROWS_AT_ONCE, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
+import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
 import type { Announcement } from './announcements.ts';
 import { giveUpSome, KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 import { opened, type Sources } from './sources.ts';
@@ -14,6 +15,8 @@ interface Listener {
   readonly enabled: boolean;
   readonly events: readonly WebhookFilter[];
   readonly createdAt: Instant;
+  /** Events from before are no news for it. */
+  readonly since: Instant;
 }
 
 /** An event, how it is told, and the endpoints it is news for. */
@@ -34,6 +37,10 @@ const READ_AT_ONCE = 100;
 const TRIES = 6;
 const TIMEOUT_MS = 3_000;
 const SKEW_SECONDS = 60;
+/** A thousand endpoints make a thousand rows of each event, and with files all environments' writes wait for the one under way: some 15 ms. */
+const ROWS_PER_WRITE = 250;
+/** As long as a write took, it leaves the store to others, but no longer than this. */
+const LONGEST_REST_MS = 50;
 /** Both in `reactions`: the read position in the log, and where the log ended when it was first followed. */
 const CHECKPOINT = 'notifier';
 const MAILS_AFTER = 'notifier-mails-after';
@@ -82,7 +89,7 @@ class Announcer implements View {
     // A customer cannot tell that a mail is one of last week: mail begins when the log is first followed. Where that was not noted yet, it began long ago.
     const mailsAfter = position === 0 ? await beginAnew(at) : Number(rows[0]?.mails_after ?? 0);
     const endpoints = rows.flatMap(({ id, revision, enabled, events, created_at: createdAt }) =>
-      (id === null ? [] : [{ id, revision: Number(revision), enabled: Number(enabled) === 1, events: JSON.parse(events) as WebhookFilter[], createdAt }]));
+      (id === null ? [] : [{ id, revision: Number(revision), enabled: Number(enabled) === 1, events: JSON.parse(events) as WebhookFilter[], createdAt, since: sinceOf(createdAt) }]));
     return new Announcer(at, position, endpoints, mailsAfter);
   }
 
@@ -143,7 +150,8 @@ class Announcer implements View {
           mails.push(...this.#mailOf(event));
         }
       }
-      await this.#put([...await this.#parcelsOf(news), ...mails], enabled, [...statements, reached(position)]);
+      // What has been put into the outbox meanwhile is there again, once, when the same events are read after the next start.
+      if (!await this.#put(news, mails, enabled, [...statements, reached(position)])) return;
     } catch (error) {
       // The same events come again, and have to meet the same endpoints.
       this.#endpoints.clear();
@@ -158,17 +166,25 @@ class Announcer implements View {
   }
 
   /**
-   * A page of the log may be 100,000 parcels, and with files the writes of all environments wait for a transaction: only the last of them are in that of `rest`.
+   * A page of the log may be a million parcels, and with files the writes of all environments wait for a transaction: only the last of them are in that of `rest`.
    * The others stay as they are, sent or not, when the same events are read again or another process is ahead. What is for an endpoint that `rest`
-   * enables is among the last: until then the tables may call it disabled, and it would be given up. Another process may have read only as far as its being disabled.
+   * enables is among the last: until then the tables may call it disabled, and it would be given up. Another process may have read only as far as its being disabled. False where it was closed before all of them were there.
    */
-  async #put(parcels: readonly Parcel[], enabled: ReadonlySet<string>, rest: readonly Statement[]): Promise<void> {
-    const { database } = this.#at;
-    const isBack = ({ target }: Parcel) => enabled.has(target);
-    const others = parcels.filter((parcel) => !isBack(parcel));
-    let from = 0;
-    for (; others.length - from > ROWS_AT_ONCE; from += ROWS_AT_ONCE) await database.batch(putting(others.slice(from, from + ROWS_AT_ONCE)));
-    await database.batch([...rest, ...putting([...others.slice(from), ...parcels.filter(isBack)])]);
+  async #put(news: readonly News[], mails: readonly Parcel[], enabled: ReadonlySet<string>, rest: readonly Statement[]): Promise<boolean> {
+    const { database, wake } = this.#at;
+    const [back, others]: [Parcel[], Parcel[]] = [[], [...mails]];
+    for await (const parcels of this.#parcelsOf(news)) {
+      for (const parcel of parcels) (enabled.has(parcel.target) ? back : others).push(parcel);
+      while (others.length > ROWS_PER_WRITE) {
+        if (this.#isClosing) return false;
+        const startedMs = performance.now();
+        await database.batch(putting(others.splice(0, ROWS_PER_WRITE)));
+        wake();
+        await sleep(Math.min(performance.now() - startedMs, LONGEST_REST_MS));
+      }
+    }
+    await database.batch([...rest, ...putting([...others, ...back])]);
+    return true;
   }
 
   #advance(position: Position): void {
@@ -176,19 +192,23 @@ class Announcer implements View {
     for (const listener of this.#listeners) listener();
   }
 
+  /**
+   * For when all of a log is read again, as after it was moved: events from before an endpoint existed are not sent to it, and old ones may have been
+   * sent and forgotten. An environment's own time is never behind real time.
+   */
   #newsIn(event: RecordedEvent, listeners: readonly Listener[]): News[] {
     if (listeners.length === 0) return [];
     const source = this.#at.sources.byCategory[categoryOf(event.stream)];
     const how = source?.table[event.type];
     if (!source || !how) return [];
     const { at } = originOf(event);
-    const endpoints = listeners.filter((endpoint) => how.types.some((type) => hears(endpoint, type)) && isNewsFor(endpoint, at));
+    if (Date.parse(at) < Date.now() - KEPT_DAYS * 86_400_000) return [];
+    const endpoints = listeners.filter((endpoint) => at >= endpoint.since && how.types.some((type) => hears(endpoint, type)));
     return endpoints.length > 0 ? [{ event, tell: () => source.tell(event, how), endpoints }] : [];
   }
 
-  /** Read one after another, the licenses of a batch would take longer than the batch itself. */
-  async #parcelsOf(news: readonly News[]): Promise<readonly Parcel[]> {
-    const parcels: Parcel[] = [];
+  /** Of one event after the other. Read one after another, the licenses of a batch would take longer than the batch itself. */
+  async *#parcelsOf(news: readonly News[]): AsyncGenerator<readonly Parcel[]> {
     const unread = new Set<string>();
     for (let from = 0; from < news.length; from += READ_AT_ONCE) {
       const some = news.slice(from, from + READ_AT_ONCE);
@@ -197,7 +217,7 @@ class Announcer implements View {
         errors.set(one.event, error);
         return [];
       })));
-      parcels.push(...told.flat());
+      for (const [n, one] of some.entries()) yield this.#addressed(one, told[n] ?? []);
       for (const { event } of some) {
         if (!errors.has(event)) continue;
         this.#cannotTell(event, errors.get(event));
@@ -205,13 +225,17 @@ class Announcer implements View {
       }
     }
     for (const { event: { stream } } of news) if (!unread.has(stream)) this.#unread.delete(stream);
-    return parcels;
   }
 
-  async #tell({ event, tell, endpoints }: News): Promise<readonly Parcel[]> {
+  async #tell({ tell }: News): Promise<readonly Announcement[]> {
     const { environment, clock } = this.#at;
+    return runIn(systemContext(environment, clock.now(environment)), tell);
+  }
+
+  #addressed({ event, endpoints }: News, announcements: readonly Announcement[]): readonly Parcel[] {
+    const { environment } = this.#at;
     const { at: timestamp } = originOf(event);
-    return (await runIn(systemContext(environment, clock.now(environment)), tell)).flatMap(({ type, data }) => {
+    return announcements.flatMap(({ type, data }) => {
       const body = JSON.stringify({ type, timestamp, data: { environment, ...data } });
       return endpoints.filter((endpoint) => hears(endpoint, type)).map(({ id: target }) => ({ id: derivedId('whd', `${event.id}/${type}/${target}`, timestamp), target, type, timestamp, body }));
     });
@@ -245,7 +269,7 @@ class Announcer implements View {
     } catch (error) {
       return this.#cannotTell(event, error);
     }
-    const endpoint: Listener | undefined = change.type === 'WebhookEndpointCreated' ? { id, revision, enabled: true, events: change.events, createdAt: originOf(event).at } : known && {
+    const endpoint: Listener | undefined = change.type === 'WebhookEndpointCreated' ? { id, revision, enabled: true, events: change.events, createdAt: originOf(event).at, since: sinceOf(originOf(event).at) } : known && {
       ...known, revision,
       ...(change.type === 'WebhookEndpointChanged' && change.events && { events: change.events }),
       ...(change.type === 'WebhookEndpointEnabled' && { enabled: true }),
@@ -291,7 +315,9 @@ class Announcer implements View {
       const endpoint = this.#endpoints.get(row.endpoint_id);
       const page = endpoint?.enabled ? await store.readAll(Number(row.position), REPLAY_PAGE) : [];
       const events = page.filter(({ position }) => position <= Number(row.until));
-      const parcels = endpoint ? await this.#parcelsOf(events.filter((event) => originOf(event).at >= row.since).flatMap((event) => this.#newsIn(event, [endpoint]))) : [];
+      const news = endpoint ? events.filter((event) => originOf(event).at >= row.since).flatMap((event) => this.#newsIn(event, [endpoint])) : [];
+      const parcels: Parcel[] = [];
+      for await (const some of this.#parcelsOf(news)) parcels.push(...some);
       const last = events.at(-1)?.position;
       const isDone = last === undefined || events.length < page.length || last >= Number(row.until);
       await database.batch([
@@ -307,11 +333,8 @@ class Announcer implements View {
 const categories = ({ byCategory }: Sources): readonly string[] => [...Object.keys(byCategory), WebhookEndpoint.category];
 const isOfEndpoint = ({ stream }: RecordedEvent): boolean => stream.startsWith(`${WebhookEndpoint.category}-`);
 const hears = ({ enabled, events }: Listener, type: WebhookType): boolean => enabled && wants(events, type);
-/**
- * For when all of a log is read again, as after it was moved: events from before the endpoint existed are not sent to it (clocks of several machines
- * may differ a little), and old ones may have been sent and forgotten. An environment's own time is never behind real time.
- */
-const isNewsFor = ({ createdAt }: Listener, timestamp: Instant): boolean => timestamp >= addSeconds(createdAt, -SKEW_SECONDS) && Date.parse(timestamp) >= Date.now() - KEPT_DAYS * 86_400_000;
+/** Clocks of several machines may differ a little. */
+const sinceOf = (createdAt: Instant): Instant => addSeconds(createdAt, -SKEW_SECONDS);
 const hourOf = (instant: Instant): string => instant.slice(0, 13);
 const reached = (position: Position): Statement => ({
   sql: 'insert into reactions (name, position) values (?, ?) on conflict (name) do update set position = excluded.position where excluded.position > reactions.position', params: [CHECKPOINT, position],

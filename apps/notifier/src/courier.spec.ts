@@ -5,11 +5,15 @@ import { Courier } from './courier.ts';
 import type { Answer } from './egress.ts';
 import type { ClaimedParcel, Outbox } from './outbox.ts';
 
-it('The courier comes to every target in turn, however many with much to be sent never answer', async () => {
-  const targets = Array.from({ length: 120 }, (_, n) => `whk_${n}`);
+/** A courier whose targets always have something due and never answer, until they are told to. */
+function courierOf(targets: readonly { readonly target: string; readonly isFailing: boolean }[]) {
+  const claims: number[] = [];
   const outbox = {
     dueTargets: async () => targets, settle: async () => null, release: async () => undefined,
-    claim: async (target: string) => [{ id: 'whd', target, type: 'license.issued', timestamp: '', body: '', attempts: 0, claimedUntil: 0 }],
+    claim: async (wanted: readonly { readonly target: string }[]) => {
+      claims.push(wanted.length);
+      return wanted.map(({ target }) => ({ id: 'whd', target, type: 'license.issued', timestamp: '', body: '', attempts: 0, claimedUntil: 0 }));
+    },
   } as unknown as Outbox;
   const tried: string[] = [];
   const giveUp: (() => void)[] = [];
@@ -21,11 +25,24 @@ it('The courier comes to every target in turn, however many with much to be sent
   const ignore = () => undefined;
   const courier = new Courier(outbox, { attempt, giveUp: async () => undefined }, undefined, systemClock, { delivery: ignore } as never, { warn: ignore, error: ignore } as never);
   courier.wake('staging');
+  return { courier, tried, giveUp, claims };
+}
+
+it('The courier comes to every target in turn, however many with much to be sent never answer, and claims for all of them at once', async () => {
+  const { courier, tried, giveUp, claims } = courierOf(Array.from({ length: 120 }, (_, n) => ({ target: `whk_${n}`, isFailing: false })));
   await until(() => tried.length === 96);
+  expect(claims).toEqual([96]);
   for (let n = 0; n < 24; n++) {
     giveUp[n]?.();
     await until(() => tried.length === 97 + n);
   }
   expect(new Set(tried).size).toBe(120);
+  await courier.close();
+});
+
+it('The courier leaves half of the first places to targets that have not been failing, though those that have come first', async () => {
+  const { courier, tried } = courierOf(Array.from({ length: 200 }, (_, n) => ({ target: `whk_${n}`, isFailing: n < 150 })));
+  await until(() => tried.length === 96);
+  expect([tried.slice(0, 48), tried.slice(48)].map((some) => new Set(some.map((target) => Number(target.slice(4)) < 150)))).toEqual([new Set([true]), new Set([false])]);
   await courier.close();
 });

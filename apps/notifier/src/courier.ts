@@ -12,8 +12,11 @@ export interface Channel {
   giveUp(target: string, cause: 'failing' | 'gone'): Promise<void>;
 }
 
-/** Limits of concurrent attempts: in all; for one target; and for all targets together that get one each, which keeps room for targets known to accept deliveries. */
-const AT_ONCE = { all: 128, target: 4, unproven: 96 } as const;
+/**
+ * Limits of concurrent attempts: in all; for one target; for all targets together that get one each, which keeps room for targets known to accept
+ * deliveries; and for those among them that have been failing, because nothing is known of any target after a start.
+ */
+const AT_ONCE = { all: 128, target: 4, unproven: 96, failing: 48 } as const;
 /** A target that takes longer than this to answer takes a place from others. */
 const SLOW_MS = 2_000;
 /** How often to check for parcels that have fallen due, or were added by another process. */
@@ -23,9 +26,12 @@ const LOOK_EVERY_MS = 1_000;
 interface Lane {
   running: number;
   width: number;
+  isFailing: boolean;
   /** When it got its last attempt, counted in attempts. */
   last: number;
 }
+
+const isUnproven = ({ width }: Lane): boolean => width === 1;
 
 /**
  * Empties the outbox. A due parcel is claimed, tried, and settled; a process that dies meanwhile loses its claim, and the parcel is tried again under
@@ -81,25 +87,37 @@ export class Courier {
   }
 
   async #sendDue(environment: string, now: Instant): Promise<void> {
-    const lanes = (await this.outbox.dueTargets(now)).filter((target) => target !== MAIL || this.mail).map((target) => ({ target, lane: this.#laneOf(environment, target) }));
-    // Targets with the fewest attempts in flight come first, then those that have waited longest: where many never answer, the others still get their turn.
-    for (const { target, lane } of lanes.toSorted((a, b) => a.lane.running - b.lane.running || a.lane.last - b.lane.last)) {
-      const room = this.#roomIn(lane);
-      if (room > 0) for (const parcel of await this.outbox.claim(target, room, now)) this.#send(environment, parcel, lane);
+    const due = (await this.outbox.dueTargets(now)).filter(({ target }) => target !== MAIL || this.mail);
+    const wanted = this.#rooms(due.map(({ target, isFailing }) => ({ target, lane: this.#laneOf(environment, target, isFailing) })));
+    // Taken while the outbox is asked: the other environment's look must not give the same places away.
+    for (const { lane, room } of wanted) lane.running += room;
+    const parcels = await this.outbox.claim(wanted, now).finally(() => {
+      for (const { lane, room } of wanted) lane.running -= room;
+    });
+    for (const parcel of parcels) this.#send(environment, parcel, this.#laneOf(environment, parcel.target));
+  }
+
+  /** Targets with the fewest attempts in flight come first, then those that have waited longest: where many never answer, the others still get their turn. */
+  #rooms(due: readonly { readonly target: string; readonly lane: Lane }[]) {
+    const running = (isOne: (lane: Lane) => boolean) => [...this.#lanes.values()].reduce((sum, lane) => sum + (isOne(lane) ? lane.running : 0), 0);
+    const left = { all: AT_ONCE.all - running(() => true), unproven: AT_ONCE.unproven - running(isUnproven), failing: AT_ONCE.failing - running((lane) => isUnproven(lane) && lane.isFailing) };
+    const wanted: { readonly target: string; readonly lane: Lane; readonly room: number }[] = [];
+    for (const { target, lane } of due.toSorted((a, b) => a.lane.running - b.lane.running || a.lane.last - b.lane.last)) {
+      const room = Math.min(lane.width - lane.running, left.all, ...(isUnproven(lane) ? [left.unproven, ...(lane.isFailing ? [left.failing] : [])] : []));
+      if (room <= 0) continue;
+      wanted.push({ target, lane, room });
+      left.all -= room;
+      if (isUnproven(lane)) left.unproven -= room;
+      if (isUnproven(lane) && lane.isFailing) left.failing -= room;
     }
+    return wanted;
   }
 
-  #roomIn({ running, width }: Lane): number {
-    const lanes = [...this.#lanes.values()];
-    const busy = lanes.reduce((sum, lane) => sum + lane.running, 0);
-    const unproven = lanes.reduce((sum, lane) => sum + (lane.width === 1 ? lane.running : 0), 0);
-    return Math.max(0, Math.min(width - running, AT_ONCE.all - busy, width === 1 ? AT_ONCE.unproven - unproven : Infinity));
-  }
-
-  #laneOf(environment: string, target: string): Lane {
+  #laneOf(environment: string, target: string, isFailing?: boolean): Lane {
     const name = `${environment} ${target}`;
     let lane = this.#lanes.get(name);
-    if (!lane) this.#lanes.set(name, (lane = { running: 0, width: 1, last: 0 }));
+    if (!lane) this.#lanes.set(name, (lane = { running: 0, width: 1, isFailing: false, last: 0 }));
+    lane.isFailing = isFailing ?? lane.isFailing;
     return lane;
   }
 

@@ -32,21 +32,23 @@ export const KEPT_DAYS = 30;
 export class Outbox {
   constructor(private readonly databases: StateDatabases) {}
 
-  /** Targets with due parcels. */
-  async dueTargets(now: Instant): Promise<readonly string[]> {
+  /** Targets with due parcels, and whether they have failed since they last accepted one. */
+  async dueTargets(now: Instant): Promise<readonly { readonly target: string; readonly isFailing: boolean }[]> {
     const due = "select 1 from notifier_outbox o where o.target = t.id and o.status = 'pending' and o.next_at <= ? and o.claimed_until <= ?";
-    const { rows } = await this.#here().run<{ id: string }>(
-      `select t.id from ${targets} where exists (${due})`, [Date.parse(now), Date.now()]);
-    return rows.map(({ id }) => id);
+    const { rows } = await this.#here().run<{ id: string; failing_since: Instant | null }>(
+      `select t.id, t.failing_since from ${targets} where exists (${due})`, [Date.parse(now), Date.now()]);
+    return rows.map(({ id, failing_since: since }) => ({ target: id, isFailing: since !== null }));
   }
 
-  /** Claims due parcels of a target, longest due first; no other process gets them while they are claimed. */
-  async claim(target: string, limit: number, now: Instant): Promise<readonly ClaimedParcel[]> {
+  /** Claims due parcels of each target, up to `room`, longest due first; no other process gets them while they are claimed. In one transaction: each target for itself, many would wait for as many flushes. */
+  async claim(wanted: readonly { readonly target: string; readonly room: number }[], now: Instant): Promise<readonly ClaimedParcel[]> {
+    if (wanted.length === 0) return [];
     const database = this.#here();
     const free = "select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ?";
-    const claimedUntil = Date.now() + claimMs(target);
-    const { rows } = await database.run<Row>(`update notifier_outbox set claimed_until = ? where ${among(database, free, 'for update skip locked')} returning *`, [claimedUntil, target, Date.parse(now), Date.now(), limit]);
-    return rows.map(({ id, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil }));
+    const at = Date.now();
+    const answers = await database.batch(wanted.map(({ target, room }) => (
+      { sql: `update notifier_outbox set claimed_until = ? where ${among(database, free, 'for update skip locked')} returning *`, params: [at + claimMs(target), target, Date.parse(now), at, room] })));
+    return answers.flatMap(({ rows }) => (rows as unknown as readonly Row[]).map(({ id, target, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil: at + claimMs(target) })));
   }
 
   /** Records the outcome of an attempt, unless another process has taken the claim over. Answers since when the target has been failing. */
@@ -150,7 +152,7 @@ export const putting = (parcels: readonly Parcel[]): Statement[] => (parcels.len
   many: parcels.map(({ id, target, type, timestamp, body }) => [id, target, type, timestamp, body, 'pending', 0, Date.parse(timestamp), 0]),
 }]);
 
-const targets = `(select id from notifier_endpoints where deleted = 0 and enabled = 1 union all select '${MAIL}') as t`;
+const targets = `(select id, failing_since from notifier_endpoints where deleted = 0 and enabled = 1 union all select '${MAIL}', null) as t`;
 /** SQLite would choose the index of all deliveries, and read past what was delivered or has failed long ago each time. */
 const pendingOf = ({ dialect }: Database): string => `notifier_outbox o${dialect === 'sqlite' ? ' indexed by notifier_outbox_due' : ''}`;
 const isOver = '(deleted = 1 or enabled = 0)';
