@@ -850,6 +850,16 @@ onEveryDialect('A projector', ({ dialect, open, place }) => {
       rmSync(directory, { recursive: true });
     }, 60_000);
 
+    it('switches off what an older release had switched on in its full-text index, where it made changes slow', async () => {
+      await (await start()).close();
+      const setting = async () => (await database.run("select v from test_parcels_fts_config where k = 'secure-delete'")).rows;
+      await database.run("insert into test_parcels_fts (test_parcels_fts, rank) values ('secure-delete', 1)");
+      expect(await setting()).toEqual([{ v: 1 }]);
+      await database.close();
+      database = await open({ entities: [ParcelRow], place: here });
+      expect(await setting()).toEqual([{ v: 0 }]);
+    });
+
     it('leaves nothing to read of an erased row in any file', async () => {
       const projector = await start();
       const names = ['ꓐꓑꓒꓓꓔꓕ', 'Mnemosyne-Xq'];
