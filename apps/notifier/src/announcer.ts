@@ -83,7 +83,7 @@ class Announcer implements View {
     const { rows } = await at.database.run<{ position: number | null; mails_after: number | null; id: WebhookEndpointId | null; revision: number; enabled: number; events: string; created_at: Instant }>(
       `select c.position, c.mails_after, e.id, e.revision, e.enabled, e.events, e.created_at
         from (select max(case name when '${CHECKPOINT}' then position end) as position, max(case name when '${MAILS_AFTER}' then position end) as mails_after from reactions) as c
-        left join notifier_endpoints e on e.deleted = 0`);
+        left join notifier_endpoints e on e.deleted = 0 order by e.id`);
     const position = Number(rows[0]?.position ?? 0);
     await mustReach(at.store, position, at.environment);
     // A customer cannot tell that a mail is one of last week: mail begins when the log is first followed. Where that was not noted yet, it began long ago.

@@ -1,4 +1,4 @@
-import { expect, it } from '@jest/globals';
+import { expect, it, jest } from '@jest/globals';
 import { systemClock } from '@keyledger/kernel';
 import { until } from '@keyledger/testing';
 import { Courier } from './courier.ts';
@@ -44,5 +44,38 @@ it('The courier leaves half of the first places to targets that have not been fa
   const { courier, tried } = courierOf(Array.from({ length: 200 }, (_, n) => ({ target: `whk_${n}`, isFailing: n < 150 })));
   await until(() => tried.length === 96);
   expect([tried.slice(0, 48), tried.slice(48)].map((some) => new Set(some.map((target) => Number(target.slice(4)) < 150)))).toEqual([new Set([true]), new Set([false])]);
+  await courier.close();
+});
+
+it('The courier gives every place to somebody: one to each target before any gets more, and again what was not needed', async () => {
+  const targets = Array.from({ length: 200 }, (_, n) => `whk_${n}`);
+  const due = new Set(targets);
+  const outbox = {
+    dueTargets: async () => [...due].map((target) => ({ target, isFailing: false })), settle: async () => null, release: async () => undefined,
+    // Each target has one parcel at a time.
+    claim: async (wanted: readonly { readonly target: string }[]) => wanted.filter(({ target }) => due.delete(target))
+      .map(({ target }) => ({ id: 'whd', target, type: 'license.issued', timestamp: '', body: '', attempts: 0, claimedUntil: 0 })),
+  } as unknown as Outbox;
+  let isPrompt = true;
+  const tried: string[] = [];
+  const attempt = async ({ target }: ClaimedParcel, signal: AbortSignal): Promise<Answer> => {
+    tried.push(target);
+    if (!isPrompt) await new Promise((_, reject) => signal.addEventListener('abort', reject));
+    return { status: 204, text: null, error: null };
+  };
+  const delivered = jest.fn();
+  const ignore = () => undefined;
+  const courier = new Courier(outbox, { attempt, giveUp: async () => undefined }, undefined, systemClock, { delivery: delivered } as never, { warn: ignore, error: ignore } as never);
+  // Two deliveries prove that a target may get four at a time.
+  for (const times of [200, 400]) {
+    for (const target of targets) due.add(target);
+    courier.wake('staging');
+    await until(() => delivered.mock.calls.length === times);
+  }
+  await new Promise((resolve) => setImmediate(resolve));
+  isPrompt = false;
+  for (const target of targets) due.add(target);
+  courier.wake('staging');
+  await until(() => tried.length === 400 + 128);
   await courier.close();
 });

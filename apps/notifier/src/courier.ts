@@ -88,29 +88,37 @@ export class Courier {
 
   async #sendDue(environment: string, now: Instant): Promise<void> {
     const due = (await this.outbox.dueTargets(now)).filter(({ target }) => target !== MAIL || this.mail);
-    const wanted = this.#rooms(due.map(({ target, isFailing }) => ({ target, lane: this.#laneOf(environment, target, isFailing) })));
+    const { wanted, isFull } = this.#rooms(due.map(({ target, isFailing }) => ({ target, lane: this.#laneOf(environment, target, isFailing) })));
     // Taken while the outbox is asked: the other environment's look must not give the same places away.
     for (const { lane, room } of wanted) lane.running += room;
     const parcels = await this.outbox.claim(wanted, now).finally(() => {
       for (const { lane, room } of wanted) lane.running -= room;
     });
     for (const parcel of parcels) this.#send(environment, parcel, this.#laneOf(environment, parcel.target));
+    // Some got more places than they had parcels: others may have them, of any environment.
+    if (isFull && parcels.length > 0 && parcels.length < wanted.reduce((sum, { room }) => sum + room, 0)) environments.forEach((each) => this.wake(each));
   }
 
-  /** Targets with the fewest attempts in flight come first, then those that have waited longest: where many never answer, the others still get their turn. */
+  /** One place for each before anybody gets more. Targets with the fewest attempts in flight come first, then those that have waited longest: where many never answer, the others still get their turn. */
   #rooms(due: readonly { readonly target: string; readonly lane: Lane }[]) {
     const running = (isOne: (lane: Lane) => boolean) => [...this.#lanes.values()].reduce((sum, lane) => sum + (isOne(lane) ? lane.running : 0), 0);
     const left = { all: AT_ONCE.all - running(() => true), unproven: AT_ONCE.unproven - running(isUnproven), failing: AT_ONCE.failing - running((lane) => isUnproven(lane) && lane.isFailing) };
-    const wanted: { readonly target: string; readonly lane: Lane; readonly room: number }[] = [];
+    const wanted: { readonly target: string; readonly lane: Lane; room: number }[] = [];
     for (const { target, lane } of due.toSorted((a, b) => a.lane.running - b.lane.running || a.lane.last - b.lane.last)) {
-      const room = Math.min(lane.width - lane.running, left.all, ...(isUnproven(lane) ? [left.unproven, ...(lane.isFailing ? [left.failing] : [])] : []));
-      if (room <= 0) continue;
-      wanted.push({ target, lane, room });
-      left.all -= room;
-      if (isUnproven(lane)) left.unproven -= room;
-      if (isUnproven(lane) && lane.isFailing) left.failing -= room;
+      const isLimited = isUnproven(lane);
+      const places = Math.min(lane.width - lane.running, left.all, isLimited ? left.unproven : 1, isLimited && lane.isFailing ? left.failing : 1);
+      if (places <= 0) continue;
+      wanted.push({ target, lane, room: 1 });
+      left.all -= 1;
+      if (isLimited) left.unproven -= 1;
+      if (isLimited && lane.isFailing) left.failing -= 1;
     }
-    return wanted;
+    for (const one of wanted) {
+      const more = Math.min(one.lane.width - one.lane.running - one.room, left.all);
+      one.room += more;
+      left.all -= more;
+    }
+    return { wanted, isFull: left.all <= 0 };
   }
 
   #laneOf(environment: string, target: string, isFailing?: boolean): Lane {

@@ -454,6 +454,7 @@ export class Projector implements View {
       there = (await this.#register.servingOf(name))?.position ?? 0;
       if (there < wanted) await sleep(FOLLOW_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined);
     }
+    await this.#loadParked(lane);
     lane.advance(batch.at(-1)?.position ?? 0);
   }
 

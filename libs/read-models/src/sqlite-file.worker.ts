@@ -70,8 +70,7 @@ class File {
     const pragma = (name: string) => Object.values(this.#db.prepare(`PRAGMA ${name}`).get() ?? {})[0];
     const [journal, synchronous] = [pragma('journal_mode'), pragma('synchronous')];
     if (journal !== 'wal' || synchronous !== (durable ? 2 : 1)) throw new Error(`${path}: journal_mode ${journal}, synchronous ${synchronous}`);
-    // With it a changed text of a large index took fifty times as long (2 ms among 100,000). Older releases had switched it on.
-    if (kind === 'read') this.#forEachSearch((fts) => `insert into ${fts} (${fts}, rank) values ('secure-delete', 0)`);
+    if (kind === 'read') this.#switchOffSecureDelete();
   }
 
   run({ sql, params, many }: Statement): Result {
@@ -132,7 +131,7 @@ class File {
    */
   scrub(overwritten: boolean): void {
     if (!overwritten) {
-      this.#forEachSearch((fts) => `insert into ${fts} (${fts}) values ('optimize')`);
+      for (const fts of this.#searches()) this.#db.exec(`insert into "${fts}" ("${fts}") values ('optimize')`);
       // The copy would otherwise be in memory as a whole.
       this.#db.exec('PRAGMA temp_store = FILE; VACUUM; PRAGMA temp_store = MEMORY');
     }
@@ -160,8 +159,20 @@ class File {
     this.#db.close();
   }
 
-  #forEachSearch(sql: (fts: string) => string): void {
-    for (const { name } of this.#db.prepare("select name from sqlite_master where sql like 'create virtual table%using fts5%'").all()) this.#db.exec(sql(`"${String(name)}"`));
+  /** Older releases had switched it on. With it a changed text of a large index took fifty times as long (2 ms among 100,000). */
+  #switchOffSecureDelete(): void {
+    for (const fts of this.#searches()) {
+      const isOn = this.#db.prepare(`select 1 from "${fts}_config" where k = 'secure-delete' and v <> 0`).get();
+      try {
+        if (isOn) this.#db.exec(`insert into "${fts}" ("${fts}", rank) values ('secure-delete', 0)`);
+      } catch {
+        // The disk may be full; the next start tries again.
+      }
+    }
+  }
+
+  #searches(): readonly string[] {
+    return this.#db.prepare("select name from sqlite_master where sql like 'create virtual table%using fts5%'").all().map(({ name }) => String(name));
   }
 
   #transaction<T>(work: () => T): T {
