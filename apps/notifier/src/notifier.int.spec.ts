@@ -192,8 +192,12 @@ describe('The notifier (SQLite)', () => {
 
   it('lists deliveries without counting them, and failed ones without looking through all the others', async () => {
     expect((await running().ask(ListWebhookDeliveries, {})).page).toMatchObject({ total: null });
-    const { sql, parameters } = runIn(systemContext(environment, begin), () => running().app.get(Outbox).list({ status: 'failed' }).orderBy('timestamp', 'desc').orderBy('id', 'desc').limit(26).compile());
-    expect((await running().run(`explain query plan ${sql}`, parameters)).rows.map(({ detail }) => detail)).toEqual(['SCAN notifier_outbox USING INDEX notifier_outbox_failed']);
+    const plan = async (filter: Parameters<Outbox['list']>[0]) => {
+      const { sql, parameters } = runIn(systemContext(environment, begin), () => running().app.get(Outbox).list(filter).orderBy('timestamp', 'desc').orderBy('id', 'desc').limit(26).compile());
+      return (await running().run(`explain query plan ${sql}`, parameters)).rows.map(({ detail }) => detail);
+    };
+    expect(await plan({ status: 'failed' })).toEqual(['SCAN notifier_outbox USING INDEX notifier_outbox_failed']);
+    expect(await plan({ status: 'failed', endpointId: 'whk_1' })).toEqual(['SEARCH notifier_outbox USING INDEX notifier_outbox_failed_of_target (target=?)']);
   });
 
   const unreadable = async (stream: string, type: string) => {

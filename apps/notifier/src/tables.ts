@@ -42,6 +42,12 @@ export const withoutLeftovers: Migration = {
   },
 };
 
+/** The failures of one endpoint, which mostly has none: to see that took reading all that it was ever sent. */
+export const failedOfTargetIndex: Migration = {
+  name: 'notifier-4-failed-of-target',
+  up: ({ run }) => run("create index notifier_outbox_failed_of_target on notifier_outbox (target, timestamp, id) where status = 'failed'"),
+};
+
 /** The list of the endpoints, which waits for nothing that has to be announced: `notifier_endpoints` is as of the place up to which that is done. */
 export const EndpointEntity = defineEntity({
   name: 'NotifierEndpoint', tableName: 'notifier_endpoint_list', properties: { id: p.string().primary(), revision: p.integer(), createdAt: p.string() }, indexes: [{ properties: ['createdAt', 'id'] }],
