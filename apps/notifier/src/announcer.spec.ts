@@ -1,6 +1,6 @@
 import { expect, it, jest } from '@jest/globals';
 import type { Handler, RecordedEvent } from '@keyledger/event-store';
-import { addSeconds, systemClock, type Instant } from '@keyledger/kernel';
+import { addSeconds, environments, systemClock, type Instant } from '@keyledger/kernel';
 import { idOf, until } from '@keyledger/testing';
 import { Announcers } from './announcer.ts';
 import { NotifierModule } from './notifier.module.ts';
@@ -19,7 +19,11 @@ async function start(tell: (event: RecordedEvent) => Promise<void> = async () =>
   const batches: { readonly targets: readonly string[]; readonly others: readonly string[]; readonly reached: readonly unknown[] }[] = [];
   const full = { at: -1 };
   const followers: Handler[] = [];
-  const store = { head: () => 1, subscribe: (_: number, follow: Handler) => followers.push(follow) && { close: async () => undefined } };
+  const unread: RecordedEvent[] = [];
+  const store = {
+    head: () => unread.at(-1)?.position ?? 1, readAll: async (after: number) => unread.filter(({ position }) => position > after),
+    subscribe: (_: number, follow: Handler) => followers.push(follow) && { close: async () => undefined },
+  };
   const database = {
     run: async (sql: string) => ({ rows: sql.includes('mails_after') ? endpoints : [], changes: 0 }),
     batch: async (statements: readonly { sql: string; many: string[][]; params?: readonly unknown[] }[]) => {
@@ -36,7 +40,7 @@ async function start(tell: (event: RecordedEvent) => Promise<void> = async () =>
   const [onEach, ignore] = [<T>(one: object) => ({ of: () => one }) as T, () => undefined];
   const sources = { byCategory: { license: { table: { LicenseIssued: { types: ['license.issued'] } }, tell: told } } } as never;
   const announcers = await Announcers.start({ events: onEach(store), databases: onEach(database), sources, clock: systemClock, log: { warn: ignore, error: ignore } as never, mailsOf: () => ignore, wake: ignore, forget: ignore });
-  return { follow: async (events: readonly RecordedEvent[]) => followers[0]?.(events, events.at(-1)?.position ?? 0, events.length), put, batches, full, close: () => announcers.close() };
+  return { follow: async (events: readonly RecordedEvent[]) => followers[0]?.(events, events.at(-1)?.position ?? 0, events.length), put, batches, full, unread, announcers, close: () => announcers.close() };
 }
 
 it('The announcer reads many licenses together, tells of them in the order of the log, and reads none for what is no news', async () => {
@@ -101,6 +105,24 @@ it.each([['was disabled before', false], ['this process knows as enabled, though
     const tables = [...disabled.map(() => 'notifier_endpoints'), 'notifier_endpoints', 'reactions'];
     expect(batches.map(({ targets, others }) => [targets.length, targets.filter((target) => target === back).length, others])).toEqual([...Array.from({ length: 8 }, () => [250, 0, []]), [1_300, 1_100, tables]]);
   });
+
+it('What is not even queued counts as late, as long as the event has been waiting to be read', async () => {
+  jest.useFakeTimers({ now: Date.parse(begin) + 70_000 });
+  const { follow, unread, announcers } = await start();
+  const outbox = jest.fn();
+  const [ignore, waiting] = [() => undefined, async () => ({ pending: 2, lateMs: 5_000 })];
+  const counted = async () => {
+    new NotifierModule({} as never, announcers, { begin: ignore } as never, { waiting } as never, {} as never, undefined, systemClock, { outbox } as never, { warn: ignore } as never).onApplicationBootstrap();
+    await jest.advanceTimersByTimeAsync(15_000);
+    jest.clearAllTimers();
+    return outbox.mock.calls.findLast(([of]) => of === environments[0]);
+  };
+  unread.push(issued(2));
+  const late = await counted();
+  await follow([issued(2)]);
+  expect([late, await counted()]).toEqual([[environments[0], 2, 85], [environments[0], 2, 5]]);
+  jest.useRealTimers();
+});
 
 it('What was cut short is resumed though counting all that waits takes too long', () => {
   jest.useFakeTimers();

@@ -3,7 +3,7 @@ import { wants, WebhookEndpoint, type WebhookEndpointEvent, type WebhookFilter, 
 import { categoryOf, originOf, subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
 import { addSeconds, derivedId, environments, eventId, PerEnvironment, Refusal, runIn, systemContext, type Clock, type Instant, type LicenseId, type WebhookEndpointId } from '@keyledger/kernel';
 import type { Log } from '@keyledger/observability';
-import { mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
+import { distance, mustReach, ReadIndex, type Database, type Statement, type StateDatabases, type View } from '@keyledger/read-models';
 import type { Announcement } from './announcements.ts';
 import { giveUpSome, KEPT_DAYS, MAIL, putting, type Parcel } from './outbox.ts';
 import { opened, type Sources } from './sources.ts';
@@ -350,7 +350,7 @@ async function beginAnew({ database, store }: Pick<AnnouncerOptions, 'database' 
   return Number(answers.at(-1)?.rows[0]?.['position'] ?? head);
 }
 
-type Kept = { readonly announcer: Announcer; readonly index: ReadIndex; readonly database: Database };
+type Kept = { readonly announcer: Announcer; readonly index: ReadIndex; readonly store: EventStore; readonly database: Database };
 
 /** Every environment's announcer. */
 export class Announcers {
@@ -368,7 +368,7 @@ export class Announcers {
       const [store, database] = [events.of(environment), databases.of(environment)];
       const own = systemContext(environment, rest.clock.now(environment));
       const announcer = await Announcer.start({ ...rest, mailsOf: mailsOf(environment), environment, store, database, wake: () => wake(environment), forget: (licenseId) => runIn(own, () => forget(licenseId)) });
-      return [environment, { announcer, database, index: new ReadIndex(store, announcer, TIMEOUT_MS) }] as const;
+      return [environment, { announcer, store, database, index: new ReadIndex(store, announcer, TIMEOUT_MS) }] as const;
     }))));
   }
 
@@ -377,6 +377,12 @@ export class Announcers {
     const { index, database } = this.#kept.here();
     if (!index.isCurrent()) await index.current();
     return database;
+  }
+
+  /** For how many seconds the oldest event has been waiting to be read, in the message's environment. */
+  async secondsBehind(): Promise<number> {
+    const { store, announcer } = this.#kept.here();
+    return (await distance(store, announcer.position)).seconds;
   }
 
   /** Puts into the endpoint's way what has happened since then and was not put there yet. Durable when it resolves; the log is read afterwards. */

@@ -86,7 +86,8 @@ export class NotifierModule implements OnApplicationBootstrap, OnModuleDestroy {
 
   async #count(environment: string): Promise<void> {
     const { pending, lateMs } = await this.outbox.waiting(this.clock.now(environment));
-    this.metrics.outbox(environment, pending, lateMs / 1000);
+    // What is not even queued is not sent either.
+    this.metrics.outbox(environment, pending, Math.max(lateMs / 1000, await this.announcers.secondsBehind()));
   }
 
   async #inEach(otherwise: string, work: (environment: string) => Promise<void>): Promise<void> {

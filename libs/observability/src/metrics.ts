@@ -37,7 +37,7 @@ export class Metrics {
   readonly #usage = this.#counter('keyledger_usage_records_total', 'Usage records, accepted and duplicate', ['outcome']);
   readonly #deliveries = this.#counter('keyledger_deliveries_total', 'Delivery attempts by outcome', ['environment', 'channel', 'outcome']);
   readonly #outbox = this.#gauge('keyledger_outbox_pending', 'Webhooks and mails waiting to be sent or retried (counted up to 10,000)', ['environment']);
-  readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'How long the oldest pending delivery has been due', ['environment']);
+  readonly #outboxLag = this.#gauge('keyledger_outbox_lag_seconds', 'How long the oldest pending delivery has been due, or the oldest event has not been read for deliveries', ['environment']);
 
   /** `processMetrics: false` leaves out memory, CPU, event loop and garbage collection. */
   constructor(service: string, { processMetrics = true } = {}) {

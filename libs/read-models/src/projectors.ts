@@ -1,4 +1,4 @@
-import type { EventStore } from '@keyledger/event-store';
+import type { EventStore, Position } from '@keyledger/event-store';
 import { PerEnvironment, type Sealing } from '@keyledger/kernel';
 import type { Database } from './database.ts';
 import type { Projection } from './projection.ts';
@@ -20,6 +20,13 @@ export interface Lag {
   readonly positions: number;
   readonly seconds: number;
   readonly parked: number;
+}
+
+/** How far who has read up to `position` is behind a log: in positions, and as the age of the next event in seconds. */
+export async function distance(store: EventStore, position: Position): Promise<Pick<Lag, 'positions' | 'seconds'>> {
+  const positions = Math.max(0, (await store.head()) - position);
+  const [next] = positions > 0 ? await store.readAll(position, 1) : [];
+  return { positions, seconds: next ? Math.max(0, (Date.now() - Date.parse(next.recordedAt)) / 1000) : 0 };
 }
 
 interface Kept {
@@ -74,12 +81,8 @@ export class Projectors {
 
   /** For metrics and readiness. */
   async lags(): Promise<readonly Lag[]> {
-    return Promise.all([...this.#kept.entries()].map(async ([environment, { projector, store }]) => {
-      const positions = Math.max(0, (await store.head()) - projector.position);
-      const [oldest] = positions > 0 ? await store.readAll(projector.position, 1) : [];
-      const seconds = oldest ? Math.max(0, (Date.now() - Date.parse(oldest.recordedAt)) / 1000) : 0;
-      return { environment, projection: this.#name, positions, seconds, parked: projector.parkedCount };
-    }));
+    return Promise.all([...this.#kept.entries()].map(async ([environment, { projector, store }]) =>
+      ({ environment, projection: this.#name, ...(await distance(store, projector.position)), parked: projector.parkedCount })));
   }
 
   async close(): Promise<void> {
