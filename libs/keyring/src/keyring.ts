@@ -16,7 +16,7 @@ export interface KeyringOptions {
 /** A subject's data key, and the context its sealed texts are bound to. */
 interface DataKey {
   readonly key: KeyObject;
-  readonly context: Buffer;
+  readonly context: Uint8Array;
 }
 type Slot = { readonly dataKey: DataKey | null };
 const destroyed: Slot = { dataKey: null };
@@ -187,7 +187,8 @@ export class Keyring implements Sealing {
     if (wrapped === null) return destroyed;
     try {
       const key = createSecretKey(decrypt(this.#wrapping, this.#context('data-key', subject), wrapped));
-      return { dataKey: { key, context: this.#context('sealed', subject) } };
+      // A copy: the original is a piece of 64 KB, which it would keep in memory as long as the key.
+      return { dataKey: { key, context: new Uint8Array(this.#context('sealed', subject)) } };
     } catch (error) {
       throw new Error(`The data key of ${subject} in ${this.#environment} was wrapped with another master key: check KEYLEDGER_MASTER_KEY`, { cause: error });
     }
