@@ -1,10 +1,11 @@
 import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Body, Controller, Headers, Param, Query, Req, Res } from '@nestjs/common';
 import {
   bodyOf, CancelJob, ExportLicenses, GetJob, JobResult, JobView, licenseFilters, licenseSort, LicenseView, ListJobs, oneOf, optional, ReadJobResult, ROWS_PER_CHUNK, StageImport, StartBatch,
   StartImport, TakeJobKeys, type ExportedLicense, type ImportRow,
 } from '@keyledger/contracts';
-import { context, newId, refuse, runIn, type GeneratorId, type JobId } from '@keyledger/kernel';
+import { context, isTransient, newId, refuse, runIn, type GeneratorId, type JobId } from '@keyledger/kernel';
 import type { Fields, ResultOf } from '@keyledger/messaging';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
@@ -17,6 +18,7 @@ import { IdOf } from './params.ts';
 const JobParam = () => Param('id', IdOf('job', 'JOB_NOT_FOUND'));
 /** A page of a long file may take its time: only the client that reads the file waits for it. */
 const patience = { timeoutMs: 30_000 };
+const askAgainAfterMs = 250;
 const CHUNKS_AT_ONCE = 8;
 const csvText = Type.String({ description: 'RFC 4180; a field that a spreadsheet would read as a formula is prefixed with \'' });
 const format = optional(oneOf('csv', 'json'));
@@ -128,15 +130,29 @@ function accepted(reply: FastifyReply, job: JobView): JobView {
   return job;
 }
 
-/** Page after page, in the context of the request, whatever context the stream is read in. */
+/**
+ * Page after page, in the context of the request, whatever context the stream is read in. A page that cannot be read just now is asked for again: half
+ * a file is worth nothing, and the keys of a batch are not delivered twice.
+ */
 function rowsOf<P extends { readonly data: readonly unknown[]; readonly last: boolean }>(first: P, next: (page: P) => Promise<P>): AsyncGenerator<P['data']> {
   const own = context();
   return (async function* pages() {
-    for (let page = first; ; page = await runIn(own, () => next(page))) {
+    for (let page = first; ; page = await runIn(own, () => patiently(() => next(page)))) {
       yield page.data;
       if (page.last) return;
     }
   })();
+}
+
+async function patiently<T>(read: () => Promise<T>): Promise<T> {
+  for (const until = performance.now() + patience.timeoutMs; ;) {
+    try {
+      return await read();
+    } catch (error) {
+      if (!isTransient(error) || performance.now() > until) throw error;
+      await sleep(askAgainAfterMs);
+    }
+  }
 }
 
 async function* only<T, U>(pages: AsyncIterable<readonly T[]>, part: (item: T) => U): AsyncGenerator<U[]> {

@@ -23,6 +23,22 @@ it('The keys of a batch are taken once they can be delivered', async () => {
   }
 });
 
+it('A file is whole though one of its pages could not be read at first; the keys of a batch would not be delivered again', async () => {
+  const keys = Array.from({ length: 3 }, (_, n) => `KEY-${n + 1}`);
+  let failures = 2;
+  const pageAfter = ({ after }: { readonly after: number }) => {
+    if (after === 1 && failures-- > 0) return refusing('UNAVAILABLE')();
+    return { data: page.data.map((row) => ({ ...row, row: after + 1, key: keys[after] })), last: after === 2 };
+  };
+  const gateway = await gatewayWithFakes({ 'job.get': batch, 'job.take-keys': () => null, 'job.result': pageAfter as never });
+  try {
+    const { status, text } = await gateway.call('GET', result, asCsv);
+    expect([status, text.match(/KEY-\d/g), failures]).toEqual([200, keys, -1]);
+  } finally {
+    await gateway.close();
+  }
+});
+
 it.each([
   ['text/csv', true], ['text/csv, application/json', true], ['application/json, text/csv', false], ['text/csv;q=0, application/json', false], ['text/csv; q=0', false], ['application/json;q=0.5, Text/CSV', true],
   ['text/csv;q=0.5,application/json;charset=utf-8;q=0.501', false], ['text/csv;header=present;q=0.8, application/json;q=0.8', true], ['application/json;q=0, text/csv;q=0.1', true], ['text/csvx', false], ['*/*', false],

@@ -131,6 +131,8 @@ export class JobList {
 }
 
 const CHUNKS_PER_READ = 5;
+/** Each key is in its license's stream. As many as a list shows: more would wait for a connection to a distant PostgreSQL until they are refused. */
+const CHUNKS_OF_KEYS_PER_READ = 1;
 
 @Handles(ReadJobResult)
 export class JobResults {
@@ -141,7 +143,7 @@ export class JobResults {
     if (!job) throw refuse('JOB_NOT_FOUND');
     if (job.finishedAt === null) throw refuse('JOB_NOT_FINISHED');
     if (withKeys && after > 0 && job.keysTakenAt === null) throw new Error(`The keys of ${jobId} have not been claimed for download`);
-    const to = Math.min(after + CHUNKS_PER_READ * ROWS_PER_CHUNK, job.done);
+    const to = Math.min(after + (withKeys ? CHUNKS_OF_KEYS_PER_READ : CHUNKS_PER_READ) * ROWS_PER_CHUNK, job.done);
     const kept = new Map((await this.ledger.results(jobId, Math.floor(after / ROWS_PER_CHUNK), Math.floor(to / ROWS_PER_CHUNK))).map((result) => [result.row, result]));
     const rows = Array.from({ length: Math.max(0, to - after) }, (_, n) => kept.get(after + 1 + n) ?? issuedBy(job, after + 1 + n));
     return { data: withKeys ? await Promise.all(rows.map((row) => this.#withKey(row))) : rows, last: to >= job.done };
