@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, describe, expect, it } from '@jest/globals';
+import { afterEach, describe, expect, it, jest } from '@jest/globals';
 import { Query } from '@nestjs/cqrs';
 import { runIn, systemClock, systemContext } from '@keyledger/kernel';
 import { describeWith } from '@keyledger/servers/contract';
@@ -49,6 +49,28 @@ describeWith('nats', 'Messages between processes', (server) => {
     await work.catch(() => undefined);
     return took();
   };
+
+  describe('when a process has stood still', () => {
+    it.each(['its clock', 'the clock of its machine'])('it leaves what it was sent meanwhile, which nobody waits for any more, and then goes on (by %s)', async (by) => {
+      const heard: unknown[] = [];
+      // It must not look at its clock before the request is there.
+      const looks: (() => void)[] = [];
+      const timer = jest.spyOn(globalThis, 'setInterval').mockImplementation((look) => (looks.push(look as () => void), setTimeout(() => undefined, 0)));
+      await answering(({ question }) => heard.push(question));
+      timer.mockRestore();
+      const client = await connect();
+      await ask(client, 'before');
+      const [clock, now] = by === 'its clock' ? [performance as Pick<typeof Date, 'now'>, performance.now.bind(performance)] : [Date, Date.now.bind(Date)];
+      const clockOf = jest.spyOn(clock, 'now').mockImplementation(() => now() + 5_000);
+      const meanwhile = expect(ask(client, 'meanwhile')).rejects.toEqual(unavailable);
+      const looking = setInterval(() => looks.forEach((look) => look()), 200);
+      await meanwhile;
+      await ask(client, 'after');
+      clearInterval(looking);
+      clockOf.mockRestore();
+      expect(heard).toEqual(['before', 'after']);
+    });
+  });
 
   describe('when the server goes away', () => {
     it('refuses at once, what is under way as well, and goes on by itself when it is back', async () => {

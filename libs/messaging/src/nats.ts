@@ -33,6 +33,8 @@ const DIAL_WITHIN_MS = 2_000;
  */
 const SIGN_AFTER_MS = 400;
 const SIGN_WITHIN_MS = 1_500;
+/** How often a server makes sure that it has not stood still for so long. */
+const AWAKE_EVERY_MS = 250;
 /** A hundred licenses of the largest size allowed. */
 const LARGEST_MESSAGE = 8_000_000;
 const NO_RESPONDERS = 503;
@@ -68,6 +70,10 @@ export class NatsTransport implements Transport {
   #connected = true;
   #inFlight = 0;
   #drained: (() => void) | undefined;
+  /** By the clock that stands still with a paused machine as well, and by one that does not. */
+  #awakeAt: readonly number[] = clocks();
+  readonly #awake = setInterval(() => this.#isAwake(), AWAKE_EVERY_MS).unref();
+  #missed: Promise<void> | undefined;
 
   /** Resolves when there is a connection, however long that takes; rejects when the address or the credentials are wrong, or the server's certificate does not match. */
   static async connect(options: NatsOptions): Promise<NatsTransport> {
@@ -131,6 +137,7 @@ export class NatsTransport implements Transport {
     if (this.#connected) await Promise.race([limited, Promise.all([...this.#served.values()].map(({ subscription }) => subscription.isClosed() || subscription.drain()))]);
     if (this.#inFlight > 0) await Promise.race([limited, new Promise<void>((resolve) => { this.#drained = resolve; })]);
     this.#state = 'closed';
+    clearInterval(this.#awake);
     this.#answers.flush();
     if (this.#connected) await Promise.race([limited, this.#connection.flush().catch(() => undefined)]);
     await this.#connection.close();
@@ -165,7 +172,25 @@ export class NatsTransport implements Transport {
     }
   }
 
+  /**
+   * A process that stood still, frozen or with its machine, then finds requests in its socket that were given up long ago. Whoever sent them may have
+   * gone on since, so to carry them out now could undo what was acknowledged in between: all that the server had sent by then is left unanswered.
+   */
+  #isAwake(): boolean {
+    const now = clocks();
+    const stoodStill = now.some((at, n) => at - (this.#awakeAt[n] as number) > SIGN_WITHIN_MS);
+    this.#awakeAt = now;
+    if (stoodStill) {
+      const missed = this.#connection.flush().catch(() => undefined).then(() => {
+        if (this.#missed === missed) this.#missed = undefined;
+      });
+      this.#missed = missed;
+    }
+    return this.#missed === undefined;
+  }
+
   #handle(handler: MessageHandler, message: Msg): void {
+    if (!this.#isAwake()) return;
     for (const part of unpacked(message.string()) ?? [unreadable]) void this.#handlePart(handler, part, message.reply);
   }
 
@@ -263,6 +288,8 @@ export class NatsTransport implements Transport {
 
 const working: Envelope = { head: { working: true }, body: '' };
 const isSign = ({ head }: Envelope): boolean => (head as { readonly working?: boolean } | null)?.working === true;
+
+const clocks = (): readonly number[] => [performance.now(), Date.now()];
 
 const isPartOfWork = (): boolean => hasContext() && isUnderway(context());
 
