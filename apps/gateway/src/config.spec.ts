@@ -15,3 +15,8 @@ describe('The proxies that are trusted', () => {
     expect(() => trusted(text)).toThrow(`KEYLEDGER_TRUST_PROXY must be addresses or networks like 10.0.0.5,fd00::/8, or true or false, not "${text}"`);
   });
 });
+
+it.each([['5', 5_000], ['', 0]])('A gateway that is told to stop in %j s answers on for %i ms', (text, ms) => expect(gatewayConfig({ KEYLEDGER_STOP_DELAY: text }).stopDelayMs).toBe(ms));
+it.each(['9', '-1', '1.5', 'soon'])('A gateway that is to stop in %j s says what it could do', (text) => {
+  expect(() => gatewayConfig({ KEYLEDGER_STOP_DELAY: text })).toThrow(`KEYLEDGER_STOP_DELAY must be a whole number from 0 to 8, not "${text}"`);
+});

@@ -6,14 +6,20 @@ export interface GatewayConfig {
   port: number;
   /** Addresses of the proxies whose X-Forwarded-For is trusted. */
   trustProxy: false | string;
+  /** How long it answers on, not ready any more, before it stops listening. */
+  stopDelayMs: number;
   rateLimits: { perLicenseKey: number; unknownKeysPerAddress: number; perApiKey: number };
 }
+
+/** In seconds: what is under way then has six more, and the process fifteen in all. */
+const mostStopDelay = 8;
 
 export function gatewayConfig(env: NodeJS.ProcessEnv = process.env): GatewayConfig {
   return {
     host: env['HOST'] || '127.0.0.1',
     port: whole(env, 'PORT', 3000),
     trustProxy: trustedProxies(env['KEYLEDGER_TRUST_PROXY']),
+    stopDelayMs: whole(env, 'KEYLEDGER_STOP_DELAY', 0, mostStopDelay) * 1_000,
     rateLimits: {
       perLicenseKey: whole(env, 'KEYLEDGER_RATE_LIMIT_PER_KEY', 600),
       unknownKeysPerAddress: whole(env, 'KEYLEDGER_RATE_LIMIT_UNKNOWN_KEYS', 30),
@@ -41,10 +47,10 @@ function isNetwork(text: string): boolean {
 
 const isMask = (text: string): boolean => isIPv4(text) && /^1+0*$/.test(text.split('.').map((part) => Number(part).toString(2).padStart(8, '0')).join(''));
 
-function whole(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
+function whole(env: NodeJS.ProcessEnv, name: string, fallback: number, most = Infinity): number {
   const text = env[name];
   if (text === undefined || text === '') return fallback;
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 0) throw new Error(`${name} must be a whole number of at least 0, not "${text}"`);
+  if (!Number.isSafeInteger(value) || value < 0 || value > most) throw new Error(`${name} must be a whole number ${most === Infinity ? 'of at least 0' : `from 0 to ${most}`}, not "${text}"`);
   return value;
 }

@@ -45,7 +45,7 @@ export interface Call {
 }
 
 /** A gateway whose services are answers that fit the messages' schemas, or those given. */
-export async function gatewayWithFakes(answers: Answers = {}, limits: Partial<GatewayConfig['rateLimits']> = {}, trustProxy: GatewayConfig['trustProxy'] = false) {
+export async function gatewayWithFakes(answers: Answers = {}, limits: Partial<GatewayConfig['rateLimits']> = {}, trustProxy: GatewayConfig['trustProxy'] = false, stopDelayMs = 0) {
   const transport = new InProcessTransport();
   const sent: { subject: string; message: Record<string, unknown>; context: MessageContext }[] = [];
   const bugs: string[] = [];
@@ -61,7 +61,7 @@ export async function gatewayWithFakes(answers: Answers = {}, limits: Partial<Ga
   const app = await createGateway({
     messages: new MessageClient(transport), clock: systemClock, metrics: new Metrics('test', { processMetrics: false }), health: new Health(),
     log: createLog({ level: 'error', service: 'test', destination: { write: (line) => void bugs.push(line) } }),
-    config: { host: '127.0.0.1', port: 0, trustProxy, rateLimits: { perLicenseKey: 0, unknownKeysPerAddress: 0, perApiKey: 0, ...limits } },
+    config: { host: '127.0.0.1', port: 0, stopDelayMs, trustProxy, rateLimits: { perLicenseKey: 0, unknownKeysPerAddress: 0, perApiKey: 0, ...limits } },
   });
   await app.getHttpAdapter().getInstance().ready();
   return {

@@ -75,7 +75,7 @@ class GatewayModule {
 
 /** The REST edge, not yet listening. The services it calls must be running. */
 export async function createGateway(platform: GatewayPlatform): Promise<NestFastifyApplication> {
-  const { messages, clock, metrics, log, config, lastKnown } = platform;
+  const { messages, clock, metrics, health, log, config, lastKnown } = platform;
   const operations: Operation[] = [];
   const unknownKeys = new UnknownKeys(messages, clock);
   const limits = new RateLimits(config.rateLimits, (address) => unknownKeys.saw(address));
@@ -92,11 +92,15 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
   app.useGlobalFilters(problems);
   serveValidation(fastify, messages, limits, problems, lastKnown);
   serveDocs(fastify);
-  fastify.addHook('preClose', (done) => {
+  fastify.addHook('preClose', async () => {
+    // From here on each answer ends its connection, so that nobody sends a request on one that is about to be closed.
+    health.add('ready', 'stop', () => {
+      throw new Error('This process is about to stop');
+    });
+    await sleep(config.stopDelayMs);
     app.get(LicenseStreams).close();
     app.get(JobStreams).close();
     setTimeout(() => fastify.server.closeAllConnections(), drainLimitMs).unref();
-    done();
   });
   await app.init();
   return app;
@@ -130,7 +134,7 @@ const slowest = { request: 60_000, headers: 15_000, checkedEvery: 5_000 };
 
 function fastifyAdapter({ trustProxy }: GatewayConfig): FastifyAdapter {
   const adapter = new FastifyAdapter({
-    bodyLimit, trustProxy, skipMiddie: true, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
+    bodyLimit, trustProxy, skipMiddie: true, return503OnClosing: false, requestIdHeader: false, genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers), routerOptions: { maxParamLength: 16_384 },
     requestTimeout: slowest.request, http: { ServerResponse: TogetherResponse, headersTimeout: slowest.headers, connectionsCheckingInterval: slowest.checkedEvery, requireHostHeader: false },
     schemaErrorFormatter: validationRefusal, frameworkErrors: refuseUrl, clientErrorHandler: refuseBytes,
   });
