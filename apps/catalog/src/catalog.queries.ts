@@ -2,7 +2,7 @@ import { ListCustomers, ListGenerators, ListOrders, ListPlans, ListProducts } fr
 import { customerView, generatorView, orderView, planView, productView } from '@keyledger/domain';
 import { refuse } from '@keyledger/kernel';
 import { Handles } from '@keyledger/messaging';
-import { isBroad, matching, page, Projectors, type Projection, type Sort } from '@keyledger/read-models';
+import { matches, matching, page, Projectors, type Projection, type Sort } from '@keyledger/read-models';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customers, products } from './catalog.tables.ts';
 import { Pools } from './pools.ts';
@@ -30,7 +30,7 @@ const countable = 10_000;
 async function list<State, View extends object>({ projectors, table, request: { sort = '-createdAt', limit = 25, cursor }, where = [], search, load, view }: Listing<State, View>) {
   const { data, page: position } = await projectors.listing(async (database) => {
     const all = database.sql<Record<string, { id: string }>>().selectFrom(table).select('id');
-    const hasMany = search?.q !== undefined && await isBroad(database, search.projection, search.q, countable);
+    const hasMany = search?.q !== undefined && await matches(database, search.projection, search.q, countable) > countable;
     const contains = search?.q === undefined ? undefined : matching(database, search.projection, search.q, 'id', hasMany);
     const query = [...where, contains].filter((condition) => condition !== undefined).reduce((rest, condition) => rest.where(condition), all);
     return page(query, sorts, { sort, limit, cursor, total: !hasMany });

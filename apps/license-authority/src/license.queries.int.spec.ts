@@ -161,6 +161,19 @@ const suite = (at: () => Parameters<typeof start>[0]) => describe('questions for
     for (const sort of ['key', '-key'] as const) await expect(authority.exported(['license.export'], { sort })).rejects.toMatchObject({ code: 'PERMISSION_DENIED', members: { permission: 'license.read' } });
   });
 
+  it('are found in every place, each once, and none where nothing matches', async () => {
+    const ofCustomer = await authority.license(id('lic'), await authority.customer('Zyxwort', 'z@example.com'));
+    const productId = id('prd');
+    await authority.called(productId, 'Zyxwort Pro');
+    const ofProduct = await authority.license(id('lic'), undefined, {}, productId);
+    const byKey = await authority.license('ZYXWORT-1111111');
+    const inAll = await authority.license('ZYXWORT-2222222', await authority.customer('Zyxwort & Daughters', 'd@example.com'), {}, productId);
+    const found = async (q: string) => (await authority.list({ q })).data.map((license) => license.id).sort();
+    expect(await found('zyxwort')).toEqual([ofCustomer, ofProduct, byKey, inAll].sort());
+    expect([await found('zyxwort p'), await found('zyxwort &'), await found('zyxwort-1')]).toEqual([[ofProduct, inAll].sort(), [inAll], [byKey]]);
+    expect([await authority.count('zyxwort'), await found('zyxwortz'), await authority.count('zyxwortz'), (await authority.list({ q: 'zyxwortz' })).page.total]).toEqual([4, [], 0, 0]);
+  });
+
   it('suggest nothing twice, and say of namesakes who is who', async () => {
     for (const [name, email] of [['Ann Lee', 'ann@one.example'], ['Ann Lee', 'lee@two.example'], ['Ann Leeds', 'ann@three.example']] as const) await authority.license(id('lic'), await authority.customer(name, email));
     for (const name of ['Ann Leeway', 'Ann Leeway']) await authority.product(name);

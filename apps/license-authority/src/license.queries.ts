@@ -5,7 +5,7 @@ import { context, malformedQuery, refuse, type EventShape, type Instant, type Js
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { hasMoreThan, isBroad, matching, page, Projectors, StateDatabases, type Database, type Projection, type Sort } from '@keyledger/read-models';
+import { countOf, matches, matching, page, Projectors, StateDatabases, type Database, type Projection, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
@@ -23,27 +23,33 @@ export class LicenseTable {
     return row?.id;
   }
 
-  /** The condition that a license's key is the typed one, however it is spelled; else that the key contains the typed part, with or without its dashes. */
-  async hasKey(database: Database, typed = '', isCommon = false): Promise<Expression<SqlBool> | undefined> {
-    const hasPart = matching(database, licenseTable, [typed, ...spellingsOf(typed)], 'id', isCommon);
-    if (!hasPart) return undefined;
+  /** The condition that a license's key is the typed one, however it is spelled; else that the key contains the typed part, with or without its dashes. Undefined where none does. */
+  async hasKey(database: Database, typed = ''): Promise<{ readonly condition?: Expression<SqlBool> | undefined; readonly isCommon: boolean }> {
+    const spellings = [typed, ...spellingsOf(typed)];
+    const count = await matches(database, licenseTable, spellings, countable);
+    const isCommon = count > countable;
+    const hasPart = matching(database, licenseTable, spellings, 'id', isCommon);
+    if (!hasPart) return { isCommon };
     const { rows: [whole] } = await database.run<{ id: LicenseId }>('select id from authority_license where key_hash = ?', [this.keyrings.here().keyHash(normaliseKey(typed))]);
-    return whole ? sql<SqlBool>`id = ${whole.id}` : hasPart;
+    return { condition: whole ? sql<SqlBool>`id = ${whole.id}` : count > 0 ? hasPart : undefined, isCommon };
   }
 
   /**
-   * `contains` for a page or a total. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
+   * The condition that a license has `q` in its key, as `hasKey` says, in its customer's name or e-mail address, or in its product's name; for a page or a total. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
    */
   async search(database: Database, q: string | undefined, seesKeys = true): Promise<{ readonly found?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
-    if (q === undefined) return { hasMany: false };
-    const keys = seesKeys && await isBroad(database, licenseTable, [q, ...spellingsOf(q)], countable);
-    const products = await isBroad(database, productNames, q, countable);
-    const customers = await isBroad(database, customerNames, q, countable);
-    const found = contains(database, q, seesKeys ? await this.hasKey(database, q, keys) : undefined, products, customers);
-    if (!found) return { hasMany: false };
-    const hasMany = keys || products || customers || await ownMany(database, matching(database, productNames, q, 'product_id')) || await ownMany(database, matching(database, customerNames, q, 'customer_id'));
+    const isText = q !== undefined && matching(database, productNames, q) !== undefined;
+    if (!isText) return { hasMany: false };
+    const keys = seesKeys ? await this.hasKey(database, q) : { isCommon: false };
+    const [products, customers] = [await named(database, productNames, q, 'product_id'), await named(database, customerNames, q, 'customer_id')];
+    const hasMany = keys.isCommon || products.hasMany || customers.hasMany;
+    const places = [keys.condition, products.condition, customers.condition].filter((place) => place !== undefined);
     // So wrapped, SQLite does not collect the matches by the indexes of the columns.
-    return { found: hasMany ? sql<SqlBool>`${found} is true` : found, hasMany };
+    if (hasMany) return { found: sql<SqlBool>`${anyOf(places)} is true`, hasMany };
+    // With an `or` PostgreSQL would test each license.
+    const ofEach = () => sql.join(places.map((place) => sql`select id from authority_license where ${place}`), sql` union all `);
+    const found = places.length > 1 && database.dialect === 'postgres' ? sql<SqlBool>`id in (${ofEach()})` : anyOf(places);
+    return { found: found ?? sql<SqlBool>`1 = 0`, hasMany };
   }
 
   async wasKey(hash: string): Promise<boolean> {
@@ -59,9 +65,14 @@ export class LicenseTable {
 /** The most matches of a search that are collected and counted. Of more, enough are found soon among the rows. */
 const countable = 10_000;
 
-/** Few names may be those of many licenses. */
-const ownMany = async (database: Database, named: Expression<SqlBool> | undefined): Promise<boolean> =>
-  named !== undefined && hasMoreThan(database, countable, sql`select 1 from authority_license where ${named}`);
+/** The condition that a license's product or customer is one of those named so, if there are any. Few names may be those of many licenses. */
+async function named(database: Database, names: Projection, q: string, column: string): Promise<{ readonly condition?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
+  const count = await matches(database, names, q, countable);
+  if (count === 0) return { hasMany: false };
+  const own = matching(database, names, q, column);
+  const hasMany = count > countable || (own !== undefined && await countOf(database, countable, sql`select 1 from authority_license where ${own}`) > countable);
+  return { condition: matching(database, names, q, column, count > countable), hasMany };
+}
 
 const sorts: Readonly<Record<string, Sort>> = {
   key: { column: 'license_key', kind: 'text' },
@@ -101,12 +112,6 @@ function filtered(database: Database, { status, createdAfter, createdBefore, exp
   ].map((condition) => condition as Expression<SqlBool> | undefined || undefined);
   const source = names ? sql<Listed>`(${names})`.as('l') : sql<Listed>`authority_license`.as('l');
   return conditions.filter((condition) => condition !== undefined).reduce((query, condition) => query.where(condition), rows.selectFrom(source).select('id'));
-}
-
-/** Part of a key, of a customer's name or e-mail address, or of a product's name. For keys, `q` matches as `hasKey` says. */
-function contains(database: Database, q: string, hasKey: Expression<SqlBool> | undefined, hasCommonProduct: boolean, hasCommonCustomer: boolean): Expression<SqlBool> | undefined {
-  const places = [hasKey, matching(database, productNames, q, 'product_id', hasCommonProduct), matching(database, customerNames, q, 'customer_id', hasCommonCustomer)];
-  return anyOf(places.filter((place) => place !== undefined));
 }
 
 const anyOf = (conditions: readonly Expression<SqlBool>[]): Expression<SqlBool> | undefined =>
@@ -197,9 +202,9 @@ export class LicenseSuggestions {
       // In a stable order; finding the very first matches would take far longer than finding some.
       return rows.toSorted((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : a.id < b.id ? -1 : 1));
     };
-    const named = async (database: Database, names: Projection) => matching(database, names, q, 'id', await isBroad(database, names, q, countable));
+    const named = async (database: Database, names: Projection) => matching(database, names, q, 'id', await matches(database, names, q, countable) > countable);
     const [keys, customers, products] = await this.projectors.listing(async (database) => [
-      await find(database, await this.table.hasKey(database, q, await isBroad(database, licenseTable, [q, ...spellingsOf(q)], countable)), 'authority_license', 'license_key'),
+      await find(database, (await this.table.hasKey(database, q)).condition, 'authority_license', 'license_key'),
       await find(database, await named(database, customerNames), 'authority_customer', 'name'),
       await find(database, await named(database, productNames), 'authority_product', 'name'),
     ]);

@@ -28,17 +28,17 @@ export function matching(database: Database, projection: Projection, q: string |
   return column === 'id' ? hasText : sql`exists (select 1 from ${view} as named where named.id = ${sql.ref(column)} and ${hasText})`;
 }
 
-/** Whether more than `most` rows of the projection match `q`, for the price of finding that many. */
-export async function isBroad(database: Database, projection: Projection, q: string | readonly string[], most: number): Promise<boolean> {
+/** How many rows of the projection match `q`, or one more than `most`, for the price of finding that many. */
+export async function matches(database: Database, projection: Projection, q: string | readonly string[], most: number): Promise<number> {
   const texts = textsOf(projection, q);
-  if (texts.length === 0) return false;
-  return hasMoreThan(database, most, database.dialect === 'postgres' ? sql`select 1 from ${sql.table(viewOf(projection))} where ${likeAny(texts)}` : indexed(projection, texts));
+  if (texts.length === 0) return 0;
+  return countOf(database, most, database.dialect === 'postgres' ? sql`select 1 from ${sql.table(viewOf(projection))} where ${likeAny(texts)}` : indexed(projection, texts));
 }
 
-/** Whether `rows`, a query without a limit, has more than `most`. */
-export async function hasMoreThan(database: Database, most: number, rows: RawBuilder<unknown>): Promise<boolean> {
+/** How many rows `rows`, a query without a limit, has, or one more than `most`. */
+export async function countOf(database: Database, most: number, rows: RawBuilder<unknown>): Promise<number> {
   const { rows: [counted] } = await sql<{ n: number }>`select count(*) as n from (${rows} limit ${most + 1}) as found`.execute(database.sql());
-  return Number(counted?.n) > most;
+  return Number(counted?.n);
 }
 
 function textsOf(projection: Projection, q: string | readonly string[]): readonly string[] {
