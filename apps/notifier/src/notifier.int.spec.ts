@@ -190,13 +190,14 @@ describe('The notifier (SQLite)', () => {
     await run("delete from notifier_replays where endpoint_id = 'whk_4'");
   });
 
-  it('lists deliveries without counting them, and failed ones without looking through all the others', async () => {
+  it('lists deliveries without counting them, and failed and pending ones without looking through all the others', async () => {
     expect((await running().ask(ListWebhookDeliveries, {})).page).toMatchObject({ total: null });
     const plan = async (filter: Parameters<Outbox['list']>[0]) => {
       const { sql, parameters } = runIn(systemContext(environment, begin), () => running().app.get(Outbox).list(filter).orderBy('timestamp', 'desc').orderBy('id', 'desc').limit(26).compile());
       return (await running().run(`explain query plan ${sql}`, parameters)).rows.map(({ detail }) => detail);
     };
     expect(await plan({ status: 'failed' })).toEqual(['SCAN notifier_outbox USING INDEX notifier_outbox_failed']);
+    expect(await plan({ status: 'pending' })).toEqual(['SCAN notifier_outbox USING INDEX notifier_outbox_pending']);
     expect(await plan({ status: 'failed', endpointId: 'whk_1' })).toEqual(['SEARCH notifier_outbox USING INDEX notifier_outbox_failed_of_target (target=?)']);
   });
 

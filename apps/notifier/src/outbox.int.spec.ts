@@ -1,8 +1,8 @@
 import { describe, expect, it, jest } from '@jest/globals';
 import type { Database } from '@keyledger/read-models';
 import { onEveryDialect } from '@keyledger/read-models/contract';
+import { notifierSchema } from './index.ts';
 import { giveUpSome, MAIL, Outbox } from './outbox.ts';
-import { failedIndex, notifierTables, withoutLeftovers } from './tables.ts';
 
 const now = '2026-11-22T12:00:00.000Z';
 const ms = Date.parse(now);
@@ -10,7 +10,7 @@ const ms = Date.parse(now);
 onEveryDialect('The outbox', ({ dialect, open }) => {
   /** An outbox of endpoints that are `well`, `disabled` and `deleted`, and of mail. */
   async function start() {
-    const database = await open({ kind: 'state', migrations: [notifierTables, failedIndex, withoutLeftovers] });
+    const database = await open({ kind: 'state', migrations: notifierSchema.state });
     const endpoints = [['well', 1, 0], ['disabled', 0, 0], ['deleted', 1, 1]].map((own) => [...own, 0, '["*"]', now]);
     await database.batch([{ sql: 'insert into notifier_endpoints (id, enabled, deleted, revision, events, created_at) values (?, ?, ?, ?, ?, ?)', many: endpoints }]);
     return { database, outbox: new Outbox({ here: () => database } as never) };
@@ -45,6 +45,23 @@ onEveryDialect('The outbox', ({ dialect, open }) => {
       const ofPending = plan.filter((detail) => / o .*INDEX/.test(detail));
       expect([ofPending.length, ofPending.filter((detail) => !/INDEX notifier_outbox_due \(target=\?/.test(detail))]).toEqual([times, []]);
     });
+  });
+
+  if (dialect === 'postgres') it('looks for what waits for endpoints that are over along its index, however much waits for others', async () => {
+    const { database } = await start();
+    await database.run(`insert into notifier_outbox (id, target, type, timestamp, body, status, attempts, next_at, claimed_until)
+      select n, 'well', 'x', '${now}', '{}', case when n % 5 = 0 then 'delivered' else 'pending' end, 1, ${ms} + n, 0 from generate_series(1, 20000) as n`);
+    await database.run('analyze');
+    const run = jest.spyOn(database, 'run');
+    expect(await giveUpSome(database)).toBe(false);
+    const [text, params] = run.mock.lastCall as [string, number[]];
+    const plan = (await database.run(`explain ${text}`, params)).rows.map((row) => String(row['QUERY PLAN'])).filter((line) => /Scan.* notifier_outbox/.test(line));
+    expect([plan.length, plan.filter((line) => !/Index Scan using notifier_outbox_(due|pkey) /.test(line))]).toEqual([2, []]);
+    await put(database, 'disabled', 3, 'pending', ms);
+    await put(database, 'deleted', 2, 'pending', ms);
+    await giveUpSome(database);
+    const { rows } = await database.run("select target, last_error from notifier_outbox where status = 'failed' order by target");
+    expect(rows.map((row) => [row['target'], row['last_error']])).toEqual([...Array.from({ length: 2 }, () => ['deleted', 'the endpoint was deleted']), ...Array.from({ length: 3 }, () => ['disabled', 'the endpoint was disabled'])]);
   });
 
   if (dialect === 'postgres') it('counts what waits along its index, far more than usual though it may be for one endpoint', async () => {

@@ -42,10 +42,13 @@ export const withoutLeftovers: Migration = {
   },
 };
 
-/** The failures of one endpoint, which mostly has none: to see that took reading all that it was ever sent. */
-export const failedOfTargetIndex: Migration = {
-  name: 'notifier-4-failed-of-target',
-  up: ({ run }) => run("create index notifier_outbox_failed_of_target on notifier_outbox (target, timestamp, id) where status = 'failed'"),
+/** What an endpoint, or nobody, has of them: to see that there is none took reading all that was ever sent. */
+export const rareIndexes: Migration = {
+  name: 'notifier-4-rare',
+  async up({ run }) {
+    await run("create index notifier_outbox_failed_of_target on notifier_outbox (target, timestamp, id) where status = 'failed'");
+    await run("create index notifier_outbox_pending on notifier_outbox (timestamp, id) where status = 'pending'");
+  },
 };
 
 /** The list of the endpoints, which waits for nothing that has to be announced: `notifier_endpoints` is as of the place up to which that is done. */
