@@ -79,3 +79,27 @@ it('The courier gives every place to somebody: one to each target before any get
   await until(() => tried.length === 400 + 128);
   await courier.close();
 });
+
+it('The courier that closes waits a moment for the answers to what it is sending, gives the rest back, and sends no more', async () => {
+  const settled: string[] = [];
+  const released: string[] = [];
+  const answered = Promise.withResolvers<Answer>();
+  const outbox = {
+    dueTargets: async () => ['prompt', 'slow'].map((target) => ({ target, isFailing: false })),
+    claim: async (wanted: readonly { readonly target: string }[]) => wanted.map(({ target }) => ({ id: target, target, type: 'license.issued', timestamp: '', body: '', attempts: 0, claimedUntil: 0 })),
+    settle: async ({ id }: ClaimedParcel) => void settled.push(id), release: async ({ id }: ClaimedParcel) => void released.push(id),
+  } as unknown as Outbox;
+  let tried = 0;
+  const attempt = ({ target }: ClaimedParcel, signal: AbortSignal) => {
+    tried += 1;
+    return target === 'prompt' ? answered.promise : new Promise<Answer>((_, reject) => signal.addEventListener('abort', reject));
+  };
+  const ignore = () => undefined;
+  const courier = new Courier(outbox, { attempt, giveUp: async () => undefined }, undefined, systemClock, { delivery: ignore } as never, { warn: ignore, error: ignore } as never);
+  courier.wake('staging');
+  await until(() => tried === 2);
+  const closed = courier.close();
+  answered.resolve({ status: 204, text: null, error: null });
+  await closed;
+  expect({ settled, released, tried }).toEqual({ settled: ['prompt'], released: ['slow'], tried: 2 });
+});

@@ -31,6 +31,9 @@ interface Lane {
   last: number;
 }
 
+/** When the process stops. */
+const ANSWERED_WITHIN_MS = 3_000;
+
 const isUnproven = ({ width }: Lane): boolean => width === 1;
 
 /**
@@ -41,7 +44,8 @@ export class Courier {
   readonly #lanes = new Map<string, Lane>();
   readonly #looking = new Map<string, { again: boolean; done: Promise<void> }>();
   readonly #trips = new Set<Promise<void>>();
-  readonly #stopping = new AbortController();
+  readonly #leaving = new AbortController();
+  #isClosing = false;
   #timer: NodeJS.Timeout | undefined;
   #attempts = 0;
 
@@ -57,7 +61,7 @@ export class Courier {
 
   /** Something may be due. */
   wake(environment: string): void {
-    if (this.#stopping.signal.aborted) return;
+    if (this.#isClosing) return;
     const looking = this.#looking.get(environment);
     if (looking) looking.again = true;
     else {
@@ -67,16 +71,18 @@ export class Courier {
     }
   }
 
-  /** Aborts attempts in flight; they count as not tried. */
+  /** Attempts in flight have a moment to be answered, so that what has arrived is not sent again; those aborted then count as not tried. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    this.#stopping.abort();
+    this.#isClosing = true;
     await Promise.all([...this.#looking.values()].map(({ done }) => done));
+    const late = setTimeout(() => this.#leaving.abort(), ANSWERED_WITHIN_MS);
     await Promise.all(this.#trips);
+    clearTimeout(late);
   }
 
   async #look(environment: string, look: { again: boolean }): Promise<void> {
-    while (look.again && !this.#stopping.signal.aborted) {
+    while (look.again && !this.#isClosing) {
       look.again = false;
       try {
         await this.#in(environment, (now) => this.#sendDue(environment, now));
@@ -145,8 +151,8 @@ export class Courier {
   async #carry(environment: string, parcel: ClaimedParcel, lane: Lane): Promise<void> {
     const channel = parcel.target === MAIL ? (this.mail as Channel) : this.webhooks;
     const startedMs = performance.now();
-    const answer = await channel.attempt(parcel, this.#stopping.signal).catch((error: unknown) => {
-      if (this.#stopping.signal.aborted) return undefined;
+    const answer = await channel.attempt(parcel, this.#leaving.signal).catch((error: unknown) => {
+      if (this.#leaving.signal.aborted) return undefined;
       throw error;
     });
     if (answer === undefined) return this.outbox.release(parcel);
