@@ -40,15 +40,20 @@ export class Outbox {
     return rows.map(({ id, failing_since: since }) => ({ target: id, isFailing: since !== null }));
   }
 
-  /** Claims due parcels of each target, up to `room`, longest due first; no other process gets them while they are claimed. In one transaction: each target for itself, many would wait for as many flushes. */
+  /** Claims due parcels of each target, up to `room`, longest due first; no other process gets them while they are claimed. All at once: each target for itself, many would wait for as many flushes and answers. */
   async claim(wanted: readonly { readonly target: string; readonly room: number }[], now: Instant): Promise<readonly ClaimedParcel[]> {
     if (wanted.length === 0) return [];
-    const database = this.#here();
-    const free = "select id from notifier_outbox where target = ? and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ?";
     const at = Date.now();
-    const answers = await database.batch(wanted.map(({ target, room }) => (
-      { sql: `update notifier_outbox set claimed_until = ? where ${among(database, free, 'for update skip locked')} returning *`, params: [at + claimMs(target), target, Date.parse(now), at, room] })));
-    return answers.flatMap(({ rows }) => (rows as unknown as readonly Row[]).map(({ id, target, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil: at + claimMs(target) })));
+    const free = (target: string, room: string) => `select id from notifier_outbox where target = ${target} and status = 'pending' and next_at <= ? and claimed_until <= ? order by next_at, id limit ${room}`;
+    const database = this.#here();
+    const rows = database.dialect === 'postgres'
+      ? (await database.run<Row>(
+        `update notifier_outbox set claimed_until = case target when '${MAIL}' then ?::bigint else ? end where id = any (array(
+          select o.id from json_to_recordset(?::json) as w(target text, room integer) cross join lateral (${free('w.target', 'w.room')} for update skip locked) o)) returning *`,
+        [at + claimMs(MAIL), at + claimMs(''), JSON.stringify(wanted.map(({ target, room }) => ({ target, room }))), Date.parse(now), at])).rows
+      : (await database.batch(wanted.map(({ target, room }) => (
+        { sql: `update notifier_outbox set claimed_until = ? where id in (${free('?', '?')}) returning *`, params: [at + claimMs(target), target, Date.parse(now), at, room] })))).flatMap((answer) => answer.rows as unknown as readonly Row[]);
+    return rows.map(({ id, target, type, timestamp, body, attempts }) => ({ id, target, type, timestamp, body, attempts, claimedUntil: at + claimMs(target) }));
   }
 
   /** Records the outcome of an attempt, unless another process has taken the claim over. Answers since when the target has been failing. */
@@ -56,15 +61,16 @@ export class Outbox {
     const database = this.#here();
     const failed = outcome.is !== 'delivered';
     const next = outcome.is === 'retry' ? { status: 'pending', at: Date.parse(now) + outcome.afterMs } : { status: failed ? 'failed' : 'delivered', at: Date.parse(now) };
-    await database.batch([
-      {
-        sql: `update notifier_outbox set status = ?, next_at = ?, claimed_until = 0, attempts = ?, last_at = ?, last_status = ?, last_error = ?, last_ms = ?, response = ?
-          where id = ? and status = 'pending' and claimed_until = ?`,
-        params: [next.status, next.at, attempts + 1, now, status, error, ms, text, id, claimedUntil],
-      },
-      failed ? { sql: 'update notifier_endpoints set failing_since = ? where id = ? and failing_since is null', params: [now, target] }
-        : { sql: 'update notifier_endpoints set failing_since = null where id = ? and failing_since is not null', params: [target] },
-    ]);
+    const settled = {
+      sql: `update notifier_outbox set status = ?, next_at = ?, claimed_until = 0, attempts = ?, last_at = ?, last_status = ?, last_error = ?, last_ms = ?, response = ?
+        where id = ? and status = 'pending' and claimed_until = ?`,
+      params: [next.status, next.at, attempts + 1, now, status, error, ms, text, id, claimedUntil],
+    };
+    const since = failed ? { sql: 'update notifier_endpoints set failing_since = ? where id = ? and failing_since is null', params: [now, target] }
+      : { sql: 'update notifier_endpoints set failing_since = null where id = ? and failing_since is not null', params: [target] };
+    // As one statement, because each one of a transaction waits for an answer of its own.
+    if (database.dialect === 'postgres') await database.run(`with settled as (${settled.sql}) ${since.sql}`, [...settled.params, ...since.params]);
+    else await database.batch([settled, since]);
     if (!failed) return null;
     const { rows: [row] } = await database.run<{ failing_since: Instant | null }>('select failing_since from notifier_endpoints where id = ?', [target]);
     return row?.failing_since ?? null;
