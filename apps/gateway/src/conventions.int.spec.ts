@@ -538,7 +538,7 @@ describe('The server', () => {
 
 describe('The configuration', () => {
   it('has a default for everything', () => {
-    expect(gatewayConfig({})).toEqual({ host: '127.0.0.1', port: 3000, trustProxy: false, rateLimits: { perLicenseKey: 600, unknownKeysPerAddress: 30, perApiKey: 6000 } });
+    expect(gatewayConfig({})).toEqual({ host: '127.0.0.1', port: 3000, stopDelayMs: 0, trustProxy: false, rateLimits: { perLicenseKey: 600, unknownKeysPerAddress: 30, perApiKey: 6000 } });
     expect(gatewayConfig({ KEYLEDGER_TRUST_PROXY: 'true' }).trustProxy).toBe('loopback,linklocal,uniquelocal');
     expect(gatewayConfig({ KEYLEDGER_TRUST_PROXY: '192.0.2.0/24' }).trustProxy).toBe('192.0.2.0/24');
     expect(gatewayConfig({ KEYLEDGER_RATE_LIMIT_PER_KEY: '0', PORT: '' })).toMatchObject({ port: 3000, rateLimits: { perLicenseKey: 0 } });
