@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { Verdict } from '@keyledger/contracts';
 import { obtain, startNats, startPostgres, type Running } from '@keyledger/servers';
+import { until } from '@keyledger/testing';
 import { Boxes } from '@keyledger/testing/boxes';
 import { FaultProxy } from '@keyledger/testing/fault-proxy';
 import { Crowd } from '@keyledger/testing/history';
@@ -192,4 +193,22 @@ if (!here) describe('While a process hangs', () => it.skip('NATS or PostgreSQL i
     await crowd.verify({ nothingIsUnderWay: false });
     await boxes.verify();
   }, 120_000 * patience);
+
+  it('what one of three license-authority processes was asked while it hung, and nobody waited for any more, is not carried out after newer commands', async () => {
+    const { id } = await known();
+    const say = (what: string) => product.root.ask<{ status?: string }>('POST', `/licenses/${id}/${what}`, {});
+    const wake = hangs('license-authority')();
+    try {
+      // Of so many, none of which travels with others, some wait for who hangs, and are given up.
+      const suspended = await Promise.all(Array.from({ length: 24 }, async (_, n) => sleep(n * 20).then(() => say('suspend'))));
+      expect(suspended.filter(({ status }) => status === 503).length).toBeGreaterThan(0);
+      expect(suspended.filter(({ status }) => status === 200).length).toBeGreaterThan(0);
+      await until(() => say('unsuspend'), ({ status }) => status === 200 || status === 409, patientMs);
+    } finally {
+      await wake();
+    }
+    await recovery.since(performance.now());
+    const events = await product.root.all<{ type: string }>(`/licenses/${id}/events`);
+    expect(events.map(({ type }) => type).filter((type) => /suspended/i.test(type))).toEqual(['LicenseSuspended', 'LicenseUnsuspended']);
+  }, 60_000 * patience);
 });
