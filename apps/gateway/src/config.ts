@@ -11,8 +11,8 @@ export interface GatewayConfig {
   rateLimits: { perLicenseKey: number; unknownKeysPerAddress: number; perApiKey: number };
 }
 
-/** In seconds: what is under way then has six more, and the process fifteen in all. */
-const mostStopDelay = 8;
+/** In seconds: requests under way then have six more, webhooks in the same process three, and the process has fifteen in all. */
+const mostStopDelay = 5;
 
 export function gatewayConfig(env: NodeJS.ProcessEnv = process.env): GatewayConfig {
   return {

@@ -5,7 +5,7 @@ import { context, malformedQuery, refuse, type EventShape, type Instant, type Js
 import { Keyrings } from '@keyledger/keyring';
 import { Handles } from '@keyledger/messaging';
 import { Log } from '@keyledger/observability';
-import { countOf, matches, matching, page, Projectors, StateDatabases, type Database, type Projection, type Sort } from '@keyledger/read-models';
+import { countOf, matches, matching, normalise, page, Projectors, StateDatabases, type Database, type Projection, type Sort } from '@keyledger/read-models';
 import { Injectable } from '@nestjs/common';
 import { sql, type Expression, type SqlBool } from 'kysely';
 import { customerNames, licenseTable, productNames, type RetiredKey } from './license.tables.ts';
@@ -35,13 +35,13 @@ export class LicenseTable {
   }
 
   /**
-   * The condition that a license has `q` in its key, as `hasKey` says, in its customer's name or e-mail address, or in its product's name; for a page or a total. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
+   * The condition that a license has `q` in its key, as `hasKey` says, in its customer's name or e-mail address, or in its product's name; for a page or a
+   * total. What has too many matches is not collected, sorted and counted: the list is read in its order, and each license tested, until the page is full.
    */
   async search(database: Database, q: string | undefined, seesKeys = true): Promise<{ readonly found?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
-    const isText = q !== undefined && matching(database, productNames, q) !== undefined;
-    if (!isText) return { hasMany: false };
+    if (q === undefined || normalise(q) === '') return { hasMany: false };
     const keys = seesKeys ? await this.hasKey(database, q) : { isCommon: false };
-    const [products, customers] = [await named(database, productNames, q, 'product_id'), await named(database, customerNames, q, 'customer_id')];
+    const [products, customers] = [await ofNamed(database, productNames, q, 'product_id'), await ofNamed(database, customerNames, q, 'customer_id')];
     const hasMany = keys.isCommon || products.hasMany || customers.hasMany;
     const places = [keys.condition, products.condition, customers.condition].filter((place) => place !== undefined);
     // So wrapped, SQLite does not collect the matches by the indexes of the columns.
@@ -66,12 +66,11 @@ export class LicenseTable {
 const countable = 10_000;
 
 /** The condition that a license's product or customer is one of those named so, if there are any. Few names may be those of many licenses. */
-async function named(database: Database, names: Projection, q: string, column: string): Promise<{ readonly condition?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
+async function ofNamed(database: Database, names: Projection, q: string, column: string): Promise<{ readonly condition?: Expression<SqlBool> | undefined; readonly hasMany: boolean }> {
   const count = await matches(database, names, q, countable);
   if (count === 0) return { hasMany: false };
-  const own = matching(database, names, q, column);
-  const hasMany = count > countable || (own !== undefined && await countOf(database, countable, sql`select 1 from authority_license where ${own}`) > countable);
-  return { condition: matching(database, names, q, column, count > countable), hasMany };
+  const condition = matching(database, names, q, column, count > countable);
+  return { condition, hasMany: count > countable || await countOf(database, countable, sql`select 1 from authority_license where ${condition}`) > countable };
 }
 
 const sorts: Readonly<Record<string, Sort>> = {

@@ -42,7 +42,7 @@ export const withoutLeftovers: Migration = {
   },
 };
 
-/** What an endpoint, or nobody, has of them: to see that there is none took reading all that was ever sent. */
+/** Failed deliveries of one endpoint, and pending ones of all: mostly there are none, and to find that out took reading every delivery. */
 export const rareIndexes: Migration = {
   name: 'notifier-4-rare',
   async up({ run }) {
