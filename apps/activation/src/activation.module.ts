@@ -14,7 +14,7 @@ import { LeaseLedger } from './leases.ts';
 import { RevokedKeys } from './revoked-keys.ts';
 import { AcknowledgeCommand, Acknowledgements, NextChangesQuery } from './stream.handlers.ts';
 import { UseInView } from './usage.ts';
-import { LastSeenQuery, LeasesQuery, Sighting, Validation } from './validation.handlers.ts';
+import { LastSeenQuery, LeasesQuery, Revalidation, Sighting, Validation } from './validation.handlers.ts';
 import { VerdictCaches } from './verdict-caches.ts';
 import { VerdictTokens } from './verdict-tokens.ts';
 
@@ -52,7 +52,7 @@ export class ActivationModule implements OnModuleDestroy {
       imports: [CqrsModule.forRoot()],
       providers: [
         ...platform,
-        Validation, VerdictTokens, UseInView, LastSeenQuery, Sighting,
+        Validation, Revalidation, VerdictTokens, UseInView, LastSeenQuery, Sighting,
         LeaseLedger, LeasesQuery, RevokedKeys, ApplianceTokens, ApplianceActivation, LeaseContinuation, Heartbeats,
         Acknowledgements, NextChangesQuery, AcknowledgeCommand, LapseQueries, LapseCommand,
         { provide: VerdictCaches, useFactory: VerdictCaches.open, inject: [EventStores, Keyrings, MessageClient, SnapshotStores] },

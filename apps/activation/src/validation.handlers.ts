@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
-import { LastSeen, Leases, SeeInstance, ValidateLicense, type ClientLicense } from '@keyledger/contracts';
+import { LastSeen, Leases, Revalidate, SeeInstance, ValidateLicense, type ClientLicense } from '@keyledger/contracts';
 import {
-  clientLicenseView, instanceAsked, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, withUse, type ClientLicenseView, type LicenseState, type LicenseStatus, type Use, type Verdict,
+  changesAt, clientLicenseView, instanceAsked, isMetered, issued, leaseEndOf, NO_BEAT, statusOf, verdictDetails, verdictOf, withUse, type ClientLicenseView, type LicenseState, type LicenseStatus, type Use, type Verdict,
 } from '@keyledger/domain';
 import { context, isId, type ActivationId, type Instant } from '@keyledger/kernel';
 import { Handles, type ResultOf } from '@keyledger/messaging';
@@ -79,6 +79,7 @@ export class Validation {
       license: license ? viewOf(license, use, now) : null,
       instance: this.#instance(question, license?.state, verdict, now),
       ...(retired && { retired }),
+      ...(question.repeatable && conclusive && standing(license?.state, now)),
     };
   }
 
@@ -91,6 +92,12 @@ export class Validation {
 }
 
 type Answer = ResultOf<ValidateLicense>;
+
+/** How long a verdict stands, if that depends on nothing but time and the events of the license. */
+function standing(state: LicenseState | undefined, now: Instant): Pick<Answer, 'stands'> | undefined {
+  if (state?.existence !== 'issued' || state.terms.validationMode === 'heartbeat' || isMetered(state.terms)) return undefined;
+  return { stands: { until: changesAt(state, now) } };
+}
 
 /** Metadata is the vendor's own; it proves nothing to a client, and may be large. */
 const withoutMetadata = ({ metadata: _, ...license }: ClientLicense) => license;
@@ -110,9 +117,22 @@ function viewOf(license: KnownLicense, use: Use | undefined, now: Instant): Clie
 
 /** Contains all the decision was based on: license, revision, instant and a hash of the question. Nothing is stored for it. */
 function decisionId(state: LicenseState | undefined, seq: number, now: Instant, question: ValidateLicense): string {
-  const asked = hash('sha256', JSON.stringify(question), 'base64url').slice(0, 22);
+  const asked = hash('sha256', JSON.stringify(question.repeatable ? { ...question, repeatable: undefined } : question), 'base64url').slice(0, 22);
   const license = state && state.existence !== 'none' ? state.id : 'none';
   return `${license}.${seq}.${Date.parse(now).toString(36)}.${asked}`;
+}
+
+@Handles(Revalidate)
+export class Revalidation {
+  constructor(private readonly caches: VerdictCaches, private readonly lastSeen: LastSeenLedger) {}
+
+  async execute({ since, seen }: Revalidate) {
+    const { now } = context();
+    const { position, changed } = await this.caches.here().changedSince(since);
+    // Whoever asks about a changed license is seen by the validation that follows, if it still has the instance.
+    if (changed) await Promise.all(seen.map(({ licenseId, activationId }) => (changed.has(licenseId) ? undefined : this.lastSeen.see(activationId, now))));
+    return { now, position, changed: changed && [...changed] };
+  }
 }
 
 @Handles(SeeInstance)

@@ -104,6 +104,21 @@ describe('A license that is asked about, over a network', () => {
     }
   });
 
+  it('has changed since another answer was given, or it is not known', async () => {
+    const { cache, changes, answers } = cacheOverANetwork();
+    const since = async (position: number | null) => {
+      const { position: now, changed } = await cache.changedSince(position);
+      return [now, changed && [...changed]];
+    };
+    expect([await since(1), await since(null)]).toEqual([[1, []], [1, null]]);
+    changes(`license-${licenseId}`);
+    changes('license-another');
+    // Before this process began, and from a log that went further.
+    expect([await since(1), await since(2), await since(3), await since(0), await since(4)]).toEqual([[3, ['another', licenseId]], [3, ['another']], [3, []], [3, null], [3, null]]);
+    answers.isAway = true;
+    await expect(since(3)).rejects.toMatchObject({ code: 'READ_MODEL_BEHIND' });
+  });
+
   it('is never answered before the log was asked how far it goes', async () => {
     const { find, counted } = cacheOverANetwork();
     await find();

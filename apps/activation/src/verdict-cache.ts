@@ -1,7 +1,7 @@
 import { ResolveKey } from '@keyledger/contracts';
 import { License, normaliseKey, SigningKeys, type LicenseState } from '@keyledger/domain';
 import { subjectOf, type EventStore, type Position, type RecordedEvent, type Subscription } from '@keyledger/event-store';
-import { refuse, type LicenseId } from '@keyledger/kernel';
+import { RecentChanges, refuse, type LicenseId } from '@keyledger/kernel';
 import type { Keyring } from '@keyledger/keyring';
 import type { MessageClient } from '@keyledger/messaging';
 import { ReadIndex, type View } from '@keyledger/read-models';
@@ -46,6 +46,7 @@ export class VerdictCache implements View {
   readonly #entries = new LRUCache<LicenseId, Entry>({ maxSize: maxLicenses, sizeCalculation: () => 1, dispose: (entry) => { entry.known = undefined; } });
   readonly #subscription: Subscription;
   readonly #index: ReadIndex;
+  readonly #changes: RecentChanges<LicenseId>;
   readonly #listeners: (() => void)[] = [];
   readonly #watched = new Map<LicenseId, Set<() => void>>();
   /** Events up to here are marked. */
@@ -56,6 +57,7 @@ export class VerdictCache implements View {
   /** `head`: where the log ends now; events before it will be read, not marked. */
   constructor(private readonly keyring: Keyring, private readonly messages: MessageClient, store: EventStore, private readonly load: LoadLicense, head: Position) {
     this.position = head;
+    this.#changes = new RecentChanges(head);
     this.#subscription = store.subscribe(head, (events, upTo) => this.#mark(events, upTo), [{ category: License.category, bare: true }, { category: SigningKeys.category, types: ['SigningKeyRevoked'], bare: true }]);
     this.#index = new ReadIndex(store, this);
   }
@@ -75,6 +77,18 @@ export class VerdictCache implements View {
       return found instanceof Promise ? found.then((later) => namedBy(later, licenseId)) : namedBy(found, licenseId);
     }
     return (this.#index.isCurrent() && knownBy(this.#entries.get(licenseId))) || this.#byId(licenseId);
+  }
+
+  /**
+   * Where the log ends, and which licenses have events after `since`; null if that is not known. Refuses with READ_MODEL_BEHIND when the log cannot be
+   * asked.
+   */
+  async changedSince(since: Position | null): Promise<{ readonly position: Position; readonly changed: ReadonlySet<LicenseId> | null }> {
+    if (!this.#index.isCurrent()) await this.#index.current();
+    const { position } = this;
+    // Who knows more than there is knows another log.
+    const isKnown = since !== null && since <= position;
+    return { position, changed: (isKnown && this.#changes.since(since)) || null };
   }
 
   /** Calls `listener` on new events of the license, until the returned function is called. */
@@ -101,9 +115,13 @@ export class VerdictCache implements View {
 
   #mark(events: readonly RecordedEvent[], upTo: Position): void {
     const changed = new Set<LicenseId>();
-    for (const { stream, type } of events) {
-      if (type === 'SigningKeyRevoked') this.revocations++;
+    for (const { stream, type, position } of events) {
+      if (type === 'SigningKeyRevoked') {
+        this.revocations++;
+        continue;
+      }
       const licenseId = subjectOf(stream) as LicenseId;
+      this.#changes.add(licenseId, position);
       const entry = this.#entries.peek(licenseId);
       if (entry) entry.marked++;
       if (this.#watched.has(licenseId)) changed.add(licenseId);

@@ -87,7 +87,7 @@ if (!here) describe('While a process hangs', () => it.skip('NATS or PostgreSQL i
 
   /** How many verdicts each activation process has given so far. */
   const verdictsOf = (): Promise<readonly number[]> => Promise.all([...product.doorsOf('activation'), remoteDoors[0] as string].map(async (door) => {
-    const counts = (await (await fetch(`${door}/metrics`)).text()).matchAll(/^keyledger_messages_total\{[^}]*subject="activation\.validate"[^}]*\} (\d+)/gm);
+    const counts = (await (await fetch(`${door}/metrics`)).text()).matchAll(/^keyledger_messages_total\{[^}]*subject="activation\.(?:re)?validate"[^}]*\} (\d+)/gm);
     return [...counts].reduce((sum, [, count]) => sum + Number(count), 0);
   }));
 

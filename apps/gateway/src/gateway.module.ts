@@ -31,6 +31,7 @@ import { RateLimits } from './rate-limits.ts';
 import { TogetherResponse } from './responses.ts';
 import { UnknownKeys } from './unknown-keys.ts';
 import { SigningController } from './signing.controller.ts';
+import { StoredVerdicts } from './stored-verdicts.ts';
 import { SystemController } from './system.controller.ts';
 import { UsageController } from './usage.controller.ts';
 import { TimeController } from './time.controller.ts';
@@ -90,7 +91,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
     (code) => metrics.decision(code),
   );
   app.useGlobalFilters(problems);
-  serveValidation(fastify, messages, limits, problems, lastKnown);
+  serveValidation(fastify, messages, limits, problems, lastKnown, lastKnown && new StoredVerdicts(messages, metrics, lastKnown));
   serveDocs(fastify);
   fastify.addHook('preClose', async () => {
     // From here on each answer ends its connection, so that nobody sends a request on one that is about to be closed.

@@ -6,6 +6,7 @@ import { refuse, type ErrorCode } from '@keyledger/kernel';
 import Fastify from 'fastify';
 import { LastKnownVerdicts } from './last-known.ts';
 import { RateLimits } from './rate-limits.ts';
+import { StoredVerdicts } from './stored-verdicts.ts';
 import { serveValidation } from './validate.route.ts';
 
 const at = '2026-11-21T12:00:00.000Z';
@@ -103,13 +104,16 @@ describe('A validation', () => {
   /** What a client gets for each of these answers of the activation service, one after the other. */
   async function seen(...answers: (object | ErrorCode)[]) {
     const fastify = Fastify();
-    const sendForText = async () => {
+    const send = async () => {
       const answer = answers.shift();
       if (typeof answer === 'string') throw refuse(answer as ErrorCode);
-      return JSON.stringify(answer);
+      return answer;
     };
+    const messages = { send, sendForText: async () => JSON.stringify(await send()) } as never;
+    const lastKnown = new LastKnownVerdicts();
     const problems = { answer: (error: { code: string }, _: unknown, reply: { send(body: object): void }) => reply.send({ code: error.code }) };
-    serveValidation(fastify, { sendForText } as never, new RateLimits({ perLicenseKey: 0, perApiKey: 0, unknownKeysPerAddress: 0 }), problems as never, new LastKnownVerdicts());
+    const stored = new StoredVerdicts(messages, { decision: () => undefined } as never, lastKnown);
+    serveValidation(fastify, messages, new RateLimits({ perLicenseKey: 0, perApiKey: 0, unknownKeysPerAddress: 0 }), problems as never, lastKnown, stored);
     const all: unknown[] = [];
     while (answers.length > 0) all.push((await fastify.inject({ method: 'POST', url: '/license/validate', payload: { licenseKey: 'K' } })).json());
     await fastify.close();
@@ -126,7 +130,11 @@ describe('A validation', () => {
   });
 
   it('says nothing of what is for services only', async () => {
+    const stored = { ...verdict, decisionId: 'lic.1.0.hash', seq: 1, instance: null };
+    const unchanged = { now: verdict.checkedAt, position: 1, changed: [] };
     expect(await seen({ ...gone, retired: true })).toEqual([gone]);
+    expect(await seen(verdict, { ...stored, stands: { until: null } }, unchanged, 'UNAVAILABLE')).toEqual([verdict, stored, { ...stored, decisionId: expect.any(String) }, { ...stored, conclusive: false }]);
+    expect(await seen(verdict, { ...gone, retired: true })).toEqual([verdict, gone]);
   });
 
   it('is not answered by a license that is gone', async () => {

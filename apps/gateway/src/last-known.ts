@@ -6,6 +6,7 @@ const bytesKept = 25_000_000;
 /** In characters of requests. */
 const namesKept = 5_000_000;
 const keptMs = 24 * 3_600_000;
+const recentMs = 60_000;
 
 interface Kept {
   /** How many bytes had ever been written before it. */
@@ -27,8 +28,14 @@ export class LastKnownVerdicts {
   readonly #texts = Buffer.allocUnsafeSlow(bytesKept);
   #written = 0;
 
+  /** Whether the same was asked within the last minute. */
+  isRecent(environment: string, question: ValidateLicense, now: number): boolean {
+    const kept = this.#kept.get(questionOf(environment, question));
+    return kept !== undefined && now - kept.at < recentMs;
+  }
+
   keep(environment: string, question: ValidateLicense, text: string, now: number): void {
-    const name = nameOf(environment, question);
+    const name = questionOf(environment, question);
     const length = Buffer.byteLength(text);
     const last = this.#kept.get(name);
     // In the place of the last one, if it may: a question that is often asked must not drive out all others.
@@ -50,12 +57,12 @@ export class LastKnownVerdicts {
 
   /** "There is no such license" counts as a last answer as well. */
   forget(environment: string, question: ValidateLicense): void {
-    this.#kept.delete(nameOf(environment, question));
+    this.#kept.delete(questionOf(environment, question));
   }
 
   /** Undefined when there is none or newer answers have taken its place, or when an instant named in it has passed since: then it may no longer be true. */
   find(environment: string, question: ValidateLicense, now: number): string | undefined {
-    const kept = this.#kept.get(nameOf(environment, question));
+    const kept = this.#kept.get(questionOf(environment, question));
     if (kept === undefined || !this.#isIntact(kept)) return undefined;
     const { token: _, ...verdict } = JSON.parse(this.#texts.toString('utf8', kept.from % bytesKept, (kept.from % bytesKept) + kept.length)) as Verdict & { token?: string };
     return stands(verdict, now - kept.at) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;
@@ -67,8 +74,8 @@ export class LastKnownVerdicts {
   }
 }
 
-/** A nonce makes every request a different one, and its answer has a token, which must be fresh. */
-const nameOf = (environment: string, { nonce: _, ...question }: ValidateLicense & { nonce?: string }): string => `${environment} ${JSON.stringify(question)}`;
+/** Names a question. A nonce makes every request a different one, and its answer has a token, which must be fresh. */
+export const questionOf = (environment: string, { nonce: _, ...question }: ValidateLicense & { nonce?: string }): string => `${environment} ${JSON.stringify(question)}`;
 
 /** By the time of the answer plus what has passed since: a test environment may be years ahead of this process. */
 function stands({ checkedAt, graceEndsAt, license }: Verdict, elapsedMs: number): boolean {

@@ -8,10 +8,11 @@ import type { LastKnownVerdicts } from './last-known.ts';
 import { nothing, type Operation } from './operation.ts';
 import type { ProblemFilter } from './problems.ts';
 import type { RateLimits } from './rate-limits.ts';
+import type { StoredVerdicts } from './stored-verdicts.ts';
 
 const operation: Operation = {
   id: 'validateLicense', method: 'POST', path: '/license/validate', needs: 'license-key', safe: true,
-  summary: 'Validate a license. Always 200 for a well-formed request; the verdict is in the body', body: bodyOf(ValidateLicense), answer: Verdict, example: examples.validate,
+  summary: 'Validate a license. Always 200 for a well-formed request; the verdict is in the body', body: bodyOf(ValidateLicense, 'repeatable'), answer: Verdict, example: examples.validate,
 };
 
 /**
@@ -19,7 +20,7 @@ const operation: Operation = {
  * method costs more than the verdict does.
  */
 export function serveValidation(
-  fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts,
+  fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts, stored?: StoredVerdicts,
 ): void {
   fastify.route<{ Body: ValidateLicense }>({
     method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body, querystring: nothing },
@@ -27,7 +28,7 @@ export function serveValidation(
     handler({ ip, body, context }, reply) {
       const environment = context?.environment ?? '';
       const answer = (text: string) => reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
-      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => messages.sendForText(ValidateLicense, body).then((text) => {
+      const ask = (right: () => void) => (stored ? stored.fresh(environment, body) : messages.sendForText(ValidateLicense, body)).then((text) => {
         const unknown = withoutLicense(text);
         if (unknown) {
           const { retired, ...verdict } = unknown;
@@ -38,7 +39,12 @@ export function serveValidation(
         right();
         lastKnown?.keep(environment, body, text, Date.now());
         void answer(text);
-      })).catch((error: unknown) => {
+      });
+      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => stored?.repeated(environment, body)?.then((text) => {
+        if (text === undefined) return ask(right);
+        right();
+        return void answer(text);
+      }) ?? ask(right)).catch((error: unknown) => {
         const known = isTransient(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
         void (known === undefined ? reply.send(error) : answer(known));
       });

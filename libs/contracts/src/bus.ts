@@ -22,7 +22,7 @@ export const bus = {
   },
   activation: {
     gateway: [
-      'activation.validate', 'activation.heartbeat', 'activation.activate-appliance', 'activation.next-changes', 'activation.acknowledge-changes',
+      'activation.validate', 'activation.revalidate', 'activation.heartbeat', 'activation.activate-appliance', 'activation.next-changes', 'activation.acknowledge-changes',
       'activation.last-seen', 'activation.leases',
     ],
     'license-authority': ['activation.continue-lease', 'activation.see-instance'],

@@ -293,10 +293,14 @@ export class ValidateLicense extends query('activation.validate', {
   deploymentMode: optional(text(100)),
   features: optional(listOf(Type.String({ minLength: 1, maxLength: 100 }), { maxItems: 100 })),
   nonce: optional(Type.String({ minLength: 1, maxLength: 255 })),
+  /** Between services only: the answer is wanted to be repeated. */
+  repeatable: optional(Type.Literal(true)),
 }, Type.Object({
   ...Verdict.properties,
   /** Between services only. An unknown key that once was a license's, so it is not a guess. */
   retired: optional(Type.Boolean()),
+  /** Between services only. The verdict is the same, but for the time in it, until this instant or the next event of the license. */
+  stands: optional(Type.Object({ until: nullable(instant) })),
 })) {
   static override readonly direct = true;
   static override readonly written = writtenVerdict;
@@ -304,7 +308,7 @@ export class ValidateLicense extends query('activation.validate', {
 
 /** The license of an answer is the same object until it changes. Only a key without one can be `retired`. */
 const writtenLicenses = new WeakMap<object, string>();
-function writtenVerdict(verdict: Verdict & { readonly retired?: boolean }): string {
+function writtenVerdict(verdict: Static<typeof ValidateLicense.answer>): string {
   const { license, token } = verdict;
   if (!license) return JSON.stringify(verdict);
   let text = writtenLicenses.get(license);
@@ -312,6 +316,22 @@ function writtenVerdict(verdict: Verdict & { readonly retired?: boolean }): stri
   // Of a token's characters, those of base64url and the dot, JSON escapes none.
   return `${JSON.stringify({ ...verdict, license: undefined, retired: undefined, token: undefined }).slice(0, -1)},"license":${text}${token === undefined ? '' : `,"token":"${token}"`}}`;
 }
+
+/**
+ * Between services: which licenses have changed since an earlier answer, so that verdicts on all others can be repeated. Of these, the instances that
+ * have asked again have been seen.
+ */
+export class Revalidate extends query('activation.revalidate', {
+  /** The position of the earlier answer, null if there is none. */
+  since: nullable(Type.Integer()),
+  seen: listOf(Type.Object({ licenseId: ids.license, activationId: ids.activation })),
+}, Type.Object({
+  now: instant,
+  /** Events up to here are considered: at least those whose command was answered before this was asked. */
+  position: Type.Integer(),
+  /** Null: all of them may have changed. */
+  changed: nullable(listOf(ids.license)),
+})) {}
 
 /** Last-seen times of a license's instances; instances never seen are not in it. */
 export class LastSeen extends query('activation.last-seen', { activationIds: listOf(ids.activation) }, Type.Record(Type.String(), instant)) {}

@@ -31,7 +31,7 @@ export {
 } from './license/terms.ts';
 export { licenseStatuses, transitions, type LicenseAction, type LicenseStatus } from './license/transitions.ts';
 export {
-  instanceAsked, verdictDetails, verdictOf, verdictRules, type Enforcement, type Question, type Verdict, type VerdictCode,
+  changesAt, instanceAsked, verdictDetails, verdictOf, verdictRules, type Enforcement, type Question, type Verdict, type VerdictCode,
 } from './license/verdict.ts';
 export { clientLicenseView, instanceView, licensedTerms, licenseView, mustBeGoodForFile, type ClientLicenseView, type FeatureView, type InstanceView, type LicenseView } from './license/view.ts';
 export { Signatures, type RecordedSignature, type SignaturesCommand, type SignaturesEvent, type SignaturesState, type SignedStatement } from './signing/signatures.ts';

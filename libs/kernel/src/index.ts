@@ -3,6 +3,7 @@ export * from './context.ts';
 export * from './errors.ts';
 export * from './ids.ts';
 export * from './permissions.ts';
+export * from './recent-changes.ts';
 export * from './sealing.ts';
 export * from './settings.ts';
 export * from './slots.ts';

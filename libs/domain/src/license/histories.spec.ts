@@ -9,8 +9,8 @@ import type { LicenseEvent } from './events.ts';
 import { License, type LicenseCommand } from './license.ts';
 import { allowedActions, directiveKinds, holdCauses, isLive, issued, statusOf, type LicenseState } from './state.ts';
 import type { LicenseStatus } from './transitions.ts';
-import { verdictOf, verdictWarnings } from './verdict.ts';
-import { licenseView } from './view.ts';
+import { changesAt, verdictOf, verdictWarnings } from './verdict.ts';
+import { clientLicenseView, licenseView } from './view.ts';
 
 /** Whatever is asked, in whatever order, at whatever time. */
 
@@ -191,6 +191,17 @@ describe('In every history', () => {
       equal(bare.valid, bare.reasons.every((code) => verdictWarnings.has(code)));
       if (events.some(({ type }) => type === 'InstanceActivated')) equal(seatable, true);
     });
+  }));
+
+  it('a verdict and what a client sees stay as they are until the instant at which they may change', () => always(3000, (history) => {
+    const { state, now } = tell(history, () => {});
+    if (state.existence !== 'issued') return;
+    const questions = [{}, { fingerprint: 'fp-1' }, ...activationIds.slice(0, 3).map((instanceId) => ({ instanceId, fingerprint: 'fp-1' }))];
+    const seen = (at: Instant) => [clientLicenseView(state, at), ...questions.map((question) => verdictOf(state, undefined, question, at))];
+    const until = changesAt(state, now);
+    if (until) equal(until > now, true);
+    const last = until ? addSeconds(until, -0.001) : addDays(now, 4000);
+    for (const at of [1, 2, 4, 8].map((part) => new Date(Date.parse(now) + (Date.parse(last) - Date.parse(now)) / part).toISOString())) deepEqual(seen(at), seen(now));
   }));
 
   it('what is offered is possible, and what is refused as impossible was not offered', () => always(3000, (history) => {

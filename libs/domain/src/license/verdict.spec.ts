@@ -5,8 +5,9 @@ import {
 } from '@keyledger/testing';
 import type { LicenseEvent } from './events.ts';
 import { License } from './license.ts';
+import { issued } from './state.ts';
 import type { TermsInput } from './terms.ts';
-import { verdictOf, verdictRules, type Question, type VerdictCode } from './verdict.ts';
+import { changesAt, verdictOf, verdictRules, type Question, type VerdictCode } from './verdict.ts';
 
 const now = '2026-11-21T12:00:00.000Z';
 const expiry = '2027-11-21T12:00:00.000Z';
@@ -99,6 +100,21 @@ describe('A license with everything wrong', () => {
       'NOT_FOUND', 'REVOKED', 'EXPIRED', 'SUSPENDED', 'INACTIVE', 'NOT_ASSIGNED', 'NOT_YET_EFFECTIVE', 'PRODUCT_MISMATCH', 'DEPLOYMENT_MODE_MISMATCH', 'DEPLOYMENT_MISMATCH',
       'INSTANCE_NOT_FOUND', 'FINGERPRINT_REQUIRED', 'FINGERPRINT_MISMATCH', 'HEARTBEAT_OVERDUE', 'FEATURE_MISSING', 'RESTRICTED', 'QUOTA_EXCEEDED', 'IN_EXPIRY_GRACE', 'VALID',
     ]);
+  });
+});
+
+describe('A verdict may change without an event', () => {
+  const next = (history: Story<LicenseEvent>, instant = now) => changesAt(issued(stateOf(history)), instant);
+  const graceful = licensed({ expiry: aYear, expiryGraceDays: 14 });
+  const graceEnd = '2027-12-05T12:00:00.000Z';
+
+  it('never, if nothing of it has an end', () => expect(next(active)).toBeNull());
+  it('at its expiry, and then at the end of its grace', () => expect([next(graceful), next(graceful, expiry), next(graceful, graceEnd)]).toEqual([expiry, graceEnd, null]));
+  it('when it becomes effective', () => expect(next(story(issue({ terms: { effectiveAt: expiry } })))).toBe(expiry));
+  it('when a hold ends', () => expect(next(story(graceful, suspend({ until: '2027-01-01T00:00:00.000Z' })))).toBe('2027-01-01T00:00:00.000Z'));
+  it('when the grace of a quota ends', () => {
+    const over = story(licensed({ quotas: [{ meter: 'cores', limit: 8 }] }), exceedQuota(9, 8, 'cores'));
+    expect(next(over)).toBe(ask(over).graceEndsAt);
   });
 });
 

@@ -100,6 +100,15 @@ export function verdictOf(license: LicenseState | undefined, leaseEndsAt: Instan
   return { valid: verdictWarnings.has(code), code, reasons, enforcement: strictest(license, reasons), graceEndsAt };
 }
 
+/**
+ * The next instant at which a verdict, or what a client sees of the license, may change although nothing happens; null if there is none. Assumes that
+ * the instance owes no heartbeats and nothing is metered: both change without an event of the license.
+ */
+export function changesAt({ worksUntil, terms: { expiresAt, effectiveAt }, holds, meters }: IssuedLicense, now: Instant): Instant | null {
+  const instants = [worksUntil, expiresAt, effectiveAt, ...holds.map(({ until }) => until), ...[...meters.values()].map(({ graceEndsAt }) => graceEndsAt)];
+  return instants.reduce<Instant | null>((next, instant) => (instant && instant > now ? earlier(instant, next) : next), null);
+}
+
 /** The activation a question is about: the one it names, else the one with its fingerprint. Only live ones. */
 export function instanceAsked(license: IssuedLicense, { instanceId, fingerprint }: Question): Activation | undefined {
   const activation = instanceId ? license.activations.get(instanceId as Activation['id']) : instanceLike(license, { fingerprint });

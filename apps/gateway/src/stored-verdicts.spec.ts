@@ -1,0 +1,265 @@
+import { afterEach, describe, expect, it, jest } from '@jest/globals';
+import { Revalidate, ValidateLicense } from '@keyledger/contracts';
+import { RecentChanges, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import type { Fields, ResultOf } from '@keyledger/messaging';
+import { idOf } from '@keyledger/testing';
+import fc from 'fast-check';
+import { LastKnownVerdicts } from './last-known.ts';
+import { StoredVerdicts } from './stored-verdicts.ts';
+
+const start = Date.parse('2026-11-21T12:00:00.000Z');
+const instance = { id: idOf('act'), name: 'Zoë "one"' };
+const questionOf = (n: number, more: object = {}) => ({ licenseKey: `KEY-${n}`, ...more }) as ValidateLicense;
+
+/** An activation service: licenses that change, each named by its key, and what it was asked. */
+class Service {
+  readonly revisions = new Map<string, number>();
+  readonly asked = { plain: 0, repeatable: 0, revalidations: [] as Fields<Revalidate>[] };
+  /** Of the answers. */
+  now = start;
+  until: Instant | null = null;
+  stands = true;
+  away: 'UNAVAILABLE' | 'READ_MODEL_BEHIND' | undefined;
+  /** Comes before the question arrives, and before the answer does. */
+  underway: (what: string) => Promise<void> = async () => undefined;
+  #position = 100;
+  /** Those who began to follow the log at different times. */
+  #replicas = [new RecentChanges<LicenseId>(this.#position)];
+
+  static idOf = (n: string): LicenseId => idOf('lic', Number(n.slice(4)));
+
+  change(key: string): number {
+    const revision = (this.revisions.get(key) ?? 0) + 1;
+    this.revisions.set(key, revision);
+    this.#position++;
+    for (const replica of this.#replicas) replica.add(Service.idOf(key), this.#position);
+    return revision;
+  }
+
+  restart(): void {
+    this.#replicas = [new RecentChanges(this.#position)];
+  }
+
+  anotherBegins(): void {
+    this.#replicas.push(new RecentChanges(this.#position));
+  }
+
+  readonly messages = {
+    send: async (type: unknown, fields: object): Promise<object> => {
+      const name = type === Revalidate ? 'revalidation' : 'validation';
+      await this.underway(`${name} arrives`);
+      if (this.away) throw refuse(this.away);
+      const answer = type === Revalidate ? this.#revalidate(fields as Fields<Revalidate>) : this.#validate(fields as ValidateLicense);
+      await this.underway(`${name} is answered`);
+      return answer;
+    },
+    sendForText: async (type: unknown, fields: object) => JSON.stringify(await this.messages.send(type, fields)),
+  };
+
+  #validate({ licenseKey, instanceId, repeatable }: ValidateLicense): ResultOf<ValidateLicense> {
+    this.asked[repeatable ? 'repeatable' : 'plain']++;
+    const checkedAt = new Date(this.now).toISOString() as Instant;
+    const seq = this.revisions.get(licenseKey) ?? 0;
+    return {
+      valid: true, code: 'VALID', detail: 'License valid', reasons: [], conclusive: true, enforcement: 'FULL', graceEndsAt: null,
+      decisionId: `${Service.idOf(licenseKey)}.${seq}.${this.now.toString(36)}.hash-_`, seq, checkedAt,
+      instance: instanceId ? { ...instance, lastSeenAt: checkedAt } : null,
+      license: { id: Service.idOf(licenseKey), metadata: { sly: `","checkedAt":"${checkedAt}"` } } as never,
+      ...(repeatable && this.stands && { stands: { until: this.until } }),
+    };
+  }
+
+  #revalidate(question: Fields<Revalidate>): ResultOf<Revalidate> {
+    this.asked.revalidations.push(question);
+    const replica = this.#replicas[this.asked.revalidations.length % this.#replicas.length];
+    const changed = question.since === null ? undefined : replica?.since(question.since);
+    return { now: new Date(this.now).toISOString(), position: this.#position, changed: changed ? [...changed] : null };
+  }
+}
+
+function gateway(service = new Service()) {
+  const lastKnown = new LastKnownVerdicts();
+  const decisions: string[] = [];
+  const stored = new StoredVerdicts(service.messages as never, { decision: (code: string) => void decisions.push(code) } as never, lastKnown);
+  /** As the route does it. */
+  const ask = async (question: ValidateLicense): Promise<string> => {
+    const repeated = await stored.repeated('production', question);
+    if (repeated !== undefined) return repeated;
+    const text = await stored.fresh('production', question);
+    lastKnown.keep('production', question, text, Date.now());
+    return text;
+  };
+  const verdict = async (n: number, more?: object) => JSON.parse(await ask(questionOf(n, more))) as ResultOf<ValidateLicense>;
+  const questions = () => ({ ...service.asked, revalidations: service.asked.revalidations.length });
+  return { service, lastKnown, decisions, stored, ask, verdict, questions };
+}
+const times = async <T>(count: number, work: () => Promise<T>): Promise<T[]> => {
+  const all: T[] = [];
+  for (let n = 0; n < count; n++) all.push(await work());
+  return all;
+};
+
+afterEach(() => void jest.useRealTimers());
+
+describe('A question that is asked again and again', () => {
+  it('is answered by what the service said, at the time at which it says that nothing has changed', async () => {
+    const { service, verdict, questions, decisions } = gateway();
+    for (const more of [{}, { instanceId: instance.id }]) {
+      await times(3, () => verdict(1, more));
+      service.now += 12_345;
+      const repeated = await verdict(1, more);
+      const now = new Date(service.now).toISOString();
+      expect(repeated).toMatchObject({ checkedAt: now, decisionId: `${idOf('lic')}.0.${service.now.toString(36)}.hash-_`, instance: 'instanceId' in more ? { ...instance, lastSeenAt: now } : null });
+      service.now += 5;
+      const { checkedAt: _, decisionId: __, instance: ___, license, ...same } = await service.messages.send(ValidateLicense, questionOf(1, more)) as ResultOf<ValidateLicense>;
+      expect(repeated).toMatchObject(same);
+      expect(Object.keys(repeated.license ?? {})).toEqual(Object.keys(license ?? {}));
+    }
+    // The first of all tells from where on changes are followed.
+    expect(questions()).toEqual({ plain: 4, repeatable: 3, revalidations: 4 });
+    expect(decisions).toEqual(['VALID', 'VALID', 'VALID']);
+  });
+
+  it('is asked of the service anew after a change, and answered by itself again after that', async () => {
+    const { service, verdict, questions } = gateway();
+    await times(4, () => verdict(1));
+    await times(4, () => verdict(2));
+    service.change('KEY-1');
+    const before = questions();
+    expect(await times(3, async () => [(await verdict(1)).seq, (await verdict(2)).seq])).toEqual([[1, 0], [1, 0], [1, 0]]);
+    expect(questions()).toEqual({ ...before, repeatable: before.repeatable + 1, revalidations: before.revalidations + 6 });
+  });
+
+  it('costs one question for all that come in a turn, sixteen at most, and names their instances', async () => {
+    const { service, verdict } = gateway();
+    const all = Array.from({ length: 20 }, (_, n) => n);
+    await times(4, () => Promise.all(all.map((n) => verdict(n, { instanceId: instance.id }))));
+    service.asked.revalidations.length = 0;
+    await Promise.all(all.map((n) => verdict(n)));
+    expect(service.asked.revalidations).toEqual([]);
+    await Promise.all(all.map((n) => verdict(n, { instanceId: instance.id })));
+    expect(service.asked.revalidations).toHaveLength(2);
+    expect(service.asked.revalidations.map(({ seen }) => seen)).toEqual([[{ licenseId: idOf('lic', 15), activationId: instance.id }], [{ licenseId: idOf('lic', 19), activationId: instance.id as ActivationId }]]);
+  });
+
+  it.each<[string, (service: Service) => void]>([
+    ['the license has changed', () => undefined],
+    ['any license may have changed', (service) => service.restart()],
+  ])('is not stored if it is learned, while it is on its way, that %s', async (_, happens) => {
+    const { service, verdict } = gateway();
+    await times(4, () => verdict(2));
+    await verdict(1);
+    const onItsWay = Promise.withResolvers<void>();
+    service.underway = (what) => (what === 'validation is answered' ? onItsWay.promise : Promise.resolve());
+    const first = verdict(1);
+    await new Promise(setImmediate);
+    service.change('KEY-1');
+    happens(service);
+    const another = verdict(2);
+    await new Promise(setImmediate);
+    onItsWay.resolve();
+    expect((await first).seq).toBe(0);
+    await another;
+    expect((await verdict(1)).seq).toBe(1);
+  });
+
+  it.each<[string, (service: Service) => void]>([
+    ['says that it does not stand', (service) => { service.stands = false; }],
+    ['is over', (service) => { service.until = new Date(start).toISOString(); }],
+    ['comes from a clock that is ahead', (service) => { service.underway = async (what) => { service.now = what.startsWith('revalidation') ? start : start + 1; }; }],
+  ])('is asked of the service each time if its answer %s', async (_, change) => {
+    const { service, verdict, questions, decisions } = gateway();
+    change(service);
+    await times(6, () => verdict(1));
+    const { plain, repeatable } = questions();
+    expect([plain + repeatable, decisions]).toEqual([6, []]);
+  });
+
+  it('is asked of the service each time if it wants a token, also when one without is stored', async () => {
+    const { verdict, questions } = gateway();
+    await times(3, () => verdict(1, { nonce: 'n' }));
+    await times(4, () => verdict(1));
+    const { plain } = questions();
+    await times(3, () => verdict(1, { nonce: 'n' }));
+    expect(questions().plain).toBe(plain + 3);
+  });
+
+  it('is only stored when it comes within a minute', async () => {
+    jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick', 'performance'] });
+    const { verdict, questions } = gateway();
+    await times(5, async () => {
+      await verdict(1);
+      jest.advanceTimersByTime(60_000);
+    });
+    expect(questions()).toEqual({ plain: 5, repeatable: 0, revalidations: 0 });
+  });
+
+  it('is noted as the last known verdict once a minute', async () => {
+    jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick', 'performance'] });
+    const { service, verdict, lastKnown } = gateway();
+    const known = () => (JSON.parse(lastKnown.find('production', questionOf(1), Date.now()) ?? '{}') as { checkedAt?: string }).checkedAt;
+    const at = (ms: number) => new Date(start + ms).toISOString();
+    await times(4, () => verdict(1));
+    const notes: unknown[] = [];
+    for (let second = 10; second <= 130; second += 10) {
+      jest.advanceTimersByTime(10_000);
+      service.now = start + second * 1_000;
+      await verdict(1);
+      notes.push(known());
+    }
+    expect(notes).toEqual([...Array<string>(5).fill(at(0)), ...Array<string>(6).fill(at(60_000)), ...Array<string>(2).fill(at(120_000))]);
+  });
+
+  it('is not answered when nobody says what has changed, and for some seconds every question goes its whole way', async () => {
+    jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick'] });
+    const { service, verdict, questions } = gateway();
+    await times(4, () => verdict(1));
+    for (const code of ['UNAVAILABLE', 'READ_MODEL_BEHIND'] as const) {
+      service.away = code;
+      await expect(verdict(1)).rejects.toMatchObject({ code });
+      service.away = undefined;
+      service.change('KEY-1');
+      const before = questions();
+      await times(3, () => verdict(1));
+      expect(questions()).toEqual({ ...before, plain: before.plain + 3 });
+      jest.advanceTimersByTime(10_000);
+      await times(3, () => verdict(1));
+      expect(questions()).toEqual({ ...before, plain: before.plain + 3, repeatable: before.repeatable + 2, revalidations: before.revalidations + 2 });
+    }
+  });
+});
+
+it('No answer is older than a change that was acknowledged before the question, whatever overtakes what', async () => {
+  jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick'] });
+  let repeated = 0;
+  const step = fc.record({
+    what: fc.oneof({ weight: 10, arbitrary: fc.constant('ask') }, { weight: 6, arbitrary: fc.constant('change') }, { weight: 1, arbitrary: fc.constantFrom('begin', 'lose') }),
+    n: fc.integer({ min: 1, max: 2 }), arrivals: fc.nat(3),
+  });
+  await fc.assert(fc.asyncProperty(fc.scheduler(), fc.array(step, { minLength: 10, maxLength: 60 }), async (scheduler, steps) => {
+    const { service, verdict, decisions } = gateway();
+    await times(4, async () => Promise.all([verdict(1), verdict(2)]));
+    service.underway = (what) => scheduler.schedule(Promise.resolve(), what);
+    const asked: Promise<void>[] = [];
+    for (const { what, n, arrivals } of steps) {
+      const key = `KEY-${n}`;
+      if (what === 'change') service.change(key);
+      else if (what === 'begin') service.anotherBegins();
+      else if (what === 'lose') service.away = 'UNAVAILABLE';
+      else {
+        const acknowledged = service.revisions.get(key) ?? 0;
+        asked.push(verdict(n).then(({ seq }) => expect(seq).toBeGreaterThanOrEqual(acknowledged), (error: { code?: string }) => expect(error.code).toBe('UNAVAILABLE')));
+      }
+      for (let arrived = 0; arrived < arrivals; arrived++) {
+        await new Promise(setImmediate);
+        if (scheduler.count() > 0) await scheduler.waitOne();
+      }
+      // It answers again, and the rest is over.
+      if (service.away) jest.advanceTimersByTime(10_000);
+      service.away = undefined;
+    }
+    await scheduler.waitFor(Promise.all(asked));
+    repeated += decisions.length;
+  }), { numRuns: 1_000 });
+  expect(repeated).toBeGreaterThan(1_000);
+});
