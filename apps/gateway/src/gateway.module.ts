@@ -91,7 +91,7 @@ export async function createGateway(platform: GatewayPlatform): Promise<NestFast
     (code) => metrics.decision(code),
   );
   app.useGlobalFilters(problems);
-  serveValidation(fastify, messages, limits, problems, lastKnown, lastKnown && new StoredVerdicts(messages, metrics, lastKnown));
+  serveValidation(fastify, messages, limits, problems, lastKnown && { last: lastKnown, stored: new StoredVerdicts(messages, metrics, lastKnown) });
   serveDocs(fastify);
   fastify.addHook('preClose', async () => {
     // From here on each answer ends its connection, so that nobody sends a request on one that is about to be closed.

@@ -6,7 +6,6 @@ const bytesKept = 25_000_000;
 /** In characters of requests. */
 const namesKept = 5_000_000;
 const keptMs = 24 * 3_600_000;
-const recentMs = 60_000;
 
 interface Kept {
   /** How many bytes had ever been written before it. */
@@ -28,14 +27,14 @@ export class LastKnownVerdicts {
   readonly #texts = Buffer.allocUnsafeSlow(bytesKept);
   #written = 0;
 
-  /** Whether the same was asked within the last minute. */
-  isRecent(environment: string, question: ValidateLicense, now: number): boolean {
-    const kept = this.#kept.get(questionOf(environment, question));
-    return kept !== undefined && now - kept.at < recentMs;
+  /** When the same question was answered last, if that answer is still there. */
+  keptAt(name: string): number | undefined {
+    const kept = this.#kept.peek(name);
+    return kept && this.#isIntact(kept) ? kept.at : undefined;
   }
 
-  keep(environment: string, question: ValidateLicense, text: string, now: number): void {
-    const name = questionOf(environment, question);
+  /** `name`: see `questionOf`. */
+  keep(name: string, text: string, now: number): void {
     const length = Buffer.byteLength(text);
     const last = this.#kept.get(name);
     // In the place of the last one, if it may: a question that is often asked must not drive out all others.
@@ -56,13 +55,13 @@ export class LastKnownVerdicts {
   }
 
   /** "There is no such license" counts as a last answer as well. */
-  forget(environment: string, question: ValidateLicense): void {
-    this.#kept.delete(questionOf(environment, question));
+  forget(name: string): void {
+    this.#kept.delete(name);
   }
 
   /** Undefined when there is none or newer answers have taken its place, or when an instant named in it has passed since: then it may no longer be true. */
-  find(environment: string, question: ValidateLicense, now: number): string | undefined {
-    const kept = this.#kept.get(questionOf(environment, question));
+  find(name: string, now: number): string | undefined {
+    const kept = this.#kept.get(name);
     if (kept === undefined || !this.#isIntact(kept)) return undefined;
     const { token: _, ...verdict } = JSON.parse(this.#texts.toString('utf8', kept.from % bytesKept, (kept.from % bytesKept) + kept.length)) as Verdict & { token?: string };
     return stands(verdict, now - kept.at) ? JSON.stringify({ ...verdict, conclusive: false }) : undefined;

@@ -1,15 +1,15 @@
 import { afterEach, describe, expect, it, jest } from '@jest/globals';
 import { Revalidate, ValidateLicense } from '@keyledger/contracts';
-import { RecentChanges, refuse, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { context, RecentChanges, refuse, runIn, systemContext, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { Fields, ResultOf } from '@keyledger/messaging';
 import { idOf } from '@keyledger/testing';
 import fc from 'fast-check';
-import { LastKnownVerdicts } from './last-known.ts';
+import { LastKnownVerdicts, questionOf } from './last-known.ts';
 import { StoredVerdicts } from './stored-verdicts.ts';
 
 const start = Date.parse('2026-11-21T12:00:00.000Z');
-const instance = { id: idOf('act'), name: 'Zoë "one"' };
-const questionOf = (n: number, more: object = {}) => ({ licenseKey: `KEY-${n}`, ...more }) as ValidateLicense;
+const instance = { id: idOf('act'), name: 'Zoë "one","license":{\\' };
+const question = (n: number, more: object = {}) => ({ licenseKey: `KEY-${n}`, ...more }) as ValidateLicense;
 
 /** An activation service: licenses that change, each named by its key, and what it was asked. */
 class Service {
@@ -20,6 +20,7 @@ class Service {
   until: Instant | null = null;
   stands = true;
   away: 'UNAVAILABLE' | 'READ_MODEL_BEHIND' | undefined;
+  padding = '';
   /** Comes before the question arrives, and before the answer does. */
   underway: (what: string) => Promise<void> = async () => undefined;
   #position = 100;
@@ -40,6 +41,12 @@ class Service {
     this.#replicas = [new RecentChanges(this.#position)];
   }
 
+  /** Another log, which lacks the last events. */
+  fallBack(by: number): void {
+    this.#position -= by;
+    this.restart();
+  }
+
   anotherBegins(): void {
     this.#replicas.push(new RecentChanges(this.#position));
   }
@@ -48,12 +55,12 @@ class Service {
     send: async (type: unknown, fields: object): Promise<object> => {
       const name = type === Revalidate ? 'revalidation' : 'validation';
       await this.underway(`${name} arrives`);
-      if (this.away) throw refuse(this.away);
+      if (this.away && (this.away === 'UNAVAILABLE' || type === Revalidate)) throw refuse(this.away);
       const answer = type === Revalidate ? this.#revalidate(fields as Fields<Revalidate>) : this.#validate(fields as ValidateLicense);
       await this.underway(`${name} is answered`);
       return answer;
     },
-    sendForText: async (type: unknown, fields: object) => JSON.stringify(await this.messages.send(type, fields)),
+    sendForText: async (type: unknown, fields: object) => ValidateLicense.written?.(await this.messages.send(type, fields) as never),
   };
 
   #validate({ licenseKey, instanceId, repeatable }: ValidateLicense): ResultOf<ValidateLicense> {
@@ -64,7 +71,7 @@ class Service {
       valid: true, code: 'VALID', detail: 'License valid', reasons: [], conclusive: true, enforcement: 'FULL', graceEndsAt: null,
       decisionId: `${Service.idOf(licenseKey)}.${seq}.${this.now.toString(36)}.hash-_`, seq, checkedAt,
       instance: instanceId ? { ...instance, lastSeenAt: checkedAt } : null,
-      license: { id: Service.idOf(licenseKey), metadata: { sly: `","checkedAt":"${checkedAt}"` } } as never,
+      license: { id: Service.idOf(licenseKey), metadata: { sly: `","checkedAt":"${checkedAt}","license":{`, '\\': 1, stands: { until: null }, padding: this.padding } } as never,
       ...(repeatable && this.stands && { stands: { until: this.until } }),
     };
   }
@@ -77,19 +84,20 @@ class Service {
   }
 }
 
-function gateway(service = new Service()) {
+function gateway(service = new Service(), messages: Service['messages'] = service.messages) {
   const lastKnown = new LastKnownVerdicts();
   const decisions: string[] = [];
-  const stored = new StoredVerdicts(service.messages as never, { decision: (code: string) => void decisions.push(code) } as never, lastKnown);
+  const stored = new StoredVerdicts(messages as never, { decision: (code: string) => void decisions.push(code) } as never, lastKnown);
   /** As the route does it. */
-  const ask = async (question: ValidateLicense): Promise<string> => {
-    const repeated = await stored.repeated('production', question);
+  const ask = async (environment: string, asked: ValidateLicense): Promise<string> => {
+    const name = questionOf(environment, asked);
+    const repeated = await stored.repeated(environment, name, asked);
     if (repeated !== undefined) return repeated;
-    const text = await stored.fresh('production', question);
-    lastKnown.keep('production', question, text, Date.now());
+    const text = await stored.fresh(environment, name, asked);
+    lastKnown.keep(name, text, Date.now());
     return text;
   };
-  const verdict = async (n: number, more?: object) => JSON.parse(await ask(questionOf(n, more))) as ResultOf<ValidateLicense>;
+  const verdict = async (n: number, more?: object, environment = 'production') => JSON.parse(await ask(environment, question(n, more))) as ResultOf<ValidateLicense>;
   const questions = () => ({ ...service.asked, revalidations: service.asked.revalidations.length });
   return { service, lastKnown, decisions, stored, ask, verdict, questions };
 }
@@ -111,9 +119,10 @@ describe('A question that is asked again and again', () => {
       const now = new Date(service.now).toISOString();
       expect(repeated).toMatchObject({ checkedAt: now, decisionId: `${idOf('lic')}.0.${service.now.toString(36)}.hash-_`, instance: 'instanceId' in more ? { ...instance, lastSeenAt: now } : null });
       service.now += 5;
-      const { checkedAt: _, decisionId: __, instance: ___, license, ...same } = await service.messages.send(ValidateLicense, questionOf(1, more)) as ResultOf<ValidateLicense>;
+      const { checkedAt: _, decisionId: __, instance: ___, license, ...same } = await service.messages.send(ValidateLicense, question(1, more)) as ResultOf<ValidateLicense>;
       expect(repeated).toMatchObject(same);
-      expect(Object.keys(repeated.license ?? {})).toEqual(Object.keys(license ?? {}));
+      expect(repeated.license).toEqual({ ...license, metadata: expect.anything() });
+      expect([Object.keys(repeated), Object.keys((repeated.license as { metadata?: object }).metadata ?? {})]).toEqual([expect.not.arrayContaining(['stands']), ['sly', '\\', 'stands', 'padding']]);
     }
     // The first of all tells from where on changes are followed.
     expect(questions()).toEqual({ plain: 4, repeatable: 3, revalidations: 4 });
@@ -139,6 +148,8 @@ describe('A question that is asked again and again', () => {
     expect(service.asked.revalidations).toEqual([]);
     await Promise.all(all.map((n) => verdict(n, { instanceId: instance.id })));
     expect(service.asked.revalidations).toHaveLength(2);
+    await times(2, () => verdict(1));
+    expect(service.asked.revalidations.pop()?.seen).toEqual([]);
     expect(service.asked.revalidations.map(({ seen }) => seen)).toEqual([[{ licenseId: idOf('lic', 15), activationId: instance.id }], [{ licenseId: idOf('lic', 19), activationId: instance.id as ActivationId }]]);
   });
 
@@ -184,48 +195,93 @@ describe('A question that is asked again and again', () => {
     expect(questions().plain).toBe(plain + 3);
   });
 
-  it('is only stored when it comes within a minute', async () => {
+  it('is only stored when it comes within five seconds', async () => {
     jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick', 'performance'] });
     const { verdict, questions } = gateway();
     await times(5, async () => {
       await verdict(1);
-      jest.advanceTimersByTime(60_000);
+      jest.advanceTimersByTime(5_000);
     });
     expect(questions()).toEqual({ plain: 5, repeatable: 0, revalidations: 0 });
   });
 
-  it('is noted as the last known verdict once a minute', async () => {
+  it('is noted as the last known verdict once a minute, and when that was overwritten', async () => {
     jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick', 'performance'] });
     const { service, verdict, lastKnown } = gateway();
-    const known = () => (JSON.parse(lastKnown.find('production', questionOf(1), Date.now()) ?? '{}') as { checkedAt?: string }).checkedAt;
+    const known = () => (JSON.parse(lastKnown.find(questionOf('production', question(1)), Date.now()) ?? '{}') as { checkedAt?: string }).checkedAt;
     const at = (ms: number) => new Date(start + ms).toISOString();
-    await times(4, () => verdict(1));
-    const notes: unknown[] = [];
-    for (let second = 10; second <= 130; second += 10) {
-      jest.advanceTimersByTime(10_000);
-      service.now = start + second * 1_000;
+    const pass = async () => {
+      jest.advanceTimersByTime(4_000);
+      service.now += 4_000;
       await verdict(1);
-      notes.push(known());
-    }
-    expect(notes).toEqual([...Array<string>(5).fill(at(0)), ...Array<string>(6).fill(at(60_000)), ...Array<string>(2).fill(at(120_000))]);
+      return known();
+    };
+    await times(4, () => verdict(1));
+    expect(await times(31, pass)).toEqual([...Array<string>(14).fill(at(0)), ...Array<string>(15).fill(at(60_000)), ...Array<string>(2).fill(at(120_000))]);
+    for (let n = 0; n < 3; n++) lastKnown.keep(`${n}`, 'x'.repeat(12_000_000), Date.now());
+    expect(known()).toBeUndefined();
+    expect(await pass()).toBe(at(128_000));
   });
 
-  it('is not answered when nobody says what has changed, and for some seconds every question goes its whole way', async () => {
-    jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick'] });
+  it('is stored with so many others as fit into the memory for them', async () => {
+    const { service, verdict, questions } = gateway();
+    service.padding = 'x'.repeat(1_000_000);
+    const all = Array.from({ length: 30 }, (_, n) => n);
+    for (const n of all) await times(4, () => verdict(n));
+    const before = questions().revalidations;
+    // From the last to the first, so that none drives out one that is still to come.
+    for (const n of all.toReversed()) await verdict(n);
+    expect(questions().revalidations - before).toBe(24);
+  });
+
+  it('is not answered while nobody answers, and asked of the service in full after that', async () => {
     const { service, verdict, questions } = gateway();
     await times(4, () => verdict(1));
-    for (const code of ['UNAVAILABLE', 'READ_MODEL_BEHIND'] as const) {
-      service.away = code;
-      await expect(verdict(1)).rejects.toMatchObject({ code });
-      service.away = undefined;
-      service.change('KEY-1');
-      const before = questions();
-      await times(3, () => verdict(1));
-      expect(questions()).toEqual({ ...before, plain: before.plain + 3 });
-      jest.advanceTimersByTime(10_000);
-      await times(3, () => verdict(1));
-      expect(questions()).toEqual({ ...before, plain: before.plain + 3, repeatable: before.repeatable + 2, revalidations: before.revalidations + 2 });
-    }
+    service.away = 'UNAVAILABLE';
+    await expect(verdict(1)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    service.away = undefined;
+    const before = questions();
+    expect((await verdict(1)).seq).toBe(service.change('KEY-1') - 1);
+    expect(await times(3, async () => (await verdict(1)).seq)).toEqual([1, 1, 1]);
+    // What it knew of the log is gone as well.
+    expect(service.asked.revalidations[before.revalidations]?.since).toBeNull();
+  });
+
+  it('is asked of the service in full, which may know what was last, when that cannot say what has changed', async () => {
+    const { service, verdict, questions } = gateway();
+    await times(4, () => verdict(1));
+    service.away = 'READ_MODEL_BEHIND';
+    service.stands = false;
+    const before = questions();
+    await times(3, () => verdict(1));
+    expect(questions()).toEqual({ ...before, repeatable: before.repeatable + 3 });
+  });
+
+  it('is not taken for unchanged by what was learned of a log that has been replaced since', async () => {
+    jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick', 'performance'] });
+    const { service, verdict } = gateway();
+    await times(4, () => verdict(1));
+    service.fallBack(5);
+    expect(service.change('KEY-1')).toBe(1);
+    for (let n = 0; n < 20; n++) service.change('KEY-2');
+    jest.advanceTimersByTime(5_000);
+    expect((await verdict(1)).seq).toBe(1);
+  });
+
+  it('is another one in another environment, whose log has positions of its own', async () => {
+    const services = { production: new Service(), staging: new Service() };
+    services.staging.change('KEY-1');
+    services.staging.fallBack(50);
+    const there = () => services[context().environment as keyof typeof services].messages;
+    const { verdict } = gateway(services.production, { send: (...asked) => there().send(...asked), sendForText: (...asked) => there().sendForText(...asked) });
+    const both = () => Promise.all((['production', 'staging'] as const).map((environment) => runIn(systemContext(environment, '2026-11-21T12:00:00.000Z'), async () => (await verdict(1, {}, environment)).seq)));
+    expect(await times(4, both)).toEqual(Array(4).fill([0, 1]));
+    services.staging.change('KEY-1');
+    services.production.change('KEY-1');
+    services.production.change('KEY-1');
+    expect(await times(3, both)).toEqual(Array(3).fill([2, 2]));
+    services.staging.change('KEY-1');
+    expect(await times(3, both)).toEqual(Array(3).fill([2, 3]));
   });
 });
 

@@ -1,26 +1,26 @@
 import { Revalidate, ValidateLicense } from '@keyledger/contracts';
-import { RecentChanges, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
+import { RecentChanges, Refusal, type ActivationId, type Instant, type LicenseId } from '@keyledger/kernel';
 import type { MessageClient, ResultOf } from '@keyledger/messaging';
 import type { Metrics } from '@keyledger/observability';
 import { LRUCache } from 'lru-cache';
-import { questionOf, type LastKnownVerdicts } from './last-known.ts';
+import type { LastKnownVerdicts } from './last-known.ts';
 
 /** Some 20,000 verdicts of the usual size. */
 const charactersKept = 25_000_000;
 const maxLicenses = 50_000;
+/** A question that comes again within this time is worth storing; what was learned about changes is good for as long. */
+const recentMs = 5_000;
 /** A rush is spread over the processes of the activation service, which can begin while this one carries on. */
 const togetherAtMost = 16;
 /** How often a verdict that is repeated all the time is noted as the last known one. */
 const notedEveryMs = 60_000;
-/** After a question that was not answered: how long nothing is stored. */
-const restMs = 10_000;
 
 /** A verdict, written but for the time in it. */
 interface Stored {
-  /** Up to the time in the decision id, from there to `checkedAt`, and what follows. */
-  readonly text: readonly [string, string, string];
-  /** What follows the last-seen time of its instance. */
-  readonly end: string | undefined;
+  /** Up to the time in its id, which is written otherwise. */
+  readonly start: string;
+  /** Between them is the time. */
+  readonly parts: readonly string[];
   readonly code: string;
   readonly license: Known;
   readonly instance: ActivationId | undefined;
@@ -48,28 +48,41 @@ interface Moment {
  * was acknowledged before it was asked for, like one that is made anew.
  */
 export class StoredVerdicts {
-  readonly #stored = new LRUCache<string, Stored>({ maxSize: charactersKept, sizeCalculation: (stored, question) => question.length + lengthOf(stored) });
+  /** By question: see `questionOf`. */
+  readonly #stored = new LRUCache<string, Stored>({ maxSize: charactersKept, sizeCalculation: ({ start, parts }, name) => parts.reduce((sum, { length }) => sum + length, name.length + start.length) });
   readonly #changes = new Map<string, LicenseChanges>();
 
   constructor(private readonly messages: MessageClient, private readonly metrics: Metrics, private readonly lastKnown: LastKnownVerdicts) {}
 
-  /** The answer if one is stored and stands; undefined means: ask the activation service. Rejects when that does not answer. */
-  repeated(environment: string, question: ValidateLicense): Promise<string | undefined> | undefined {
-    if (question.nonce !== undefined) return undefined;
-    const stored = this.#stored.get(questionOf(environment, question));
-    if (!stored || stored.license.hasChanged) return undefined;
-    return this.#changesIn(environment).next(stored).then((moment) => this.#repeat(environment, question, stored, moment));
+  /** The answer if one is stored and stands; undefined means: ask the activation service. Rejects with UNAVAILABLE when nobody answers. */
+  repeated(environment: string, name: string, { nonce }: ValidateLicense): Promise<string | undefined> | undefined {
+    const stored = nonce === undefined ? this.#stored.get(name) : undefined;
+    if (!stored) return undefined;
+    if (stored.license.hasChanged) return void this.#stored.delete(name);
+    return this.#changesIn(environment).next(stored).then((moment) => this.#repeat(name, stored, moment), (error: unknown) => {
+      if (error instanceof Refusal && error.code === 'UNAVAILABLE') throw error;
+      // Who cannot say what has changed can still judge by what it knows.
+      return undefined;
+    });
   }
 
   /** Asks the activation service, and stores the answer if the question comes again and again. */
-  async fresh(environment: string, question: ValidateLicense): Promise<string> {
+  async fresh(environment: string, name: string, question: ValidateLicense): Promise<string> {
     const changes = this.#changesIn(environment);
-    if (question.nonce !== undefined || changes.areResting || !this.lastKnown.isRecent(environment, question, Date.now())) return this.messages.sendForText(ValidateLicense, question);
+    const isRecent = Date.now() - (this.lastKnown.keptAt(name) ?? -Infinity) < recentMs;
+    if (question.nonce !== undefined || !isRecent) return this.messages.sendForText(ValidateLicense, question);
     const { step } = changes;
-    const { stands, ...verdict } = await this.messages.send(ValidateLicense, { ...question, repeatable: true });
-    const license = stands && verdict.license && changes.unchangedSince(step, verdict.license.id as LicenseId);
-    if (license) this.#stored.set(questionOf(environment, question), storedFrom(verdict, license, stands.until as Instant | null));
-    return JSON.stringify(verdict);
+    const text = await this.messages.sendForText(ValidateLicense, { ...question, repeatable: true });
+    // Its last member, and passed on as it is. In a text before it these characters would be escaped.
+    const ofLicense = text.indexOf(',"license":{');
+    if (ofLicense === -1) return text;
+    const { stands, ...verdict } = JSON.parse(`${text.slice(0, ofLicense)}}`) as WithoutLicense;
+    if (!stands) return text;
+    // A copy: a part of the text would keep all of the message that it came in.
+    const license = Buffer.from(text.slice(ofLicense)).toString();
+    const known = changes.unchangedSince(step, verdict.decisionId.slice(0, verdict.decisionId.indexOf('.')) as LicenseId);
+    if (known) this.#stored.set(name, storedFrom(verdict, license, known, stands.until as Instant | null));
+    return opened(verdict) + license;
   }
 
   #changesIn(environment: string): LicenseChanges {
@@ -78,15 +91,15 @@ export class StoredVerdicts {
     return changes;
   }
 
-  #repeat(environment: string, question: ValidateLicense, stored: Stored, { now, inId }: Moment): string | undefined {
-    const { license, from, until, text: [start, middle, rest], end } = stored;
+  #repeat(name: string, stored: Stored, { now, inId }: Moment): string | undefined {
+    const { license, from, until, start, parts } = stored;
     if (license.hasChanged || now < from || (until !== null && now >= until)) return undefined;
     this.metrics.decision(stored.code);
-    const text = end === undefined ? `${start}${inId}${middle}${now}${rest}` : `${start}${inId}${middle}${now}${rest}${now}${end}`;
+    const text = start + inId + parts.join(now);
     const at = Date.now();
-    if (at - stored.notedAt >= notedEveryMs) {
+    if (at - stored.notedAt >= notedEveryMs || this.lastKnown.keptAt(name) === undefined) {
       stored.notedAt = at;
-      this.lastKnown.keep(environment, question, text, at);
+      this.lastKnown.keep(name, text, at);
     }
     return text;
   }
@@ -97,18 +110,13 @@ class LicenseChanges {
   readonly #licenses = new LRUCache<LicenseId, Known>({ maxSize: maxLicenses, sizeCalculation: () => 1, dispose: (license) => { license.hasChanged = true; } });
   /** In the log, of the answer that came last. What has happened before it was told by then, or nothing is stored that is so old. */
   #position: number | null = null;
+  #learnedAt = -Infinity;
   /** Counts the answers. */
   step = 0;
   #recent = new RecentChanges<LicenseId>(0);
-  #seen = new Map<ActivationId, LicenseId>();
-  #gathering: { count: number; readonly answered: Promise<Moment>; readonly ask: () => void } | undefined;
-  #restsUntil = -Infinity;
+  #gathering: { count: number; readonly seen: Map<ActivationId, LicenseId>; readonly answered: Promise<Moment>; readonly ask: () => void } | undefined;
 
   constructor(private readonly messages: MessageClient) {}
-
-  get areResting(): boolean {
-    return performance.now() < this.#restsUntil;
-  }
 
   /** Undefined if the license may have changed since that step. */
   unchangedSince(step: number, id: LicenseId): Known | undefined {
@@ -120,66 +128,67 @@ class LicenseChanges {
 
   /** Asks which licenses have changed, from now on: an answer under way may not know what happened just now. */
   next({ license, instance }: Stored): Promise<Moment> {
-    if (instance) this.#seen.set(instance, license.id);
     const gathering = (this.#gathering ??= this.#gather());
+    if (instance) gathering.seen.set(instance, license.id);
     if (++gathering.count === togetherAtMost) gathering.ask();
     return gathering.answered;
   }
 
   #gather() {
     const { promise: answered, resolve } = Promise.withResolvers<Moment>();
+    const seen = new Map<ActivationId, LicenseId>();
     const ask = () => {
       clearImmediate(atTheEnd);
       this.#gathering = undefined;
-      resolve(this.#ask());
+      resolve(this.#ask(seen));
     };
     const atTheEnd = setImmediate(ask);
-    return { count: 0, answered, ask };
+    return { count: 0, seen, answered, ask };
   }
 
-  async #ask(): Promise<Moment> {
-    const seen = [...this.#seen].map(([activationId, licenseId]) => ({ licenseId, activationId }));
-    this.#seen = new Map();
+  async #ask(seen: ReadonlyMap<ActivationId, LicenseId>): Promise<Moment> {
+    // A log that was replaced, by a standby or a backup, may have gone beyond an older position without telling.
+    const since = Date.now() - this.#learnedAt < recentMs ? this.#position : null;
     try {
-      const answer = await this.messages.send(Revalidate, { since: this.#position, seen });
+      const answer = await this.messages.send(Revalidate, { since, seen: [...seen].map(([activationId, licenseId]) => ({ licenseId, activationId })) });
       this.#learn(answer);
       return { now: answer.now as Instant, inId: Date.parse(answer.now).toString(36) };
     } catch (error) {
-      this.#restsUntil = performance.now() + restMs;
       this.#forgetAll();
       throw error;
     }
   }
 
   #learn({ position, changed }: ResultOf<Revalidate>): void {
-    this.#position = position;
-    if (!changed) return this.#forgetAll();
-    this.step++;
-    for (const id of changed as LicenseId[]) {
-      this.#licenses.delete(id);
-      this.#recent.add(id, this.step);
+    if (!changed) this.#forgetAll();
+    else {
+      this.step++;
+      for (const id of changed as LicenseId[]) {
+        this.#licenses.delete(id);
+        this.#recent.add(id, this.step);
+      }
     }
+    this.#position = position;
+    this.#learnedAt = Date.now();
   }
 
   #forgetAll(): void {
+    this.#position = null;
     this.step++;
     this.#licenses.clear();
     this.#recent = new RecentChanges(this.step);
   }
 }
 
-const lengthOf = ({ text, end = '' }: Stored): number => text.reduce((sum, part) => sum + part.length, end.length);
+type WithoutLicense = Omit<ResultOf<ValidateLicense>, 'license'>;
 
-/** In the order in which the activation service writes it. */
-function storedFrom({ decisionId, seq, checkedAt, license, instance, ...judged }: ResultOf<ValidateLicense>, known: Known, until: Instant | null): Stored {
+/** `license` is the rest of the text. The members come in the order in which the activation service writes them. */
+function storedFrom({ decisionId, seq, checkedAt, instance, stands: _, ...judged }: WithoutLicense, license: string, known: Known, until: Instant | null): Stored {
   const asked = decisionId.slice(decisionId.lastIndexOf('.'));
-  const start = `${opened(judged)},"decisionId":"${known.id}.${seq}.`;
   const middle = `${asked}","seq":${seq},"checkedAt":"`;
-  const ofLicense = `"license":${JSON.stringify(license)}}`;
-  const rest = instance ? `","instance":${opened({ id: instance.id, name: instance.name })},"lastSeenAt":"` : `","instance":null,${ofLicense}`;
+  const parts = instance ? [middle, `","instance":${opened({ id: instance.id, name: instance.name })},"lastSeenAt":"`, `"}${license}`] : [middle, `","instance":null${license}`];
   return {
-    text: [start, middle, rest], end: instance ? `"},${ofLicense}` : undefined, code: judged.code, license: known, instance: instance?.id as ActivationId | undefined, from: checkedAt as Instant, until,
-    notedAt: Date.now(),
+    start: `${opened(judged)},"decisionId":"${known.id}.${seq}.`, parts, code: judged.code, license: known, instance: instance?.id as ActivationId | undefined, from: checkedAt as Instant, until, notedAt: Date.now(),
   };
 }
 

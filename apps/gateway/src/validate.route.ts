@@ -4,7 +4,7 @@ import type { MessageClient } from '@keyledger/messaging';
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import * as examples from './examples.ts';
-import type { LastKnownVerdicts } from './last-known.ts';
+import { questionOf, type LastKnownVerdicts } from './last-known.ts';
 import { nothing, type Operation } from './operation.ts';
 import type { ProblemFilter } from './problems.ts';
 import type { RateLimits } from './rate-limits.ts';
@@ -15,38 +15,46 @@ const operation: Operation = {
   summary: 'Validate a license. Always 200 for a well-formed request; the verdict is in the body', body: bodyOf(ValidateLicense, 'repeatable'), answer: Verdict, example: examples.validate,
 };
 
+/** What a gateway remembers of verdicts where the services may be out of reach while it keeps running. */
+export interface KnownVerdicts {
+  readonly last: LastKnownVerdicts;
+  readonly stored: StoredVerdicts;
+}
+
 /**
  * `POST /license/validate` is called more often than everything else together. It is a plain Fastify route: Nest's way from the route to a
  * method costs more than the verdict does.
  */
-export function serveValidation(
-  fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, lastKnown?: LastKnownVerdicts, stored?: StoredVerdicts,
-): void {
+export function serveValidation(fastify: FastifyInstance, messages: MessageClient, limits: RateLimits, problems: ProblemFilter, known?: KnownVerdicts): void {
   fastify.route<{ Body: ValidateLicense }>({
     method: operation.method, url: operation.path, config: { operation }, schema: { body: operation.body, querystring: nothing },
     errorHandler: (error, request, reply) => problems.answer(error, request, reply),
     handler({ ip, body, context }, reply) {
       const environment = context?.environment ?? '';
-      const answer = (text: string) => reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
-      const ask = (right: () => void) => (stored ? stored.fresh(environment, body) : messages.sendForText(ValidateLicense, body)).then((text) => {
+      const name = known ? questionOf(environment, body) : '';
+      const answer = (text: string) => void reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
+
+      const ask = (right: () => void) => (known?.stored.fresh(environment, name, body) ?? messages.sendForText(ValidateLicense, body)).then((text) => {
         const unknown = withoutLicense(text);
         if (unknown) {
           const { retired, ...verdict } = unknown;
           if (!retired) limits.wrongLicenseKey(ip, body.licenseKey, reply);
-          lastKnown?.forget(environment, body);
-          return void answer(JSON.stringify(verdict));
+          known?.last.forget(name);
+          return answer(JSON.stringify(verdict));
         }
         right();
-        lastKnown?.keep(environment, body, text, Date.now());
-        void answer(text);
+        known?.last.keep(name, text, Date.now());
+        return answer(text);
       });
-      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => stored?.repeated(environment, body)?.then((text) => {
+
+      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => known?.stored.repeated(environment, name, body)?.then((text) => {
         if (text === undefined) return ask(right);
         right();
-        return void answer(text);
+        return answer(text);
       }) ?? ask(right)).catch((error: unknown) => {
-        const known = isTransient(error) ? lastKnown?.find(environment, body, Date.now()) : undefined;
-        void (known === undefined ? reply.send(error) : answer(known));
+        const text = isTransient(error) ? known?.last.find(name, Date.now()) : undefined;
+        if (text === undefined) reply.send(error);
+        else answer(text);
       });
     },
   });
