@@ -32,6 +32,8 @@ const authenticated: Answers = {
     const permissions = role && roles[role as Role];
     return permissions ? { apiKeyId: sampleId('key'), environment: environment === 'root' ? null : environment, role, permissions } : null;
   },
+  // How long it stands is said to a gateway that asks for it.
+  'activation.validate': () => ({ ...sampleOf(contracts.ValidateLicense.answer) as object, stands: undefined }),
   'environment.list': () => ({ data: ['production', 'staging'].map((name) => ({ name, createdAt: '2026-01-01T00:00:00.000Z' })) }),
   'access.claim-request': () => ({ state: 'run', commandId: '0b8a3c0e-6f0e-4f0a-9d3e-2b1c5a7d9e01', commandAt: '2026-12-01T00:00:00.000Z', retry: false }),
   'access.complete-request': ({ status, body, headers }) => ({ status, body, headers }),

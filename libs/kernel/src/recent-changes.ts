@@ -5,17 +5,19 @@ const keptAtLeast = 10_000;
 export class RecentChanges<T> {
   /** Changes up to here are no longer known. */
   #from: number;
+  readonly #kept: number;
   #changes: { readonly what: T; readonly position: number }[] = [];
 
-  constructor(from: number, private readonly kept = keptAtLeast) {
+  constructor(from: number, kept = keptAtLeast) {
     this.#from = from;
+    this.#kept = kept;
   }
 
   /** In the order of the log. */
   add(what: T, position: number): void {
-    if (this.#changes.push({ what, position }) < 2 * this.kept) return;
-    this.#from = this.#changes[this.kept - 1]?.position ?? this.#from;
-    this.#changes = this.#changes.slice(this.kept);
+    if (this.#changes.push({ what, position }) < 2 * this.#kept) return;
+    this.#from = this.#changes[this.#kept - 1]?.position ?? this.#from;
+    this.#changes = this.#changes.slice(this.#kept);
   }
 
   /** What has changed after a position. Undefined if that is too long ago to be known. */
