@@ -76,7 +76,7 @@ export class StoredVerdicts {
     // Its last member, and passed on as it is. In a text before it these characters would be escaped.
     const ofLicense = text.indexOf(',"license":{');
     if (ofLicense === -1) return text;
-    const { stands, ...verdict } = JSON.parse(`${text.slice(0, ofLicense)}}`) as WithoutLicense;
+    const { stands, ...verdict } = JSON.parse(`${text.slice(0, ofLicense)}}`) as Omit<ResultOf<ValidateLicense>, 'license'>;
     if (!stands) return text;
     // A copy: a part of the text would keep all of the message that it came in.
     const license = Buffer.from(text.slice(ofLicense)).toString();
@@ -180,10 +180,8 @@ class LicenseChanges {
   }
 }
 
-type WithoutLicense = Omit<ResultOf<ValidateLicense>, 'license'>;
-
 /** `license` is the rest of the text. The members come in the order in which the activation service writes them. */
-function storedFrom({ decisionId, seq, checkedAt, instance, stands: _, ...judged }: WithoutLicense, license: string, known: Known, until: Instant | null): Stored {
+function storedFrom({ decisionId, seq, checkedAt, instance, ...judged }: Omit<ResultOf<ValidateLicense>, 'license' | 'stands'>, license: string, known: Known, until: Instant | null): Stored {
   const asked = decisionId.slice(decisionId.lastIndexOf('.'));
   const middle = `${asked}","seq":${seq},"checkedAt":"`;
   const parts = instance ? [middle, `","instance":${opened({ id: instance.id, name: instance.name })},"lastSeenAt":"`, `"}${license}`] : [middle, `","instance":null${license}`];
