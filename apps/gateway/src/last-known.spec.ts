@@ -147,13 +147,24 @@ describe('A validation', () => {
   it('that comes again and again is repeated while its license does not change', async () => {
     expect(await seen(verdict, storable, unchanged, unchanged)).toEqual([verdict, stored, repeated, repeated]);
     expect(await seen(verdict, storable, { ...unchanged, changed: ['lic'] }, { ...stored, seq: 2 })).toEqual([verdict, stored, { ...stored, seq: 2 }]);
-    expect(await seen(verdict, storable, unchanged, 'UNAVAILABLE')).toEqual([verdict, stored, repeated, { ...stored, conclusive: false }]);
+    expect(await seen(verdict, storable, unchanged, 'UNAVAILABLE')).toEqual([verdict, stored, repeated, { ...repeated, conclusive: false }]);
   });
 
   it('that is repeated proves that its client does not guess', async () => {
-    const ask = served([verdict, storable, unchanged, gone, unchanged, unchanged], 1);
+    const ask = served([verdict, storable, unchanged, gone, verdict], 1);
     expect([await ask(), await ask(), await ask({}, '192.0.2.2'), await ask({ licenseKey: 'guessed' }, '192.0.2.2')]).toEqual([verdict, stored, repeated, gone]);
-    expect([await ask({}, '192.0.2.2'), await ask({ licenseKey: 'another' }, '192.0.2.2')]).toEqual([repeated, { code: 'RATE_LIMITED' }]);
+    expect([await ask({ fingerprint: 'fp' }, '192.0.2.2'), await ask({ licenseKey: 'another' }, '192.0.2.2')]).toEqual([verdict, { code: 'RATE_LIMITED' }]);
+  });
+
+  it('that is repeated does not wait for the look-ups of other keys', async () => {
+    const lookedUp = Promise.withResolvers<object>();
+    const ask = served([verdict, storable, lookedUp.promise, unchanged], 1);
+    expect([await ask(), await ask()]).toEqual([verdict, stored]);
+    const another = ask({ licenseKey: 'another' }, '192.0.2.2');
+    await new Promise(setImmediate);
+    expect(await ask({}, '192.0.2.2')).toEqual(repeated);
+    lookedUp.resolve(verdict);
+    expect(await another).toEqual(verdict);
   });
 
   it('cannot be asked for as services ask', async () => {

@@ -89,9 +89,10 @@ function gateway(service = new Service(), messages: Service['messages'] = servic
   const decisions: string[] = [];
   const stored = new StoredVerdicts(messages as never, { decision: (code: string) => void decisions.push(code) } as never, lastKnown);
   /** As the route does it. */
-  const ask = async (environment: string, asked: ValidateLicense): Promise<string> => {
+  const right: string[] = [];
+  const ask = async (environment: string, asked: ValidateLicense, address = '192.0.2.1'): Promise<string> => {
     const name = questionOf(environment, asked);
-    const repeated = await stored.repeated(environment, name, asked);
+    const repeated = await stored.repeated(environment, name, asked, address, () => right.push(address));
     if (repeated !== undefined) return repeated;
     const text = await stored.fresh(environment, name, asked);
     lastKnown.keep(name, text, Date.now());
@@ -99,7 +100,7 @@ function gateway(service = new Service(), messages: Service['messages'] = servic
   };
   const verdict = async (n: number, more?: object, environment = 'production') => JSON.parse(await ask(environment, question(n, more))) as ResultOf<ValidateLicense>;
   const questions = () => ({ ...service.asked, revalidations: service.asked.revalidations.length });
-  return { service, lastKnown, decisions, stored, ask, verdict, questions };
+  return { service, lastKnown, decisions, right, ask, verdict, questions };
 }
 const times = async <T>(count: number, work: () => Promise<T>): Promise<T[]> => {
   const all: T[] = [];
@@ -205,22 +206,20 @@ describe('A question that is asked again and again', () => {
     expect(questions()).toEqual({ plain: 5, repeatable: 0, revalidations: 0 });
   });
 
-  it('is noted as the last known verdict once a minute, and when that was overwritten', async () => {
+  it('is noted as the last known verdict, and its address as one that knows the key, once a second and when another address asks', async () => {
     jest.useFakeTimers({ doNotFake: ['setImmediate', 'clearImmediate', 'nextTick', 'performance'] });
-    const { service, verdict, lastKnown } = gateway();
+    const { service, ask, lastKnown, right } = gateway();
     const known = () => (JSON.parse(lastKnown.find(questionOf('production', question(1)), Date.now()) ?? '{}') as { checkedAt?: string }).checkedAt;
-    const at = (ms: number) => new Date(start + ms).toISOString();
-    const pass = async () => {
-      jest.advanceTimersByTime(4_000);
-      service.now += 4_000;
-      await verdict(1);
-      return known();
-    };
-    await times(4, () => verdict(1));
-    expect(await times(31, pass)).toEqual([...Array<string>(14).fill(at(0)), ...Array<string>(15).fill(at(60_000)), ...Array<string>(2).fill(at(120_000))]);
-    for (let n = 0; n < 3; n++) lastKnown.keep(`${n}`, 'x'.repeat(12_000_000), Date.now());
-    expect(known()).toBeUndefined();
-    expect(await pass()).toBe(at(128_000));
+    const [here, there] = ['192.0.2.1', '192.0.2.2'];
+    const seen: unknown[] = [];
+    await times(3, () => ask('production', question(1), here));
+    for (const address of [here, here, here, here, there, there, here]) {
+      jest.advanceTimersByTime(400);
+      service.now += 400;
+      await ask('production', question(1), address);
+      seen.push([Date.parse(known() ?? '') - start, ...right.splice(0)]);
+    }
+    expect(seen).toEqual([[400, here], [400], [400], [1_600, here], [2_000, there], [2_000], [2_800, here]]);
   });
 
   it('is stored with so many others as fit into the memory for them', async () => {
@@ -232,6 +231,18 @@ describe('A question that is asked again and again', () => {
     // From the last to the first, so that none drives out one that is still to come.
     for (const n of all.toReversed()) await verdict(n);
     expect(questions().revalidations - before).toBe(24);
+  });
+
+  it('stays stored while others are asked for no longer', async () => {
+    const { service, ask, verdict, questions } = gateway();
+    service.padding = 'x'.repeat(1_000_000);
+    const all = Array.from({ length: 30 }, (_, n) => n);
+    for (const n of all) {
+      await times(4, () => verdict(n));
+      const before = questions();
+      await ask('production', question(0), `192.0.2.${n}`);
+      expect(questions()).toEqual({ ...before, revalidations: before.revalidations + 1 });
+    }
   });
 
   it('is not answered while nobody answers, and asked of the service in full after that', async () => {

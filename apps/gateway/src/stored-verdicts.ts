@@ -12,15 +12,17 @@ const maxLicenses = 50_000;
 const recentMs = 5_000;
 /** A rush is spread over the processes of the activation service, which can begin while this one carries on. */
 const togetherAtMost = 16;
-/** How often a verdict that is repeated all the time is noted as the last known one. */
-const notedEveryMs = 60_000;
+/** What is repeated more often than this is noted this often: as the last known verdict, and that who asked does not guess. */
+const notedEveryMs = 1_000;
 
 /** A verdict, written but for the time in it. */
 interface Stored {
   /** Up to the time in its id, which is written otherwise. */
   readonly start: string;
-  /** Between them is the time. */
-  readonly parts: readonly string[];
+  /** From there to the next time. */
+  readonly middle: string;
+  /** A time is before each of them. */
+  readonly ends: readonly string[];
   readonly code: string;
   readonly license: Known;
   readonly instance: ActivationId | undefined;
@@ -29,6 +31,8 @@ interface Stored {
   readonly until: Instant | null;
   /** By this process's clock, milliseconds. */
   notedAt: number;
+  /** The address that asked then. */
+  notedOf: string;
 }
 
 interface Known {
@@ -49,17 +53,24 @@ interface Moment {
  */
 export class StoredVerdicts {
   /** By question: see `questionOf`. */
-  readonly #stored = new LRUCache<string, Stored>({ maxSize: charactersKept, sizeCalculation: ({ start, parts }, name) => parts.reduce((sum, { length }) => sum + length, name.length + start.length) });
+  readonly #stored = new LRUCache<string, Stored>({ maxSize: charactersKept, sizeCalculation: ({ start, middle, ends }, name) => [name, start, middle, ...ends].reduce((sum, { length }) => sum + length, 0) });
   readonly #changes = new Map<string, LicenseChanges>();
 
   constructor(private readonly messages: MessageClient, private readonly metrics: Metrics, private readonly lastKnown: LastKnownVerdicts) {}
 
-  /** The answer if one is stored and stands; undefined means: ask the activation service. Rejects with UNAVAILABLE when nobody answers. */
-  repeated(environment: string, name: string, { nonce }: ValidateLicense): Promise<string | undefined> | undefined {
-    const stored = nonce === undefined ? this.#stored.get(name) : undefined;
+  /**
+   * The answer if one is stored and stands; undefined means: ask the activation service. Rejects with UNAVAILABLE when nobody answers. `right` is called
+   * with the first answer to each address, and then now and again: to be told every time would cost more than the rest.
+   */
+  repeated(environment: string, name: string, { nonce }: ValidateLicense, address: string, right: () => void): Promise<string | undefined> | undefined {
+    const stored = nonce === undefined ? this.#stored.peek(name) : undefined;
     if (!stored) return undefined;
     if (stored.license.hasChanged) return void this.#stored.delete(name);
-    return this.#changesIn(environment).next(stored).then((moment) => this.#repeat(name, stored, moment), (error: unknown) => {
+    return this.#changesIn(environment).next(stored).then((moment) => {
+      const text = this.#repeat(stored, moment);
+      if (text !== undefined) this.#note(name, stored, text, address, right);
+      return text;
+    }, (error: unknown) => {
       if (error instanceof Refusal && error.code === 'UNAVAILABLE') throw error;
       // Who cannot say what has changed can still judge by what it knows.
       return undefined;
@@ -91,17 +102,23 @@ export class StoredVerdicts {
     return changes;
   }
 
-  #repeat(name: string, stored: Stored, { now, inId }: Moment): string | undefined {
-    const { license, from, until, start, parts } = stored;
+  #repeat({ code, license, from, until, start, middle, ends }: Stored, { now, inId }: Moment): string | undefined {
     if (license.hasChanged || now < from || (until !== null && now >= until)) return undefined;
-    this.metrics.decision(stored.code);
-    const text = start + inId + parts.join(now);
-    const at = Date.now();
-    if (at - stored.notedAt >= notedEveryMs || this.lastKnown.keptAt(name) === undefined) {
-      stored.notedAt = at;
-      this.lastKnown.keep(name, text, at);
-    }
+    this.metrics.decision(code);
+    let text = start + inId + middle;
+    for (const end of ends) text += now + end;
     return text;
+  }
+
+  #note(name: string, stored: Stored, text: string, address: string, right: () => void): void {
+    const at = Date.now();
+    if (at - stored.notedAt < notedEveryMs && stored.notedOf === address) return;
+    stored.notedAt = at;
+    stored.notedOf = address;
+    // As one of those that are asked for now.
+    this.#stored.get(name);
+    this.lastKnown.keep(name, text, at);
+    right();
   }
 }
 
@@ -184,9 +201,10 @@ class LicenseChanges {
 function storedFrom({ decisionId, seq, checkedAt, instance, ...judged }: Omit<ResultOf<ValidateLicense>, 'license' | 'stands'>, license: string, known: Known, until: Instant | null): Stored {
   const asked = decisionId.slice(decisionId.lastIndexOf('.'));
   const middle = `${asked}","seq":${seq},"checkedAt":"`;
-  const parts = instance ? [middle, `","instance":${opened({ id: instance.id, name: instance.name })},"lastSeenAt":"`, `"}${license}`] : [middle, `","instance":null${license}`];
   return {
-    start: `${opened(judged)},"decisionId":"${known.id}.${seq}.`, parts, code: judged.code, license: known, instance: instance?.id as ActivationId | undefined, from: checkedAt as Instant, until, notedAt: Date.now(),
+    start: `${opened(judged)},"decisionId":"${known.id}.${seq}.`, middle,
+    ends: instance ? [`","instance":${opened({ id: instance.id, name: instance.name })},"lastSeenAt":"`, `"}${license}`] : [`","instance":null${license}`],
+    code: judged.code, license: known, instance: instance?.id as ActivationId | undefined, from: checkedAt as Instant, until, notedAt: -Infinity, notedOf: '',
   };
 }
 

@@ -34,7 +34,7 @@ export function serveValidation(fastify: FastifyInstance, messages: MessageClien
       const name = known ? questionOf(environment, body) : '';
       const answer = (text: string) => void reply.header('Content-Type', 'application/json; charset=utf-8').send(text);
 
-      const ask = (right: () => void) => (known?.stored.fresh(environment, name, body) ?? messages.sendForText(ValidateLicense, body)).then((text) => {
+      const ask = () => limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => (known?.stored.fresh(environment, name, body) ?? messages.sendForText(ValidateLicense, body)).then((text) => {
         const unknown = withoutLicense(text);
         if (unknown) {
           const { retired, ...verdict } = unknown;
@@ -45,13 +45,11 @@ export function serveValidation(fastify: FastifyInstance, messages: MessageClien
         right();
         known?.last.keep(name, text, Date.now());
         return answer(text);
-      });
+      }));
 
-      limits.unknownLicenseKeys.inTurn(ip, body.licenseKey, reply, (right) => known?.stored.repeated(environment, name, body)?.then((text) => {
-        if (text === undefined) return ask(right);
-        right();
-        return answer(text);
-      }) ?? ask(right)).catch((error: unknown) => {
+      // What is stored was right before: nothing is guessed with it, and it need not wait its turn.
+      const repeated = known?.stored.repeated(environment, name, body, ip, () => limits.unknownLicenseKeys.prove(ip, body.licenseKey));
+      (repeated?.then((text) => (text === undefined ? ask() : answer(text))) ?? ask()).catch((error: unknown) => {
         const text = isTransient(error) ? known?.last.find(name, Date.now()) : undefined;
         if (text === undefined) reply.send(error);
         else answer(text);
