@@ -8,7 +8,7 @@ import { availableParallelism, cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import './build.mjs';
-import { agentToken, appends, Generator, natsRequests, natsResponder, newFolder, rootKey, sleep, startAgent, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
+import { agentToken, appends, Generator, natsRequester, natsResponder, newFolder, rootKey, sleep, startAgent, startDistributed, startEcho, startProduct } from './bench/processes.mjs';
 import { warmUp } from './bench/warm.mjs';
 
 const { startNats, startPostgres } = await import('@keyledger/servers');
@@ -316,17 +316,26 @@ async function distributed() {
   const figures = { validate: [], activate: [] };
   const bases = { requests: [], appends: [], alone: [] };
   for (const stream of [validate('licenses'), activate('keys')]) await warm(server, stream);
+  const requester = await natsRequester(nats.url, 64);
+  // Short turns, each beside the requests just before and after it: a shared machine may change its speed by half within some seconds.
+  bases.requests.push(await requester.perSecond(seconds));
+  for (let turn = 0; turn < rounds * 3; turn++) {
+    await generator.measure(server, validate('licenses'), 1);
+    figures.validate.push(await generator.measure(server, validate('licenses'), seconds));
+    bases.requests.push(await requester.perSecond(seconds));
+    const [before, after] = bases.requests.slice(-2);
+    shares.validate.push((figures.validate.at(-1).perSecond * 2) / (before + after));
+  }
+  requester.stop();
+  say(`  NATS ${bases.requests.map((each) => format(each)).join(', ')}/s, validate ${figures.validate.map(({ perSecond }) => format(perSecond)).join(', ')}/s`);
+  sayPerProgram('validate', figures.validate.at(-1));
   for (let round = 0; round < rounds; round++) {
-    const [requests, validations] = [await natsRequests(nats.url, seconds, 64), await measured(server, validate('licenses'))];
     const [alone, appended, activations] = [await appends(postgres.url, seconds, 1), await appends(postgres.url, seconds, 64), await measured(server, activate('keys'))];
-    say(`  NATS ${format(requests)}/s, validate ${format(validations.perSecond)}/s; appends ${format(appended)}/s, one after the other ${format(alone)}/s, activate ${format(activations.perSecond)}/s`);
-    for (const [what, { perRequest }] of Object.entries({ validate: validations, activate: activations })) say(`    CPU per ${what}, µs: ${Object.entries(perRequest).map(([name, time]) => `${name} ${time}`).join(', ')}`);
-    bases.requests.push(requests);
+    say(`  appends ${format(appended)}/s, one after the other ${format(alone)}/s, activate ${format(activations.perSecond)}/s`);
+    sayPerProgram('activate', activations);
     bases.appends.push(appended);
     bases.alone.push(alone);
-    figures.validate.push(validations);
     figures.activate.push(activations);
-    shares.validate.push(validations.perSecond / requests);
     shares.activate.push(activations.perSecond / appended);
     shares.alone.push(activations.perSecond / alone);
   }
@@ -336,6 +345,10 @@ async function distributed() {
   await server.stop();
   await responder.stop();
   await Promise.all([nats.stop(), postgres.stop()]);
+}
+
+function sayPerProgram(what, { perRequest }) {
+  say(`    CPU per ${what}, µs: ${Object.entries(perRequest).map(([name, time]) => `${name} ${time}`).join(', ')}`);
 }
 
 /** A license is asked about as soon as its order is answered. */

@@ -152,9 +152,24 @@ function cpuByProgram(pid) {
   }
 }
 
-/** The bare NATS client asking and answering in processes of their own: requests a second. */
+/** The bare NATS client asking and answering in processes of their own. */
 export const natsResponder = (url) => Server.start([join(here, 'nats.mjs'), 'reply', url]);
-export const natsRequests = (url, seconds, concurrency) => measuredBy('nats.mjs', 'request', url, seconds, concurrency);
+export async function natsRequester(url, concurrency) {
+  const child = fork(join(here, 'nats.mjs'), ['request', url, String(concurrency)]);
+  running.add(child);
+  const ended = new Promise((_, reject) => child.once('exit', () => reject(new Error('The NATS client has ended'))));
+  ended.catch(() => running.delete(child));
+  const said = () => Promise.race([ended, new Promise((resolve) => child.once('message', resolve))]);
+  await said();
+  return {
+    /** Requests a second. */
+    perSecond(seconds) {
+      child.send(seconds);
+      return said();
+    },
+    stop: () => child.disconnect(),
+  };
+}
 /** Appends a second of single events. */
 export const appends = (where, seconds, concurrency) => measuredBy('appends.mjs', where, seconds, concurrency);
 
