@@ -123,12 +123,15 @@ export function normaliseKey(typed: string): string {
  * between them, with the dashes of the `crockford` format, wherever in a group the part begins.
  */
 export function spellingsOf(part: string): readonly string[] {
-  const words = part.match(/[0-9A-Za-z]+/g) ?? [];
+  const words = foreign.test(part) ? [] : part.match(/[0-9A-Za-z]+/g) ?? [];
   const [word = ''] = words;
   if (words.length > 1) return [words.join('-')];
   if (word.length <= GROUP) return [];
   return Array.from({ length: GROUP }, (_, n) => grouped(' '.repeat(n) + word, GROUP).trimStart());
 }
+
+/** Letters and digits that no key has: text with one of them is no part of a key (`größe` is not `GR-E`). */
+const foreign = /[^\P{L}A-Za-z]|\p{M}|[^\P{N}0-9]/u;
 
 /** The first 8 characters after the product prefix: the part of a key that lists and logs may show. */
 export function keyPrefix(key: string, productPrefix = ''): string {
