@@ -28,8 +28,8 @@ const project = {
 export default {
   // A worker that has loaded Nest many times keeps memory; it is replaced when it has grown (jest#14605).
   workerIdleMemoryLimit: '512MB',
-  // Half of what a spec does is to wait for processes of its own.
-  maxWorkers: Math.max(2, availableParallelism() - 1),
+  // One more than there are cores: specs wait for processes of their own, and for deadlines. An eighth less time on two cores.
+  maxWorkers: availableParallelism() + 1,
   testTimeout: 60_000,
   projects: [
     ...projects.map((path) => ({ ...project, displayName: path, rootDir: folder(path), testMatch: [`<rootDir>/src/**/${path === 'apps/distributed' ? '!(*.e2e)' : '*'}.spec.ts`] })),
