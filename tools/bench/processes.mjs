@@ -171,10 +171,8 @@ export async function natsRequester(url, concurrency) {
   };
 }
 /** Appends a second of single events. */
-export const appends = (where, seconds, concurrency) => measuredBy('appends.mjs', where, seconds, concurrency);
-
-async function measuredBy(script, ...args) {
-  const { stdout } = await promisify(execFile)(process.execPath, [join(here, script), ...args.map(String)]);
+export async function appends(where, seconds, concurrency) {
+  const { stdout } = await promisify(execFile)(process.execPath, [join(here, 'appends.mjs'), where, seconds, concurrency].map(String));
   return Number(stdout);
 }
 
